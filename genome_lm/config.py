@@ -49,7 +49,9 @@ class ModelConfig:
             if (value := getattr(self, name)) < least:
                 raise GenomeLMError(f"model config: {name} is {value}, must be at least {least}")
         if self.emb_dim % 2 == 0:
-            raise GenomeLMError(f"model config: emb_dim is {self.emb_dim}, must be odd (t, then pairs of cos and sin)")
+            raise GenomeLMError(
+                f"model config: emb_dim is {self.emb_dim}, must be odd (t, then pairs of cos and sin)"
+            )
         for name in ("embed_dropout", "resid_dropout"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise GenomeLMError(f"model config: {name} is {value}, must be in [0, 1)")
@@ -73,7 +75,9 @@ class ModelConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
         if unknown := sorted(values.keys() - known):
-            raise GenomeLMError(f"model config: unknown field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+            raise GenomeLMError(
+                f"model config: unknown field {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            )
         if missing := sorted(required - values.keys()):
             raise GenomeLMError(f"model config: missing field {', '.join(missing)}")
         return cls(**values)

@@ -1,0 +1,142 @@
+"""Native checkpoints: a folder of model.safetensors and config.json; nothing in it can run code."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from genome_lm import __version__
+from genome_lm.alphabet import VOCABULARY
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.model import HyenaLM
+
+FORMAT = "genome-lm"
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def save_checkpoint(folder: str | os.PathLike[str], model: HyenaLM, provenance: dict[str, Any] | None = None) -> Path:
+    """Write a model to a folder, replacing a checkpoint that is there.
+
+    The folder is written under a temporary name beside its place and then renamed, so that it is never half-written.
+
+    Args:
+        folder: Where the checkpoint goes; its parents are made.
+        model: The model, on any device.
+        provenance: Where the weights come from (data, training, versions), as JSON values.
+
+    Returns:
+        The folder.
+    """
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "genome_lm_version": __version__,
+        "vocabulary": list(VOCABULARY),
+        "model": model.config.to_dict(),
+        "provenance": provenance or {},
+    }
+    with replacing_folder(Path(folder)) as temporary:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its place when the block ends without an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if folder.exists():
+            # Two renames: a folder can't be replaced in one step. A crash between them leaves the old one aside.
+            old = temporary.with_suffix(".old")
+            folder.rename(old)
+            temporary.rename(folder)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_checkpoint(
+    folder: str | os.PathLike[str], device: str | torch.device = "cpu"
+) -> tuple[HyenaLM, dict[str, Any]]:
+    """Read a native checkpoint.
+
+    Args:
+        folder: A folder that `save_checkpoint` wrote.
+        device: Where the weights go.
+
+    Returns:
+        The model in eval mode, and the provenance.
+
+    Raises:
+        GenomeLMError: If the folder is not a native checkpoint, its vocabulary is another, or tensors are missing,
+            superfluous or of another shape.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    model = HyenaLM(ModelConfig.from_dict(config["model"]))
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise GenomeLMError(f"{folder / WEIGHTS}: can't read the weights: {error}") from error
+    load_strictly(model, state, str(folder))
+    return model.to(device).eval(), config["provenance"]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a native checkpoint, its format and vocabulary checked.
+
+    Raises:
+        GenomeLMError: If it is not there, not ours, or of another vocabulary.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise GenomeLMError(f"{folder}: no checkpoint here ({CONFIG} is missing)") from None
+    except ValueError as error:
+        raise GenomeLMError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise GenomeLMError(f"{path}: not a genome-lm checkpoint")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise GenomeLMError(
+            f"{path}: format version {config.get('format_version')}, this genome-lm reads {FORMAT_VERSION}"
+        )
+    if config.get("vocabulary") != list(VOCABULARY):
+        raise GenomeLMError(f"{path}: another vocabulary: {config.get('vocabulary')}; expected {list(VOCABULARY)}")
+    return config
+
+
+def load_strictly(model: HyenaLM, state: dict[str, torch.Tensor], source: str) -> None:
+    """Copy tensors into the model; every one must be there, none too many, all of the right shape.
+
+    Raises:
+        GenomeLMError: Listing all missing, superfluous and mis-shaped tensors.
+    """
+    expected = model.state_dict()
+    problems = [f"missing {name}" for name in expected if name not in state]
+    problems += [f"superfluous {name}" for name in state if name not in expected]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, should be {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if problems:
+        raise GenomeLMError(f"{source}: tensors don't fit the model:\n  " + "\n  ".join(problems))
+    model.load_state_dict(state)

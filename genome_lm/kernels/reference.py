@@ -1,0 +1,36 @@
+"""The long convolution in plain torch.fft: what every faster backend must equal, forward and backward.
+
+A convolution is causal and linear, not circular: inputs of length L are zero-padded to at least 2L, so nothing
+wraps around (Poli et al. 2023, https://arxiv.org/abs/2302.10866, section 3).
+"""
+
+import torch
+from torch import Tensor
+
+from genome_lm.kernels.fft import fast_fft_size
+
+
+def causal_conv(u: Tensor, h: Tensor, bias: Tensor) -> Tensor:
+    """Causal long convolution with a skip: y[t] = Σ_{s ≤ t} h[t − s] · u[s] + bias · u[t].
+
+    Args:
+        u: (B, D, L), any floating dtype.
+        h: (D, L) filter, one a channel.
+        bias: (D,) weight of the skip.
+
+    Returns:
+        (B, D, L) in the dtype of `u`. The arithmetic is float32 (float64 for float64 input), within autocast too:
+        FFTs in half precision lose the small tail of the filter.
+    """
+    length = u.shape[-1]
+    size = fast_fft_size(2 * length)
+    with torch.autocast(device_type=u.device.type, enabled=False):
+        signal = u.to(torch.promote_types(u.dtype, torch.float32))
+        spectrum = torch.fft.rfft(signal, n=size) * torch.fft.rfft(h.to(signal.dtype), n=size)
+        y = torch.fft.irfft(spectrum, n=size)[..., :length] + bias.to(signal.dtype)[:, None] * signal
+    return y.to(u.dtype)
+
+
+def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
+    """The core of the Hyena operator: x0 · causal_conv(x1 · v, h, bias), with all gates (B, D, L)."""
+    return x0 * causal_conv(x1 * v, h, bias)

@@ -1,0 +1,91 @@
+"""The backbone: embedding, Hyena blocks, final norm."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from genome_lm.alphabet import EMBEDDING_ROWS
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.model.hyena import HyenaOperator
+
+
+class Mlp(nn.Module):
+    """Position-wise MLP with the tanh form of GELU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.d_model, config.d_inner)
+        self.fc2 = nn.Linear(config.d_inner, config.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix across the channels: (B, L, D) → (B, L, D)."""
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block; the residual stream stays in float32 whatever the autocast dtype."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+        self.mixer = HyenaOperator(config)
+        self.norm2 = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+        self.mlp = Mlp(config)
+        self.dropout = nn.Dropout(config.resid_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Residual stream in, residual stream out: (B, L, D) → (B, L, D)."""
+        x = x + self.dropout(self.mixer(self.norm1(x)))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+class HyenaBackbone(nn.Module):
+    """Token ids to hidden states.
+
+    Attributes:
+        activation_checkpointing: Recompute each block in the backward pass instead of storing what it computed.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = False
+        self.embedding = nn.Embedding(EMBEDDING_ROWS, config.d_model)
+        self.dropout = nn.Dropout(config.embed_dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+
+    def forward(self, ids: Tensor, layer: int | None = None) -> Tensor:
+        """Hidden states of a batch of token ids.
+
+        The model is causal: position i depends on ids[:, : i + 1] alone, so padding on the right changes nothing.
+
+        Args:
+            ids: (B, L) integer token ids, L at most `config.filter_length`.
+            layer: None for the states after the last block and the final norm; k in 0 … n_layer for the residual
+                stream after block k (0: the embedding), without the final norm.
+
+        Returns:
+            (B, L, d_model) float32.
+
+        Raises:
+            GenomeLMError: If the sequence is longer than the filters, or there is no such layer.
+        """
+        if ids.shape[1] > self.config.filter_length:
+            raise GenomeLMError(
+                f"a sequence of {ids.shape[1]:,} tokens is longer than this model's {self.config.filter_length:,}; "
+                "cut it into windows"
+            )
+        if layer is not None and not 0 <= layer <= self.config.n_layer:
+            raise GenomeLMError(
+                f"there is no layer {layer}; this model has layers 0 (the embedding) to {self.config.n_layer}"
+            )
+        x = self.dropout(self.embedding(ids.long()))
+        for block in self.blocks[:layer]:
+            if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return self.norm(x) if layer is None else x

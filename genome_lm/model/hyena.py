@@ -1,0 +1,41 @@
+"""The Hyena operator: gates and implicit long convolutions in place of attention."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genome_lm.config import ModelConfig
+from genome_lm.kernels import causal_conv, gated_causal_conv
+from genome_lm.model.filter import ImplicitFilter
+
+
+class HyenaOperator(nn.Module):
+    """Order-N Hyena (Poli et al. 2023, https://arxiv.org/abs/2302.10866, definition 3.1), causal.
+
+    The input is projected to N + 1 streams x0 … x(N−1), v, each passed through a short depthwise convolution. Then
+    v ← conv(v · x_i, h) for i = N − 1 … 1, and the output is the projection of v · x0. Streams are (B, D, L),
+    channel-major, so that the convolutions run along contiguous memory.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.order = config.order
+        streams = config.d_model * (config.order + 1)
+        self.in_proj = nn.Linear(config.d_model, streams)
+        self.short_conv = nn.Conv1d(streams, streams, config.short_filter_order, groups=streams)
+        self.filter = ImplicitFilter(config)
+        self.filter_bias = nn.Parameter(
+            nn.init.normal_(self.filter.deltas.new_empty(config.d_model * (self.order - 1)))
+        )
+        self.out_proj = nn.Linear(config.d_model, config.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix along the sequence: (B, L, D) → (B, L, D)."""
+        taps = self.short_conv.kernel_size[0]
+        streams = self.short_conv(F.pad(self.in_proj(x).mT, (taps - 1, 0)))
+        x0, *gates, v = streams.chunk(self.order + 1, dim=1)
+        # The filter MLP's outputs interleave the recurrence's steps: channel c of step o is row c · (N − 1) + o.
+        filters = self.filter(x.shape[1]).unflatten(0, (-1, self.order - 1)).unbind(1)
+        biases = self.filter_bias.unflatten(0, (-1, self.order - 1)).unbind(1)
+        for gate, h, bias in zip(reversed(gates[1:]), filters, biases, strict=False):
+            v = causal_conv(gate * v, h, bias)
+        return self.out_proj(gated_causal_conv(x0, gates[0], v, filters[-1], biases[-1]).mT)

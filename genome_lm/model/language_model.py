@@ -1,0 +1,100 @@
+"""The language model: backbone and tied head, its loss, its initialisation, its optimiser groups."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from genome_lm.alphabet import NUCLEOTIDES
+from genome_lm.config import ModelConfig
+from genome_lm.model.backbone import HyenaBackbone
+from genome_lm.model.filter import ImplicitFilter
+
+INITIALIZER_RANGE = 0.02
+LOSS_CHUNK = 8_192
+"""Positions whose logits exist at one time while the loss is computed."""
+
+
+class HyenaLM(nn.Module):
+    """HyenaDNA (Nguyen et al. 2023, https://arxiv.org/abs/2306.15794): next-token logits with a tied head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = HyenaBackbone(config)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Normal weights of 0.02, those that write to the residual stream divided by √(2 · n_layer), as GPT-2."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                residual = name.endswith(("out_proj", "fc2"))
+                scale = math.sqrt(2 * self.config.n_layer) if residual else 1.0
+                nn.init.normal_(module.weight, std=INITIALIZER_RANGE / scale)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits of the token after each position: (B, L) ids → (B, L, 16)."""
+        return F.linear(self.backbone(ids), self.backbone.embedding.weight)
+
+    def loss(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Cross-entropy of the next nucleotide, averaged over the targets that count.
+
+        Logits are computed and dropped in chunks, so that memory does not grow with 16 · L.
+
+        Args:
+            ids: (B, L) integer token ids.
+            targets: (B, L) integer token ids; those other than A, C, G and T never count.
+            weights: (B, L) float weight of each target, 1 everywhere if None.
+
+        Returns:
+            () float32, nats a base: Σ w · CE / Σ w over A/C/G/T targets; 0 with zero gradient where there is none.
+        """
+        total, weight = self.summed_loss(ids, targets, weights)
+        return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+
+    def summed_loss(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator of `loss`, both () float32; sums over devices and micro-batches stay exact."""
+        counted = target_mask(targets).float()
+        if weights is not None:
+            counted = counted * weights
+        hidden = self.backbone(ids).flatten(0, 1)
+        pieces = zip(
+            hidden.split(LOSS_CHUNK),
+            targets.flatten().split(LOSS_CHUNK),
+            counted.flatten().split(LOSS_CHUNK),
+            strict=True,
+        )
+        total = sum(
+            (checkpoint(self._chunk_loss, *piece, use_reentrant=False) for piece in pieces),
+            start=hidden.new_zeros(()),
+        )
+        return total, counted.sum()
+
+    def _chunk_loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        logits = F.linear(hidden, self.backbone.embedding.weight).float()
+        return (F.cross_entropy(logits, targets.long(), reduction="none") * weights).sum()
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """AdamW groups of the recipe: no weight decay on norms, biases, and the parameters of the long filters."""
+        spared = {
+            id(parameter)
+            for module in self.modules()
+            if isinstance(module, nn.LayerNorm | ImplicitFilter)
+            for parameter in module.parameters()
+        }
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for name, parameter in self.named_parameters():
+            is_bias = name.endswith("bias")
+            (plain if id(parameter) in spared or is_bias else decayed).append(parameter)
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def target_mask(targets: Tensor) -> Tensor:
+    """Which targets count: True where the token is A, C, G or T; the shape of `targets`."""
+    return (targets >= NUCLEOTIDES[0]) & (targets <= NUCLEOTIDES[-1])
