@@ -1,14 +1,21 @@
 """The implicit long filter of a Hyena operator."""
 
 import math
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
+from genome_lm.kernels.cpu_mixer import FilterWeights, Spectra
+from genome_lm.kernels.fft import fast_fft_size
 
 FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
 """The window falls to `DECAY_TARGET` at these fractions of the span, in the fastest and the slowest channel."""
+
+SPECTRUM_BYTES = 1 << 30
+"""Budget for the cached spectra of all filters of a model."""
 
 
 class ImplicitFilter(nn.Module):
@@ -30,26 +37,81 @@ class ImplicitFilter(nn.Module):
         inputs = [config.emb_dim] + [width] * config.num_inner_mlps
         self.hidden = nn.ModuleList(nn.Linear(n, width) for n in inputs)
         self.out = nn.Linear(width, channels, bias=False)
+        self.cache = SpectrumCache(SPECTRUM_BYTES // config.n_layer)
         decay = math.log(DECAY_TARGET)
         self.register_buffer("deltas", torch.linspace(decay / SLOW_DECAY, decay / FAST_DECAY, channels))
+
+    def times(self, length: int) -> Tensor:
+        """Time of the first `length` positions, 0 to 1 over the span: (length,) float32."""
+        return torch.linspace(0, 1, self.span, device=self.freq.device)[:length]
 
     def features(self, length: int) -> Tensor:
         """Positional features of the first `length` positions: (length, emb_dim) = t, then cos and −sin bands.
 
-        Returned in the dtype of the parameters; computed as the original does, in float32.
+        Computed as the original does, in float32, and returned in the dtype of the parameters.
         """
-        device = self.freq.device
-        bands = (self.emb_dim - 1) // 2
-        t = torch.linspace(0, 1, self.span, device=device)[:length, None]
+        device, bands = self.freq.device, (self.emb_dim - 1) // 2
         position = torch.linspace(0, self.span - 1, self.span, device=device)[:length, None]
         angle = torch.linspace(1e-4, bands - 1, bands, device=device) * (2 * math.pi * position / self.span)
-        return torch.cat([t, torch.cos(angle), -torch.sin(angle)], dim=-1).to(self.freq.dtype)
+        z = torch.cat([self.times(length)[:, None], torch.cos(angle), -torch.sin(angle)], dim=-1)
+        return z.to(self.freq.dtype)
+
+    def hidden_features(self, length: int) -> Tensor:
+        """What the MLP's last layer sees at the first `length` positions: (length, filter_order)."""
+        x = self.features(length)
+        for layer in self.hidden:
+            x = torch.sin(self.freq * layer(x))
+        return x
+
+    def window(self, length: int, start: int = 0, stop: int | None = None) -> Tensor:
+        """The window of channels [start, stop) over the first `length` positions: (channels, length)."""
+        t = self.times(length).to(self.deltas.dtype)
+        return torch.exp(self.deltas[start:stop, None].abs() * -t).add_(WINDOW_SHIFT)
 
     def forward(self, length: int) -> Tensor:
         """The filters over the first `length` positions: (channels, length), float32 within autocast too."""
         with torch.autocast(device_type=self.freq.device.type, enabled=False):
-            x = z = self.features(length)
-            for layer in self.hidden:
-                x = torch.sin(self.freq * layer(x))
-            window = torch.exp(-self.deltas.abs()[:, None] * z[:, 0]) + WINDOW_SHIFT
-            return (self.out.weight @ x.T) * window
+            return (self.out.weight @ self.hidden_features(length).T) * self.window(length)
+
+    def weights(self, length: int) -> FilterWeights:
+        """What the fused CPU operation makes the filters from, block by block, differentiable."""
+        return FilterWeights(self.hidden_features(length), self.out.weight, partial(self.window, length))
+
+    def spectra(self, length: int) -> Spectra:
+        """Spectra of the filters over the first `length` positions, without gradients, cached within a budget."""
+        return self.cache.spectra(self, length)
+
+
+class SpectrumCache:
+    """Spectra of one filter for one length, kept as long as the filter's tensors stay what they were.
+
+    A change in place is seen by the tensors' version counters, a replaced tensor by its address. What exceeds the
+    budget is computed anew each time: all spectra of large-1m would take 17 GB. Copies and pickles start empty.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._state: tuple[Any, ...] = ()
+        self._held: dict[tuple[int, int], Tensor] = {}
+
+    def __reduce__(self) -> tuple[type["SpectrumCache"], tuple[int]]:
+        return SpectrumCache, (self.budget,)
+
+    def spectra(self, long_filter: ImplicitFilter, length: int) -> Spectra:
+        """The function that gives the spectra of a range of channels."""
+        tensors = [*long_filter.parameters(), *long_filter.buffers()]
+        state = (length, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors))
+        if state != self._state:
+            self._state, self._held = state, {}
+        size = fast_fft_size(2 * length)
+        weights = cache(lambda: long_filter.weights(length))
+
+        def spectrum(start: int, stop: int) -> Tensor:
+            held = self._held.get((start, stop))
+            if held is None:
+                held = torch.fft.rfft(weights().rows(start, stop), n=size)
+                if sum(kept.nbytes for kept in self._held.values()) + held.nbytes <= self.budget:
+                    self._held[start, stop] = held
+            return held
+
+        return spectrum

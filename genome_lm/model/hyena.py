@@ -1,10 +1,12 @@
 """The Hyena operator: gates and implicit long convolutions in place of attention."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import causal_conv, gated_causal_conv
+from genome_lm.kernels.cpu_mixer import MixerWeights, residual_mixer, residual_mixer_
 from genome_lm.model.filter import ImplicitFilter
 
 
@@ -39,3 +41,14 @@ class HyenaOperator(nn.Module):
         for gate, h, bias in zip(reversed(gates[1:]), filters, biases, strict=False):
             v = causal_conv(gate * v, h, bias)
         return self.out_proj(gated_causal_conv(x0, gates[0], v, filters[-1], biases[-1]).mT)
+
+    def fused_residual(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """x + forward(norm(x)) in one operation on the CPU, order 2; without gradients written over x, (B, L, D)."""
+        assert self.short_conv.bias is not None
+        weights = MixerWeights(
+            norm.weight, norm.bias, self.in_proj.weight, self.in_proj.bias, self.short_conv.weight,
+            self.short_conv.bias, self.filter_bias, self.out_proj.weight, self.out_proj.bias,
+        )  # fmt: skip
+        if torch.is_grad_enabled():
+            return residual_mixer(x, weights, self.filter.weights(x.shape[1]), norm.eps)
+        return residual_mixer_(x, weights, self.filter.spectra(x.shape[1]), norm.eps)

@@ -1,0 +1,346 @@
+"""The residual Hyena sub-block (order 2) on a CPU, in blocks of channels, forward and backward.
+
+The plain form holds the three streams of all channels at once, several times over, and moves them through memory for
+each of its dozen operations. Here a block of channels goes all the way from the in-projection to the gated result
+while it is in the caches: positions in chunks up to the first gate, then channels in groups through the FFT. Streams
+are laid out (channel, sequence, position), so that the projection of a batch is one matrix product and nothing is
+transposed. For the backward pass only the input is kept; a block's streams are computed again when their turn comes.
+
+With z = in_proj(norm(x)), (x0, x1, v) = short_conv(z), u = x1 · v, c = h ∗ u + skip · u, the sub-block is
+x + out_proj(x0 · c) (Poli et al. 2023, https://arxiv.org/abs/2302.10866, definition 3.1).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from genome_lm.kernels.fft import fast_fft_size
+from genome_lm.kernels.reference import gated_causal_conv
+from genome_lm.kernels.workspace import workspace
+
+CHANNELS = 64
+"""Channels of a block: enough rows for a quick matrix product, few enough to stay small at a million positions."""
+CHUNK = 2_048
+"""Positions at one time between the in-projection and the first gate; no fewer than the short taps reach back."""
+FFT_BYTES = 8 << 20
+"""Padded input of one call of the FFT; larger calls leave the caches and take fresh memory from the system."""
+
+Spectra = Callable[[int, int], Tensor]
+"""Spectra of the filters of channels [start, stop): (stop − start, n/2 + 1), n = fast_fft_size(2L)."""
+
+
+class MixerWeights(NamedTuple):
+    """Parameters of the sub-block without the long filter, with D the model's width and K the short taps."""
+
+    norm_weight: Tensor  # (D,)
+    norm_bias: Tensor  # (D,)
+    w_in: Tensor  # (3D, D)
+    b_in: Tensor  # (3D,)
+    taps: Tensor  # (3D, 1, K)
+    tap_bias: Tensor  # (3D,)
+    skip: Tensor  # (D,)
+    w_out: Tensor  # (D, D)
+    b_out: Tensor  # (D,)
+
+
+class FilterWeights(NamedTuple):
+    """The last stage of the implicit filter: h = (w @ featuresᵀ) · window(t), with W the filter MLP's width."""
+
+    features: Tensor  # (L, W)
+    w: Tensor  # (D, W)
+    window: Callable[[int, int], Tensor]  # channels [start, stop) → (stop − start, L)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Filters of channels [start, stop): (stop − start, L)."""
+        return (self.w[start:stop] @ self.features.T).mul_(self.window(start, stop))
+
+
+def residual_mixer(x: Tensor, weights: MixerWeights, long_filter: FilterWeights, eps: float) -> Tensor:
+    """x + Hyena(norm(x)), differentiable in `x`, all weights, and the filter's features and last weight.
+
+    Args:
+        x: (B, L, D) float32 or float64, contiguous, on the CPU.
+        weights: Parameters in the dtype of `x`.
+        long_filter: What the long filters are made from.
+        eps: Added to the variance in the norm.
+
+    Returns:
+        (B, L, D).
+    """
+    return _ResidualMixer.apply(x, eps, long_filter.window, long_filter.features, long_filter.w, *weights)
+
+
+def residual_mixer_(x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float) -> Tensor:
+    """As `residual_mixer`, without gradients, from the filters' spectra, written over `x`."""
+    _forward(x, weights, spectra, eps)
+    return x
+
+
+def residual_mixer_reference(x: Tensor, weights: MixerWeights, long_filter: FilterWeights, eps: float) -> Tensor:
+    """`residual_mixer` in plain PyTorch."""
+    normed = F.layer_norm(x, x.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
+    z = F.pad(F.linear(normed, weights.w_in, weights.b_in).mT, (weights.taps.shape[-1] - 1, 0))
+    x0, x1, v = F.conv1d(z, weights.taps, weights.tap_bias, groups=len(weights.taps)).chunk(3, dim=1)
+    h = (long_filter.w @ long_filter.features.T) * long_filter.window(0, len(long_filter.w))
+    y = gated_causal_conv(x0, x1, v, h, weights.skip)
+    return x + F.linear(y.mT, weights.w_out, weights.b_out)
+
+
+def _norm(x: Tensor, weights: MixerWeights, eps: float) -> Tensor:
+    """The norm of x, (B, L, D), in a buffer (B·L, D)."""
+    rows = x.view(-1, x.shape[-1])
+    normed = workspace.take("mixer.normed", tuple(rows.shape), x.dtype)
+    for source, target in zip(rows.split(CHUNK), normed.split(CHUNK), strict=True):
+        target.copy_(F.layer_norm(source, source.shape[-1:], weights.norm_weight, weights.norm_bias, eps))
+    return normed
+
+
+def _blocks(channels: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + CHANNELS, channels)) for start in range(0, channels, CHANNELS))
+
+
+def _groups(block: tuple[int, int], batch: int, size: int, itemsize: int) -> Iterator[tuple[int, int]]:
+    """Split a block of channels into groups whose padded signals fit `FFT_BYTES`; two at least, one a core."""
+    width = max(2 if batch == 1 else 1, FFT_BYTES // (batch * size * itemsize))
+    return ((start, min(start + width, block[1])) for start in range(*block, width))
+
+
+def _chunks(batch: int, length: int) -> Iterator[tuple[slice, slice]]:
+    """Cover (batch, length) by pieces of about `CHUNK` positions: some whole sequences, or a part of one."""
+    sequences = max(1, CHUNK // length)
+    for first in range(0, batch, sequences):
+        for start in range(0, length, CHUNK):
+            yield slice(first, min(first + sequences, batch)), slice(start, min(start + CHUNK, length))
+
+
+class _BlockWeights(NamedTuple):
+    """The rows of a block's channels, stream by stream."""
+
+    w_in: Tensor  # (3C, D)
+    b_in: Tensor  # (3C, 1)
+    taps: Tensor  # (3C, 1, K)
+    tap_bias: Tensor  # (3C, 1, 1)
+
+    @classmethod
+    def of(cls, weights: MixerWeights, block: tuple[int, int]) -> "_BlockWeights":
+        w_in, b_in, taps, tap_bias = (
+            part.unflatten(0, (3, -1))[:, slice(*block)].flatten(0, 1)
+            for part in (weights.w_in, weights.b_in, weights.taps, weights.tap_bias)
+        )
+        return cls(w_in, b_in[:, None], taps, tap_bias[:, None, None])
+
+    def project(self, normed: Tensor, sequences: slice, positions: slice, name: str) -> Tensor:
+        """in_proj of a piece of normed, (B, L, D): (3C, sequences, positions) in a buffer."""
+        rows = normed[sequences, positions]
+        z = workspace.take(name, (len(self.w_in), *rows.shape[:2]), rows.dtype)
+        torch.addmm(self.b_in, self.w_in, rows.flatten(0, 1).T, out=z.flatten(1))
+        return z
+
+    def convolve(self, z: Tensor, carry: Tensor | None, name: str) -> Tensor:
+        """The short causal convolution of z; `carry` holds the last K − 1 positions before the piece."""
+        out = workspace.take(name, tuple(z.shape), z.dtype)
+        last = self.taps.shape[-1] - 1
+        torch.mul(z, self.taps[..., last, None], out=out).add_(self.tap_bias)
+        for lag in range(1, min(last, z.shape[-1] - 1) + 1):
+            out[..., lag:].addcmul_(z[..., :-lag], self.taps[..., last - lag, None])
+        if carry is not None:
+            for lag in range(1, last + 1):
+                reach = min(lag, z.shape[-1])
+                before = carry[..., last - lag : last - lag + reach]
+                out[..., :reach].addcmul_(before, self.taps[..., last - lag, None])
+        return out
+
+
+def _streams(
+    normed: Tensor, weights: _BlockWeights, want: Callable[[tuple[slice, slice], Tensor, Tensor], None]
+) -> None:
+    """Run a block's in-projection and short convolution over normed, (B, L, D), piece by piece.
+
+    `want` gets each piece's place, z (3C, b, l) and the streams (3, C, b, l), both valid only during the call.
+    """
+    batch, length, _ = normed.shape
+    carry: Tensor | None = None
+    for place in _chunks(batch, length):
+        z = weights.project(normed, *place, "mixer.z")
+        streams = weights.convolve(z, carry if place[1].start > 0 else None, "mixer.streams")
+        want(place, z, streams.unflatten(0, (3, -1)))
+        carry = z[..., z.shape[-1] - weights.taps.shape[-1] + 1 :].clone() if place[1].stop < length else None
+
+
+def _gated_input(normed: Tensor, weights: _BlockWeights, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """For a block, the streams by name ("x0", "x1", "v") and u = x1 · v: each (C, B, L) in a buffer, u last."""
+    batch, length, _ = normed.shape
+    channels = len(weights.w_in) // 3
+    kept = [workspace.take(f"mixer.{name}", (channels, batch, length), normed.dtype) for name in (*names, "u")]
+
+    def keep(place: tuple[slice, slice], _z: Tensor, streams: Tensor) -> None:
+        parts = dict(zip(("x0", "x1", "v"), streams, strict=True))
+        for name, buffer in zip(names, kept[:-1], strict=True):
+            buffer[:, *place] = parts[name]
+        torch.mul(parts["x1"], parts["v"], out=kept[-1][:, *place])
+
+    _streams(normed, weights, keep)
+    return tuple(kept)
+
+
+def _forward(x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float) -> None:
+    batch, length, width = x.shape
+    size = fast_fft_size(2 * length)
+    normed = _norm(x, weights, eps).view(batch, length, width)
+    y = workspace.take("mixer.y", (width, batch, length), x.dtype)
+    for block in _blocks(width):
+        x0, u = _gated_input(normed, _BlockWeights.of(weights, block), ("x0",))
+        for start, stop in _groups(block, batch, size, x.itemsize):
+            here = slice(start - block[0], stop - block[0])
+            c = _convolve(u[here], spectra(start, stop), weights.skip[start:stop], size)
+            torch.mul(x0[here], c, out=y[start:stop])
+    for target, source in zip(x.view(-1, width).split(CHUNK), y.flatten(1).split(CHUNK, dim=1), strict=True):
+        target.addmm_(source.T, weights.w_out.T).add_(weights.b_out)
+
+
+def _convolve(u: Tensor, spectrum: Tensor, skip: Tensor, size: int) -> Tensor:
+    """h ∗ u + skip · u for a group of channels: u (C, B, L), spectrum (C, size/2 + 1)."""
+    product = torch.fft.rfft(u, n=size).mul_(spectrum[:, None])
+    return torch.fft.irfft(product, n=size)[..., : u.shape[-1]].addcmul_(u, skip[:, None, None])
+
+
+class _ResidualMixer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        eps: float,
+        window: Callable[[int, int], Tensor],
+        features: Tensor,
+        w: Tensor,
+        *rest: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(x, features, w, *rest)
+        ctx.eps, ctx.window = eps, window
+        out = x.clone()
+        size = fast_fft_size(2 * x.shape[1])
+        long_filter = FilterWeights(features, w, window)
+        _forward(out, MixerWeights(*rest), lambda *rows: torch.fft.rfft(long_filter.rows(*rows), n=size), eps)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, features, w, *rest = ctx.saved_tensors
+        weights, long_filter = MixerWeights(*rest), FilterWeights(features, w, ctx.window)
+        grad = grad.contiguous()
+        batch, length, width = x.shape
+        normed = _norm(x, weights, ctx.eps).view(batch, length, width)
+        grad_normed = workspace.take("mixer.grad_normed", (batch * length, width), x.dtype).zero_()
+        sums = MixerWeights(*(torch.zeros_like(parameter) for parameter in rest))
+        grad_filter = torch.zeros_like(features), torch.zeros_like(w)
+        for block in _blocks(width):
+            _backward_block(block, normed, grad, weights, long_filter, grad_normed, sums, grad_filter)
+        sums.b_out.add_(grad.sum((0, 1)))
+        grad_x = grad.clone()
+        _backward_norm(x, grad_normed, weights, ctx.eps, grad_x, sums)
+        return grad_x, None, None, *grad_filter, *sums
+
+
+def _backward_block(
+    block: tuple[int, int],
+    normed: Tensor,
+    grad: Tensor,
+    weights: MixerWeights,
+    long_filter: FilterWeights,
+    grad_normed: Tensor,
+    sums: MixerWeights,
+    grad_filter: tuple[Tensor, Tensor],
+) -> None:
+    """Backward of a block of channels, from the gradient of the output to those of the norm's output and weights."""
+    batch, length, width = normed.shape
+    size = fast_fft_size(2 * length)
+    part = _BlockWeights.of(weights, block)
+    x0, x1, v, u = _gated_input(normed, part, ("x0", "x1", "v"))
+    dy = workspace.take("mixer.dy", tuple(u.shape), u.dtype)
+    grad_rows = grad.view(-1, width)
+    for source, target in zip(grad_rows.split(CHUNK), dy.flatten(1).split(CHUNK, dim=1), strict=True):
+        torch.mm(weights.w_out[:, slice(*block)].T, source.T, out=target)
+    for start, stop in _groups(block, batch, size, u.itemsize):
+        here = slice(start - block[0], stop - block[0])
+        skip = weights.skip[start:stop, None, None]
+        h = long_filter.rows(start, stop)
+        filter_spectrum, u_spectrum = torch.fft.rfft(h, n=size)[:, None], torch.fft.rfft(u[here], n=size)
+        c = torch.fft.irfft(u_spectrum * filter_spectrum, n=size)[..., :length].addcmul_(u[here], skip)
+        dc = dy[here] * x0[here]
+        # x0's buffer now takes y, for the out-projection's gradient, and dy's takes the gradient of x0.
+        x0[here].mul_(c)
+        dy[here].mul_(c)
+        dc_spectrum = torch.fft.rfft(dc, n=size)
+        sums.skip[start:stop] = (dc * u[here]).sum((1, 2))
+        dh = torch.fft.irfft((dc_spectrum * u_spectrum.conj()).sum(1), n=size)[..., :length]
+        dh.mul_(long_filter.window(start, stop))
+        grad_filter[0].addmm_(dh.T, long_filter.w[start:stop])
+        grad_filter[1][start:stop] = dh @ long_filter.features
+        du = torch.fft.irfft(dc_spectrum.mul_(filter_spectrum.conj()), n=size)[..., :length].addcmul_(dc, skip)
+        torch.mul(du, v[here], out=v[here])
+        torch.mul(du, x1[here], out=u[here])
+        # Now v's buffer holds the gradient of x1, and u's that of v.
+    sums.w_out[:, slice(*block)] = grad_rows.T @ x0.flatten(1).T
+    _backward_streams(block, normed, part, (dy, v, u), grad_normed, sums)
+
+
+def _backward_streams(
+    block: tuple[int, int],
+    normed: Tensor,
+    part: _BlockWeights,
+    gradients: tuple[Tensor, Tensor, Tensor],
+    grad_normed: Tensor,
+    sums: MixerWeights,
+) -> None:
+    """Backward of a block's short convolution and in-projection, given the gradients of x0, x1 and v, (C, B, L)."""
+    batch, length, width = normed.shape
+    last = part.taps.shape[-1] - 1
+    totals = _BlockWeights(*(torch.zeros_like(parameter) for parameter in part))
+    grads = grad_normed.view(batch, length, width)
+
+    def accumulate(place: tuple[slice, slice], z: Tensor, _streams: Tensor) -> None:
+        sequences, positions = place
+        # dz[t] = Σ_lag tap[lag] · ds[t + lag]: the piece of ds reaches `last` positions beyond that of z.
+        ahead = slice(positions.start, min(positions.stop + last, length))
+        ds = torch.cat([gradient[:, sequences, ahead] for gradient in gradients])
+        dz = workspace.take("mixer.dz", tuple(z.shape), z.dtype)
+        torch.mul(ds[..., : z.shape[-1]], part.taps[..., last, None], out=dz)
+        totals.taps[..., last].add_((ds[..., : z.shape[-1]] * z).sum((1, 2))[:, None])
+        for lag in range(1, last + 1):
+            shifted = ds[..., lag : lag + z.shape[-1]]
+            reach = shifted.shape[-1]
+            dz[..., :reach].addcmul_(shifted, part.taps[..., last - lag, None])
+            totals.taps[..., last - lag].add_((shifted * z[..., :reach]).sum((1, 2))[:, None])
+        totals.tap_bias.add_(ds[..., : z.shape[-1]].sum((1, 2))[:, None, None])
+        rows = normed[place].flatten(0, 1)
+        totals.w_in.addmm_(dz.flatten(1), rows)
+        totals.b_in.add_(dz.sum((1, 2))[:, None])
+        grads[place].flatten(0, 1).addmm_(dz.flatten(1).T, part.w_in)
+
+    _streams(normed, part, accumulate)
+    for total, target in zip(totals, (sums.w_in, sums.b_in, sums.taps, sums.tap_bias), strict=True):
+        rows = target.unflatten(0, (3, -1))[:, slice(*block)]
+        rows.copy_(total.view(rows.shape))
+
+
+def _backward_norm(
+    x: Tensor, grad_normed: Tensor, weights: MixerWeights, eps: float, grad_x: Tensor, sums: MixerWeights
+) -> None:
+    """Add the gradient that passes the norm to grad_x, (B, L, D), and those of the norm's parameters to sums."""
+    width = x.shape[-1]
+    pieces = zip(
+        x.view(-1, width).split(CHUNK), grad_normed.split(CHUNK), grad_x.view(-1, width).split(CHUNK), strict=True
+    )
+    for source, grad, target in pieces:
+        _, mean, rstd = torch.native_layer_norm(source, [width], weights.norm_weight, weights.norm_bias, eps)
+        through, norm_weight, norm_bias = torch.ops.aten.native_layer_norm_backward(
+            grad, source, [width], mean, rstd, weights.norm_weight, weights.norm_bias, [True] * 3
+        )
+        target.add_(through)
+        sums.norm_weight.add_(norm_weight)
+        sums.norm_bias.add_(norm_bias)

@@ -1,0 +1,106 @@
+"""The residual MLP sub-block on a CPU: one pass over cache-sized chunks of positions, forward and backward.
+
+What the plain form stores for the backward pass (the norm's output and the MLP's hidden layer, 9 times the input) is
+computed again here, chunk by chunk: memory is the input's, the cost a sixth of the sub-block's matrix products.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from genome_lm.kernels.workspace import workspace
+
+CHUNK = 1_024
+"""Positions at one time: the hidden layer of a chunk fits the second-level caches of two cores."""
+
+
+class MlpWeights(NamedTuple):
+    """Parameters of norm → fc1 → GELU → fc2, with D the model's width and I the MLP's."""
+
+    norm_weight: Tensor  # (D,)
+    norm_bias: Tensor  # (D,)
+    w1: Tensor  # (I, D)
+    b1: Tensor  # (I,)
+    w2: Tensor  # (D, I)
+    b2: Tensor  # (D,)
+
+
+def residual_mlp(x: Tensor, weights: MlpWeights, eps: float) -> Tensor:
+    """x + fc2(gelu(fc1(norm(x)))) with the tanh form of GELU, differentiable in `x` and all weights.
+
+    Args:
+        x: (B, L, D) float32 or float64, contiguous, on the CPU.
+        weights: Parameters in the dtype of `x`.
+        eps: Added to the variance in the norm.
+
+    Returns:
+        (B, L, D).
+    """
+    return _ResidualMlp.apply(x, eps, *weights)
+
+
+def residual_mlp_(x: Tensor, weights: MlpWeights, eps: float) -> Tensor:
+    """As `residual_mlp`, without gradients, written over `x`."""
+    _forward(x.view(-1, x.shape[-1]), weights, eps)
+    return x
+
+
+def residual_mlp_reference(x: Tensor, weights: MlpWeights, eps: float) -> Tensor:
+    """`residual_mlp` in plain PyTorch."""
+    normed = F.layer_norm(x, x.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
+    hidden = F.gelu(F.linear(normed, weights.w1, weights.b1), approximate="tanh")
+    return x + F.linear(hidden, weights.w2, weights.b2)
+
+
+def _hidden(x: Tensor, weights: MlpWeights, eps: float, buffer: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The norm's output, mean and reciprocal deviation, and fc1's output in a buffer, for a chunk (R, D)."""
+    normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
+    hidden = workspace.take(buffer, (len(x), len(weights.w1)), x.dtype)
+    torch.addmm(weights.b1, normed, weights.w1.T, out=hidden)
+    return normed, mean, rstd, hidden
+
+
+def _forward(x: Tensor, weights: MlpWeights, eps: float) -> None:
+    """Update the residual stream x, (N, D), in place."""
+    for chunk in x.split(CHUNK):
+        *_, hidden = _hidden(chunk, weights, eps, "mlp.hidden")
+        torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
+        chunk.addmm_(hidden, weights.w2.T).add_(weights.b2)
+
+
+class _ResidualMlp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(x, *weights)
+        ctx.eps = eps
+        out = x.clone()
+        _forward(out.view(-1, x.shape[-1]), MlpWeights(*weights), eps)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        weights, width = MlpWeights(*parameters), x.shape[-1]
+        grad_x = grad.contiguous().clone()
+        sums = MlpWeights(*(torch.zeros_like(parameter) for parameter in parameters))
+        for chunk, out in zip(x.view(-1, width).split(CHUNK), grad_x.view(-1, width).split(CHUNK), strict=True):
+            normed, mean, rstd, hidden = _hidden(chunk, weights, ctx.eps, "mlp.hidden")
+            active = workspace.take("mlp.active", tuple(hidden.shape), x.dtype)
+            torch.ops.aten.gelu.out(hidden, approximate="tanh", out=active)
+            sums.w2.addmm_(out.T, active)
+            sums.b2.add_(out.sum(0))
+            torch.mm(out, weights.w2, out=active)
+            torch.ops.aten.gelu_backward.grad_input(active, hidden, approximate="tanh", grad_input=active)
+            sums.w1.addmm_(active.T, normed)
+            sums.b1.add_(active.sum(0))
+            through_norm, norm_weight, norm_bias = torch.ops.aten.native_layer_norm_backward(
+                active @ weights.w1, chunk, [width], mean, rstd, weights.norm_weight, weights.norm_bias, [True] * 3
+            )
+            out.add_(through_norm)
+            sums.norm_weight.add_(norm_weight)
+            sums.norm_bias.add_(norm_bias)
+        return grad_x, None, *sums

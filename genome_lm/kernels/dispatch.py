@@ -1,0 +1,30 @@
+"""Which implementation computes: chosen by device and dtype, or forced by GENOME_LM_KERNEL."""
+
+import os
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from genome_lm.errors import GenomeLMError
+
+Backend = Literal["reference", "cpu", "triton"]
+VARIABLE = "GENOME_LM_KERNEL"
+
+
+def backend_for(x: Tensor) -> Backend:
+    """The backend for a computation on `x`.
+
+    `cpu`: fused operations in blocks, for float32 and float64 outside autocast. `reference`: plain PyTorch, with its
+    FFTs, on any device. The variable GENOME_LM_KERNEL forces one (`auto` or unset: chosen here).
+
+    Raises:
+        GenomeLMError: If the variable holds something else.
+    """
+    forced = os.environ.get(VARIABLE, "auto")
+    if forced in get_args(Backend):
+        return forced  # type: ignore[return-value]
+    if forced != "auto":
+        raise GenomeLMError(f"{VARIABLE}={forced}: use auto, {', '.join(get_args(Backend))}")
+    plain = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    return "cpu" if x.device.type == "cpu" and plain else "reference"

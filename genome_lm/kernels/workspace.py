@@ -1,0 +1,41 @@
+"""Buffers that outlive an operation, so that long sequences don't pay for fresh memory at every step.
+
+An allocation of over 32 MiB is taken from the system and given back each time, and half of the time of a long forward
+pass in plain PyTorch on a CPU goes into the page faults of that. The fused CPU operations keep their large buffers
+here and work in small pieces otherwise.
+"""
+
+import math
+import threading
+
+import torch
+from torch import Tensor
+
+
+class Workspace(threading.local):
+    """Named buffers, one set a thread; a buffer's content is undefined when it is taken."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A contiguous CPU tensor of this shape; taking the same name again hands out the same memory."""
+        size = math.prod(shape)
+        buffer = self._buffers.get((name, dtype))
+        if buffer is None or buffer.numel() < size:
+            self._buffers.pop((name, dtype), None)
+            buffer = self._buffers[name, dtype] = torch.empty(size, dtype=dtype)
+        return buffer[:size].view(shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def release(self, keep: int = 0) -> None:
+        """Give all buffers back to the system if they hold more than `keep` bytes."""
+        if self.nbytes > keep:
+            self._buffers.clear()
+
+
+workspace = Workspace()

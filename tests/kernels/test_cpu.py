@@ -1,0 +1,67 @@
+"""The fused CPU operations against their plain references, forward and backward, in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from genome_lm.kernels import cpu_mixer, cpu_mlp
+from genome_lm.kernels.cpu_mixer import FilterWeights, MixerWeights
+from genome_lm.kernels.cpu_mlp import MlpWeights
+from genome_lm.kernels.fft import fast_fft_size
+
+
+def leaf(*shape: int) -> Tensor:
+    return (torch.randn(*shape, dtype=torch.float64) / 2).requires_grad_()
+
+
+def assert_same(fused: Tensor, plain: Tensor, inputs: list[Tensor]) -> None:
+    torch.testing.assert_close(fused, plain)
+    seed = torch.randn_like(plain)
+    gradients = zip(torch.autograd.grad(fused, inputs, seed), torch.autograd.grad(plain, inputs, seed), strict=True)
+    for got, expected in gradients:
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.fixture(params=[(2, 37, 3), (3, 8, 3), (1, 50, 4), (5, 1, 3), (1, 16, 1)], ids=str)
+def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
+    """Batch, length, short taps; block sizes so small that every boundary is crossed."""
+    monkeypatch.setattr(cpu_mixer, "CHUNK", 16)
+    monkeypatch.setattr(cpu_mixer, "CHANNELS", 5)
+    monkeypatch.setattr(cpu_mixer, "FFT_BYTES", 2_000)
+    monkeypatch.setattr(cpu_mlp, "CHUNK", 7)
+    torch.manual_seed(0)
+    return request.param
+
+
+def mixer_weights(width: int, taps: int) -> MixerWeights:
+    return MixerWeights(
+        leaf(width), leaf(width), leaf(3 * width, width), leaf(3 * width), leaf(3 * width, 1, taps), leaf(3 * width),
+        leaf(width), leaf(width, width), leaf(width),
+    )  # fmt: skip
+
+
+def test_mixer_equals_its_reference(shape: tuple[int, int, int]) -> None:
+    (batch, length, taps), width = shape, 12
+    x, features, last = leaf(batch, length, width), leaf(length, 6), leaf(width, 6)
+    window = torch.rand(width, length, dtype=torch.float64)
+    weights, long_filter = mixer_weights(width, taps), FilterWeights(features, last, lambda a, b: window[a:b])
+    fused = cpu_mixer.residual_mixer(x, weights, long_filter, 1e-5)
+    plain = cpu_mixer.residual_mixer_reference(x, weights, long_filter, 1e-5)
+    assert_same(fused, plain, [x, features, last, *weights])
+
+    size = fast_fft_size(2 * length)
+    with torch.no_grad():
+        updated = x.clone()
+        cpu_mixer.residual_mixer_(updated, weights, lambda a, b: torch.fft.rfft(long_filter.rows(a, b), n=size), 1e-5)
+    torch.testing.assert_close(updated, plain)
+
+
+def test_mlp_equals_its_reference(shape: tuple[int, int, int]) -> None:
+    (batch, length, _), width = shape, 12
+    x = leaf(batch, length, width)
+    weights = MlpWeights(leaf(width), leaf(width), leaf(30, width), leaf(30), leaf(width, 30), leaf(width))
+    plain = cpu_mlp.residual_mlp_reference(x, weights, 1e-5)
+    assert_same(cpu_mlp.residual_mlp(x, weights, 1e-5), plain, [x, *weights])
+    with torch.no_grad():
+        updated = cpu_mlp.residual_mlp_(x.clone(), weights, 1e-5)
+    torch.testing.assert_close(updated, plain)

@@ -1,0 +1,159 @@
+import copy
+import pickle
+
+import pytest
+import torch
+
+from genome_lm.alphabet import A, N, T
+from genome_lm.config import PRESETS, ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.model import HyenaLM
+
+CONFIG = ModelConfig(d_model=16, n_layer=2, max_length=62, filter_order=8, embed_dropout=0.0)
+
+
+@pytest.fixture(params=[2, 3], ids=["order 2", "order 3"])
+def model(request: pytest.FixtureRequest) -> HyenaLM:
+    torch.manual_seed(0)
+    config = ModelConfig(**{**CONFIG.to_dict(), "order": request.param})
+    model = HyenaLM(config).double().eval()
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def random_ids(batch: int, length: int) -> torch.Tensor:
+    return torch.randint(A, T + 1, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 40, 64])
+def test_backends_agree_forward_and_backward(model: HyenaLM, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, targets = random_ids(2, length), random_ids(2, length)
+    results = []
+    for backend in ("cpu", "reference"):
+        monkeypatch.setenv("GENOME_LM_KERNEL", backend)
+        model.zero_grad()
+        loss = model.loss(ids, targets)
+        loss.backward()
+        with torch.no_grad():
+            logits = model(ids)
+        results.append((loss.detach(), logits, {name: p.grad.clone() for name, p in model.named_parameters()}))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_causal(model: HyenaLM) -> None:
+    ids = random_ids(1, 64)
+    other = ids.clone()
+    other[:, 40:] = N
+    with torch.no_grad():
+        torch.testing.assert_close(model(other)[:, :40], model(ids)[:, :40])
+        torch.testing.assert_close(model(ids[:, :40]), model(ids)[:, :40])
+        assert not torch.allclose(model(other)[:, 40:], model(ids)[:, 40:])
+
+
+def test_cached_spectra_follow_the_parameters(model: HyenaLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = random_ids(1, 30)
+    with torch.no_grad():
+        before = model(ids)
+        model.backbone.blocks[0].mixer.filter.out.weight.mul_(2)
+        after = model(ids)
+        monkeypatch.setenv("GENOME_LM_KERNEL", "reference")
+        torch.testing.assert_close(after, model(ids))
+    assert not torch.allclose(before, after)
+
+
+def test_spectra_beyond_the_budget_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HyenaLM(CONFIG).eval()
+    cache = model.backbone.blocks[0].mixer.filter.cache
+    cache.budget = 0
+    with torch.no_grad():
+        model(random_ids(1, 30))
+    assert not cache._held
+
+
+def test_copies_and_pickles_compute_the_same(model: HyenaLM) -> None:
+    ids = random_ids(1, 30)
+    with torch.no_grad():
+        expected = model(ids)
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            torch.testing.assert_close(other(ids), expected, rtol=0, atol=0)
+
+
+def test_activation_checkpointing_changes_no_key_and_no_gradient(model: HyenaLM) -> None:
+    ids, targets = random_ids(2, 40), random_ids(2, 40)
+    model.train()
+    model.loss(ids, targets).backward()
+    keys, expected = list(model.state_dict()), {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.backbone.activation_checkpointing = True
+    model.loss(ids, targets).backward()
+    assert list(model.state_dict()) == keys
+    torch.testing.assert_close({name: p.grad for name, p in model.named_parameters()}, expected)
+
+
+def test_loss_counts_nucleotides_only(model: HyenaLM) -> None:
+    ids, targets = random_ids(1, 20), random_ids(1, 20)
+    targets[0, 5:9] = N
+    logits = model(ids)[0]
+    counted = [i for i in range(20) if not 5 <= i < 9]
+    expected = torch.nn.functional.cross_entropy(logits[counted].float(), targets[0, counted])
+    torch.testing.assert_close(model.loss(ids, targets).float(), expected)
+
+    weights = torch.rand(1, 20)
+    each = torch.nn.functional.cross_entropy(logits[counted].float(), targets[0, counted], reduction="none")
+    expected = (each * weights[0, counted]).sum() / weights[0, counted].sum()
+    torch.testing.assert_close(model.loss(ids, targets, weights).float(), expected)
+
+
+def test_loss_without_targets_is_zero_with_zero_gradient(model: HyenaLM) -> None:
+    loss = model.loss(random_ids(1, 20), torch.full((1, 20), N))
+    loss.backward()
+    assert loss.item() == 0
+    assert all(torch.isfinite(p.grad).all() and not p.grad.any() for p in model.parameters())
+
+
+def test_residual_stream_stays_float32_within_autocast() -> None:
+    model = HyenaLM(CONFIG).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        hidden = model.backbone(random_ids(1, 30), layer=2)
+    assert hidden.dtype == torch.float32
+    with torch.no_grad():
+        torch.testing.assert_close(hidden, model.backbone(random_ids(1, 30), layer=2), rtol=0.1, atol=0.02)
+
+
+def test_layers_are_the_residual_stream(model: HyenaLM) -> None:
+    ids = random_ids(1, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(model.backbone(ids, layer=0), model.backbone.embedding(ids))
+        last = model.backbone(ids, layer=2)
+        torch.testing.assert_close(model.backbone.norm(last), model.backbone(ids))
+    with pytest.raises(GenomeLMError, match="no layer 3"):
+        model.backbone(ids, layer=3)
+
+
+def test_too_long_names_the_limit(model: HyenaLM) -> None:
+    with pytest.raises(GenomeLMError, match=r"65 tokens.*64"):
+        model.backbone(random_ids(1, 65))
+
+
+def test_parameter_groups_spare_norms_biases_and_filters() -> None:
+    model = HyenaLM(CONFIG)
+    decayed, plain = (group["params"] for group in model.parameter_groups(0.1))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(p)] for p in decayed} == {
+        "backbone.embedding.weight",
+        *(
+            f"backbone.blocks.{i}.{part}.weight"
+            for i in range(2)
+            for part in ("mixer.in_proj", "mixer.short_conv", "mixer.out_proj", "mlp.fc1", "mlp.fc2")
+        ),
+    }
+    assert len(decayed) + len(plain) == len(names)
+
+
+def test_presets_are_the_published_sizes() -> None:
+    shapes = {name: (c.d_model, c.n_layer, c.max_length, c.filter_length) for name, c in PRESETS.items()}
+    assert shapes["tiny-1k"] == (128, 2, 1_024, 1_026)
+    assert shapes["large-1m"] == (256, 8, 1_000_000, 1_000_002)
+    assert len(shapes) == 7
