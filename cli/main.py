@@ -7,6 +7,7 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
+from genome_lm_cli import genome
 
 app = typer.Typer(
     name="genome-lm",
@@ -14,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(genome.app, name="genome")
 
 
 def _raise_on_sigterm(_signal: int, _frame: FrameType | None) -> None:

@@ -1,11 +1,7 @@
 """Native checkpoints: a folder of model.safetensors and config.json; nothing in it can run code."""
 
-import contextlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from genome_lm import __version__
 from genome_lm.alphabet import VOCABULARY
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import replacing_folder
 from genome_lm.model import HyenaLM
 
 FORMAT = "genome-lm"
@@ -50,26 +47,6 @@ def save_checkpoint(folder: str | os.PathLike[str], model: HyenaLM, provenance: 
         save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     return Path(folder)
-
-
-@contextlib.contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the block ends without an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-        if folder.exists():
-            # Two renames: a folder can't be replaced in one step. A crash between them leaves the old one aside.
-            old = temporary.with_suffix(".old")
-            folder.rename(old)
-            temporary.rename(folder)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_checkpoint(

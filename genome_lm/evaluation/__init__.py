@@ -1,1 +1,1 @@
-""""""
+"""Evaluation: perplexity, and the baselines that make it mean something."""

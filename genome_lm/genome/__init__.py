@@ -1,1 +1,25 @@
-""""""
+"""Genomes: FASTA ↔ chunked zarr, intervals and splits, windows to train and evaluate on."""
+
+from genome_lm.genome.build import build_store, export_fasta
+from genome_lm.genome.intervals import SPLITS, Interval, of_split, read_bed, write_bed
+from genome_lm.genome.sampling import Windows, WindowSampler, fetch_windows, tile
+from genome_lm.genome.splits import SplitSummary, split_genome, summarise_splits
+from genome_lm.genome.store import GenomeStore
+
+__all__ = [
+    "SPLITS",
+    "GenomeStore",
+    "Interval",
+    "SplitSummary",
+    "WindowSampler",
+    "Windows",
+    "build_store",
+    "export_fasta",
+    "fetch_windows",
+    "of_split",
+    "read_bed",
+    "split_genome",
+    "summarise_splits",
+    "tile",
+    "write_bed",
+]

@@ -1,1 +1,1 @@
-""""""
+"""Using models: embeddings and likelihoods."""

@@ -1,0 +1,117 @@
+"""`genome-lm genome`: build, look at, export and split genome stores."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genome_lm.files import refuse_existing
+from genome_lm_cli.output import say, table
+
+app = typer.Typer(help="Build, look at, export and split genome stores.", no_args_is_help=True)
+
+Store = Annotated[
+    Path, typer.Argument(help="Genome store (a folder made by `genome-lm genome build`).", metavar="G.zarr")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+
+
+class By(StrEnum):
+    """What is assigned to a split as a whole."""
+
+    contigs = "contigs"
+    blocks = "blocks"
+
+
+@app.command()
+def build(
+    fasta: Annotated[list[Path], typer.Argument(help="FASTA files, plain, .gz or .bgz.")],
+    out: Annotated[Path, typer.Option(help="The store to write.", metavar="G.zarr")],
+    assembly: Annotated[str | None, typer.Option(help="Name of the assembly, kept as provenance.")] = None,
+    force: Force = False,
+) -> None:
+    """Build a genome store from FASTA.
+
+    Example: genome-lm genome build chr1.fa.gz chr2.fa.gz --out genome.zarr --assembly hg38
+    """
+    from genome_lm.genome import build_store
+
+    refuse_existing(out, force)
+    store = build_store(fasta, out, assembly)
+    say(f"wrote {out}: {store.bases:,} bases in {len(store.contigs):,} contigs")
+
+
+@app.command()
+def info(
+    genome: Store, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False
+) -> None:
+    """Show a store's contigs and provenance.
+
+    Example: genome-lm genome info genome.zarr
+    """
+    import numpy as np
+
+    from genome_lm.genome import GenomeStore
+
+    store = GenomeStore(genome)
+    starts, ends = store.contigs.starts[:-1], store.contigs.starts[1:]
+    ambiguous = store.n_count(np.asarray(starts), np.asarray(ends))
+    rows = list(zip(store.contigs.names, store.contigs.lengths.tolist(), ambiguous.tolist(), strict=True))
+    if as_json:
+        contigs = [dict(zip(("name", "length", "ambiguous"), row, strict=True)) for row in rows]
+        typer.echo(json.dumps({"bases": store.bases, "contigs": contigs, "provenance": store.provenance}, indent=2))
+        return
+    shown = [(name, f"{length:,}", f"{n:,}") for name, length, n in rows[:50]]
+    table(f"{genome}: {store.bases:,} bases in {len(rows):,} contigs", ("contig", "bases", "ambiguous (N…)"), shown)
+    if len(rows) > len(shown):
+        say(f"… and {len(rows) - len(shown):,} more contigs (--json lists them all)")
+    for source in store.provenance["sources"]:
+        say(f"from {source['name']}, {source['bytes']:,} bytes, sha256 {source['sha256']}")
+
+
+@app.command()
+def export(
+    genome: Store,
+    out: Annotated[Path, typer.Option(help="FASTA file to write; gzip if it ends in .gz.", metavar="OUT.fa")],
+    force: Force = False,
+) -> None:
+    """Write a store back as FASTA, letter for letter.
+
+    Example: genome-lm genome export genome.zarr --out genome.fa.gz
+    """
+    from genome_lm.genome import GenomeStore, export_fasta
+
+    refuse_existing(out, force)
+    store = GenomeStore(genome)
+    export_fasta(store, out)
+    say(f"wrote {out}: {store.bases:,} bases in {len(store.contigs):,} records")
+
+
+@app.command()
+def split(
+    genome: Store,
+    out: Annotated[Path, typer.Option(help="BED4 file to write.", metavar="SPLITS.bed")],
+    by: Annotated[By, typer.Option(help="Assign whole contigs, or blocks of them.")] = By.blocks,
+    valid: Annotated[float, typer.Option(help="Fraction of the bases for validation.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Fraction of the bases for the test.")] = 0.1,
+    block: Annotated[int, typer.Option(help="Bases of a block; at least the longest window.")] = 100_000,
+    gap: Annotated[int, typer.Option(help="Bases left out where blocks of different splits meet.")] = 1_000,
+    seed: Annotated[int, typer.Option(help="Seed of the random assignment.")] = 0,
+    force: Force = False,
+) -> None:
+    """Split a genome into train, valid and test regions that share no base.
+
+    Example: genome-lm genome split genome.zarr --out splits.bed --by blocks --test 0.2
+    """
+    from genome_lm.genome import GenomeStore, split_genome, summarise_splits, write_bed
+
+    refuse_existing(out, force)
+    store = GenomeStore(genome)
+    regions = split_genome(store, by.value, valid, test, block, gap, seed)
+    write_bed(out, regions)
+    rows = [
+        (s.split, f"{s.regions:,}", f"{s.bases:,}", f"{s.n_fraction:.2%}") for s in summarise_splits(store, regions)
+    ]
+    table(f"wrote {out}", ("split", "regions", "bases", "ambiguous (N…)"), rows)

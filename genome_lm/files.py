@@ -1,0 +1,61 @@
+"""Outputs that are whole or not there: written under a temporary name beside their place, then renamed."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from genome_lm.errors import GenomeLMError
+
+
+@contextlib.contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A temporary path with the same suffixes that takes the place of `path` when the block ends without an error."""
+    with _beside(path) as folder:
+        temporary = folder / path.name
+        yield temporary
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` when the block ends without an error."""
+    with _beside(path) as folder:
+        temporary = folder / "new"
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            # A folder can't be replaced in one step; a crash between these two leaves none, never half of one.
+            path.rename(folder / "old")
+        temporary.rename(path)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, so that the rename stays within one file system; removed in the end."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise GenomeLMError(f"{path}: can't write there: {error.strerror}") from error
+    try:
+        yield folder
+    except OSError as error:
+        raise GenomeLMError(f"{error.filename or path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raise a `GenomeLMError` if the output is there already and is not to be replaced."""
+    if path.exists() and not force:
+        raise GenomeLMError(f"{path} exists; give another name, or --force to replace it")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

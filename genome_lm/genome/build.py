@@ -1,0 +1,158 @@
+"""FASTA → genome store, and back."""
+
+import contextlib
+import gzip
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from genome_lm import __version__
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import replacing_file, replacing_folder
+from genome_lm.genome.codes import LETTERS, MASK_BIT, Codes, is_ambiguous
+from genome_lm.genome.fasta import FastaFile, Header
+from genome_lm.genome.store import FORMAT, FORMAT_VERSION, GenomeStore
+from genome_lm.progress import progress
+
+CHUNK = 32 << 10
+"""Bases that are decompressed together: 20 µs for one window, and few windows need two."""
+SHARD = 64 << 20
+"""Bases in one file: what a build holds in memory, and 50 files for a human genome."""
+EXPORT_BASES = 1 << 20
+"""Bases written at one time."""
+
+
+def build_store(sources: Sequence[Path], out: Path, assembly: str | None = None) -> GenomeStore:
+    """Build a genome store from FASTA files.
+
+    The files are read once, in a stream; memory does not grow with the genome. The store appears under its name when
+    it is whole. See `GenomeStore` for the layout; building twice gives the same bytes.
+
+    Args:
+        sources: FASTA files, plain, gzip or bgzip; their contigs follow one another.
+        out: The store's folder; one that is there is replaced.
+        assembly: Name of the assembly, for the provenance.
+
+    Returns:
+        The store.
+
+    Raises:
+        GenomeLMError: See `FastaFile`; also for a contig name that comes twice.
+    """
+    with replacing_folder(out) as folder, _Writer(folder) as writer:
+        hashed = [writer.add(source) for source in sources]
+        writer.finish({"sources": hashed, "assembly": assembly, "genome_lm_version": __version__})
+    return GenomeStore(out)
+
+
+class _Writer(contextlib.AbstractContextManager["_Writer"]):
+    """Collects codes to whole shards, and the tables of contigs and of runs of N."""
+
+    def __init__(self, folder: Path) -> None:
+        self._group = zarr.open_group(folder, mode="w", zarr_format=3)
+        compressors = [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=1), Crc32cCodec()]
+        self._array = self._group.create_array(
+            "sequence",
+            shape=(0,),
+            dtype="uint8",
+            chunks=(CHUNK,),
+            shards=(SHARD,),
+            compressors=compressors,
+            fill_value=0,
+        )
+        self._shard = np.empty(SHARD, dtype=np.uint8)
+        self._filled = self._flushed = 0
+        self._headers: list[str] = []
+        self._starts: list[int] = []
+        self._seen: dict[str, str] = {}
+        self._run_edges: list[npt.NDArray[np.int64]] = []
+
+    def __exit__(self, *_: object) -> None:
+        del self._shard
+
+    def add(self, source: Path) -> dict[str, str | int]:
+        """Append a FASTA file; its name, size and SHA-256."""
+        size = source.stat().st_size if source.exists() else 0
+        with progress(source.name, size, "B") as bar:
+            fasta = FastaFile(source, bar.advance)
+            for item in fasta:
+                if isinstance(item, Header):
+                    self._open_contig(item, source)
+                else:
+                    self._append(item)
+        return {"name": source.name, "bytes": fasta.bytes_read, "sha256": fasta.sha256}
+
+    def _open_contig(self, header: Header, source: Path) -> None:
+        name, place = header.text.split()[0], f"{source} line {header.line}"
+        if name in self._seen:
+            raise GenomeLMError(
+                f"{place}: contig {name!r} was there before, at {self._seen[name]}; names must differ "
+                "in a genome: rename one, or build two genomes"
+            )
+        self._seen[name] = place
+        self._headers.append(header.text)
+        self._starts.append(self._flushed + self._filled)
+
+    def _append(self, codes: Codes) -> None:
+        while len(codes):
+            taken = codes[: SHARD - self._filled]
+            self._shard[self._filled : self._filled + len(taken)] = taken
+            self._filled += len(taken)
+            codes = codes[len(taken) :]
+            if self._filled == SHARD:
+                self._flush()
+
+    def _flush(self) -> None:
+        codes = self._shard[: self._filled]
+        self._array.append(codes)
+        inside = np.concatenate([[False], is_ambiguous(codes), [False]])
+        self._run_edges.append(np.flatnonzero(inside[1:] != inside[:-1]) + self._flushed)
+        self._flushed += self._filled
+        self._filled = 0
+
+    def finish(self, provenance: dict[str, Any]) -> None:
+        """Write what is left, and the tables."""
+        if self._filled:
+            self._flush()
+        edges = np.concatenate(self._run_edges)
+        # A run cut by the border of two shards ends and starts at the same position: both edges cancel.
+        positions, counts = np.unique(edges, return_counts=True)
+        tables = {
+            "contig_headers": np.frombuffer("\n".join(self._headers).encode(), dtype=np.uint8),
+            "contig_starts": np.array([*self._starts, self._flushed], dtype=np.int64),
+            "n_runs": positions[counts == 1].astype(np.int64).reshape(-1, 2),
+        }
+        for name, table in tables.items():
+            self._group.create_array(name, data=table, chunks=tuple(max(1, size) for size in table.shape))
+        attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "provenance": provenance}
+        self._group.attrs.update({**attributes, "letters": LETTERS, "soft_mask_bit": MASK_BIT})
+
+
+def export_fasta(store: GenomeStore, out: Path, width: int = 60) -> None:
+    """Write a store as FASTA, letter for letter as it was read; gzip if the name ends in .gz.
+
+    Args:
+        store: The genome.
+        out: The file; one that is there is replaced.
+        width: Bases a line.
+    """
+    step = EXPORT_BASES // width * width
+    with replacing_file(out) as temporary, contextlib.ExitStack() as stack:
+        file = stack.enter_context(gzip.open(temporary, "wb") if out.suffix == ".gz" else temporary.open("wb"))
+        bar = stack.enter_context(progress(f"export {out.name}", store.bases, "bases"))
+        for index, header in enumerate(store.contigs.headers):
+            file.write(f">{header}\n".encode())
+            for start in range(0, length := int(store.contigs.lengths[index]), step):
+                letters = store[store.contigs.names[index], start : min(start + step, length)]
+                file.write(b"".join(_lines(letters, width)))
+                bar.advance(len(letters))
+
+
+def _lines(letters: Codes, width: int) -> Iterator[bytes]:
+    text = letters.tobytes()
+    return (text[start : start + width] + b"\n" for start in range(0, len(text), width))

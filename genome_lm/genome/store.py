@@ -1,0 +1,239 @@
+"""The genome store: a genome as one zarr group."""
+
+import difflib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome.chunks import ChunkReader
+from genome_lm.genome.codes import (
+    CODE_TO_LETTER,
+    CODE_TO_TOKEN,
+    OUTSIDE,
+    Codes,
+    reverse_complement_codes,
+)
+
+FORMAT = "genome-lm-genome"
+FORMAT_VERSION = 1
+CACHE_BYTES = 128 << 20
+"""Decoded chunks that a process keeps."""
+
+Strand = Literal["+", "-"]
+Output = Literal["tokens", "letters", "codes"]
+_TABLES: dict[str, Codes] = {
+    "tokens": CODE_TO_TOKEN,
+    "letters": CODE_TO_LETTER,
+    "codes": np.arange(256, dtype=np.uint8),
+}
+
+
+@dataclass(frozen=True)
+class ContigTable:
+    """The contigs in their order in the genome.
+
+    Attributes:
+        headers: FASTA headers without `>`; their first word is the name.
+        starts: (n + 1,) int64. Where each contig starts in the concatenated sequence, and where the last one ends.
+    """
+
+    headers: tuple[str, ...]
+    starts: npt.NDArray[np.int64]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the contigs."""
+        return tuple(header.split(maxsplit=1)[0] for header in self.headers)
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(n,) int64. Bases of each contig."""
+        return np.diff(self.starts)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.headers)
+
+    def index(self, name: str) -> int:
+        """Number of a contig.
+
+        Raises:
+            GenomeLMError: If there is none of this name; similar names are given.
+        """
+        try:
+            return self._index[name]
+        except KeyError:
+            others = name.removeprefix("chr"), f"chr{name}"
+            close = [o for o in others if o in self._index] or difflib.get_close_matches(
+                name, self.names[:10_000], n=3
+            )
+            hint = f"did you mean {' or '.join(close)}?" if close else f"the first is {self.names[0]!r}"
+            raise GenomeLMError(f"no contig {name!r} in this genome ({len(self):,} contigs); {hint}") from None
+
+
+class GenomeStore:
+    """A genome in a zarr v3 group.
+
+    Arrays: `sequence`, (bases,) uint8, all contigs one after the other, a code a base (see `genome_lm.genome.codes`),
+    sharded, compressed, with checksums; `contig_headers`, UTF-8 text, a line a contig; `contig_starts`, (n + 1,)
+    int64; `n_runs`, (m, 2) int64, the maximal runs of ambiguous bases as [start, end) in the concatenated sequence.
+    Attributes hold the meaning of the codes and the provenance.
+
+    A store opens its files when it first reads, and after unpickling opens anew; reading in a forked process is safe
+    after a read in its parent.
+
+    Args:
+        path: The store's folder.
+        cache_bytes: Decoded chunks kept at most, in bytes.
+
+    Raises:
+        GenomeLMError: If there is no genome store, or one of another format version.
+    """
+
+    def __init__(self, path: str | Path, cache_bytes: int = CACHE_BYTES) -> None:
+        self.path = Path(path)
+        self._cache_bytes = cache_bytes
+        attributes = _read_attributes(self.path)
+        self.provenance: dict[str, Any] = attributes["provenance"]
+        group = zarr.open_group(self.path, mode="r", zarr_format=3)
+        headers = group["contig_headers"][:].tobytes().decode().split("\n")  # type: ignore[index, union-attr]
+        self.contigs = ContigTable(tuple(headers), np.asarray(group["contig_starts"][:]))  # type: ignore[index]
+        self._n_runs = np.asarray(group["n_runs"][:])  # type: ignore[index]
+        sequence = group["sequence"]
+        assert isinstance(sequence, zarr.Array)
+        assert sequence.shards is not None
+        self._reader = ChunkReader(self.path / "sequence", sequence.chunks[0], sequence.shards[0], cache_bytes)
+
+    def __reduce__(self) -> tuple[type["GenomeStore"], tuple[Path, int]]:
+        return GenomeStore, (self.path, self._cache_bytes)
+
+    @property
+    def bases(self) -> int:
+        """Bases of all contigs."""
+        return int(self.contigs.starts[-1])
+
+    def __getitem__(self, where: tuple[str, slice]) -> Codes:
+        """`store["chr1", 100:200]`: the letters of an interval as they were in the FASTA, (n,) uint8 ASCII."""
+        contig, interval = where
+        if interval.step not in (None, 1):
+            raise GenomeLMError(
+                f"a step of {interval.step} is not an interval; take [start:end] and index the result"
+            )
+        end = self.contigs.lengths[self.contigs.index(contig)] if interval.stop is None else interval.stop
+        return self.fetch(contig, interval.start or 0, int(end), output="letters")
+
+    def fetch(
+        self, contig: str, start: int, end: int, strand: Strand = "+", pad: bool = False, output: Output = "tokens"
+    ) -> Codes:
+        """One interval.
+
+        Args:
+            contig: Name of the contig.
+            start: First base, 0-based.
+            end: One after the last base.
+            strand: "-" for the reverse complement.
+            pad: Allow the interval to reach beyond the contig; there, tokens are [PAD] and letters N.
+            output: "tokens" (token ids), "letters" (ASCII, case kept) or "codes" (as stored).
+
+        Returns:
+            (end − start,) uint8.
+
+        Raises:
+            GenomeLMError: On an unknown contig or strand, end before start, or (without `pad`) an interval that
+                reaches beyond the contig.
+        """
+        if strand not in ("+", "-"):
+            raise GenomeLMError(f"strand {strand!r}: use '+' or '-'")
+        if end < start:
+            raise GenomeLMError(f"{contig}:{start}-{end}: the end is before the start")
+        index = np.array([self.contigs.index(contig)])
+        reverse = np.array([strand == "-"])
+        return self.fetch_many(index, np.array([start]), end - start, reverse, pad, output)[0]
+
+    def fetch_many(
+        self,
+        contigs: npt.NDArray[np.integer],
+        starts: npt.NDArray[np.integer],
+        length: int,
+        reverse: npt.NDArray[np.bool_] | None = None,
+        pad: bool = False,
+        output: Output = "tokens",
+    ) -> Codes:
+        """Many intervals of one length at once.
+
+        Args:
+            contigs: (n,) numbers of the contigs.
+            starts: (n,) first bases, 0-based in their contigs.
+            length: Bases of each.
+            reverse: (n,) True for the reverse complement; None for the forward strand everywhere.
+            pad: As in `fetch`.
+            output: As in `fetch`.
+
+        Returns:
+            (n, length) uint8.
+
+        Raises:
+            GenomeLMError: As `fetch`.
+        """
+        offsets, limits = self.contigs.starts[contigs], self.contigs.lengths[contigs]
+        if not pad and ((starts < 0) | (starts + length > limits)).any():
+            self._refuse_outside(contigs, starts, length)
+        codes = np.full((len(starts), length), OUTSIDE, dtype=np.uint8)
+        firsts, lasts = np.clip(starts, 0, limits), np.clip(starts + length, 0, limits)
+        # In the order of the genome, windows that share a chunk find it in the cache.
+        for i in np.argsort(offsets + firsts, kind="stable"):
+            first, last = int(firsts[i]), int(lasts[i])
+            if last > first:
+                shift = first - int(starts[i])
+                self._reader.read(int(offsets[i]) + first, codes[i, shift : shift + last - first])
+        if reverse is not None and reverse.any():
+            codes[reverse] = reverse_complement_codes(codes[reverse])
+        return codes if output == "codes" else _TABLES[output][codes]
+
+    def n_count(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Ambiguous bases (N and other IUPAC codes) in [start, end) of the concatenated sequence: (n,) int64."""
+        return self._n_before(ends) - self._n_before(starts)
+
+    def _n_before(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if not len(self._n_runs):
+            return np.zeros_like(positions)
+        before = np.concatenate([[0], np.cumsum(self._n_runs[:, 1] - self._n_runs[:, 0])])
+        run = np.searchsorted(self._n_runs[:, 0], positions, side="right")
+        # Up to the end of the last run that starts before the position, less what lies beyond the position.
+        overshoot = np.maximum(0, self._n_runs[run - 1, 1] - positions)
+        return np.where(run > 0, before[run] - overshoot, 0)
+
+    def _refuse_outside(self, contigs: npt.NDArray[np.integer], starts: npt.NDArray[np.integer], length: int) -> None:
+        limits = self.contigs.lengths[contigs]
+        i = int(np.argmax((starts < 0) | (starts + length > limits)))
+        raise GenomeLMError(
+            f"{self.contigs.names[contigs[i]]}:{starts[i]}-{starts[i] + length} reaches beyond the contig, which is "
+            f"0-{limits[i]}; mend the coordinates, or ask for padding"
+        )
+
+
+def _read_attributes(path: Path) -> dict[str, Any]:
+    try:
+        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+    except FileNotFoundError:
+        raise GenomeLMError(f"{path}: no genome store here; make one with `genome-lm genome build`") from None
+    except (ValueError, KeyError, NotADirectoryError) as error:
+        raise GenomeLMError(f"{path}: not a genome store ({error})") from error
+    if attributes.get("format") != FORMAT:
+        raise GenomeLMError(f"{path}: a zarr group, but not a genome store; make one with `genome-lm genome build`")
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise GenomeLMError(
+            f"{path}: genome store of version {attributes.get('format_version')}, this genome-lm reads "
+            f"{FORMAT_VERSION}; build it again"
+        )
+    return attributes
