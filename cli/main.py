@@ -7,7 +7,7 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli import genome
+from genome_lm_cli import genome, train
 
 app = typer.Typer(
     name="genome-lm",
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(genome.app, name="genome")
+app.command()(train.train)
 
 
 def _raise_on_sigterm(_signal: int, _frame: FrameType | None) -> None:

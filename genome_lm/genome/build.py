@@ -129,7 +129,7 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
         }
         for name, table in tables.items():
             self._group.create_array(name, data=table, chunks=tuple(max(1, size) for size in table.shape))
-        attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "provenance": provenance}
+        attributes: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "provenance": provenance}
         self._group.attrs.update({**attributes, "letters": LETTERS, "soft_mask_bit": MASK_BIT})
 
 

@@ -134,7 +134,9 @@ def _rebuild_sampler(
     return sampler
 
 
-def tile(store: GenomeStore, intervals: Sequence[Interval], length: int, stride: int) -> Windows:
+def tile(
+    store: GenomeStore, intervals: Sequence[Interval], length: int, stride: int
+) -> tuple[Windows, npt.NDArray[np.int64]]:
     """Windows in a row over each interval, from its start; the last may reach beyond its end.
 
     Args:
@@ -142,11 +144,15 @@ def tile(store: GenomeStore, intervals: Sequence[Interval], length: int, stride:
         intervals: Where.
         length: Bases of a window.
         stride: From one window's first base to the next one's.
+
+    Returns:
+        The windows, in the intervals' order, and how many bases of each lie within its interval, (n,) int64.
     """
     regions = _Regions.of(store, intervals)
     counts = np.maximum(1, -(-(regions.ends - regions.starts - length) // stride) + 1)
     starts = np.repeat(regions.starts, counts) + _ranks(counts) * stride
-    return Windows(np.repeat(regions.contigs, counts), starts, np.zeros(len(starts), dtype=bool), length)
+    inside = np.minimum(length, np.repeat(regions.ends, counts) - starts)
+    return Windows(np.repeat(regions.contigs, counts), starts, np.zeros(len(starts), dtype=bool), length), inside
 
 
 class _Regions(NamedTuple):

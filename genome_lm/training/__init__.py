@@ -1,1 +1,7 @@
-"""Training with Lightning."""
+"""Training: recipe, data, Lightning system, runs that resume."""
+
+from genome_lm.training.config import Stage, TrainingConfig, parse_stages
+from genome_lm.training.run import TrainingResult, train
+from genome_lm.training.validation import window_losses
+
+__all__ = ["Stage", "TrainingConfig", "TrainingResult", "parse_stages", "train", "window_losses"]

@@ -1,0 +1,123 @@
+"""`genome-lm train`: train a model on a genome store."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genome_lm.errors import GenomeLMError
+from genome_lm_cli.output import say
+
+_MODEL = ("d_model", "n_layer", "max_length")
+
+
+def train(
+    genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
+    intervals: Annotated[Path, typer.Option(help="BED4 file with the splits.", metavar="SPLITS.bed")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that is there is resumed.", metavar="RUN")],
+    preset: Annotated[str | None, typer.Option(help="A published size: tiny-1k … large-1m.")] = None,
+    d_model: Annotated[int | None, typer.Option(help="Width of the model.")] = None,
+    n_layer: Annotated[int | None, typer.Option(help="Blocks of the model.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Context in bases.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint to start from.", metavar="CKPT")] = None,
+    stages: Annotated[str | None, typer.Option(help="length:steps, joined by commas: 1024:5000,8192:2000.")] = None,
+    tokens_per_step: Annotated[int | None, typer.Option(help="Bases in a step, at every length.")] = None,
+    device_tokens: Annotated[int | None, typer.Option(help="Bases that go through the model at one time.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    soft_mask_weight: Annotated[float | None, typer.Option(help="Weight of soft-masked bases in the loss.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bf16-mixed.")] = None,
+    activation_checkpointing: Annotated[
+        bool | None, typer.Option("--activation-checkpointing/", help="Less memory, more time.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, sampling and dropout.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML with sections model and training; options given here go first.", metavar="YAML"),
+    ] = None,
+    num_workers: Annotated[int, typer.Option(help="Processes that read ahead.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Devices to train on together.")] = 1,
+) -> None:
+    """Train a model, or go on where a killed run was left.
+
+    SIGTERM and Ctrl-C save after the current step; the same command goes on. Every field of the recipe (see
+    `genome_lm.training.TrainingConfig`) can stand in the YAML file.
+
+    Example: genome-lm train --genome g.zarr --intervals splits.bed --out run --preset tiny-1k --stages 1024:5000
+    """
+    from genome_lm.training import train
+
+    options = locals()
+    model, recipe = _sections(config)
+    model |= {name: options[name] for name in _MODEL if options[name] is not None}
+    if preset is not None:
+        model["preset"] = preset
+    given = (*_recipe_options(), "stages")
+    recipe |= {name: options[name] for name in given if options.get(name) is not None}
+    result = train(
+        genome,
+        intervals,
+        out,
+        _model_config(model) if model or init is None else None,
+        _training_config(recipe),
+        init=init,
+        num_workers=num_workers,
+        device=device,
+        devices=devices,
+    )
+    if result.checkpoint is None:
+        say(f"stopped after step {result.steps:,}; {out} is saved: the same command goes on from there")
+        raise SystemExit(128 + (result.stopped_by or 0))
+    summary = result.summary
+    say(f"wrote {result.checkpoint}: {summary['parameters']:,} parameters, {summary['bases']:,} bases seen")
+
+
+def _recipe_options() -> tuple[str, ...]:
+    from genome_lm.training import TrainingConfig
+
+    return tuple(field.name for field in dataclasses.fields(TrainingConfig))
+
+
+def _sections(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model and training sections of a YAML file."""
+    import yaml
+
+    if path is None:
+        return {}, {}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise GenomeLMError(f"{path}: can't read: {error}") from error
+    unknown = values.keys() - {"model", "training"} if isinstance(values, dict) else {"(no sections)"}
+    if unknown:
+        raise GenomeLMError(f"{path}: {', '.join(map(str, unknown))}: expected the sections model and training")
+    return dict(values.get("model") or {}), dict(values.get("training") or {})
+
+
+def _model_config(values: dict[str, Any]) -> Any:
+    from genome_lm.config import PRESETS, ModelConfig
+
+    preset = values.pop("preset", None)
+    if preset is None:
+        if not values:
+            raise GenomeLMError(
+                "give the model's shape: --preset, or --d-model, --n-layer and --max-length, or --init"
+            )
+        return ModelConfig.from_dict(values)
+    if preset not in PRESETS:
+        raise GenomeLMError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+    return ModelConfig.from_dict({**PRESETS[preset].to_dict(), "d_inner": 0, **values})
+
+
+def _training_config(values: dict[str, Any]) -> Any:
+    from genome_lm.training import TrainingConfig, parse_stages
+
+    if unknown := values.keys() - set(_recipe_options()):
+        known = ", ".join(_recipe_options())
+        raise GenomeLMError(f"training config: unknown field {', '.join(sorted(unknown))}; known: {known}")
+    if "stages" not in values:
+        raise GenomeLMError("training config: no stages; give --stages length:steps, such as 1024:5000")
+    if isinstance(values["stages"], str):
+        values = {**values, "stages": parse_stages(values["stages"])}
+    return TrainingConfig(**values)

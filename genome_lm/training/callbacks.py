@@ -1,0 +1,190 @@
+"""What happens around the steps: logs, validation, saving, stopping in time."""
+
+import csv
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from lightning import Callback, Trainer
+from torch.utils.tensorboard import SummaryWriter
+
+from genome_lm.files import replacing_file
+from genome_lm.genome import GenomeStore, Interval, tile
+from genome_lm.progress import progress
+from genome_lm.training.config import TrainingConfig
+from genome_lm.training.data import StepBatch
+from genome_lm.training.system import TrainingSystem
+from genome_lm.training.validation import mean_loss
+
+RESUME = "resume.ckpt"
+METRICS = "metrics.csv"
+
+
+class Metrics(NamedTuple):
+    """A row of metrics.csv; losses in nats a base, `valid_…` NaN where the step was not followed by a validation."""
+
+    step: int
+    stage: int
+    length: int
+    batch: int
+    bases: int
+    lr: float
+    loss: float
+    perplexity: float
+    bits_per_base: float
+    grad_norm: float
+    bases_per_second: float
+    memory_mb: float
+    valid_loss: float
+    valid_bits_per_base: float
+
+
+class Validation:
+    """Mean loss over windows spread evenly over a split, at the length of the current stage."""
+
+    def __init__(self, store: GenomeStore, intervals: list[Interval], config: TrainingConfig) -> None:
+        self.store, self.intervals, self.config = store, intervals, config
+
+    def loss(self, system: TrainingSystem, length: int) -> float:
+        """Nats a base; NaN if there is no validation split."""
+        if not self.intervals:
+            return math.nan
+        windows, inside = tile(self.store, self.intervals, length + 1, length)
+        chosen = np.unique(np.linspace(0, len(inside) - 1, self.config.valid_windows).astype(int))
+        system.model.eval()
+        loss = mean_loss(system.model, self.store, windows.take(chosen), inside[chosen], self.config.device_tokens)
+        system.model.train()
+        return loss
+
+
+class Log(Callback):
+    """metrics.csv, TensorBoard and the progress bar; validates every `valid_every` steps and at the end.
+
+    Rows of steps that a killed run took after its last save are cut off, since they are taken again.
+    """
+
+    def __init__(self, run: Path, validation: Validation, config: TrainingConfig, first_step: int) -> None:
+        self.run, self.validation, self.config, self.first_step = run, validation, config, first_step
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Open the logs and the bar."""
+        if not trainer.is_global_zero:
+            return
+        self._trim()
+        self._file = (self.run / METRICS).open("a", newline="")
+        self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.first_step)
+        plans = [self.config.plan(step) for step in (*range(self.config.steps),)]
+        self._bases = np.cumsum([plan.length * plan.batch for plan in plans])
+        done = int(self._bases[self.first_step - 1]) if self.first_step else 0
+        self._display = progress("train", int(self._bases[-1]), "bases")
+        self._bar = self._display.__enter__()
+        self._bar.advance(done)
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: StepBatch, index: int
+    ) -> None:
+        """A row for the step."""
+        if not trainer.is_global_zero:
+            return
+        seconds = time.perf_counter() - self._since
+        step, result, plan = batch.step, pl_module.result, self.config.plan(batch.step)
+        due = (step + 1) % self.config.valid_every == 0 or step + 1 == self.config.steps
+        valid = self.validation.loss(pl_module, plan.length) if due else math.nan
+        bases = plan.length * plan.batch
+        row = Metrics(
+            step, plan.stage, plan.length, plan.batch, int(self._bases[step]), self.config.learning_rate(step),
+            result.loss, math.exp(min(result.loss, 700)), result.loss / math.log(2), result.grad_norm,
+            bases / seconds, _memory_mb(), valid, valid / math.log(2),
+        )  # fmt: skip
+        self._write(row)
+        self._bar.advance(bases)
+        self._bar.describe(f"stage {plan.stage + 1}/{len(self.config.stages)} {row.bits_per_base:.3f} bits/base")
+        self._since = time.perf_counter()
+
+    def _write(self, row: Metrics) -> None:
+        csv.writer(self._file).writerow(["" if value != value else value for value in row])
+        self._file.flush()
+        for name, value in zip(row._fields[5:], row[5:], strict=True):
+            if value == value:
+                self._board.add_scalar(f"train/{name}".replace("train/valid_", "valid/"), value, row.step)
+
+    def _trim(self) -> None:
+        path = self.run / METRICS
+        kept = [row for row in read_metrics(self.run) if int(row["step"]) < self.first_step] if path.exists() else []
+        with replacing_file(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, Metrics._fields)
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Close what was opened, after an error too."""
+        if hasattr(self, "_display"):
+            self._display.__exit__(None, None, None)
+            self._file.close()
+            self._board.close()
+
+
+def read_metrics(run: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv; a last line that a killed run left unfinished is passed over."""
+    with (run / METRICS).open(newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def _memory_mb() -> float:
+    """Peak of the GPU's memory, or what the process holds now."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return psutil.Process().memory_info().rss / 2**20
+
+
+class SaveAndStop(Callback):
+    """Saves for resuming every `checkpoint_every` steps, and after the current step on SIGTERM or Ctrl-C.
+
+    Attributes:
+        signal: The signal that asked to stop, if one did. A second one is not waited for.
+    """
+
+    def __init__(self, run: Path, every: int) -> None:
+        self.path, self.every = run / RESUME, every
+        self.signal: int | None = None
+        self._earlier: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Take over the signals, after Lightning has: it would leave with status 0 and save nothing."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._earlier[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            self._restore()
+            signal.raise_signal(number)
+        self.signal = number
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: StepBatch, index: int
+    ) -> None:
+        """Save if it is time."""
+        stop = trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
+        if stop or (batch.step + 1) % self.every == 0 or batch.step + 1 == pl_module.config.steps:
+            pl_module.next_step = batch.step + 1
+            temporary = self.path.with_suffix(".tmp")
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                os.replace(temporary, self.path)
+        trainer.should_stop = stop
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._earlier:
+            signal.signal(*self._earlier.popitem())

@@ -1,0 +1,138 @@
+"""How a model is trained: the recipe, its stages, and the learning rate at each step."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from genome_lm.errors import GenomeLMError
+
+Precision = Literal["float32", "bf16-mixed"]
+
+
+class Stage(NamedTuple):
+    """A part of the training with windows of one length."""
+
+    length: int
+    steps: int
+
+
+class StepPlan(NamedTuple):
+    """What a step is made of: samples [first_sample, first_sample + batch) of its stage's window length."""
+
+    stage: int
+    length: int
+    batch: int
+    first_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """The recipe; its defaults are HyenaDNA's (Nguyen et al. 2023, https://arxiv.org/abs/2306.15794, appendix A).
+
+    Attributes:
+        stages: Sequence-length warm-up: windows of growing length, one stage after the other.
+        tokens_per_step: Bases in a step at every length, so that short windows come in larger batches.
+        device_tokens: Bases that go through the model at one time; a step is summed up from such pieces.
+        lr: Peak learning rate.
+        final_lr_fraction: The cosine ends at this fraction of the peak.
+        warmup_fraction: Fraction of all steps over which the rate rises from zero.
+        weight_decay: Of AdamW, on matrices outside the filters.
+        beta1: Of AdamW.
+        beta2: Of AdamW.
+        clip: Largest norm of the gradient.
+        soft_mask_weight: Weight of a soft-masked (lower-case) base in the loss; 1 counts it as any other.
+        reverse_complement: Draw each window from either strand.
+        max_n_fraction: Windows with more N than this are left out.
+        precision: "float32", or "bf16-mixed" (autocast; parameters, residual stream and FFTs stay in float32).
+        activation_checkpointing: Recompute each block in the backward pass: less memory, more time.
+        valid_every: Steps between two validations.
+        valid_windows: Windows of the validation split, spread evenly over it.
+        checkpoint_every: Steps between two saves.
+        seed: Of initialisation, sampling and dropout.
+    """
+
+    stages: tuple[Stage, ...]
+    tokens_per_step: int = 262_144
+    device_tokens: int = 32_768
+    lr: float = 6e-4
+    final_lr_fraction: float = 0.1
+    warmup_fraction: float = 0.01
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float = 1.0
+    soft_mask_weight: float = 1.0
+    reverse_complement: bool = True
+    max_n_fraction: float = 0.5
+    precision: Precision = "float32"
+    activation_checkpointing: bool = False
+    valid_every: int = 200
+    valid_windows: int = 64
+    checkpoint_every: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(Stage(*stage) for stage in self.stages))
+        if not self.stages:
+            raise GenomeLMError("training config: no stages; give at least one length:steps")
+        for stage in self.stages:
+            if stage.length < 1 or stage.steps < 1:
+                raise GenomeLMError(
+                    f"training config: stage {stage.length}:{stage.steps} needs a length and steps ≥ 1"
+                )
+        for name in ("tokens_per_step", "device_tokens", "valid_every", "valid_windows", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise GenomeLMError(f"training config: {name} is {getattr(self, name)}, must be at least 1")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise GenomeLMError(f"training config: {name} is {getattr(self, name)}, must be above 0")
+        fractions = "final_lr_fraction", "warmup_fraction", "soft_mask_weight", "max_n_fraction", "beta1", "beta2"
+        for name in fractions:
+            if not 0 <= getattr(self, name) <= 1:
+                raise GenomeLMError(f"training config: {name} is {getattr(self, name)}, must be between 0 and 1")
+        if self.precision not in ("float32", "bf16-mixed"):
+            raise GenomeLMError(f"training config: precision {self.precision!r}: use float32 or bf16-mixed")
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def plan(self, step: int) -> StepPlan:
+        """What step `step`, 0 … steps − 1, is made of."""
+        first, seen = 0, dict.fromkeys((stage.length for stage in self.stages), 0)
+        for number, (length, steps) in enumerate(self.stages):
+            batch = max(1, self.tokens_per_step // length)
+            if step < first + steps:
+                return StepPlan(number, length, batch, seen[length] + (step - first) * batch)
+            first += steps
+            seen[length] += steps * batch
+        raise IndexError(f"step {step} of {self.steps}")
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then a cosine from `lr` to `final_lr_fraction` · `lr`."""
+        warmup = max(1, round(self.warmup_fraction * self.steps))
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.steps - 1 - warmup)
+        cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        return self.lr * (self.final_lr_fraction + (1 - self.final_lr_fraction) * cosine)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return {**dataclasses.asdict(self), "stages": [list(stage) for stage in self.stages]}
+
+
+def parse_stages(text: str) -> tuple[Stage, ...]:
+    """Stages from text such as "1024:5000,8192:2000" (length:steps).
+
+    Raises:
+        GenomeLMError: If it is not of this form.
+    """
+    try:
+        return tuple(Stage(*(int(number) for number in part.split(":"))) for part in text.split(","))
+    except (ValueError, TypeError):
+        raise GenomeLMError(
+            f"stages {text!r}: write length:steps, joined by commas, such as 1024:5000,8192:2000"
+        ) from None

@@ -1,0 +1,201 @@
+"""A training run: from a genome store to a native checkpoint, resumed where it was left."""
+
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import Trainer
+from lightning.pytorch.utilities.warnings import PossibleUserWarning
+
+from genome_lm import __version__
+from genome_lm.checkpoint import load_checkpoint, save_checkpoint
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import replacing_file, sha256
+from genome_lm.genome import GenomeStore, WindowSampler, of_split, read_bed
+from genome_lm.model import HyenaLM
+from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation, read_metrics
+from genome_lm.training.config import TrainingConfig
+from genome_lm.training.data import GenomeData, TrainingSteps
+from genome_lm.training.system import TrainingSystem
+
+RUN, SUMMARY, CHECKPOINT = "run.json", "summary.json", "checkpoint"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended.
+
+    Attributes:
+        checkpoint: The native checkpoint; None if the run was stopped before its last step.
+        steps: Steps taken, those before a resumption included.
+        stopped_by: The signal that stopped the run, if one did.
+        summary: What summary.json holds; empty if the run was stopped.
+    """
+
+    checkpoint: Path | None
+    steps: int
+    stopped_by: int | None
+    summary: dict[str, Any]
+
+
+def train(
+    genome: Path,
+    intervals: Path,
+    out: Path,
+    model_config: ModelConfig | None,
+    config: TrainingConfig,
+    *,
+    init: Path | None = None,
+    num_workers: int = 0,
+    device: str = "auto",
+    devices: int = 1,
+) -> TrainingResult:
+    """Train a model, or go on where a run was left; a finished run is not repeated.
+
+    The folder `out` gets run.json (what is trained, on what), metrics.csv and tensorboard/, resume.ckpt (Lightning's
+    file, only for resuming), checkpoint/ (native), and last of all summary.json.
+
+    Args:
+        genome: Genome store.
+        intervals: BED4 file with the splits; `train` is learned from, `valid` is watched if there.
+        out: Folder of the run.
+        model_config: The model's shape; None with `init`.
+        config: The recipe.
+        init: A native checkpoint to start from instead of random weights.
+        num_workers: Processes that read ahead.
+        device: Lightning's accelerator: "auto", "cpu", "gpu" or another.
+        devices: Devices to train on in data-parallel.
+
+    Returns:
+        How the run ended.
+
+    Raises:
+        GenomeLMError: If `out` holds another run, the windows don't fit the model or the devices, or the loss is not
+            finite.
+    """
+    store = GenomeStore(genome)
+    regions = read_bed(intervals, store)
+    lightning.seed_everything(config.seed, verbose=False)
+    if init is not None:
+        model, _ = load_checkpoint(init)
+    elif model_config is not None:
+        model = HyenaLM(model_config)
+    else:
+        raise GenomeLMError("training needs the model's shape, or a checkpoint to start from")
+    _check_lengths(config, model.config, devices)
+    identity = {
+        "model": model.config.to_dict(),
+        "training": config.to_dict(),
+        "genome": store.provenance,
+        "intervals_sha256": sha256(intervals),
+        "init_sha256": sha256(init / "model.safetensors") if init is not None else None,
+    }
+    _claim(out, identity)
+    if (out / SUMMARY).exists():
+        return TrainingResult(out / CHECKPOINT, config.steps, None, json.loads((out / SUMMARY).read_text()))
+    of_split(regions, "train")
+    sampler = WindowSampler(store, regions, "train", config.seed, config.reverse_complement, config.max_n_fraction)
+    system = TrainingSystem(model.train(), config, TrainingSteps(sampler, config))
+    _resume(system, out / RESUME)
+    validation = Validation(store, [region for region in regions if region.name == "valid"], config)
+    saver = _fit(system, validation, out, num_workers, device, devices)
+    if system.next_step < config.steps:
+        return TrainingResult(None, system.next_step, saver.signal, {})
+    summary = _finish(system, out, identity)
+    return TrainingResult(out / CHECKPOINT, config.steps, None, summary)
+
+
+def _check_lengths(config: TrainingConfig, model: ModelConfig, devices: int) -> None:
+    for number, stage in enumerate(config.stages):
+        if stage.length > model.filter_length:
+            raise GenomeLMError(
+                f"stage {number + 1} has windows of {stage.length:,} bases, the model's context is "
+                f"{model.max_length:,}; shorten the stage or choose a longer context"
+            )
+        if (batch := max(1, config.tokens_per_step // stage.length)) < devices:
+            raise GenomeLMError(
+                f"stage {number + 1} has {batch} windows a step, fewer than {devices} devices; raise tokens_per_step"
+            )
+
+
+def _claim(out: Path, identity: dict[str, Any]) -> None:
+    """Write run.json, or check that the run there is the same one."""
+    path = out / RUN
+    if not path.exists():
+        with replacing_file(path) as temporary:
+            temporary.write_text(json.dumps(identity, indent=2) + "\n")
+        return
+    earlier = _flat(json.loads(path.read_text()))
+    now = _flat(json.loads(json.dumps(identity)))
+    changed = [key for key in sorted(earlier.keys() | now.keys()) if earlier.get(key) != now.get(key)]
+    if changed:
+        listed = "\n".join(f"  {key}: {earlier.get(key)} there, {now.get(key)} now" for key in changed)
+        raise GenomeLMError(f"{out} holds another run; give another --out, or remove it to start anew:\n{listed}")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _resume(system: TrainingSystem, path: Path) -> None:
+    if path.exists():
+        system.restore(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _fit(
+    system: TrainingSystem, validation: Validation, out: Path, num_workers: int, device: str, devices: int
+) -> SaveAndStop:
+    config = system.config
+    saver = SaveAndStop(out, config.checkpoint_every)
+    if system.next_step == config.steps:
+        return saver
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Lightning advises more workers; its advice on logging is for its own loggers.
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        warnings.filterwarnings("ignore", message=".*LeafSpec")
+        trainer = Trainer(
+            accelerator=device,
+            devices=devices,
+            precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            default_root_dir=out,
+            callbacks=[Log(out, validation, config, system.next_step), saver],
+        )
+        trainer.fit(system, GenomeData(system.steps, system.next_step, num_workers))
+    return saver
+
+
+def _finish(system: TrainingSystem, out: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Write the native checkpoint, then the summary that says that the run is whole."""
+    versions = {"genome-lm": __version__, "torch": torch.__version__, "lightning": lightning.__version__}
+    provenance = {**identity, "versions": versions}
+    save_checkpoint(out / CHECKPOINT, system.model, provenance)
+    last = read_metrics(out)[-1]
+    summary = {
+        "steps": system.config.steps,
+        "bases": int(last["bases"]),
+        "parameters": sum(parameter.numel() for parameter in system.model.parameters()),
+        "loss": float(last["loss"]),
+        "valid_loss": float(last["valid_loss"]) if last["valid_loss"] else None,
+        "versions": versions,
+    }
+    with replacing_file(out / SUMMARY) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    return summary

@@ -1,0 +1,111 @@
+"""The training step as a LightningModule."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.model import HyenaLM, target_mask
+from genome_lm.training.config import TrainingConfig
+from genome_lm.training.data import StepBatch, TrainingSteps
+
+
+class StepResult(NamedTuple):
+    """What a step gave: mean loss in nats a base over all devices, norm of the gradient before it was clipped."""
+
+    loss: float
+    grad_norm: float
+
+
+class TrainingSystem(LightningModule):
+    """Next-nucleotide training of a HyenaLM; optimisation is manual, since a step is summed up from micro-batches.
+
+    All randomness of a step (dropout) is seeded by (seed, step, rank), and its learning rate and data are functions
+    of the step, so that a resumed run repeats an uninterrupted one.
+
+    Attributes:
+        result: What the last step gave.
+        next_step: Where a run that resumes from a saved state goes on.
+    """
+
+    def __init__(self, model: HyenaLM, config: TrainingConfig, steps: TrainingSteps) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.config, self.steps = model, config, steps
+        self.result = StepResult(float("nan"), float("nan"))
+        self.next_step = 0
+        self._optimizer_state: dict[str, Any] | None = None
+        model.backbone.activation_checkpointing = config.activation_checkpointing
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW with the recipe's groups."""
+        groups = self.model.parameter_groups(self.config.weight_decay)
+        return torch.optim.AdamW(groups, lr=self.config.lr, betas=(self.config.beta1, self.config.beta2))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add where to go on."""
+        checkpoint["next_step"] = self.next_step
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the weights and the step of a saved state; the optimiser's part waits for `on_fit_start`."""
+        self.load_state_dict(state["state_dict"])
+        self.next_step = state["next_step"]
+        self._optimizer_state = state["optimizer_states"][0]
+
+    def on_fit_start(self) -> None:
+        """Put a restored optimiser's state in place."""
+        if self._optimizer_state is not None:
+            optimizer: Any = self.optimizers()
+            optimizer.optimizer.load_state_dict(self._optimizer_state)
+            self._optimizer_state = None
+
+    def training_step(self, batch: StepBatch, _index: int) -> None:
+        """One step of the optimiser; leaves its `result`.
+
+        Raises:
+            GenomeLMError: If the loss is not finite, naming the step and its windows.
+        """
+        torch.manual_seed(_seed(self.config.seed, batch.step, self.global_rank))
+        optimizer: Any = self.optimizers()
+        for group in optimizer.param_groups:
+            group["lr"] = self.config.learning_rate(batch.step)
+        optimizer.zero_grad(set_to_none=True)
+        loss = self._accumulate(batch)
+        if not np.isfinite(loss):
+            raise GenomeLMError(self._not_finite(batch.step, loss))
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        optimizer.step()
+        self.result = StepResult(loss, float(norm))
+
+    def _accumulate(self, batch: StepBatch) -> float:
+        """Gradients of the mean loss over all targets of the step, on all devices; the mean loss."""
+        ids, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]
+        counted = self._over_devices((target_mask(targets) * batch.weights).sum())
+        scale = 1 / counted.clamp(min=torch.finfo(counted.dtype).tiny)
+        total = torch.zeros_like(counted)
+        rows = max(1, self.config.device_tokens // ids.shape[1])
+        for piece in zip(ids.split(rows), targets.split(rows), batch.weights.split(rows), strict=True):
+            summed, _ = self.model.summed_loss(*piece)
+            # Data-parallel training averages the gradients over the devices; this makes it their sum.
+            self.manual_backward(summed * scale * self.trainer.world_size)
+            total += summed.detach()
+        return float(self._over_devices(total) * scale)
+
+    def _over_devices(self, value: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(value, reduce_op="sum")
+
+    def _not_finite(self, step: int, loss: float) -> str:
+        names = self.steps.windows(step).names(self.steps.sampler.store)
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return (
+            f"step {step}: the loss is {loss}; windows {shown}. Resuming repeats this step: start anew with a lower "
+            "learning rate, a longer warm-up or float32"
+        )
+
+
+def _seed(*key: int) -> int:
+    """An integer that is a well-mixed function of the key."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
