@@ -1,1 +1,19 @@
-"""Using models: embeddings and likelihoods."""
+"""Using a model: embeddings and likelihoods."""
+
+from genome_lm.inference.genome_lm import BATCH_TOKENS, GenomeLM, load
+from genome_lm.inference.output import check_suffix, write_embeddings
+from genome_lm.inference.pooling import POOLS
+from genome_lm.inference.records import Record, bed_records, fasta_records, windows
+
+__all__ = [
+    "BATCH_TOKENS",
+    "POOLS",
+    "GenomeLM",
+    "Record",
+    "bed_records",
+    "check_suffix",
+    "fasta_records",
+    "load",
+    "windows",
+    "write_embeddings",
+]

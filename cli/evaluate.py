@@ -1,0 +1,62 @@
+"""`genome-lm evaluate`: perplexity of a checkpoint, beside baselines."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genome_lm.files import refuse_existing, replacing_file
+from genome_lm_cli.output import say, table
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.", metavar="CKPT")],
+    genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
+    intervals: Annotated[Path, typer.Option(help="BED4 file with the splits.", metavar="SPLITS.bed")],
+    split: Annotated[str, typer.Option(help="The split to score.")] = "test",
+    length: Annotated[int | None, typer.Option(help="Context in bases; default: the model's.")] = None,
+    markov_order: Annotated[int, typer.Option(help="Highest order of the Markov baselines; -1 for none.")] = 11,
+    max_bases: Annotated[int | None, typer.Option(help="Score only so many bases, spread over the split.")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Score held-out sequence: loss, perplexity and bits a base, and what simple models reach on the same bases.
+
+    Example: genome-lm evaluate run/checkpoint --genome g.zarr --intervals splits.bed --split test
+    """
+    from genome_lm.evaluation import evaluate_perplexity
+    from genome_lm.genome import GenomeStore, read_bed
+    from genome_lm.inference import load
+
+    if out is not None:
+        refuse_existing(out, force)
+    store = GenomeStore(genome)
+    regions = read_bed(intervals, store)
+    result = evaluate_perplexity(
+        load(checkpoint, device).model,
+        store,
+        regions,
+        split,
+        length=length,
+        markov_order=markov_order,
+        max_bases=max_bases,
+        device_tokens=batch_tokens,
+    )
+    text = json.dumps(result.to_dict(), indent=2)
+    if as_json:
+        typer.echo(text)
+    else:
+        rows = [
+            (s.name, f"{s.loss:.4f}", f"{s.perplexity:.4f}", f"{s.bits_per_base:.4f}")
+            for s in sorted([result.model, *result.baselines], key=lambda score: score.loss)
+        ]
+        title = f"{result.split}: {result.targets:,} bases, context {result.length:,}"
+        table(title, ("", "nats/base", "perplexity", "bits/base"), rows)
+    if out is not None:
+        with replacing_file(out) as temporary:
+            temporary.write_text(text + "\n")
+        say(f"wrote {out}")

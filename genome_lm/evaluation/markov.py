@@ -1,0 +1,143 @@
+"""Markov chains of the genome: what a language model's perplexity has to be compared with."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from genome_lm.alphabet import A, T
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome import GenomeStore, Interval, Windows
+from genome_lm.genome.codes import Codes
+from genome_lm.progress import progress
+
+MAX_ORDER = 11
+"""Order 11 has 4^12 counts, 128 MiB; beyond that even a human genome has few observations a context."""
+CHUNK = 4 << 20
+"""Bases that are counted at one time."""
+CONCENTRATION = 16.0
+"""Pseudo-observations that the next lower order contributes to each context."""
+
+
+class MarkovModel:
+    """p(base | the k bases before it), for all orders k up to one, with back-off.
+
+    Each order's estimate is shrunk to the next lower one's,
+    p_k = (n_k(context, base) + c · p_(k−1)) / (n_k(context) + c),
+    the posterior mean under a Dirichlet prior centred there (MacKay and Peto 1995, Natural Language Engineering
+    1:289). Both strands are counted, as the language model sees both.
+
+    Attributes:
+        tables: For each order j, (4^j, 4) float32 log-probabilities in nats; the base next to the target is the
+            context's lowest digit.
+    """
+
+    def __init__(self, tables: list[npt.NDArray[np.float32]]) -> None:
+        self.tables = tables
+
+    @property
+    def order(self) -> int:
+        """The highest order."""
+        return len(self.tables) - 1
+
+    @classmethod
+    def fit(cls, store: GenomeStore, intervals: Sequence[Interval], order: int) -> "MarkovModel":
+        """Count the words of `order` + 1 bases in the intervals, on both strands.
+
+        Raises:
+            GenomeLMError: If the order is not in 0 … `MAX_ORDER`.
+        """
+        if not 0 <= order <= MAX_ORDER:
+            raise GenomeLMError(f"Markov order {order}: must be between 0 and {MAX_ORDER}")
+        counts = np.zeros(4 ** (order + 1), dtype=np.int64)
+        bases = sum(interval.end - interval.start for interval in intervals)
+        with progress(f"count {order + 1}-mers", bases, "bases") as bar:
+            for tokens in _pieces(store, intervals, order):
+                counts += _word_counts(tokens, order + 1)
+                bar.advance(len(tokens))
+        return cls(_tables(_with_reverse_complements(counts, order + 1), order))
+
+    def losses(
+        self, store: GenomeStore, windows: Windows, inside: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float64], int]:
+        """Summed loss of each order over the targets of windows, the second base of each and those after it.
+
+        A context that holds N, or begins before the contig does, is cut to the bases next to the target.
+
+        Args:
+            store: The genome.
+            windows: n windows; the context may begin before them.
+            inside: (n,) bases of each window that count.
+
+        Returns:
+            (order + 1,) sums in nats, and the number of targets.
+        """
+        before = max(0, self.order - 1)
+        rows = max(1, CHUNK // windows.length)
+        total, targets = np.zeros(self.order + 1), 0
+        for start in range(0, len(inside), rows):
+            part = windows.take(slice(start, start + rows))
+            tokens = store.fetch_many(part.contigs, part.starts - before, before + part.length, pad=True)
+            counted = np.arange(1, part.length) < inside[start : start + rows, None]
+            counted &= _is_base(tokens[:, before + 1 :])
+            targets += int(counted.sum())
+            for order, log_p in enumerate(self._log_probabilities(tokens, part.length - 1)):
+                total[order] -= log_p[counted].sum(dtype=np.float64)
+        return total, targets
+
+    def _log_probabilities(self, tokens: Codes, count: int) -> Iterator[npt.NDArray[np.float32]]:
+        """For each order, (n, count) log-probabilities of the last `count` tokens of each row."""
+        width = tokens.shape[1]
+        known, digits = _is_base(tokens), np.where(_is_base(tokens), tokens - A, 0).astype(np.int64)
+        target = digits[:, width - count :]
+        context, valid = np.zeros_like(target), np.ones(target.shape, dtype=bool)
+        log_p = self.tables[0][0][target]
+        yield log_p
+        for order in range(1, self.order + 1):
+            shifted = slice(width - count - order, width - order)
+            context = context + (digits[:, shifted] << 2 * (order - 1))
+            valid = valid & known[:, shifted]
+            log_p = np.where(valid, self.tables[order][context, target], log_p)
+            yield log_p
+
+
+def _is_base(tokens: Codes) -> npt.NDArray[np.bool_]:
+    return (tokens >= A) & (tokens <= T)
+
+
+def _pieces(store: GenomeStore, intervals: Sequence[Interval], overlap: int) -> Iterator[Codes]:
+    """The intervals' tokens in pieces that overlap, so that no word is lost."""
+    for contig, start, end, _ in intervals:
+        for first in range(start, end, CHUNK):
+            yield store.fetch(contig, max(start, first - overlap), min(end, first + CHUNK))
+
+
+def _word_counts(tokens: Codes, width: int) -> npt.NDArray[np.int64]:
+    """Counts of the words of `width` bases without N: (4^width,)."""
+    if len(tokens) < width:
+        return np.zeros(4**width, dtype=np.int64)
+    count = len(tokens) - width + 1
+    digits, known = (tokens - A).astype(np.int32), _is_base(tokens)
+    words, valid = np.zeros(count, dtype=np.int32), np.ones(count, dtype=bool)
+    for place in range(width):
+        words = words * 4 + digits[place : place + count]
+        valid &= known[place : place + count]
+    return np.bincount(words[valid], minlength=4**width)
+
+
+def _with_reverse_complements(counts: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
+    # A, C, G, T are the digits 0 to 3, so that the complement of a digit is 3 minus it: a flip of its axis.
+    grid = counts.reshape((4,) * width)
+    return (grid + np.flip(grid).transpose()).reshape(-1)
+
+
+def _tables(counts: npt.NDArray[np.int64], order: int) -> list[npt.NDArray[np.float32]]:
+    tables: list[npt.NDArray[np.float32]] = []
+    lower = np.full((1, 4), 0.25)
+    for context in range(order + 1):
+        # The words' last context + 1 digits: the leading ones are summed out.
+        observed = counts.reshape(-1, 4**context, 4).sum(0)
+        prior = np.tile(lower, (4, 1)) if context else lower
+        lower = (observed + CONCENTRATION * prior) / (observed.sum(1, keepdims=True) + CONCENTRATION)
+        tables.append(np.log(lower).astype(np.float32))
+    return tables

@@ -1,0 +1,103 @@
+"""Perplexity of a model on a split, beside what simple models reach on the same bases."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.evaluation.markov import MarkovModel
+from genome_lm.genome import GenomeStore, Interval, of_split, tile
+from genome_lm.model import HyenaLM
+from genome_lm.progress import progress
+from genome_lm.training import window_losses
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well something predicts the targets: loss in nats a base, its exponential, and bits a base."""
+
+    name: str
+    loss: float
+    perplexity: float
+    bits_per_base: float
+
+    @classmethod
+    def of(cls, name: str, loss: float) -> "Score":
+        """From the loss."""
+        return cls(name, loss, math.exp(loss), loss / math.log(2))
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """A model and the baselines on the same targets.
+
+    Attributes:
+        split: Which split was scored.
+        length: Context of the model: each base is predicted from up to so many before it.
+        targets: Bases that were predicted: A, C, G and T of the split but the first of each window.
+        model: The model's score.
+        baselines: Uniform, and Markov chains fitted on the training split.
+    """
+
+    split: str
+    length: int
+    targets: int
+    model: Score
+    baselines: tuple[Score, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def evaluate_perplexity(
+    model: HyenaLM,
+    store: GenomeStore,
+    intervals: Sequence[Interval],
+    split: str = "test",
+    *,
+    length: int | None = None,
+    markov_order: int = 11,
+    max_bases: int | None = None,
+    device_tokens: int = 32_768,
+) -> Perplexity:
+    """Score a model on a split, tiled with windows that share no target.
+
+    Args:
+        model: In eval mode.
+        store: The genome.
+        intervals: Regions of all splits; the baselines are fitted on `train`.
+        split: The split to score.
+        length: Context in bases; the model's maximum if None.
+        markov_order: Highest order of the Markov baselines, −1 for none but uniform.
+        max_bases: Score only so many bases, in windows spread evenly over the split.
+        device_tokens: Bases that go through the model at one time.
+
+    Returns:
+        The scores.
+
+    Raises:
+        GenomeLMError: If a split is not there, or has no base to predict.
+    """
+    length = length or model.config.max_length
+    windows, inside = tile(store, of_split(intervals, split), length + 1, length)
+    if max_bases is not None and len(inside) > (most := max(1, max_bases // length)):
+        chosen = np.linspace(0, len(inside) - 1, most).astype(int)
+        windows, inside = windows.take(chosen), inside[chosen]
+    total, targets = 0.0, 0
+    with progress(f"evaluate {split}", int(inside.sum()), "bases") as bar:
+        for losses, counts in window_losses(model, store, windows, inside, device_tokens):
+            total, targets = total + float(losses.sum()), targets + int(counts.sum())
+            bar.advance(int(counts.sum()))
+    if not targets:
+        raise GenomeLMError(f"split {split!r} has no A, C, G or T to predict")
+    baselines = [Score.of("uniform", math.log(4))]
+    if markov_order >= 0:
+        markov = MarkovModel.fit(store, of_split(intervals, "train"), markov_order)
+        sums, count = markov.losses(store, windows, inside)
+        assert count == targets
+        baselines += [Score.of(f"order-{order} Markov", loss / targets) for order, loss in enumerate(sums.tolist())]
+    return Perplexity(split, length, targets, Score.of("model", total / targets), tuple(baselines))

@@ -1,0 +1,104 @@
+"""What a command reads: sequences with an id and a place, from FASTA or from intervals of a genome."""
+
+import gzip
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from Bio.SeqIO.FastaIO import SimpleFastaParser
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome import GenomeStore, read_bed
+
+
+class Record(NamedTuple):
+    """A sequence and its place: [start, end) of a contig, or of the FASTA record of that name."""
+
+    id: str
+    contig: str
+    start: int
+    end: int
+    sequence: str
+
+
+def fasta_records(path: Path) -> Iterator[Record]:
+    """Records of a FASTA file, plain or gzip; `-` is standard input.
+
+    Raises:
+        GenomeLMError: If the file can't be read, is not FASTA, or a record has no name or no sequence.
+    """
+    count = 0
+    try:
+        with _opened(path) as file:
+            for title, sequence in SimpleFastaParser(_from_first_header(file, path)):
+                count += 1
+                name = title.split(maxsplit=1)[0] if title.strip() else ""
+                if not name or not sequence:
+                    lack = "sequence" if name else "name"
+                    raise GenomeLMError(
+                        f"{path}: record {count} ({name or 'unnamed'}) has no {lack}; mend or drop it"
+                    )
+                yield Record(name, name, 0, len(sequence), sequence)
+    except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+        raise GenomeLMError(f"{path}: can't read: {getattr(error, 'strerror', None) or error}") from error
+    if not count:
+        raise GenomeLMError(f"{path}: no records in this FASTA file")
+
+
+def _opened(path: Path) -> "TextIO | nullcontext[TextIO]":
+    if str(path) == "-":
+        return nullcontext(sys.stdin)
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rt") if packed else path.open()
+
+
+def _from_first_header(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines; Biopython passes over what stands before the first header, which is seldom meant."""
+    lines = iter(file)
+    for line in lines:
+        if line.strip():
+            if not line.startswith(">"):
+                raise GenomeLMError(f"{path}: not FASTA: expected a header that starts with '>', found {line[:20]!r}")
+            yield line
+            break
+    yield from lines
+
+
+def bed_records(store: GenomeStore, bed: Path) -> Iterator[Record]:
+    """Records of a BED file's intervals; the id is the fourth column, or contig:start-end.
+
+    Raises:
+        GenomeLMError: See `read_bed`.
+    """
+    for contig, start, end, name in read_bed(bed, store):
+        letters = store.fetch(contig, start, end, output="letters").tobytes().decode()
+        yield Record(name or f"{contig}:{start}-{end}", contig, start, end, letters)
+
+
+def windows(records: Iterable[Record], window: int, stride: int) -> Iterator[Record]:
+    """Cut records into windows of one length; the last is moved back to end with its record.
+
+    Args:
+        records: What to cut; one that is no longer than a window stays whole.
+        window: Bases of a window.
+        stride: From one window's first base to the next one's, at most `window`.
+
+    Raises:
+        GenomeLMError: If the stride would leave bases out.
+    """
+    if not 1 <= stride <= window:
+        raise GenomeLMError(f"stride {stride}: must be between 1 and the window, {window}")
+    for record in records:
+        length = len(record.sequence)
+        last = max(0, length - window)
+        for start in [*range(0, last, stride), last]:
+            end = min(start + window, length)
+            if (start, end) == (0, length):
+                yield record
+                continue
+            name = f"{record.id}:{record.start + start}-{record.start + end}"
+            place = record.contig, record.start + start, record.start + end
+            yield Record(name, *place, record.sequence[start:end])
