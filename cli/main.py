@@ -7,7 +7,7 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli import embed, evaluate, genome, train
+from genome_lm_cli import embed, evaluate, genome, report, train
 
 app = typer.Typer(
     name="genome-lm",
@@ -19,6 +19,7 @@ app.add_typer(genome.app, name="genome")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(embed.embed)
+app.command()(report.report)
 
 
 def _raise_on_sigterm(_signal: int, _frame: FrameType | None) -> None:

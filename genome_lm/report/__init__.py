@@ -1,1 +1,5 @@
-"""The HTML report of a run."""
+"""The HTML report and its figures."""
+
+from genome_lm.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,27 @@
+"""`genome-lm report`: a page about a training run and its evaluation."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genome_lm.files import refuse_existing
+from genome_lm_cli.output import say
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run.", metavar="RUN")],
+    evaluation: Annotated[Path, typer.Option(help="JSON file of `genome-lm evaluate`.", metavar="JSON")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.", metavar="HTML")],
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "genome-lm",
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Write one self-contained HTML page: loss curves, stages, perplexity against baselines, provenance.
+
+    Example: genome-lm report run --evaluation evaluation.json --out report.html
+    """
+    from genome_lm.report import write_report
+
+    refuse_existing(out, force)
+    write_report(run, evaluation, out, title)
+    say(f"wrote {out}")
