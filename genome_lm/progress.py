@@ -19,6 +19,10 @@ class Bar:
         """Move on by so many units."""
         self._display.advance(self._task, amount)
 
+    def start(self, done: float, total: float) -> None:
+        """Say anew how much there is, and how much of it is done."""
+        self._display.update(self._task, completed=done, total=total or None)
+
     def describe(self, text: str) -> None:
         """Change the text before the bar."""
         self._display.update(self._task, description=text)

@@ -1,0 +1,183 @@
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from genome_lm.download import BLOCK, Source, download, read_manifest
+from genome_lm.errors import GenomeLMError
+
+DATA = bytes(range(256)) * 4_000
+MANIFESTS = Path(__file__).parents[1] / "data_manifests"
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves DATA; cuts the first `cuts` answers after `cut_at` bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.data, self.etag = DATA, '"one"'
+        self.cuts, self.cut_at, self.ranges = 0, 4 * BLOCK, True
+        self.asked: list[str | None] = []
+        self.sent = 0
+
+    def url(self, path: str = "genome.fa.gz") -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/{path}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, asked = self.server, self.headers.get("Range")
+        server.asked.append(asked)
+        if self.path != "/genome.fa.gz":
+            self.send_error(404)
+            return
+        start = 0
+        if asked and server.ranges and self.headers.get("If-Range") == server.etag:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(server.data):
+                self.send_error(416)
+                return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(server.data) - start))
+        self.send_header("ETag", server.etag)
+        self.end_headers()
+        stop = len(server.data)
+        if server.cuts:
+            server.cuts, stop = server.cuts - 1, start + server.cut_at
+        self.wfile.write(server.data[start:stop])
+        server.sent += stop - start
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def source(url: str, data: bytes = DATA) -> Source:
+    return Source(url, "genome.fa.gz", sha256=hashlib.sha256(data).hexdigest())
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_whole(server: Server, tmp_path: Path) -> None:
+    out = download(source(server.url()), tmp_path / "new" / "g.gz")
+    assert out.read_bytes() == DATA
+    assert left(out.parent) == ["g.gz"]
+    download(source(server.url()), out)
+    assert server.asked == [None], "a verified file is asked for again"
+
+
+def test_a_cut_connection_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
+    server.cuts = 2
+    assert download(source(server.url()), tmp_path / "g.gz", pauses=(0, 0)).read_bytes() == DATA
+    assert server.asked == [None, f"bytes={4 * BLOCK}-", f"bytes={8 * BLOCK}-"]
+    assert server.sent == len(DATA)
+
+
+def test_the_next_process_goes_on_too(server: Server, tmp_path: Path) -> None:
+    server.cuts = 1
+    with pytest.raises(GenomeLMError, match=r"goes on from .*g\.gz\.part"):
+        download(source(server.url()), tmp_path / "g.gz", pauses=())
+    assert not (tmp_path / "g.gz").exists()
+    assert download(source(server.url()), tmp_path / "g.gz").read_bytes() == DATA
+    assert server.sent == len(DATA)
+    assert left(tmp_path) == ["g.gz"]
+
+
+def test_a_changed_file_is_not_joined_to_its_older_half(server: Server, tmp_path: Path) -> None:
+    server.cuts = 1
+    with pytest.raises(GenomeLMError):
+        download(source(server.url()), tmp_path / "g.gz", pauses=())
+    server.data, server.etag = DATA[::-1], '"two"'
+    assert download(Source(server.url(), "g.gz"), tmp_path / "g.gz").read_bytes() == DATA[::-1]
+
+
+def test_a_server_without_ranges(server: Server, tmp_path: Path) -> None:
+    server.cuts, server.ranges = 1, False
+    assert download(source(server.url()), tmp_path / "g.gz", pauses=(0,)).read_bytes() == DATA
+
+
+def test_a_part_that_is_whole_already(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "g.gz.part").write_bytes(DATA)
+    (tmp_path / "g.gz.part.validator").write_text(server.etag)
+    assert download(source(server.url()), tmp_path / "g.gz").read_bytes() == DATA
+
+
+def test_wrong_checksum(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(GenomeLMError, match=r"genome\.fa\.gz: sha256 is .*, should be "):
+        download(source(server.url(), b"other"), tmp_path / "g.gz")
+    assert not any(name.endswith(("g.gz", ".part")) for name in left(tmp_path))
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_md5(server: Server, tmp_path: Path, good: bool) -> None:
+    asked = Source(server.url(), "g.gz", md5=hashlib.md5(DATA if good else b"").hexdigest())
+    if good:
+        assert download(asked, tmp_path / "g.gz").read_bytes() == DATA
+    else:
+        with pytest.raises(GenomeLMError, match="md5 is"):
+            download(asked, tmp_path / "g.gz")
+
+
+def test_not_there(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(GenomeLMError, match="/other: the server answers 404"):
+        download(source(server.url("other")), tmp_path / "g.gz")
+    with pytest.raises(GenomeLMError, match="no answer"):
+        download(source("http://127.0.0.1:9/genome.fa.gz"), tmp_path / "g.gz", pauses=())
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("scheme", ["file://", ""])
+def test_local_files(tmp_path: Path, scheme: str) -> None:
+    (tmp_path / "a genome.gz").write_bytes(DATA)
+    url = (tmp_path / "a genome.gz").as_uri() if scheme else str(tmp_path / "a genome.gz")
+    assert download(source(url), tmp_path / "out" / "g.gz").read_bytes() == DATA
+    with pytest.raises(GenomeLMError, match="No such file"):
+        download(source(f"{url}x"), tmp_path / "out" / "h.gz")
+    with pytest.raises(GenomeLMError, match="sha256 is"):
+        download(source(url, b"other"), tmp_path / "out" / "i.gz")
+    assert left(tmp_path / "out") == ["g.gz"]
+
+
+@pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_manifests(path: Path) -> None:
+    assert read_manifest(path).files
+
+
+def test_the_demo_genome_is_what_its_manifest_says(tmp_path: Path) -> None:
+    (file,) = read_manifest(MANIFESTS / "demo.yaml").files
+    assert file.sha256
+    assert download(file, tmp_path / file.name).stat().st_size > 1_000_000
+
+
+GOOD = "assembly: a\norganism: o\nlicence: l\nfiles:\n  - path: x.fa\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (GOOD.replace("organism: o\n", ""), "organism"),
+        (GOOD + "    sha256: abc\n", r"files\[0\]\.sha256"),
+        (GOOD + "    url: https://a.b/c\n", r"files\[0\]"),
+        (GOOD + "colour: red\n", "colour"),
+        ("a: [", "can't read"),
+    ],
+)
+def test_bad_manifests_name_the_key(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "m.yaml").write_text(text)
+    with pytest.raises(GenomeLMError, match=rf"m\.yaml: .*{named}"):
+        read_manifest(tmp_path / "m.yaml")
