@@ -37,6 +37,7 @@ def embed(
     fasta: Annotated[Path | None, typer.Option(help="FASTA file, plain or gzip; - is standard input.")] = None,
     genome: Annotated[Path | None, typer.Option(help="Genome store, with --bed.", metavar="G.zarr")] = None,
     bed: Annotated[Path | None, typer.Option(help="Intervals of the genome.", metavar="BED")] = None,
+    split: Annotated[str | None, typer.Option(help="Only intervals with this name in the BED's column 4.")] = None,
     pool: Annotated[Pool, typer.Option(help="One vector a sequence, or none: one a base.")] = Pool.mean,
     layer: Annotated[
         int | None, typer.Option(help="Residual stream after this block (0: embedding); default: the final norm.")
@@ -61,7 +62,7 @@ def embed(
     refuse_existing(out, force)
     if stride is not None and window is None:
         raise GenomeLMError("--stride goes with --window")
-    records = list(_records(fasta, genome, bed))
+    records = list(_records(fasta, genome, bed, split))
     model = load(checkpoint, device)
     if window is not None:
         records = list(cut(records, window, stride or window))
@@ -78,12 +79,14 @@ def embed(
     say(f"wrote {out}: {len(records):,} sequences, {bases:,} bases, {model.config.d_model} dimensions")
 
 
-def _records(fasta: Path | None, genome: Path | None, bed: Path | None) -> Iterator["Record"]:
-    from genome_lm.genome import GenomeStore
-    from genome_lm.inference import bed_records, fasta_records
+def _records(fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None) -> Iterator["Record"]:
+    from genome_lm.genome import GenomeStore, of_split, read_bed
+    from genome_lm.inference import fasta_records, interval_records
 
     if fasta is not None and genome is None and bed is None:
         return fasta_records(fasta)
     if fasta is None and genome is not None and bed is not None:
-        return bed_records(GenomeStore(genome), bed)
+        store = GenomeStore(genome)
+        intervals = read_bed(bed, store)
+        return interval_records(store, intervals if split is None else of_split(intervals, split))
     raise GenomeLMError("give either --fasta, or --genome and --bed")

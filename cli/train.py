@@ -1,6 +1,7 @@
 """`genome-lm train`: train a model on a genome store."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,8 +34,13 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of weights, sampling and dropout.")] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="YAML with sections model and training; options given here go first.", metavar="YAML"),
+        typer.Option(
+            help="YAML with sections model and training (- is stdin); options given here go first.", metavar="YAML"
+        ),
     ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart-if-changed", help="If RUN holds a run of another configuration, start anew.")
+    ] = False,
     num_workers: Annotated[int, typer.Option(help="Processes that read ahead.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     devices: Annotated[int, typer.Option(help="Devices to train on together.")] = 1,
@@ -62,6 +68,7 @@ def train(
         _model_config(model) if model or init is None else None,
         _training_config(recipe),
         init=init,
+        restart_if_changed=restart,
         num_workers=num_workers,
         device=device,
         devices=devices,
@@ -86,7 +93,7 @@ def _sections(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     if path is None:
         return {}, {}
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.safe_load(sys.stdin if str(path) == "-" else path.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
         raise GenomeLMError(f"{path}: can't read: {error}") from error
     unknown = values.keys() - {"model", "training"} if isinstance(values, dict) else {"(no sections)"}

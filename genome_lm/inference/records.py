@@ -10,7 +10,7 @@ from typing import NamedTuple, TextIO
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import GenomeStore, read_bed
+from genome_lm.genome import GenomeStore, Interval
 
 
 class Record(NamedTuple):
@@ -67,15 +67,12 @@ def _from_first_header(file: TextIO, path: Path) -> Iterator[str]:
     yield from lines
 
 
-def bed_records(store: GenomeStore, bed: Path) -> Iterator[Record]:
-    """Records of a BED file's intervals; the id is the fourth column, or contig:start-end.
-
-    Raises:
-        GenomeLMError: See `read_bed`.
-    """
-    for contig, start, end, name in read_bed(bed, store):
+def interval_records(store: GenomeStore, intervals: Iterable[Interval]) -> Iterator[Record]:
+    """Records of intervals of a genome; the id is contig:start-end, after the interval's own name if it has one."""
+    for contig, start, end, name in intervals:
         letters = store.fetch(contig, start, end, output="letters").tobytes().decode()
-        yield Record(name or f"{contig}:{start}-{end}", contig, start, end, letters)
+        place = f"{contig}:{start}-{end}"
+        yield Record(f"{name}|{place}" if name else place, contig, start, end, letters)
 
 
 def windows(records: Iterable[Record], window: int, stride: int) -> Iterator[Record]:
@@ -99,6 +96,6 @@ def windows(records: Iterable[Record], window: int, stride: int) -> Iterator[Rec
             if (start, end) == (0, length):
                 yield record
                 continue
-            name = f"{record.id}:{record.start + start}-{record.start + end}"
+            name = f"{record.id}/{start}-{end}"
             place = record.contig, record.start + start, record.start + end
             yield Record(name, *place, record.sequence[start:end])

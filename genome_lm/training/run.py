@@ -1,14 +1,19 @@
 """A training run: from a genome store to a native checkpoint, resumed where it was left."""
 
+import contextlib
 import json
 import logging
+import os
+import shutil
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from filelock import FileLock, Timeout
 from lightning import Trainer
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
@@ -19,10 +24,12 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, sha256
 from genome_lm.genome import GenomeStore, WindowSampler, of_split, read_bed
 from genome_lm.model import HyenaLM
-from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation, read_metrics
+from genome_lm.training.callbacks import METRICS, RESUME, Log, SaveAndStop, Validation, read_metrics
 from genome_lm.training.config import TrainingConfig
 from genome_lm.training.data import GenomeData, TrainingSteps
 from genome_lm.training.system import TrainingSystem
+
+log = logging.getLogger(__name__)
 
 RUN, SUMMARY, CHECKPOINT = "run.json", "summary.json", "checkpoint"
 
@@ -52,6 +59,7 @@ def train(
     config: TrainingConfig,
     *,
     init: Path | None = None,
+    restart_if_changed: bool = False,
     num_workers: int = 0,
     device: str = "auto",
     devices: int = 1,
@@ -68,6 +76,7 @@ def train(
         model_config: The model's shape; None with `init`.
         config: The recipe.
         init: A native checkpoint to start from instead of random weights.
+        restart_if_changed: If `out` holds a run of another configuration, remove that and start anew.
         num_workers: Processes that read ahead.
         device: Lightning's accelerator: "auto", "cpu", "gpu" or another.
         devices: Devices to train on in data-parallel.
@@ -96,19 +105,39 @@ def train(
         "intervals_sha256": sha256(intervals),
         "init_sha256": sha256(init / "model.safetensors") if init is not None else None,
     }
-    _claim(out, identity)
-    if (out / SUMMARY).exists():
-        return TrainingResult(out / CHECKPOINT, config.steps, None, json.loads((out / SUMMARY).read_text()))
     of_split(regions, "train")
     sampler = WindowSampler(store, regions, "train", config.seed, config.reverse_complement, config.max_n_fraction)
     system = TrainingSystem(model.train(), config, TrainingSteps(sampler, config))
-    _resume(system, out / RESUME)
     validation = Validation(store, [region for region in regions if region.name == "valid"], config)
-    saver = _fit(system, validation, out, num_workers, device, devices)
-    if system.next_step < config.steps:
-        return TrainingResult(None, system.next_step, saver.signal, {})
-    summary = _finish(system, out, identity)
-    return TrainingResult(out / CHECKPOINT, config.steps, None, summary)
+    with _locked(out):
+        _claim(out, identity, restart_if_changed)
+        if (out / SUMMARY).exists() and (out / CHECKPOINT).exists():
+            return TrainingResult(out / CHECKPOINT, config.steps, None, json.loads((out / SUMMARY).read_text()))
+        _resume(system, out / RESUME)
+        saver = _fit(system, validation, out, num_workers, device, devices)
+        if system.next_step < config.steps:
+            return TrainingResult(None, system.next_step, saver.signal, {})
+        return TrainingResult(out / CHECKPOINT, config.steps, None, _finish(system, out, identity))
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Wait until no other process trains in this folder: a killed workflow may have left one, which goes on."""
+    if int(os.environ.get("LOCAL_RANK", 0)):
+        # The processes that Lightning starts for further devices belong to the one that holds the lock.
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("%s: another process trains here; waiting for it to end", out)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_lengths(config: TrainingConfig, model: ModelConfig, devices: int) -> None:
@@ -124,19 +153,29 @@ def _check_lengths(config: TrainingConfig, model: ModelConfig, devices: int) -> 
             )
 
 
-def _claim(out: Path, identity: dict[str, Any]) -> None:
+def _claim(out: Path, identity: dict[str, Any], restart_if_changed: bool) -> None:
     """Write run.json, or check that the run there is the same one."""
     path = out / RUN
+    earlier = _flat(json.loads(path.read_text())) if path.exists() else {}
+    now = _flat(json.loads(json.dumps(identity)))
+    changed = [key for key in sorted(earlier.keys() | now.keys()) if earlier.get(key) != now.get(key)]
+    if changed and earlier and restart_if_changed:
+        # run.json goes last, so that a kill in between leaves a run that is still recognised as another one.
+        for name in (SUMMARY, RESUME, METRICS, "tensorboard", CHECKPOINT, RUN):
+            _remove(out / name)
     if not path.exists():
         with replacing_file(path) as temporary:
             temporary.write_text(json.dumps(identity, indent=2) + "\n")
-        return
-    earlier = _flat(json.loads(path.read_text()))
-    now = _flat(json.loads(json.dumps(identity)))
-    changed = [key for key in sorted(earlier.keys() | now.keys()) if earlier.get(key) != now.get(key)]
-    if changed:
+    elif changed:
         listed = "\n".join(f"  {key}: {earlier.get(key)} there, {now.get(key)} now" for key in changed)
         raise GenomeLMError(f"{out} holds another run; give another --out, or remove it to start anew:\n{listed}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,27 @@
+# make demo: the whole workflow on the embedded default (E. coli K-12); make test: checks and tests.
+PYTHON ?= python3
+# For a CPU build of torch on Linux: make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_FLAGS ?=
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test clean
+
+demo: .venv/workflow
+	snakemake -s snakemake/Snakefile --workflow-profile snakemake/profiles/local
+
+test: .venv/dev
+	ruff check
+	ruff format --check
+	mypy
+	snakefmt --check snakemake
+	pytest -n 2
+
+# The stamp goes last, so that a killed installation is done again.
+.venv/workflow .venv/dev: pyproject.toml .ci/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q $(PIP_FLAGS) -c .ci/constraints.txt -e '.[$(@F)]'
+	touch $@
+
+clean:
+	rm -rf .venv results .snakemake
