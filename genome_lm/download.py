@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import jsonschema
 import requests
+import urllib3
 import yaml
 
 from genome_lm.errors import GenomeLMError
@@ -55,21 +56,29 @@ def read_manifest(path: Path) -> Manifest:
     """Read a manifest; paths in it are relative to its folder.
 
     Raises:
-        GenomeLMError: If it can't be read or a field is missing, unknown or of another form; the field is named.
+        GenomeLMError: If it can't be read or a field is missing, unknown or of another form, or a file has no name of
+            its own; the field is named.
     """
     schema = json.loads((resources.files("genome_lm") / "manifest.schema.json").read_text())
     try:
         values = yaml.safe_load(path.read_text())
         jsonschema.validate(values, schema)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise GenomeLMError(f"{path}: can't read the manifest: {error}") from error
     except jsonschema.ValidationError as error:
         raise GenomeLMError(f"{path}: {error.json_path.removeprefix('$.')}: {error.message}") from None
-    files = []
-    for file in values.pop("files"):
-        url = file.pop("url", None) or str((path.parent / file.pop("path")).resolve())
-        files.append(Source(**{"url": url, "name": Path(unquote(urlsplit(url).path)).name, **file}))
-    return Manifest(**values, files=tuple(files))
+    files: dict[str, Source] = {}
+    for index, file in enumerate(values.pop("files")):
+        if (url := file.pop("url", None)) is not None:
+            name = Path(unquote(urlsplit(url).path)).name
+        else:
+            url = str((path.parent / file.pop("path")).resolve())
+            name = Path(url).name
+        source = Source(**{"url": url, "name": name, **file})
+        if source.name in ("", ".", "..", *files):
+            raise GenomeLMError(f"{path}: files[{index}]: {source.name!r} is no name, or is taken; give a `name`")
+        files[source.name] = source
+    return Manifest(**values, files=tuple(files.values()))
 
 
 def download(source: Source, out: Path, pauses: Sequence[float] = PAUSES) -> Path:
@@ -87,8 +96,17 @@ def download(source: Source, out: Path, pauses: Sequence[float] = PAUSES) -> Pat
         The file.
 
     Raises:
-        GenomeLMError: If the source is not there or does not answer, or what came has another checksum.
+        GenomeLMError: If the source is not there or does not answer, what came has another checksum, or `out` can't
+            be written.
     """
+    try:
+        return _download(source, out, pauses)
+    except OSError as error:
+        # A full disk among others; the part stays, and there is nothing to fetch again when there is room.
+        raise GenomeLMError(f"{error.filename or out}: can't write there: {error.strerror or error}") from error
+
+
+def _download(source: Source, out: Path, pauses: Sequence[float]) -> Path:
     if out.exists() and (source.sha256 or source.md5) and _mismatch(source, out) is None:
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +118,7 @@ def download(source: Source, out: Path, pauses: Sequence[float] = PAUSES) -> Pat
             _copy(source.url, part)
     if (mismatch := _mismatch(source, part)) is not None:
         part.unlink()
+        _validator(part).unlink(missing_ok=True)
         raise GenomeLMError(
             f"{source.url}: {mismatch}; the file there has changed, or what came is damaged: try again"
         )
@@ -135,7 +154,7 @@ def _fetch_patiently(url: str, part: Path, pauses: Sequence[float], bar: Bar) ->
         try:
             _fetch(url, part, bar)
             return
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
             if pause is None:
                 raise GenomeLMError(
                     f"{url}: no answer, or the connection drops again and again ({error}); "
@@ -153,23 +172,27 @@ def _fetch(url: str, part: Path, bar: Bar) -> None:
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-        if response.status_code == requests.codes.requested_range_not_satisfiable:
+        resumed = offset > 0 and response.status_code == requests.codes.partial_content
+        elsewhere = resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
+        if elsewhere or (offset and response.status_code == requests.codes.requested_range_not_satisfiable):
             part.unlink()
             _fetch(url, part, bar)
             return
         if not response.ok:
             raise GenomeLMError(f"{url}: the server answers {response.status_code} {response.reason}")
-        resumed = response.status_code == requests.codes.partial_content
-        _remember(part, response)
-        expected = int(response.headers.get("Content-Length", 0)) + (offset if resumed else 0)
-        bar.start(offset if resumed else 0, expected)
+        done, length = offset if resumed else 0, response.headers.get("Content-Length")
+        bar.start(done, done + int(length or 0))
         with part.open("ab" if resumed else "wb") as file:
-            for block in response.iter_content(BLOCK):
+            if not resumed:
+                # Only when the older bytes are gone: a kill in between must not leave them under the new validator.
+                _remember(part, response)
+            # Not iter_content, which unpacks: some servers call a .gz file "Content-Encoding: gzip", asked or not.
+            for block in response.raw.stream(BLOCK, decode_content=False):
                 file.write(block)
                 bar.advance(len(block))
     # urllib3 tells when less came than was announced, but not every proxy announces.
-    if expected and part.stat().st_size != expected:
-        raise requests.ConnectionError(f"{part.stat().st_size:,} of {expected:,} bytes came")
+    if length is not None and (size := part.stat().st_size) != done + int(length):
+        raise requests.ConnectionError(f"{size:,} of {done + int(length):,} bytes came")
 
 
 def _validator(part: Path) -> Path:

@@ -1,8 +1,11 @@
+import errno
+import gzip
 import hashlib
 import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -20,6 +23,9 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.data, self.etag = DATA, '"one"'
         self.cuts, self.cut_at, self.ranges = 0, 4 * BLOCK, True
+        self.encoding: str | None = None
+        self.shift = 0
+        self.announces = True
         self.asked: list[str | None] = []
         self.sent = 0
 
@@ -43,7 +49,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_error(416)
                 return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(server.data) - start))
+        if start:
+            start -= server.shift
+            self.send_header("Content-Range", f"bytes {start}-{len(server.data) - 1}/{len(server.data)}")
+        if server.announces:
+            self.send_header("Content-Length", str(len(server.data) - start))
+        if server.encoding:
+            self.send_header("Content-Encoding", server.encoding)
         self.send_header("ETag", server.etag)
         self.end_headers()
         stop = len(server.data)
@@ -60,7 +72,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -120,7 +132,68 @@ def test_a_part_that_is_whole_already(server: Server, tmp_path: Path) -> None:
 def test_wrong_checksum(server: Server, tmp_path: Path) -> None:
     with pytest.raises(GenomeLMError, match=r"genome\.fa\.gz: sha256 is .*, should be "):
         download(source(server.url(), b"other"), tmp_path / "g.gz")
-    assert not any(name.endswith(("g.gz", ".part")) for name in left(tmp_path))
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip"])
+def test_a_packed_file_stays_packed(server: Server, tmp_path: Path, encoding: str) -> None:
+    server.encoding, server.data, server.cuts, server.cut_at = encoding, gzip.compress(DATA), 1, 2_000
+    out = download(source(server.url(), server.data), tmp_path / "g.gz", pauses=(0,))
+    assert out.read_bytes() == server.data
+    assert server.asked == [None, "bytes=2000-"]
+
+
+def test_bytes_from_elsewhere_are_not_joined(server: Server, tmp_path: Path) -> None:
+    server.cuts, server.shift = 1, 100
+    out = download(Source(server.url(), "g.gz"), tmp_path / "g.gz", pauses=(0,))
+    assert out.read_bytes() == DATA
+    assert server.asked == [None, f"bytes={4 * BLOCK}-", None]
+
+
+def test_a_rest_of_unknown_length(server: Server, tmp_path: Path) -> None:
+    server.cuts = 1
+    with pytest.raises(GenomeLMError):
+        download(source(server.url()), tmp_path / "g.gz", pauses=())
+    server.announces = False
+    assert download(source(server.url()), tmp_path / "g.gz", pauses=()).read_bytes() == DATA
+    assert server.sent == len(DATA)
+
+
+def test_a_kill_before_the_first_new_byte_leaves_nothing_mixed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.cuts = 1
+    with pytest.raises(GenomeLMError):
+        download(source(server.url()), tmp_path / "g.gz", pauses=())
+    server.data, server.etag = DATA[::-1], '"two"'
+    with monkeypatch.context() as patch:
+        real = Path.open
+
+        def killed(path: Path, mode: str = "r", **options: Any) -> IO[Any]:
+            if path.suffix == ".part" and mode == "wb":
+                raise KeyboardInterrupt
+            return real(path, mode, **options)
+
+        patch.setattr(Path, "open", killed)
+        with pytest.raises(KeyboardInterrupt):
+            download(Source(server.url(), "g.gz"), tmp_path / "g.gz", pauses=())
+    assert download(Source(server.url(), "g.gz"), tmp_path / "g.gz", pauses=()).read_bytes() == DATA[::-1]
+
+
+def test_places_that_cannot_be_written(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(GenomeLMError, match=r"file: can't write there: File exists"):
+        download(source(server.url()), tmp_path / "file" / "g.gz")
+    with pytest.raises(GenomeLMError, match=r"folder: can't write there: Is a directory"):
+        download(source(server.url()), tmp_path / "folder")
+
+    def full(_part: Path, _response: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("genome_lm.download._remember", full)
+    with pytest.raises(GenomeLMError, match=r"g\.gz: can't write there: No space left"):
+        download(source(server.url()), tmp_path / "g.gz")
 
 
 @pytest.mark.parametrize("good", [True, False])
@@ -174,6 +247,9 @@ GOOD = "assembly: a\norganism: o\nlicence: l\nfiles:\n  - path: x.fa\n"
         (GOOD + "    sha256: abc\n", r"files\[0\]\.sha256"),
         (GOOD + "    url: https://a.b/c\n", r"files\[0\]"),
         (GOOD + "colour: red\n", "colour"),
+        (GOOD + "  - path: other/x.fa\n", r"files\[1\]"),
+        (GOOD + "    name: ..\n", r"files\[0\]"),
+        (GOOD + "  - url: https://a.b/\n", r"files\[1\]"),
         ("a: [", "can't read"),
     ],
 )
@@ -181,3 +257,14 @@ def test_bad_manifests_name_the_key(tmp_path: Path, text: str, named: str) -> No
     (tmp_path / "m.yaml").write_text(text)
     with pytest.raises(GenomeLMError, match=rf"m\.yaml: .*{named}"):
         read_manifest(tmp_path / "m.yaml")
+
+
+def test_a_manifest_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(GenomeLMError, match=r"m\.yaml: can't read"):
+        read_manifest(tmp_path / "m.yaml")
+
+
+def test_names_of_paths_are_taken_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(GOOD.replace("x.fa", "a%20b#1.fa"))
+    assert read_manifest(tmp_path / "m.yaml").files[0].name == "a%20b#1.fa"
