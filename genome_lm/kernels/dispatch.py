@@ -10,13 +10,17 @@ from genome_lm.errors import GenomeLMError
 
 Backend = Literal["reference", "cpu", "triton"]
 VARIABLE = "GENOME_LM_KERNEL"
+SMALL = 2 << 20
+"""Elements of the residual stream below which a training step is quicker in plain form: there, storing what the
+backward pass needs is cheaper than the fused operations' computing it again."""
 
 
 def backend_for(x: Tensor) -> Backend:
     """The backend for a computation on `x`.
 
-    `cpu`: fused operations in blocks, for float32 and float64 outside autocast. `reference`: plain PyTorch, with its
-    FFTs, on any device. The variable GENOME_LM_KERNEL forces one (`auto` or unset: chosen here).
+    `cpu`: fused operations in blocks, for float32 and float64 outside autocast, in training from `SMALL` elements on.
+    `reference`: plain PyTorch, with its FFTs, on any device. The variable GENOME_LM_KERNEL forces one (`auto` or
+    unset: chosen here).
 
     Raises:
         GenomeLMError: If the variable holds something else.
@@ -27,4 +31,5 @@ def backend_for(x: Tensor) -> Backend:
     if forced != "auto":
         raise GenomeLMError(f"{VARIABLE}={forced}: use auto, {', '.join(get_args(Backend))}")
     plain = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-    return "cpu" if x.device.type == "cpu" and plain else "reference"
+    small = torch.is_grad_enabled() and x.numel() < SMALL
+    return "cpu" if x.device.type == "cpu" and plain and not small else "reference"
