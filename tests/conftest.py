@@ -1,0 +1,56 @@
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+# One thread a process, before torch comes in: pytest-xdist runs as many processes as there are cores, and the tiny
+# models of the tests gain nothing from more. Processes that the tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from genome_lm.config import ModelConfig
+from genome_lm.genome import GenomeStore, build_store, split_genome, write_bed
+from genome_lm.training import Stage, TrainingConfig, train
+
+TINY_MODEL = ModelConfig(d_model=16, n_layer=2, max_length=128, filter_order=8)
+TINY_RECIPE = TrainingConfig(
+    stages=(Stage(32, 30), Stage(128, 30)), tokens_per_step=512, lr=5e-3, valid_every=20, checkpoint_every=7
+)
+
+
+class Genome(NamedTuple):
+    fasta: Path
+    store: GenomeStore
+    intervals: Path
+
+
+def biased_dna(bases: int, seed: int) -> str:
+    """DNA in which each base often follows from the one before, so that there is something to learn."""
+    generator = np.random.default_rng(seed)
+    follow = np.array([[0.1, 0.6, 0.2, 0.1], [0.1, 0.1, 0.6, 0.2], [0.2, 0.1, 0.1, 0.6], [0.6, 0.2, 0.1, 0.1]])
+    draws, state, states = generator.random(bases), 0, np.empty(bases, dtype=int)
+    edges = follow.cumsum(1)
+    for i, draw in enumerate(draws):
+        states[i] = state = min(3, int(np.searchsorted(edges[state], draw)))
+    return "".join("ACGT"[s] for s in states)
+
+
+@pytest.fixture(scope="session")
+def genome(tmp_path_factory: pytest.TempPathFactory) -> Genome:
+    folder = tmp_path_factory.mktemp("genome")
+    one, two = biased_dna(40_000, 1), biased_dna(20_000, 2)
+    two = two[:5_000] + "N" * 700 + two[5_700:9_000] + two[9_000:11_000].lower() + two[11_000:]
+    fasta = folder / "genome.fa"
+    fasta.write_text(f">one first contig\n{one}\n>two\n{two}\n")
+    store = build_store([fasta], folder / "genome.zarr", "tiny")
+    write_bed(folder / "splits.bed", split_genome(store, block=3_000, gap=100))
+    return Genome(fasta, store, folder / "splits.bed")
+
+
+@pytest.fixture(scope="session")
+def run(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training run."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train(genome.store.path, genome.intervals, folder, TINY_MODEL, TINY_RECIPE)
+    return folder

@@ -1,0 +1,61 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = [
+    {"errors", "alphabet", "config", "files", "progress", "download", "__init__"},
+    {"genome", "kernels"},
+    {"model"},
+    {"checkpoint"},
+    {"training", "inference"},
+    {"finetune", "evaluation"},
+    {"report"},
+]
+"""A module imports from its own room and from those of the layers above it in this list."""
+
+
+def layer_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(LAYERS) if room in rooms)
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules of this project that a file imports, those within functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names |= {node.module} if node.module != "genome_lm" else {f"genome_lm.{a.name}" for a in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.split(".")[0] in ("genome_lm", "genome_lm_cli")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "genome_lm").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    if path.parent.name == "genome_lm" and path.stem == "__init__":
+        return  # the public API imports on first use
+    room = path.relative_to(ROOT / "genome_lm").parts[0].removesuffix(".py")
+    for name in imported(path):
+        first, *rest = name.split(".")
+        assert first == "genome_lm", f"{path} imports {name}"
+        target = rest[0] if rest else "__init__"
+        if target not in (room, "__version__"):
+            same_layer = layer_of(target) == layer_of(room) == 0
+            assert layer_of(target) < layer_of(room) or same_layer, f"{room} imports {name}"
+
+
+def test_the_rooms_of_genome_and_kernels_don_t_know_each_other() -> None:
+    for room, other in (("genome", "kernels"), ("kernels", "genome")):
+        for path in (ROOT / "genome_lm" / room).rglob("*.py"):
+            assert not [name for name in imported(path) if name.startswith(f"genome_lm.{other}")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "cli").glob("*.py")), ids=lambda p: p.name)
+def test_help_is_quick(path: Path) -> None:
+    """Commands import torch and the like inside of their functions, so that --help answers at once."""
+    light = {"errors", "files"}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("genome_lm."):
+            assert node.module.split(".")[1] in light
