@@ -1,0 +1,131 @@
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import genome_lm
+from genome_lm.errors import GenomeLMError
+from genome_lm.evaluation import MarkovModel, evaluate_perplexity
+from genome_lm.evaluation.markov import CONCENTRATION
+from genome_lm.genome import Interval, build_store, of_split, read_bed, tile
+from genome_lm_cli.main import app
+from tests.conftest import Genome
+
+COMPLEMENT = str.maketrans("ACGT", "TGCA")
+
+
+def markov_by_hand(train: list[str], order: int, context: str, base: str) -> float:
+    """p(base | context) by counting words in strings."""
+    both = [strand for text in train for strand in (text, text.translate(COMPLEMENT)[::-1])]
+    full = Counter(text[i : i + order + 1] for text in both for i in range(len(text) - order))
+    p = dict.fromkeys("ACGT", 0.25)
+    for k in range(order + 1):
+        # Shorter words are the ends of those of the highest order.
+        words: Counter[str] = Counter()
+        for word, count in full.items():
+            if "N" not in word:
+                words[word[-k - 1 :]] += count
+        before = context[len(context) - k :]
+        total = sum(words[before + b] for b in "ACGT")
+        p = {b: (words[before + b] + CONCENTRATION * p[b]) / (total + CONCENTRATION) for b in "ACGT"}
+    return p[base]
+
+
+def place_of(context: str) -> int:
+    """Row of a context in its order's table."""
+    return sum("ACGT".index(base) * 4**place for place, base in enumerate(reversed(context)))
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_markov_against_counting_by_hand(tmp_path: Path, order: int) -> None:
+    generator = np.random.default_rng(order)
+    train = "".join(generator.choice(list("AACGTN"), 300))
+    test = "".join(generator.choice(list("ACGT"), 40)) + "N" + "".join(generator.choice(list("ACGT"), 9))
+    (tmp_path / "a.fa").write_text(f">train\n{train}\n>test\n{test}\n")
+    store = build_store([tmp_path / "a.fa"], tmp_path / "a.zarr")
+    model = MarkovModel.fit(store, [Interval("train", 0, 300)], order)
+    windows, inside = tile(store, [Interval("test", 0, 50)], 11, 10)
+    sums, targets = model.losses(store, windows, inside)
+    assert targets == 48
+    for k in range(order + 1):
+        expected = 0.0
+        for i in range(1, 50):
+            if test[i] != "N":
+                context = test[max(0, i - k) : i].split("N")[-1]
+                expected -= model.tables[len(context)][place_of(context), "ACGT".index(test[i])]
+        assert sums[k] == pytest.approx(expected, rel=1e-5)
+    context = "ACGTACGT"[:order]
+    for base in "ACGT":
+        by_hand = markov_by_hand([train], order, context, base)
+        found = math.exp(model.tables[order][place_of(context), "ACGT".index(base)])
+        assert found == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_the_model_is_scored_on_every_base_once(run: Path, genome: Genome) -> None:
+    model = genome_lm.load(run / "checkpoint")
+    intervals = read_bed(genome.intervals, genome.store)
+    result = evaluate_perplexity(model.model, genome.store, intervals, "test", markov_order=2)
+    total, count = 0.0, 0
+    for contig, start, end, _ in of_split(intervals, "test"):
+        # By hand: windows of 129 that share one base; log_likelihood leaves the first of each out.
+        for first in range(start, end - 1, 128):
+            letters = genome.store[contig, first : min(first + 129, end)].tobytes().decode()
+            ids = genome_lm.alphabet.encode(letters).astype(int)
+            logits = model.logits(ids[None, :-1])[0].log_softmax(-1).numpy()
+            for i, token in enumerate(ids[1:]):
+                if 7 <= token <= 10:
+                    total, count = total - float(logits[i, token]), count + 1
+    assert result.targets == count
+    assert result.model.loss == pytest.approx(total / count, rel=1e-5)
+    assert result.model.bits_per_base == pytest.approx(result.model.loss / math.log(2))
+    assert [b.name for b in result.baselines] == ["uniform", "order-0 Markov", "order-1 Markov", "order-2 Markov"]
+    assert result.baselines[0].bits_per_base == pytest.approx(2.0)
+    # The genome is an order-1 chain: order 1 gains much on order 0, order 2 nothing more, and the model learns it.
+    assert result.baselines[2].loss < result.baselines[1].loss - 0.1
+    assert result.baselines[3].loss == pytest.approx(result.baselines[2].loss, abs=0.01)
+    assert result.model.loss < result.baselines[1].loss - 0.05
+
+
+def test_fewer_bases_and_other_lengths(run: Path, genome: Genome) -> None:
+    model = genome_lm.load(run / "checkpoint").model
+    intervals = read_bed(genome.intervals, genome.store)
+    few = evaluate_perplexity(model, genome.store, intervals, "test", max_bases=500, length=50, markov_order=-1)
+    assert 300 < few.targets <= 500
+    assert [baseline.name for baseline in few.baselines] == ["uniform"]
+
+
+def test_nothing_to_score(run: Path, genome: Genome) -> None:
+    model = genome_lm.load(run / "checkpoint").model
+    with pytest.raises(GenomeLMError, match="no A, C, G or T"):
+        evaluate_perplexity(model, genome.store, [Interval("two", 5_100, 5_300, "test")], "test")
+    with pytest.raises(GenomeLMError, match="no intervals of split 'test'"):
+        evaluate_perplexity(model, genome.store, [Interval("two", 5_100, 5_300, "valid")], "test")
+    with pytest.raises(GenomeLMError, match="between 0 and 11"):
+        MarkovModel.fit(genome.store, [Interval("one", 0, 10)], 12)
+
+
+def test_command(run: Path, genome: Genome, tmp_path: Path) -> None:
+    options = ["--genome", str(genome.store.path), "--intervals", str(genome.intervals), "--markov-order", "3"]
+    out = tmp_path / "evaluation.json"
+    result = CliRunner().invoke(app, ["evaluate", str(run / "checkpoint"), *options, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "order-3 Markov" in result.output
+    written = json.loads(out.read_text())
+    printed = CliRunner().invoke(app, ["evaluate", str(run / "checkpoint"), *options, "--json"])
+    assert json.loads(printed.stdout) == written
+    report = tmp_path / "report.html"
+    made = CliRunner().invoke(app, ["report", str(run), "--evaluation", str(out), "--out", str(report)])
+    assert made.exit_code == 0, made.output
+    page = report.read_text()
+    for value in (written["model"]["bits_per_base"], *(b["bits_per_base"] for b in written["baselines"])):
+        assert f"{value:.4f}" in page
+    assert page.count("<svg") == 2
+    for outside in ("<script", "<link", "<img", "@import", "url(http"):
+        assert outside not in page
+    again = CliRunner().invoke(app, ["report", str(run), "--evaluation", str(out), "--out", str(report), "--force"])
+    assert again.exit_code == 0
+    assert report.read_text() == page
