@@ -15,7 +15,7 @@ test: .venv/dev
 	ruff format --check
 	mypy
 	snakefmt --check snakemake
-	pytest -n 2
+	pytest -n 2 --dist loadfile
 
 # The stamp goes last, so that a killed installation is done again.
 .venv/workflow .venv/dev: pyproject.toml .ci/constraints.txt

@@ -40,7 +40,7 @@ rule genome:
         assembly=lambda _: yaml.safe_load(Path(MANIFEST).read_text())["assembly"],
     shell:
         "xargs -d '\\n' -a {input:q} genome-lm genome build "
-        "--out {output:q} --assembly {params.assembly:q} &> {log:q}"
+        "--out {output:q} --force --assembly {params.assembly:q} &> {log:q}"
 
 
 rule intervals:
@@ -62,4 +62,4 @@ rule intervals:
             f"--{name}={value}" for name, value in config["splits"].items()
         ],
     shell:
-        "genome-lm genome split {input:q} --out {output:q} {params.options:q} &> {log:q}"
+        "genome-lm genome split {input:q} --out {output:q} --force {params.options:q} &> {log:q}"

@@ -54,7 +54,7 @@ rule evaluate:
         ],
     shell:
         "genome-lm evaluate {input.checkpoint:q} --genome {input.genome:q} --intervals {input.intervals:q} "
-        "--out {output:q} {params.options:q} &> {log:q}"
+        "--out {output:q} --force {params.options:q} &> {log:q}"
 
 
 rule embed:
@@ -81,7 +81,7 @@ rule embed:
         ],
     shell:
         "genome-lm embed {input.checkpoint:q} --genome {input.genome:q} --bed {input.intervals:q} "
-        "--out {output:q} {params.options:q} &> {log:q}"
+        "--out {output:q} --force {params.options:q} &> {log:q}"
 
 
 rule report:
@@ -104,4 +104,4 @@ rule report:
         title=config["title"],
     shell:
         "genome-lm report {params.run:q} --evaluation {input.evaluation:q} --out {output:q} "
-        "--title {params.title:q} &> {log:q}"
+        "--title {params.title:q} --force &> {log:q}"
