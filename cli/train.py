@@ -21,7 +21,7 @@ def train(
     d_model: Annotated[int | None, typer.Option(help="Width of the model.")] = None,
     n_layer: Annotated[int | None, typer.Option(help="Blocks of the model.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Context in bases.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Checkpoint to start from.", metavar="CKPT")] = None,
+    init: Annotated[str | None, typer.Option(help="Checkpoint to start from, of any form.", metavar="CKPT")] = None,
     stages: Annotated[str | None, typer.Option(help="length:steps, joined by commas: 1024:5000,8192:2000.")] = None,
     tokens_per_step: Annotated[int | None, typer.Option(help="Bases in a step, at every length.")] = None,
     device_tokens: Annotated[int | None, typer.Option(help="Bases that go through the model at one time.")] = None,

@@ -1,5 +1,6 @@
 """Native checkpoints: a folder of model.safetensors and config.json; nothing in it can run code."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -98,6 +99,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config.get("vocabulary") != list(VOCABULARY):
         raise GenomeLMError(f"{path}: another vocabulary: {config.get('vocabulary')}; expected {list(VOCABULARY)}")
     return config
+
+
+def weights_sha256(model: HyenaLM) -> str:
+    """SHA-256 over all parameters and buffers, in the order of their names; hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_strictly(model: HyenaLM, state: dict[str, torch.Tensor], source: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genome_lm.alphabet import NUCLEOTIDES, VOCABULARY, reverse_complement
-from genome_lm.checkpoint import load_checkpoint
+from genome_lm.checkpoint import open_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
@@ -24,22 +24,26 @@ BATCH_TOKENS = 32_768
 """Positions of a batch, padding included, unless another number is asked for."""
 
 
-def load(path: str | os.PathLike[str], device: str | torch.device | None = None) -> "GenomeLM":
-    """Load a checkpoint.
+def load(
+    path: str | os.PathLike[str], device: str | torch.device | None = None, revision: str | None = None
+) -> "GenomeLM":
+    """Load a checkpoint of any form; nothing that is in it can run code.
 
     Args:
-        path: A native checkpoint folder.
+        path: A native folder, an original HyenaDNA .ckpt, a folder of the Hugging Face port, or an id on the Hugging
+            Face hub such as "LongSafari/hyenadna-small-32k-seqlen-hf"; see `genome_lm.checkpoint.open_checkpoint`.
         device: Where to compute; a GPU if there is one, by default.
+        revision: For the hub: commit, tag or branch.
 
     Returns:
         The model, in eval mode.
 
     Raises:
-        GenomeLMError: If there is no checkpoint, or it is not whole.
+        GenomeLMError: See `open_checkpoint`.
     """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, provenance = load_checkpoint(path, chosen)
-    return GenomeLM(model, provenance)
+    opened = open_checkpoint(path, chosen, revision)
+    return GenomeLM(opened.model, opened.provenance)
 
 
 class GenomeLM:

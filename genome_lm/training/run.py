@@ -18,7 +18,7 @@ from lightning import Trainer
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 from genome_lm import __version__
-from genome_lm.checkpoint import load_checkpoint, save_checkpoint
+from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha256
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, sha256
@@ -58,7 +58,7 @@ def train(
     model_config: ModelConfig | None,
     config: TrainingConfig,
     *,
-    init: Path | None = None,
+    init: str | Path | None = None,
     restart_if_changed: bool = False,
     num_workers: int = 0,
     device: str = "auto",
@@ -75,7 +75,7 @@ def train(
         out: Folder of the run.
         model_config: The model's shape; None with `init`.
         config: The recipe.
-        init: A native checkpoint to start from instead of random weights.
+        init: A checkpoint of any form to start from instead of random weights.
         restart_if_changed: If `out` holds a run of another configuration, remove that and start anew.
         num_workers: Processes that read ahead.
         device: Lightning's accelerator: "auto", "cpu", "gpu" or another.
@@ -92,7 +92,7 @@ def train(
     regions = read_bed(intervals, store)
     lightning.seed_everything(config.seed, verbose=False)
     if init is not None:
-        model, _ = load_checkpoint(init)
+        model = open_checkpoint(init).model
     elif model_config is not None:
         model = HyenaLM(model_config)
     else:
@@ -103,7 +103,7 @@ def train(
         "training": config.to_dict(),
         "genome": store.provenance,
         "intervals_sha256": sha256(intervals),
-        "init_sha256": sha256(init / "model.safetensors") if init is not None else None,
+        "init_sha256": weights_sha256(model) if init is not None else None,
     }
     of_split(regions, "train")
     sampler = WindowSampler(store, regions, "train", config.seed, config.reverse_complement, config.max_n_fraction)

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +30,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """Contigs over many chunks and shards, one within a chunk, runs of N that touch the ends of contigs."""
     folder = tmp_path_factory.mktemp("small")
     one = random_dna(3_000, 1, "ACGT" * 8 + IUPAC)
@@ -47,4 +46,4 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
         patch.setattr(build, "CHUNK", 64)
         patch.setattr(build, "SHARD", 512)
         store = build_store([fasta], folder / "small.zarr", "test")
-    yield Small(store, fasta, sequences)
+    return Small(store, fasta, sequences)

@@ -1,7 +1,6 @@
 import gzip
 import hashlib
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -23,7 +22,7 @@ FILES = {
     "soft mask and n": ">one\nACGTacgtNNNNnnnnACGT\n>two\nnnnn\nacgt\n",
     "CRLF": ">one with words\r\nACGT\r\nAC\r\n>two\r\nGG\r\n",
     "lines of unequal width": ">one\nA\nCGTACG\n\nTT\nCCCCCCCCCC\n>two\n\nG\n",
-    "headers": ">gi|208433976|ref|NC_011333.1| Helicobacter pylori, 50% > all\nAC\n>tab\tand=more\nGT\n>Ωμέγα é\nA\nC\n",
+    "headers": ">gi|208433976|ref|NC_011333.1| H. pylori, 50% > all\nAC\n>tab\tand=more\nGT\n>Ωμέγα é\nA\nC\n",
     "no end of line": ">one\nACGT\n>two\nA\nC",
     "long": f">one\n{random_dna(5_000, 1, IUPAC)}\n>two\n{random_dna(700, 2)}\n",
     "only A": ">one\nAAAAAAAAAA\n",
@@ -78,7 +77,9 @@ def test_several_files(tmp_path: Path) -> None:
 
 
 RUNS = st.lists(st.tuples(st.sampled_from(IUPAC), st.integers(1, 40)), min_size=1, max_size=8)
-SEQUENCES = st.one_of(st.text(IUPAC, min_size=1, max_size=120), RUNS.map(lambda runs: "".join(c * n for c, n in runs)))
+SEQUENCES = st.one_of(
+    st.text(IUPAC, min_size=1, max_size=120), RUNS.map(lambda runs: "".join(c * n for c, n in runs))
+)
 HEADERS = st.text("ab >|=", max_size=12)
 
 
@@ -113,9 +114,12 @@ def test_any_fasta_comes_back(contigs: list[tuple[str, str]], width: int, newlin
     [
         (b"", "empty file"),
         (b"\n \r\n", "empty file"),
-        (gzip.compress(b""), "empty file"),
-        (gzip.compress(b">a\nACGT\n" * 100)[:-20], "truncated or damaged gzip"),
-        (gzip.compress(random_dna(999, 1).encode())[:100] + b"\xff" * 60, "truncated or damaged gzip"),
+        (gzip.compress(b"", mtime=0), "empty file"),
+        (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:-20], "truncated or damaged gzip"),
+        (
+            gzip.compress(b">a\n" + random_dna(999, 1).encode(), mtime=0)[:100] + b"\xff" * 60,
+            "truncated or damaged gzip",
+        ),
         (b"ACGT\n>a\nACGT\n", "line 1: not FASTA"),
         (b"\n\nACGT\n>a\nACGT\n", "line 3: not FASTA"),
         (b"\x89PNG\r\n\x1a\n\0\0", "line 1: not FASTA"),
@@ -153,7 +157,7 @@ def test_bad_fasta_leaves_nothing(
 
 def test_duplicate_contig_names_both_places(tmp_path: Path) -> None:
     one, two = write(tmp_path / "one.fa", ">a\nAC\n>b x\nGT\n"), write(tmp_path / "two.fa", ">c\nA\nC\n>b y\nGT\n")
-    with pytest.raises(GenomeLMError, match=r"two\.fa line 4: contig 'b' .* one\.fa line 3"):
+    with pytest.raises(GenomeLMError, match=r"two\.fa line 4: contig 'b' .*/one\.fa line 3"):
         build_store([one, two], tmp_path / "g.zarr")
     assert not (tmp_path / "g.zarr").exists()
 
@@ -182,4 +186,3 @@ def test_real_genomes_come_back(tmp_path: Path, source: Path) -> None:
     for header, sequence in expected:
         start, end = sorted(generator.integers(0, len(sequence), 2).tolist())
         assert store[header.split()[0], start:end].tobytes().decode() == sequence[start:end]
-    shutil.rmtree(tmp_path)

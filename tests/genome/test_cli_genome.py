@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome import GenomeStore, read_bed
+from genome_lm_cli.main import app
+from tests.genome.conftest import Small, files_in, random_dna
+
+
+def genome_lm(*arguments: object) -> str:
+    """What `genome-lm genome …` prints; an error is raised as `run` gets it."""
+    result = CliRunner().invoke(app, ["genome", *map(str, arguments)])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_build_info_export_split(tmp_path: Path, small: Small) -> None:
+    other, out = tmp_path / "other.fa", tmp_path / "g.zarr"
+    other.write_text(f">extra\n{random_dna(5_000, 8)}\n")
+    printed = genome_lm("build", small.fasta, other, "--out", out, "--assembly", "test 1")
+    assert f"wrote {out}: 11,010 bases in 5 contigs" in printed
+
+    info = json.loads(genome_lm("info", out, "--json"))
+    assert info["bases"] == 11_010
+    assert info["contigs"][2] == {"name": "tiny", "length": 19, "ambiguous": 12}
+    assert info["contigs"][4] == {"name": "extra", "length": 5_000, "ambiguous": 0}
+    assert info["provenance"]["assembly"] == "test 1"
+    assert [source["name"] for source in info["provenance"]["sources"]] == ["small.fa", "other.fa"]
+    table = genome_lm("info", out)
+    assert all(word in table for word in ("11,010 bases", "chr1", "extra", "5,000", "sha256"))
+
+    genome_lm("export", out, "--out", tmp_path / "out.fa")
+    text = "".join(line for line in (tmp_path / "out.fa").read_text().split("\n") if not line.startswith(">"))
+    assert text == "".join(small.sequences.values()) + random_dna(5_000, 8)
+
+    bed = tmp_path / "splits.bed"
+    printed = genome_lm("split", out, "--out", bed, "--block", 500, "--gap", 40, "--test", 0.2, "--seed", 3)
+    assert all(split in printed for split in ("train", "valid", "test"))
+    regions = read_bed(bed, GenomeStore(out))
+    assert {region.name for region in regions} == {"train", "valid", "test"}
+    assert sum(r.end - r.start for r in regions if r.name == "test") == pytest.approx(0.2 * 11_010, rel=0.4)
+    genome_lm("split", out, "--out", tmp_path / "contigs.bed", "--by", "contigs", "--valid", 0.2)
+    assert len(read_bed(tmp_path / "contigs.bed")) == 5
+
+
+def test_existing_outputs_are_kept_without_force(tmp_path: Path, small: Small) -> None:
+    store, fasta, bed = tmp_path / "g.zarr", tmp_path / "out.fa", tmp_path / "s.bed"
+    commands = (
+        ("build", small.fasta, "--out", store),
+        ("export", store, "--out", fasta),
+        ("split", store, "--out", bed, "--block", 300, "--gap", 0),
+    )
+    for command in commands:
+        genome_lm(*command)
+    fasta.write_text("precious")
+    bed.write_text("precious")
+    before = files_in(tmp_path)
+    for command, out in zip(commands, (store, fasta, bed), strict=True):
+        with pytest.raises(GenomeLMError, match=f"{out.name} exists; .*--force"):
+            genome_lm(*command)
+    assert files_in(tmp_path) == before
+    for command in commands:
+        genome_lm(*command, "--force")
+    assert fasta.read_text().startswith(">chr1 of a test\n")
+    assert len(read_bed(bed)) > 5
+    assert sorted(tmp_path.iterdir()) == [store, fasta, bed]
+
+
+def test_errors_are_the_library_s(tmp_path: Path) -> None:
+    with pytest.raises(GenomeLMError, match=r"missing\.fa: can't read"):
+        genome_lm("build", tmp_path / "missing.fa", "--out", tmp_path / "g.zarr")
+    with pytest.raises(GenomeLMError, match="no genome store here"):
+        genome_lm("info", tmp_path / "g.zarr")
+    assert list(tmp_path.iterdir()) == []
