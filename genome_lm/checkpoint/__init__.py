@@ -1,6 +1,16 @@
 """Checkpoints: our own form, and HyenaDNA's in and out."""
 
+from genome_lm.checkpoint.export import export_checkpoint
+from genome_lm.checkpoint.extend import extend_context
 from genome_lm.checkpoint.native import load_checkpoint, save_checkpoint, weights_sha256
 from genome_lm.checkpoint.opening import Opened, open_checkpoint
 
-__all__ = ["Opened", "load_checkpoint", "open_checkpoint", "save_checkpoint", "weights_sha256"]
+__all__ = [
+    "Opened",
+    "export_checkpoint",
+    "extend_context",
+    "load_checkpoint",
+    "open_checkpoint",
+    "save_checkpoint",
+    "weights_sha256",
+]

@@ -149,6 +149,8 @@ class PickledFile:
 
     def read(self, stored: StoredTensor) -> Tensor:
         """Read a tensor's bytes."""
+        if not prod(stored.shape):
+            return torch.empty(stored.shape, dtype=stored.dtype)
         with zipfile.ZipFile(self._path) as archive:
             data = archive.read(f"{self._root}data/{stored.storage}")
         flat = torch.frombuffer(bytearray(data), dtype=stored.dtype)
