@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels.cpu_mixer import FilterWeights, Spectra
@@ -74,8 +75,16 @@ class ImplicitFilter(nn.Module):
             return (self.out.weight @ self.hidden_features(length).T) * self.window(length)
 
     def weights(self, length: int) -> FilterWeights:
-        """What the fused CPU operation makes the filters from, block by block, differentiable."""
-        return FilterWeights(self.hidden_features(length), self.out.weight, partial(self.window, length))
+        """What the fused CPU operation makes the filters from, block by block, differentiable.
+
+        The MLP's inner activations are computed again in the backward pass: kept, they would take as much memory as
+        the two residual streams that a block keeps.
+        """
+        if torch.is_grad_enabled():
+            hidden = checkpoint(self.hidden_features, length, use_reentrant=False, preserve_rng_state=False)
+        else:
+            hidden = self.hidden_features(length)
+        return FilterWeights(hidden, self.out.weight, partial(self.window, length))
 
     def spectra(self, length: int) -> Spectra:
         """Spectra of the filters over the first `length` positions, without gradients, cached within a budget."""

@@ -20,13 +20,7 @@ def random_dna(bases: int, seed: int, letters: str = "ACGT") -> str:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "CHUNK", 64)
-    monkeypatch.setattr(build, "SHARD", 512)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +34,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
         "tiny": "N" * 10 + "acgtRYACG",
         "chrM": random_dna(900, 3),
     }
-    fasta = folder / "small.fa"
-    fasta.write_text("".join(f">{name} of a test\n{sequence}\n" for name, sequence in sequences.items()))
+    (folder / "small.fa").write_text("".join(f">{name} of a test\n{dna}\n" for name, dna in sequences.items()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "CHUNK", 64)
         patch.setattr(build, "SHARD", 512)
-        store = build_store([fasta], folder / "small.zarr", "test")
-    return Small(store, fasta, sequences)
+        return Small(
+            build_store([folder / "small.fa"], folder / "small.zarr", "test"), folder / "small.fa", sequences
+        )

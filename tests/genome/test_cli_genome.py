@@ -19,7 +19,7 @@ def genome_lm(*arguments: object) -> str:
 
 
 def test_build_info_export_split(tmp_path: Path, small: Small) -> None:
-    other, out = tmp_path / "other.fa", tmp_path / "g.zarr"
+    other, out, exported, bed = (tmp_path / name for name in ("other.fa", "g.zarr", "out.fa", "s.bed"))
     other.write_text(f">extra\n{random_dna(5_000, 8)}\n")
     printed = genome_lm("build", small.fasta, other, "--out", out, "--assembly", "test 1")
     assert f"wrote {out}: 11,010 bases in 5 contigs" in printed
@@ -33,46 +33,37 @@ def test_build_info_export_split(tmp_path: Path, small: Small) -> None:
     table = genome_lm("info", out)
     assert all(word in table for word in ("11,010 bases", "chr1", "extra", "5,000", "sha256"))
 
-    genome_lm("export", out, "--out", tmp_path / "out.fa")
-    text = "".join(line for line in (tmp_path / "out.fa").read_text().split("\n") if not line.startswith(">"))
+    genome_lm("export", out, "--out", exported)
+    text = "".join(line for line in exported.read_text().split("\n") if not line.startswith(">"))
     assert text == "".join(small.sequences.values()) + random_dna(5_000, 8)
 
-    bed = tmp_path / "splits.bed"
     printed = genome_lm("split", out, "--out", bed, "--block", 500, "--gap", 40, "--test", 0.2, "--seed", 3)
     assert all(split in printed for split in ("train", "valid", "test"))
     regions = read_bed(bed, GenomeStore(out))
     assert {region.name for region in regions} == {"train", "valid", "test"}
     assert sum(r.end - r.start for r in regions if r.name == "test") == pytest.approx(0.2 * 11_010, rel=0.4)
-    genome_lm("split", out, "--out", tmp_path / "contigs.bed", "--by", "contigs", "--valid", 0.2)
-    assert len(read_bed(tmp_path / "contigs.bed")) == 5
+    genome_lm("split", out, "--out", bed, "--by", "contigs", "--valid", 0.2, "--force")
+    assert len(read_bed(bed)) == 5
 
 
 def test_existing_outputs_are_kept_without_force(tmp_path: Path, small: Small) -> None:
     store, fasta, bed = tmp_path / "g.zarr", tmp_path / "out.fa", tmp_path / "s.bed"
-    commands = (
-        ("build", small.fasta, "--out", store),
-        ("export", store, "--out", fasta),
-        ("split", store, "--out", bed, "--block", 300, "--gap", 0),
-    )
-    for command in commands:
+    commands = {
+        store: ("build", small.fasta, "--out", store),
+        fasta: ("export", store, "--out", fasta),
+        bed: ("split", store, "--out", bed, "--block", 300, "--gap", 0),
+    }
+    for command in commands.values():
         genome_lm(*command)
     fasta.write_text("precious")
     bed.write_text("precious")
     before = files_in(tmp_path)
-    for command, out in zip(commands, (store, fasta, bed), strict=True):
-        with pytest.raises(GenomeLMError, match=f"{out.name} exists; .*--force"):
+    for out, command in commands.items():
+        with pytest.raises(GenomeLMError, match=rf"{out.name} exists; .*--force"):
             genome_lm(*command)
     assert files_in(tmp_path) == before
-    for command in commands:
+    for command in commands.values():
         genome_lm(*command, "--force")
     assert fasta.read_text().startswith(">chr1 of a test\n")
     assert len(read_bed(bed)) > 5
-    assert sorted(tmp_path.iterdir()) == [store, fasta, bed]
-
-
-def test_errors_are_the_library_s(tmp_path: Path) -> None:
-    with pytest.raises(GenomeLMError, match=r"missing\.fa: can't read"):
-        genome_lm("build", tmp_path / "missing.fa", "--out", tmp_path / "g.zarr")
-    with pytest.raises(GenomeLMError, match="no genome store here"):
-        genome_lm("info", tmp_path / "g.zarr")
-    assert list(tmp_path.iterdir()) == []
+    assert set(tmp_path.iterdir()) == set(commands)

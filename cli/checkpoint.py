@@ -1,0 +1,129 @@
+"""`genome-lm checkpoint`: import, export, extend and look at checkpoints."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genome_lm.files import refuse_existing
+from genome_lm_cli.output import say, table
+
+app = typer.Typer(help="Import, export, extend and look at checkpoints.", no_args_is_help=True)
+
+Source = Annotated[
+    str, typer.Argument(help="Checkpoint of any form: folder, .ckpt, or OWNER/NAME on the hub.", metavar="CKPT")
+]
+Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+
+
+class Format(StrEnum):
+    """Forms that other programs read."""
+
+    hf = "hf"
+    safetensors = "safetensors"
+
+
+@app.command("import")
+def import_(
+    checkpoint: Source,
+    out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
+    revision: Revision = None,
+    force: Force = False,
+) -> None:
+    """Turn a checkpoint of any form into a native one; no code in it is run.
+
+    Example: genome-lm checkpoint import hyenadna.ckpt --out hyenadna
+    """
+    from genome_lm.checkpoint import open_checkpoint, save_checkpoint
+
+    refuse_existing(out, force)
+    opened = open_checkpoint(checkpoint, revision=revision)
+    save_checkpoint(out, opened.model, opened.provenance)
+    say(f"wrote {out}: {opened.form}, context {opened.model.config.max_length:,}")
+
+
+@app.command()
+def export(
+    checkpoint: Source,
+    out: Annotated[Path, typer.Option(help="Folder (hf) or file (safetensors) to write.", metavar="OUT")],
+    form: Annotated[Format, typer.Option("--format", help="Form to write.")] = Format.hf,
+    force: Force = False,
+) -> None:
+    """Write a checkpoint as the Hugging Face port of HyenaDNA has it.
+
+    Example: genome-lm checkpoint export run/checkpoint --format hf --out my-model-hf
+    """
+    from genome_lm.checkpoint import export_checkpoint, open_checkpoint
+
+    refuse_existing(out, force)
+    export_checkpoint(open_checkpoint(checkpoint).model, out, form.value)
+    say(f"wrote {out}")
+
+
+@app.command()
+def extend(
+    checkpoint: Source,
+    max_length: Annotated[int, typer.Option(help="The new context in bases.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
+    force: Force = False,
+) -> None:
+    """Stretch a model's filters over a longer context; tune it afterwards (`genome-lm train --init`).
+
+    Example: genome-lm checkpoint extend run/checkpoint --max-length 4096 --out longer
+    """
+    from genome_lm.checkpoint import extend_context, open_checkpoint, save_checkpoint
+
+    refuse_existing(out, force)
+    opened = open_checkpoint(checkpoint)
+    extended = extend_context(opened.model, max_length)
+    before = opened.model.config.max_length
+    save_checkpoint(out, extended, {**opened.provenance, "extended_from_max_length": before})
+    say(f"wrote {out}: context {before:,} → {max_length:,}; tune it with `genome-lm train --init {out}`")
+
+
+@app.command()
+def info(
+    checkpoint: Source,
+    length: Annotated[int | None, typer.Option(help="Bases to tell the memory for; default: the context.")] = None,
+    revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show a checkpoint's form, size, context, vocabulary, provenance, and the memory that it needs.
+
+    Example: genome-lm checkpoint info LongSafari/hyenadna-small-32k-seqlen-hf --length 32768
+    """
+    from genome_lm.alphabet import VOCABULARY
+    from genome_lm.checkpoint import open_checkpoint
+    from genome_lm.model.memory import forward_bytes, training_bytes
+
+    opened = open_checkpoint(checkpoint, revision=revision)
+    config = opened.model.config
+    length = length or config.max_length
+    facts = {
+        "form": opened.form,
+        "parameters": sum(parameter.numel() for parameter in opened.model.parameters()),
+        "context": config.max_length,
+        "vocabulary": list(VOCABULARY),
+        "model": config.to_dict(),
+        "length": length,
+        "forward_bytes": forward_bytes(config, length),
+        "training_bytes": training_bytes(config, length),
+        "provenance": opened.provenance,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    rows = [
+        ("form", opened.form),
+        ("parameters", f"{facts['parameters']:,}"),
+        ("context", f"{config.max_length:,} bases"),
+        ("shape", ", ".join(f"{name} {value}" for name, value in config.to_dict().items() if name != "max_length")),
+        ("vocabulary", " ".join(f"{token}={number}" for number, token in enumerate(VOCABULARY))),
+        (f"memory, forward of {length:,} bases", f"{forward_bytes(config, length) / 1e9:.2f} GB (CPU, estimated)"),
+        (f"memory, training step of {length:,}", f"{training_bytes(config, length) / 1e9:.2f} GB (CPU, estimated)"),
+        ("provenance", json.dumps(opened.provenance, indent=1)),
+    ]
+    table(str(checkpoint), ("", ""), rows)
