@@ -3,6 +3,9 @@
 In the original (https://github.com/HazyResearch/hyena-dna) keys begin with `model.`, and with the flags
 `checkpoint_mixer` and `checkpoint_mlp` carry an extra `.layer.`; in the Hugging Face port they begin with `hyena.`.
 The filter's MLP is a torch.nn.Sequential of linear layers at even places and one sine activation, shared, at the odd.
+
+Every published model has order 2. For higher orders a filter's channels go step by step, as in standalone_hyenadna.py
+there and in the port; the training code in src/ interleaves the steps instead, which tensors can't tell.
 """
 
 import re

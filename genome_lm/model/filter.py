@@ -49,13 +49,14 @@ class ImplicitFilter(nn.Module):
     def features(self, length: int) -> Tensor:
         """Positional features of the first `length` positions: (length, emb_dim) = t, then cos and −sin bands.
 
-        Computed as the original does, in float32, and returned in the dtype of the parameters.
+        Computed in float32, operation by operation as the original does, to the same bits: the sines of the filter's
+        MLP enlarge the smallest difference. Returned in the dtype of the parameters.
         """
         device, bands = self.freq.device, (self.emb_dim - 1) // 2
         position = torch.linspace(0, self.span - 1, self.span, device=device)[:length, None]
-        angle = torch.linspace(1e-4, bands - 1, bands, device=device) * (2 * math.pi * position / self.span)
-        z = torch.cat([self.times(length)[:, None], torch.cos(angle), -torch.sin(angle)], dim=-1)
-        return z.to(self.freq.dtype)
+        frequency = torch.linspace(1e-4, bands - 1, bands, device=device)
+        wave = torch.exp(-1j * frequency * (2 * math.pi * position / self.span))
+        return torch.cat([self.times(length)[:, None], wave.real, wave.imag], dim=-1).to(self.freq.dtype)
 
     def hidden_features(self, length: int) -> Tensor:
         """What the MLP's last layer sees at the first `length` positions: (length, filter_order)."""

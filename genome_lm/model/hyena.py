@@ -35,9 +35,8 @@ class HyenaOperator(nn.Module):
         taps = self.short_conv.kernel_size[0]
         streams = self.short_conv(F.pad(self.in_proj(x).mT, (taps - 1, 0)))
         x0, *gates, v = streams.chunk(self.order + 1, dim=1)
-        # The filter MLP's outputs interleave the recurrence's steps: channel c of step o is row c · (N − 1) + o.
-        filters = self.filter(x.shape[1]).unflatten(0, (-1, self.order - 1)).unbind(1)
-        biases = self.filter_bias.unflatten(0, (-1, self.order - 1)).unbind(1)
+        # The filter MLP's outputs go step by step: channel c of the recurrence's step o is row o · D + c.
+        filters, biases = self.filter(x.shape[1]).chunk(self.order - 1), self.filter_bias.chunk(self.order - 1)
         for gate, h, bias in zip(reversed(gates[1:]), filters, biases, strict=False):
             v = causal_conv(gate * v, h, bias)
         return self.out_proj(gated_causal_conv(x0, gates[0], v, filters[-1], biases[-1]).mT)

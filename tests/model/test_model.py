@@ -8,6 +8,7 @@ from genome_lm.alphabet import A, N, T
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM
+from genome_lm.model.hyena import HyenaOperator
 
 CONFIG = ModelConfig(d_model=16, n_layer=2, max_length=62, filter_order=8, embed_dropout=0.0)
 
@@ -40,6 +41,29 @@ def test_backends_agree_forward_and_backward(model: HyenaLM, length: int, monkey
             logits = model(ids)
         results.append((loss.detach(), logits, {name: p.grad.clone() for name, p in model.named_parameters()}))
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_the_operator_by_its_definition(order: int) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(**{**CONFIG.to_dict(), "order": order})
+    operator = HyenaOperator(config).double()
+    x = torch.randn(20, 16, dtype=torch.float64)
+    z = operator.in_proj(x)
+    taps = operator.short_conv.weight[:, 0]
+    z = torch.stack(
+        [
+            sum(z[t - lag] * taps[:, 2 - lag] for lag in range(min(3, t + 1))) + operator.short_conv.bias
+            for t in range(20)
+        ]
+    )
+    *gates, v = z.split(16, dim=1)
+    h = operator.filter(20).view(order - 1, 16, 20)  # step by step: HyenaDNA's standalone code and its port
+    skip = operator.filter_bias.view(order - 1, 16)
+    for step, gate in enumerate(reversed(gates[1:])):
+        u = gate * v
+        v = torch.stack([sum(h[step, :, t - s] * u[s] for s in range(t + 1)) + skip[step] * u[t] for t in range(20)])
+    torch.testing.assert_close(operator(x[None])[0], operator.out_proj(gates[0] * v))
 
 
 def test_causal(model: HyenaLM) -> None:

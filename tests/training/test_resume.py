@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.conftest import Genome
 from tests.training.test_train import rows, weights
@@ -81,13 +82,14 @@ def test_a_signal_saves_the_current_step(
     assert weights(run) == weights(undisturbed)
 
 
-def test_a_second_process_waits_for_the_first(genome: Genome, tmp_path: Path) -> None:
+def test_a_second_process_waits_for_the_first(undisturbed: Path, genome: Genome, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    first = start(genome, run, workers=0)
-    wait_for(first, run, 20)
-    second = start(genome, run, workers=0)
-    _, waited = second.communicate()
-    first.communicate()
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert "another process trains here" in waited
-    assert len(rows(run)) == STEPS
+    run.mkdir()
+    with FileLock(run / ".lock"):
+        waiting = start(genome, run, workers=0)
+        assert waiting.stderr is not None
+        assert "another process trains here" in waiting.stderr.readline()
+        assert not (run / "run.json").exists()
+    _, error = waiting.communicate()
+    assert waiting.returncode == 0, error
+    assert rows(run) == rows(undisturbed)
