@@ -23,6 +23,7 @@ from genome_lm.model.filter import ImplicitFilter
 EMBEDDING = "backbone.embeddings.word_embeddings.weight"
 HEAD = "lm_head.weight"
 _PREFIX = re.compile(r"^(model\.|hyena\.)(?=backbone\.|lm_head\.)")
+_METRIC = re.compile(r"^(train|val|test)_torchmetrics\.")
 _CHECKPOINTED = re.compile(r"\.(mixer|mlp)\.layer\.")
 _FILTER = re.compile(r"backbone\.layers\.(\d+)\.mixer\.filter_fn\.(.+)")
 _PARTS = {
@@ -42,6 +43,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 def canonical(key: str) -> str:
     """A key without the prefix of its form and the traces of the memory flags."""
     return _CHECKPOINTED.sub(r".\1.", _PREFIX.sub("", key))
+
+
+def is_metric(key: str) -> bool:
+    """Whether a key is of a count that the original's training kept beside the model."""
+    return _METRIC.match(key) is not None
 
 
 def is_hyenadna(keys: Iterable[str]) -> bool:

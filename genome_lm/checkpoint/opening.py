@@ -1,5 +1,6 @@
 """Checkpoints in any form that people hold: native, HyenaDNA's own, Hugging Face's, on disk or on the hub."""
 
+import dataclasses
 import json
 import os
 import re
@@ -15,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from genome_lm.checkpoint.hyenadna import canonical, infer_config, is_hyenadna, to_ours
+from genome_lm.checkpoint.hyenadna import canonical, infer_config, is_hyenadna, is_metric, to_ours
 from genome_lm.checkpoint.native import CONFIG, FORMAT, WEIGHTS, load_checkpoint
 from genome_lm.checkpoint.pickles import StoredTensor, read_pickled
+from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM
 
@@ -32,7 +34,8 @@ PINNED = {
 }
 """Commits of published models that are loaded unless another revision is asked for."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "weights.ckpt")
+"""Where a folder's weights are, the safest form first; the last is how the original models were published."""
 
 
 class Opened(NamedTuple):
@@ -76,7 +79,7 @@ def open_checkpoint(
 def _from_hub(hub_id: str, device: str | torch.device, revision: str | None) -> Opened:
     revision = revision or PINNED.get(hub_id)
     try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=[CONFIG, *_HF_WEIGHTS]))
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=[CONFIG, *_FOLDER_WEIGHTS]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise GenomeLMError(f"{hub_id}: not a folder here, and can't be had from the hub: {error}") from error
     opened = _from_folder(folder, device)
@@ -89,9 +92,9 @@ def _from_folder(folder: Path, device: str | torch.device) -> Opened:
     if config is not None and config.get("format") == FORMAT:
         model, provenance = load_checkpoint(folder, device)
         return Opened(model, "genome-lm", provenance)
-    weights = [folder / name for name in _HF_WEIGHTS if (folder / name).exists()]
+    weights = [folder / name for name in _FOLDER_WEIGHTS if (folder / name).exists()]
     if not weights:
-        raise GenomeLMError(f"{folder}: no checkpoint here (no {' or '.join(_HF_WEIGHTS)})")
+        raise GenomeLMError(f"{folder}: no checkpoint here (no {', '.join(_FOLDER_WEIGHTS)})")
     return _from_file(weights[0], device, config)
 
 
@@ -107,10 +110,11 @@ def _from_file(path: Path, device: str | torch.device, config: dict[str, Any] | 
         raise GenomeLMError(
             f"{path}: not a HyenaDNA language model; it holds {shown}{' …' if len(state) > 4 else ''}"
         )
-    shapes = {canonical(key): tuple(tensor.shape) for key, tensor in state.items()}
-    inferred = infer_config(shapes, str(path))
-    _check_agreement(path, config or _config_beside(path), inferred.to_dict())
-    model = to_ours(inferred, {canonical(key): tensor for key, tensor in state.items()}, str(path))
+    tensors = {canonical(key): tensor for key, tensor in state.items() if not is_metric(key)}
+    inferred = infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()}, str(path))
+    told = _flattened(config or _config_beside(path) or {})
+    _check_agreement(path, told, inferred.to_dict())
+    model = to_ours(_completed(inferred, told), tensors, str(path))
     return Opened(model.to(device).eval(), _form(path, state), {"imported_from": path.name, **extra})
 
 
@@ -174,13 +178,36 @@ _THEIR_NAMES = {
 }
 
 
-def _check_agreement(path: Path, config: dict[str, Any] | None, inferred: dict[str, Any]) -> None:
-    """The tensors tell every size; a config that says otherwise, or names another model, is of something else."""
-    if config is None:
-        return
-    values = dict(config.get("model", config)) if isinstance(config.get("model", config), dict) else dict(config)
+_UNTOLD = {
+    "layer_norm_epsilon": ("layer_norm_epsilon",),
+    "embed_dropout": ("embed_dropout",),
+    "resid_dropout": ("resid_dropout", "hyena_dropout"),
+    "sine_frequency": ("w", "activation_freq"),
+}
+"""What no tensor tells: our names → the original's and the port's."""
+
+
+def _flattened(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with its sections `model` and `layer` drawn up."""
+    model = config.get("model", config)
+    values = dict(model) if isinstance(model, dict) else dict(config)
     layer = values.get("layer")
-    values |= layer if isinstance(layer, dict) else {}
+    return values | (layer if isinstance(layer, dict) else {})
+
+
+def _completed(inferred: ModelConfig, told: dict[str, Any]) -> ModelConfig:
+    """The config from the tensors, with what only the file beside them tells."""
+    values = {
+        ours: float(told[name])
+        for ours, names in _UNTOLD.items()
+        for name in names
+        if isinstance(told.get(name), int | float)
+    }
+    return dataclasses.replace(inferred, **values)  # type: ignore[arg-type]
+
+
+def _check_agreement(path: Path, values: dict[str, Any], inferred: dict[str, Any]) -> None:
+    """The tensors tell every size; a config that says otherwise, or names another model, is of something else."""
     kind = values.get("model_type", values.get("_name_", "hyena"))
     if str(kind) not in ("hyena", "hyenadna", "lm", "dna_embedding"):
         raise GenomeLMError(f"{path}: the config beside it is of a {kind!r} model, not of HyenaDNA")

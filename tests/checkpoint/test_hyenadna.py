@@ -112,6 +112,21 @@ def test_pytorch_model_bin(tmp_path: Path) -> None:
         torch.testing.assert_close(open_checkpoint(tmp_path).model.backbone(ids), hidden, atol=1e-5, rtol=0)
 
 
+def test_counts_of_the_original_s_training_are_passed_over(tmp_path: Path) -> None:
+    state = {f"model.{key}": tensor for key, tensor in load_file(FIXTURES / "a.hf" / "model.safetensors").items()}
+    state = {key.replace("model.hyena.", "model."): tensor for key, tensor in state.items()}
+    torch.save({"state_dict": {**state, "val_torchmetrics.num_tokens.count": torch.tensor(5)}}, tmp_path / "a.ckpt")
+    assert open_checkpoint(tmp_path / "a.ckpt").model.config.d_model == 32
+
+
+def test_what_only_the_config_tells(tmp_path: Path) -> None:
+    told = {"layer_norm_epsilon": 0.1, "embed_dropout": 0.3, "hyena_dropout": 0.2, "activation_freq": 4}
+    (broken(tmp_path) / "config.json").write_text(json.dumps(told))
+    config = open_checkpoint(tmp_path).model.config
+    found = config.layer_norm_epsilon, config.embed_dropout, config.resid_dropout, config.sine_frequency
+    assert found == (0.1, 0.3, 0.2, 4)
+
+
 def broken(tmp_path: Path, **changes: torch.Tensor | None) -> Path:
     """A copy of a.hf without its config, with tensors replaced or (None) left out; `__` stands for a dot."""
     state = load_file(FIXTURES / "a.hf" / "model.safetensors")
