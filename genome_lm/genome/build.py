@@ -64,6 +64,7 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
             shards=(SHARD,),
             compressors=compressors,
             fill_value=0,
+            config={"write_empty_chunks": True},  # zero is a base like any other, and a missing file means damage
         )
         self._shard = np.empty(SHARD, dtype=np.uint8)
         self._filled = self._flushed = 0

@@ -77,6 +77,8 @@ class ChunkReader:
             raise self._damaged(shard) from error
         size = self._per_shard * 16 + _CHECKSUM
         tail = os.pread(file, size, max(0, os.fstat(file).st_size - size))
+        if len(tail) < size:
+            raise self._damaged(shard)
         self._check(tail, shard)
         index = np.frombuffer(tail[:-_CHECKSUM], dtype="<u8").reshape(-1, 2)
         self._shards[shard] = file, index

@@ -116,6 +116,7 @@ class FastaFile:
     def _codes(self, piece: bytes, line: int, header: Header | None) -> Codes:
         codes = np.frombuffer(piece.translate(_TABLE, _BLANKS), dtype=np.uint8)
         if header is None and len(codes):
+            line += piece[: -len(piece.lstrip())].count(b"\n")
             raise GenomeLMError(f"{self.path}: line {line}: not FASTA: expected a header that starts with '>'")
         if len(codes) and codes.max() == INVALID:
             kept = piece.translate(None, _BLANKS)

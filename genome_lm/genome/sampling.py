@@ -93,7 +93,7 @@ class WindowSampler:
         Raises:
             GenomeLMError: If every window of this length is left out.
         """
-        passes, places = np.divmod(np.arange(first, first + count), self.count(length))
+        passes, places = np.divmod(np.arange(first, first + count), max(1, self.count(length)))
         parts = []
         for number in np.unique(passes):
             drawn = self._pass(int(number), length)
