@@ -64,7 +64,8 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
             shards=(SHARD,),
             compressors=compressors,
             fill_value=0,
-            config={"write_empty_chunks": True},  # zero is a base like any other, and a missing file means damage
+            # Zero is the code of A: a shard of A alone is written too, so that a missing file is a lost one.
+            config={"write_empty_chunks": True},
         )
         self._shard = np.empty(SHARD, dtype=np.uint8)
         self._filled = self._flushed = 0

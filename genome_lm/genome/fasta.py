@@ -77,8 +77,6 @@ class FastaFile:
     def _parse(self, file: io.BufferedIOBase) -> Iterator[Header | Codes]:
         line, header, bases = 1, None, 0
         data, at_line_start = file.read(BLOCK), True
-        if not data.strip():
-            raise GenomeLMError(f"{self.path}: empty file")
         while data:
             if at_line_start and data.startswith(b">"):
                 while b"\n" not in data and (more := file.read(BLOCK)):
@@ -98,6 +96,8 @@ class FastaFile:
                 line += piece.count(b"\n")
                 at_line_start = piece.endswith(b"\n")
             data = data or file.read(BLOCK)
+        if header is None:
+            raise GenomeLMError(f"{self.path}: empty file")
         self._refuse_empty(header, bases)
 
     def _header(self, text: bytes, line: int) -> Header:
@@ -116,7 +116,7 @@ class FastaFile:
     def _codes(self, piece: bytes, line: int, header: Header | None) -> Codes:
         codes = np.frombuffer(piece.translate(_TABLE, _BLANKS), dtype=np.uint8)
         if header is None and len(codes):
-            line += piece[: -len(piece.lstrip())].count(b"\n")
+            line += piece[: len(piece) - len(piece.lstrip(_BLANKS))].count(b"\n")
             raise GenomeLMError(f"{self.path}: line {line}: not FASTA: expected a header that starts with '>'")
         if len(codes) and codes.max() == INVALID:
             kept = piece.translate(None, _BLANKS)

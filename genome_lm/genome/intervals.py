@@ -41,9 +41,10 @@ def read_bed(path: Path, store: GenomeStore | None = None) -> list[Interval]:
         opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
         with opened as file:
             for number, line in enumerate(file, start=1):
-                if line.strip() and not line.startswith("#") and line.split()[0] not in ("track", "browser"):
+                first_word = (line.split(maxsplit=1) or [""])[0]
+                if first_word and not line.startswith("#") and first_word not in ("track", "browser"):
                     intervals.append(_parse(line.rstrip("\n").split("\t"), f"{path}: line {number}", store))
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise GenomeLMError(f"{path}: can't read: {error}") from error
     if not intervals:
         raise GenomeLMError(f"{path}: no intervals in this BED file")

@@ -93,7 +93,9 @@ class WindowSampler:
         Raises:
             GenomeLMError: If every window of this length is left out.
         """
-        passes, places = np.divmod(np.arange(first, first + count), max(1, self.count(length)))
+        if not self.count(length):
+            raise self._nothing_left(length)
+        passes, places = np.divmod(np.arange(first, first + count), self.count(length))
         parts = []
         for number in np.unique(passes):
             drawn = self._pass(int(number), length)
@@ -110,12 +112,18 @@ class WindowSampler:
         reverse = generator.random(len(starts)) < (0.5 if self.reverse_complement else 0.0)
         kept = order[self._allowed(contigs, starts, length)[order]]
         if not len(kept):
-            raise GenomeLMError(
-                f"{self.store.path}: no window of {length:,} bases is left to train on: all have more than "
-                f"{self.max_n_fraction:.0%} N, or reach into another split (then use regions longer than the window: "
-                "`genome-lm genome split`)"
-            )
+            raise self._nothing_left(length)
         return Windows(contigs[kept], starts[kept], reverse[kept], length)
+
+    def _nothing_left(self, length: int) -> GenomeLMError:
+        if not len(self._regions.starts):
+            reason = "no region belongs to the split"
+        else:
+            reason = (
+                f"all have more than {self.max_n_fraction:.0%} N, or reach into another split (then use regions longer "
+                "than the window: `genome-lm genome split`)"
+            )
+        return GenomeLMError(f"{self.store.path}: no window of {length:,} bases is left to draw: {reason}")
 
     def _allowed(
         self, contigs: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], length: int

@@ -49,7 +49,7 @@ def split_genome(
     Raises:
         GenomeLMError: If the fractions are impossible, or a split would be empty.
     """
-    if valid < 0 or test < 0 or valid + test >= 1:
+    if not (valid >= 0 and test >= 0 and valid + test < 1):
         raise GenomeLMError(f"valid {valid} and test {test}: fractions of the genome that leave some for training")
     if by == "blocks" and not 0 <= gap < block:
         raise GenomeLMError(f"gap {gap}: must be at least 0 and less than a block, {block}")
@@ -60,7 +60,10 @@ def split_genome(
     present = {region.name for region in regions}
     if missing := [split for split, fraction in fractions.items() if fraction > 0 and split not in present]:
         way_out = "split by blocks instead" if by == "contigs" else f"use blocks smaller than {block:,}"
-        raise GenomeLMError(f"nothing is left for {' and '.join(missing)}: the genome has too few {by}; {way_out}")
+        raise GenomeLMError(
+            f"nothing is left for {' and '.join(missing)}: the genome has too few {by}; {way_out}, or ask for a larger "
+            "fraction"
+        )
     return regions
 
 
