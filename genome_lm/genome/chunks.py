@@ -17,7 +17,10 @@ from numcodecs import blosc
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
 
-_ABSENT = np.iinfo(np.uint64).max
+# Threads of the codec are of no use on chunks this small, and a process forked while they run waits for them forever.
+blosc.use_threads = False
+
+_ABSENT = 2**64 - 1
 _CHECKSUM = 4
 
 
@@ -28,14 +31,17 @@ class ChunkReader:
         folder: The array's folder.
         chunk: Bases a chunk.
         shard: Bases a shard, a multiple of `chunk`.
+        bases: Bases of the array.
         cache_bytes: Decoded chunks kept at most, in bytes.
     """
 
-    def __init__(self, folder: Path, chunk: int, shard: int, cache_bytes: int) -> None:
+    def __init__(self, folder: Path, chunk: int, shard: int, bases: int, cache_bytes: int) -> None:
         self._folder, self._chunk, self._per_shard = folder, chunk, shard // chunk
-        self._room = max(1, cache_bytes // chunk)
         self._shards: dict[int, tuple[int, npt.NDArray[np.uint64]]] = {}
         self._cache: OrderedDict[int, Codes] = OrderedDict()
+        # One piece of memory for good: the system gives its pages as they are used, and takes none back.
+        room = max(1, min(cache_bytes // chunk, -(-bases // chunk)))
+        self._free = list(np.empty((room, chunk), dtype=np.uint8))
 
     def read(self, start: int, out: Codes) -> None:
         """Fill `out`, (n,) uint8, with the codes from position `start` on."""
@@ -48,28 +54,29 @@ class ChunkReader:
 
     def _decoded(self, number: int) -> Codes:
         chunk = self._cache.get(number)
-        if chunk is None:
-            chunk = self._cache[number] = self._decode(number)
-            if len(self._cache) > self._room:
-                self._cache.popitem(last=False)
-        else:
+        if chunk is not None:
             self._cache.move_to_end(number)
+            return chunk
+        if not self._free:
+            self._free.append(self._cache.popitem(last=False)[1])
+        self._decode(number, self._free[-1])
+        chunk = self._cache[number] = self._free.pop()
         return chunk
 
-    def _decode(self, number: int) -> Codes:
+    def _decode(self, number: int, out: Codes) -> None:
         shard, place = divmod(number, self._per_shard)
         file, index = self._shards.get(shard) or self._open(shard)
-        chunk = np.zeros(self._chunk, dtype=np.uint8)
-        offset, size = index[place]
-        if offset != _ABSENT:  # zarr may leave out a chunk of zeros within a shard, and zero is the code of A
-            data = os.pread(file, int(size), int(offset))
-            if not _is_whole(data):
-                raise self._damaged(shard)
-            try:
-                blosc.decompress(data[:-_CHECKSUM], chunk)
-            except (RuntimeError, ValueError) as error:
-                raise self._damaged(shard) from error
-        return chunk
+        offset, size = index[place].tolist()
+        if offset == _ABSENT:  # zarr may leave out a chunk of zeros within a shard, and zero is the code of A
+            out[:] = 0
+            return
+        data = os.pread(file, size, offset)
+        if not _is_whole(data):
+            raise self._damaged(shard)
+        try:
+            blosc.decompress(data[:-_CHECKSUM], out)
+        except (RuntimeError, ValueError) as error:
+            raise self._damaged(shard) from error
 
     def _open(self, shard: int) -> tuple[int, npt.NDArray[np.uint64]]:
         try:
@@ -96,6 +103,7 @@ class ChunkReader:
         for file, _ in self._shards.values():
             os.close(file)
         self._shards.clear()
+        self._free.extend(self._cache.values())
         self._cache.clear()
 
     def __del__(self) -> None:

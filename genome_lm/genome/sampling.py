@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome.codes import CODE_TO_TOKEN, Codes, is_soft_masked
+from genome_lm.genome.codes import Codes, is_soft_masked, tokens_of
 from genome_lm.genome.intervals import Interval
 from genome_lm.genome.store import GenomeStore
 
@@ -38,7 +38,8 @@ def fetch_windows(store: GenomeStore, windows: Windows) -> tuple[Codes, npt.NDAr
     codes = store.fetch_many(
         windows.contigs, windows.starts, windows.length, windows.reverse, pad=True, output="codes"
     )
-    return CODE_TO_TOKEN[codes], is_soft_masked(codes)
+    masked = is_soft_masked(codes)
+    return tokens_of(codes, out=codes), masked
 
 
 class WindowSampler:
@@ -120,8 +121,8 @@ class WindowSampler:
             reason = "no region belongs to the split"
         else:
             reason = (
-                f"all have more than {self.max_n_fraction:.0%} N, or reach into another split (then use regions longer "
-                "than the window: `genome-lm genome split`)"
+                f"all have more than {self.max_n_fraction:.0%} N, or reach into another split (then use regions "
+                "longer than the window: `genome-lm genome split`)"
             )
         return GenomeLMError(f"{self.store.path}: no window of {length:,} bases is left to draw: {reason}")
 

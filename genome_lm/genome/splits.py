@@ -61,8 +61,8 @@ def split_genome(
     if missing := [split for split, fraction in fractions.items() if fraction > 0 and split not in present]:
         way_out = "split by blocks instead" if by == "contigs" else f"use blocks smaller than {block:,}"
         raise GenomeLMError(
-            f"nothing is left for {' and '.join(missing)}: the genome has too few {by}; {way_out}, or ask for a larger "
-            "fraction"
+            f"nothing is left for {' and '.join(missing)}: the genome has too few {by}; {way_out}, "
+            "or ask for a larger fraction"
         )
     return regions
 

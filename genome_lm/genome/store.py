@@ -15,10 +15,10 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.genome.chunks import ChunkReader
 from genome_lm.genome.codes import (
     CODE_TO_LETTER,
-    CODE_TO_TOKEN,
     OUTSIDE,
     Codes,
-    reverse_complement_codes,
+    complement_rows,
+    tokens_of,
 )
 
 FORMAT = "genome-lm-genome"
@@ -28,11 +28,6 @@ CACHE_BYTES = 128 << 20
 
 Strand = Literal["+", "-"]
 Output = Literal["tokens", "letters", "codes"]
-_TABLES: dict[str, Codes] = {
-    "tokens": CODE_TO_TOKEN,
-    "letters": CODE_TO_LETTER,
-    "codes": np.arange(256, dtype=np.uint8),
-}
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,9 @@ class GenomeStore:
         sequence = group["sequence"]
         assert isinstance(sequence, zarr.Array)
         assert sequence.shards is not None
-        self._reader = ChunkReader(self.path / "sequence", sequence.chunks[0], sequence.shards[0], cache_bytes)
+        self._reader = ChunkReader(
+            self.path / "sequence", sequence.chunks[0], sequence.shards[0], self.bases, cache_bytes
+        )
 
     def __reduce__(self) -> tuple[type["GenomeStore"], tuple[Path, int]]:
         return GenomeStore, (self.path, self._cache_bytes)
@@ -188,17 +185,22 @@ class GenomeStore:
         offsets, limits = self.contigs.starts[contigs], self.contigs.lengths[contigs]
         if not pad and ((starts < 0) | (starts + length > limits)).any():
             self._refuse_outside(contigs, starts, length)
-        codes = np.full((len(starts), length), OUTSIDE, dtype=np.uint8)
+        codes = np.empty((len(starts), length), dtype=np.uint8)
         firsts, lasts = np.clip(starts, 0, limits), np.clip(starts + length, 0, limits)
+        positions, left, right = offsets + firsts, (firsts - starts).tolist(), (lasts - starts).tolist()
+        backwards = [False] * len(starts) if reverse is None else reverse.tolist()
         # In the order of the genome, windows that share a chunk find it in the cache.
-        for i in np.argsort(offsets + firsts, kind="stable"):
-            first, last = int(firsts[i]), int(lasts[i])
-            if last > first:
-                shift = first - int(starts[i])
-                self._reader.read(int(offsets[i]) + first, codes[i, shift : shift + last - first])
+        for i in np.argsort(positions, kind="stable").tolist():
+            row = codes[i, ::-1] if backwards[i] else codes[i]
+            if right[i] - left[i] < length:
+                row[:] = OUTSIDE
+                row = row[max(0, left[i]) : max(0, right[i])]
+            self._reader.read(int(positions[i]), row)
         if reverse is not None and reverse.any():
-            codes[reverse] = reverse_complement_codes(codes[reverse])
-        return codes if output == "codes" else _TABLES[output][codes]
+            complement_rows(codes, reverse)
+        if output == "codes":
+            return codes
+        return tokens_of(codes, out=codes) if output == "tokens" else CODE_TO_LETTER[codes]
 
     def n_count(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Ambiguous bases (N and other IUPAC codes) in [start, end) of the concatenated sequence: (n,) int64."""
