@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from genome_lm import __version__
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, replacing_folder
+from genome_lm.genome.chunks import COMPRESSORS, write_shard
 from genome_lm.genome.codes import LETTERS, MASK_BIT, Codes, is_ambiguous
 from genome_lm.genome.fasta import FastaFile, Header
 from genome_lm.genome.store import FORMAT, FORMAT_VERSION, GenomeStore
@@ -55,18 +55,16 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
 
     def __init__(self, folder: Path) -> None:
         self._group = zarr.open_group(folder, mode="w", zarr_format=3)
-        compressors = [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=1), Crc32cCodec()]
         self._array = self._group.create_array(
             "sequence",
             shape=(0,),
             dtype="uint8",
             chunks=(CHUNK,),
             shards=(SHARD,),
-            compressors=compressors,
+            compressors=COMPRESSORS,
             fill_value=0,
-            # Zero is the code of A: a shard of A alone is written too, so that a missing file is a lost one.
-            config={"write_empty_chunks": True},
         )
+        self._shards = folder / "sequence" / "c"
         self._shard = np.empty(SHARD, dtype=np.uint8)
         self._filled = self._flushed = 0
         self._headers: list[str] = []
@@ -111,9 +109,11 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
 
     def _flush(self) -> None:
         codes = self._shard[: self._filled]
-        self._array.append(codes)
-        inside = np.concatenate([[False], is_ambiguous(codes), [False]])
-        self._run_edges.append(np.flatnonzero(inside[1:] != inside[:-1]) + self._flushed)
+        write_shard(self._shards / str(self._flushed // SHARD), codes, CHUNK, SHARD)
+        for start in range(0, len(codes), CHUNK):
+            inside = np.concatenate([[False], is_ambiguous(codes[start : start + CHUNK]), [False]])
+            if inside.any():
+                self._run_edges.append(np.flatnonzero(inside[1:] != inside[:-1]) + self._flushed + start)
         self._flushed += self._filled
         self._filled = 0
 
@@ -121,8 +121,9 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
         """Write what is left, and the tables."""
         if self._filled:
             self._flush()
-        edges = np.concatenate(self._run_edges)
-        # A run cut by the border of two shards ends and starts at the same position: both edges cancel.
+        self._array.resize((self._flushed,))
+        edges = np.concatenate([np.empty(0, dtype=np.int64), *self._run_edges])
+        # A run cut by the border of two chunks ends and starts at the same position: both edges cancel.
         positions, counts = np.unique(edges, return_counts=True)
         tables = {
             "contig_headers": np.frombuffer("\n".join(self._headers).encode(), dtype=np.uint8),

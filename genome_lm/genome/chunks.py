@@ -1,4 +1,6 @@
-"""Random access to the sharded sequence array, without zarr-python's cost of most of a millisecond a read.
+"""Random access to the sharded sequence array, and its writing, without zarr-python's cost of a chunk.
+
+That cost is most of a millisecond for a read, and 17 times the compression itself for a chunk that is written.
 
 A shard holds its chunks one after the other, then an index of (offset, size) pairs and a checksum (Zarr v3 sharding
 codec, https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/). Files are read with `pread` and no
@@ -13,6 +15,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
@@ -20,8 +23,33 @@ from genome_lm.genome.codes import Codes
 # Threads of the codec are of no use on chunks this small, and a process forked while they run waits for them forever.
 blosc.use_threads = False
 
+_LEVEL = 5
+COMPRESSORS = (BloscCodec(cname="lz4", clevel=_LEVEL, shuffle="bitshuffle", typesize=1), Crc32cCodec())
+"""The codecs of a chunk as zarr has them."""
+
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4
+
+
+def write_shard(path: Path, codes: Codes, chunk: int, shard: int) -> None:
+    """Write one shard, compressed as `COMPRESSORS` says.
+
+    Args:
+        path: The file.
+        codes: (n,) uint8, n ≤ `shard`; the last chunk is filled up with zeros.
+        chunk: Bases a chunk.
+        shard: Bases a shard, a multiple of `chunk`.
+    """
+    index = np.full((shard // chunk, 2), _ABSENT, dtype="<u8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for place, start in enumerate(range(0, len(codes), chunk)):
+            piece = codes[start : start + chunk]
+            if len(piece) < chunk:
+                piece = np.concatenate([piece, np.zeros(chunk - len(piece), dtype=np.uint8)])
+            data = blosc.compress(piece, b"lz4", _LEVEL, blosc.BITSHUFFLE)
+            index[place] = file.tell(), file.write(_with_checksum(data))
+        file.write(_with_checksum(index.tobytes()))
 
 
 class ChunkReader:
@@ -108,6 +136,10 @@ class ChunkReader:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _with_checksum(data: bytes) -> bytes:
+    return data + google_crc32c.value(data).to_bytes(_CHECKSUM, "little")
 
 
 def _is_whole(data: bytes) -> bool:

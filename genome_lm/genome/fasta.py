@@ -76,26 +76,27 @@ class FastaFile:
 
     def _parse(self, file: io.BufferedIOBase) -> Iterator[Header | Codes]:
         line, header, bases = 1, None, 0
-        data, at_line_start = file.read(BLOCK), True
+        data, at, at_line_start = file.read(BLOCK), 0, True
         while data:
-            if at_line_start and data.startswith(b">"):
-                while b"\n" not in data and (more := file.read(BLOCK)):
-                    data += more
+            if at_line_start and data.startswith(b">", at):
+                while (stop := data.find(b"\n", at)) < 0 and (more := file.read(BLOCK)):
+                    data, at = data[at:] + more, 0
+                stop = stop if stop >= 0 else len(data)
                 self._refuse_empty(header, bases)
-                text, _, data = data.partition(b"\n")
-                header, bases = self._header(text, line), 0
+                header, bases = self._header(data[at:stop], line), 0
                 yield header
-                line += 1
+                line, at = line + 1, stop + 1
             else:
-                stop = data.find(b"\n>") + 1 or len(data)
-                piece, data = data[:stop], data[stop:]
+                stop = data.find(b"\n>", at) + 1 or len(data)
+                piece, at = data[at:stop], stop
                 codes = self._codes(piece, line, header)
                 if len(codes):
                     bases += len(codes)
                     yield codes
                 line += piece.count(b"\n")
                 at_line_start = piece.endswith(b"\n")
-            data = data or file.read(BLOCK)
+            if at >= len(data):
+                data, at = file.read(BLOCK), 0
         if header is None:
             raise GenomeLMError(f"{self.path}: empty file")
         self._refuse_empty(header, bases)

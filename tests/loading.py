@@ -1,0 +1,122 @@
+"""Random windows from a genome store against pyfaidx on the same FASTA: `python tests/loading.py [--sweep]`.
+
+The FASTA is made of the real genomes in $GENOME_LM_TEST_GENOMES, or of random DNA where there are none, repeated with
+mutations up to 64 Mbp. Both sides read the same windows in turn, A B A B, in one process and on one thread; the rate
+is that of the median round. pyfaidx gives letters (`as_raw`, its fastest way), the store token ids. "warm" is the
+store as training opens it; "cold" has a cache of 1/16 of the genome, as a genome far larger than the cache would.
+`--sweep` does so for stores of several chunk and shard sizes.
+"""
+
+import argparse
+import gzip
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyfaidx
+
+from genome_lm.genome import GenomeStore, build, build_store
+
+GENOMES = Path(os.environ.get("GENOME_LM_TEST_GENOMES", "/work/shared/genomes"))
+BASES = 64_000_000
+LENGTHS = {1_000: 64, 32_000: 8, 1_000_000: 1}
+"""Windows of each length in a round."""
+
+
+class Row(NamedTuple):
+    """Rates in bases a second; the ratios are to pyfaidx."""
+
+    length: int
+    pyfaidx: float
+    warm: float
+    cold: float
+
+    def __str__(self) -> str:
+        ratios = f"{self.warm / self.pyfaidx:6.1f} × {self.cold / self.pyfaidx:6.1f} ×"
+        rates = " ".join(f"{rate / 1e6:10,.0f}" for rate in (self.pyfaidx, self.warm, self.cold))
+        return f"{self.length:9,} {rates}  {ratios}"
+
+
+def compare(fasta: Path, store: Path, rounds: int = 60, seed: int = 0) -> list[Row]:
+    """Rates of pyfaidx, of the store, and of the store with a small cache, on the same random windows."""
+    indexed, warm = pyfaidx.Fasta(str(fasta), as_raw=True), GenomeStore(store)
+    cold = GenomeStore(store, cache_bytes=warm.bases // 16)
+    for start in range(0, warm.bases - 2_000_000, 1_000_000):  # training's cache is full after its first steps
+        warm.fetch_many(*_windows(warm, np.array([start]), 1_000_000), 1_000_000)
+    generator, rows = np.random.default_rng(seed), []
+    for length, count in LENGTHS.items():
+        seconds: dict[str, list[float]] = {"pyfaidx": [], "warm": [], "cold": []}
+        for _ in range(rounds):
+            contigs, starts = _windows(warm, generator.integers(0, warm.bases, count), length)
+            names = [warm.contigs.names[contig] for contig in contigs]
+            places = [(name, start, start + length) for name, start in zip(names, starts.tolist(), strict=True)]
+            ways: dict[str, Callable[[], object]] = {
+                "pyfaidx": lambda places=places: [indexed[name][start:end] for name, start, end in places],
+                "warm": lambda c=contigs, s=starts, n=length: warm.fetch_many(c, s, n),
+                "cold": lambda c=contigs, s=starts, n=length: cold.fetch_many(c, s, n),
+            }
+            for name, way in ways.items():
+                since = time.perf_counter()
+                way()
+                seconds[name].append(time.perf_counter() - since)
+        rates = {name: count * length / statistics.median(times) for name, times in seconds.items()}
+        rows.append(Row(length, **rates))
+    return rows
+
+
+def _windows(store: GenomeStore, positions: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows near these positions of the concatenated sequence that lie within a contig."""
+    contigs = np.searchsorted(store.contigs.starts, positions, side="right") - 1
+    starts = positions - store.contigs.starts[contigs]
+    return contigs, np.minimum(starts, store.contigs.lengths[contigs] - length)
+
+
+def make_fasta(path: Path, bases: int = BASES, seed: int = 0) -> None:
+    """A FASTA of at least so many bases in few contigs."""
+    generator, written = np.random.default_rng(seed), 0
+    real = np.frombuffer(b"".join(_real_contigs()), dtype=np.uint8)
+    letters = np.frombuffer(b"ACGT", dtype=np.uint8)
+    if not len(real):
+        real = letters[generator.integers(0, 4, 8_000_000)]
+    with path.open("wb") as file:
+        while written < bases:
+            dna = real.copy()
+            mutated = np.flatnonzero((generator.random(len(dna)) < 0.05) & (dna != ord("N")))
+            dna[mutated] = letters[generator.integers(0, 4, len(mutated))]
+            dna = dna[: len(dna) // 80 * 80]
+            lines = np.pad(dna.reshape(-1, 80), ((0, 0), (0, 1)), constant_values=ord("\n"))
+            file.write(b">copy_%d\n" % written + lines.tobytes())
+            written += len(dna)
+
+
+def _real_contigs() -> Iterator[bytes]:
+    for source in sorted(GENOMES.glob("*.fa.gz")):
+        yield b"".join(line.strip() for line in gzip.open(source) if not line.startswith(b">"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sweep", action="store_true", help="several chunk and shard sizes")
+    parser.add_argument("--rounds", type=int, default=60)
+    arguments = parser.parse_args()
+    sizes = [(build.CHUNK, build.SHARD)]
+    if arguments.sweep:
+        sizes = [(chunk << 10, 64 << 20) for chunk in (4, 8, 16, 32, 64, 256)] + [(build.CHUNK, 4 << 20)]
+    with tempfile.TemporaryDirectory() as name:
+        fasta, store = Path(name) / "genome.fa", Path(name) / "genome.zarr"
+        make_fasta(fasta)
+        print("    bases    pyfaidx       warm       cold  Mbases/s; ratios to pyfaidx")
+        for build.CHUNK, build.SHARD in sizes:
+            bases = build_store([fasta], store).bases
+            stored = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+            print(f"chunk {build.CHUNK >> 10} KiB, shard {build.SHARD >> 20} MiB: {stored / bases:.4f} bytes a base")
+            print(*compare(fasta, store, arguments.rounds), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
