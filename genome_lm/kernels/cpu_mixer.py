@@ -90,13 +90,18 @@ def residual_mixer_reference(x: Tensor, weights: MixerWeights, long_filter: Filt
     return x + F.linear(y.mT, weights.w_out, weights.b_out)
 
 
-def _norm(x: Tensor, weights: MixerWeights, eps: float) -> Tensor:
-    """The norm of x, (B, L, D), in a buffer (B·L, D)."""
-    rows = x.view(-1, x.shape[-1])
-    normed = workspace.take("mixer.normed", tuple(rows.shape), x.dtype)
-    for source, target in zip(rows.split(CHUNK), normed.split(CHUNK), strict=True):
-        target.copy_(F.layer_norm(source, source.shape[-1:], weights.norm_weight, weights.norm_bias, eps))
-    return normed
+class _Normed(NamedTuple):
+    """The norm of x, (B, L, D), piece by piece: computed again for every block, which costs about its reading."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def piece(self, sequences: slice, positions: slice) -> Tensor:
+        """Rows of a piece: (sequences · positions, D)."""
+        rows = self.x[sequences, positions].flatten(0, 1)
+        return F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps)
 
 
 def _blocks(channels: int) -> Iterator[tuple[int, int]]:
@@ -133,12 +138,11 @@ class _BlockWeights(NamedTuple):
         )
         return cls(w_in, b_in[:, None], taps, tap_bias[:, None, None])
 
-    def project(self, normed: Tensor, sequences: slice, positions: slice, name: str) -> Tensor:
-        """in_proj of a piece of normed, (B, L, D): (3C, sequences, positions) in a buffer."""
-        rows = normed[sequences, positions]
-        z = workspace.take(name, (len(self.w_in), *rows.shape[:2]), rows.dtype)
-        torch.addmm(self.b_in, self.w_in, rows.flatten(0, 1).T, out=z.flatten(1))
-        return z
+    def project(self, rows: Tensor, sequences: int, name: str) -> Tensor:
+        """in_proj of a piece's rows: (3C, sequences, positions) in a buffer."""
+        z = workspace.take(name, (len(self.w_in), len(rows)), rows.dtype)
+        torch.addmm(self.b_in, self.w_in, rows.T, out=z)
+        return z.unflatten(1, (sequences, -1))
 
     def convolve(self, z: Tensor, carry: Tensor | None, name: str) -> Tensor:
         """The short causal convolution of z; `carry` holds the last K − 1 positions before the piece."""
@@ -156,28 +160,32 @@ class _BlockWeights(NamedTuple):
 
 
 def _streams(
-    normed: Tensor, weights: _BlockWeights, want: Callable[[tuple[slice, slice], Tensor, Tensor], None]
+    normed: _Normed,
+    weights: _BlockWeights,
+    want: Callable[[tuple[slice, slice], Tensor, Tensor, Tensor], None],
 ) -> None:
-    """Run a block's in-projection and short convolution over normed, (B, L, D), piece by piece.
+    """Run a block's in-projection and short convolution over the norm of (B, L, D), piece by piece.
 
-    `want` gets each piece's place, z (3C, b, l) and the streams (3, C, b, l), both valid only during the call.
+    `want` gets each piece's place, its normed rows (b·l, D), z (3C, b, l) and the streams (3, C, b, l); z and the
+    streams are valid only during the call.
     """
-    batch, length, _ = normed.shape
+    batch, length, _ = normed.x.shape
     carry: Tensor | None = None
     for place in _chunks(batch, length):
-        z = weights.project(normed, *place, "mixer.z")
+        rows = normed.piece(*place)
+        z = weights.project(rows, len(range(batch)[place[0]]), "mixer.z")
         streams = weights.convolve(z, carry if place[1].start > 0 else None, "mixer.streams")
-        want(place, z, streams.unflatten(0, (3, -1)))
+        want(place, rows, z, streams.unflatten(0, (3, -1)))
         carry = z[..., z.shape[-1] - weights.taps.shape[-1] + 1 :].clone() if place[1].stop < length else None
 
 
-def _gated_input(normed: Tensor, weights: _BlockWeights, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+def _gated_input(normed: _Normed, weights: _BlockWeights, names: tuple[str, ...]) -> tuple[Tensor, ...]:
     """For a block, the streams by name ("x0", "x1", "v") and u = x1 · v: each (C, B, L) in a buffer, u last."""
-    batch, length, _ = normed.shape
+    batch, length, _ = normed.x.shape
     channels = len(weights.w_in) // 3
-    kept = [workspace.take(f"mixer.{name}", (channels, batch, length), normed.dtype) for name in (*names, "u")]
+    kept = [workspace.take(f"mixer.{name}", (channels, batch, length), normed.x.dtype) for name in (*names, "u")]
 
-    def keep(place: tuple[slice, slice], _z: Tensor, streams: Tensor) -> None:
+    def keep(place: tuple[slice, slice], _rows: Tensor, _z: Tensor, streams: Tensor) -> None:
         parts = dict(zip(("x0", "x1", "v"), streams, strict=True))
         for name, buffer in zip(names, kept[:-1], strict=True):
             buffer[:, *place] = parts[name]
@@ -190,8 +198,8 @@ def _gated_input(normed: Tensor, weights: _BlockWeights, names: tuple[str, ...])
 def _forward(x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float) -> None:
     batch, length, width = x.shape
     size = fast_fft_size(2 * length)
-    normed = _norm(x, weights, eps).view(batch, length, width)
-    y = workspace.take("mixer.y", (width, batch, length), x.dtype)
+    normed = _Normed(x, weights.norm_weight, weights.norm_bias, eps)
+    y = workspace.take("mixer.whole", (width, batch, length), x.dtype)
     for block in _blocks(width):
         x0, u = _gated_input(normed, _BlockWeights.of(weights, block), ("x0",))
         for start, stop in _groups(block, batch, size, x.itemsize):
@@ -234,8 +242,8 @@ class _ResidualMixer(torch.autograd.Function):
         weights, long_filter = MixerWeights(*rest), FilterWeights(features, w, ctx.window)
         grad = grad.contiguous()
         batch, length, width = x.shape
-        normed = _norm(x, weights, ctx.eps).view(batch, length, width)
-        grad_normed = workspace.take("mixer.grad_normed", (batch * length, width), x.dtype).zero_()
+        normed = _Normed(x, weights.norm_weight, weights.norm_bias, ctx.eps)
+        grad_normed = workspace.take("mixer.whole", (batch * length, width), x.dtype).zero_()
         sums = MixerWeights(*(torch.zeros_like(parameter) for parameter in rest))
         grad_filter = torch.zeros_like(features), torch.zeros_like(w)
         for block in _blocks(width):
@@ -248,7 +256,7 @@ class _ResidualMixer(torch.autograd.Function):
 
 def _backward_block(
     block: tuple[int, int],
-    normed: Tensor,
+    normed: _Normed,
     grad: Tensor,
     weights: MixerWeights,
     long_filter: FilterWeights,
@@ -257,7 +265,7 @@ def _backward_block(
     grad_filter: tuple[Tensor, Tensor],
 ) -> None:
     """Backward of a block of channels, from the gradient of the output to those of the norm's output and weights."""
-    batch, length, width = normed.shape
+    batch, length, width = normed.x.shape
     size = fast_fft_size(2 * length)
     part = _BlockWeights.of(weights, block)
     x0, x1, v, u = _gated_input(normed, part, ("x0", "x1", "v"))
@@ -291,19 +299,19 @@ def _backward_block(
 
 def _backward_streams(
     block: tuple[int, int],
-    normed: Tensor,
+    normed: _Normed,
     part: _BlockWeights,
     gradients: tuple[Tensor, Tensor, Tensor],
     grad_normed: Tensor,
     sums: MixerWeights,
 ) -> None:
     """Backward of a block's short convolution and in-projection, given the gradients of x0, x1 and v, (C, B, L)."""
-    batch, length, width = normed.shape
+    batch, length, width = normed.x.shape
     last = part.taps.shape[-1] - 1
     totals = _BlockWeights(*(torch.zeros_like(parameter) for parameter in part))
     grads = grad_normed.view(batch, length, width)
 
-    def accumulate(place: tuple[slice, slice], z: Tensor, _streams: Tensor) -> None:
+    def accumulate(place: tuple[slice, slice], rows: Tensor, z: Tensor, _streams: Tensor) -> None:
         sequences, positions = place
         # dz[t] = Σ_lag tap[lag] · ds[t + lag]: the piece of ds reaches `last` positions beyond that of z.
         ahead = slice(positions.start, min(positions.stop + last, length))
@@ -317,7 +325,6 @@ def _backward_streams(
             dz[..., :reach].addcmul_(shifted, part.taps[..., last - lag, None])
             totals.taps[..., last - lag].add_((shifted * z[..., :reach]).sum((1, 2))[:, None])
         totals.tap_bias.add_(ds[..., : z.shape[-1]].sum((1, 2))[:, None, None])
-        rows = normed[place].flatten(0, 1)
         totals.w_in.addmm_(dz.flatten(1), rows)
         totals.b_in.add_(dz.sum((1, 2))[:, None])
         grads[place].flatten(0, 1).addmm_(dz.flatten(1).T, part.w_in)

@@ -12,6 +12,11 @@ from genome_lm.kernels import backend_for
 from genome_lm.kernels.cpu_mlp import MlpWeights, residual_mlp, residual_mlp_
 from genome_lm.model.hyena import HyenaOperator
 
+NORM_CHUNK = 8_192
+"""Positions that the final norm takes at one time where it writes over its input."""
+STORED_BYTES = 8 << 30
+"""Residual streams that the blocks on a CPU keep for the backward pass; beyond it, each is computed again."""
+
 
 class Mlp(nn.Module):
     """Position-wise MLP with the tanh form of GELU."""
@@ -98,9 +103,23 @@ class HyenaBackbone(nn.Module):
                 f"there is no layer {layer}; this model has layers 0 (the embedding) to {self.config.n_layer}"
             )
         x = self.dropout(self.embedding(ids.long()))
+        recompute = self.training and torch.is_grad_enabled() and self._recomputes(ids)
         for block in self.blocks[:layer]:
-            if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+            if recompute:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x, inplace=not torch.is_grad_enabled())
-        return self.norm(x) if layer is None else x
+        return x if layer is not None else self._final_norm(x)
+
+    def _final_norm(self, x: Tensor) -> Tensor:
+        """The final norm; without gradients written over x, so that a long sequence needs no second stream."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self.norm(x)
+        for rows in x.flatten(0, 1).split(NORM_CHUNK):
+            rows.copy_(self.norm(rows))
+        return x
+
+    def _recomputes(self, ids: Tensor) -> bool:
+        """Whether blocks are computed again in the backward pass: if asked for, or if storing takes too much."""
+        stored = 2 * self.config.n_layer * ids.numel() * self.config.d_model * self.embedding.weight.itemsize
+        return self.activation_checkpointing or (ids.device.type == "cpu" and stored > STORED_BYTES)

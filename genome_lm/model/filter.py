@@ -17,6 +17,8 @@ FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
 
 SPECTRUM_BYTES = 1 << 30
 """Budget for the cached spectra of all filters of a model."""
+FEATURE_CHUNK = 65_536
+"""Positions that the filter's MLP takes at one time on the fused CPU path."""
 
 
 class ImplicitFilter(nn.Module):
@@ -60,7 +62,9 @@ class ImplicitFilter(nn.Module):
 
     def hidden_features(self, length: int) -> Tensor:
         """What the MLP's last layer sees at the first `length` positions: (length, filter_order)."""
-        x = self.features(length)
+        return self._hidden(self.features(length))
+
+    def _hidden(self, x: Tensor) -> Tensor:
         for layer in self.hidden:
             x = torch.sin(self.freq * layer(x))
         return x
@@ -78,14 +82,15 @@ class ImplicitFilter(nn.Module):
     def weights(self, length: int) -> FilterWeights:
         """What the fused CPU operation makes the filters from, block by block, differentiable.
 
-        The MLP's inner activations are computed again in the backward pass: kept, they would take as much memory as
-        the two residual streams that a block keeps.
+        The MLP runs over pieces of the positions, and its inner activations are computed again in the backward pass:
+        kept, they would take as much memory as the two residual streams that a block keeps.
         """
+        pieces = self.features(length).split(FEATURE_CHUNK)
         if torch.is_grad_enabled():
-            hidden = checkpoint(self.hidden_features, length, use_reentrant=False, preserve_rng_state=False)
+            hidden = [checkpoint(self._hidden, z, use_reentrant=False, preserve_rng_state=False) for z in pieces]
         else:
-            hidden = self.hidden_features(length)
-        return FilterWeights(hidden, self.out.weight, partial(self.window, length))
+            hidden = [self._hidden(z) for z in pieces]
+        return FilterWeights(torch.cat(hidden), self.out.weight, partial(self.window, length))
 
     def spectra(self, length: int) -> Spectra:
         """Spectra of the filters over the first `length` positions, without gradients, cached within a budget."""

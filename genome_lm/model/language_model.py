@@ -62,7 +62,8 @@ class HyenaLM(nn.Module):
         counted = target_mask(targets).float()
         if weights is not None:
             counted = counted * weights
-        hidden = self.backbone(ids).flatten(0, 1)
+        # The final norm is in the pieces, so that its output is never whole.
+        hidden = self.backbone(ids, layer=self.config.n_layer).flatten(0, 1)
         pieces = zip(
             hidden.split(LOSS_CHUNK),
             targets.flatten().split(LOSS_CHUNK),
@@ -76,7 +77,7 @@ class HyenaLM(nn.Module):
         return total, counted.sum()
 
     def _chunk_loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        logits = F.linear(hidden, self.backbone.embedding.weight).float()
+        logits = F.linear(self.backbone.norm(hidden), self.backbone.embedding.weight).float()
         return (F.cross_entropy(logits, targets.long(), reduction="none") * weights).sum()
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,0 +1,84 @@
+"""How much memory a sequence needs on a CPU, reckoned from the shapes of what the operations hold at one time.
+
+All figures are for one sequence in float32 and an order of 2, and leave out what the process itself takes (Python and
+PyTorch: 0.25 GB, in training 0.4 GB). The C library's allocator may hold some more: it keeps freed pieces of under
+32 MiB, most of what there is at lengths of a few ten thousand. A stream is length · d_model values.
+"""
+
+import torch
+
+from genome_lm.config import ModelConfig
+from genome_lm.kernels.cpu_mixer import CHANNELS, FFT_BYTES
+from genome_lm.kernels.dispatch import SMALL
+from genome_lm.kernels.fft import fast_fft_size
+from genome_lm.model import backbone
+from genome_lm.model.filter import SPECTRUM_BYTES
+from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
+
+FLOAT, COMPLEX = 4, 8
+PIECES = 8 << 20
+"""Buffers and temporaries of the pieces (positions, groups of channels) that do not grow with the length."""
+PLAIN_STREAMS = 21.5
+"""Streams that a block in plain form stores for its backward pass, beside the hidden layers of its MLP and filter."""
+PLAIN_BACKWARD = 8
+"""Streams that exist at one time while such a block is gone back through."""
+
+
+def forward_bytes(config: ModelConfig, length: int) -> int:
+    """Most bytes that a forward pass without gradients holds at one time, `length` bases, on the fused CPU path.
+
+    Weights, the residual stream and the gated results of a block, two streams of a group of channels, the filter's
+    hidden features, the cached spectra, and the logits.
+    """
+    size = fast_fft_size(2 * length)
+    spectra = min(config.d_model * (size // 2 + 1) * COMPLEX, SPECTRUM_BYTES // config.n_layer) * config.n_layer
+    whole = 2 * _stream(config, length) + 2 * _channels(config, length)
+    logits = 16 * FLOAT * length
+    return _weights(config) + whole + 2 * _features(config, length) + spectra + logits + _pieces(config, length)
+
+
+def training_bytes(config: ModelConfig, length: int) -> int:
+    """Most bytes that a training step (forward, backward, AdamW) of `length` bases holds at one time on a CPU.
+
+    Weights, their gradients and AdamW's two moments; what every block stores for its backward pass (two streams and
+    the filter's hidden features; where that is too much, one stream, and a block's worth of it computed again; in
+    short sequences, all that its plain form needs); the embedding's dropout mask; and what the backward pass of one
+    block holds.
+    """
+    stream, features = _stream(config, length), _features(config, length)
+    fixed = 4 * _weights(config) + (stream // FLOAT if config.embed_dropout else 0) + _pieces(config, length)
+    if length * config.d_model < SMALL:
+        hidden = 2 * FLOAT * length * config.d_inner + 11 * features
+        return fixed + int(config.n_layer * (PLAIN_STREAMS * stream + hidden) + PLAIN_BACKWARD * stream)
+    kept = 2 * config.n_layer * stream
+    if kept > backbone.STORED_BYTES:
+        kept = (config.n_layer + 2) * stream + features
+    else:
+        kept += config.n_layer * features
+    # The gradient that comes in, the one that goes out, and a third at the norm; five streams of a block of channels.
+    return fixed + kept + 3 * stream + 5 * _channels(config, length) + features
+
+
+def _weights(config: ModelConfig) -> int:
+    with torch.device("meta"):
+        return FLOAT * sum(parameter.numel() for parameter in HyenaLM(config).parameters())
+
+
+def _stream(config: ModelConfig, length: int) -> int:
+    return FLOAT * length * config.d_model
+
+
+def _channels(config: ModelConfig, length: int) -> int:
+    """A stream of one block of channels."""
+    return FLOAT * length * min(CHANNELS, config.d_model)
+
+
+def _features(config: ModelConfig, length: int) -> int:
+    """What the filter's last layer sees."""
+    return FLOAT * length * config.filter_order
+
+
+def _pieces(config: ModelConfig, length: int) -> int:
+    """Temporaries: an FFT's padded inputs, spectra and results, and a loss chunk's logits; two channels at least."""
+    group = max(FFT_BYTES, 2 * FLOAT * fast_fft_size(2 * length))
+    return PIECES + 4 * group + 3 * LOSS_CHUNK * 16 * FLOAT

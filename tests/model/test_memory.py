@@ -1,0 +1,58 @@
+"""The estimates of memory against the peaks of processes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from genome_lm.config import PRESETS, ModelConfig
+from genome_lm.model.memory import forward_bytes, training_bytes
+
+PROGRAM = """
+import os, sys, torch, torch._dynamo
+from genome_lm.config import ModelConfig
+from genome_lm.model import HyenaLM, backbone, memory
+
+def peak_of(mode, config, length):
+    model, ids = HyenaLM(config).train(mode == "training"), torch.randint(7, 11, (1, length))
+    if mode == "training":
+        model.loss(ids, ids).backward()
+    else:
+        with torch.no_grad():
+            model(ids)
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+mode, backbone.STORED_BYTES = sys.argv[1], int(sys.argv[2])
+config = ModelConfig(d_model=128, n_layer=2, max_length=60_000)
+for length in (16_384, 40_960):
+    if os.fork() == 0:
+        print(peak_of(mode, config, length), getattr(memory, f"{mode}_bytes")(config, length), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.parametrize(("mode", "stored"), [("forward", 8 << 30), ("training", 8 << 30), ("training", 0)])
+def test_estimates_grow_with_the_length_as_peaks_do(mode: str, stored: int) -> None:
+    """Differences of two lengths, which leave out the process's own share; freed memory goes back at once."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000", "OMP_NUM_THREADS": "1"}
+    environment.pop("GENOME_LM_KERNEL", None)
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, mode, str(stored)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (short, short_guess), (long, long_guess) = (map(int, line.split()) for line in run.stdout.splitlines())
+    assert long_guess - short_guess == pytest.approx(long - short, rel=0.25)
+
+
+@pytest.mark.parametrize("config", [*PRESETS.values(), ModelConfig(d_model=8, n_layer=1, max_length=1)])
+def test_estimates_rise_with_the_length(config: ModelConfig) -> None:
+    lengths = [1, config.max_length // 2 + 1, config.max_length]
+    forward = [forward_bytes(config, length) for length in lengths]
+    assert forward == sorted(forward)
+    assert all(less < training_bytes(config, length) for less, length in zip(forward, lengths, strict=True))
