@@ -21,6 +21,7 @@ app.command()(download.download)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(embed.embed)
+app.command()(embed.gather)
 app.command()(report.report)
 
 

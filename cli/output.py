@@ -1,5 +1,6 @@
 """What commands print: lines and tables on stdout."""
 
+import json
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -19,3 +20,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for row in rows:
         shown.add_row(*row)
     Console().print(shown)
+
+
+def finish(as_json: bool, text: str, **facts: object) -> None:
+    """Say what a command did: a line for people, or its facts as a JSON object for machines."""
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        say(text)
