@@ -7,7 +7,7 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli import checkpoint, download, embed, evaluate, genome, report, train
+from genome_lm_cli import checkpoint, doctor, download, embed, evaluate, genome, report, train
 
 app = typer.Typer(
     name="genome-lm",
@@ -23,6 +23,7 @@ app.command()(evaluate.evaluate)
 app.command()(embed.embed)
 app.command()(embed.gather)
 app.command()(report.report)
+app.command()(doctor.doctor)
 
 
 def _raise_on_sigterm(_signal: int, _frame: FrameType | None) -> None:

@@ -96,6 +96,8 @@ def embed_to_file(
             bar.start(total - sum(plan.parts[number].bases for number in missing), total)
             ranges = [plan.parts[number][:2] for number in missing]
             for number, items in zip(missing, source.read(ranges), strict=True):
+                if len(items) != plan.parts[number].stop - plan.parts[number].first:
+                    raise GenomeLMError("the input changed while it was read; run the same command again")
                 embedded = embed_pieces(model.backbone, [piece for _, piece in items], recipe, size, bar.advance)
                 parts.write(number, _table([span for span, _ in items], recipe, embedded))
         if shard is None:
@@ -129,6 +131,8 @@ def gather(shards: Sequence[Path], out: Path, force: bool = False) -> int:
     """
     check_suffix(out)
     refuse_existing(out, force)
+    if not shards:
+        raise GenomeLMError(f"{out}: no shards to join")
     for path in shards:
         if path.name.endswith(PARTS):
             raise GenomeLMError(f"{path}: this shard is not finished; run its command again")

@@ -67,7 +67,9 @@ class Tiling(NamedTuple):
         """
         if self.window is None and self.stride is not None:
             raise GenomeLMError("--stride goes with --window")
-        if self.window is not None and not 1 <= (self.stride or self.window) <= self.window:
+        if self.window is not None and self.window < 1:
+            raise GenomeLMError(f"window {self.window}: at least 1 base")
+        if self.window is not None and self.stride is not None and not 1 <= self.stride <= self.window:
             raise GenomeLMError(f"stride {self.stride}: must be between 1 and the window, {self.window}")
         if min(self.left, self.right) < 0:
             raise GenomeLMError(f"context {min(self.left, self.right)}: 0 or more bases")
