@@ -1,14 +1,13 @@
 """`genome-lm doctor`: what is installed, what computes, and whether it computes right."""
 
 import json
-from typing import Annotated
 
 import typer
 
-from genome_lm_cli.output import say, table
+from genome_lm_cli.output import Json, say, table
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """Show versions, devices and the kernels chosen for them, and test those against float64 arithmetic.
 
     Exits with 1 if a kernel computes something else than the reference, forward or backward.

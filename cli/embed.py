@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli.output import finish
+from genome_lm_cli.output import Json, finish
 
 if TYPE_CHECKING:
     from genome_lm.inference import FastaSource, GenomeSource, Tiling
@@ -28,7 +28,6 @@ class Edges(StrEnum):
     drop = "drop"
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Out = Annotated[Path, typer.Option(help="Output: .npz, .parquet, .zarr or .h5ad (AnnData).", metavar="OUT")]
 

@@ -4,8 +4,11 @@ Columns (arrays, but in Parquet and AnnData) are id, contig, start, end, and for
 positions are not pooled there is a row a base: id, contig and `position`, 0-based in the contig.
 """
 
+import errno
 import json
 import math
+import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +107,9 @@ def _write_h5ad(path: Path, parts: Parts) -> None:
 
     Bins and strands lie one after the other along `var`, which says for each column what it is.
     """
+    # HDF5 does not close a file that has no room, and tells of it at a time of its own: ask before.
+    if shutil.disk_usage(path.parent).free < parts.nbytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
     rows = _rows_together(parts)
     embeddings = [field for field in parts.schema if pa.types.is_fixed_size_list(field.type)]
     columns = [field for field in parts.schema if field not in embeddings]

@@ -147,12 +147,14 @@ class Parts:
     Attributes:
         job: See `PartsFolder`.
         rows: Rows of all parts.
+        nbytes: Size of their files: not compressed, hence that of their content.
         schema: Columns.
     """
 
     def __init__(self, job: dict[str, Any], files: Sequence[Path]) -> None:
         self.job, self._files = job, files
         self.rows = sum(job["rows"])
+        self.nbytes = sum(file.stat().st_size for file in files)
         self.schema: pa.Schema = pq.read_schema(files[0])
 
     def tables(self, rows: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
