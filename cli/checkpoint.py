@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import say, table
+from genome_lm_cli.output import Json, finish, table
 
 app = typer.Typer(help="Import, export, extend and look at checkpoints.", no_args_is_help=True)
 
@@ -32,6 +32,7 @@ def import_(
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
     revision: Revision = None,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Turn a checkpoint of any form into a native one; no code in it is run.
 
@@ -42,7 +43,10 @@ def import_(
     refuse_existing(out, force)
     opened = open_checkpoint(checkpoint, revision=revision)
     save_checkpoint(out, opened.model, opened.provenance)
-    say(f"wrote {out}: {opened.form}, context {opened.model.config.max_length:,}")
+    context = opened.model.config.max_length
+    finish(
+        as_json, f"wrote {out}: {opened.form}, context {context:,}", path=str(out), form=opened.form, context=context
+    )
 
 
 @app.command()
@@ -51,6 +55,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder (hf) or file (safetensors) to write.", metavar="OUT")],
     form: Annotated[Format, typer.Option("--format", help="Form to write.")] = Format.hf,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Write a checkpoint as the Hugging Face port of HyenaDNA has it.
 
@@ -60,7 +65,7 @@ def export(
 
     refuse_existing(out, force)
     export_checkpoint(open_checkpoint(checkpoint).model, out, form.value)
-    say(f"wrote {out}")
+    finish(as_json, f"wrote {out}", path=str(out), format=form.value)
 
 
 @app.command()
@@ -69,6 +74,7 @@ def extend(
     max_length: Annotated[int, typer.Option(help="The new context in bases.")],
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Stretch a model's filters over a longer context; tune it afterwards (`genome-lm train --init`).
 
@@ -81,7 +87,8 @@ def extend(
     extended = extend_context(opened.model, max_length)
     before = opened.model.config.max_length
     save_checkpoint(out, extended, {**opened.provenance, "extended_from_max_length": before})
-    say(f"wrote {out}: context {before:,} → {max_length:,}; tune it with `genome-lm train --init {out}`")
+    text = f"wrote {out}: context {before:,} → {max_length:,}; tune it with `genome-lm train --init {out}`"
+    finish(as_json, text, path=str(out), context=max_length, context_before=before)
 
 
 @app.command()

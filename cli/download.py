@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import replacing_file
-from genome_lm_cli.output import say
+from genome_lm_cli.output import Json, finish
 
 
 def download(
@@ -15,8 +15,9 @@ def download(
     listing: Annotated[
         Path | None, typer.Option("--list", help="Also write the files' paths here, a line each.", metavar="TXT")
     ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Download a genome; resumes where it was cut off, and verifies checksums.
+    """Download a genome; resumes where it was cut off, and verifies checksums. With --json, a line a file.
 
     Example: genome-lm download data_manifests/hg38.yaml --out genomes/hg38
     """
@@ -26,7 +27,9 @@ def download(
     for source in read_manifest(manifest).files:
         paths.append(path := download(source, out / source.name))
         checked = "checksum verified" if source.sha256 or source.md5 else "no checksum known"
-        say(f"wrote {path}: {path.stat().st_size:,} bytes, {checked}")
+        text = f"wrote {path}: {path.stat().st_size:,} bytes, {checked}"
+        verified = bool(source.sha256 or source.md5)
+        finish(as_json, text, path=str(path), bytes=path.stat().st_size, verified=verified)
     if listing is not None:
         with replacing_file(listing) as temporary:
             temporary.write_text("".join(f"{path}\n" for path in paths))

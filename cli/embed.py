@@ -1,6 +1,5 @@
-"""`genome-lm embed`: sequences to vectors."""
+"""`genome-lm embed` and `genome-lm gather`: sequences to vectors."""
 
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,20 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing
-from genome_lm_cli.output import say
+from genome_lm_cli.output import Json, finish
 
 if TYPE_CHECKING:
-    from genome_lm.inference import Record
-
-
-class Pool(StrEnum):
-    """How the states of a sequence become one vector."""
-
-    mean = "mean"
-    last = "last"
-    max = "max"
-    none = "none"
+    from genome_lm.inference import FastaSource, GenomeSource, Tiling
 
 
 class Strand(StrEnum):
@@ -29,64 +18,146 @@ class Strand(StrEnum):
 
     forward = "forward"
     both = "both"
+    concat = "concat"
+
+
+class Edges(StrEnum):
+    """What becomes of windows at the ends."""
+
+    keep = "keep"
+    drop = "drop"
+
+
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Out = Annotated[Path, typer.Option(help="Output: .npz, .parquet, .zarr or .h5ad (AnnData).", metavar="OUT")]
 
 
 def embed(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.", metavar="CKPT")],
-    out: Annotated[Path, typer.Option(help="Output, .npz, .parquet or .zarr.", metavar="OUT")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Checkpoint of any form: folder, file, OWNER/NAME.", metavar="CKPT")
+    ],
+    out: Out,
     fasta: Annotated[Path | None, typer.Option(help="FASTA file, plain or gzip; - is standard input.")] = None,
-    genome: Annotated[Path | None, typer.Option(help="Genome store, with --bed.", metavar="G.zarr")] = None,
+    genome: Annotated[
+        Path | None, typer.Option(help="Genome store: places of --bed, or all of it in windows.", metavar="G.zarr")
+    ] = None,
     bed: Annotated[Path | None, typer.Option(help="Intervals of the genome.", metavar="BED")] = None,
     split: Annotated[str | None, typer.Option(help="Only intervals with this name in the BED's column 4.")] = None,
-    pool: Annotated[Pool, typer.Option(help="One vector a sequence, or none: one a base.")] = Pool.mean,
-    layer: Annotated[
-        int | None, typer.Option(help="Residual stream after this block (0: embedding); default: the final norm.")
-    ] = None,
-    strand: Annotated[Strand, typer.Option(help="both averages with the reverse complement.")] = Strand.forward,
-    window: Annotated[int | None, typer.Option(help="Cut longer sequences into windows of so many bases.")] = None,
+    window: Annotated[int | None, typer.Option(help="Cut into windows of so many bases.")] = None,
     stride: Annotated[int | None, typer.Option(help="From one window to the next; default: --window.")] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
+    context: Annotated[
+        int,
+        typer.Option(help="Bases before each window (for the other strand: after it) that are seen, but not pooled."),
+    ] = 0,
+    edges: Annotated[
+        Edges | None,
+        typer.Option(
+            help="Windows at the ends: keep (moved back to fit, with less context), or drop. Default: drop for a "
+            "whole genome, keep otherwise."
+        ),
+    ] = None,
+    pool: Annotated[
+        str, typer.Option(help="mean, last, max, bins:N (means of N bins), or none: a row a base.")
+    ] = "mean",
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="final: after the last norm; k: after block k (0: embedding). Can be given several times."),
+    ] = None,
+    strand: Annotated[
+        Strand, typer.Option(help="both averages with the reverse complement, concat puts the two side by side.")
+    ] = Strand.forward,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: embed only the i-th of n shards; join them with genome-lm gather.")
+    ] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Bases that go through the model at one time; default: what pays off and fits.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
-    """Embed sequences of a FASTA file, or intervals of a genome.
+    """Embed the sequences of a FASTA file, places of a genome, or all of a genome in windows.
 
-    The result does not depend on batches: padding is on the right, and the model is causal.
+    Results don't depend on batches or devices' number: padding is on the right, and the model is causal. Memory does
+    not grow with the input. A killed job goes on where it was: what is done lies in OUT.parts until the end, and the
+    same command finds it there.
 
-    Example: genome-lm embed run/checkpoint --fasta genes.fa --pool mean --strand both --out genes.parquet
+    Example: genome-lm embed run/checkpoint --fasta genes.fa --strand both --out genes.parquet
+
+    Example: zcat reads.fa.gz | genome-lm embed run/checkpoint --fasta - --pool last --out reads.npz
+
+    Example: genome-lm embed run/checkpoint --genome genome.zarr --bed peaks.bed --layer 1 --layer final --out p.h5ad
+
+    Example: genome-lm embed run/checkpoint --genome genome.zarr --window 512 --context 512 --out all.zarr
+
+    Example: genome-lm embed run/checkpoint --genome genome.zarr --window 512 --shard 1/8 --out all.zarr
     """
-    from genome_lm.inference import check_suffix, load, write_embeddings
-    from genome_lm.inference import windows as cut
+    from genome_lm.files import refuse_existing
+    from genome_lm.inference import Recipe, Tiling, check_suffix, embed_to_file, load, shard_path
 
     check_suffix(out)
-    refuse_existing(out, force)
-    if stride is not None and window is None:
-        raise GenomeLMError("--stride goes with --window")
-    records = list(_records(fasta, genome, bed, split))
+    which = None if shard is None else _shard(shard)
+    refuse_existing(out if which is None else shard_path(out, *which), force)
+    chosen = edges or (Edges.drop if genome is not None and bed is None else Edges.keep)
+    right = 0 if strand is Strand.forward else context
+    source = _source(fasta, genome, bed, split, Tiling(window, stride, chosen.value, context, right))
     model = load(checkpoint, device)
-    if window is not None:
-        records = list(cut(records, window, stride or window))
-    embedded = model.embed(
-        [record.sequence for record in records],
-        pool=pool.value,
-        layer=layer,
-        strand=strand.value,
-        names=[record.id for record in records],
-        batch_tokens=batch_tokens,
+    recipe = Recipe.of(pool, [_layer(text) for text in layer or ["final"]], strand.value, model.config)
+    done = embed_to_file(model, source, out, recipe, batch_tokens, which, force)
+    shape = " × ".join(map(str, done.row_shape))
+    finish(
+        as_json,
+        f"wrote {done.path}: {done.records:,} sequences, {done.bases:,} bases, {shape} dimensions"
+        + (f" ({done.resumed:,} of {done.parts:,} parts from an earlier run)" if done.resumed else ""),
+        **{**done._asdict(), "path": str(done.path)},
     )
-    write_embeddings(out, records, embedded)
-    bases = sum(record.end - record.start for record in records)
-    say(f"wrote {out}: {len(records):,} sequences, {bases:,} bases, {model.config.d_model} dimensions")
 
 
-def _records(fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None) -> Iterator["Record"]:
+def gather(
+    shards: Annotated[list[Path], typer.Argument(help="Folders of all shards, OUT.shard-i-of-n.", metavar="SHARD…")],
+    out: Out,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Join the shards of an embedding job in the order of its input; checks that all are there, and of one job.
+
+    Example: genome-lm gather all.zarr.shard-* --out all.zarr
+    """
+    from genome_lm.inference import gather
+
+    rows = gather(shards, out, force)
+    finish(
+        as_json, f"wrote {out}: {rows:,} rows; the shards can go now", path=str(out), rows=rows, shards=len(shards)
+    )
+
+
+def _source(
+    fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None, tiling: "Tiling"
+) -> "FastaSource | GenomeSource":
     from genome_lm.genome import GenomeStore, of_split, read_bed
-    from genome_lm.inference import fasta_records, interval_records
+    from genome_lm.inference import FastaSource, GenomeSource
 
+    if split is not None and bed is None:
+        raise GenomeLMError("--split goes with --bed")
     if fasta is not None and genome is None and bed is None:
-        return fasta_records(fasta)
-    if fasta is None and genome is not None and bed is not None:
-        store = GenomeStore(genome)
-        intervals = read_bed(bed, store)
-        return interval_records(store, intervals if split is None else of_split(intervals, split))
-    raise GenomeLMError("give either --fasta, or --genome and --bed")
+        return FastaSource(fasta, tiling)
+    if fasta is not None or genome is None:
+        raise GenomeLMError("give either --fasta, or --genome (with --bed for places of it)")
+    store = GenomeStore(genome)
+    intervals = None if bed is None else read_bed(bed, store)
+    return GenomeSource(store, of_split(intervals, split) if split is not None and intervals else intervals, tiling)
+
+
+def _layer(text: str) -> int | None:
+    if text == "final":
+        return None
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise GenomeLMError(f"layer {text!r}: use final, or a number from 0 (the embedding)")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise GenomeLMError(f"shard {text!r}: use i/n, from 1/n to n/n")
+    return int(number), int(count)

@@ -11,9 +11,13 @@ from genome_lm_cli.output import say, table
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.", metavar="CKPT")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Checkpoint of any form: folder, file, OWNER/NAME.", metavar="CKPT")
+    ],
     genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
-    intervals: Annotated[Path, typer.Option(help="BED4 file with the splits.", metavar="SPLITS.bed")],
+    intervals: Annotated[
+        Path, typer.Option("--intervals", "--bed", help="BED4 file with the splits.", metavar="SPLITS.bed")
+    ],
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
     length: Annotated[int | None, typer.Option(help="Context in bases; default: the model's.")] = None,
     markov_order: Annotated[int, typer.Option(help="Highest order of the Markov baselines; -1 for none.")] = 11,

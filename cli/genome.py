@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import say, table
+from genome_lm_cli.output import Json, finish, say, table
 
 app = typer.Typer(help="Build, look at, export and split genome stores.", no_args_is_help=True)
 
@@ -31,6 +31,7 @@ def build(
     out: Annotated[Path, typer.Option(help="The store to write.", metavar="G.zarr")],
     assembly: Annotated[str | None, typer.Option(help="Name of the assembly, kept as provenance.")] = None,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Build a genome store from FASTA.
 
@@ -40,7 +41,8 @@ def build(
 
     refuse_existing(out, force)
     store = build_store(fasta, out, assembly)
-    say(f"wrote {out}: {store.bases:,} bases in {len(store.contigs):,} contigs")
+    text = f"wrote {out}: {store.bases:,} bases in {len(store.contigs):,} contigs"
+    finish(as_json, text, path=str(out), bases=store.bases, contigs=len(store.contigs))
 
 
 @app.command()
@@ -76,6 +78,7 @@ def export(
     genome: Store,
     out: Annotated[Path, typer.Option(help="FASTA file to write; gzip if it ends in .gz.", metavar="OUT.fa")],
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Write a store back as FASTA, letter for letter.
 
@@ -86,7 +89,8 @@ def export(
     refuse_existing(out, force)
     store = GenomeStore(genome)
     export_fasta(store, out)
-    say(f"wrote {out}: {store.bases:,} bases in {len(store.contigs):,} records")
+    text = f"wrote {out}: {store.bases:,} bases in {len(store.contigs):,} records"
+    finish(as_json, text, path=str(out), bases=store.bases, records=len(store.contigs))
 
 
 @app.command()
@@ -100,6 +104,7 @@ def split(
     gap: Annotated[int, typer.Option(help="Bases left out where blocks of different splits meet.")] = 1_000,
     seed: Annotated[int, typer.Option(help="Seed of the random assignment.")] = 0,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Split a genome into train, valid and test regions that share no base.
 
@@ -111,7 +116,9 @@ def split(
     store = GenomeStore(genome)
     regions = split_genome(store, by.value, valid, test, block, gap, seed)
     write_bed(out, regions)
-    rows = [
-        (s.split, f"{s.regions:,}", f"{s.bases:,}", f"{s.n_fraction:.2%}") for s in summarise_splits(store, regions)
-    ]
+    summaries = summarise_splits(store, regions)
+    if as_json:
+        typer.echo(json.dumps({"path": str(out), "splits": [summary._asdict() for summary in summaries]}))
+        return
+    rows = [(s.split, f"{s.regions:,}", f"{s.bases:,}", f"{s.n_fraction:.2%}") for s in summaries]
     table(f"wrote {out}", ("split", "regions", "bases", "ambiguous (N…)"), rows)

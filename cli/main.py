@@ -7,11 +7,31 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli import checkpoint, download, embed, evaluate, genome, report, train
+from genome_lm_cli import checkpoint, doctor, download, embed, evaluate, genome, report, train
+
+_HELP = """Train and use HyenaDNA-style language models of DNA.
+
+A first run, from FASTA to vectors (each command tells more with --help, and gives examples):
+
+genome-lm genome build genome.fa.gz --out genome.zarr
+
+genome-lm genome split genome.zarr --out splits.bed
+
+genome-lm train --genome genome.zarr --intervals splits.bed --out run --preset tiny-1k --stages 1024:5000
+
+genome-lm evaluate run/checkpoint --genome genome.zarr --intervals splits.bed
+
+genome-lm embed run/checkpoint --fasta genes.fa --out genes.parquet
+"""
+_EPILOG = (
+    "Exit status: 0; 1 an error of the input, said in one line, or a failed self-test of doctor; 2 wrong usage; "
+    "130 Ctrl-C; 143 SIGTERM. An interrupted command goes on, where its help says so, when it is called again."
+)
 
 app = typer.Typer(
     name="genome-lm",
-    help="Train and use HyenaDNA-style language models of DNA.",
+    help=_HELP,
+    epilog=_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -21,7 +41,9 @@ app.command()(download.download)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(embed.embed)
+app.command()(embed.gather)
 app.command()(report.report)
+app.command()(doctor.doctor)
 
 
 def _raise_on_sigterm(_signal: int, _frame: FrameType | None) -> None:

@@ -1,9 +1,15 @@
 """What commands print: lines and tables on stdout."""
 
+import json
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+"""The option that all commands have."""
 
 
 def say(text: str) -> None:
@@ -19,3 +25,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for row in rows:
         shown.add_row(*row)
     Console().print(shown)
+
+
+def finish(as_json: bool, text: str, **facts: object) -> None:
+    """Say what a command did: a line for people, or its facts as a JSON object for machines."""
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        say(text)

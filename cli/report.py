@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import say
+from genome_lm_cli.output import Json, finish
 
 
 def report(
@@ -15,6 +15,7 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write.", metavar="HTML")],
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "genome-lm",
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page: loss curves, stages, perplexity against baselines, provenance.
 
@@ -24,4 +25,4 @@ def report(
 
     refuse_existing(out, force)
     write_report(run, evaluation, out, title)
-    say(f"wrote {out}")
+    finish(as_json, f"wrote {out}", path=str(out))

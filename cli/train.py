@@ -8,14 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli.output import say
+from genome_lm_cli.output import Json, finish
 
 _MODEL = ("d_model", "n_layer", "max_length")
 
 
 def train(
     genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
-    intervals: Annotated[Path, typer.Option(help="BED4 file with the splits.", metavar="SPLITS.bed")],
+    intervals: Annotated[
+        Path, typer.Option("--intervals", "--bed", help="BED4 file with the splits.", metavar="SPLITS.bed")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; one that is there is resumed.", metavar="RUN")],
     preset: Annotated[str | None, typer.Option(help="A published size: tiny-1k … large-1m.")] = None,
     d_model: Annotated[int | None, typer.Option(help="Width of the model.")] = None,
@@ -44,6 +46,7 @@ def train(
     num_workers: Annotated[int, typer.Option(help="Processes that read ahead.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     devices: Annotated[int, typer.Option(help="Devices to train on together.")] = 1,
+    as_json: Json = False,
 ) -> None:
     """Train a model, or go on where a killed run was left.
 
@@ -74,10 +77,12 @@ def train(
         devices=devices,
     )
     if result.checkpoint is None:
-        say(f"stopped after step {result.steps:,}; {out} is saved: the same command goes on from there")
+        text = f"stopped after step {result.steps:,}; {out} is saved: the same command goes on from there"
+        finish(as_json, text, path=str(out), steps=result.steps, finished=False)
         raise SystemExit(128 + (result.stopped_by or 0))
     summary = result.summary
-    say(f"wrote {result.checkpoint}: {summary['parameters']:,} parameters, {summary['bases']:,} bases seen")
+    text = f"wrote {result.checkpoint}: {summary['parameters']:,} parameters, {summary['bases']:,} bases seen"
+    finish(as_json, text, path=str(result.checkpoint), steps=result.steps, finished=True, summary=summary)
 
 
 def _recipe_options() -> tuple[str, ...]:

@@ -11,7 +11,7 @@ LAYERS = [
     {"checkpoint"},
     {"training", "inference"},
     {"finetune", "evaluation"},
-    {"report"},
+    {"report", "doctor"},
 ]
 """A module imports from its own room and from those of the layers above it in this list."""
 

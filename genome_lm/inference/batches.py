@@ -1,14 +1,45 @@
-"""Sequences of many lengths in batches: sorted by length, padded on the right."""
+"""Sequences of many lengths in batches: sorted by length, padded on the right, halved when memory runs out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
 from genome_lm.alphabet import PAD, encode
+from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
+
+BATCH_TOKENS = 32_768
+"""Positions of a batch on a CPU, padding included, where memory allows: larger ones leave the caches."""
+_MOST_TOKENS = 262_144
+"""Positions of a batch on a GPU: more don't make it quicker."""
+_STATES = 24
+"""Arrays of (positions, d_model) float32 that a forward pass holds at most, roughly."""
+
+
+class BatchSize:
+    """Positions of a batch; it shrinks for good when memory runs out.
+
+    Attributes:
+        tokens: Positions of a batch at most, padding included; a longer sequence goes alone.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        if tokens < 1:
+            raise GenomeLMError(f"batches of {tokens} bases: at least 1")
+        self.tokens = tokens
+
+    @classmethod
+    def automatic(cls, config: ModelConfig, device: torch.device) -> "BatchSize":
+        """As many positions as pay off and, roughly, fit half of the memory that is free now."""
+        if device.type == "cuda":
+            free, most = torch.cuda.mem_get_info(device)[0], _MOST_TOKENS
+        else:
+            free, most = psutil.virtual_memory().available, BATCH_TOKENS
+        return cls(max(1, min(most, free // 2 // (_STATES * 4 * config.d_model))))
 
 
 def encode_all(sequences: Sequence[str], names: Sequence[str] | None, most: int) -> list[Codes]:
@@ -24,13 +55,18 @@ def encode_all(sequences: Sequence[str], names: Sequence[str] | None, most: int)
         name = names[number] if names is not None else f"sequence {number}"
         if not sequence:
             raise GenomeLMError(f"{name}: empty sequence")
-        if len(sequence) > most:
-            raise GenomeLMError(
-                f"{name}: {len(sequence):,} bases are more than the model's context of {most:,}; "
-                "cut it into windows (--window and --stride, or `genome_lm.inference.windows`)"
-            )
+        check_length(name, len(sequence), most)
         encoded.append(encode(sequence, name))
     return encoded
+
+
+def check_length(name: str, length: int, most: int) -> None:
+    """Raise a `GenomeLMError` if a sequence is longer than the model's context."""
+    if length > most:
+        raise GenomeLMError(
+            f"{name}: {length:,} bases are more than the model's context of {most:,}; "
+            "cut it into windows (--window and --stride, or `genome_lm.inference.windows`)"
+        )
 
 
 def padded_batches(
@@ -46,11 +82,63 @@ def padded_batches(
     Yields:
         Numbers of the sequences, (b, L) int64 ids with [PAD] on the right, lengths.
     """
-    order = sorted(range(len(tokens)), key=lambda number: len(tokens[number]), reverse=True)
+    order = _longest_first(tokens)
+    while order:
+        count = max(1, batch_tokens // len(tokens[order[0]]))
+        numbers, order = order[:count], order[count:]
+        yield numbers, _padded(tokens, numbers).to(device), [len(tokens[number]) for number in numbers]
+
+
+def compute_in_batches(
+    tokens: Sequence[Codes], size: BatchSize, device: torch.device, compute: Callable[[list[int], Tensor], None]
+) -> None:
+    """Call `compute(numbers, ids)` on batches as `padded_batches` makes them, on smaller ones when memory runs out.
+
+    Args:
+        tokens: n arrays of token ids.
+        size: Of the batches; where memory runs out, on a GPU or a CPU, it is halved and the batch done again.
+        device: Where the batches go.
+        compute: Takes the numbers of the sequences and (b, L) int64 ids; it may be called again on the same ones.
+
+    Raises:
+        GenomeLMError: If memory does not do for one sequence alone.
+    """
+    order = _longest_first(tokens)
     while order:
         longest = len(tokens[order[0]])
-        numbers, order = order[: max(1, batch_tokens // longest)], order[max(1, batch_tokens // longest) :]
-        ids = np.full((len(numbers), longest), PAD, dtype=np.int64)
-        for row, number in enumerate(numbers):
-            ids[row, : len(tokens[number])] = tokens[number]
-        yield numbers, torch.from_numpy(ids).to(device), [len(tokens[number]) for number in numbers]
+        numbers = order[: max(1, size.tokens // longest)]
+        if _fits(lambda numbers=numbers: compute(numbers, _padded(tokens, numbers).to(device))):  # type: ignore[misc]
+            order = order[len(numbers) :]
+        elif len(numbers) == 1:
+            raise GenomeLMError(
+                f"out of memory on {device} with one sequence of {longest:,} bases; use shorter windows (--window), "
+                "another device, or a machine with more memory"
+            )
+        else:
+            size.tokens = longest * (len(numbers) // 2)
+
+
+def _fits(attempt: Callable[[], None]) -> bool:
+    """Whether memory does for it. What the attempt held is free again only once its exception is gone."""
+    try:
+        attempt()
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        is_cpu = "DefaultCPUAllocator" in str(error) and "memory" in str(error)
+        if not (isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or is_cpu):
+            raise
+    else:
+        return True
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def _longest_first(tokens: Sequence[Codes]) -> list[int]:
+    return sorted(range(len(tokens)), key=lambda number: len(tokens[number]), reverse=True)
+
+
+def _padded(tokens: Sequence[Codes], numbers: list[int]) -> Tensor:
+    ids = np.full((len(numbers), len(tokens[numbers[0]])), PAD, dtype=np.int64)
+    for row, number in enumerate(numbers):
+        ids[row, : len(tokens[number])] = tokens[number]
+    return torch.from_numpy(ids)

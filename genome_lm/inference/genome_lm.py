@@ -9,19 +9,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genome_lm.alphabet import NUCLEOTIDES, VOCABULARY, reverse_complement
+from genome_lm.alphabet import NUCLEOTIDES, VOCABULARY
 from genome_lm.checkpoint import open_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome.codes import Codes
-from genome_lm.inference.batches import encode_all, padded_batches
-from genome_lm.inference.pooling import POOLS, Pool, pool_states
+from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, padded_batches
+from genome_lm.inference.embedding import Floats, Piece, Recipe, Strand, embed_pieces
 from genome_lm.model import HyenaBackbone, HyenaLM
-
-Strand = Literal["forward", "both"]
-Floats = npt.NDArray[np.float32]
-BATCH_TOKENS = 32_768
-"""Positions of a batch, padding included, unless another number is asked for."""
 
 
 def load(
@@ -81,57 +75,73 @@ class GenomeLM:
         """Logits of the token after each position: (B, L) token ids → (B, L, 16) float32."""
         return self.model(torch.as_tensor(ids, device=self.device)).float()
 
-    @torch.no_grad()
     def embed(
         self,
         sequences: Sequence[str],
         *,
-        pool: Pool = "mean",
+        pool: str = "mean",
         layer: int | None = None,
         strand: Strand = "forward",
+        context: int = 0,
         names: Sequence[str] | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> Floats | list[Floats]:
         """Embeddings; that of a sequence does not depend on what else is in the list, nor on the size of batches.
+
+        For whole files and genomes, with results on disk, see `genome_lm.inference.embed_to_file`.
 
         Args:
             sequences: n DNA sequences of any lengths up to the model's context, in either case.
             pool: How the hidden states of a sequence become one vector: their "mean", "max", the "last" one, which
-                alone has seen the whole sequence (the model is causal), or "none" to keep all.
+                alone has seen the whole sequence (the model is causal); "bins:N" for the means of N bins of equal
+                size, "none" to keep all.
             layer: None for the states after the final norm; k for the residual stream after block k (0: embedding).
-            strand: "both" averages with the reverse complement; without pooling, base by base.
+                See `embed_layers` for several in one pass.
+            strand: "both" averages with the reverse complement, "concat" puts the two one after the other; bins and
+                bases are matched base by base.
+            context: So many bases at the start of each sequence (and at its end, if both strands are embedded) are
+                seen by the model, but not pooled.
             names: What errors call the sequences.
-            batch_tokens: Positions in a batch.
+            batch_tokens: Positions in a batch; None for as many as pay off and fit. Batches that don't fit after all
+                are halved.
 
         Returns:
-            (n, d_model) float32; without pooling a list of n arrays, (L, d_model).
+            With d = d_model (twice that for "concat"): (n, d) float32, (n, N, d) for bins, without pooling a list of
+            n arrays, (L, d).
 
         Raises:
-            GenomeLMError: On a sequence that is empty, too long or not DNA, an unknown pool or strand, or a layer
-                that is not there.
+            GenomeLMError: On a sequence that is empty, too long, not DNA, or nothing but context; an unknown pool or
+                strand; a layer that is not there; or if memory does not do for one sequence alone.
         """
-        if pool not in POOLS:
-            raise GenomeLMError(f"pool {pool!r}: use {', '.join(POOLS)}")
-        if strand not in ("forward", "both"):
-            raise GenomeLMError(f"strand {strand!r}: use forward or both")
-        tokens = encode_all(sequences, names, self.config.max_length)
-        embedded = self._embed(tokens, pool, layer, batch_tokens)
-        if strand == "both":
-            reverse = self._embed([reverse_complement(ids) for ids in tokens], pool, layer, batch_tokens)
-            if pool == "none":
-                reverse = [states[::-1] for states in reverse]
-            embedded = [np.asarray((one + other) / 2) for one, other in zip(embedded, reverse, strict=True)]
-        if pool == "none":
-            return embedded
-        return np.stack(embedded) if embedded else np.empty((0, self.config.d_model), dtype=np.float32)
+        options = {"strand": strand, "context": context, "names": names, "batch_tokens": batch_tokens}
+        return self.embed_layers(sequences, [layer], pool=pool, **options)[layer]  # type: ignore[arg-type]
 
-    def _embed(self, tokens: list[Codes], pool: Pool, layer: int | None, batch_tokens: int) -> list[Floats]:
-        embedded: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
-        for numbers, ids, lengths in padded_batches(tokens, batch_tokens, self.device):
-            states = self.backbone(ids, layer).float()
-            for number, pooled in zip(numbers, pool_states(states, lengths, pool), strict=True):
-                embedded[number] = pooled.cpu().numpy()
-        return embedded
+    def embed_layers(
+        self,
+        sequences: Sequence[str],
+        layers: Sequence[int | None],
+        *,
+        pool: str = "mean",
+        strand: Strand = "forward",
+        context: int = 0,
+        names: Sequence[str] | None = None,
+        batch_tokens: int | None = None,
+    ) -> dict[int | None, Floats | list[Floats]]:
+        """Embeddings of several layers in one pass: `embed`'s arguments, and of each layer what `embed` returns."""
+        recipe = Recipe.of(pool, layers, strand, self.config)
+        tokens = encode_all(sequences, names, self.config.max_length)
+        pieces = [Piece(ids, context, 0 if strand == "forward" else context) for ids in tokens]
+        for number, piece in enumerate(pieces):
+            if context < 0 or piece.bases < 1:
+                name = names[number] if names is not None else f"sequence {number}"
+                raise GenomeLMError(f"{name}: a context of {context} leaves nothing of {len(piece.tokens)} bases")
+        size = BatchSize.automatic(self.config, self.device) if batch_tokens is None else BatchSize(batch_tokens)
+        embedded = embed_pieces(self.backbone, pieces, recipe, size)
+        if recipe.pooling.kind == "none":
+            return dict(zip(layers, embedded, strict=True))
+        empty = np.empty((0, *recipe.shape(self.config)), dtype=np.float32)
+        stacked = (np.stack(rows) if rows else empty for rows in embedded)
+        return dict(zip(layers, stacked, strict=True))
 
     @torch.no_grad()
     def log_likelihood(

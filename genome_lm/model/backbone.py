@@ -1,5 +1,7 @@
 """The backbone: embedding, Hyena blocks, final norm."""
 
+from collections.abc import Collection, Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -123,3 +125,26 @@ class HyenaBackbone(nn.Module):
         """Whether blocks are computed again in the backward pass: if asked for, or if storing takes too much."""
         stored = 2 * self.config.n_layer * ids.numel() * self.config.d_model * self.embedding.weight.itemsize
         return self.activation_checkpointing or (ids.device.type == "cpu" and stored > STORED_BYTES)
+
+    def every_layer(self, ids: Tensor, layers: Collection[int | None]) -> Iterator[tuple[int | None, Tensor]]:
+        """Hidden states of several layers in one pass, in the order of depth.
+
+        Args:
+            ids: As in `forward`.
+            layers: Which ones, each as in `forward`.
+
+        Yields:
+            The layer and its states, (B, L, d_model) float32; without gradients, they are written over when the next
+            ones are asked for.
+
+        Raises:
+            GenomeLMError: As `forward`.
+        """
+        x = self(ids, 0)
+        deepest = self.config.n_layer if None in layers else max(layer or 0 for layer in layers)
+        for depth in range(deepest + 1):
+            x = x if depth == 0 else self.blocks[depth - 1](x, inplace=not torch.is_grad_enabled())
+            if depth in layers:
+                yield depth, x
+        if None in layers:
+            yield None, self._final_norm(x)

@@ -81,7 +81,7 @@ def test_one_split(run: Path, genome: Genome, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--out", "e.csv"], "end it in .npz, .parquet, .zarr"),
-        (["--out", "e.npz"], "either --fasta, or --genome and --bed"),
+        (["--out", "e.npz"], "either --fasta, or --genome"),
         (["--out", "e.npz", "--fasta", "a.fa", "--bed", "b.bed"], "either --fasta"),
         (["--out", "e.npz", "--fasta", "a.fa", "--stride", 5], "--stride goes with --window"),
         (["--out", "e.npz", "--fasta", "a.fa"], r"a\.fa: can't read"),

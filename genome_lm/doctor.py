@@ -1,0 +1,168 @@
+"""What is installed, what computes, and whether it computes right."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from torch import Tensor
+
+from genome_lm import __version__
+from genome_lm.config import ModelConfig
+from genome_lm.kernels import backend_for
+from genome_lm.kernels.dispatch import VARIABLE
+from genome_lm.model import HyenaLM
+
+LIBRARIES = ("torch", "triton", "lightning", "numpy", "zarr", "pyarrow", "h5py", "pyfaidx", "biopython", "snakemake")
+TOLERANCE = 1e-3
+"""Largest difference from float64 arithmetic, relative to the largest value, that float32 kernels may have:
+about 5e-5 is usual, TF32 convolutions on a GPU have some 5e-4, and a wrong kernel is off by far more."""
+_SHAPE = ModelConfig(d_model=64, n_layer=2, max_length=3_000, filter_order=16)
+_BATCH = 2
+_LARGE = 1 << 30
+
+
+class Check(NamedTuple):
+    """A self-test of one device.
+
+    Attributes:
+        device: Such as "cpu" or "cuda:0".
+        name: Its name.
+        inference: Kernel that is chosen for long sequences without gradients.
+        training: Kernel that is chosen for long sequences with gradients.
+        forward: Largest difference of the hidden states from the float64 reference, relative to the largest of them.
+        backward: The same of all parameters' gradients.
+        error: What went wrong instead; empty if nothing did.
+    """
+
+    device: str
+    name: str
+    inference: str
+    training: str
+    forward: float
+    backward: float
+    error: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the kernels agree with the reference."""
+        return not self.error and max(self.forward, self.backward) <= TOLERANCE
+
+
+def examine() -> dict[str, Any]:
+    """Versions, machine, devices with their kernels and self-tests, as JSON values; `passed` is the verdict."""
+    checks = [check_device(torch.device(name)) for name in _devices()]
+    return {
+        "genome_lm": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "cuda": torch.version.cuda,
+        "cpu_threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "kernel_forced": os.environ.get(VARIABLE),
+        "devices": [{**check._asdict(), "passed": check.passed} for check in checks],
+        "passed": all(check.passed for check in checks),
+    }
+
+
+def check_device(device: torch.device) -> Check:
+    """Compare the kernels that are chosen for a device with the plain form in float64 on the CPU.
+
+    A model with random weights computes hidden states (without gradients, as at inference) and the gradients of a
+    loss (as in training), each with the kernel that long sequences get there.
+
+    Args:
+        device: The device.
+
+    Returns:
+        The differences, or the error that came up.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    inference = training = ""
+    try:
+        inference, training = _chosen(device, gradients=False), _chosen(device, gradients=True)
+        model, ids = _model(), _ids()
+        with _kernel("reference"):
+            expected = _states(model.double(), ids), _gradients(model.double(), ids)
+        model = model.float().to(device)
+        with _kernel(inference):
+            forward = _difference(_states(model, ids.to(device)), expected[0])
+        with _kernel(training):
+            backward = _difference(_gradients(model, ids.to(device)), expected[1])
+    except Exception as error:  # whatever a kernel may raise: it is the finding
+        return Check(str(device), name, inference, training, torch.inf, torch.inf, f"{type(error).__name__}: {error}")
+    return Check(str(device), name, inference, training, forward, backward, "")
+
+
+def _devices() -> list[str]:
+    return ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _chosen(device: torch.device, gradients: bool) -> str:
+    """The kernel for a residual stream too large for any shortcut; expanded, so that it takes no memory."""
+    with torch.set_grad_enabled(gradients):
+        return backend_for(torch.empty(1, device=device).expand(1, _LARGE // _SHAPE.d_model, _SHAPE.d_model))
+
+
+@contextmanager
+def _kernel(name: str) -> Iterator[None]:
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+def _model() -> HyenaLM:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = HyenaLM(_SHAPE).eval()
+        # Weights as large as a trained model's: with those of the start, the mixers hardly add to the embedding.
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    return model
+
+
+def _ids() -> Tensor:
+    return torch.randint(7, 12, (_BATCH, _SHAPE.max_length), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def _states(model: HyenaLM, ids: Tensor) -> dict[str, Tensor]:
+    return {"states": model.backbone(ids).cpu()}
+
+
+def _gradients(model: HyenaLM, ids: Tensor) -> dict[str, Tensor]:
+    model.zero_grad(set_to_none=True)
+    model.loss(ids[:, :-1], ids[:, 1:]).backward()
+    found = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def _difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest over all tensors of max |found − expected| / max |expected|; NaN counts as infinite."""
+    if found.keys() != expected.keys():
+        return float("inf")
+    worst = 0.0
+    for name, tensor in expected.items():
+        scale = tensor.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+        difference = float((found[name].double() - tensor).abs().max() / scale)
+        worst = max(worst, difference if difference == difference else float("inf"))
+    return worst

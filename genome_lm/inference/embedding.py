@@ -1,0 +1,149 @@
+"""Token ids to embeddings: layers, strands, pooling."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from genome_lm.alphabet import reverse_complement
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome.codes import Codes
+from genome_lm.inference.batches import BatchSize, compute_in_batches
+from genome_lm.inference.pooling import Pooling, parse_pool, pool_states
+from genome_lm.model import HyenaBackbone
+
+Strand = Literal["forward", "both", "concat"]
+Floats = npt.NDArray[np.float32]
+
+
+class Piece(NamedTuple):
+    """A sequence with its context: the first `left` and the last `right` bases are seen, but not pooled."""
+
+    tokens: Codes
+    left: int = 0
+    right: int = 0
+
+    @property
+    def bases(self) -> int:
+        """Bases that are pooled."""
+        return len(self.tokens) - self.left - self.right
+
+
+class Recipe(NamedTuple):
+    """How sequences are embedded.
+
+    Attributes:
+        pooling: How states become vectors.
+        layers: None for the states after the final norm; k for the residual stream after block k (0: the embedding).
+        strand: "forward"; "both" for the mean of the forward strand and its reverse complement; "concat" for the two
+            one after the other along the last axis.
+    """
+
+    pooling: Pooling
+    layers: tuple[int | None, ...]
+    strand: Strand
+
+    @classmethod
+    def of(cls, pool: str, layers: Sequence[int | None], strand: str, config: ModelConfig) -> "Recipe":
+        """Check the parts of a recipe.
+
+        Raises:
+            GenomeLMError: On an unknown pool or strand, a layer that this model has not, or one that comes twice.
+        """
+        if strand not in get_args(Strand):
+            raise GenomeLMError(f"strand {strand!r}: use {', '.join(get_args(Strand))}")
+        if not layers or len(set(layers)) < len(layers):
+            raise GenomeLMError("layers: at least one, and none of them twice")
+        for layer in layers:
+            if layer is not None and not 0 <= layer <= config.n_layer:
+                raise GenomeLMError(
+                    f"there is no layer {layer}; this model has layers 0 (the embedding) to {config.n_layer}"
+                )
+        return cls(parse_pool(pool), tuple(layers), strand)  # type: ignore[arg-type]
+
+    def shape(self, config: ModelConfig) -> tuple[int, ...]:
+        """Shape of what a sequence (without pooling: a base) becomes in each layer."""
+        width = config.d_model * (2 if self.strand == "concat" else 1)
+        return (self.pooling.bins, width) if self.pooling.kind == "bins" else (width,)
+
+
+@torch.no_grad()
+def embed_pieces(
+    backbone: HyenaBackbone,
+    pieces: Sequence[Piece],
+    recipe: Recipe,
+    size: BatchSize,
+    advance: Callable[[float], None] = lambda bases: None,
+) -> list[list[Floats]]:
+    """Embed sequences; what one becomes does not depend on the others.
+
+    Args:
+        backbone: The model, in eval mode.
+        pieces: n sequences.
+        recipe: How.
+        size: Of batches.
+        advance: Told the bases that are done.
+
+    Returns:
+        For each layer n arrays of float32, `recipe.shape`; without pooling (bases, d) each.
+
+    Raises:
+        GenomeLMError: If memory does not do for one sequence alone, or one has fewer bases than there are bins.
+    """
+    for piece in pieces:
+        if piece.bases < recipe.pooling.bins:
+            raise GenomeLMError(
+                f"a sequence of {piece.bases} bases can't be cut into {recipe.pooling.bins} bins; "
+                "leave short ones out, or use fewer bins"
+            )
+    # The model is causal: what lies to the right of what is pooled counts for nothing.
+    ahead = [Piece(piece.tokens[: len(piece.tokens) - piece.right], piece.left) for piece in pieces]
+    if recipe.strand == "forward":
+        return _one_strand(backbone, ahead, recipe, size, False, advance)
+    forward = _one_strand(backbone, ahead, recipe, size, False, lambda bases: advance(bases / 2))
+    turned = [Piece(reverse_complement(piece.tokens[piece.left :]), piece.right) for piece in pieces]
+    reverse = _one_strand(backbone, turned, recipe, size, True, lambda bases: advance(bases / 2))
+    join = _mean if recipe.strand == "both" else _concatenated
+    return [
+        [join(one, other) for one, other in zip(*layers, strict=True)]
+        for layers in zip(forward, reverse, strict=True)
+    ]
+
+
+def _mean(one: Floats, other: Floats) -> Floats:
+    return np.asarray((one + other) / 2, dtype=np.float32)
+
+
+def _concatenated(one: Floats, other: Floats) -> Floats:
+    return np.concatenate([one, other], axis=-1)
+
+
+def _one_strand(
+    backbone: HyenaBackbone,
+    pieces: Sequence[Piece],
+    recipe: Recipe,
+    size: BatchSize,
+    reverse: bool,
+    advance: Callable[[float], None],
+) -> list[list[Floats]]:
+    embedded = [[np.empty(0, dtype=np.float32)] * len(pieces) for _ in recipe.layers]
+
+    def compute(numbers: list[int], ids: Tensor) -> None:
+        spans = [(pieces[n].left, len(pieces[n].tokens)) for n in numbers]
+        for layer, states in backbone.every_layer(ids, recipe.layers):
+            rows = _arrays(pool_states(states.float(), spans, recipe.pooling, reverse), recipe.pooling.kind == "none")
+            for number, row in zip(numbers, rows, strict=True):
+                embedded[recipe.layers.index(layer)][number] = row
+        advance(sum(pieces[n].bases for n in numbers))
+
+    compute_in_batches([piece.tokens for piece in pieces], size, backbone.embedding.weight.device, compute)
+    return embedded
+
+
+def _arrays(rows: list[Tensor], ragged: bool) -> list[Floats]:
+    """Arrays of their own: views would keep the states of the whole batch, and the model writes over those."""
+    return [row.cpu().numpy().copy() for row in rows] if ragged else list(torch.stack(rows).cpu().numpy())

@@ -1,0 +1,172 @@
+"""What is done of a job: a folder of parts, each there as a whole or not at all.
+
+A killed job leaves its parts. The same job goes on with those that are missing; another one is refused. Parts are
+Parquet files, so that they hold texts and numbers of any length, and single columns can be read.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from genome_lm.errors import GenomeLMError
+
+JOB = "job.json"
+_LOCK = "lock"
+
+
+def job_id(job: dict[str, Any]) -> str:
+    """SHA-256 of a job's description, hexadecimal."""
+    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+
+
+class PartsFolder:
+    """A folder of parts.
+
+    Attributes:
+        path: The folder.
+        job: Description of the job, JSON values: model, recipe, input, and `rows`, the rows of each of its parts.
+        shard: Number and count of the shard that is here; None for a job in one.
+    """
+
+    def __init__(self, path: Path, job: dict[str, Any], shard: tuple[int, int] | None) -> None:
+        self.path, self.job, self.shard = path, job, shard
+
+    @classmethod
+    def read(cls, path: Path) -> "PartsFolder":
+        """A folder that is there.
+
+        Raises:
+            GenomeLMError: If it is not one of parts.
+        """
+        try:
+            found = json.loads((path / JOB).read_text())
+            return cls(path, found["job"], tuple(found["shard"]) if found["shard"] else None)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise GenomeLMError(f"{path}: not a folder of embedded parts ({JOB}: {error})") from error
+
+    def file(self, number: int) -> Path:
+        """Where a part is, or will be."""
+        return self.path / f"part-{number:06d}.parquet"
+
+    def has(self, number: int) -> bool:
+        """Whether a part is there and whole."""
+        try:
+            return bool(pq.read_metadata(self.file(number)).num_rows == self.job["rows"][number])
+        except (OSError, pa.ArrowInvalid):
+            return False
+
+    def write(self, number: int, table: pa.Table) -> None:
+        """Write a part; it is on the disk, whole, before it has its name.
+
+        Raises:
+            GenomeLMError: If it can't be written.
+        """
+        temporary = self.file(number).with_suffix(".new")
+        try:
+            with temporary.open("wb") as file:
+                pq.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.file(number))
+        except OSError as error:
+            raise GenomeLMError(
+                f"{self.path}: can't write: {error.strerror or error}; what is done is kept: make room, and the same "
+                "command goes on"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def working_in(path: Path) -> Iterator[None]:
+    """Hold a folder of parts for this process, made if need be; taken away again if no part comes to be in it.
+
+    Raises:
+        GenomeLMError: If it can't be made, or another process works in it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / _LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise GenomeLMError(f"{path}: another process is at work on this output") from None
+    except OSError as error:
+        raise GenomeLMError(f"{path}: can't write there: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if path.exists() and not any(path.glob("part-*.parquet")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def open_parts(path: Path, job: dict[str, Any], shard: tuple[int, int] | None, force: bool) -> PartsFolder:
+    """The parts of this job in a folder that may hold some already.
+
+    Args:
+        path: The folder; it is there.
+        job: See `PartsFolder`.
+        shard: See `PartsFolder`.
+        force: Throw away the parts of another job.
+
+    Raises:
+        GenomeLMError: If another job's parts are there; it says what differs.
+    """
+    for left in path.glob("*.new"):  # of a process that was killed while it wrote
+        left.unlink()
+    if (path / JOB).exists():
+        found = PartsFolder.read(path)
+        if (found.job, found.shard) == (job, shard):
+            return found
+        if not force:
+            named = [key for key in job if found.job.get(key) != job[key]] or ["shard"]
+            raise GenomeLMError(
+                f"{path}: holds a part of another job (other {', '.join(named)}); give another --out, or --force to "
+                "start anew"
+            )
+        for part in path.glob("part-*"):
+            part.unlink()
+    temporary = path / f"{JOB}.new"
+    temporary.write_text(json.dumps({"job": job, "shard": shard, "id": job_id(job)}, indent=1) + "\n")
+    temporary.replace(path / JOB)
+    return PartsFolder(path, job, shard)
+
+
+class Parts:
+    """All parts of a job, in order, as one table that is read piece by piece.
+
+    Attributes:
+        job: See `PartsFolder`.
+        rows: Rows of all parts.
+        nbytes: Size of their files: not compressed, hence that of their content.
+        schema: Columns.
+    """
+
+    def __init__(self, job: dict[str, Any], files: Sequence[Path]) -> None:
+        self.job, self._files = job, files
+        self.rows = sum(job["rows"])
+        self.nbytes = sum(file.stat().st_size for file in files)
+        self.schema: pa.Schema = pq.read_schema(files[0])
+
+    def tables(self, rows: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The rows in their order, so many at a time (fewer in the end); all columns, or some."""
+        waiting: list[pa.Table] = []
+        count = 0
+        for file in self._files:
+            waiting.append(pq.read_table(file, columns=columns, memory_map=False))
+            count += len(waiting[-1])
+            while count >= rows:
+                joined = pa.concat_tables(waiting)
+                yield joined.slice(0, rows).combine_chunks()
+                waiting, count = [joined.slice(rows)], count - rows
+        if count:
+            yield pa.concat_tables(waiting).combine_chunks()

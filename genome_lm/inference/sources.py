@@ -1,0 +1,228 @@
+"""What a job of embedding reads: FASTA records or places of a genome, whole or in windows.
+
+A source is gone through twice. `spans` tells what there is, checks it, and feeds a digest of it; then `read` gives
+the token ids, from any record on. Memory does not grow with the number of records.
+"""
+
+import array
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from genome_lm.alphabet import encode
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome import GenomeStore, Interval
+from genome_lm.inference.embedding import Piece
+from genome_lm.inference.records import fasta_records
+
+Edges = Literal["keep", "drop"]
+
+
+class Digest(Protocol):
+    """What hashlib makes."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more bytes."""
+
+
+class Span(NamedTuple):
+    """[start, end) of a contig or FASTA record, and the bases of context before and after it."""
+
+    id: str
+    contig: str
+    start: int
+    end: int
+    left: int = 0
+    right: int = 0
+
+
+class Tiling(NamedTuple):
+    """How places are cut into windows, and how much the model sees around what is pooled.
+
+    Attributes:
+        window: Bases of a window; None to leave places whole.
+        stride: From one window's first base to the next one's, at most `window`.
+        edges: "keep": the last window is moved back to end with its place, shorter places stay whole, and context
+            ends with the contig. "drop": only windows of full length with full context, so that all are alike.
+        left: Bases before a window that the model sees, but that are not pooled.
+        right: Bases after it, for the reverse strand.
+    """
+
+    window: int | None = None
+    stride: int | None = None
+    edges: Edges = "keep"
+    left: int = 0
+    right: int = 0
+
+    def check(self) -> "Tiling":
+        """This tiling.
+
+        Raises:
+            GenomeLMError: If it makes no sense.
+        """
+        if self.window is None and self.stride is not None:
+            raise GenomeLMError("--stride goes with --window")
+        if self.window is not None and self.window < 1:
+            raise GenomeLMError(f"window {self.window}: at least 1 base")
+        if self.window is not None and self.stride is not None and not 1 <= self.stride <= self.window:
+            raise GenomeLMError(f"stride {self.stride}: must be between 1 and the window, {self.window}")
+        if min(self.left, self.right) < 0:
+            raise GenomeLMError(f"context {min(self.left, self.right)}: 0 or more bases")
+        return self
+
+    def cut(self, start: int, end: int, limit: int) -> Iterator[tuple[int, int, int, int]]:
+        """The windows of [start, end) on a contig of `limit` bases: start, end, bases of context before and after."""
+        window = self.window or end - start
+        last = max(start, end - window)
+        firsts: Sequence[int] = range(start, last + 1, self.stride or window)
+        if self.edges == "keep" and firsts[-1] < last:
+            firsts = [*firsts, last]
+        for first in firsts:
+            stop = min(first + window, end)
+            left, right = min(self.left, first), min(self.right, limit - stop)
+            whole = (stop - first, left, right) == (window, self.left, self.right)
+            if whole or self.edges == "keep":
+                yield first, stop, left, right
+
+
+class Source(Protocol):
+    """Where sequences come from.
+
+    Attributes:
+        tiling: How they are cut.
+    """
+
+    tiling: Tiling
+
+    def spans(self, digest: Digest) -> Iterator[Span]:
+        """All spans in their order, checked; `digest` is fed with what the input is."""
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, Piece]]]:
+        """The spans of each range [first, stop) of their numbers, the ranges in rising order."""
+
+
+class FastaSource:
+    """Records of a FASTA file, plain or gzip, or windows of them; context comes from the record itself."""
+
+    def __init__(self, path: Path, tiling: Tiling) -> None:
+        self.path, self.tiling = path, tiling.check()
+        if tiling.left and tiling.window is None:
+            raise GenomeLMError("--context with --fasta needs --window: a whole record has nothing around it")
+        if not self.is_stream and not path.exists():
+            raise GenomeLMError(f"{path}: can't read: No such file or directory")
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it can be read only once: standard input (`-`), or a pipe."""
+        return str(self.path) == "-" or self.path.is_fifo()
+
+    def spans(self, digest: Digest) -> Iterator[Span]:
+        """All spans.
+
+        Raises:
+            GenomeLMError: If the file can't be read, is not FASTA, or a record has no name, no sequence, letters that
+                are not DNA, or the name of another one.
+        """
+        # Eight bytes a record, so that millions of reads can be looked through for doubles.
+        hashes = array.array("Q")
+        for record in fasta_records(self.path):
+            tokens = encode(record.sequence, f"{self.path}: {record.id}")
+            digest.update(f">{record.id}\n".encode())
+            digest.update(tokens.tobytes())
+            hashes.append(_hash(record.id))
+            yield from (span for span, _ in self._spans_of(record.id, record.sequence))
+        self._refuse_doubles(np.frombuffer(hashes, dtype=np.uint64))
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, Piece]]]:
+        """See `Source`."""
+        every = (item for r in fasta_records(self.path) for item in self._spans_of(r.id, r.sequence))
+        position = 0
+        for first, stop in ranges:
+            chosen = islice(every, first - position, stop - position)
+            position = stop
+            yield [(span, Piece(encode(text, span.id), span.left, span.right)) for span, text in chosen]
+
+    def _spans_of(self, name: str, sequence: str) -> Iterator[tuple[Span, str]]:
+        length = len(sequence)
+        for start, end, left, right in self.tiling.cut(0, length, length):
+            id_ = name if (start, end) == (0, length) else f"{name}/{start}-{end}"
+            yield Span(id_, name, start, end, left, right), sequence[start - left : end + right]
+
+    def _refuse_doubles(self, hashes: np.ndarray) -> None:
+        values, counts = np.unique(hashes, return_counts=True)
+        doubled = set(values[counts > 1].tolist())
+        if not doubled:
+            return
+        seen: dict[str, int] = {}
+        for number, record in enumerate(fasta_records(self.path), start=1):
+            if _hash(record.id) not in doubled:
+                continue
+            if record.id in seen:
+                raise GenomeLMError(
+                    f"{self.path}: records {seen[record.id]:,} and {number:,} are both named {record.id!r}; ids must "
+                    "differ, or rows could not be told apart: rename one (the id is the header's first word)"
+                )
+            seen[record.id] = number
+
+
+class GenomeSource:
+    """Intervals of a genome, or all of it, in windows if so wished; context comes from the genome around them."""
+
+    def __init__(self, store: GenomeStore, intervals: Sequence[Interval] | None, tiling: Tiling) -> None:
+        self.store, self.intervals, self.tiling = store, intervals, tiling.check()
+        if intervals is None and tiling.window is None:
+            raise GenomeLMError("give --window to cut the whole genome into windows, or --bed for places of it")
+
+    def spans(self, digest: Digest) -> Iterator[Span]:
+        """See `Source`.
+
+        Raises:
+            GenomeLMError: If an interval is of an unknown contig or reaches beyond it.
+        """
+        digest.update(json.dumps(self.store.provenance, sort_keys=True).encode())
+        digest.update("\n".join(self.store.contigs.headers).encode())
+        digest.update(np.asarray(self.store.contigs.starts).tobytes())
+        digest.update(json.dumps(self.intervals).encode())
+        return self._spans()
+
+    def _spans(self) -> Iterator[Span]:
+        contigs = self.store.contigs
+        if self.intervals is None:
+            for contig, length in zip(contigs.names, contigs.lengths.tolist(), strict=True):
+                for start, end, left, right in self.tiling.cut(0, length, length):
+                    yield Span(f"{contig}:{start}-{end}", contig, start, end, left, right)
+            return
+        for contig, first, last, name in self.intervals:
+            limit = int(contigs.lengths[contigs.index(contig)])
+            if not 0 <= first < last <= limit:
+                raise GenomeLMError(f"{contig}:{first}-{last} is not within the contig, which is 0-{limit}")
+            place = f"{contig}:{first}-{last}"
+            place = f"{name}|{place}" if name else place
+            for start, end, left, right in self.tiling.cut(first, last, limit):
+                part = "" if (start, end) == (first, last) else f"/{start - first}-{end - first}"
+                yield Span(place + part, contig, start, end, left, right)
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, Piece]]]:
+        """See `Source`."""
+        spans, position = self._spans(), 0
+        for first, stop in ranges:
+            chosen = list(islice(spans, first - position, stop - position))
+            position = stop
+            # Windows of one length are read together, which is many times as quick as one by one.
+            alike = groupby(chosen, lambda span: span.end + span.right - span.start + span.left)
+            yield [item for length, together in alike for item in self._fetch(list(together), length)]
+
+    def _fetch(self, spans: list[Span], length: int) -> list[tuple[Span, Piece]]:
+        contigs = np.array([self.store.contigs.index(span.contig) for span in spans])
+        starts = np.array([span.start - span.left for span in spans])
+        tokens = self.store.fetch_many(contigs, starts, length)
+        return [(span, Piece(row, span.left, span.right)) for span, row in zip(spans, tokens, strict=True)]
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())

@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+from genome_lm import doctor
+from genome_lm_cli.main import app
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_SHAPE", doctor.ModelConfig(d_model=16, n_layer=2, max_length=300, filter_order=8))
+
+
+def test_all_is_well() -> None:
+    shown = CliRunner().invoke(app, ["doctor", "--json"])
+    assert shown.exit_code == 0
+    found = json.loads(shown.stdout)
+    assert found["passed"] is True
+    assert found["libraries"]["torch"] == torch.__version__
+    cpu = found["devices"][0]
+    assert (cpu["device"], cpu["inference"], cpu["training"]) == ("cpu", "cpu", "cpu")
+    # Float32 was really compared with float64: the difference is small, but not nothing.
+    assert 0 < cpu["forward"] < 1e-3
+    assert 0 < cpu["backward"] < 1e-3
+    assert "right" in CliRunner().invoke(app, ["doctor"]).stdout
+
+
+@pytest.mark.parametrize("forced", ["reference", "cpu"])
+def test_a_forced_kernel_is_the_one_that_is_tested(monkeypatch: pytest.MonkeyPatch, forced: str) -> None:
+    monkeypatch.setenv("GENOME_LM_KERNEL", forced)
+    check = doctor.check_device(torch.device("cpu"))
+    assert check.passed
+    assert (check.inference, check.training) == (forced, forced)
+    assert doctor.os.environ["GENOME_LM_KERNEL"] == forced
+
+
+def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward wrong in one position, and backward wrong only: each alone fails."""
+    real = doctor._states
+
+    def off_by_little(model: torch.nn.Module, ids: Tensor) -> dict[str, Tensor]:
+        states = real(model, ids)["states"].clone()  # type: ignore[arg-type]
+        if states.dtype == torch.float32:
+            states[0, 3] = states[0, 2]
+        return {"states": states}
+
+    monkeypatch.setattr(doctor, "_states", off_by_little)
+    shown = CliRunner().invoke(app, ["doctor"])
+    assert shown.exit_code == 1
+    assert "WRONG" in shown.stdout
+
+
+def test_a_wrong_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor._gradients
+
+    def forgets_one(model: torch.nn.Module, ids: Tensor) -> dict[str, Tensor]:
+        gradients = real(model, ids)  # type: ignore[arg-type]
+        if next(model.parameters()).dtype == torch.float32:
+            gradients["backbone.blocks.0.mixer.filter_bias"] *= 0.9
+        return gradients
+
+    monkeypatch.setattr(doctor, "_gradients", forgets_one)
+    check = doctor.check_device(torch.device("cpu"))
+    assert check.forward < doctor.TOLERANCE < check.backward
+    assert not check.passed
+
+
+def test_a_kernel_that_breaks_is_told_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(model: torch.nn.Module, ids: Tensor) -> dict[str, Tensor]:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(doctor, "_gradients", breaks)
+    shown = CliRunner().invoke(app, ["doctor", "--json"])
+    assert shown.exit_code == 1
+    found = json.loads(shown.stdout)
+    assert found["devices"][0]["error"] == "RuntimeError: no kernel image is available"
+    assert found["devices"][0]["forward"] is None
+    monkeypatch.setenv("GENOME_LM_KERNEL", "wrong")
+    assert "GENOME_LM_KERNEL=wrong" in doctor.check_device(torch.device("cpu")).error
+
+
+def test_nan_is_a_difference() -> None:
+    nan = {"x": torch.tensor([torch.nan, 1.0])}
+    assert doctor._difference(nan, {"x": torch.ones(2)}) == float("inf")
+    assert doctor._difference({}, {"x": torch.ones(2)}) == float("inf")
