@@ -7,7 +7,7 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli import checkpoint, download, embed, evaluate, genome, report, train
+from genome_lm_cli import checkpoint, download, embed, evaluate, generate, genome, report, train
 
 app = typer.Typer(
     name="genome-lm",
@@ -21,6 +21,7 @@ app.command()(download.download)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(embed.embed)
+app.command()(generate.generate)
 app.command()(report.report)
 
 

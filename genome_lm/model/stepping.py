@@ -55,7 +55,9 @@ class Stepper:
     def __init__(self, model: HyenaLM, length: int) -> None:
         self.span = model.config.filter_length
         if not 1 <= length < self.span:
-            raise GenomeLMError(f"length {length:,}: this model can read 1 to {self.span - 1:,} tokens after a prompt")
+            raise GenomeLMError(
+                f"length {length:,}: this model can read 1 to {self.span - 1:,} tokens after a prompt"
+            )
         self.length = length
         self._model = model
         self._blocks: list[Block] = list(model.backbone.blocks)  # type: ignore[arg-type]
@@ -68,6 +70,16 @@ class Stepper:
         # What an input gives to the next positions, nearest first: (K − 1, n_layer, 1, S).
         self._tail_taps = taps[..., :-1].flip(-1).permute(2, 0, 1)[:, :, None].contiguous()
         self._tap_bias = torch.stack([_bias(block) for block in self._blocks])[:, None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._model.backbone.embedding.weight.device
+
+    @property
+    def width(self) -> int:
+        """The model's width."""
+        return self._model.config.d_model
 
     @torch.inference_mode()
     def prefill(self, ids: Tensor, lengths: Tensor | None = None, rows: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ def genome_lm(*options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([GENOME_LM, *map(str, options)], text=True, capture_output=True)
 
 
-@pytest.mark.parametrize("command", ["download", "genome", "train", "evaluate", "embed", "report"])
+@pytest.mark.parametrize("command", ["download", "genome", "train", "evaluate", "embed", "generate", "report"])
 def test_help_has_an_example(command: str) -> None:
     shown = genome_lm(command, *(["build"] if command == "genome" else []), "--help")
     assert shown.returncode == 0
