@@ -7,7 +7,7 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli import checkpoint, doctor, download, embed, evaluate, genome, report, train
+from genome_lm_cli import checkpoint, doctor, download, embed, evaluate, generate, genome, report, train
 
 _HELP = """Train and use HyenaDNA-style language models of DNA.
 
@@ -42,6 +42,7 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(embed.embed)
 app.command()(embed.gather)
+app.command()(generate.generate)
 app.command()(report.report)
 app.command()(doctor.doctor)
 

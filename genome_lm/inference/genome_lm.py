@@ -15,6 +15,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, padded_batches
 from genome_lm.inference.embedding import Floats, Piece, Recipe, Strand, embed_pieces
+from genome_lm.inference.generation import Generated, Sampling, generate
 from genome_lm.model import HyenaBackbone, HyenaLM
 
 
@@ -181,3 +182,62 @@ class GenomeLM:
             for row, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
                 likelihoods[number] = np.concatenate([[np.float32(np.nan)], chosen[row, : length - 1]])
         return likelihoods
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        length: int,
+        *,
+        samples: int = 1,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        names: Sequence[str] | None = None,
+        batch: int | None = None,
+    ) -> list[Generated]:
+        """Continue prompts base by base, with A, C, G and T alone.
+
+        Each base is drawn from the logits of the full forward, to rounding; the cost for L bases is O(L log² L). A
+        sequence is a function of its prompt, the seed, and its numbers of prompt and sample; on the size of batches
+        and on the other prompts it depends by rounding alone.
+
+        Args:
+            prompts: n DNA sequences of any lengths, not empty, in either case; letters other than A, C, G and T are
+                read as N.
+            length: Bases of each sequence; prompt and new bases together are at most the model's context.
+            samples: Sequences for each prompt.
+            temperature: Divides the logits; 0 always takes the likeliest base.
+            top_k: Draw from the k likeliest bases only.
+            top_p: Draw from the likeliest bases only, as many as it takes for their probabilities to reach this.
+            seed: Of the random numbers.
+            names: What errors call the prompts.
+            batch: Sequences at one time; as many as 1 GiB of states allows if None.
+
+        Returns:
+            n · samples of `Generated`: the new bases and their log-likelihoods, prompt by prompt.
+
+        Raises:
+            GenomeLMError: On a prompt that is empty or not DNA, no room for `length` bases after it within the
+                context, or an option out of range.
+        """
+        for name, value in (("length", length), ("samples", samples), ("batch", batch)):
+            if value is not None and value < 1:
+                raise GenomeLMError(f"{name} {value}: must be at least 1")
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        most = self.config.max_length - length
+        if most < 1:
+            raise GenomeLMError(
+                f"length {length:,}: with a prompt that is more than the model's context of "
+                f"{self.config.max_length:,}; ask for {self.config.max_length - 1:,} bases at most"
+            )
+        tokens = encode_all(prompts, names, max(map(len, prompts), default=0))
+        for number, prompt in enumerate(tokens):
+            if len(prompt) > most:
+                name = names[number] if names is not None else f"sequence {number}"
+                raise GenomeLMError(
+                    f"{name}: a prompt of {len(prompt):,} bases and {length:,} new ones are more than the model's "
+                    f"context of {self.config.max_length:,}; keep the last {most:,} bases of the prompt, or ask for "
+                    "fewer new ones"
+                )
+        return generate(self.model, tokens, length, samples, sampling, batch) if tokens else []

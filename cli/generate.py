@@ -1,0 +1,131 @@
+"""`genome-lm generate`: new sequence from a model."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import refuse_existing
+from genome_lm_cli.output import say, table
+
+if TYPE_CHECKING:
+    from genome_lm.inference import Contig
+
+
+def generate(
+    checkpoint: Annotated[
+        str, typer.Argument(help="Checkpoint of any form: folder, .ckpt, or OWNER/NAME on the hub.", metavar="CKPT")
+    ],
+    out: Annotated[Path, typer.Option(help="FASTA to write; gzip if it ends in .gz.", metavar="OUT.fa")],
+    length: Annotated[int, typer.Option(help="Bases of each sequence, after the prompt.")],
+    fasta: Annotated[Path | None, typer.Option(help="Prompts, FASTA, plain or gzip; - is standard input.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt, in place of --fasta; can be repeated.")] = None,
+    samples: Annotated[int, typer.Option(help="Sequences for each prompt.")] = 1,
+    temperature: Annotated[float, typer.Option(help="Divides the logits; 0 takes the likeliest base.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest bases.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest bases that reach this probability together.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 0,
+    with_prompt: Annotated[
+        bool, typer.Option("--with-prompt", help="Write the prompt before the new bases.")
+    ] = False,
+    check_against: Annotated[
+        Path | None,
+        typer.Option(help="Training sequence, genome store or FASTA: report what is copied.", metavar="G.zarr|FASTA"),
+    ] = None,
+    kmer: Annotated[int, typer.Option(help="Length of the words that --check-against looks up.")] = 32,
+    batch: Annotated[int | None, typer.Option(help="Sequences at one time; default: by memory.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Continue prompts with new bases, A, C, G and T alone.
+
+    The cost for L bases is O(L log² L), and the probabilities are those of the full forward. The same seed gives the
+    same sequences, whatever the batches. With --check-against, the longest exact match that each sequence shares with
+    the training sequence, on either strand, and the fraction of its k-mers that are in there.
+
+    Example: genome-lm generate run/checkpoint --prompt ACGTTGCA --length 1000 --samples 4 --out new.fa
+    """
+    from genome_lm.inference import fasta_records, load, write_generated
+
+    refuse_existing(out, force)
+    if (fasta is None) == (not prompt):
+        raise GenomeLMError("give the prompts either by --fasta or by --prompt")
+    if kmer < 1:
+        raise GenomeLMError(f"--kmer {kmer}: must be at least 1")
+    if fasta is not None:
+        prompts = [(record.id, record.sequence) for record in fasta_records(fasta)]
+    else:
+        prompts = [(f"prompt{number}", text.strip()) for number, text in enumerate(prompt or [], 1)]
+    contigs = _contigs(check_against) if check_against is not None else None
+    names, sequences = [name for name, _ in prompts], [text for _, text in prompts]
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    generated = load(checkpoint, device).generate(
+        sequences,
+        length,
+        samples=samples,
+        **settings,
+        names=names,
+        batch=batch,  # type: ignore[arg-type]
+    )
+    write_generated(out, generated, names, settings, sequences if with_prompt else None)
+    rows = [
+        {
+            "id": f"{names[one.prompt]}/{one.sample + 1}",
+            "length": len(one.sequence),
+            "log_likelihood": float(one.log_likelihoods.sum()),
+            "gc": (one.sequence.count("G") + one.sequence.count("C")) / len(one.sequence),
+        }
+        for one in generated
+    ]
+    if contigs is not None:
+        for row, copied in zip(rows, _check([one.sequence for one in generated], contigs, kmer), strict=True):
+            row.update(copied)
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **settings, "kmer": kmer, "sequences": rows}, indent=2))
+        return
+    _show(rows, kmer)
+    say(f"wrote {out}: {len(generated):,} sequences of {length:,} bases")
+
+
+def _contigs(path: Path) -> "Iterator[Contig]":
+    """The training sequence, opened at once, so that a wrong path is told before the work begins."""
+    from genome_lm.genome import GenomeStore
+    from genome_lm.inference import fasta_contigs, store_contigs
+
+    return store_contigs(GenomeStore(path)) if path.is_dir() else fasta_contigs(path)
+
+
+def _check(sequences: list[str], contigs: "Iterator[Contig]", kmer: int) -> list[dict[str, Any]]:
+    from genome_lm.alphabet import encode
+    from genome_lm.inference import memorisation
+
+    return [
+        {
+            "longest_match": copied.longest._asdict() | {"length": copied.longest.length} if copied.longest else None,
+            # JSON has no NaN: null for sequences shorter than the k-mer.
+            "kmer_fraction": copied.kmer_fraction if copied.kmer_fraction == copied.kmer_fraction else None,
+        }
+        for copied in memorisation([encode(sequence) for sequence in sequences], contigs, kmer)
+    ]
+
+
+def _show(rows: list[dict[str, Any]], kmer: int) -> None:
+    columns = ["", "bases", "nats/base", "GC"]
+    checked = "longest_match" in rows[0]
+    if checked:
+        columns += ["longest match", "at", f"{kmer}-mers in genome"]
+    shown = []
+    for row in rows:
+        cells = [row["id"], f"{row['length']:,}", f"{-row['log_likelihood'] / row['length']:.4f}", f"{row['gc']:.1%}"]
+        if checked:
+            match, fraction = row["longest_match"], row["kmer_fraction"]
+            place = f"{match['contig']}:{match['start']}-{match['end']} {match['strand']}" if match else ""
+            cells += [f"{match['length']:,}" if match else "0", place, "" if fraction is None else f"{fraction:.2%}"]
+        shown.append(cells)
+    table("generated", columns, shown)

@@ -1,0 +1,242 @@
+"""New sequence from a model, base by base: A, C, G and T, exact, reproducible by seed."""
+
+import contextlib
+import gzip
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from genome_lm.alphabet import NUCLEOTIDES, PAD, decode
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import replacing_file
+from genome_lm.genome.codes import Codes
+from genome_lm.model import HyenaLM
+from genome_lm.model.stepping import Stepper
+from genome_lm.progress import progress
+
+STATE_BYTES = 1 << 30
+"""What the states of a batch may take, unless its size is asked for."""
+MOST = 64
+"""Sequences of a batch at most, unless its size is asked for."""
+LINE = 60
+"""Bases of a line of FASTA."""
+SMALL_STEP = 1 << 20
+"""Sequences times the squared width up to which a step on a CPU is no quicker with several threads, and on a busy
+machine a hundred times slower: they wait for each other in every operation."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a base is drawn from the four probabilities.
+
+    Attributes:
+        temperature: Divides the logits; 0 always takes the likeliest base.
+        top_k: Keep the k likeliest bases; None for all.
+        top_p: Keep the likeliest bases until their probabilities add up to this; None for all.
+        seed: Of all random numbers.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < np.inf:
+            raise GenomeLMError(f"temperature {self.temperature}: must be 0 (the likeliest base) or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise GenomeLMError(f"top-k {self.top_k}: must be at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise GenomeLMError(f"top-p {self.top_p}: must be over 0 and at most 1")
+        if self.seed < 0:
+            raise GenomeLMError(f"seed {self.seed}: must be 0 or more")
+
+    def draws(self, prompt: int, sample: int, length: int) -> npt.NDArray[np.float64]:
+        """Random numbers of one sequence, (length,) in [0, 1): a function of the seed and the two numbers alone."""
+        return np.random.default_rng([self.seed, prompt, sample]).random(length)
+
+    def choose(self, logits: npt.NDArray[np.floating], draws: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+        """Choose a base for each sequence.
+
+        Args:
+            logits: (R, 4) of A, C, G and T.
+            draws: (R,) in [0, 1).
+
+        Returns:
+            (R,) 0 to 3.
+        """
+        if self.temperature == 0:
+            return logits.argmax(1)
+        scaled = (logits.astype(np.float64) - logits.max(1, keepdims=True)) / self.temperature
+        chances = np.exp(scaled)
+        if self.top_k is not None or self.top_p is not None:
+            chances *= self._kept(chances / chances.sum(1, keepdims=True))
+        edges = chances.cumsum(1)
+        # The last edge that is not above the draw; bases with no chance have an edge in common with the one before.
+        return (edges <= draws[:, None] * edges[:, -1:]).sum(1)
+
+    def _kept(self, chances: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        order = np.argsort(-chances, axis=1, kind="stable")
+        ranked = np.take_along_axis(chances, order, 1)
+        kept = np.broadcast_to(np.arange(4) < (self.top_k or 4), ranked.shape).copy()
+        if self.top_p is not None:
+            kept[:, 1:] &= ranked.cumsum(1)[:, :-1] < self.top_p
+        unranked = np.empty_like(kept)
+        np.put_along_axis(unranked, order, kept, 1)
+        return unranked
+
+
+class Generated(NamedTuple):
+    """A generated sequence.
+
+    Attributes:
+        prompt: Number of the prompt, from 0.
+        sample: Number of the sample of this prompt, from 0.
+        sequence: The new bases, without the prompt.
+        log_likelihoods: (length,) float32, ln p(base | prompt and bases before) in nats under the model itself, over
+            all 16 rows of its head and at temperature 1: what `GenomeLM.log_likelihood` gives for the whole.
+    """
+
+    prompt: int
+    sample: int
+    sequence: str
+    log_likelihoods: npt.NDArray[np.float32]
+
+
+def generate(
+    model: HyenaLM, prompts: Sequence[Codes], length: int, samples: int, sampling: Sampling, batch: int | None
+) -> list[Generated]:
+    """Continue each prompt; see `GenomeLM.generate`.
+
+    Args:
+        model: The language model, in eval mode.
+        prompts: n arrays of token ids, none empty, each at most the model's context less `length`.
+        length: Bases of each sequence.
+        samples: Sequences for each prompt.
+        sampling: How bases are drawn.
+        batch: Sequences at one time; None for as many as `STATE_BYTES` and `MOST` allow.
+
+    Returns:
+        n · samples sequences, the samples of a prompt one after the other.
+    """
+    stepper = Stepper(model, length)
+    # Prompts of like length together, so that little padding is read with them.
+    order = sorted(product(range(len(prompts)), range(samples)), key=lambda pair: len(prompts[pair[0]]))
+    size = batch or batch_size(model.config, length, max(map(len, prompts), default=0))
+    found: dict[tuple[int, int], Generated] = {}
+    with progress("generate", len(order) * length, "bases") as bar:
+        for start in range(0, len(order), size):
+            pairs = order[start : start + size]
+            draws = np.stack([sampling.draws(*pair, length) for pair in pairs], axis=1)
+            steps = _run(stepper, prompts, [prompt for prompt, _ in pairs], sampling, draws)
+            tokens = np.empty((length, len(pairs)), dtype=np.uint8)
+            likelihoods = np.empty((length, len(pairs)), dtype=np.float32)
+            for position, (bases, logs) in enumerate(steps):
+                tokens[position], likelihoods[position] = bases, logs
+                bar.advance(len(pairs))
+            for column, pair in enumerate(pairs):
+                found[pair] = Generated(*pair, decode(tokens[:, column]), likelihoods[:, column].copy())
+    return [found[pair] for pair in sorted(found)]
+
+
+def batch_size(config: ModelConfig, length: int, longest: int) -> int:
+    """Sequences whose states fit `STATE_BYTES`: 1 to `MOST`.
+
+    Args:
+        config: Of the model.
+        length: Bases to generate.
+        longest: Bases of the longest prompt.
+    """
+    # While a prompt is read: residual stream, its norm, and the MLP's or a group's streams.
+    each = 4 * config.d_model * ((config.order - 1) * config.n_layer * length + 4 * longest)
+    return min(MOST, max(1, STATE_BYTES // each))
+
+
+def _run(
+    stepper: Stepper,
+    prompts: Sequence[Codes],
+    numbers: Sequence[int],
+    sampling: Sampling,
+    draws: npt.NDArray[np.float64],
+) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]]:
+    """Generate a batch whose sequences go on from the prompts of these numbers.
+
+    Args:
+        stepper: For as many positions as there are draws.
+        prompts: n arrays of token ids.
+        numbers: R numbers of prompts.
+        sampling: How bases are drawn.
+        draws: (length, R) random numbers.
+
+    Yields:
+        At each position the token ids, (R,), and their log-likelihoods, (R,).
+    """
+    unique, rows = np.unique(numbers, return_inverse=True)
+    lengths = torch.tensor([len(prompts[number]) for number in unique])
+    ids = np.full((len(unique), int(lengths.max())), PAD, dtype=np.int64)
+    for row, number in enumerate(unique):
+        ids[row, : lengths[row]] = prompts[number]
+    device = stepper.device
+    logits = stepper.prefill(torch.from_numpy(ids).to(device), lengths, torch.from_numpy(rows))
+    everyone = np.arange(len(numbers))
+    with _threads(device, len(numbers) * stepper.width**2):
+        for position, row_draws in enumerate(draws):
+            if position:
+                logits = stepper.step(torch.from_numpy(tokens).to(device))
+            scores = logits.cpu().double().numpy()
+            tokens = sampling.choose(scores[:, NUCLEOTIDES[0] : NUCLEOTIDES[-1] + 1], row_draws) + NUCLEOTIDES[0]
+            top = scores.max(1)
+            yield tokens, scores[everyone, tokens] - top - np.log(np.exp(scores - top[:, None]).sum(1))
+
+
+@contextlib.contextmanager
+def _threads(device: torch.device, work: int) -> Iterator[None]:
+    """One thread for small steps on a CPU; as many as before in the end."""
+    before = torch.get_num_threads()
+    if device.type == "cpu" and work <= SMALL_STEP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def write_generated(
+    path: Path,
+    generated: Sequence[Generated],
+    names: Sequence[str],
+    settings: dict[str, Any],
+    prompts: Sequence[str] | None = None,
+) -> None:
+    """Write FASTA, whole or not at all; gzip if the name ends in .gz.
+
+    A header has the id (the prompt's name, a slash, the number of the sample from 1), the log-likelihood of the new
+    bases in nats, and the settings, as key=value.
+
+    Args:
+        path: The file; one that is there is replaced.
+        generated: What to write.
+        names: Names of the prompts.
+        settings: What the headers say of how it was generated; None is left out.
+        prompts: To be written before the new bases, if at all.
+
+    Raises:
+        GenomeLMError: If it can't be written.
+    """
+    said = "".join(f" {key}={value}" for key, value in settings.items() if value is not None)
+    with replacing_file(path) as temporary:
+        opened = gzip.open(temporary, "wt") if path.suffix == ".gz" else temporary.open("w")
+        with opened as file:
+            for one in generated:
+                total = float(one.log_likelihoods.sum(dtype=np.float64))
+                file.write(f">{names[one.prompt]}/{one.sample + 1} length={len(one.sequence)} ")
+                file.write(f"log_likelihood={total:.4f}{said}\n")
+                sequence = (prompts[one.prompt] if prompts is not None else "") + one.sequence
+                file.writelines(sequence[at : at + LINE] + "\n" for at in range(0, len(sequence), LINE))

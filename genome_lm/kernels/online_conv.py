@@ -1,0 +1,178 @@
+"""A causal long convolution fed one position at a time: exact, and O(L log² L) for L positions.
+
+To compute output t alone costs t products, and L outputs L²/2. Here each input's contribution to later outputs is added
+ahead of time, in tiles. Inputs are counted from 1; when input i arrives and q is the largest power of two that divides
+i, the inputs (i − q, i] are convolved by one FFT of size 2q into the outputs (i, i + q]. Every pair of an input and a
+later output lies in exactly one tile. This is the relaxed multiplication of van der Hoeven (2002,
+https://doi.org/10.1006/jsco.2002.0562) with one factor known beforehand, which Oncescu et al. (2024, Flash Inference,
+https://arxiv.org/abs/2410.12982) apply to language models with long convolutions.
+
+Tiles within blocks of `DIRECT` positions are replaced by one outer product a position: the new input times the first
+taps goes to the rest of its block.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genome_lm.kernels.fft import fast_fft_size
+from genome_lm.kernels.reference import causal_conv
+
+DIRECT = 64
+"""Positions of a block in which contributions are added without FFTs; a power of two."""
+FFT_BYTES = 8 << 20
+"""Padded input of one call of the FFT, so that it stays in the caches; a channel at least."""
+KEPT = 8
+"""Spectra of tiles up to 1/KEPT of the length are kept, a quarter of the memory that all would take; larger tiles
+occur four times at most."""
+
+
+class TileFilters:
+    """Filters as the tiles need them, shared by all sequences of a length.
+
+    Args:
+        h: (C, L) taps of the first L lags, one filter a channel, float32 or float64.
+    """
+
+    def __init__(self, h: Tensor) -> None:
+        self.h = h
+        self.near = h[:, :DIRECT].T.contiguous()[:, None]
+        self._spectra: dict[int, Tensor] = {}
+
+    @property
+    def length(self) -> int:
+        """L, the positions that can be fed."""
+        return self.h.shape[1]
+
+    def spectrum(self, size: int, channels: slice) -> Tensor:
+        """Spectrum of the first `size` taps of some channels: (c, size/2 + 1) complex."""
+        if size > 2 * self.length // KEPT:
+            return torch.fft.rfft(self.h[channels, :size], n=size)
+        if size not in self._spectra:
+            self._spectra[size] = torch.fft.rfft(self.h[:, :size], n=size)
+        return self._spectra[size][channels]
+
+
+class OnlineConv:
+    """The running state of y[t] = Σ_{s ≤ t} h[t − s] · u[s] for a batch.
+
+    At position t, y[t] is `pending + h[:, 0] · u`; then `push(u)` goes to the next position. Row t of the one buffer
+    holds what earlier inputs contribute to y[t] until u[t] takes its place: memory is L numbers a channel.
+
+    Args:
+        filters: The filters of C channels over L positions.
+        ahead: (L, B, C) what inputs before position 0 contribute to each output, such as `convolve_ahead` gives; the
+            buffer is taken over.
+    """
+
+    def __init__(self, filters: TileFilters, ahead: Tensor) -> None:
+        self.filters = filters
+        self.position = 0
+        self._rows = ahead
+
+    @property
+    def pending(self) -> Tensor:
+        """(B, C) what earlier inputs contribute to the output at the present position."""
+        return self._rows[self.position]
+
+    def push(self, u: Tensor) -> None:
+        """Take the input at the present position, (B, C), and go to the next."""
+        self.pending.copy_(u)
+        self.position += 1
+        end = min(-(-self.position // DIRECT) * DIRECT, len(self._rows))
+        if reach := end - self.position:
+            self._rows[self.position : end].addcmul_(self.filters.near[1 : reach + 1], u)
+        elif self.position < len(self._rows):
+            self._add_tile()
+
+    def _add_tile(self) -> None:
+        now = self.position
+        tile = now & -now
+        reach = min(tile, len(self._rows) - now)
+        # A cyclic convolution of this size wraps around in its first outputs only, which are not wanted.
+        size = fast_fft_size(tile + reach)
+        u, outputs = self._rows[now - tile : now], self._rows[now : now + reach]
+        _, batch, channels = u.shape
+        width = max(1, FFT_BYTES // (batch * size * u.itemsize))
+        for start in range(0, channels, width):
+            part = slice(start, start + width)
+            product = torch.fft.rfft(u[..., part].permute(2, 1, 0), n=size)
+            product.mul_(self.filters.spectrum(size, part)[:, None])
+            outputs[..., part].add_(torch.fft.irfft(product, n=size)[..., tile : tile + reach].permute(2, 1, 0))
+
+
+class OnlineConvReference:
+    """`OnlineConv` by the definition: every output sums over all inputs before it."""
+
+    def __init__(self, filters: TileFilters, ahead: Tensor) -> None:
+        self.filters = filters
+        self._ahead = ahead
+        self._inputs: list[Tensor] = []
+
+    @property
+    def pending(self) -> Tensor:
+        """See `OnlineConv`."""
+        now = len(self._inputs)
+        return sum((self.filters.h[:, now - s] * u for s, u in enumerate(self._inputs)), start=self._ahead[now])
+
+    def push(self, u: Tensor) -> None:
+        """See `OnlineConv`."""
+        self._inputs.append(u.clone())
+
+
+def convolve_ahead(u: Tensor, h: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Convolve sequences, and add up what they contribute to the positions after their ends.
+
+    Args:
+        u: (B, C, P) inputs, zero from each sequence's length on.
+        h: (C, P + L) filters.
+        lengths: (B,) int64 positions of each sequence, 1 to P.
+
+    Returns:
+        y (B, C, P), the causal convolution at the positions given; ahead (L, B, C), its continuation over the L
+        positions from each sequence's own length on.
+    """
+    given, span = u.shape[-1], h.shape[-1]
+    size = fast_fft_size(given + span)
+    product = torch.fft.rfft(u, n=size).mul_(torch.fft.rfft(h, n=size))
+    return _split_ahead(torch.fft.irfft(product, n=size), given, span, lengths)
+
+
+def convolve_ahead_reference(u: Tensor, h: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """`convolve_ahead` by the reference convolution of the inputs followed by zeros."""
+    given, span = u.shape[-1], h.shape[-1]
+    y = causal_conv(F.pad(u, (0, span - given)), h, h.new_zeros(len(h)))
+    return _split_ahead(y, given, span, lengths)
+
+
+def _split_ahead(y: Tensor, given: int, span: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    rows = zip(y, lengths.tolist(), strict=True)
+    return y[..., :given], torch.stack([row[:, end : end + span - given].T for row, end in rows], dim=1)
+
+
+def fft_operations(size: int) -> float:
+    """Floating-point operations of a real FFT, by the usual count 2.5 · n · log₂ n."""
+    return 2.5 * size * math.log2(size)
+
+
+def online_operations(length: int, channels: int) -> float:
+    """Multiplications and additions of `OnlineConv` over `length` positions of one sequence.
+
+    FFTs by `fft_operations`, 6 for a complex product, 2 for a product that is added; spectra of the filters included.
+    """
+    total, kept = 0.0, set()
+    for now in range(1, length):
+        end = min(-(-now // DIRECT) * DIRECT, length)
+        if end > now:
+            total += 2 * (end - now)
+            continue
+        tile = now & -now
+        size = fast_fft_size(tile + min(tile, length - now))
+        total += 2 * fft_operations(size) + 6 * (size // 2 + 1)
+        if size not in kept:
+            total += fft_operations(size)
+        if size <= 2 * length // KEPT:
+            kept.add(size)
+    return total * channels
