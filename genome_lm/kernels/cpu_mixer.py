@@ -33,8 +33,8 @@ FFT_BYTES = 8 << 20
 Spectra = Callable[[int, int], Tensor]
 """Spectra of the filters of channels [start, stop): (stop − start, n/2 + 1), n = fast_fft_size(2L)."""
 Around = Callable[[int, int, Tensor, Callable[[Tensor], Tensor]], Tensor]
-"""What stands in the place of the long convolution: it is given the channels [start, stop), u (stop − start, B, L) and
-the convolution u ↦ h ∗ u + skip · u of these channels, and returns what is gated with x0."""
+"""What stands in the place of the long convolution: given the channels [start, stop), u (stop − start, B, L) and the
+convolution u ↦ h ∗ u + skip · u of these channels, it returns what is gated with x0."""
 
 
 class MixerWeights(NamedTuple):
@@ -193,9 +193,7 @@ def _gated_input(normed: Tensor, weights: _BlockWeights, names: tuple[str, ...])
     return tuple(kept)
 
 
-def _forward(
-    x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float, around: Around | None = None
-) -> None:
+def _forward(x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float, around: Around | None = None) -> None:
     batch, length, width = x.shape
     size = fast_fft_size(2 * length)
     normed = _norm(x, weights, eps).view(batch, length, width)
@@ -204,9 +202,7 @@ def _forward(
         x0, u = _gated_input(normed, _BlockWeights.of(weights, block), ("x0",))
         for start, stop in _groups(block, batch, size, x.itemsize):
             here = slice(start - block[0], stop - block[0])
-            convolve = partial(
-                _convolve, spectrum=spectra(start, stop), skip=weights.skip[start:stop], size=size
-            )
+            convolve = partial(_convolve, spectrum=spectra(start, stop), skip=weights.skip[start:stop], size=size)
             c = convolve(u[here]) if around is None else around(start, stop, u[here], convolve)
             torch.mul(x0[here], c, out=y[start:stop])
     for target, source in zip(x.view(-1, width).split(CHUNK), y.flatten(1).split(CHUNK, dim=1), strict=True):

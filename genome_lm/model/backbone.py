@@ -38,9 +38,7 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
         self.dropout = nn.Dropout(config.resid_dropout)
 
-    def forward(
-        self, x: Tensor, inplace: bool = False, around: Around | None = None, first: int = 0
-    ) -> Tensor:
+    def forward(self, x: Tensor, inplace: bool = False, around: Around | None = None, first: int = 0) -> Tensor:
         """Residual stream in, residual stream out.
 
         Args:
