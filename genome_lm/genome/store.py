@@ -59,6 +59,9 @@ class ContigTable:
     def __len__(self) -> int:
         return len(self.headers)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
     def index(self, name: str) -> int:
         """Number of a contig.
 

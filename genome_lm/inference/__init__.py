@@ -10,20 +10,25 @@ from genome_lm.inference.output import check_suffix
 from genome_lm.inference.pooling import POOLS
 from genome_lm.inference.records import Record, fasta_records, interval_records, windows
 from genome_lm.inference.sources import FastaSource, GenomeSource, Tiling
+from genome_lm.inference.variants import REASONS, Layout, Variant, VariantScores, score_variants
 
 __all__ = [
     "BATCH_TOKENS",
     "POOLS",
+    "REASONS",
     "Contig",
     "Embedded",
     "FastaSource",
     "Generated",
     "GenomeLM",
     "GenomeSource",
+    "Layout",
     "Memorisation",
     "Recipe",
     "Record",
     "Tiling",
+    "Variant",
+    "VariantScores",
     "check_suffix",
     "embed_to_file",
     "fasta_contigs",
@@ -32,6 +37,7 @@ __all__ = [
     "interval_records",
     "load",
     "memorisation",
+    "score_variants",
     "shard_path",
     "store_contigs",
     "windows",

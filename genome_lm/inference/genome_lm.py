@@ -13,9 +13,11 @@ from genome_lm.alphabet import NUCLEOTIDES, VOCABULARY
 from genome_lm.checkpoint import open_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.genome import GenomeStore
 from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, padded_batches
 from genome_lm.inference.embedding import Floats, Piece, Recipe, Strand, embed_pieces
 from genome_lm.inference.generation import Generated, Sampling, generate
+from genome_lm.inference.variants import Layout, Strands, Variant, VariantScores, score_variants
 from genome_lm.model import HyenaBackbone, HyenaLM
 
 
@@ -241,3 +243,37 @@ class GenomeLM:
                     "fewer new ones"
                 )
         return generate(self.model, tokens, length, samples, sampling, batch) if tokens else []
+
+    def score_variants(
+        self,
+        store: GenomeStore,
+        variants: Sequence[tuple[str, int, str, str]],
+        *,
+        context: int | None = None,
+        flank: int | None = None,
+        stride: int | None = None,
+        strand: Strands = "both",
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> VariantScores:
+        """Log-likelihood ratios of variants, reference to alternative; see `genome_lm.inference.VariantScores`.
+
+        Args:
+            store: The genome.
+            variants: n tuples contig, start (0-based: VCF's POS − 1), REF, ALT.
+            context: Bases before each variant, at least; by default what the model can take.
+            flank: Bases that are scored, from the variant's first on; 1,024 by default, or an eighth of the model's
+                context if that is less.
+            stride: Windows start at multiples of this, and variants in one share the pass over the reference; by
+                default an eighth of the model's context, 16,384 at most.
+            strand: "both", "forward" or "reverse".
+            batch_tokens: Positions in a batch.
+
+        Returns:
+            n scores; a variant that can't be scored carries a reason.
+
+        Raises:
+            GenomeLMError: If context, flank and stride together exceed the model's context, or on an unknown strand.
+        """
+        layout = Layout.of(self.config, context, flank, stride)
+        alleles = [Variant(*variant) for variant in variants]
+        return score_variants(self.model, store, alleles, layout, strand=strand, batch_tokens=batch_tokens)

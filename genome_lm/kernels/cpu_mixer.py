@@ -11,6 +11,7 @@ x + out_proj(x0 · c) (Poli et al. 2023, https://arxiv.org/abs/2302.10866, defin
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,9 @@ FFT_BYTES = 8 << 20
 
 Spectra = Callable[[int, int], Tensor]
 """Spectra of the filters of channels [start, stop): (stop − start, n/2 + 1), n = fast_fft_size(2L)."""
+Around = Callable[[int, int, Tensor, Callable[[Tensor], Tensor]], Tensor]
+"""What stands in the place of the long convolution: given the channels [start, stop), u (stop − start, B, L) and the
+convolution u ↦ h ∗ u + skip · u of these channels, it returns what is gated with x0."""
 
 
 class MixerWeights(NamedTuple):
@@ -74,9 +78,11 @@ def residual_mixer(x: Tensor, weights: MixerWeights, long_filter: FilterWeights,
     return _ResidualMixer.apply(x, eps, long_filter.window, long_filter.features, long_filter.w, *weights)
 
 
-def residual_mixer_(x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float) -> Tensor:
+def residual_mixer_(
+    x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float, around: Around | None = None
+) -> Tensor:
     """As `residual_mixer`, without gradients, from the filters' spectra, written over `x`."""
-    _forward(x, weights, spectra, eps)
+    _forward(x, weights, spectra, eps, around)
     return x
 
 
@@ -195,7 +201,7 @@ def _gated_input(normed: _Normed, weights: _BlockWeights, names: tuple[str, ...]
     return tuple(kept)
 
 
-def _forward(x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float) -> None:
+def _forward(x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float, around: Around | None = None) -> None:
     batch, length, width = x.shape
     size = fast_fft_size(2 * length)
     normed = _Normed(x, weights.norm_weight, weights.norm_bias, eps)
@@ -204,7 +210,8 @@ def _forward(x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float) -> 
         x0, u = _gated_input(normed, _BlockWeights.of(weights, block), ("x0",))
         for start, stop in _groups(block, batch, size, x.itemsize):
             here = slice(start - block[0], stop - block[0])
-            c = _convolve(u[here], spectra(start, stop), weights.skip[start:stop], size)
+            convolve = partial(_convolve, spectrum=spectra(start, stop), skip=weights.skip[start:stop], size=size)
+            c = convolve(u[here]) if around is None else around(start, stop, u[here], convolve)
             torch.mul(x0[here], c, out=y[start:stop])
     for target, source in zip(x.view(-1, width).split(CHUNK), y.flatten(1).split(CHUNK, dim=1), strict=True):
         target.addmm_(source.T, weights.w_out.T).add_(weights.b_out)

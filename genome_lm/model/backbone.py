@@ -11,6 +11,7 @@ from genome_lm.alphabet import EMBEDDING_ROWS
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import backend_for
+from genome_lm.kernels.cpu_mixer import Around
 from genome_lm.kernels.cpu_mlp import MlpWeights, residual_mlp, residual_mlp_
 from genome_lm.model.hyena import HyenaOperator
 
@@ -44,19 +45,29 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
         self.dropout = nn.Dropout(config.resid_dropout)
 
-    def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
-        """Residual stream in, residual stream out: (B, L, D) → (B, L, D); `inplace` allows to write over x."""
+    def forward(self, x: Tensor, inplace: bool = False, around: Around | None = None, first: int = 0) -> Tensor:
+        """Residual stream in, residual stream out.
+
+        Args:
+            x: (B, L, D).
+            inplace: Allows to write over x.
+            around: Without gradients, what stands in the place of the operator's last convolution.
+            first: Position from which on the output is wanted.
+
+        Returns:
+            (B, L − first, D).
+        """
         if self._is_fused(x):
-            return self._fused(x if inplace or torch.is_grad_enabled() else x.clone())
-        x = x + self.dropout(self.mixer(self.norm1(x)))
+            return self._fused(x if inplace or torch.is_grad_enabled() else x.clone(), around, first)
+        x = (x + self.dropout(self.mixer(self.norm1(x), around)))[:, first:]
         return x + self.dropout(self.mlp(self.norm2(x)))
 
     def _is_fused(self, x: Tensor) -> bool:
         drops = self.training and self.dropout.p > 0
         return backend_for(x) == "cpu" and self.mixer.order == 2 and not drops and not torch.compiler.is_compiling()
 
-    def _fused(self, x: Tensor) -> Tensor:
-        x = self.mixer.fused_residual(x.contiguous(), self.norm1)
+    def _fused(self, x: Tensor, around: Around | None, first: int) -> Tensor:
+        x = self.mixer.fused_residual(x.contiguous(), self.norm1, around)[:, first:].contiguous()
         fc1, fc2 = self.mlp.fc1, self.mlp.fc2
         weights = MlpWeights(self.norm2.weight, self.norm2.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         operation = residual_mlp if torch.is_grad_enabled() else residual_mlp_

@@ -98,7 +98,9 @@ class ImplicitFilter(nn.Module):
 
 
 class SpectrumCache:
-    """Spectra of one filter for one length, kept as long as the filter's tensors stay what they were.
+    """Spectra of one filter for the last two lengths, kept as long as the filter's tensors stay what they were.
+
+    Two, because passes over long windows and over what changes in them take turns (`genome_lm.model.recompute`).
 
     A change in place is seen by the tensors' version counters, a replaced tensor by its address. What exceeds the
     budget is computed anew each time: all spectra of large-1m would take 17 GB. Copies and pickles start empty.
@@ -107,7 +109,7 @@ class SpectrumCache:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._state: tuple[Any, ...] = ()
-        self._held: dict[tuple[int, int], Tensor] = {}
+        self._held: dict[int, dict[tuple[int, int], Tensor]] = {}
 
     def __reduce__(self) -> tuple[type["SpectrumCache"], tuple[int]]:
         return SpectrumCache, (self.budget,)
@@ -115,18 +117,23 @@ class SpectrumCache:
     def spectra(self, long_filter: ImplicitFilter, length: int) -> Spectra:
         """The function that gives the spectra of a range of channels."""
         tensors = [*long_filter.parameters(), *long_filter.buffers()]
-        state = (length, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors))
+        state = tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors)
         if state != self._state:
             self._state, self._held = state, {}
+        # The last entry is the length used last; of the others, the latest one stays.
+        others = [(other, spectra) for other, spectra in self._held.items() if other != length]
+        of_length = self._held.get(length, {})
+        self._held = {**dict(others[-1:]), length: of_length}
         size = fast_fft_size(2 * length)
         weights = cache(lambda: long_filter.weights(length))
 
         def spectrum(start: int, stop: int) -> Tensor:
-            held = self._held.get((start, stop))
+            held = of_length.get((start, stop))
             if held is None:
                 held = torch.fft.rfft(weights().rows(start, stop), n=size)
-                if sum(kept.nbytes for kept in self._held.values()) + held.nbytes <= self.budget:
-                    self._held[start, stop] = held
+                kept = sum(spectrum.nbytes for spectra in self._held.values() for spectrum in spectra.values())
+                if kept + held.nbytes <= self.budget:
+                    of_length[start, stop] = held
             return held
 
         return spectrum

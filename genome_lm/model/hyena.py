@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import causal_conv, gated_causal_conv
-from genome_lm.kernels.cpu_mixer import MixerWeights, residual_mixer, residual_mixer_
+from genome_lm.kernels.cpu_mixer import Around, MixerWeights, residual_mixer, residual_mixer_
 from genome_lm.model.filter import ImplicitFilter
 
 
@@ -30,8 +30,8 @@ class HyenaOperator(nn.Module):
         )
         self.out_proj = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix along the sequence: (B, L, D) → (B, L, D)."""
+    def forward(self, x: Tensor, around: Around | None = None) -> Tensor:
+        """Mix along the sequence: (B, L, D) → (B, L, D); `around` stands in the place of the last convolution."""
         taps = self.short_conv.kernel_size[0]
         streams = self.short_conv(F.pad(self.in_proj(x).mT, (taps - 1, 0)))
         x0, *gates, v = streams.chunk(self.order + 1, dim=1)
@@ -39,9 +39,16 @@ class HyenaOperator(nn.Module):
         filters, biases = self.filter(x.shape[1]).chunk(self.order - 1), self.filter_bias.chunk(self.order - 1)
         for gate, h, bias in zip(reversed(gates[1:]), filters, biases, strict=False):
             v = causal_conv(gate * v, h, bias)
-        return self.out_proj(gated_causal_conv(x0, gates[0], v, filters[-1], biases[-1]).mT)
+        if around is None:
+            return self.out_proj(gated_causal_conv(x0, gates[0], v, filters[-1], biases[-1]).mT)
 
-    def fused_residual(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        def convolve(u: Tensor) -> Tensor:
+            return causal_conv(u.transpose(0, 1), filters[-1], biases[-1]).transpose(0, 1)
+
+        c = around(0, x.shape[-1], (gates[0] * v).transpose(0, 1), convolve)
+        return self.out_proj((x0 * c.transpose(0, 1)).mT)
+
+    def fused_residual(self, x: Tensor, norm: nn.LayerNorm, around: Around | None = None) -> Tensor:
         """x + forward(norm(x)) in one operation on the CPU, order 2; without gradients written over x, (B, L, D)."""
         assert self.short_conv.bias is not None
         weights = MixerWeights(
@@ -50,4 +57,4 @@ class HyenaOperator(nn.Module):
         )  # fmt: skip
         if torch.is_grad_enabled():
             return residual_mixer(x, weights, self.filter.weights(x.shape[1]), norm.eps)
-        return residual_mixer_(x, weights, self.filter.spectra(x.shape[1]), norm.eps)
+        return residual_mixer_(x, weights, self.filter.spectra(x.shape[1]), norm.eps, around)

@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.model import HyenaLM
+from genome_lm.model.backbone import HyenaBackbone
+from genome_lm.model.recompute import (
+    alternative_states,
+    plain_alternative_states,
+    plain_reference_states,
+    reference_states,
+)
+
+LENGTH, END = 150, 40
+
+
+def backbone(dtype: torch.dtype, **shape: int) -> HyenaBackbone:
+    """Weights large enough that a change far back is felt."""
+    torch.manual_seed(0)
+    model = HyenaLM(ModelConfig(**{"d_model": 24, "n_layer": 3, "max_length": 200, "filter_order": 8, **shape}))
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(4)
+    return model.backbone.eval().to(dtype)
+
+
+def bases(*shape: int) -> torch.Tensor:
+    return torch.randint(7, 11, shape)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("taps", [1, 3, 5])
+@pytest.mark.parametrize("first", [0, 1, 4, 60])
+def test_alternatives_equal_full_passes(
+    monkeypatch: pytest.MonkeyPatch, kernel: str, dtype: torch.dtype, tolerance: float, taps: int, first: int
+) -> None:
+    monkeypatch.setenv("GENOME_LM_KERNEL", kernel)
+    model = backbone(dtype, short_filter_order=taps)
+    ids, ends = bases(3, LENGTH), bases(6, END)
+    rows, starts = torch.tensor([0, 2, 1, 1, 0, 2]), torch.tensor([first, first, first + 1, first + 3, 90, 110])
+    reference, plain = reference_states(model, ids, first), plain_reference_states(model, ids, first)
+    assert reference.begin == plain.begin <= max(0, first - 1)
+    torch.testing.assert_close(reference.hidden, plain.hidden, rtol=0, atol=tolerance)
+    found = alternative_states(model, reference, rows, starts, ends)
+    expected = plain_alternative_states(model, plain, rows, starts, ends)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    # Not because nothing happens: the same ends after other sequences come out otherwise, to their last base.
+    others = alternative_states(model, reference, (rows + 1) % 3, starts, ends)
+    assert (others - found)[starts >= 60][:, -1].abs().amax(-1).min() > 1e-3
+
+
+def test_an_end_that_is_the_reference_changes_nothing() -> None:
+    model = backbone(torch.float64)
+    ids = bases(1, LENGTH)
+    reference = reference_states(model, ids, 50)
+    found = alternative_states(model, reference, torch.tensor([0]), torch.tensor([50]), ids[:, 50:90])
+    torch.testing.assert_close(found[0], reference.hidden[0, 50 - reference.begin : 90 - reference.begin])
+
+
+def test_other_orders_are_refused() -> None:
+    model = backbone(torch.float32, order=3)
+    with pytest.raises(GenomeLMError, match="order 3"):
+        reference_states(model, bases(1, LENGTH), 50)
+
+
+def test_spectra_of_two_lengths_are_kept_and_follow_the_weights() -> None:
+    model = backbone(torch.float32)
+    long_filter = model.blocks[0].mixer.filter
+    with torch.no_grad():
+        first = {length: long_filter.spectra(length)(0, 24) for length in (150, 40, 150, 40)}
+        for length, spectrum in first.items():
+            assert long_filter.spectra(length)(0, 24) is spectrum
+        long_filter.spectra(60)(0, 24)
+        assert long_filter.spectra(150)(0, 24) is not first[150]
+        long_filter.out.weight.mul_(2)
+        torch.testing.assert_close(long_filter.spectra(40)(0, 24), 2 * first[40])
