@@ -15,11 +15,18 @@ def check(values):
         Path(workflow.basedir, "schemas/config.schema.yaml").read_text()
     )
     errors = jsonschema.Draft202012Validator(schema).iter_errors(values)
-    if (error := jsonschema.exceptions.best_match(errors)) is not None:
-        key = ".".join(map(str, error.absolute_path)) or "(top level)"
-        raise WorkflowError(
-            f"config: {key}: {error.message} (schemas/config.schema.yaml says what each key is)"
+    if (error := jsonschema.exceptions.best_match(errors)) is None:
+        return
+    message = error.message
+    if error.validator in ("anyOf", "oneOf"):
+        ways = " or ".join(
+            " and ".join(way["required"]) for way in error.validator_value
         )
+        message = f"give {ways}"
+    key = ".".join(map(str, error.absolute_path)) or "(top level)"
+    raise WorkflowError(
+        f"config: {key}: {message} (schemas/config.schema.yaml says what each key is)"
+    )
 
 
 def check_names(values):

@@ -1,5 +1,7 @@
 """The models: training, perplexity, the page of each run."""
 
+TASKS = CLUSTER["nodes"] * max(1, CLUSTER["gpus"])
+
 
 rule train:
     input:
@@ -20,11 +22,11 @@ rule train:
         runtime=train_runtime,
         slurm_partition=GPU_PARTITION,
         gres=gres(CLUSTER["gpus"]),
-        # One task a GPU; `mpi` has the plugin leave it to the command to start them, and 0 keeps it from adding a
-        # number of tasks a GPU of its own.
-        mpi="srun",
+        # A task a GPU. With `mpi`, an empty one too, the plugin leaves it to the command to start them; the 0 keeps it
+        # from adding a number of tasks a GPU of its own.
+        mpi="srun" if TASKS > 1 else "",
         nodes=CLUSTER["nodes"],
-        tasks=CLUSTER["nodes"] * max(1, CLUSTER["gpus"]),
+        tasks=TASKS,
         tasks_per_gpu=0,
     params:
         # resume.ckpt in this folder is no output, so that it survives a killed job, and training goes on from it.

@@ -6,8 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import matplotlib as mpl
-from genome_lm.files import replacing_file
 from matplotlib.figure import Figure
+
+from genome_lm.files import replacing_file
 
 
 def read(folder):

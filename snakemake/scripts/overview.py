@@ -65,8 +65,8 @@ def page(title, table, pages):
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n"
-        "<p>Each run on held-out sequence; a run's own page has its learning curve, its baselines and its provenance. "
-        "Lower is better.</p>\n"
+        "<p>Each run on held-out sequence; a run's own page has its learning curve, its baselines and its "
+        "provenance. Lower is better.</p>\n"
         f"<table><tr>{head}</tr>\n" + "\n".join(lines) + "\n</table></body></html>\n"
     )
 

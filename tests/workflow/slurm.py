@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo")
@@ -52,7 +52,7 @@ PartitionName=gpu Nodes=node1,node2 MaxTime=INFINITE State=UP
 """
 
 
-class CantStart(Exception):
+class CannotStartError(Exception):
     """SLURM can't be started here; the message says why."""
 
 
@@ -68,18 +68,20 @@ def cluster(folder: Path, kill_wait: int = 30) -> Iterator[dict[str, str]]:
         The environment in which sbatch, squeue and so on find the cluster.
 
     Raises:
-        CantStart: If something is missing, or a daemon does not come up.
+        CannotStartError: If something is missing, or a daemon does not come up.
     """
     if os.geteuid() != 0:
-        raise CantStart("SLURM's daemons are started as root, and this is not root")
+        raise CannotStartError("SLURM's daemons are started as root, and this is not root")
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
-        raise CantStart(f"not installed: {', '.join(missing)} (Debian: apt-get install slurm-wlm munge)")
+        raise CannotStartError(f"not installed: {', '.join(missing)} (Debian: apt-get install slurm-wlm munge)")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state").mkdir(exist_ok=True)
     host = socket.gethostname().split(".")[0]
     text = CONFIGURATION.format(host=host, folder=folder, ports=_free_ports(3), kill_wait=kill_wait)
     (folder / "slurm.conf").write_text(text)
-    (folder / "gres.conf").write_text("NodeName=node[1-2] Name=gpu File=/dev/null\nNodeName=node[1-2] Name=gpu File=/dev/zero\n")
+    (folder / "gres.conf").write_text(
+        "NodeName=node[1-2] Name=gpu File=/dev/null\nNodeName=node[1-2] Name=gpu File=/dev/zero\n"
+    )
     environment = _environment(folder)
     processes: list[subprocess.Popen[bytes]] = []
     try:
@@ -147,9 +149,9 @@ def _idle(environment: dict[str, str]) -> bool:
     return answer.stdout.split() == ["idle"] * len(NODES)
 
 
-def _wait(ready: "object", processes: "list[subprocess.Popen[bytes]]", folder: Path) -> None:
+def _wait(ready: Callable[[], bool], processes: "list[subprocess.Popen[bytes]]", folder: Path) -> None:
     deadline = time.monotonic() + 30
-    while not ready():  # type: ignore[operator]
+    while not ready():
         ended = [process for process in processes if process.poll() is not None]
         if ended or time.monotonic() > deadline:
             last = "\n".join(
@@ -157,7 +159,7 @@ def _wait(ready: "object", processes: "list[subprocess.Popen[bytes]]", folder: P
                 for path in sorted(folder.glob("*.log"))
             )
             what = f"{ended[0].args[0]} ended" if ended else "its nodes are not idle after 30 s"  # type: ignore[index]
-            raise CantStart(f"SLURM does not start here: {what}\n{last}")
+            raise CannotStartError(f"SLURM does not start here: {what}\n{last}")
         time.sleep(0.2)
 
 
