@@ -1,43 +1,54 @@
-"""The genome: its files, the store, the splits."""
+"""The genomes: their files, the stores, the splits."""
+
+
+# Compute nodes often have no network: the download runs where Snakemake does.
+localrules:
+    download,
 
 
 rule download:
     input:
-        MANIFEST,
+        lambda wildcards: config["genomes"][wildcards.genome]["manifest"],
     output:
         # The files lie beside this list; not being outputs, they survive a cut download, which then goes on.
-        RESULTS / "fasta.txt",
+        ensure(RESULTS / "genomes/{genome}/fasta.txt", non_empty=True),
     log:
-        RESULTS / "logs/download.log",
+        RESULTS / "logs/genomes/{genome}/download.log",
     benchmark:
-        RESULTS / "benchmarks/download.tsv"
+        BENCHMARKS / "genomes/{genome}/download.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
         mem_mb=500,
         runtime=240,
     params:
-        folder=RESULTS / "fasta",
+        folder=RESULTS / "genomes/{genome}/fasta",
     shell:
         "genome-lm download {input:q} --out {params.folder:q} --list {output:q} &> {log:q}"
 
 
 rule genome:
     input:
-        RESULTS / "fasta.txt",
+        RESULTS / "genomes/{genome}/fasta.txt",
     output:
-        directory(RESULTS / "genome.zarr"),
+        directory(RESULTS / "genomes/{genome}/genome.zarr"),
     log:
-        RESULTS / "logs/genome.log",
+        RESULTS / "logs/genomes/{genome}/genome.log",
     benchmark:
-        RESULTS / "benchmarks/genome.tsv"
+        BENCHMARKS / "genomes/{genome}/genome.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
-        mem_mb=2_000,
-        runtime=60,
+        # Streamed: memory does not grow with the genome; 10 Mbp/s is for slow disks.
+        mem_mb=lambda wildcards, attempt: memory(2_000, attempt),
+        runtime=lambda wildcards, attempt: int(
+            attempt * (10 + config["genomes"][wildcards.genome]["bases"] / 10e6 / 60)
+        ),
+        slurm_partition=CLUSTER["partition"],
     params:
-        assembly=lambda _: yaml.safe_load(Path(MANIFEST).read_text())["assembly"],
+        assembly=lambda wildcards: yaml.safe_load(
+            Path(config["genomes"][wildcards.genome]["manifest"]).read_text()
+        )["assembly"],
     shell:
         "xargs -d '\\n' -a {input:q} genome-lm genome build "
         "--out {output:q} --force --assembly {params.assembly:q} &> {log:q}"
@@ -45,21 +56,20 @@ rule genome:
 
 rule intervals:
     input:
-        RESULTS / "genome.zarr",
+        RESULTS / "genomes/{genome}/genome.zarr",
     output:
-        RESULTS / "intervals.bed",
+        ensure(RESULTS / "genomes/{genome}/intervals.bed", non_empty=True),
     log:
-        RESULTS / "logs/intervals.log",
+        RESULTS / "logs/genomes/{genome}/intervals.log",
     benchmark:
-        RESULTS / "benchmarks/intervals.tsv"
+        BENCHMARKS / "genomes/{genome}/intervals.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
-        mem_mb=1_000,
+        mem_mb=lambda wildcards, attempt: memory(1_000, attempt),
         runtime=20,
+        slurm_partition=CLUSTER["partition"],
     params:
-        options=lambda _: [
-            f"--{name}={value}" for name, value in config["splits"].items()
-        ],
+        options=lambda wildcards: options(config["genomes"][wildcards.genome]["splits"]),
     shell:
         "genome-lm genome split {input:q} --out {output:q} --force {params.options:q} &> {log:q}"

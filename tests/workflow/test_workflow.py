@@ -1,68 +1,26 @@
 import json
-import os
-import random
+import re
 import shutil
-import signal
 import subprocess
-import sys
-import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from genome_lm.config import PRESETS
 from tests.conftest import Genome
-
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-SNAKEMAKE = [str(BIN / "snakemake"), "-s", str(ROOT / "snakemake" / "Snakefile")]
-PROFILE = ["--workflow-profile", str(ROOT / "snakemake" / "profiles" / "local")]
-ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-RESULTS = ("fasta.txt", "intervals.bed", "run/checkpoint/model.safetensors", "evaluation.json", "report.html")
-
-
-def snakemake(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [*SNAKEMAKE, *PROFILE, "--configfile", "config.yaml", *options]
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, text=True, stdout=-1, stderr=subprocess.STDOUT)
-
-
-def configure(folder: Path, **changes: Any) -> None:
-    config = {
-        "manifest": "manifest.yaml",
-        "results": "results",
-        "threads": 1,
-        "splits": {"block": 3_000, "gap": 100},
-        "model": {"d_model": 16, "n_layer": 2, "max_length": 128, "filter_order": 8},
-        "training": {"stages": "32:60,128:60", "tokens_per_step": 256, "lr": 0.003, "checkpoint_every": 10},
-        "evaluation": {"split": "test", "markov_order": 3},
-        "embedding": {"split": "test", "window": 128},
-        **changes,
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-
-
-def project(folder: Path, genome: Genome) -> Path:
-    """A folder to run the workflow in, on the tiny genome."""
-    folder.mkdir(exist_ok=True)
-    shutil.copy(genome.fasta, folder / "genome.fa")
-    manifest = {"assembly": "tiny", "organism": "none", "licence": "none", "files": [{"path": "genome.fa"}]}
-    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-    configure(folder)
-    return folder
-
-
-def jobs(output: str) -> set[str]:
-    """Names of the rules that were run."""
-    return {line.split()[1].rstrip(":") for line in output.splitlines() if line.startswith(("rule ", "localrule "))}
-
-
-@pytest.fixture(scope="module")
-def finished(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = project(tmp_path_factory.mktemp("workflow"), genome)
-    result = snakemake(folder)
-    assert result.returncode == 0, result.stdout
-    return folder
+from tests.workflow.harness import (
+    ROOT,
+    RULES,
+    RUN,
+    SNAKEMAKE,
+    configure,
+    jobs,
+    project,
+    snakemake,
+)
 
 
 def test_lint_is_clean() -> None:
@@ -72,23 +30,33 @@ def test_lint_is_clean() -> None:
 
 
 def test_every_rule_has_log_benchmark_and_resources() -> None:
-    for path in (ROOT / "snakemake" / "rules").glob("*.smk"):
-        rules = path.read_text().split("\nrule ")[1:]
-        assert rules
-        for rule in rules:
-            for part in ("log:", "benchmark:", "mem_mb=", "runtime=", "conda:"):
-                assert part in rule, f"{path.name}, rule {rule.split(':')[0]}: no {part}"
+    texts = [(path.name, path.read_text()) for path in (ROOT / "snakemake" / "rules").glob("*.smk")]
+    rules = [(name, rule) for name, text in texts for rule in re.split(r"\n *rule ", text)[1:]]
+    assert len(rules) > 10
+    for name, rule in rules:
+        for part in ("log:", "benchmark:", "mem_mb=", "runtime=", "conda:"):
+            assert part in rule, f"{name}, rule {rule.split(':')[0]}: no {part}"
 
 
 def test_from_fasta_to_report(finished: Path) -> None:
     results = finished / "results"
-    page = (results / "report.html").read_text()
-    scores = json.loads((results / "evaluation.json").read_text())
-    assert f"{scores['model']['perplexity']:.4f}" in page
-    assert (results / "embeddings.parquet").stat().st_size > 1_000
-    for rule in ("download", "genome", "intervals", "train", "evaluate", "embed", "report"):
-        assert (results / "logs" / f"{rule}.log").exists()
-        assert (results / "benchmarks" / f"{rule}.tsv").exists()
+    scores = json.loads((results / RUN / "evaluation.json").read_text())
+    shown = f"{scores['model']['perplexity']:.4f}"
+    assert shown in (results / "report.html").read_text()
+    assert shown in (results / RUN / "report.html").read_text()
+    assert f'href="{RUN}/report.html"' in (results / "report.html").read_text()
+    table = (results / "runs.tsv").read_text().splitlines()
+    assert len(table) == 2
+    assert table[1].startswith("tiny\tsmall\t0\t")
+    assert (results / RUN / "embeddings.parquet").stat().st_size > 1_000
+    stems = {path.stem for path in (results / "logs").rglob("*.log")}
+    assert stems == {path.stem for path in (results / "benchmarks").rglob("*.tsv")} == RULES - {"all"}
+
+
+def test_benchmark_figure_has_a_line_for_each_rule(finished: Path) -> None:
+    figure = (finished / "results" / "benchmarks.svg").read_text()
+    for rule in ("genome", "intervals", "train", "evaluate", "embed", "report"):
+        assert f">{rule}<" in figure
 
 
 def test_again_does_nothing(finished: Path) -> None:
@@ -97,66 +65,204 @@ def test_again_does_nothing(finished: Path) -> None:
     assert "Nothing to be done" in again.stdout
 
 
+def test_snakemake_report_has_the_pages_with_captions(finished: Path) -> None:
+    result = snakemake(finished, "--report", "page.html")
+    assert result.returncode == 0, result.stdout
+    page = (finished / "page.html").read_text()
+    for text in ("Runs", "Study", "Resources", "One line a run", "Model small trained on tiny with seed"):
+        assert text in page
+
+
 def test_a_changed_configuration_runs_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder, copy_function=shutil.copy2)
     configure(folder, evaluation={"split": "test", "markov_order": 2})
-    assert jobs(snakemake(folder, "-n").stdout) == {"evaluate", "report", "all"}
+    assert jobs(snakemake(folder, "-n").stdout) == {"evaluate", "report", "overview", "benchmarks", "all"}
     training = {"stages": "32:5", "tokens_per_step": 256, "lr": 0.003}
     configure(folder, training=training)
     result = snakemake(folder)
     assert result.returncode == 0, result.stdout
-    assert jobs(result.stdout) == {"train", "evaluate", "embed", "report", "all"}
-    assert json.loads((folder / "results" / "run" / "summary.json").read_text())["steps"] == 5
+    assert jobs(result.stdout) == RULES - {"download", "genome", "intervals"}
+    assert json.loads((folder / "results" / RUN / "train" / "summary.json").read_text())["steps"] == 5
 
 
-def test_killed_at_any_moment_it_ends_in_the_same(finished: Path, genome: Genome, tmp_path: Path) -> None:
-    folder = project(tmp_path / "killed", genome)
-    generator, kills = random.Random(0), 0
-    while kills < 6:
-        process = subprocess.Popen(
-            [*SNAKEMAKE, *PROFILE, "--configfile", "config.yaml"],
-            cwd=folder, env=ENVIRONMENT, stdout=-3, stderr=-3, start_new_session=True,
-        )  # fmt: skip
-        time.sleep(generator.uniform(3, 14))
-        if process.poll() is not None:
-            break
-        # Once the scheduler alone, so that its job goes on as an orphan; else all that belongs to it.
-        if kills % 3 == 2:
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills
-    result = snakemake(folder)
+STUDY = {
+    "genomes": {"tiny": {"manifest": "manifest.yaml"}, "other": {"manifest": "manifest.yaml", "intervals": "my.bed"}},
+    "models": {
+        "small": {"d_model": 16, "n_layer": 2, "max_length": 128},
+        "long": {"preset": "small-32k", "genomes": ["tiny"], "training": {"stages": "1024:10,32768:10"}},
+    },
+    "seeds": [0, 1, 2],
+    "embedding": {"split": "test", "window": 128, "shards": 4},
+    "tasks": {"promoters": {"data": "promoters.tsv", "task": "classification", "models": ["long"]}},
+    "variants": {"clinic": {"genome": "tiny", "vcf": "clinic.vcf.gz", "shards": 5}},
+}
+
+
+def plan(output: str) -> list[dict[str, str]]:
+    """The jobs of a dry run: rule, wildcards, resources and command, each as text."""
+    found: list[dict[str, str]] = []
+    for line in output.splitlines():
+        if line.startswith(("rule ", "localrule ")):
+            found.append({"rule": line.split()[1].rstrip(":")})
+        elif found and ": " in line and (key := line.strip().split(": ")[0]) in ("wildcards", "resources", "threads"):
+            found[-1][key] = line.strip().split(": ", 1)[1]
+        elif found and line.startswith(("Shell command: ", "    shell:")):
+            found[-1]["shell"] = line
+    return found
+
+
+def resource(job: dict[str, str], name: str) -> str:
+    pairs = (part.split("=", 1) for part in job["resources"].split(", "))
+    return next(value for key, value in pairs if key == name)
+
+
+def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genome: Genome, tmp_path: Path) -> None:
+    folder = project(tmp_path / "study", genome, **STUDY)
+    for name in ("promoters.tsv", "clinic.vcf.gz", "my.bed"):
+        (folder / name).touch()
+    result = snakemake(folder, "-n")
     assert result.returncode == 0, result.stdout
-    for name in RESULTS[1:-1]:
-        assert (folder / "results" / name).read_bytes() == (finished / "results" / name).read_bytes(), name
-    assert "Nothing to be done" in snakemake(folder).stdout
+    planned = plan(result.stdout)
+    count = {name: sum(job["rule"] == name for job in planned) for name in {job["rule"] for job in planned}}
+    # Runs: small on both genomes and long on one, three seeds each.
+    runs = 9
+    assert count == {
+        "download": 2,
+        "genome": 2,
+        "intervals": 1,
+        "all": 1,
+        "overview": 1,
+        "benchmarks": 1,
+        **dict.fromkeys(("train", "evaluate", "report", "gather_embeddings"), runs),
+        "embed": 4 * runs,
+        "finetune": 3,
+        "score": 5 * 6,
+        "gather_scores": 6,
+    }
+    trained = [job["shell"] for job in planned if job["rule"] == "train" and "model=long" in job["wildcards"]]
+    assert all('"stages": "1024:10,32768:10"' in shell for shell in trained)
+    assert all(
+        "--intervals my.bed" in job["shell"]
+        for job in planned
+        if "genome=other" in job.get("wildcards", "") and job["rule"] == "train"
+    )
+    shards = {job["shell"].split("--shard=")[1].split()[0] for job in planned if job["rule"] == "embed"}
+    assert shards == {"1/4", "2/4", "3/4", "4/4"}
+
+
+def test_the_plan_for_hg38_at_a_million_bases(tmp_path: Path) -> None:
+    config = {
+        "results": "results",
+        "genomes": {"hg38": {"manifest": str(ROOT / "data_manifests" / "hg38.yaml")}},
+        "models": {
+            "million": {"preset": "large-1m"},
+            "tiny": {"preset": "tiny-1k", "training": {"stages": "1024:9"}},
+        },
+        "training": {"stages": "1024:1000,1000000:1000", "tokens_per_step": 16_000_000, "precision": "bf16-mixed"},
+        "cluster": {
+            "gpus": 8,
+            "nodes": 2,
+            "gpu_type": "h100",
+            "gpu_partition": "accelerated",
+            "partition": "cpu",
+            "max_runtime": 2_880,
+            "strategy": "fsdp",
+        },
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    result = snakemake(tmp_path, "-n")
+    assert result.returncode == 0, result.stdout
+    planned = {(job["rule"], "million" in job.get("wildcards", "")): job for job in plan(result.stdout)}
+    train = planned["train", True]
+    for name, value in {"gres": "gpu:h100:8", "nodes": "2", "tasks": "16", "mpi": "srun"}.items():
+        assert resource(train, name) == value
+    assert resource(train, "slurm_partition") == "accelerated"
+    assert "srun --nodes=2 --ntasks=16" in train["shell"]
+    assert "--devices=8 --num-nodes=2 --strategy=fsdp" in train["shell"]
+    assert '"preset": "large-1m"' in train["shell"]
+    # A longer context costs more; nothing is asked for that the cluster does not give.
+    for rule in ("train", "evaluate", "embed"):
+        minutes = [int(resource(planned[rule, big], "runtime")) for big in (False, True)]
+        assert minutes[0] <= minutes[1] <= 2_880
+    assert int(resource(planned["evaluate", True], "mem_mb")) > 4 * int(
+        resource(planned["evaluate", False], "mem_mb")
+    )
+    assert resource(planned["evaluate", True], "gres") == "gpu:h100:1"
+    genome = planned["genome", False]
+    assert resource(genome, "slurm_partition") == "cpu"
+    assert int(resource(genome, "mem_mb")) == 2_000
+
+
+def test_resources_grow_with_the_attempt(genome: Genome, tmp_path: Path) -> None:
+    folder = project(tmp_path / "again", genome)
+    first, third = (
+        {job["rule"]: job for job in plan(snakemake(folder, "-n", "--attempt", attempt).stdout)} for attempt in "13"
+    )
+    for rule in ("genome", "train", "evaluate", "embed"):
+        assert int(resource(third[rule], "mem_mb")) > int(resource(first[rule], "mem_mb"))
+        assert int(resource(third[rule], "runtime")) > int(resource(first[rule], "runtime"))
+
+
+def test_sizes_of_the_presets_are_the_packages() -> None:
+    common = (ROOT / "snakemake" / "rules" / "common.smk").read_text()
+    sizes = eval(common.split("\nSIZES = ")[1].split("\n}\n")[0] + "}")
+    assert sizes == {name: (c.d_model, c.n_layer, c.max_length) for name, c in PRESETS.items()}
+
+
+MODELS = {"small": {"d_model": 16, "n_layer": 2, "max_length": 128}}
 
 
 @pytest.mark.parametrize(
-    ("changes", "key"),
+    ("changes", "error"),
     [
-        ({"training": {"stages": "32:5", "lerning_rate": 1}}, "lerning_rate"),
-        ({"model": {"d_model": 16}}, "model"),
-        ({"evaluation": {"split": "tset"}}, "tset"),
-        ({"colour": "red"}, "colour"),
+        ({"training": {"stages": "32:5", "lerning_rate": 1}}, "config: training: .*'lerning_rate'"),
+        ({"training": {"stages": "32-5"}}, "config: training.stages: '32-5' does not match"),
+        ({"training": {}}, "config: models.small: no stages"),
+        (
+            {"models": {"small": {"d_model": 16}}},
+            "config: models.small: give preset or d_model and n_layer and max_length",
+        ),
+        ({"models": {"small": {"preset": "huge"}}}, "config: models.small.preset: 'huge' is not one of"),
+        ({"models": {"a b": MODELS["small"]}}, "config: models: 'a b' does not match"),
+        (
+            {"models": {"small": {**MODELS["small"], "genomes": ["tinny"]}}},
+            "models.small.genomes: 'tinny' is not among",
+        ),
+        ({"genomes": {"tiny": {"manifst": "m.yaml"}}}, "config: genomes.tiny: .*manif"),
+        ({"evaluation": {"split": "tset"}}, "config: evaluation.split: 'tset' is not one of"),
+        ({"seeds": []}, "config: seeds: "),
+        ({"colour": "red"}, "config: .*'colour' was unexpected"),
+        ({"tasks": {"t": {"task": "classification"}}}, "config: tasks.t: give data or dataset"),
+        ({"variants": {"v": {"genome": "other", "vcf": "v.vcf"}}}, "config: variants.v.genome: 'other' is not among"),
+        ({"cluster": {"gpus": -1}}, "config: cluster.gpus: -1 is less than"),
     ],
 )
-def test_a_bad_configuration_is_refused_by_key(genome: Genome, tmp_path: Path, changes: Any, key: str) -> None:
-    folder = project(tmp_path / "bad", genome)
-    configure(folder, **changes)
-    result = snakemake(folder, "-n")
+def test_a_bad_configuration_is_refused_by_key(tmp_path: Path, changes: Any, error: str) -> None:
+    configure(tmp_path, **changes)
+    result = snakemake(tmp_path, "-n")
     assert result.returncode != 0
-    assert key in result.stdout
+    assert re.search(error, result.stdout), result.stdout
+    assert "Traceback" not in result.stdout
 
 
-def test_a_failed_job_shows_its_error(genome: Genome, tmp_path: Path) -> None:
-    folder = project(tmp_path / "bad", genome)
-    (folder / "genome.fa").write_text(">one\nACGT\n>one\nACGT\n")
-    result = snakemake(folder)
-    assert result.returncode != 0
-    assert "contig 'one' was there before" in result.stdout
-    assert not (folder / "results" / "genome.zarr").exists()
+def test_every_key_of_the_configuration_is_described() -> None:
+    schema = yaml.safe_load((ROOT / "snakemake" / "schemas" / "config.schema.yaml").read_text())
+    parts = [schema, *schema["$defs"].values()]
+    while parts:
+        part = parts.pop()
+        for key, value in part.get("properties", {}).items():
+            assert value.get("description") or "$ref" in value, key
+            parts.append(value)
+
+
+def test_the_environment_is_in_step_with_the_package() -> None:
+    """Every dependency of the package stands in the conda environment, with the same lower bound."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    other_name = {"torch": "pytorch", "matplotlib": "matplotlib-base", "pybigwig": "pybigwig"}
+    wanted = {"python" + project["requires-python"], "pip"}
+    for dependency in project["dependencies"]:
+        name, bound = re.match(r"([A-Za-z0-9_-]+)(>=[0-9.]+)", dependency).groups()  # type: ignore[union-attr]
+        wanted.add(other_name.get(name.lower(), name.lower()) + bound)
+    environment = yaml.safe_load((ROOT / "snakemake" / "envs" / "genome-lm.yaml").read_text())
+    assert {line.replace(" ", "").lower() for line in environment["dependencies"]} == wanted

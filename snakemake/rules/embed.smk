@@ -1,0 +1,62 @@
+"""Embeddings of a split: by one job, or by one job a shard and a gathering."""
+
+EMBEDDING = config["embedding"] or {}
+SHARDS = EMBEDDING.get("shards", 1)
+EMBEDDINGS = RUN / "embeddings.parquet"
+EMBEDDED = for_runs("embeddings.parquet") if EMBEDDING else []
+
+
+rule embed:
+    input:
+        checkpoint=RUN / "train/checkpoint",
+        genome=store,
+        intervals=intervals,
+    output:
+        EMBEDDINGS if SHARDS == 1 else temp(RUN / "embeddings/{shard}.parquet"),
+    log:
+        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/embed.log"
+        if SHARDS == 1
+        else RESULTS / "logs/runs/{genome}/{model}/seed{seed}/embed/{shard}.log",
+    benchmark:
+        RUN_BENCHMARKS / ("embed.tsv" if SHARDS == 1 else "embed/{shard}.tsv")
+    conda:
+        "../envs/genome-lm.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=forward_memory,
+        runtime=forward_runtime(embedded_bases),
+        slurm_partition=GPU_PARTITION,
+        gres=ONE_GPU,
+    params:
+        options=options(EMBEDDING, leave_out=("shards",)),
+        shard=lambda wildcards: (
+            f"--shard={wildcards.shard}/{SHARDS}" if SHARDS > 1 else ""
+        ),
+    shell:
+        "genome-lm embed {input.checkpoint:q} --genome {input.genome:q} --bed {input.intervals:q} "
+        "--out {output:q} --force {params.options:q} {params.shard} &> {log:q}"
+
+
+if SHARDS > 1:
+
+    rule gather_embeddings:
+        input:
+            expand(
+                RUN / "embeddings/{shard}.parquet",
+                shard=range(1, SHARDS + 1),
+                allow_missing=True,
+            ),
+        output:
+            ensure(EMBEDDINGS, non_empty=True),
+        log:
+            RESULTS / "logs/runs/{genome}/{model}/seed{seed}/gather_embeddings.log",
+        benchmark:
+            RUN_BENCHMARKS / "gather_embeddings.tsv"
+        conda:
+            "../envs/genome-lm.yaml"
+        resources:
+            mem_mb=lambda wildcards, attempt: memory(4_000, attempt),
+            runtime=lambda wildcards, attempt: 60 * attempt,
+            slurm_partition=CLUSTER["partition"],
+        shell:
+            "genome-lm gather {input:q} --out {output:q} --force &> {log:q}"

@@ -1,0 +1,107 @@
+"""The models: training, perplexity, the page of each run."""
+
+TASKS = CLUSTER["nodes"] * max(1, CLUSTER["gpus"])
+
+
+rule train:
+    input:
+        genome=store,
+        intervals=intervals,
+    output:
+        directory(RUN / "train/checkpoint"),
+        ensure(RUN / "train/summary.json", non_empty=True),
+    log:
+        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/train.log",
+    benchmark:
+        RUN_BENCHMARKS / "train.tsv"
+    conda:
+        "../envs/genome-lm.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=train_memory,
+        runtime=train_runtime,
+        slurm_partition=GPU_PARTITION,
+        gres=gres(CLUSTER["gpus"]),
+        # A task a GPU. With `mpi`, an empty one too, the plugin leaves it to the command to start them; the 0 keeps it
+        # from adding a number of tasks a GPU of its own.
+        mpi="srun" if TASKS > 1 else "",
+        nodes=CLUSTER["nodes"],
+        tasks=TASKS,
+        tasks_per_gpu=0,
+    params:
+        # resume.ckpt in this folder is no output, so that it survives a killed job, and training goes on from it.
+        run=lambda wildcards: f"{RUN}/train".format(**wildcards),
+        recipe=lambda wildcards: json.dumps(recipe(wildcards)),
+        init=lambda wildcards: options(
+            {
+                key: value
+                for key, value in config["models"][wildcards.model].items()
+                if key == "init"
+            }
+        ),
+        workers=config["num_workers"],
+        devices=options({"devices": max(1, CLUSTER["gpus"])})
+        + options({"num_nodes": CLUSTER["nodes"]} if CLUSTER["nodes"] > 1 else {})
+        + options({"strategy": CLUSTER["strategy"]} if "strategy" in CLUSTER else {}),
+    shell:
+        # Under SLURM every task is started by srun, which hands SIGTERM on: training then saves and stops.
+        "echo {params.recipe:q} | "
+        "${{SLURM_JOB_ID:+srun --nodes={resources.nodes} --ntasks={resources.tasks} --cpus-per-task={threads}}} "
+        "genome-lm train --genome {input.genome:q} --intervals {input.intervals:q} --out {params.run:q} "
+        "--config - {params.init:q} {params.devices} --num-workers {params.workers} "
+        "--restart-if-changed &> {log:q}"
+
+
+rule evaluate:
+    input:
+        checkpoint=RUN / "train/checkpoint",
+        genome=store,
+        intervals=intervals,
+    output:
+        ensure(RUN / "evaluation.json", non_empty=True),
+    log:
+        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/evaluate.log",
+    benchmark:
+        RUN_BENCHMARKS / "evaluate.tsv"
+    conda:
+        "../envs/genome-lm.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=forward_memory,
+        runtime=forward_runtime(split_bases(config["evaluation"])),
+        slurm_partition=GPU_PARTITION,
+        gres=ONE_GPU,
+    params:
+        options=options(config["evaluation"]),
+    shell:
+        "genome-lm evaluate {input.checkpoint:q} --genome {input.genome:q} --intervals {input.intervals:q} "
+        "--out {output:q} --force {params.options:q} &> {log:q}"
+
+
+rule report:
+    input:
+        summary=RUN / "train/summary.json",
+        evaluation=RUN / "evaluation.json",
+    output:
+        report(
+            RUN / "report.html",
+            caption="../report/run.rst",
+            category="Runs",
+            labels={"genome": "{genome}", "model": "{model}", "seed": "{seed}"},
+        ),
+    log:
+        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/report.log",
+    benchmark:
+        RUN_BENCHMARKS / "report.tsv"
+    conda:
+        "../envs/genome-lm.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: memory(1_000, attempt),
+        runtime=10,
+        slurm_partition=CLUSTER["partition"],
+    params:
+        run=lambda wildcards, input: Path(input.summary).parent,
+        title=lambda wildcards: f"{config['title']}: {wildcards.genome}, {wildcards.model}, seed {wildcards.seed}",
+    shell:
+        "genome-lm report {params.run:q} --evaluation {input.evaluation:q} --out {output:q} "
+        "--title {params.title:q} --force &> {log:q}"

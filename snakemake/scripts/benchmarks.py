@@ -1,0 +1,49 @@
+"""A figure of what each rule's jobs cost, from the tables that Snakemake's `benchmark:` writes."""
+
+import csv
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from genome_lm.files import replacing_file
+
+
+def read(folder):
+    """{rule: [(seconds, MB), …]} of all tables under a folder; what Snakemake could not measure is left out."""
+    jobs = defaultdict(list)
+    for path in sorted(Path(folder).rglob("*.tsv")):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                numbers = row.get("s") or "NA", row.get("max_rss") or "NA"
+                # A shard's table is named by its number, and lies in a folder named by its rule.
+                name = next(part for part in (path.stem, *path.parent.parts[::-1]) if not part.isdigit())
+                if "NA" not in numbers and "-" not in numbers:
+                    jobs[name].append(tuple(map(float, numbers)))
+    return dict(jobs)
+
+
+def draw(jobs):
+    """Two panels, a line a rule, a dot a job."""
+    figure = Figure(figsize=(7.2, 1.1 + 0.28 * max(1, len(jobs))), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    names = sorted(jobs, key=lambda name: sum(seconds for seconds, _ in jobs[name]))
+    for index, (panel, label) in enumerate(zip(panels, ("seconds", "largest resident memory, MB"), strict=True)):
+        for place, name in enumerate(names):
+            values = [job[index] for job in jobs[name]]
+            panel.plot(values, [place] * len(values), "o", color="#0b6e99", markersize=4, alpha=0.6)
+        panel.set_yticks(range(len(names)), names)
+        panel.set_xlabel(label)
+        panel.set_xscale("log")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
+    return figure
+
+
+if "snakemake" in globals():
+    with open(snakemake.log[0], "w") as sys.stderr:  # noqa: F821
+        out = Path(snakemake.output[0])  # noqa: F821
+        with replacing_file(out) as temporary, mpl.rc_context({"svg.fonttype": "none", "font.size": 9}):
+            draw(read(snakemake.params.folder)).savefig(temporary, metadata={"Date": None})  # noqa: F821

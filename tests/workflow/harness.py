@@ -1,0 +1,73 @@
+"""The workflow on the tiny genome, and its results to compare."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+from tests.conftest import Genome
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+SNAKEMAKE = [str(BIN / "snakemake"), "-s", str(ROOT / "snakemake" / "Snakefile")]
+PROFILE = ["--workflow-profile", str(ROOT / "snakemake" / "profiles" / "local")]
+COMMAND = [*SNAKEMAKE, *PROFILE, "--configfile", "config.yaml"]
+ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+RUN = "runs/tiny/small/seed0"
+RULES = {"download", "genome", "intervals", "train", "evaluate", "embed", "report", "overview", "benchmarks", "all"}
+
+
+def snakemake(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *options]
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, text=True, stdout=-1, stderr=subprocess.STDOUT)
+
+
+def configure(folder: Path, **changes: Any) -> None:
+    config = {
+        "results": "results",
+        "genomes": {"tiny": {"manifest": "manifest.yaml", "bases": 60_000, "splits": {"block": 3_000, "gap": 100}}},
+        "models": {"small": {"d_model": 16, "n_layer": 2, "max_length": 128, "filter_order": 8}},
+        "training": {"stages": "32:60,128:60", "tokens_per_step": 256, "lr": 0.003, "checkpoint_every": 10},
+        "evaluation": {"split": "test", "markov_order": 3},
+        "embedding": {"split": "test", "window": 128},
+        "threads": 1,
+        **changes,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def project(folder: Path, genome: Genome, **changes: Any) -> Path:
+    """A folder to run the workflow in, on the tiny genome."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(genome.fasta, folder / "genome.fa")
+    manifest = {"assembly": "tiny", "organism": "none", "licence": "none", "files": [{"path": "genome.fa"}]}
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    configure(folder, **changes)
+    return folder
+
+
+def jobs(output: str) -> set[str]:
+    """Names of the rules that were run."""
+    return {line.split()[1].rstrip(":") for line in output.splitlines() if line.startswith(("rule ", "localrule "))}
+
+
+def assert_same_results(folder: Path, other: Path) -> None:
+    """That two finished workflows made the same of the same; only times, and paths in a page, may differ."""
+    for name in ("genomes/tiny/intervals.bed", "runs.tsv", f"{RUN}/evaluation.json"):
+        assert (folder / "results" / name).read_bytes() == (other / "results" / name).read_bytes(), name
+    checkpoint = f"results/{RUN}/train/checkpoint"
+    for path in sorted((other / checkpoint).iterdir()):
+        assert (folder / checkpoint / path.name).read_bytes() == path.read_bytes(), path.name
+    for name in ("results/genomes/tiny/genome.zarr",):
+        theirs = {
+            path.relative_to(other): path.read_bytes() for path in (other / name).rglob("c/*") if path.is_file()
+        }
+        assert theirs
+        assert {path: (folder / path).read_bytes() for path in theirs} == theirs
+    tables = [pq.read_table(place / "results" / RUN / "embeddings.parquet") for place in (folder, other)]
+    assert tables[0].equals(tables[1])
