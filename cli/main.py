@@ -7,7 +7,7 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli import checkpoint, download, embed, evaluate, genome, report, train
+from genome_lm_cli import checkpoint, dataset, download, embed, evaluate, finetune, genome, predict, report, train
 
 app = typer.Typer(
     name="genome-lm",
@@ -16,11 +16,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(genome.app, name="genome")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.command()(download.download)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(embed.embed)
+app.command()(finetune.finetune)
+app.command()(predict.predict)
 app.command()(report.report)
 
 
