@@ -7,7 +7,20 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli import checkpoint, doctor, download, embed, evaluate, generate, genome, report, train
+from genome_lm_cli import (
+    checkpoint,
+    dataset,
+    doctor,
+    download,
+    embed,
+    evaluate,
+    finetune,
+    generate,
+    genome,
+    predict,
+    report,
+    train,
+)
 
 _HELP = """Train and use HyenaDNA-style language models of DNA.
 
@@ -36,6 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(genome.app, name="genome")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.command()(download.download)
 app.command()(train.train)
@@ -43,6 +57,8 @@ app.command()(evaluate.evaluate)
 app.command()(embed.embed)
 app.command()(embed.gather)
 app.command()(generate.generate)
+app.command()(finetune.finetune)
+app.command()(predict.predict)
 app.command()(report.report)
 app.command()(doctor.doctor)
 

@@ -10,6 +10,7 @@ LAYERS = [
     {"model"},
     {"checkpoint"},
     {"training", "inference"},
+    {"dataset"},
     {"finetune", "evaluation"},
     {"report", "doctor"},
 ]

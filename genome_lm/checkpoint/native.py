@@ -1,4 +1,7 @@
-"""Native checkpoints: a folder of model.safetensors and config.json; nothing in it can run code."""
+"""Native checkpoints: a folder of model.safetensors and config.json; nothing in it can run code.
+
+A tuned model has a section `head` in its config.json, and the head's tensors in head.safetensors.
+"""
 
 import hashlib
 import json
@@ -9,20 +12,26 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from genome_lm import __version__
 from genome_lm.alphabet import VOCABULARY
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder
-from genome_lm.model import HyenaLM
+from genome_lm.model import Head, HeadConfig, HyenaLM
 
 FORMAT = "genome-lm"
 FORMAT_VERSION = 1
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, HEAD = "model.safetensors", "config.json", "head.safetensors"
 
 
-def save_checkpoint(folder: str | os.PathLike[str], model: HyenaLM, provenance: dict[str, Any] | None = None) -> Path:
+def save_checkpoint(
+    folder: str | os.PathLike[str],
+    model: HyenaLM,
+    provenance: dict[str, Any] | None = None,
+    head: Head | None = None,
+) -> Path:
     """Write a model to a folder, replacing a checkpoint that is there.
 
     The folder is written under a temporary name beside its place and then renamed, so that it is never half-written.
@@ -31,11 +40,12 @@ def save_checkpoint(folder: str | os.PathLike[str], model: HyenaLM, provenance: 
         folder: Where the checkpoint goes; its parents are made.
         model: The model, on any device.
         provenance: Where the weights come from (data, training, versions), as JSON values.
+        head: Of a tuned model, on any device.
 
     Returns:
         The folder.
     """
-    config = {
+    config: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "genome_lm_version": __version__,
@@ -43,11 +53,19 @@ def save_checkpoint(folder: str | os.PathLike[str], model: HyenaLM, provenance: 
         "model": model.config.to_dict(),
         "provenance": provenance or {},
     }
+    if head is not None:
+        config["head"] = head.config.to_dict()
     with replacing_folder(Path(folder)) as temporary:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
+        _write_tensors(temporary / WEIGHTS, model)
+        if head is not None:
+            _write_tensors(temporary / HEAD, head)
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     return Path(folder)
+
+
+def _write_tensors(path: Path, module: nn.Module) -> None:
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    save_file(state, path, metadata={"format": "pt"})
 
 
 def load_checkpoint(
@@ -69,12 +87,30 @@ def load_checkpoint(
     folder = Path(folder)
     config = read_config(folder)
     model = HyenaLM(ModelConfig.from_dict(config["model"]))
-    try:
-        state = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise GenomeLMError(f"{folder / WEIGHTS}: can't read the weights: {error}") from error
-    load_strictly(model, state, str(folder))
+    load_strictly(model, _read_tensors(folder / WEIGHTS), str(folder))
     return model.to(device).eval(), config["provenance"]
+
+
+def load_head(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> Head | None:
+    """The head of a native checkpoint, in eval mode; None if the model was not tuned.
+
+    Raises:
+        GenomeLMError: As `load_checkpoint`.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    if "head" not in config:
+        return None
+    head = Head(HeadConfig.from_dict(config["head"]), ModelConfig.from_dict(config["model"]).d_model)
+    load_strictly(head, _read_tensors(folder / HEAD), str(folder / HEAD))
+    return head.to(device).eval()
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise GenomeLMError(f"{path}: can't read the weights: {error}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -110,7 +146,7 @@ def weights_sha256(model: HyenaLM) -> str:
     return digest.hexdigest()
 
 
-def load_strictly(model: HyenaLM, state: dict[str, torch.Tensor], source: str) -> None:
+def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
     """Copy tensors into the model; every one must be there, none too many, all of the right shape.
 
     Raises:

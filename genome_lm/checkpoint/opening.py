@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from genome_lm.checkpoint.hyenadna import canonical, infer_config, is_hyenadna, is_metric, to_ours
-from genome_lm.checkpoint.native import CONFIG, FORMAT, WEIGHTS, load_checkpoint
+from genome_lm.checkpoint.native import CONFIG, FORMAT, WEIGHTS, load_checkpoint, load_head
 from genome_lm.checkpoint.pickles import StoredTensor, read_pickled
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.model import HyenaLM
+from genome_lm.model import Head, HyenaLM
 
 PINNED = {
     "LongSafari/hyenadna-tiny-1k-seqlen-hf": "e8c1effa8673814e257e627d2e1eda9ea5a373f6",
@@ -39,11 +39,12 @@ _FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "weights.ckpt")
 
 
 class Opened(NamedTuple):
-    """A model, the form it was in, and what is known of where it comes from."""
+    """A model, the form it was in, what is known of where it comes from, and the head of a tuned one."""
 
     model: HyenaLM
     form: str
     provenance: dict[str, Any]
+    head: Head | None = None
 
 
 def open_checkpoint(
@@ -91,7 +92,7 @@ def _from_folder(folder: Path, device: str | torch.device) -> Opened:
     config = _read_config(folder / CONFIG)
     if config is not None and config.get("format") == FORMAT:
         model, provenance = load_checkpoint(folder, device)
-        return Opened(model, "genome-lm", provenance)
+        return Opened(model, "genome-lm", provenance, load_head(folder, device))
     weights = [folder / name for name in _FOLDER_WEIGHTS if (folder / name).exists()]
     if not weights:
         raise GenomeLMError(f"{folder}: no checkpoint here (no {', '.join(_FOLDER_WEIGHTS)})")

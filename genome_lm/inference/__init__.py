@@ -1,9 +1,10 @@
 """Using a model: embeddings, likelihoods, new sequence."""
 
-from genome_lm.inference.batches import BATCH_TOKENS
+from genome_lm.inference.batches import BATCH_TOKENS, encode_all, padded_batches
 from genome_lm.inference.embedding import Recipe
 from genome_lm.inference.generation import Generated, write_generated
 from genome_lm.inference.genome_lm import GenomeLM, load
+from genome_lm.inference.heads import head_outputs, predictions
 from genome_lm.inference.jobs import Embedded, embed_to_file, gather, shard_path
 from genome_lm.inference.memorisation import Contig, Memorisation, fasta_contigs, memorisation, store_contigs
 from genome_lm.inference.output import check_suffix
@@ -31,12 +32,16 @@ __all__ = [
     "VariantScores",
     "check_suffix",
     "embed_to_file",
+    "encode_all",
     "fasta_contigs",
     "fasta_records",
     "gather",
+    "head_outputs",
     "interval_records",
     "load",
     "memorisation",
+    "padded_batches",
+    "predictions",
     "score_variants",
     "shard_path",
     "store_contigs",

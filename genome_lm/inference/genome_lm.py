@@ -17,8 +17,9 @@ from genome_lm.genome import GenomeStore
 from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, padded_batches
 from genome_lm.inference.embedding import Floats, Piece, Recipe, Strand, embed_pieces
 from genome_lm.inference.generation import Generated, Sampling, generate
+from genome_lm.inference.heads import head_outputs, predictions
 from genome_lm.inference.variants import Layout, Strands, Variant, VariantScores, score_variants
-from genome_lm.model import HyenaBackbone, HyenaLM
+from genome_lm.model import Head, HyenaBackbone, HyenaLM
 
 
 def load(
@@ -40,7 +41,7 @@ def load(
     """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     opened = open_checkpoint(path, chosen, revision)
-    return GenomeLM(opened.model, opened.provenance)
+    return GenomeLM(opened.model, opened.provenance, opened.head)
 
 
 class GenomeLM:
@@ -49,14 +50,16 @@ class GenomeLM:
     Attributes:
         model: The language model, an nn.Module in eval mode.
         provenance: Where the weights come from.
+        head: What a tuned model predicts with; None if the model was not tuned.
     """
 
     vocabulary: tuple[str, ...] = VOCABULARY
     """Token strings; the position is the token id."""
 
-    def __init__(self, model: HyenaLM, provenance: dict[str, Any] | None = None) -> None:
+    def __init__(self, model: HyenaLM, provenance: dict[str, Any] | None = None, head: Head | None = None) -> None:
         self.model = model.eval()
         self.provenance = provenance or {}
+        self.head = head.eval() if head is not None else None
 
     @property
     def config(self) -> ModelConfig:
@@ -277,3 +280,27 @@ class GenomeLM:
         layout = Layout.of(self.config, context, flank, stride)
         alleles = [Variant(*variant) for variant in variants]
         return score_variants(self.model, store, alleles, layout, strand=strand, batch_tokens=batch_tokens)
+
+    @torch.no_grad()
+    def predict(
+        self, sequences: Sequence[str], *, names: Sequence[str] | None = None, batch_tokens: int = BATCH_TOKENS
+    ) -> list[Floats]:
+        """What a tuned model predicts; that of a sequence does not depend on what else is in the list.
+
+        Args:
+            sequences: n DNA sequences of any lengths up to the model's context (less the soft prompt).
+            names: What errors call the sequences.
+            batch_tokens: Positions in a batch.
+
+        Returns:
+            n arrays, (outputs,) float32, or (L, outputs) with an output at each position: probabilities of
+            `head.config.outputs`, or values in the units that the head was trained on.
+
+        Raises:
+            GenomeLMError: If the model was not tuned, or on a sequence that is empty, too long or not DNA.
+        """
+        if self.head is None:
+            raise GenomeLMError("this model has no head: tune it first, with `genome-lm finetune`")
+        most = self.config.max_length - self.head.config.prompt
+        tokens = encode_all(sequences, names, most)
+        return predictions(self.head, head_outputs(self.backbone, self.head, tokens, batch_tokens))

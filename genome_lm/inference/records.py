@@ -14,13 +14,14 @@ from genome_lm.genome import GenomeStore, Interval
 
 
 class Record(NamedTuple):
-    """A sequence and its place: [start, end) of a contig, or of the FASTA record of that name."""
+    """A sequence and its place: [start, end) of a contig, or of the FASTA record of that name and header."""
 
     id: str
     contig: str
     start: int
     end: int
     sequence: str
+    title: str = ""
 
 
 def fasta_records(path: Path) -> Iterator[Record]:
@@ -40,7 +41,7 @@ def fasta_records(path: Path) -> Iterator[Record]:
                     raise GenomeLMError(
                         f"{path}: record {count} ({name or 'unnamed'}) has no {lack}; mend or drop it"
                     )
-                yield Record(name, name, 0, len(sequence), sequence)
+                yield Record(name, name, 0, len(sequence), sequence, title)
     except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
         raise GenomeLMError(f"{path}: can't read: {getattr(error, 'strerror', None) or error}") from error
     if not count:

@@ -90,7 +90,7 @@ class HyenaBackbone(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
 
-    def forward(self, ids: Tensor, layer: int | None = None) -> Tensor:
+    def forward(self, ids: Tensor, layer: int | None = None, prompt: Tensor | None = None) -> Tensor:
         """Hidden states of a batch of token ids.
 
         The model is causal: position i depends on ids[:, : i + 1] alone, so padding on the right changes nothing.
@@ -99,24 +99,29 @@ class HyenaBackbone(nn.Module):
             ids: (B, L) integer token ids, L at most `config.filter_length`.
             layer: None for the states after the last block and the final norm; k in 0 … n_layer for the residual
                 stream after block k (0: the embedding), without the final norm.
+            prompt: (P, d_model) vectors to stand before the embeddings of each row; P counts in the length.
 
         Returns:
-            (B, L, d_model) float32.
+            (B, P + L, d_model) float32.
 
         Raises:
             GenomeLMError: If the sequence is longer than the filters, or there is no such layer.
         """
-        if ids.shape[1] > self.config.filter_length:
+        length = ids.shape[1] + (0 if prompt is None else len(prompt))
+        if length > self.config.filter_length:
             raise GenomeLMError(
-                f"a sequence of {ids.shape[1]:,} tokens is longer than this model's {self.config.filter_length:,}; "
+                f"a sequence of {length:,} tokens is longer than this model's {self.config.filter_length:,}; "
                 "cut it into windows"
             )
         if layer is not None and not 0 <= layer <= self.config.n_layer:
             raise GenomeLMError(
                 f"there is no layer {layer}; this model has layers 0 (the embedding) to {self.config.n_layer}"
             )
-        x = self.dropout(self.embedding(ids.long()))
         recompute = self.training and torch.is_grad_enabled() and self._recomputes(ids)
+        x = self.embedding(ids.long())
+        if prompt is not None:
+            x = torch.cat([prompt.expand(len(ids), -1, -1), x], dim=1)
+        x = self.dropout(x)
         for block in self.blocks[:layer]:
             if recompute:
                 x = checkpoint(block, x, use_reentrant=False)

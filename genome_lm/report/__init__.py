@@ -1,5 +1,6 @@
-"""The HTML report and its figures."""
+"""The HTML reports and their figures."""
 
 from genome_lm.report.page import write_report
+from genome_lm.report.tuning import write_finetune_report
 
-__all__ = ["write_report"]
+__all__ = ["write_finetune_report", "write_report"]

@@ -15,7 +15,7 @@ ROLLING = 25
 
 def learning_curve(rows: Sequence[dict[str, str]]) -> str:
     """Bits a base against bases seen: training (averaged over steps) and validation, with the stages marked."""
-    figure, axes = _figure(7.2, 3.2)
+    figure, axes = new_figure(7.2, 3.2)
     bases = [int(row["bases"]) / 1e6 for row in rows]
     train = [float(row["bits_per_base"]) for row in rows]
     averaged = [sum(train[max(0, i - ROLLING + 1) : i + 1]) / min(i + 1, ROLLING) for i in range(len(train))]
@@ -32,13 +32,13 @@ def learning_curve(rows: Sequence[dict[str, str]]) -> str:
     axes.set_xlabel("bases seen (millions)")
     axes.set_ylabel("bits per base")
     axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.92))
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def score_bars(model: Score, baselines: Sequence[Score]) -> str:
     """Bits a base of the model and of the baselines, the best on top; the axis does not start at zero."""
     scores = sorted([model, *baselines], key=lambda score: -score.bits_per_base)
-    figure, axes = _figure(7.2, 0.9 + 0.24 * len(scores))
+    figure, axes = new_figure(7.2, 0.9 + 0.24 * len(scores))
     colours = [MODEL if score is model else BASELINE for score in scores]
     values = [score.bits_per_base for score in scores]
     axes.barh([score.name for score in scores], values, color=colours, height=0.72)
@@ -47,10 +47,11 @@ def score_bars(model: Score, baselines: Sequence[Score]) -> str:
     for place, value in enumerate(values):
         axes.text(value, place, f" {value:.4f}", va="center", fontsize=8)
     axes.set_xlabel(f"bits per base, lower is better (axis starts at {left:.2f})")
-    return _svg(figure)
+    return svg_text(figure)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure in the report's style; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -58,7 +59,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
     """The figure as an <svg> element, without the XML prologue; the same figure gives the same text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +36,38 @@ def write_report(run: Path, evaluation: Path, out: Path, title: str = "genome-lm
         baselines = [Score(**baseline) for baseline in scores["baselines"]]
     except (KeyError, TypeError) as error:
         raise GenomeLMError(f"{evaluation}: not an evaluation by `genome-lm evaluate` ({error})") from error
-    # Identifiers within the SVG must not depend on the time, and letters must be drawn on any machine.
-    with mpl.rc_context({"svg.hashsalt": "genome-lm", "svg.fonttype": "path", "font.size": 9}):
+    with fixed_svg():
         figures = {"curve": learning_curve(rows), "bars": score_bars(model, baselines)}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("genome_lm.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("report.html.j2").render(
-        title=title,
-        run=training,
-        summary=summary,
-        scores=scores,
-        model=model,
-        ranked=sorted([model, *baselines], key=lambda score: score.loss),
-        best_baseline=min(baselines, key=lambda score: score.loss),
-        stages=_stages(rows),
-        figures=figures,
-        version=__version__,
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            run=training,
+            summary=summary,
+            scores=scores,
+            model=model,
+            ranked=sorted([model, *baselines], key=lambda score: score.loss),
+            best_baseline=min(baselines, key=lambda score: score.loss),
+            stages=_stages(rows),
+            figures=figures,
+            version=__version__,
+        )
     )
     with replacing_file(out) as temporary:
         temporary.write_text(page)
+
+
+def fixed_svg() -> AbstractContextManager[None]:
+    """Settings by which the same figure gives the same text: no times in its identifiers, letters as paths."""
+    return mpl.rc_context({"svg.hashsalt": "genome-lm", "svg.fonttype": "path", "font.size": 9})
+
+
+def environment() -> jinja2.Environment:
+    """The templates beside this file."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("genome_lm.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

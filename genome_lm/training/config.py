@@ -112,16 +112,21 @@ class TrainingConfig:
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then a cosine from `lr` to `final_lr_fraction` · `lr`."""
-        warmup = max(1, round(self.warmup_fraction * self.steps))
-        if step < warmup:
-            return self.lr * (step + 1) / warmup
-        progress = (step - warmup) / max(1, self.steps - 1 - warmup)
-        cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
-        return self.lr * (self.final_lr_fraction + (1 - self.final_lr_fraction) * cosine)
+        return self.lr * warmup_cosine(step, self.steps, self.warmup_fraction, self.final_lr_fraction)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
         return {**dataclasses.asdict(self), "stages": [list(stage) for stage in self.stages]}
+
+
+def warmup_cosine(step: int, steps: int, warmup_fraction: float, final_fraction: float) -> float:
+    """The recipe's schedule as a fraction of the peak: linear warm-up, then a cosine from 1 to `final_fraction`."""
+    warmup = max(1, round(warmup_fraction * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - 1 - warmup)
+    cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    return final_fraction + (1 - final_fraction) * cosine
 
 
 def parse_stages(text: str) -> tuple[Stage, ...]:

@@ -1,0 +1,161 @@
+"""`genome-lm dataset`: labelled sets from annotation, from several genomes, and from public benchmarks."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import refuse_existing
+from genome_lm_cli.output import table
+
+if TYPE_CHECKING:
+    from genome_lm.dataset import LabelledSet
+
+app = typer.Typer(help="Make labelled sets to tune and test models on.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="Table to write: .csv, .tsv or .parquet.", metavar="TABLE")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Intervals = Annotated[
+    Path | None, typer.Option(help="BED4 with the splits; default: blocks drawn here.", metavar="SPLITS.bed")
+]
+PerClass = Annotated[int, typer.Option(help="Windows of each class.")]
+Length = Annotated[int, typer.Option(help="Bases of a window.")]
+Valid = Annotated[float, typer.Option(help="Fraction for validation.")]
+Test = Annotated[float, typer.Option(help="Fraction for the test.")]
+Block = Annotated[int, typer.Option(help="Bases of a block that goes to one split.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+
+
+class Kind(StrEnum):
+    """What is told apart."""
+
+    coding = "coding"
+    gene_start = "gene-start"
+    splice_site = "splice-site"
+
+
+@app.command("from-gff")
+def from_gff(
+    annotation: Annotated[Path, typer.Argument(help="GFF3 or GTF file, plain or gzip.", metavar="GFF")],
+    genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
+    out: Out,
+    kind: Annotated[Kind, typer.Option(help="Coding vs intergenic, gene starts, or splice sites.")] = Kind.coding,
+    length: Length = 512,
+    per_class: PerClass = 2_000,
+    intervals: Intervals = None,
+    valid: Valid = 0.1,
+    test: Test = 0.2,
+    block: Block = 50_000,
+    contig_map: Annotated[
+        Path | None, typer.Option(help="Table of names: annotation, tab, genome.", metavar="TSV")
+    ] = None,
+    contig_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression whose group is the annotation's name.", metavar="REGEX")
+    ] = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Make a set from the genes of a genome; the background has the same G + C content, and splits share no block.
+
+    Example: genome-lm dataset from-gff g.gff3.gz --genome g.zarr --contig-pattern '^Umaydis:([^:]+):' --out cds.csv
+    """
+    from genome_lm.dataset import check_table_suffix, gene_set, read_annotation, read_contig_map
+    from genome_lm.genome import GenomeStore, read_bed, split_genome
+
+    check_table_suffix(out)
+    refuse_existing(out, force)
+    store = GenomeStore(genome)
+    genes = read_annotation(annotation, store, read_contig_map(contig_map) if contig_map else None, contig_pattern)
+    regions = (
+        read_bed(intervals, store) if intervals else split_genome(store, "blocks", valid, test, block, seed=seed)
+    )
+    _write(out, gene_set(store, genes, kind.value, regions, length=length, per_class=per_class, seed=seed))
+
+
+@app.command()
+def species(
+    genome: Annotated[
+        list[str], typer.Option(help="A genome store and its label; two or more.", metavar="LABEL=G.zarr")
+    ],
+    out: Out,
+    length: Length = 1_024,
+    per_class: PerClass = 1_000,
+    intervals: Intervals = None,
+    valid: Valid = 0.1,
+    test: Test = 0.2,
+    block: Block = 50_000,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Make a set of windows of several genomes, to tell the species apart.
+
+    Example: genome-lm dataset species --genome ecoli=ecoli.zarr --genome saureus=saureus.zarr --out species.parquet
+    """
+    from genome_lm.dataset import check_table_suffix, species_set
+    from genome_lm.genome import GenomeStore, read_bed
+
+    check_table_suffix(out)
+    refuse_existing(out, force)
+    stores = {}
+    for given in genome:
+        label, _, path = given.partition("=")
+        if not label or not path or label in stores:
+            raise GenomeLMError(f"--genome {given}: write LABEL=G.zarr, each label once")
+        stores[label] = GenomeStore(path)
+    regions = read_bed(intervals) if intervals else None
+    options = {"valid": valid, "test": test, "block": block, "seed": seed}
+    _write(out, species_set(stores, length, per_class, regions, **options))  # type: ignore[arg-type]
+
+
+@app.command()
+def benchmark(
+    manifest: Annotated[Path, typer.Argument(help="Such as data_manifests/genomic_benchmarks.yaml.", metavar="YAML")],
+    name: Annotated[str, typer.Argument(help="Name of the set.", metavar="SET")],
+    out: Out,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the files are, or go; default: beside --out.", metavar="DIR")
+    ] = None,
+    genome: Annotated[
+        Path | None, typer.Option(help="Genome store, for GenomicBenchmarks' intervals.", metavar="G.zarr")
+    ] = None,
+    valid: Annotated[float, typer.Option(help="Fraction of the training split for validation.")] = 0.1,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Download a public benchmark, or read one that lies here, and write it as a table.
+
+    Example: genome-lm dataset benchmark data_manifests/nucleotide_transformer.yaml H3K4me1 --out h3k4me1.parquet
+    """
+    from genome_lm.dataset import (
+        assign_splits,
+        check_table_suffix,
+        download_benchmark,
+        joined,
+        read_benchmark_folder,
+        read_benchmarks,
+    )
+    from genome_lm.genome import GenomeStore
+
+    check_table_suffix(out)
+    refuse_existing(out, force)
+    sets = read_benchmarks(manifest)
+    if name not in sets:
+        raise GenomeLMError(f"{manifest}: no set {name!r}; there are {', '.join(sets)}")
+    place = folder or out.with_name(f"{name}.files")
+    store = GenomeStore(genome) if genome else None
+    is_there = any((place / f"train{suffix}").exists() for suffix in ("", ".parquet", ".fna", ".csv"))
+    labelled = read_benchmark_folder(place, store) if is_there else download_benchmark(sets[name], place)
+    if valid and not labelled.of_split("valid").examples:
+        train = assign_splits(labelled.of_split("train"), valid, 0.0, seed)
+        labelled = joined([train, labelled.of_split("test")])
+    _write(out, labelled)
+
+
+def _write(out: Path, labelled: "LabelledSet") -> None:
+    from genome_lm.dataset import summarise, write_examples
+
+    write_examples(out, labelled)
+    rows = [(split, label, f"{count:,}") for split, label, count in summarise(labelled)]
+    table(f"wrote {out}", ("split", "label", "examples"), rows)

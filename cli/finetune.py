@@ -1,0 +1,174 @@
+"""`genome-lm finetune`: tune a model on labelled sequences."""
+
+import dataclasses
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import refuse_existing, sha256
+from genome_lm_cli.output import say, table
+
+if TYPE_CHECKING:
+    from genome_lm.dataset import LabelledSet
+
+
+class Task(StrEnum):
+    """What the labels are."""
+
+    classification = "classification"
+    multilabel = "multilabel"
+    regression = "regression"
+    tokens = "tokens"
+
+
+class Pool(StrEnum):
+    """How the states of a sequence become one vector."""
+
+    mean = "mean"
+    last = "last"
+    max = "max"
+    masked = "masked"
+    none = "none"
+
+
+class Method(StrEnum):
+    """What of the model is tuned."""
+
+    full = "full"
+    frozen = "frozen"
+    lora = "lora"
+    prompt = "prompt"
+
+
+class Strand(StrEnum):
+    """Which strands count."""
+
+    forward = "forward"
+    both = "both"
+
+
+class Leaks(StrEnum):
+    """What to do about a split that leaks."""
+
+    report = "report"
+    refuse = "refuse"
+    drop = "drop"
+
+
+def finetune(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint of any form.", metavar="CKPT")],
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Labelled sequences: .csv, .tsv, .parquet, FASTA or (with --genome) BED.", metavar="DATA"),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
+    task: Annotated[Task, typer.Option(help="What the labels are.")] = Task.classification,
+    valid_data: Annotated[Path | None, typer.Option("--valid", help="Validation split, if in its own file.")] = None,
+    test_data: Annotated[Path | None, typer.Option("--test", help="Test split, if in its own file.")] = None,
+    genome: Annotated[Path | None, typer.Option(help="Genome store that places refer to.", metavar="G.zarr")] = None,
+    intervals: Annotated[
+        Path | None, typer.Option(help="BED4 whose regions say which split a place is in.", metavar="SPLITS.bed")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Label column; several for multilabel.")] = None,
+    method: Annotated[Method, typer.Option(help="full, frozen (a linear probe), lora or prompt.")] = Method.full,
+    pool: Annotated[Pool | None, typer.Option(help="Default: none for tokens, else mean. none: tracks.")] = None,
+    strand: Annotated[Strand, typer.Option(help="both averages the outputs of the two strands.")] = Strand.forward,
+    reverse_complement: Annotated[
+        bool, typer.Option("--reverse-complement", help="Train on either strand of each sequence.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(help="At most; 0: 10, or 100 where the model is frozen.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 32,
+    lr: Annotated[float, typer.Option(help="Peak rate; 0: 6e-4 full, 2e-3 lora, 1e-2 frozen and prompt.")] = 0.0,
+    head_lr: Annotated[float, typer.Option(help="Peak rate of the head; 0: ten times --lr of a tuned model.")] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.1,
+    class_weights: Annotated[bool, typer.Option("--class-weights", help="Weigh rare classes up.")] = False,
+    metric: Annotated[str, typer.Option(help="What early stopping watches; default: mcc, auprc or pearson.")] = "",
+    patience: Annotated[int, typer.Option(help="Epochs without a better value; 0: 3, or 10 if frozen.")] = 0,
+    lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's matrices.")] = 8,
+    prompt_length: Annotated[int, typer.Option(help="Vectors of the soft prompt.")] = 16,
+    leaks: Annotated[Leaks, typer.Option(help="Of the split: report, refuse, or drop from training.")] = Leaks.report,
+    valid_fraction: Annotated[float, typer.Option(help="Set aside if there is no validation split.")] = 0.1,
+    test_fraction: Annotated[float, typer.Option(help="Set aside if no example has a split.")] = 0.2,
+    batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
+    seed: Annotated[int, typer.Option(help="Of the head, the order, the strands and the splits.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Tune a model on labelled sequences, and test it.
+
+    DIR gets checkpoint/ (for `genome-lm predict` and `genome_lm.load`), metrics.json, history.csv,
+    predictions.parquet of the test split, and report.html.
+
+    Example: genome-lm finetune run/checkpoint --data train.csv --test test.csv --task classification --out tuned
+    """
+    from genome_lm.finetune import FinetuneConfig, finetune
+    from genome_lm.report import write_finetune_report
+
+    refuse_existing(out, force)
+    options = locals()
+    fields = {f.name for f in dataclasses.fields(FinetuneConfig)}
+    given = {name: value for name, value in options.items() if name in fields} | {"method": method.value}
+    config = FinetuneConfig(**given, device_tokens=batch_tokens)
+    labelled = _read(data, valid_data, test_data, genome, intervals, label, (valid_fraction, test_fraction), seed)
+    files = [path for path in (*data, valid_data, test_data) if path is not None]
+    result = finetune(
+        checkpoint,
+        labelled,
+        out,
+        task.value,
+        config,
+        pool=pool.value if pool else None,
+        strand=strand.value,
+        leak_policy=leaks.value,
+        valid_fraction=valid_fraction,
+        device=device,
+        provenance={
+            "data": [{"name": path.name, "sha256": sha256(path)} for path in files],
+            "command": shlex.join(["genome-lm", *sys.argv[1:]]),
+        },
+    )
+    write_finetune_report(out, out / "report.html")
+    split = "test" if "test" in result.metrics else "valid"
+    rows = [
+        (e.metric, f"{e.value:.4f}", f"{e.low:.4f} – {e.high:.4f}" if e.low == e.low else "")
+        for e in result.metrics[split]
+    ]
+    table(f"{split}, epoch {result.best_epoch} kept", ("", "value", "95 % interval"), rows)
+    say(f"wrote {out}: checkpoint, metrics.json, history.csv, predictions.parquet, report.html")
+
+
+def _read(
+    data: list[Path],
+    valid: Path | None,
+    test: Path | None,
+    genome: Path | None,
+    intervals: Path | None,
+    label: list[str] | None,
+    fractions: tuple[float, float],
+    seed: int,
+) -> "LabelledSet":
+    from genome_lm.dataset import assign_splits, joined, read_examples, split_by_regions
+    from genome_lm.genome import GenomeStore, read_bed
+
+    store = GenomeStore(genome) if genome else None
+    columns = tuple(label or ["label"])
+    sets = [read_examples(path, store, columns) for path in data]
+    for path, split in ((valid, "valid"), (test, "test")):
+        if path is not None:
+            sets.append(read_examples(path, store, columns, split))
+    labelled = joined(sets)
+    if intervals is not None:
+        labelled, outside = split_by_regions(labelled, read_bed(intervals, store))
+        if not labelled.examples:
+            raise GenomeLMError(f"{intervals}: no example lies within a region of a split")
+        if outside:
+            say(f"{outside:,} examples lie within no region of {intervals} and are left out")
+    if not any(example.split for example in labelled.examples):
+        return assign_splits(labelled, *fractions, seed)
+    # What has no split beside files or rows that have one is there to train on.
+    return labelled._replace(examples=[e if e.split else e._replace(split="train") for e in labelled.examples])

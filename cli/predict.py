@@ -1,0 +1,70 @@
+"""`genome-lm predict`: what a tuned model says about sequences."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import refuse_existing, replacing_file
+from genome_lm_cli.output import say
+
+if TYPE_CHECKING:
+    from genome_lm.inference import Record
+
+
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint that `genome-lm finetune` wrote.", metavar="CKPT")],
+    out: Annotated[Path, typer.Option(help="Table to write: .csv, .tsv or .parquet.", metavar="TABLE")],
+    fasta: Annotated[Path | None, typer.Option(help="FASTA file, plain or gzip; - is standard input.")] = None,
+    genome: Annotated[Path | None, typer.Option(help="Genome store, with --bed.", metavar="G.zarr")] = None,
+    bed: Annotated[Path | None, typer.Option(help="Intervals of the genome.", metavar="BED")] = None,
+    split: Annotated[str | None, typer.Option(help="Only intervals with this name in the BED's column 4.")] = None,
+    window: Annotated[int | None, typer.Option(help="Cut longer sequences into windows of so many bases.")] = None,
+    stride: Annotated[int | None, typer.Option(help="From one window to the next; default: --window.")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Predict with a tuned model: a row a sequence, or a base where it predicts at each.
+
+    Example: genome-lm predict tuned/checkpoint --fasta genes.fa --out predictions.csv
+    """
+    from genome_lm.dataset import check_table_suffix
+    from genome_lm.finetune import prediction_table
+    from genome_lm.inference import load
+    from genome_lm.inference import windows as cut
+
+    check_table_suffix(out)
+    refuse_existing(out, force)
+    if stride is not None and window is None:
+        raise GenomeLMError("--stride goes with --window")
+    records = list(_records(fasta, genome, bed, split))
+    if window is not None:
+        records = list(cut(records, window, stride or window))
+    model = load(checkpoint, device)
+    if model.head is None:
+        raise GenomeLMError(f"{checkpoint}: has no head; tune it first, with `genome-lm finetune`")
+    names = [record.id for record in records]
+    found = model.predict([record.sequence for record in records], names=names, batch_tokens=batch_tokens)
+    predicted = prediction_table(model.head.config, names, found)
+    with replacing_file(out) as temporary:
+        if out.suffix == ".parquet":
+            predicted.to_parquet(temporary, index=False)
+        else:
+            predicted.to_csv(temporary, index=False, sep="\t" if out.suffix == ".tsv" else ",")
+    say(f"wrote {out}: {len(records):,} sequences, {len(predicted):,} rows")
+
+
+def _records(fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None) -> Iterator["Record"]:
+    from genome_lm.genome import GenomeStore, of_split, read_bed
+    from genome_lm.inference import fasta_records, interval_records
+
+    if fasta is not None and genome is None and bed is None:
+        return fasta_records(fasta)
+    if fasta is None and genome is not None and bed is not None:
+        store = GenomeStore(genome)
+        intervals = read_bed(bed, store)
+        return interval_records(store, intervals if split is None else of_split(intervals, split))
+    raise GenomeLMError("give either --fasta, or --genome and --bed")

@@ -1,0 +1,42 @@
+"""Labelled sequences: read, written, made from annotation and genomes, split without leaks."""
+
+from genome_lm.dataset.annotation import Annotation, Transcript, read_annotation, read_contig_map
+from genome_lm.dataset.benchmarks import Benchmark, download_benchmark, read_benchmark_folder, read_benchmarks
+from genome_lm.dataset.examples import (
+    Example,
+    LabelledSet,
+    check_table_suffix,
+    joined,
+    read_examples,
+    summarise,
+    write_examples,
+)
+from genome_lm.dataset.genes import KINDS, gene_set
+from genome_lm.dataset.species import species_set
+from genome_lm.dataset.splits import Leak, assign_splits, describe_leaks, find_leaks, split_by_regions
+
+__all__ = [
+    "KINDS",
+    "Annotation",
+    "Benchmark",
+    "Example",
+    "LabelledSet",
+    "Leak",
+    "Transcript",
+    "assign_splits",
+    "check_table_suffix",
+    "describe_leaks",
+    "download_benchmark",
+    "find_leaks",
+    "gene_set",
+    "joined",
+    "read_annotation",
+    "read_benchmark_folder",
+    "read_benchmarks",
+    "read_contig_map",
+    "read_examples",
+    "species_set",
+    "split_by_regions",
+    "summarise",
+    "write_examples",
+]

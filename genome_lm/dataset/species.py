@@ -1,0 +1,92 @@
+"""Species classification: windows of several genomes, to be told apart."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from genome_lm.dataset.examples import Example, LabelledSet
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome import SPLITS, GenomeStore, Interval, split_genome, tile
+
+
+def species_set(
+    genomes: Mapping[str, GenomeStore],
+    length: int,
+    per_class: int,
+    regions: Sequence[Interval] | None = None,
+    *,
+    valid: float = 0.1,
+    test: float = 0.2,
+    block: int = 50_000,
+    gap: int = 1_000,
+    max_n_fraction: float = 0.1,
+    seed: int = 0,
+) -> LabelledSet:
+    """Draw windows that share no base, as many of each genome in each split, each from either strand at random.
+
+    Args:
+        genomes: Genome stores by the label of their windows.
+        length: Bases of a window.
+        per_class: Windows of each label, over all splits; fewer if a genome has no more.
+        regions: Splits of all genomes together (their contigs must have different names), such as those that a model
+            was pretrained on; if None, each genome is split in blocks.
+        valid: Fraction for validation; also of the bases of a genome that is split here.
+        test: Fraction for the test.
+        block: Bases of a block.
+        gap: Bases left out where blocks of different splits meet.
+        max_n_fraction: Windows with more N are left out.
+        seed: Of the splits, the choice and the strands.
+
+    Raises:
+        GenomeLMError: If there are fewer than two genomes, or one has no window in a split.
+    """
+    if len(genomes) < 2:
+        raise GenomeLMError("species classification needs at least two genomes")
+    fractions = {"train": 1 - valid - test, "valid": valid, "test": test}
+    drawn: dict[tuple[str, str], list[Example]] = {}
+    for number, (label, store) in enumerate(genomes.items()):
+        names = set(store.contigs.names)
+        own = [r for r in regions if r.contig in names] if regions is not None else None
+        own = split_genome(store, "blocks", valid, test, block, gap, seed) if own is None else own
+        for split in SPLITS:
+            most = round(fractions[split] * per_class)
+            key = [seed, number, SPLITS.index(split)]
+            chosen = [region for region in own if region.name == split]
+            drawn[label, split] = _draw(store, label, chosen, length, most, max_n_fraction, key) if chosen else []
+    examples = []
+    for split in SPLITS:
+        fewest = min(len(drawn[label, split]) for label in genomes)
+        if not fewest and fractions[split] > 0:
+            lacking = [label for label in genomes if not drawn[label, split]]
+            raise GenomeLMError(
+                f"no window of {length:,} bases of {', '.join(lacking)} in split {split!r}: shorten the windows, or "
+                "use larger blocks"
+            )
+        examples += [example for label in genomes for example in drawn[label, split][:fewest]]
+    return LabelledSet(examples, ("label",))
+
+
+def _draw(
+    store: GenomeStore,
+    label: str,
+    regions: Sequence[Interval],
+    length: int,
+    most: int,
+    max_n_fraction: float,
+    key: Sequence[int],
+) -> list[Example]:
+    """Up to `most` windows of a split, in random order."""
+    generator = np.random.default_rng(key)
+    windows, inside = tile(store, regions, length, length)
+    offsets = store.contigs.starts[windows.contigs] + windows.starts
+    ambiguous = store.n_count(offsets, offsets + length)
+    allowed = np.flatnonzero((inside == length) & (ambiguous <= max_n_fraction * length))
+    examples = []
+    for i in generator.permutation(allowed)[:most].tolist():
+        contig, start = store.contigs.names[windows.contigs[i]], int(windows.starts[i])
+        strand = "-" if generator.random() < 0.5 else "+"
+        sequence = store.fetch(contig, start, start + length, strand, output="letters")  # type: ignore[arg-type]
+        name = f"{label}|{contig}:{start}-{start + length}({strand})"
+        place = contig, start, start + length, strand
+        examples.append(Example(name, sequence.tobytes().decode().upper(), (label,), regions[0].name, *place))
+    return examples

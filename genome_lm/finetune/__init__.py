@@ -1,0 +1,16 @@
+"""Tuning on labelled sequences: heads, full, frozen, LoRA and soft-prompt tuning, metrics with intervals."""
+
+from genome_lm.finetune.config import METHODS, FinetuneConfig
+from genome_lm.finetune.metrics import Estimate, measure, metrics_of
+from genome_lm.finetune.run import FinetuneResult, finetune, prediction_table
+
+__all__ = [
+    "METHODS",
+    "Estimate",
+    "FinetuneConfig",
+    "FinetuneResult",
+    "finetune",
+    "measure",
+    "metrics_of",
+    "prediction_table",
+]

@@ -1,0 +1,117 @@
+"""What a step of tuning is computed from: sequences, or states that were computed once."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from genome_lm.alphabet import reverse_complement
+from genome_lm.finetune.targets import IGNORED, Data
+from genome_lm.inference import head_outputs, padded_batches
+from genome_lm.model import Head, HyenaBackbone
+
+Array = npt.NDArray[np.generic]
+
+
+class Piece(NamedTuple):
+    """Outputs, (N, outputs), and targets, (N,) or (N, outputs), of sequences or of positions."""
+
+    outputs: Tensor
+    targets: Tensor
+
+
+class Source(Protocol):
+    """Where outputs come from."""
+
+    def pieces(self, rows: Sequence[int], reverse: Sequence[bool]) -> Iterator[Piece]:
+        """Outputs with gradients of these examples, of the reverse complement where that is meant."""
+
+    def outputs(self) -> list[npt.NDArray[np.float32]]:
+        """Outputs of all examples without gradients, as `genome_lm.inference.head_outputs` gives them."""
+
+
+class Sequences:
+    """The whole model at work."""
+
+    def __init__(self, backbone: HyenaBackbone, head: Head, data: Data, device_tokens: int) -> None:
+        self.backbone, self.head, self.data, self.device_tokens = backbone, head, data, device_tokens
+
+    def pieces(self, rows: Sequence[int], reverse: Sequence[bool]) -> Iterator[Piece]:
+        """In batches of like length."""
+        tokens = [
+            reverse_complement(self.data.tokens[row]) if turned else self.data.tokens[row]
+            for row, turned in zip(rows, reverse, strict=True)
+        ]
+        device = self.head.out.weight.device
+        for numbers, ids, lengths in padded_batches(tokens, self.device_tokens, device):
+            outputs = self.head(self.backbone, ids, torch.tensor(lengths, device=device))
+            targets = stack_targets([self.data.targets[rows[number]] for number in numbers], ids.shape[1], self.head)
+            if self.head.config.per_position:
+                outputs, targets = outputs.flatten(0, 1), targets.flatten(0, 1)
+            yield Piece(outputs, targets.to(device))
+
+    def outputs(self) -> list[npt.NDArray[np.float32]]:
+        """In eval mode."""
+        training = self.backbone.training
+        self.backbone.eval()
+        found = head_outputs(self.backbone, self.head, self.data.tokens, self.device_tokens)
+        self.backbone.train(training)
+        return found
+
+
+class Features:
+    """Pooled states of a frozen model, computed once; only the head is at work."""
+
+    def __init__(
+        self, backbone: HyenaBackbone, head: Head, data: Data, device_tokens: int, both_strands: bool
+    ) -> None:
+        self.head, self.data = head, data
+        self.states = torch.stack(
+            [
+                _pooled(backbone, head, data, device_tokens, turned)
+                for turned in ((False, True) if both_strands else (False,))
+            ]
+        )
+        """(strands, n, d_model)."""
+
+    def standardise(self, mean: Tensor, scale: Tensor) -> None:
+        """Shift and scale the states."""
+        self.states = (self.states - mean) / scale
+
+    def pieces(self, rows: Sequence[int], reverse: Sequence[bool]) -> Iterator[Piece]:
+        """All in one."""
+        states = self.states[torch.tensor([int(turned) for turned in reverse]), torch.tensor(rows)]
+        targets = stack_targets([self.data.targets[row] for row in rows], 0, self.head)
+        device = self.head.out.weight.device
+        yield Piece(self.head.out(states.to(device)), targets.to(device))
+
+    @torch.no_grad()
+    def outputs(self) -> list[npt.NDArray[np.float32]]:
+        """The mean over the strands if both count."""
+        states = self.states.mean(0) if self.head.config.strand == "both" else self.states[0]
+        return list(self.head.out(states.to(self.head.out.weight.device)).cpu().numpy())
+
+
+@torch.no_grad()
+def _pooled(backbone: HyenaBackbone, head: Head, data: Data, device_tokens: int, turned: bool) -> Tensor:
+    tokens = [reverse_complement(ids) for ids in data.tokens] if turned else data.tokens
+    device = head.out.weight.device
+    states = torch.empty(len(tokens), head.out.in_features)
+    for numbers, ids, lengths in padded_batches(tokens, device_tokens, device):
+        states[numbers] = head.features(backbone, ids, torch.tensor(lengths, device=device)).cpu()
+    return states
+
+
+def stack_targets(targets: Sequence[Array], length: int, head: Head) -> Tensor:
+    """Targets of a batch, those at each position padded to `length` with what does not count."""
+    if not head.config.per_position:
+        return torch.from_numpy(np.stack(targets))
+    shape = (len(targets), length, *targets[0].shape[1:])
+    is_class = head.config.task == "tokens"
+    padded = np.full(shape, IGNORED if is_class else np.nan, dtype=np.int64 if is_class else np.float32)
+    for row, target in enumerate(targets):
+        padded[row, : len(target)] = target
+    return torch.from_numpy(padded)

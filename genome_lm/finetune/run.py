@@ -1,0 +1,335 @@
+"""Tuning a model on labelled sequences: from a checkpoint and a set to a tuned checkpoint and its metrics."""
+
+import csv
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from genome_lm import __version__
+from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha256
+from genome_lm.dataset import LabelledSet, assign_splits, describe_leaks, find_leaks, joined
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import replacing_folder
+from genome_lm.finetune.adapters import merge, parameter_groups, prepare, restore_state, trainable_state
+from genome_lm.finetune.batches import Features, Sequences, Source
+from genome_lm.finetune.config import FinetuneConfig
+from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, lower_is_better, measure, metrics_of
+from genome_lm.finetune.targets import Data, class_weights, encode_examples, moments, output_names
+from genome_lm.inference import predictions
+from genome_lm.model import Head, HeadConfig, HyenaLM
+from genome_lm.progress import progress
+from genome_lm.training import warmup_cosine
+
+log = logging.getLogger(__name__)
+
+LeakPolicy = Literal["report", "refuse", "drop"]
+CHECKPOINT, METRICS, HISTORY, PREDICTIONS = "checkpoint", "metrics.json", "history.csv", "predictions.parquet"
+RESAMPLES = 500
+"""Bootstrap resamples of the metrics."""
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """How a model was tuned.
+
+    Attributes:
+        folder: Holds checkpoint/, metrics.json, history.csv and predictions.parquet.
+        head: What the model predicts.
+        metrics: Split → metrics.
+        history: A row an epoch: epoch, loss, valid_loss and the watched metric.
+        best_epoch: Whose weights were kept, from 1.
+        leaks: Training examples that held-out ones share a sequence or bases with.
+    """
+
+    folder: Path
+    head: HeadConfig
+    metrics: dict[str, list[Estimate]]
+    history: list[dict[str, float]]
+    best_epoch: int
+    leaks: int
+
+
+def finetune(
+    checkpoint: str | os.PathLike[str],
+    labelled: LabelledSet,
+    out: Path,
+    task: str,
+    config: FinetuneConfig | None = None,
+    *,
+    pool: str | None = None,
+    strand: Literal["forward", "both"] = "forward",
+    leak_policy: LeakPolicy = "report",
+    valid_fraction: float = 0.1,
+    device: str | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> FinetuneResult:
+    """Tune a model.
+
+    The best epoch on the validation split is kept; the test split is looked at once, in the end. Without a
+    validation split, a part of the training split is set aside. The folder `out` appears when it is whole.
+
+    Args:
+        checkpoint: Of any form.
+        labelled: Examples with their splits.
+        out: Folder to write; one that is there is replaced.
+        task: "classification", "multilabel", "regression" or "tokens".
+        config: The recipe.
+        pool: See `HeadConfig`; None for "none" with tokens, else "mean".
+        strand: "both" averages the outputs of the two strands.
+        leak_policy: What to do about training examples that the test or validation split shares: report them, refuse
+            to train, or drop them from training.
+        valid_fraction: Of the training split, set aside if there is no validation split.
+        device: "cpu" or "cuda"; a GPU if there is one, by default.
+        provenance: What is to be known of the data, as JSON values.
+
+    Raises:
+        GenomeLMError: If there is no training example, a label or sequence does not fit, or the split leaks and is to
+            be refused.
+    """
+    config = config or FinetuneConfig()
+    labelled, leaks = _checked(labelled, leak_policy, valid_fraction, config.seed)
+    opened = open_checkpoint(checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    train = labelled.of_split("train")
+    head_config = _head_config(train, task, pool, strand, config)
+    most = opened.model.config.max_length - head_config.prompt
+    splits = {
+        split: encode_examples(labelled.of_split(split), head_config, most)
+        for split in ("train", "valid", "test")
+        if labelled.of_split(split).examples
+    }
+    _check_metric(config, head_config)
+    identity = {
+        "checkpoint": str(checkpoint),
+        "weights_sha256": weights_sha256(opened.model),
+        "config": config.to_dict(),
+        "versions": {"genome-lm": __version__, "torch": torch.__version__},
+        **(provenance or {}),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        device_ = opened.model.backbone.embedding.weight.device
+        head = Head(head_config, opened.model.config.d_model).to(device_)
+        tuning = _Tuning(opened.model, head, splits, config)
+        tuning.fit()
+    outputs = {split: predictions(head, found) for split, found in tuning.finish().items()}
+    metrics = {
+        split: measure(head_config, found, splits[split].targets, RESAMPLES if split == "test" else 0, config.seed)
+        for split, found in outputs.items()
+    }
+    with replacing_folder(out) as folder:
+        kept = {**opened.provenance, "finetuned": identity}
+        save_checkpoint(folder / CHECKPOINT, opened.model, kept, head)
+        last = "test" if "test" in splits else "valid"
+        write_predictions(folder / PREDICTIONS, head_config, splits[last], outputs[last])
+        _write_history(folder / HISTORY, tuning.history)
+        counts = {split: len(data.ids) for split, data in splits.items()}
+        summary = {
+            "head": head_config.to_dict(), "examples": counts, "leaks": leaks, "best_epoch": tuning.best_epoch,
+            "metrics": {split: [e.to_dict() for e in found] for split, found in metrics.items()}, **identity,
+        }  # fmt: skip
+        (folder / METRICS).write_text(json.dumps(summary, indent=2) + "\n")
+    return FinetuneResult(out, head_config, metrics, tuning.history, tuning.best_epoch, leaks)
+
+
+def _checked(labelled: LabelledSet, policy: LeakPolicy, valid_fraction: float, seed: int) -> tuple[LabelledSet, int]:
+    """The set with a validation split, and how many training examples leak; that is said before training."""
+    if unknown := {e.split for e in labelled.examples} - {"train", "valid", "test"}:
+        named = ", ".join(repr(split) for split in sorted(unknown))
+        raise GenomeLMError(f"split {named}: each example needs one of train, valid and test")
+    if not labelled.of_split("train").examples:
+        raise GenomeLMError("no training examples: none has the split train")
+    if not labelled.of_split("valid").examples:
+        train = assign_splits(labelled.of_split("train"), valid_fraction, 0.0, seed)
+        if not train.of_split("valid").examples:
+            raise GenomeLMError("no validation examples, and too few training examples to set some aside")
+        labelled = joined([train, labelled.of_split("test")])
+    leaks = find_leaks(labelled.examples)
+    if not leaks:
+        return labelled, 0
+    message = describe_leaks(leaks, labelled.examples)
+    if policy == "refuse":
+        raise GenomeLMError(f"{message}\nsplit anew, or drop these training examples (--leaks drop)")
+    if policy == "drop":
+        log.warning("%s\nthey are dropped from training", message)
+        dropped = {leak.train for leak in leaks}
+        return labelled._replace(examples=[e for i, e in enumerate(labelled.examples) if i not in dropped]), len(
+            leaks
+        )
+    log.warning("%s\nmetrics on these are too good; --leaks drop removes them from training", message)
+    return labelled, len(leaks)
+
+
+def _head_config(train: LabelledSet, task: str, pool: str | None, strand: str, config: FinetuneConfig) -> HeadConfig:
+    pool = pool or ("none" if task == "tokens" else "mean")
+    prompt = config.prompt_length if config.method == "prompt" else 0
+    means, scales = moments(train, pool == "none") if task == "regression" else ((), ())
+    if config.reverse_complement and pool == "none":
+        raise GenomeLMError("labels at each position belong to one strand: leave --reverse-complement out")
+    return HeadConfig(task, output_names(train, task), pool, strand, prompt, means, scales)  # type: ignore[arg-type]
+
+
+def _check_metric(config: FinetuneConfig, head: HeadConfig) -> None:
+    known = ["loss", *metrics_of(head)]
+    if config.metric and config.metric not in known:
+        raise GenomeLMError(f"metric {config.metric!r}: for {head.task} use {', '.join(known)}")
+
+
+class _Tuning:
+    """The loop: epochs in a seeded order, the best of them kept."""
+
+    def __init__(self, model: HyenaLM, head: Head, splits: dict[str, Data], config: FinetuneConfig) -> None:
+        self.model, self.head, self.config = model, head, config
+        self.metric = config.metric or DEFAULT_METRIC[head.config.task]
+        self.history: list[dict[str, float]] = []
+        self.best_epoch = 0
+        self._data = splits
+        self._generator = np.random.default_rng(config.seed)
+        weights = class_weights(splits["train"], head.config) if config.class_weights else None
+        self._weights = None if weights is None else torch.from_numpy(weights).to(head.out.weight.device)
+        prepare(model.train(config.method != "frozen"), config)
+        self._sources = self._make_sources()
+        groups = parameter_groups(model, head, config)
+        self._optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), lr=config.learning_rate)
+
+    def _make_sources(self) -> dict[str, Source]:
+        config, per_position = self.config, self.head.config.per_position
+        if config.method != "frozen" or per_position:
+            return {
+                split: Sequences(self.model.backbone, self.head, data, config.device_tokens)
+                for split, data in self._data.items()
+            }
+        both = config.reverse_complement or self.head.config.strand == "both"
+        features = {
+            split: Features(self.model.backbone, self.head, data, config.device_tokens, both)
+            for split, data in self._data.items()
+        }
+        flat = features["train"].states.flatten(0, 1)
+        self._mean, self._scale = flat.mean(0), flat.std(0, correction=0).clamp(min=1e-6)
+        for source in features.values():
+            source.standardise(self._mean, self._scale)
+        return dict(features)
+
+    def fit(self) -> None:
+        """Train until the metric gets no better, or to the last epoch; put the best weights back."""
+        config, count = self.config, len(self._data["train"].ids)
+        steps = config.epochs * math.ceil(count / config.batch_size)
+        best, best_state, step = math.inf, trainable_state(self.model, self.head), 0
+        with progress("finetune", config.epochs * count, "sequences") as bar:
+            for epoch in range(1, config.epochs + 1):
+                order = self._generator.permutation(count).tolist()
+                losses = []
+                for first in range(0, count, config.batch_size):
+                    rows = order[first : first + config.batch_size]
+                    losses.append(self._step(rows, warmup_cosine(step, steps, *self._schedule)))
+                    step += 1
+                    bar.advance(len(rows))
+                value, row = self._validate(epoch, float(np.mean(losses)))
+                bar.describe(f"epoch {epoch} valid {self.metric} {row[f'valid_{self.metric}']:.4f}")
+                if value < best:
+                    best, best_state, self.best_epoch = value, trainable_state(self.model, self.head), epoch
+                if epoch - self.best_epoch >= config.patience:
+                    break
+        restore_state(self.model, self.head, best_state)
+
+    @property
+    def _schedule(self) -> tuple[float, float]:
+        return self.config.warmup_fraction, self.config.final_lr_fraction
+
+    def _step(self, rows: list[int], rate: float) -> float:
+        """One step; the mean loss over its targets. It does not depend on how the batch is cut into pieces."""
+        turned = self._generator.random(len(rows)) < (0.5 if self.config.reverse_complement else 0.0)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        self._optimizer.zero_grad(set_to_none=True)
+        targets = [torch.from_numpy(np.atleast_1d(self._data["train"].targets[row])) for row in rows]
+        weights = self._weights.cpu() if self._weights is not None else None
+        weight = float(sum(self.head.target_weights(target, weights).sum() for target in targets))
+        total = 0.0
+        for piece in self._sources["train"].pieces(rows, turned.tolist()):
+            loss = self.head.loss(piece.outputs, piece.targets, self._weights) / max(weight, 1e-12)
+            loss.backward()
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            raise GenomeLMError(f"the loss is {total}; lower --lr, or look for values out of bounds among the labels")
+        tuned = [p for group in self._optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(tuned, self.config.clip)
+        self._optimizer.step()
+        return total
+
+    def _validate(self, epoch: int, loss: float) -> tuple[float, dict[str, float]]:
+        """What early stopping minimises, and the row of the history."""
+        outputs, targets = self._sources["valid"].outputs(), self._data["valid"].targets
+        head, total, weight = self.head, 0.0, 0.0
+        for output, target in zip(outputs, targets, strict=True):
+            one = torch.from_numpy(np.atleast_2d(output)).to(head.out.weight.device)
+            goal = torch.from_numpy(target if head.config.per_position else target[None]).to(one.device)
+            total += float(head.loss(one, goal, self._weights))
+            weight += float(head.target_weights(goal, self._weights).sum())
+        row = {"epoch": float(epoch), "loss": loss, "valid_loss": total / max(weight, 1e-12)}
+        if self.metric != "loss":
+            found = measure(head.config, predictions(head, outputs), targets)
+            row[f"valid_{self.metric}"] = next(e.value for e in found if e.metric == self.metric)
+        self.history.append(row)
+        value = row[f"valid_{self.metric}"] * (1 if lower_is_better(self.metric) else -1)
+        return (value if math.isfinite(value) else math.inf), row
+
+    def finish(self) -> dict[str, Sequence[np.ndarray]]:
+        """Merge what was added, make the model ready for use; outputs of validation and test as it gives them."""
+        merge(self.model)
+        self.model.eval().requires_grad_(True)
+        self.head.eval()
+        outputs = {split: source.outputs() for split, source in self._sources.items() if split != "train"}
+        if isinstance(self._sources["train"], Features):
+            self._fold_scaling()
+        return outputs  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def _fold_scaling(self) -> None:
+        """Make the head of standardised states one of the states as they are."""
+        device = self.head.out.weight.device
+        self.head.out.weight.div_(self._scale.to(device))
+        self.head.out.bias.sub_(self.head.out.weight @ self._mean.to(device))
+
+
+def write_predictions(path: Path, head: HeadConfig, data: Data, outputs: Sequence[np.ndarray]) -> None:
+    """A table with a row a sequence (or a position): id, position, target, prediction, and each output."""
+    table = prediction_table(head, data.ids, outputs)
+    flat = np.concatenate([np.atleast_1d(target) if head.task in ("classification", "tokens") else
+                           np.atleast_2d(target) for target in data.targets])  # fmt: skip
+    if head.task in ("classification", "tokens"):
+        named = np.array([*head.outputs, ""])
+        table.insert(1, "target", named[np.where(flat < 0, -1, flat)])
+    else:
+        for number, name in enumerate(head.outputs):
+            table[f"target_{name}"] = flat[:, number]
+    table.to_parquet(path, index=False)
+
+
+def prediction_table(head: HeadConfig, ids: Sequence[str], outputs: Sequence[np.ndarray]) -> pd.DataFrame:
+    """Predictions as a table: id, position where there is an output at each, class, and a column an output."""
+    counts = [len(found) if head.per_position else 1 for found in outputs]
+    columns: dict[str, Any] = {"id": np.repeat(np.array(ids, dtype=object), counts)}
+    if head.per_position:
+        columns["position"] = np.concatenate([np.arange(count) for count in counts])
+    flat = np.concatenate(outputs) if head.per_position else np.stack(outputs)
+    if head.task in ("classification", "tokens"):
+        columns["prediction"] = np.array(head.outputs)[flat.argmax(1)]
+    for number, name in enumerate(head.outputs):
+        columns[f"p_{name}" if head.task != "regression" else name] = flat[:, number]
+    return pd.DataFrame(columns)
+
+
+def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)

@@ -1,0 +1,131 @@
+"""Labels as text to what a head is trained on."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from genome_lm.dataset import Example, LabelledSet
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome.codes import Codes
+from genome_lm.inference import encode_all
+from genome_lm.model import HeadConfig
+
+IGNORED = -100
+"""Class of a position whose label is `.`: it counts nowhere."""
+
+
+class Data(NamedTuple):
+    """Encoded examples of a split.
+
+    Attributes:
+        ids: What messages call them.
+        tokens: n arrays, (L,) uint8.
+        targets: n arrays: () int64 class; (outputs,) float32 labels or values; at each position (L,) int64, or
+            (L, outputs) float32.
+    """
+
+    ids: list[str]
+    tokens: list[Codes]
+    targets: list[npt.NDArray[np.generic]]
+
+
+def output_names(train: LabelledSet, task: str) -> tuple[str, ...]:
+    """The classes that occur in training, in order (of number, if all are numbers); else the label columns."""
+    if task not in ("classification", "tokens"):
+        return train.columns
+    found: set[str] = set()
+    for example in train.examples:
+        found |= {example.labels[0]} if task == "classification" else set(_each(example, 0)) - {"."}
+    if all(name.isdecimal() for name in found):
+        return tuple(sorted(found, key=int))
+    return tuple(sorted(found))
+
+
+def moments(train: LabelledSet, per_position: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (1 if they don't vary) of each column of values."""
+    columns = []
+    for column in range(len(train.columns)):
+        values = [v for example in train.examples for v in _numbers(example, column, per_position)]
+        known = np.array(values, dtype=np.float64)
+        columns.append(known[~np.isnan(known)])
+    for name, values_ in zip(train.columns, columns, strict=True):
+        if not len(values_):
+            raise GenomeLMError(f"column {name}: no value in the training split")
+    return tuple(float(c.mean()) for c in columns), tuple(float(c.std()) or 1.0 for c in columns)
+
+
+def encode_examples(labelled: LabelledSet, head: HeadConfig, most: int) -> Data:
+    """Token ids and targets.
+
+    Args:
+        labelled: The examples.
+        head: What is predicted.
+        most: The longest sequence that is allowed.
+
+    Raises:
+        GenomeLMError: Naming the example, on a sequence that is too long or no DNA, a class that training lacks, a
+            label that is no number, or labels at each position that are not as many as bases.
+    """
+    ids = [example.id for example in labelled.examples]
+    tokens = encode_all([example.sequence for example in labelled.examples], ids, most)
+    return Data(ids, tokens, [_target(example, head) for example in labelled.examples])
+
+
+def _target(example: Example, head: HeadConfig) -> npt.NDArray[np.generic]:
+    if head.task == "classification":
+        return np.array(_class(example, example.labels[0], head), dtype=np.int64)
+    if head.task == "tokens":
+        each = _each(example, 0)
+        _check_count(example, len(each))
+        return np.array([IGNORED if one == "." else _class(example, one, head) for one in each], dtype=np.int64)
+    columns = [_numbers(example, column, head.per_position) for column in range(len(example.labels))]
+    if head.per_position:
+        for column in columns:
+            _check_count(example, len(column))
+    values = np.array(columns, dtype=np.float32).T
+    if head.task == "multilabel" and not np.isin(values[~np.isnan(values)], (0, 1)).all():
+        raise GenomeLMError(f"{example.id}: labels {', '.join(example.labels)}: expected 0 or 1 in each column")
+    return values if head.per_position else values[0]
+
+
+def _class(example: Example, name: str, head: HeadConfig) -> int:
+    if name not in head.outputs:
+        shown = ", ".join(head.outputs[:8])
+        raise GenomeLMError(f"{example.id}: class {name!r} is not in the training split, which has {shown}")
+    return head.outputs.index(name)
+
+
+def _each(example: Example, column: int) -> list[str]:
+    """Labels at each position: between blanks or commas, or a letter for each."""
+    text = example.labels[column].strip("[]").replace(",", " ")
+    return text.split() if " " in text else list(text)
+
+
+def _numbers(example: Example, column: int, per_position: bool) -> list[float]:
+    texts = _each(example, column) if per_position else [example.labels[column]]
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        raise GenomeLMError(
+            f"{example.id}: {example.labels[column]!r} is no number (NaN where there is none)"
+        ) from None
+
+
+def _check_count(example: Example, count: int) -> None:
+    if count != len(example.sequence):
+        raise GenomeLMError(f"{example.id}: {count} labels for {len(example.sequence)} bases; one for each is needed")
+
+
+def class_weights(data: Data, head: HeadConfig) -> npt.NDArray[np.float32]:
+    """(outputs,) float32: n / (classes · n of the class), or negative cases for each positive one of a label."""
+    if head.task == "multilabel":
+        values = np.stack(data.targets).astype(np.float64)
+        positive = np.nansum(values == 1, axis=0)
+        return (np.nansum(values == 0, axis=0) / np.maximum(1, positive)).astype(np.float32)
+    counts = Counter(np.concatenate([np.atleast_1d(target) for target in data.targets]).tolist())
+    counts.pop(IGNORED, None)
+    total = sum(counts.values())
+    weights = [total / (len(head.outputs) * max(1, counts[number])) for number in range(len(head.outputs))]
+    return np.array(weights, dtype=np.float32)

@@ -1,0 +1,52 @@
+"""What a head gives for sequences of many lengths, on one strand or on both."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from genome_lm.alphabet import reverse_complement
+from genome_lm.genome.codes import Codes
+from genome_lm.inference.batches import padded_batches
+from genome_lm.model import Head, HyenaBackbone
+
+Floats = npt.NDArray[np.float32]
+
+
+@torch.no_grad()
+def head_outputs(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], batch_tokens: int) -> list[Floats]:
+    """Outputs before the softmax, sigmoid or scaling; those of a sequence do not depend on the others.
+
+    Args:
+        backbone: In eval mode.
+        head: In eval mode, on the same device.
+        tokens: n arrays, (L,) uint8.
+        batch_tokens: Positions of a batch at most, padding included.
+
+    Returns:
+        n arrays, (outputs,) float32, or (L, outputs) at each position. With `strand` "both" they are the mean of the
+        two strands, base by base at each position.
+    """
+    found = _one_strand(backbone, head, tokens, batch_tokens)
+    if head.config.strand == "forward":
+        return found
+    reverse = _one_strand(backbone, head, [reverse_complement(ids) for ids in tokens], batch_tokens)
+    if head.config.per_position:
+        reverse = [outputs[::-1] for outputs in reverse]
+    return [np.asarray((one + other) / 2, dtype=np.float32) for one, other in zip(found, reverse, strict=True)]
+
+
+def _one_strand(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], batch_tokens: int) -> list[Floats]:
+    found: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
+    for rows, ids, lengths in padded_batches(tokens, batch_tokens, head.out.weight.device):
+        outputs = head(backbone, ids, torch.tensor(lengths, device=ids.device)).float().cpu().numpy()
+        for row, output, length in zip(rows, outputs, lengths, strict=True):
+            found[row] = output[:length] if head.config.per_position else output
+    return found
+
+
+@torch.no_grad()
+def predictions(head: Head, outputs: Sequence[Floats]) -> list[Floats]:
+    """Probabilities, or values in the units of the labels, from `head_outputs`; the same shapes."""
+    return [head.predictions(torch.from_numpy(each)).numpy() for each in outputs]

@@ -1,0 +1,147 @@
+"""Heads of a tuned model: hidden states to classes, labels, or values, of a sequence or of each position."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genome_lm.alphabet import A, T
+from genome_lm.errors import GenomeLMError
+from genome_lm.model.backbone import HyenaBackbone
+
+Task = Literal["classification", "multilabel", "regression", "tokens"]
+HeadPool = Literal["mean", "last", "max", "masked", "none"]
+TASKS: tuple[str, ...] = get_args(Task)
+HEAD_POOLS: tuple[str, ...] = get_args(HeadPool)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What a head predicts, and from what.
+
+    Attributes:
+        task: "classification" (one of the outputs), "multilabel" (each on its own), "regression" (values), or
+            "tokens" (one of the outputs at each position).
+        outputs: Names of the classes, labels or values, in the order of the head's outputs.
+        pool: How the states of a sequence become one vector: "mean", "last" (which alone has seen all of it), "max",
+            "masked" (mean over the positions that are A, C, G or T), or "none": an output at each position, for
+            tokens, and for tracks (regression).
+        strand: "both" averages the outputs with those of the reverse complement.
+        prompt: Vectors of a soft prompt before each sequence (Lester et al. 2021,
+            https://arxiv.org/abs/2104.08691; HyenaDNA, section 3.3).
+        means: Of the values in training, which the outputs are added to (regression).
+        scales: Standard deviations of the values in training, which the outputs are multiplied by (regression).
+    """
+
+    task: Task
+    outputs: tuple[str, ...]
+    pool: HeadPool = "mean"
+    strand: Literal["forward", "both"] = "forward"
+    prompt: int = 0
+    means: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("outputs", "means", "scales"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.task not in TASKS:
+            raise GenomeLMError(f"task {self.task!r}: use {', '.join(TASKS)}")
+        if self.pool not in HEAD_POOLS:
+            raise GenomeLMError(f"pool {self.pool!r}: use {', '.join(HEAD_POOLS)}")
+        if self.strand not in ("forward", "both"):
+            raise GenomeLMError(f"strand {self.strand!r}: use forward or both")
+        if (self.task == "tokens") != (self.pool == "none") and self.task != "regression":
+            raise GenomeLMError(f"task {self.task} with pool {self.pool}: tokens go with none, and none with tokens")
+        if not self.outputs or (self.task in ("classification", "tokens") and len(self.outputs) < 2):
+            raise GenomeLMError(
+                f"task {self.task}: only {', '.join(self.outputs) or 'no'} labels; nothing to tell apart"
+            )
+        if self.prompt < 0:
+            raise GenomeLMError(f"prompt of {self.prompt} vectors: must be at least 0")
+
+    @property
+    def per_position(self) -> bool:
+        """Whether there is an output at each position."""
+        return self.pool == "none"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "HeadConfig":
+        """The inverse of `to_dict`.
+
+        Raises:
+            GenomeLMError: On an unknown or a missing field, or a value out of range.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise GenomeLMError(f"head config: {error}") from None
+
+
+class Head(nn.Module):
+    """A linear layer on the states after the final norm, and a soft prompt if the model was tuned with one."""
+
+    def __init__(self, config: HeadConfig, d_model: int) -> None:
+        super().__init__()
+        self.config = config
+        self.out = nn.Linear(d_model, len(config.outputs))
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.zeros_(self.out.bias)
+        self.prompt = nn.Parameter(torch.randn(config.prompt, d_model) * 0.02) if config.prompt else None
+
+    def features(self, backbone: HyenaBackbone, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Pooled states: (B, L) ids padded on the right, (B,) lengths → (B, d_model), or (B, L, d_model) unpooled."""
+        states = backbone(ids, prompt=self.prompt).to(self.out.weight.dtype)[:, self.config.prompt :]
+        if self.config.per_position:
+            return states
+        if self.config.pool == "last":
+            return states[torch.arange(len(ids), device=ids.device), lengths - 1]
+        inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        if self.config.pool == "max":
+            return states.masked_fill(~inside[..., None], -torch.inf).amax(1)
+        counted = inside & (ids >= A) & (ids <= T) if self.config.pool == "masked" else inside
+        return (states * counted[..., None]).sum(1) / counted.sum(1, keepdim=True).clamp(min=1)
+
+    def forward(self, backbone: HyenaBackbone, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Outputs before the softmax, sigmoid or scaling: (B, outputs), or (B, L, outputs) at each position."""
+        return self.out(self.features(backbone, ids, lengths))
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Probabilities, or values in the units of the labels, from what `forward` gives; the same shape."""
+        if self.config.task == "multilabel":
+            return outputs.sigmoid()
+        if self.config.task == "regression":
+            return outputs * outputs.new_tensor(self.config.scales) + outputs.new_tensor(self.config.means)
+        return outputs.softmax(-1)
+
+    def loss(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Summed loss, (): cross-entropy in nats, or the squared error of scaled values.
+
+        Args:
+            outputs: (N, outputs), of sequences or of positions.
+            targets: (N,) int64 classes, or (N, outputs) float32; a class below 0 and a NaN do not count.
+            weights: (outputs,) weight of each class, or of the positive cases of each label; 1 if None.
+        """
+        if self.config.task in ("classification", "tokens"):
+            losses = F.cross_entropy(outputs, targets.clamp(min=0), reduction="none")
+            return (losses * self.target_weights(targets, weights)).sum()
+        known = targets.nan_to_num()
+        if self.config.task == "multilabel":
+            losses = F.binary_cross_entropy_with_logits(outputs, known, reduction="none", pos_weight=weights)
+        else:
+            scaled = (known - known.new_tensor(self.config.means)) / known.new_tensor(self.config.scales)
+            losses = (outputs - scaled).square()
+        return (losses * self.target_weights(targets, weights)).sum()
+
+    def target_weights(self, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Weight of each target in the loss, 0 where it does not count: the shape of `targets`, float32."""
+        if self.config.task in ("classification", "tokens"):
+            counted = (targets >= 0).float()
+            return counted if weights is None else weights[targets.clamp(min=0)] * counted
+        return (~targets.isnan()).float()
