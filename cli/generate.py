@@ -30,9 +30,7 @@ def generate(
         float | None, typer.Option(help="Draw from the likeliest bases that reach this probability together.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 0,
-    with_prompt: Annotated[
-        bool, typer.Option("--with-prompt", help="Write the prompt before the new bases.")
-    ] = False,
+    with_prompt: Annotated[bool, typer.Option("--with-prompt", help="Write prompts before the new bases.")] = False,
     check_against: Annotated[
         Path | None,
         typer.Option(help="Training sequence, genome store or FASTA: report what is copied.", metavar="G.zarr|FASTA"),
@@ -64,14 +62,14 @@ def generate(
         prompts = [(f"prompt{number}", text.strip()) for number, text in enumerate(prompt or [], 1)]
     contigs = _contigs(check_against) if check_against is not None else None
     names, sequences = [name for name, _ in prompts], [text for _, text in prompts]
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     generated = load(checkpoint, device).generate(
         sequences,
         length,
         samples=samples,
         **settings,
         names=names,
-        batch=batch,  # type: ignore[arg-type]
+        batch=batch,
     )
     write_generated(out, generated, names, settings, sequences if with_prompt else None)
     rows = [

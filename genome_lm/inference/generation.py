@@ -187,13 +187,13 @@ def _run(
     logits = stepper.prefill(torch.from_numpy(ids).to(device), lengths, torch.from_numpy(rows))
     everyone = np.arange(len(numbers))
     with _threads(device, len(numbers) * stepper.width**2):
-        for position, row_draws in enumerate(draws):
-            if position:
-                logits = stepper.step(torch.from_numpy(tokens).to(device))
+        for position, row_draws in enumerate(draws, 1):
             scores = logits.cpu().double().numpy()
             tokens = sampling.choose(scores[:, NUCLEOTIDES[0] : NUCLEOTIDES[-1] + 1], row_draws) + NUCLEOTIDES[0]
             top = scores.max(1)
             yield tokens, scores[everyone, tokens] - top - np.log(np.exp(scores - top[:, None]).sum(1))
+            if position < len(draws):
+                logits = stepper.step(torch.from_numpy(tokens).to(device))
 
 
 @contextlib.contextmanager

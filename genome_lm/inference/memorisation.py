@@ -1,8 +1,8 @@
 """How much of a sequence stands letter for letter in a genome: what a model has memorised rather than made up.
 
-The genome goes by in pieces. The seeds of a piece, its words of 20 letters, are sorted; the longest prefix that a word
-shares with any of them it shares with one of its two neighbours in that order. Longer matches begin at seeds that are
-in both, so their lengths are found among these few places, by bisection on hashes of words.
+The genome goes by in pieces. The seeds of a piece, its words of 20 letters, are sorted; the longest prefix that a
+word shares with any of them it shares with one of its two neighbours in that order. Longer matches begin at seeds
+that are in both, so their lengths are found among these few places, by bisection on hashes of words.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -39,9 +39,9 @@ class Stepper:
 
     The results are those of `model(ids)` at the last position, to rounding. Reading n tokens costs O(n log² n) and
     keeps n · (order − 1) · d_model numbers a block and sequence; see `genome_lm.kernels.online_conv`. No position is
-    absolute in the model, so that prompts of unequal lengths need no padding on the left: each sequence's state begins
-    where its own prompt ends. `prefill` may be called again for another batch. Parameters are read when the object is
-    made; later changes are not seen.
+    absolute in the model, so that prompts of unequal lengths need no padding on the left: each sequence's state
+    begins where its own prompt ends. `prefill` may be called again for another batch. Make a new stepper when the
+    parameters have changed.
 
     Args:
         model: The language model, taken as in eval mode.
