@@ -71,7 +71,8 @@ def generate(
         names=names,
         batch=batch,
     )
-    write_generated(out, generated, names, settings, sequences if with_prompt else None)
+    said = {"model": checkpoint, **settings}
+    write_generated(out, generated, names, said, sequences if with_prompt else None)
     rows = [
         {
             "id": f"{names[one.prompt]}/{one.sample + 1}",
@@ -85,7 +86,7 @@ def generate(
         for row, copied in zip(rows, _check([one.sequence for one in generated], contigs, kmer), strict=True):
             row.update(copied)
     if as_json:
-        typer.echo(json.dumps({"out": str(out), **settings, "kmer": kmer, "sequences": rows}, indent=2))
+        typer.echo(json.dumps({"out": str(out), **said, "kmer": kmer, "sequences": rows}, indent=2))
         return
     _show(rows, kmer)
     say(f"wrote {out}: {len(generated):,} sequences of {length:,} bases")
@@ -101,7 +102,7 @@ def _contigs(path: Path) -> "Iterator[Contig]":
 
 def _check(sequences: list[str], contigs: "Iterator[Contig]", kmer: int) -> list[dict[str, Any]]:
     from genome_lm.alphabet import encode
-    from genome_lm.inference import memorisation
+    from genome_lm.inference import find_memorised
 
     return [
         {
@@ -109,7 +110,7 @@ def _check(sequences: list[str], contigs: "Iterator[Contig]", kmer: int) -> list
             # JSON has no NaN: null for sequences shorter than the k-mer.
             "kmer_fraction": copied.kmer_fraction if copied.kmer_fraction == copied.kmer_fraction else None,
         }
-        for copied in memorisation([encode(sequence) for sequence in sequences], contigs, kmer)
+        for copied in find_memorised([encode(sequence) for sequence in sequences], contigs, kmer)
     ]
 
 
@@ -117,13 +118,16 @@ def _show(rows: list[dict[str, Any]], kmer: int) -> None:
     columns = ["", "bases", "nats/base", "GC"]
     checked = "longest_match" in rows[0]
     if checked:
-        columns += ["longest match", "at", f"{kmer}-mers in genome"]
+        columns += ["longest match", f"{kmer}-mers in genome"]
     shown = []
     for row in rows:
         cells = [row["id"], f"{row['length']:,}", f"{-row['log_likelihood'] / row['length']:.4f}", f"{row['gc']:.1%}"]
         if checked:
             match, fraction = row["longest_match"], row["kmer_fraction"]
-            place = f"{match['contig']}:{match['start']}-{match['end']} {match['strand']}" if match else ""
-            cells += [f"{match['length']:,}" if match else "0", place, "" if fraction is None else f"{fraction:.2%}"]
+            cells += [f"{match['length']:,}" if match else "0", "" if fraction is None else f"{fraction:.2%}"]
         shown.append(cells)
     table("generated", columns, shown)
+    for row in rows:
+        if (match := row.get("longest_match")) and match["length"] >= kmer:
+            place = "{contig}:{start}-{end}, strand {strand}".format(**match)
+            say(f"{row['id']}: {match['length']:,} bases are those of {place}")

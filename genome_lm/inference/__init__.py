@@ -6,7 +6,7 @@ from genome_lm.inference.generation import Generated, write_generated
 from genome_lm.inference.genome_lm import GenomeLM, load
 from genome_lm.inference.heads import head_outputs, predictions
 from genome_lm.inference.jobs import Embedded, embed_to_file, gather, shard_path
-from genome_lm.inference.memorisation import Contig, Memorisation, fasta_contigs, memorisation, store_contigs
+from genome_lm.inference.memorisation import Contig, Memorisation, fasta_contigs, find_memorised, store_contigs
 from genome_lm.inference.output import check_suffix
 from genome_lm.inference.pooling import POOLS
 from genome_lm.inference.records import Record, fasta_records, interval_records, windows
@@ -35,11 +35,11 @@ __all__ = [
     "encode_all",
     "fasta_contigs",
     "fasta_records",
+    "find_memorised",
     "gather",
     "head_outputs",
     "interval_records",
     "load",
-    "memorisation",
     "padded_batches",
     "predictions",
     "score_variants",

@@ -81,7 +81,7 @@ def fasta_contigs(path: Path) -> Iterator[Contig]:
     return (Contig(record.id, encode(record.sequence, f"{path}: {record.id}")) for record in fasta_records(path))
 
 
-def memorisation(sequences: Sequence[Codes], contigs: Iterable[Contig], k: int = 32) -> list[Memorisation]:
+def find_memorised(sequences: Sequence[Codes], contigs: Iterable[Contig], k: int = 32) -> list[Memorisation]:
     """Compare sequences with a genome, exactly, on both strands; N and the like match nothing.
 
     Args:

@@ -1,8 +1,8 @@
 """Arithmetic of a forward pass and of generation, counted from the shapes.
 
-Multiplications and additions of matrix products, convolutions and FFTs (2.5 · n · log₂ n each), 6 for a complex product
-and 2 for a product that is added. Norms, activations, gates and the filters' window are left out; all of it is linear
-in the positions, and recomputing does more of it.
+Multiplications and additions of matrix products, convolutions and FFTs (2.5 · n · log₂ n each), 6 for a complex
+product and 2 for a product that is added. Norms, activations, gates and the filters' window are left out; all of it
+is linear in the positions, and recomputing does more of it.
 """
 
 from genome_lm.alphabet import EMBEDDING_ROWS

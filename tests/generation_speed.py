@@ -1,0 +1,64 @@
+"""Measure generation against recomputing the sequence for every base: operations, and time.
+
+    python tests/generation_speed.py --preset tiny-16k --length 16383
+
+Generation is timed whole. Recomputing would take hours: the product's own forward (not the slower original's) is timed
+at several lengths, and the sum over all lengths is interpolated between them. Both sides alternate.
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from genome_lm.config import PRESETS
+from genome_lm.inference.generation import Sampling, generate
+from genome_lm.model import HyenaLM
+from genome_lm.model.operations import generation_operations, recomputing_operations
+
+
+def seconds(action: object) -> float:
+    start = time.perf_counter()
+    action()  # type: ignore[operator]
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="tiny-16k", choices=list(PRESETS))
+    parser.add_argument("--length", type=int, default=16_383, help="bases to generate after a prompt of one")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    length, config = options.length, PRESETS[options.preset]
+    torch.manual_seed(0)
+    model = HyenaLM(config).eval()
+    prompt = np.array([7], dtype=np.uint8)
+    lengths = np.unique(np.geomspace(64, length, 8).round().astype(int))
+    fast: list[float] = []
+    slow: dict[int, list[float]] = {int(now): [] for now in lengths}
+    with torch.no_grad():
+        model(torch.full((1, 64), 7))
+        for _ in range(options.rounds):
+            fast.append(seconds(lambda: generate(model, [prompt], length, 1, Sampling(), None)))
+            for now, times in slow.items():
+                # A length that comes anew, as it does when a sequence grows: cached spectra are of no use.
+                model(torch.full((1, 32), 7))
+                ids = torch.randint(7, 11, (1, now))
+                times.append(seconds(lambda ids=ids: model(ids)))
+    medians = {now: statistics.median(times) for now, times in slow.items()}
+    steps = np.arange(1, length + 1)
+    total = float(np.interp(steps, list(medians), list(medians.values())).sum())
+    spent = statistics.median(fast)
+    print(f"{options.preset}, {length:,} bases, {torch.get_num_threads()} threads, medians of {options.rounds}")
+    for now, median in medians.items():
+        print(f"  a forward of {now:>9,} bases: {median:8.3f} s")
+    print(f"  generation: {spent:.1f} s, {spent / length * 1e6:,.0f} µs a base; rounds {[round(t, 1) for t in fast]}")
+    print(f"  recomputing, extrapolated from those forwards: {total:,.0f} s: {total / spent:,.0f} times as long")
+    counts = recomputing_operations(config, 1, length), generation_operations(config, 1, length)
+    print(f"  operations: {counts[0]:.3g} and {counts[1]:.3g}: {counts[0] / counts[1]:,.0f} times as many")
+
+
+if __name__ == "__main__":
+    main()
