@@ -39,7 +39,7 @@ class _Rate(ProgressColumn):
 
 @contextlib.contextmanager
 def progress(description: str, total: float, unit: str) -> Iterator[Bar]:
-    """A bar with its rate and the time left; nothing is shown if stderr is not a terminal."""
+    """A bar with its rate and the time left, unless the total is 0, unknown; shown if stderr is a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), _Rate(unit), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as display:
-        yield Bar(display, display.add_task(description, total=total))
+        yield Bar(display, display.add_task(description, total=total or None))

@@ -2,8 +2,8 @@
 
     python tests/generation_speed.py --preset tiny-16k --length 16383
 
-Generation is timed whole. Recomputing would take hours: the product's own forward (not the slower original's) is timed
-at several lengths, and the sum over all lengths is interpolated between them. Both sides alternate.
+Generation is timed whole. Recomputing would take hours: the product's own forward (not the slower original's) is
+timed at several lengths, and the sum over all lengths is interpolated between them. Both sides alternate.
 """
 
 import argparse

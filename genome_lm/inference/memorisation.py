@@ -18,6 +18,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
 from genome_lm.genome.codes import Codes
 from genome_lm.inference.records import fasta_records
+from genome_lm.progress import progress
 
 Words = npt.NDArray[np.uint64]
 SEED = 20
@@ -92,11 +93,18 @@ def find_memorised(sequences: Sequence[Codes], contigs: Iterable[Contig], k: int
     Returns:
         n results.
     """
+    if not sequences:
+        return []
     queries = [_Query(sequence, k) for sequence in sequences]
     overlap = max([k, *map(len, sequences)])
-    for piece in _pieces(contigs, overlap):
-        for query in queries:
-            query.look_in(piece)
+    with progress("compare", 0, "bases") as bar:
+        for piece in _pieces(contigs, overlap):
+            shared = [query.shared_prefixes(piece) for query in queries]
+            seeds = [query.seeds[lengths == SEED] for query, lengths in zip(queries, shared, strict=True)]
+            places = piece.places_of(np.unique(np.concatenate(seeds)))
+            for query, lengths in zip(queries, shared, strict=True):
+                query.take_note(piece, lengths, places)
+            bar.advance(len(piece.letters))
     return [query.result() for query in queries]
 
 
@@ -110,6 +118,10 @@ class _Piece:
         self.seeds = _seeds(self.letters, _GENOME_END)
         self.sorted_seeds = np.sort(self.seeds)
         self.hashes = _PrefixHashes(self.letters)
+
+    def places_of(self, seeds: Words) -> npt.NDArray[np.intp]:
+        """Where any of these seeds, sorted, begin."""
+        return np.flatnonzero(_is_in(self.seeds, seeds)) if len(seeds) else np.empty(0, dtype=np.intp)
 
     def place(self, position: int, length: int, strand: str) -> Match:
         """Where in the genome a match lies that begins at this position of the piece."""
@@ -138,15 +150,18 @@ class _Query:
         self._k, self._length = k, len(tokens)
         strands = [_letters(tokens, _QUERY_END), _letters(reverse_complement(tokens), _QUERY_END)]
         self._letters = np.concatenate(strands)
-        self._seeds = _seeds(self._letters, _QUERY_END)
+        self.seeds = _seeds(self._letters, _QUERY_END)
         self._hashes = _PrefixHashes(self._letters)
         self._runs = _runs(self._letters)
         self._found = np.zeros(len(self._letters), dtype=bool)
         self._longest: Match | None = None
 
-    def look_in(self, piece: _Piece) -> None:
-        """Take note of what the piece shares with the sequence."""
-        shared = np.minimum(_shared_prefix(self._seeds, piece.sorted_seeds), self._runs)
+    def shared_prefixes(self, piece: _Piece) -> npt.NDArray[np.intp]:
+        """Letters, up to `SEED`, that the piece shares with the sequence from each position of either strand."""
+        return np.minimum(_shared_prefix(self.seeds, piece.sorted_seeds), self._runs)
+
+    def take_note(self, piece: _Piece, shared: npt.NDArray[np.intp], places: npt.NDArray[np.intp]) -> None:
+        """Keep what is new, from the shared prefixes and the places of all seeds that are in the piece."""
         most = int(shared.max())
         if self._k <= SEED:
             self._found |= shared >= self._k
@@ -154,11 +169,11 @@ class _Query:
             if most > self._best:
                 start = int(shared.argmax())
                 shift = np.uint64(3 * (SEED - most))
-                position = int(np.argmax(piece.seeds >> shift == self._seeds[start] >> shift))
+                position = int(np.argmax(piece.seeds >> shift == self.seeds[start] >> shift))
                 self._longest = piece.place(position, most, self._strand(start))
             return
         starts = np.flatnonzero(shared == SEED)
-        places = np.flatnonzero(_is_in(piece.seeds, np.unique(self._seeds[starts])))
+        places = places[_is_in(piece.seeds[places], np.unique(self.seeds[starts]))]
         places_runs = _runs_at(piece.letters, places)
         if self._k > SEED:
             here = starts[self._runs[starts] >= self._k]

@@ -61,11 +61,14 @@ class Stepper:
         self.length = length
         self._model = model
         self._blocks: list[Block] = list(model.backbone.blocks)  # type: ignore[arg-type]
-        self._filters = TileFilters(torch.cat([block.mixer.filter(length) for block in self._blocks]))
         width, convs = model.config.d_model, model.config.order - 1
+        h = model.backbone.embedding.weight.new_empty(len(self._blocks) * convs * width, length)
+        for rows, block in zip(h.chunk(len(self._blocks)), self._blocks, strict=True):
+            rows.copy_(block.mixer.filter(length))
+        self._filters = TileFilters(h)
         first = self._filters.h[:, 0] + torch.cat([block.mixer.filter_bias for block in self._blocks])
         diagonals = first.unflatten(0, (-1, convs, width))
-        self._layers = [_layer(block, rows.unbind()) for block, rows in zip(self._blocks, diagonals, strict=True)]
+        self._layers = [_layer(block, firsts.unbind()) for block, firsts in zip(self._blocks, diagonals, strict=True)]
         taps = torch.stack([block.mixer.short_conv.weight[:, 0] for block in self._blocks])
         # What an input gives to the next positions, nearest first: (K − 1, n_layer, 1, S).
         self._tail_taps = taps[..., :-1].flip(-1).permute(2, 0, 1)[:, :, None].contiguous()
@@ -106,13 +109,12 @@ class Stepper:
         if int(lengths.min()) < 1 or int(lengths.max()) > given:
             raise GenomeLMError(f"lengths of prompts must be 1 to {given:,}")
         x = self._model.backbone.embedding(ids.long())
-        tails, ahead = [], []
-        for block in self._blocks:
-            tail, coming = _prefill_mixer(block, x, lengths, self.length)
-            tails.append(tail[:, rows.to(x.device)])
-            ahead.append(coming[:, rows.to(x.device)])
+        ahead = x.new_empty(self.length, len(rows), len(self._filters.h))
+        tails = []
+        for block, coming in zip(self._blocks, ahead.chunk(len(self._blocks), dim=-1), strict=True):
+            tails.append(_prefill_mixer(block, x, lengths, rows.to(x.device), coming))
             _prefill_mlp(block, x)
-        self._begin(torch.stack(tails, dim=1), torch.cat(ahead, dim=-1))
+        self._begin(torch.stack(tails, dim=1), ahead)
         ends = x[rows.to(x.device), lengths[rows].to(x.device) - 1]
         return F.linear(self._model.backbone.norm(ends), self._model.backbone.embedding.weight)
 
@@ -187,21 +189,22 @@ def _layer(block: Block, diagonals: tuple[Tensor, ...]) -> _Layer:
     )  # fmt: skip
 
 
-def _prefill_mixer(block: Block, x: Tensor, lengths: Tensor, length: int) -> tuple[Tensor, Tensor]:
+def _prefill_mixer(block: Block, x: Tensor, lengths: Tensor, rows: Tensor, ahead: Tensor) -> Tensor:
     """The Hyena sub-block over the prompts, added to x, (B, P, D), in groups of channels.
 
+    What the prompts contribute to the long convolutions at the positions after them is written to `ahead`,
+    (length, R, (order − 1) · D), for the sequences that go on from the prompts `rows`, (R,).
+
     Returns:
-        The short convolution's last K − 1 inputs (K − 1, B, S), zero before the prompt; what the prompts contribute
-        to the long convolutions at the `length` positions after them, (length, B, (order − 1) · D).
+        The short convolution's last K − 1 inputs (K − 1, R, S), zero before the prompt.
     """
-    mixer, (batch, given, width) = block.mixer, x.shape
+    mixer, (batch, given, width), length = block.mixer, x.shape, len(ahead)
     order, taps = mixer.order, mixer.short_conv.kernel_size[0]
     normed = block.norm1(x)
     long_filter = mixer.filter.weights(given + length)
     inside = (torch.arange(given) < lengths[:, None])[:, None].to(x.device)
     last = lengths[:, None].to(x.device) + torch.arange(taps - 1, device=x.device)
     tail = x.new_empty(taps - 1, batch, order + 1, width)
-    ahead = x.new_empty(length, batch, order - 1, width)
     x += mixer.out_proj.bias
     group = max(1, PREFILL_BYTES // (batch * (2 * given + length) * x.itemsize))
     for start in range(0, width, group):
@@ -216,11 +219,12 @@ def _prefill_mixer(block: Block, x: Tensor, lengths: Tensor, length: int) -> tup
         x0, *gates, y = F.conv1d(z, kernel, kernel_bias, groups=len(kernel)).chunk(order + 1, dim=1)
         for conv, gate in enumerate(reversed(gates)):
             u = gate * y * inside
-            rows = slice(conv * width + start, conv * width + stop)
-            y, ahead[:, :, conv, start:stop] = convolve_ahead(u, long_filter.rows(rows.start, rows.stop), lengths)
-            y.addcmul_(u, mixer.filter_bias[rows, None])
+            part = slice(conv * width + start, conv * width + stop)
+            y, coming = convolve_ahead(u, long_filter.rows(part.start, part.stop), lengths)
+            ahead[..., part] = coming[:, rows]
+            y.addcmul_(u, mixer.filter_bias[part, None])
         x += (x0 * y).mT @ mixer.out_proj.weight[:, start:stop].T
-    return tail.flatten(2), ahead.flatten(2)
+    return tail.flatten(2)[:, rows]
 
 
 def _prefill_mlp(block: Block, x: Tensor) -> None:
