@@ -11,10 +11,10 @@ from genome_lm.kernels.online_conv import OnlineConv, TileFilters, convolve_ahea
 from genome_lm.model.backbone import Block
 from genome_lm.model.language_model import HyenaLM
 
-PREFILL_BYTES = 64 << 20
+PREFILL_BYTES = 128 << 20
 """Padded input of one call of the FFT while the prompts are read."""
 CHUNK = 2_048
-"""Positions that go through the MLP at one time while the prompts are read."""
+"""Positions that go through the out-projection and the MLP at one time while the prompts are read."""
 
 
 class _Layer(NamedTuple):
@@ -205,7 +205,7 @@ def _prefill_mixer(block: Block, x: Tensor, lengths: Tensor, rows: Tensor, ahead
     inside = (torch.arange(given) < lengths[:, None])[:, None].to(x.device)
     last = lengths[:, None].to(x.device) + torch.arange(taps - 1, device=x.device)
     tail = x.new_empty(taps - 1, batch, order + 1, width)
-    x += mixer.out_proj.bias
+    mixed = x.new_empty(batch, width, given)
     group = max(1, PREFILL_BYTES // (batch * (2 * given + length) * x.itemsize))
     for start in range(0, width, group):
         stop = min(start + group, width)
@@ -223,11 +223,18 @@ def _prefill_mixer(block: Block, x: Tensor, lengths: Tensor, rows: Tensor, ahead
             y, coming = convolve_ahead(u, long_filter.rows(part.start, part.stop), lengths)
             ahead[..., part] = coming[:, rows]
             y.addcmul_(u, mixer.filter_bias[part, None])
-        x += (x0 * y).mT @ mixer.out_proj.weight[:, start:stop].T
+        torch.mul(x0, y, out=mixed[:, start:stop])
+    for chunk, columns in zip(_chunks(x, 1), _chunks(mixed, 2), strict=True):
+        chunk += mixer.out_proj(columns.mT)
     return tail.flatten(2)[:, rows]
 
 
 def _prefill_mlp(block: Block, x: Tensor) -> None:
     """The MLP sub-block over the prompts, added to x, (B, P, D)."""
-    for chunk in x.split(max(1, CHUNK // len(x)), dim=1):
+    for chunk in _chunks(x, 1):
         chunk += block.mlp(block.norm2(chunk))
+
+
+def _chunks(x: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """A batch's positions, along `dim`, in pieces of about `CHUNK`."""
+    return x.split(max(1, CHUNK // len(x)), dim)
