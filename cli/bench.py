@@ -101,10 +101,11 @@ def _show(result: dict[str, Any]) -> None:
             f"{side['bases_per_second']:,.0f}",
             f"{side['peak'] / 1e9:.2f}",
             f"{side['times_slower']:.2f}",
+            f"{side['times_cpu']:.2f}",
             f"{side['times_memory']:.2f}",
             f"{side['times_floor']:.2f}",
         )
         for side in result["sides"]
     ]
-    table(title, ("", "seconds", "bases/s", "GB", "× slower", "× GB", "× floor"), rows)
+    table(title, ("", "seconds", "bases/s", "GB", "× s", "× CPU", "× GB", "× floor"), rows)
     say(f"results differ by at most {max(side['difference'] for side in result['sides']):.1e} of the largest")

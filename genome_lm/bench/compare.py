@@ -24,6 +24,8 @@ class Measured:
         side: Its name.
         first: Seconds of the first run, in which everything is cold.
         seconds: Seconds of the runs after it; empty if there was none.
+        cpu: CPU seconds, all threads together, of the same runs (of the first if it was the only one). On a machine
+            that others use too, the better figure, with one thread: threads that wait for each other spend it too.
         peak: Most bytes that its process held at one time, all in all.
         start: Bytes that the process held before it made the model or opened the genome.
         difference: Largest difference of the first run's result from the first side's, over the largest value.
@@ -32,6 +34,7 @@ class Measured:
     side: str
     first: float
     seconds: tuple[float, ...]
+    cpu: tuple[float, ...]
     peak: int
     start: int
     difference: float
@@ -43,8 +46,11 @@ class Measured:
 
     def times_slower_than(self, other: "Measured") -> float:
         """Median of the ratios of neighbouring runs, which bear the same noise."""
-        pairs = zip(self.seconds or [self.first], other.seconds or [other.first], strict=True)
-        return statistics.median(mine / others for mine, others in pairs)
+        return _median_ratio(self.seconds or [self.first], other.seconds or [other.first])
+
+    def times_cpu_of(self, other: "Measured") -> float:
+        """As `times_slower_than`, of CPU seconds."""
+        return _median_ratio(self.cpu, other.cpu)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class Comparison:
                 "median": side.median,
                 "bases_per_second": self.job.bases / side.median,
                 "times_slower": side.times_slower_than(ours),
+                "times_cpu": side.times_cpu_of(ours),
                 "times_memory": side.peak / ours.peak,
                 "times_floor": side.median / self.floor.seconds,
             }
@@ -94,6 +101,7 @@ def compare(
             side.name,
             answers[0]["seconds"],
             tuple(answer["seconds"] for answer in answers[1:]),
+            tuple(answer["cpu"] for answer in answers[1:] or answers),
             answers[-1]["peak"],
             answers[0]["start"],
             difference,
@@ -101,6 +109,10 @@ def compare(
         for side, answers, difference in zip(sides, zip(*rounds, strict=True), differences, strict=True)
     ]
     return Comparison(job, tuple(measured), floor(job, machine))
+
+
+def _median_ratio(these: Sequence[float], others: Sequence[float]) -> float:
+    return statistics.median(this / other for this, other in zip(these, others, strict=True))
 
 
 def _differences(results: Sequence[Path]) -> Iterator[float]:

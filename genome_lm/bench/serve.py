@@ -36,13 +36,13 @@ def serve(arguments: dict[str, Any]) -> None:
     work = prepare(job, chosen.implementation)
     result = Path(arguments["result"])
     for line in sys.stdin:
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
         outcome = work(int(line))
-        seconds = time.perf_counter() - begin
+        spent = {"seconds": time.perf_counter() - begin, "cpu": time.process_time() - begin_cpu}
         if not result.exists():
             np.save(result, outcome)
         del outcome
-        print(json.dumps({"seconds": seconds, "peak": peak_bytes(), "start": start}), file=answers, flush=True)
+        print(json.dumps({**spent, "peak": peak_bytes(), "start": start}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

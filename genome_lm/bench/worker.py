@@ -50,7 +50,9 @@ class Worker:
         self._process.communicate()
 
     def run(self, number: int) -> dict[str, Any]:
-        """One run: its `seconds`, and the process's `peak` and `start` (before the work was made ready) in bytes.
+        """One run: its `seconds`, the `cpu` seconds of all threads, and the process's bytes.
+
+        `peak` is the most that it has held, `start` what it held before the work was made ready.
 
         Raises:
             GenomeLMError: If the process fails or is killed (as the system does where memory ends).
