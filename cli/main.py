@@ -8,6 +8,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm_cli import (
+    bench,
     checkpoint,
     dataset,
     doctor,
@@ -61,6 +62,7 @@ app.command()(finetune.finetune)
 app.command()(predict.predict)
 app.command()(report.report)
 app.command()(doctor.doctor)
+app.command()(bench.bench)
 
 
 def _raise_on_sigterm(_signal: int, _frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ LAYERS = [
     {"training", "inference"},
     {"dataset"},
     {"finetune", "evaluation"},
-    {"report", "doctor"},
+    {"report", "doctor", "bench"},
 ]
 """A module imports from its own room and from those of the layers above it in this list."""
 

@@ -165,39 +165,24 @@ class _BlockWeights(NamedTuple):
         return out
 
 
-def _streams(
-    normed: _Normed,
-    weights: _BlockWeights,
-    want: Callable[[tuple[slice, slice], Tensor, Tensor, Tensor], None],
-) -> None:
-    """Run a block's in-projection and short convolution over the norm of (B, L, D), piece by piece.
-
-    `want` gets each piece's place, its normed rows (b·l, D), z (3C, b, l) and the streams (3, C, b, l); z and the
-    streams are valid only during the call.
-    """
+def _gated_input(normed: _Normed, weights: _BlockWeights, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """For a block, z (3C, B, L) or streams (C, B, L) by name ("z", "x0", "x1", "v"), and u = x1 · v, in buffers."""
     batch, length, _ = normed.x.shape
+    rows = len(weights.w_in)
+    kept = [
+        workspace.take(f"mixer.whole_{name}", (rows if name == "z" else rows // 3, batch, length), normed.x.dtype)
+        for name in (*names, "u")
+    ]
+
     carry: Tensor | None = None
     for place in _chunks(batch, length):
-        rows = normed.piece(*place)
-        z = weights.project(rows, len(range(batch)[place[0]]), "mixer.z")
-        streams = weights.convolve(z, carry if place[1].start > 0 else None, "mixer.streams")
-        want(place, rows, z, streams.unflatten(0, (3, -1)))
-        carry = z[..., z.shape[-1] - weights.taps.shape[-1] + 1 :].clone() if place[1].stop < length else None
-
-
-def _gated_input(normed: _Normed, weights: _BlockWeights, names: tuple[str, ...]) -> tuple[Tensor, ...]:
-    """For a block, the streams by name ("x0", "x1", "v") and u = x1 · v: each (C, B, L) in a buffer, u last."""
-    batch, length, _ = normed.x.shape
-    channels = len(weights.w_in) // 3
-    kept = [workspace.take(f"mixer.{name}", (channels, batch, length), normed.x.dtype) for name in (*names, "u")]
-
-    def keep(place: tuple[slice, slice], _rows: Tensor, _z: Tensor, streams: Tensor) -> None:
-        parts = dict(zip(("x0", "x1", "v"), streams, strict=True))
+        z = weights.project(normed.piece(*place), len(range(batch)[place[0]]), "mixer.z")
+        streams = weights.convolve(z, carry if place[1].start > 0 else None, "mixer.streams").unflatten(0, (3, -1))
+        parts = {"z": z, **dict(zip(("x0", "x1", "v"), streams, strict=True))}
         for name, buffer in zip(names, kept[:-1], strict=True):
             buffer[:, *place] = parts[name]
         torch.mul(parts["x1"], parts["v"], out=kept[-1][:, *place])
-
-    _streams(normed, weights, keep)
+        carry = z[..., z.shape[-1] - weights.taps.shape[-1] + 1 :].clone() if place[1].stop < length else None
     return tuple(kept)
 
 
@@ -275,7 +260,7 @@ def _backward_block(
     batch, length, width = normed.x.shape
     size = fast_fft_size(2 * length)
     part = _BlockWeights.of(weights, block)
-    x0, x1, v, u = _gated_input(normed, part, ("x0", "x1", "v"))
+    z, x0, x1, v, u = _gated_input(normed, part, ("z", "x0", "x1", "v"))
     dy = workspace.take("mixer.dy", tuple(u.shape), u.dtype)
     grad_rows = grad.view(-1, width)
     for source, target in zip(grad_rows.split(CHUNK), dy.flatten(1).split(CHUNK, dim=1), strict=True):
@@ -301,29 +286,31 @@ def _backward_block(
         torch.mul(du, x1[here], out=u[here])
         # Now v's buffer holds the gradient of x1, and u's that of v.
     sums.w_out[:, slice(*block)] = grad_rows.T @ x0.flatten(1).T
-    _backward_streams(block, normed, part, (dy, v, u), grad_normed, sums)
+    _backward_streams(block, normed, part, z, (dy, v, u), grad_normed, sums)
 
 
 def _backward_streams(
     block: tuple[int, int],
     normed: _Normed,
     part: _BlockWeights,
+    whole_z: Tensor,
     gradients: tuple[Tensor, Tensor, Tensor],
     grad_normed: Tensor,
     sums: MixerWeights,
 ) -> None:
-    """Backward of a block's short convolution and in-projection, given the gradients of x0, x1 and v, (C, B, L)."""
+    """Backward of a block's short convolution and in-projection, given z and the gradients of x0, x1 and v."""
     batch, length, width = normed.x.shape
     last = part.taps.shape[-1] - 1
     totals = _BlockWeights(*(torch.zeros_like(parameter) for parameter in part))
     grads = grad_normed.view(batch, length, width)
 
-    def accumulate(place: tuple[slice, slice], rows: Tensor, z: Tensor, _streams: Tensor) -> None:
+    for place in _chunks(batch, length):
         sequences, positions = place
+        rows, z = normed.piece(*place), whole_z[:, *place]
         # dz[t] = Σ_lag tap[lag] · ds[t + lag]: the piece of ds reaches `last` positions beyond that of z.
         ahead = slice(positions.start, min(positions.stop + last, length))
         ds = torch.cat([gradient[:, sequences, ahead] for gradient in gradients])
-        dz = workspace.take("mixer.dz", tuple(z.shape), z.dtype)
+        dz = workspace.take("mixer.z", tuple(z.shape), z.dtype)
         torch.mul(ds[..., : z.shape[-1]], part.taps[..., last, None], out=dz)
         totals.taps[..., last].add_((ds[..., : z.shape[-1]] * z).sum((1, 2))[:, None])
         for lag in range(1, last + 1):
@@ -336,7 +323,6 @@ def _backward_streams(
         totals.b_in.add_(dz.sum((1, 2))[:, None])
         grads[place].flatten(0, 1).addmm_(dz.flatten(1).T, part.w_in)
 
-    _streams(normed, part, accumulate)
     for total, target in zip(totals, (sums.w_in, sums.b_in, sums.taps, sums.tap_bias), strict=True):
         rows = target.unflatten(0, (3, -1))[:, slice(*block)]
         rows.copy_(total.view(rows.shape))

@@ -55,8 +55,8 @@ def training_bytes(config: ModelConfig, length: int) -> int:
         kept = (config.n_layer + 2) * stream + features
     else:
         kept += config.n_layer * features
-    # The gradient that comes in, the one that goes out, and a third at the norm; five streams of a block of channels.
-    return fixed + kept + 3 * stream + 5 * _channels(config, length) + features
+    # The gradient that comes in, the one that goes out, a third at the norm; eight streams of a block of channels.
+    return fixed + kept + 3 * stream + 8 * _channels(config, length) + features
 
 
 def _weights(config: ModelConfig) -> int:

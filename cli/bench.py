@@ -1,0 +1,111 @@
+"""`genome-lm bench`: time and memory of the package against the original's way and against the machine."""
+
+import json
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import refuse_existing, replacing_file
+from genome_lm_cli.output import say, table
+
+
+class Kind(StrEnum):
+    """What is measured."""
+
+    forward = "forward"
+    train = "train"
+    load = "load"
+
+
+def bench(
+    kind: Annotated[Kind, typer.Argument(help="What to measure.", show_default=False)],
+    preset: Annotated[list[str] | None, typer.Option(help="Size of the model; may be repeated.")] = None,
+    length: Annotated[list[int] | None, typer.Option(help="Bases; may be repeated. Default: the context.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="What to compare with: original, original-kept-memory; load: pyfaidx.")
+    ] = None,
+    ablate: Annotated[bool, typer.Option("--ablate", help="Compare also with each of our levers off.")] = False,
+    fasta: Annotated[Path | None, typer.Option(help="Genome for load, plain or gzipped.", metavar="FASTA")] = None,
+    genome: Annotated[
+        Path | None, typer.Option(help="Its store; built for the occasion if missing.", metavar="G.zarr")
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=0, help="Runs of each side after a first, cold one.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: PyTorch's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, sequences and windows.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Figure to write (.png, .svg, .pdf).", metavar="FILE")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the outputs if they exist.")] = False,
+) -> None:
+    """Measure seconds, bases a second and peak memory, side by side in one run, and the machine's floor.
+
+    Example: genome-lm bench forward --preset small-32k --length 4096 --length 32768 --against original
+    """
+    from genome_lm.bench import ABLATIONS, OURS, Comparison, Job, compare, measure_machine, side
+    from genome_lm.bench.figure import plot as draw
+    from genome_lm.bench.inputs import load_inputs
+    from genome_lm.config import PRESETS
+    from genome_lm.progress import progress
+
+    for path in filter(None, (out, plot)):
+        refuse_existing(path, force)
+    names = [OURS, *(against or []), *([lever.name for lever in ABLATIONS] if ablate else [])]
+    sides = [side(kind.value, name) for name in dict.fromkeys(names)]
+    presets = [""] if kind is Kind.load else preset or ["small-32k"]
+    if unknown := [name for name in presets if name and name not in PRESETS]:
+        raise GenomeLMError(f"no preset {unknown[0]!r}; there is {', '.join(PRESETS)}")
+    if kind is Kind.load and fasta is None:
+        raise GenomeLMError("load: name the genome to read with --fasta")
+    machine = measure_machine(threads)
+    comparisons: list[Comparison] = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = map(str, load_inputs(fasta, genome, Path(folder))) if kind is Kind.load and fasta else ("", "")
+        plain, store = files
+        jobs = [
+            Job(kind.value, bases, name, plain, store, seed)
+            for name in presets
+            for bases in length or ([PRESETS[name].max_length] if name else [1_024, 32_768, 1_000_000])
+        ]
+        with progress(kind.value, len(jobs), "lengths") as bar:
+            for job in jobs:
+                comparisons.append(compare(job, sides, machine, repeat, threads))
+                bar.advance(1)
+                if not as_json:
+                    _show(comparisons[-1].to_dict())
+    result = {"machine": machine.to_dict(), "comparisons": [c.to_dict() for c in comparisons]}
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    if out is not None:
+        with replacing_file(out) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n")
+        say(f"wrote {out}")
+    if plot is not None:
+        draw(plot, comparisons)
+        say(f"wrote {plot}")
+
+
+def _show(result: dict[str, Any]) -> None:
+    floor = result["floor"]
+    title = (
+        f"{result['kind']} {result['preset']} {result['length']:,} bp; floor {floor['seconds']:.3g} s: "
+        f"{floor['operations'] / 1e9:,.0f} Gop, {floor['bytes'] / 1e9:,.2f} GB"
+    )
+    rows = [
+        (
+            side["side"],
+            f"{side['median']:.3g}",
+            f"{side['bases_per_second']:,.0f}",
+            f"{side['peak'] / 1e9:.2f}",
+            f"{side['times_slower']:.2f}",
+            f"{side['times_cpu']:.2f}",
+            f"{side['times_memory']:.2f}",
+            f"{side['times_floor']:.2f}",
+        )
+        for side in result["sides"]
+    ]
+    table(title, ("", "seconds", "bases/s", "GB", "× s", "× CPU", "× GB", "× floor"), rows)
+    say(f"results differ by at most {max(side['difference'] for side in result['sides']):.1e} of the largest")

@@ -1,0 +1,49 @@
+"""The process of a side: what `genome_lm.bench.worker` starts."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genome_lm.bench.sides import side
+from genome_lm.bench.work import Job, prepare
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has held at one time (resident set)."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):  # no Linux; there, the peak since the process began does as well
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def serve(arguments: dict[str, Any]) -> None:
+    """Read the numbers of runs from stdin, run, and write an answer each to stdout."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints goes to stderr
+    job = Job(**arguments["job"])
+    chosen = side(job.kind, arguments["side"])
+    chosen.apply()
+    start = peak_bytes()
+    work = prepare(job, chosen.implementation)
+    result = Path(arguments["result"])
+    for line in sys.stdin:
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        outcome = work(int(line))
+        spent = {"seconds": time.perf_counter() - begin, "cpu": time.process_time() - begin_cpu}
+        if not result.exists():
+            np.save(result, outcome)
+        del outcome
+        print(json.dumps({**spent, "peak": peak_bytes(), "start": start}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve(json.loads(sys.argv[1]))

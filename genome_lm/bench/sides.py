@@ -1,0 +1,94 @@
+"""What is measured, and the ways of doing it that are compared: its sides.
+
+A side runs in a process of its own, with its own environment and settings. `original` is the original's way;
+`original-kept-memory` is the same with glibc told to keep freed memory instead of giving it back to the system.
+The ablations are this package with one of its levers off.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from genome_lm.errors import GenomeLMError
+
+Kind = Literal["forward", "train", "load"]
+OURS = "genome-lm"
+_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 50)}
+_WHOLE = 1 << 50
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way of computing.
+
+    Attributes:
+        name: What it is called.
+        implementation: Which program: "genome-lm", "original" or "pyfaidx".
+        environment: Variables of its process.
+        settings: What it changes in modules, "module:NAME" or "module:Class.name" → value.
+    """
+
+    name: str
+    implementation: str = OURS
+    environment: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self, change: Callable[[Any, str, Any], None] = setattr) -> None:
+        """Change the settings, in this process."""
+        for place, value in self.settings.items():
+            module, name = place.split(":")
+            *owner, last = name.split(".")
+            change(functools.reduce(getattr, owner, importlib.import_module(module)), last, value)
+
+
+def _fresh(_workspace: object, _name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+    """A workspace's `take` that keeps nothing."""
+    import torch
+
+    return torch.empty(shape, dtype=dtype)
+
+
+ABLATIONS = (
+    Side("plain", environment={"GENOME_LM_KERNEL": "reference"}),
+    Side("no-cache", settings={"genome_lm.model.filter:SPECTRUM_BYTES": 0}),
+    Side("whole-channels", settings={
+        "genome_lm.kernels.cpu_mixer:CHANNELS": _WHOLE,
+        "genome_lm.kernels.cpu_mixer:FFT_BYTES": _WHOLE,
+    }),
+    Side("whole-positions", settings={
+        "genome_lm.kernels.cpu_mixer:CHUNK": _WHOLE,
+        "genome_lm.kernels.cpu_mlp:CHUNK": _WHOLE,
+        "genome_lm.model.language_model:LOSS_CHUNK": _WHOLE,
+    }),
+    Side("no-buffers", settings={"genome_lm.kernels.workspace:Workspace.take": _fresh}),
+)  # fmt: skip
+"""This package with a lever off: fusing, caching, blocks of channels, pieces of positions, buffers that are kept."""
+
+_MODEL_SIDES = (
+    Side(OURS),
+    Side("original", "original"),
+    Side("original-kept-memory", "original", environment=_KEEP_MEMORY),
+    *ABLATIONS,
+)
+SIDES: dict[Kind, dict[str, Side]] = {
+    "forward": {side.name: side for side in _MODEL_SIDES},
+    "train": {side.name: side for side in _MODEL_SIDES},
+    "load": {side.name: side for side in (Side(OURS), Side("pyfaidx", "pyfaidx"))},
+}
+"""By kind of work and by name."""
+
+
+def side(kind: Kind, name: str) -> Side:
+    """A side by name.
+
+    Raises:
+        GenomeLMError: If there is no such kind or side; those that there are, are named.
+    """
+    if kind not in get_args(Kind):
+        raise GenomeLMError(f"nothing called {kind!r} to measure; there is {', '.join(get_args(Kind))}")
+    try:
+        return SIDES[kind][name]
+    except KeyError:
+        raise GenomeLMError(f"{kind}: no side {name!r}; there is {', '.join(SIDES[kind])}") from None

@@ -1,0 +1,129 @@
+"""The work itself: for a kind and a side, a function that does it once and gives its result."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES
+from genome_lm.bench.original import OriginalLM
+from genome_lm.bench.sides import OURS, Kind
+from genome_lm.config import PRESETS
+from genome_lm.genome import GenomeStore
+from genome_lm.model import HyenaLM
+
+BASES_LOADED = 8 << 20
+"""Bases of a run of `load`, one window at least and `MOST_WINDOWS` at most."""
+MOST_WINDOWS = 2_000
+
+Work = Callable[[int], npt.NDArray[np.generic]]
+"""Takes the number of the run, gives an array to compare the sides by."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to measure.
+
+    Attributes:
+        kind: What is done.
+        length: Bases of a sequence or window.
+        preset: Size of the model; of no meaning to `load`.
+        fasta: Plain FASTA of the genome that `load` reads.
+        genome: Its store.
+        seed: Of weights, sequences and windows.
+    """
+
+    kind: Kind
+    length: int
+    preset: str = ""
+    fasta: str = ""
+    genome: str = ""
+    seed: int = 0
+
+    @property
+    def bases(self) -> int:
+        """Bases that a run handles."""
+        return self.length * (self.windows if self.kind == "load" else 1)
+
+    @property
+    def windows(self) -> int:
+        """Windows of a run of `load`."""
+        return max(1, min(MOST_WINDOWS, BASES_LOADED // self.length))
+
+
+def prepare(job: Job, implementation: str) -> Work:
+    """Make ready what a run needs; what happens here is not timed."""
+    if job.kind == "load":
+        return _load_store(job) if implementation == OURS else _load_pyfaidx(job)
+    torch.manual_seed(job.seed)
+    model = HyenaLM(PRESETS[job.preset])
+    # The sequence is one base longer for the targets of training; the last is no input.
+    ids = torch.randint(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1, (1, job.length + 1))
+    way = model if implementation == OURS else OriginalLM(model)
+    return _forward(way, ids[:, :-1]) if job.kind == "forward" else _train(way, model, ids)
+
+
+def _forward(way: HyenaLM | OriginalLM, ids: Tensor) -> Work:
+    """Logits of a sequence."""
+    way.eval()
+
+    def run(_number: int) -> npt.NDArray[np.generic]:
+        with torch.no_grad():
+            return way(ids).numpy()
+
+    return run
+
+
+def _train(way: HyenaLM | OriginalLM, model: HyenaLM, ids: Tensor) -> Work:
+    """A step of AdamW with clipping, after the recipe; its result is the gradients after clipping."""
+    way.train()
+    optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay=0.1), lr=6e-4)
+
+    def run(number: int) -> npt.NDArray[np.generic]:
+        torch.manual_seed(number)  # the same dropout on every side
+        optimizer.zero_grad(set_to_none=True)
+        way.loss(ids[:, :-1], ids[:, 1:]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).numpy()
+
+    return run
+
+
+def _windows(
+    job: Job, store: GenomeStore, number: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Contigs, starts and strands of a run's windows, uniform over the places where a window fits."""
+    generator = np.random.default_rng([job.seed, job.length, number])
+    room = np.maximum(0, store.contigs.lengths - job.length + 1)
+    contigs = generator.choice(len(room), size=job.windows, p=room / room.sum())
+    return contigs, generator.integers(room[contigs]), generator.random(job.windows) < 0.5
+
+
+def _load_store(job: Job) -> Work:
+    store = GenomeStore(Path(job.genome))
+
+    def run(number: int) -> npt.NDArray[np.generic]:
+        contigs, starts, reverse = _windows(job, store, number)
+        return store.fetch_many(contigs, starts, job.length, reverse)
+
+    return run
+
+
+def _load_pyfaidx(job: Job) -> Work:
+    import pyfaidx
+
+    store, fasta = GenomeStore(Path(job.genome)), pyfaidx.Fasta(job.fasta)
+
+    def run(number: int) -> npt.NDArray[np.generic]:
+        tokens = np.empty((job.windows, job.length), dtype=np.uint8)
+        for row, contig, start, reverse in zip(tokens, *_windows(job, store, number), strict=True):
+            read = fasta.get_seq(store.contigs.names[contig], start + 1, start + job.length, rc=bool(reverse))
+            row[:] = LETTER_TO_TOKEN[np.frombuffer(read.seq.encode(), dtype=np.uint8)]
+        return tokens
+
+    return run

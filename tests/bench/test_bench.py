@@ -1,0 +1,131 @@
+"""The bench: the original's way is the same model, sides run in processes of their own, the floor counts right."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genome_lm.alphabet import A, T
+from genome_lm.bench import ABLATIONS, OURS, Job, Machine, compare, side
+from genome_lm.bench.floor import floor
+from genome_lm.bench.original import OriginalLM
+from genome_lm.bench.work import prepare
+from genome_lm.config import PRESETS, ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.model import HyenaLM
+from tests.conftest import Genome
+
+MACHINE = Machine(flops=1e11, bandwidth=1e10, threads=1)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 50, 62])
+def test_original_is_the_same_model_forward_and_backward(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENOME_LM_KERNEL", "cpu")
+    torch.manual_seed(0)
+    model = HyenaLM(ModelConfig(d_model=12, n_layer=2, max_length=60, filter_order=8)).double().eval()
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    original = OriginalLM(model)
+    ids, targets = torch.randint(A, T + 1, (2, 2, length))
+    gradients = []
+    for way in (model, original):
+        model.zero_grad()
+        way.loss(ids, targets).backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-7)  # the loss is in float32
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), original(ids))
+
+
+def test_original_is_of_order_2() -> None:
+    with pytest.raises(GenomeLMError, match="order 2"):
+        OriginalLM(HyenaLM(ModelConfig(d_model=8, n_layer=1, max_length=16, order=3)))
+
+
+@pytest.mark.parametrize("kind", ["forward", "train"])
+def test_sides_give_the_same_with_and_without_our_levers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process, with what each side changes undone after it."""
+    monkeypatch.setenv("GENOME_LM_KERNEL", "cpu")
+    job = Job(kind, length=60, preset="tiny-1k")  # type: ignore[arg-type]
+    expected = prepare(job, "original")(0).copy()
+    for chosen in (side(job.kind, OURS), *ABLATIONS):
+        with monkeypatch.context() as patch:
+            for name, value in chosen.environment.items():
+                patch.setenv(name, value)
+            chosen.apply(patch.setattr)
+            got = prepare(job, chosen.implementation)(0)
+        assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_compare_runs_each_side_in_its_process() -> None:
+    job = Job("forward", length=64, preset="tiny-1k")
+    result = compare(
+        job, [side("forward", OURS), side("forward", "original-kept-memory")], MACHINE, repeats=2, threads=1
+    )
+    ours, original = result.sides
+    assert [len(s.seconds) for s in result.sides] == [2, 2]
+    assert all(s.first > 0 and s.peak >= s.start > 0 for s in result.sides)
+    assert ours.difference == 0 < original.difference < 1e-4
+    figures = json.loads(json.dumps(result.to_dict()))
+    assert figures["sides"][0]["times_slower"] == 1
+    assert figures["sides"][1]["bases_per_second"] == pytest.approx(64 / original.median)
+
+
+def test_load_reads_the_same_windows_from_both(genome: Genome) -> None:
+    job = Job("load", length=1_000, fasta=str(genome.fasta), genome=str(genome.store.path), seed=3)
+    ours, pyfaidx = prepare(job, OURS), prepare(job, "pyfaidx")
+    for number in (0, 1):
+        tokens = ours(number)
+        assert tokens.shape == (job.windows, 1_000)
+        np.testing.assert_array_equal(tokens, pyfaidx(number))
+    assert not np.array_equal(ours(0), ours(1))
+
+
+def test_a_process_that_fails_is_named() -> None:
+    job = Job("forward", length=2_000, preset="tiny-1k")  # longer than the context
+    with pytest.raises(GenomeLMError, match=r"forward tiny-1k at 2,000 bp.*'genome-lm' failed"):
+        compare(job, [side("forward", OURS)], MACHINE, repeats=0, threads=1)
+
+
+def test_unknown_sides_are_refused_with_those_that_there_are() -> None:
+    with pytest.raises(GenomeLMError, match="pyfaidx"):
+        side("load", "original")
+
+
+def test_floor_counts_the_matrix_products() -> None:
+    """Against PyTorch's own count, of the reference in plain form."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    length, config = 1_000, PRESETS["tiny-1k"]
+    model = OriginalLM(HyenaLM(config)).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.randint(A, T + 1, (1, length)))
+    counted = floor(Job("forward", length, "tiny-1k"), MACHINE).operations
+    short_conv = config.n_layer * 2 * 3 * 3 * config.d_model * (length + 2)
+    filter_mlp = config.n_layer * 2 * length * 64 * (5 + 2 * 64 + config.d_model)
+    ffts = config.n_layer * 2 * config.d_model * 2.5 * 2 * length * np.log2(2 * length)
+    assert counter.get_total_flops() - short_conv - filter_mlp == pytest.approx(counted - ffts, rel=1e-3)
+    assert floor(Job("train", length, "tiny-1k"), MACHINE).seconds == pytest.approx(
+        3 * floor(Job("forward", length, "tiny-1k"), MACHINE).seconds
+    )
+
+
+def test_command_writes_what_it_measured(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from genome_lm_cli.main import app
+
+    out, plot = tmp_path / "bench.json", tmp_path / "bench.png"
+    arguments = ["bench", "forward", "--preset", "tiny-1k", "--length", "32", "--length", "64", "--repeat", "1"]
+    arguments += ["--against", "original", "--threads", "1", "--out", str(out), "--plot", str(plot)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    written = json.loads(out.read_text())
+    assert [c["length"] for c in written["comparisons"]] == [32, 64]
+    assert [s["side"] for s in written["comparisons"][0]["sides"]] == [OURS, "original"]
+    assert plot.stat().st_size > 1_000
+    refused = CliRunner().invoke(app, arguments)
+    assert "--force" in str(refused.exception)
