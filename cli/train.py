@@ -45,7 +45,9 @@ def train(
     ] = False,
     num_workers: Annotated[int, typer.Option(help="Processes that read ahead.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
-    devices: Annotated[int, typer.Option(help="Devices to train on together.")] = 1,
+    devices: Annotated[int, typer.Option(help="Devices to train on together, in each node.")] = 1,
+    num_nodes: Annotated[int, typer.Option(help="Nodes; start this command on each of them, as srun does.")] = 1,
+    strategy: Annotated[str, typer.Option(help="auto, ddp, or fsdp for models that outgrow a device.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Train a model, or go on where a killed run was left.
@@ -75,7 +77,11 @@ def train(
         num_workers=num_workers,
         device=device,
         devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,  # type: ignore[arg-type]
     )
+    if result.rank:
+        return  # the first process says how the run ended
     if result.checkpoint is None:
         text = f"stopped after step {result.steps:,}; {out} is saved: the same command goes on from there"
         finish(as_json, text, path=str(out), steps=result.steps, finished=False)

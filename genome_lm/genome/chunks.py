@@ -68,17 +68,32 @@ class ChunkReader:
         self._shards: dict[int, tuple[int, npt.NDArray[np.uint64]]] = {}
         self._cache: OrderedDict[int, Codes] = OrderedDict()
         # One piece of memory for good: the system gives its pages as they are used, and takes none back.
-        room = max(1, min(cache_bytes // chunk, -(-bases // chunk)))
-        self._free = list(np.empty((room, chunk), dtype=np.uint8))
+        chunks, room = -(-bases // chunk), max(1, cache_bytes // chunk)
+        memory = np.empty((min(chunks, room), chunk), dtype=np.uint8)
+        # If all chunks have room, each has its place, and any window is one copy; else the last used are kept.
+        self._whole = memory if chunks <= room else None
+        self._present = bytearray(chunks)
+        self._free = list(memory) if self._whole is None else []
 
     def read(self, start: int, out: Codes) -> None:
         """Fill `out`, (n,) uint8, with the codes from position `start` on."""
+        if self._whole is not None:
+            self._read_whole(self._whole, start, out)
+            return
         done = 0
         while done < len(out):
             number, within = divmod(start + done, self._chunk)
             piece = self._decoded(number)[within : within + len(out) - done]
             out[done : done + len(piece)] = piece
             done += len(piece)
+
+    def _read_whole(self, whole: Codes, start: int, out: Codes) -> None:
+        stop = start + len(out)
+        first, last = start // self._chunk, -(-stop // self._chunk)
+        while (number := self._present.find(0, first, last)) >= 0:
+            self._decode(number, whole[number])
+            self._present[number] = 1
+        out[:] = whole.reshape(-1)[start:stop]
 
     def _decoded(self, number: int) -> Codes:
         chunk = self._cache.get(number)
@@ -133,6 +148,7 @@ class ChunkReader:
         self._shards.clear()
         self._free.extend(self._cache.values())
         self._cache.clear()
+        self._present = bytearray(len(self._present))
 
     def __del__(self) -> None:
         self.close()

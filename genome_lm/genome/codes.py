@@ -57,6 +57,7 @@ CODE_COMPLEMENT = _code_complement()
 """(256,) uint8. Code → code of the complement, soft mask kept."""
 
 
+_TOKENS = CODE_TO_TOKEN.tobytes()
 BLOCK = 32 << 10
 """Codes that are translated together: they stay in the processor's nearest caches."""
 
@@ -69,7 +70,7 @@ def tokens_of(codes: Codes, out: Codes | None = None) -> Codes:
             np.bitwise_and(codes[tile], 3, out=out[tile])
             out[tile] += A
         else:
-            out[tile] = CODE_TO_TOKEN[codes[tile]]
+            out[tile] = np.frombuffer(codes[tile].tobytes().translate(_TOKENS), np.uint8).reshape(codes[tile].shape)
     return out
 
 

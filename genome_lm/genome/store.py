@@ -193,12 +193,13 @@ class GenomeStore:
         positions, left, right = offsets + firsts, (firsts - starts).tolist(), (lasts - starts).tolist()
         backwards = [False] * len(starts) if reverse is None else reverse.tolist()
         # In the order of the genome, windows that share a chunk find it in the cache.
-        for i in np.argsort(positions, kind="stable").tolist():
+        order = np.argsort(positions, kind="stable")
+        for i, position in zip(order.tolist(), positions[order].tolist(), strict=True):
             row = codes[i, ::-1] if backwards[i] else codes[i]
             if right[i] - left[i] < length:
                 row[:] = OUTSIDE
                 row = row[max(0, left[i]) : max(0, right[i])]
-            self._reader.read(int(positions[i]), row)
+            self._reader.read(position, row)
         if reverse is not None and reverse.any():
             complement_rows(codes, reverse)
         if output == "codes":

@@ -75,6 +75,7 @@ class Log(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Open the logs and the bar."""
+        self._since = time.perf_counter()
         if not trainer.is_global_zero:
             return
         self._trim()
@@ -86,18 +87,18 @@ class Log(Callback):
         self._display = progress("train", int(self._bases[-1]), "bases")
         self._bar = self._display.__enter__()
         self._bar.advance(done)
-        self._since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: StepBatch, index: int
     ) -> None:
         """A row for the step."""
-        if not trainer.is_global_zero:
-            return
-        seconds = time.perf_counter() - self._since
         step, result, plan = batch.step, pl_module.result, self.config.plan(batch.step)
         due = (step + 1) % self.config.valid_every == 0 or step + 1 == self.config.steps
+        seconds = time.perf_counter() - self._since
+        # On every device, since sharded weights are gathered by all together.
         valid = self.validation.loss(pl_module, plan.length) if due else math.nan
+        if not trainer.is_global_zero:
+            return
         bases = plan.length * plan.batch
         row = Metrics(
             step, plan.stage, plan.length, plan.batch, int(self._bases[step]), self.config.learning_rate(step),

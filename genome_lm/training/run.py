@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 from genome_lm import __version__
 from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha256
+from genome_lm.checkpoint.native import load_strictly
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, sha256
@@ -27,6 +27,7 @@ from genome_lm.model import HyenaLM
 from genome_lm.training.callbacks import METRICS, RESUME, Log, SaveAndStop, Validation, read_metrics
 from genome_lm.training.config import TrainingConfig
 from genome_lm.training.data import GenomeData, TrainingSteps
+from genome_lm.training.devices import StrategyName, choose_strategy, process_rank
 from genome_lm.training.system import TrainingSystem
 
 log = logging.getLogger(__name__)
@@ -42,13 +43,15 @@ class TrainingResult:
         checkpoint: The native checkpoint; None if the run was stopped before its last step.
         steps: Steps taken, those before a resumption included.
         stopped_by: The signal that stopped the run, if one did.
-        summary: What summary.json holds; empty if the run was stopped.
+        summary: What summary.json holds; empty if the run was stopped, and in processes but the first.
+        rank: Number of this process among those that trained together.
     """
 
     checkpoint: Path | None
     steps: int
     stopped_by: int | None
     summary: dict[str, Any]
+    rank: int = 0
 
 
 def train(
@@ -63,6 +66,8 @@ def train(
     num_workers: int = 0,
     device: str = "auto",
     devices: int = 1,
+    num_nodes: int = 1,
+    strategy: StrategyName = "auto",
 ) -> TrainingResult:
     """Train a model, or go on where a run was left; a finished run is not repeated.
 
@@ -79,7 +84,9 @@ def train(
         restart_if_changed: If `out` holds a run of another configuration, remove that and start anew.
         num_workers: Processes that read ahead.
         device: Lightning's accelerator: "auto", "cpu", "gpu" or another.
-        devices: Devices to train on in data-parallel.
+        devices: Devices to train on in data-parallel, in each node.
+        num_nodes: Nodes; `srun` starts this same command once for each device, and Lightning reads SLURM's variables.
+        strategy: "ddp", or "fsdp" for models that outgrow a device; "auto" is "ddp" where there are several devices.
 
     Returns:
         How the run ended.
@@ -97,7 +104,8 @@ def train(
         model = HyenaLM(model_config)
     else:
         raise GenomeLMError("training needs the model's shape, or a checkpoint to start from")
-    _check_lengths(config, model.config, devices)
+    chosen = choose_strategy(strategy, devices * num_nodes)
+    _check_lengths(config, model.config, devices * num_nodes)
     identity = {
         "model": model.config.to_dict(),
         "training": config.to_dict(),
@@ -109,24 +117,25 @@ def train(
     sampler = WindowSampler(store, regions, "train", config.seed, config.reverse_complement, config.max_n_fraction)
     system = TrainingSystem(model.train(), config, TrainingSteps(sampler, config))
     validation = Validation(store, [region for region in regions if region.name == "valid"], config)
-    with _locked(out):
-        _claim(out, identity, restart_if_changed)
-        if (out / SUMMARY).exists() and (out / CHECKPOINT).exists():
-            return TrainingResult(out / CHECKPOINT, config.steps, None, json.loads((out / SUMMARY).read_text()))
-        _resume(system, out / RESUME)
-        saver = _fit(system, validation, out, num_workers, device, devices)
+    rank = process_rank(devices * num_nodes)
+    with _locked(out) if rank == 0 else contextlib.nullcontext():
+        same = _claim(out, identity, restart_if_changed, rank)
+        if same and (out / SUMMARY).exists() and (out / CHECKPOINT).exists():
+            return TrainingResult(out / CHECKPOINT, config.steps, None, json.loads((out / SUMMARY).read_text()), rank)
+        if same:
+            _resume(system, out / RESUME)
+        trainer = {"accelerator": device, "devices": devices, "num_nodes": num_nodes, "strategy": chosen}
+        saver = _fit(system, validation, out, num_workers, trainer)
         if system.next_step < config.steps:
-            return TrainingResult(None, system.next_step, saver.signal, {})
-        return TrainingResult(out / CHECKPOINT, config.steps, None, _finish(system, out, identity))
+            return TrainingResult(None, system.next_step, saver.signal, {}, rank)
+        if rank:
+            return TrainingResult(out / CHECKPOINT, config.steps, None, {}, rank)
+        return TrainingResult(out / CHECKPOINT, config.steps, None, _finish(model.config, config, out, identity))
 
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Wait until no other process trains in this folder: a killed workflow may have left one, which goes on."""
-    if int(os.environ.get("LOCAL_RANK", 0)):
-        # The processes that Lightning starts for further devices belong to the one that holds the lock.
-        yield
-        return
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / ".lock")
     try:
@@ -153,12 +162,14 @@ def _check_lengths(config: TrainingConfig, model: ModelConfig, devices: int) -> 
             )
 
 
-def _claim(out: Path, identity: dict[str, Any], restart_if_changed: bool) -> None:
-    """Write run.json, or check that the run there is the same one."""
+def _claim(out: Path, identity: dict[str, Any], restart_if_changed: bool, rank: int) -> bool:
+    """Write run.json, or check that the run there is the same one; whether there is one to go on with."""
     path = out / RUN
     earlier = _flat(json.loads(path.read_text())) if path.exists() else {}
     now = _flat(json.loads(json.dumps(identity)))
     changed = [key for key in sorted(earlier.keys() | now.keys()) if earlier.get(key) != now.get(key)]
+    if rank and (restart_if_changed or not earlier):
+        return not changed  # the first process, which may have come this far or not, does the rest
     if changed and earlier and restart_if_changed:
         # run.json goes last, so that a kill in between leaves a run that is still recognised as another one.
         for name in (SUMMARY, RESUME, METRICS, "tensorboard", CHECKPOINT, RUN):
@@ -166,9 +177,11 @@ def _claim(out: Path, identity: dict[str, Any], restart_if_changed: bool) -> Non
     if not path.exists():
         with replacing_file(path) as temporary:
             temporary.write_text(json.dumps(identity, indent=2) + "\n")
-    elif changed:
+        return False
+    if changed:
         listed = "\n".join(f"  {key}: {earlier.get(key)} there, {now.get(key)} now" for key in changed)
         raise GenomeLMError(f"{out} holds another run; give another --out, or remove it to start anew:\n{listed}")
+    return True
 
 
 def _remove(path: Path) -> None:
@@ -192,7 +205,7 @@ def _resume(system: TrainingSystem, path: Path) -> None:
 
 
 def _fit(
-    system: TrainingSystem, validation: Validation, out: Path, num_workers: int, device: str, devices: int
+    system: TrainingSystem, validation: Validation, out: Path, num_workers: int, where: dict[str, Any]
 ) -> SaveAndStop:
     config = system.config
     saver = SaveAndStop(out, config.checkpoint_every)
@@ -204,8 +217,7 @@ def _fit(
         warnings.simplefilter("ignore", PossibleUserWarning)
         warnings.filterwarnings("ignore", message=".*LeafSpec")
         trainer = Trainer(
-            accelerator=device,
-            devices=devices,
+            **where,
             precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
             max_epochs=1,
             logger=False,
@@ -221,16 +233,22 @@ def _fit(
     return saver
 
 
-def _finish(system: TrainingSystem, out: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Write the native checkpoint, then the summary that says that the run is whole."""
+def _finish(shape: ModelConfig, config: TrainingConfig, out: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Write the native checkpoint, then the summary that says that the run is whole.
+
+    The weights are those of resume.ckpt, which the last step saved: whole, however they were spread over devices.
+    """
+    model = HyenaLM(shape)
+    state = torch.load(out / RESUME, map_location="cpu", weights_only=True)["state_dict"]
+    load_strictly(model, {name.removeprefix("model."): tensor for name, tensor in state.items()}, str(out / RESUME))
     versions = {"genome-lm": __version__, "torch": torch.__version__, "lightning": lightning.__version__}
     provenance = {**identity, "versions": versions}
-    save_checkpoint(out / CHECKPOINT, system.model, provenance)
+    save_checkpoint(out / CHECKPOINT, model, provenance)
     last = read_metrics(out)[-1]
     summary = {
-        "steps": system.config.steps,
+        "steps": config.steps,
         "bases": int(last["bases"]),
-        "parameters": sum(parameter.numel() for parameter in system.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "loss": float(last["loss"]),
         "valid_loss": float(last["valid_loss"]) if last["valid_loss"] else None,
         "versions": versions,

@@ -5,12 +5,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from genome_lm.alphabet import PAD
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM, target_mask
 from genome_lm.training.config import TrainingConfig
 from genome_lm.training.data import StepBatch, TrainingSteps
+from genome_lm.training.devices import gradients_exchanged, load_optimizer, shard
 
 
 class StepResult(NamedTuple):
@@ -59,8 +63,13 @@ class TrainingSystem(LightningModule):
         """Put a restored optimiser's state in place."""
         if self._optimizer_state is not None:
             optimizer: Any = self.optimizers()
-            optimizer.optimizer.load_state_dict(self._optimizer_state)
+            load_optimizer(self, optimizer.optimizer, self._optimizer_state)
             self._optimizer_state = None
+
+    def configure_model(self) -> None:
+        """Shard the model if the strategy is FSDP2; Lightning calls this when the processes are connected."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            shard(self.model, self.trainer.strategy.device_mesh["data_parallel"])
 
     def training_step(self, batch: StepBatch, _index: int) -> None:
         """One step of the optimiser; leaves its `result`.
@@ -78,7 +87,7 @@ class TrainingSystem(LightningModule):
             raise GenomeLMError(self._not_finite(batch.step, loss))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         optimizer.step()
-        self.result = StepResult(loss, float(norm))
+        self.result = StepResult(loss, float(norm.full_tensor() if isinstance(norm, DTensor) else norm))
 
     def _accumulate(self, batch: StepBatch) -> float:
         """Gradients of the mean loss over all targets of the step, on all devices; the mean loss."""
@@ -86,13 +95,25 @@ class TrainingSystem(LightningModule):
         counted = self._over_devices((target_mask(targets) * batch.weights).sum())
         scale = 1 / counted.clamp(min=torch.finfo(counted.dtype).tiny)
         total = torch.zeros_like(counted)
-        rows = max(1, self.config.device_tokens // ids.shape[1])
-        for piece in zip(ids.split(rows), targets.split(rows), batch.weights.split(rows), strict=True):
-            summed, _ = self.model.summed_loss(*piece)
-            # Data-parallel training averages the gradients over the devices; this makes it their sum.
-            self.manual_backward(summed * scale * self.trainer.world_size)
+        pieces = self._micro_batches(batch.step, ids, targets, batch.weights)
+        for number, piece in enumerate(pieces, start=1):
+            with gradients_exchanged(self.trainer.strategy.model, self.model, number == len(pieces)):
+                summed, _ = self.model.summed_loss(*piece)
+                # Data-parallel training averages the gradients over the devices; this makes it their sum.
+                self.manual_backward(summed * scale * self.trainer.world_size)
             total += summed.detach()
         return float(self._over_devices(total) * scale)
+
+    def _micro_batches(self, step: int, *arrays: Tensor) -> list[tuple[Tensor, ...]]:
+        """The arrays cut into as many pieces on every device: sharded weights are gathered by all at the same time.
+
+        A device with fewer windows than the first gets pieces of one window without a target.
+        """
+        rows = max(1, self.config.device_tokens // arrays[0].shape[1])
+        most = -(-self.config.plan(step).batch // self.trainer.world_size)
+        pieces = list(zip(*(array.split(rows) for array in arrays), strict=True))
+        empty = tuple(torch.full_like(array[:1], PAD) for array in arrays)
+        return pieces + [empty] * (-(-most // rows) - len(pieces))
 
     def _over_devices(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="sum")

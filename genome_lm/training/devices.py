@@ -1,0 +1,87 @@
+"""Training on several devices: Lightning's strategies, and what a step has to know of them."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    FullyShardedDataParallel,
+    OptimStateKeyType,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.nn.parallel import DistributedDataParallel
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.model import HyenaLM
+
+StrategyName = Literal["auto", "ddp", "fsdp"]
+
+
+def choose_strategy(name: str, processes: int) -> Strategy | str:
+    """Lightning's strategy of this name.
+
+    Args:
+        name: "auto" (DDP if there are several processes), "ddp" (every device holds the model), or "fsdp" (FSDP2: the
+            weights, gradients and optimiser states are spread over the devices).
+        processes: Devices of all nodes together.
+
+    Raises:
+        GenomeLMError: If there is none of this name, or "fsdp" is asked of one device.
+    """
+    if name not in ("auto", "ddp", "fsdp"):
+        raise GenomeLMError(f"no strategy {name!r}: use auto, ddp or fsdp")
+    if name == "fsdp":
+        if processes == 1:
+            raise GenomeLMError("strategy fsdp spreads a model over several devices; give --devices 2 or more")
+        return ModelParallelStrategy(processes, 1, save_distributed_checkpoint=False)
+    return "auto" if processes == 1 else DDPStrategy(gradient_as_bucket_view=True)
+
+
+def process_rank(processes: int) -> int:
+    """Number of this process among the `processes` of a run, as Lightning, torchrun or srun have it."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if processes > 1 and name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def shard(model: HyenaLM, mesh: DeviceMesh) -> None:
+    """Spread the weights over a mesh by FSDP2 (`torch.distributed.fsdp.fully_shard`), block by block."""
+    for block in model.backbone.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "summed_loss")
+
+
+@contextlib.contextmanager
+def gradients_exchanged(wrapped: Any, model: nn.Module, now: bool) -> Iterator[None]:
+    """A forward and backward pass after which the devices exchange their gradients only if it is time.
+
+    Args:
+        wrapped: What the strategy made of the LightningModule.
+        model: The model.
+        now: Whether this micro-batch is the last of its step.
+    """
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)
+    waits = isinstance(wrapped, DistributedDataParallel) and not now
+    with wrapped.no_sync() if waits else contextlib.nullcontext():
+        yield
+
+
+def load_optimizer(system: LightningModule, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimiser the state that Lightning saved; with sharded weights, every device takes its part."""
+    if not isinstance(system.trainer.strategy, ModelParallelStrategy):
+        optimizer.load_state_dict(state)
+        return
+    named = FullyShardedDataParallel.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, system)
+    set_optimizer_state_dict(system, optimizer, named, options=StateDictOptions(full_state_dict=True))
