@@ -4,8 +4,9 @@ Run it whole, or cell by cell in an editor that knows `# %%`:
 
     python tests/examples/probe_embeddings.py run/checkpoint genome.zarr labelled.bed
 
-The BED's fourth column is the label. Test regions are whole stretches of the genome, not a random choice of intervals:
-neighbours are alike, and a probe that has seen the neighbour of what it is asked about looks better than it is.
+The BED's fourth column is the label. Test regions are whole stretches of the genome, not a random choice of
+intervals: neighbours are alike, and a probe that has seen the neighbour of what it is asked about looks better than
+it is.
 """
 
 # %% Where things are
