@@ -1,5 +1,6 @@
 """`genome-lm dataset`: labelled sets from annotation, from several genomes, and from public benchmarks."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import table
+from genome_lm_cli.output import Json, table
 
 if TYPE_CHECKING:
     from genome_lm.dataset import LabelledSet
@@ -56,6 +57,7 @@ def from_gff(
     ] = None,
     seed: Seed = 0,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Make a set from the genes of a genome; the background has the same G + C content, and splits share no block.
 
@@ -71,7 +73,7 @@ def from_gff(
     regions = (
         read_bed(intervals, store) if intervals else split_genome(store, "blocks", valid, test, block, seed=seed)
     )
-    _write(out, gene_set(store, genes, kind.value, regions, length=length, per_class=per_class, seed=seed))
+    _write(out, gene_set(store, genes, kind.value, regions, length=length, per_class=per_class, seed=seed), as_json)
 
 
 @app.command()
@@ -88,6 +90,7 @@ def species(
     block: Block = 50_000,
     seed: Seed = 0,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Make a set of windows of several genomes, to tell the species apart.
 
@@ -106,7 +109,7 @@ def species(
         stores[label] = GenomeStore(path)
     regions = read_bed(intervals) if intervals else None
     options = {"valid": valid, "test": test, "block": block, "seed": seed}
-    _write(out, species_set(stores, length, per_class, regions, **options))  # type: ignore[arg-type]
+    _write(out, species_set(stores, length, per_class, regions, **options), as_json)  # type: ignore[arg-type]
 
 
 @app.command()
@@ -123,6 +126,7 @@ def benchmark(
     valid: Annotated[float, typer.Option(help="Fraction of the training split for validation.")] = 0.1,
     seed: Seed = 0,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Download a public benchmark, or read one that lies here, and write it as a table.
 
@@ -150,12 +154,16 @@ def benchmark(
     if valid and not labelled.of_split("valid").examples:
         train = assign_splits(labelled.of_split("train"), valid, 0.0, seed)
         labelled = joined([train, labelled.of_split("test")])
-    _write(out, labelled)
+    _write(out, labelled, as_json)
 
 
-def _write(out: Path, labelled: "LabelledSet") -> None:
+def _write(out: Path, labelled: "LabelledSet", as_json: bool) -> None:
     from genome_lm.dataset import summarise, write_examples
 
     write_examples(out, labelled)
+    if as_json:
+        counts = [dict(zip(("split", "label", "examples"), row, strict=True)) for row in summarise(labelled)]
+        typer.echo(json.dumps({"path": str(out), "examples": counts}))
+        return
     rows = [(split, label, f"{count:,}") for split, label, count in summarise(labelled)]
     table(f"wrote {out}", ("split", "label", "examples"), rows)

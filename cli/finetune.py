@@ -1,6 +1,7 @@
 """`genome-lm finetune`: tune a model on labelled sequences."""
 
 import dataclasses
+import json
 import shlex
 import sys
 from enum import StrEnum
@@ -11,7 +12,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm_cli.output import say, table
+from genome_lm_cli.output import Json, say, table
 
 if TYPE_CHECKING:
     from genome_lm.dataset import LabelledSet
@@ -98,6 +99,7 @@ def finetune(
     seed: Annotated[int, typer.Option(help="Of the head, the order, the strands and the splits.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Tune a model on labelled sequences, and test it.
 
@@ -134,6 +136,13 @@ def finetune(
     )
     write_finetune_report(out, out / "report.html")
     split = "test" if "test" in result.metrics else "valid"
+    if as_json:
+        # JSON has no NaN: an interval that could not be had is null.
+        metrics = [
+            {k: None if v != v else v for k, v in estimate.to_dict().items()} for estimate in result.metrics[split]
+        ]
+        typer.echo(json.dumps({"path": str(out), "split": split, "epoch": result.best_epoch, "metrics": metrics}))
+        return
     rows = [
         (e.metric, f"{e.value:.4f}", f"{e.low:.4f} – {e.high:.4f}" if e.low == e.low else "")
         for e in result.metrics[split]
@@ -167,7 +176,7 @@ def _read(
         if not labelled.examples:
             raise GenomeLMError(f"{intervals}: no example lies within a region of a split")
         if outside:
-            say(f"{outside:,} examples lie within no region of {intervals} and are left out")
+            typer.echo(f"{outside:,} examples lie within no region of {intervals} and are left out", err=True)
     if not any(example.split for example in labelled.examples):
         return assign_splits(labelled, *fractions, seed)
     # What has no split beside files or rows that have one is there to train on.

@@ -8,7 +8,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, replacing_file
-from genome_lm_cli.output import say
+from genome_lm_cli.output import Json, finish
 
 if TYPE_CHECKING:
     from genome_lm.inference import Record
@@ -26,6 +26,7 @@ def predict(
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Predict with a tuned model: a row a sequence, or a base where it predicts at each.
 
@@ -54,7 +55,8 @@ def predict(
             predicted.to_parquet(temporary, index=False)
         else:
             predicted.to_csv(temporary, index=False, sep="\t" if out.suffix == ".tsv" else ",")
-    say(f"wrote {out}: {len(records):,} sequences, {len(predicted):,} rows")
+    text = f"wrote {out}: {len(records):,} sequences, {len(predicted):,} rows"
+    finish(as_json, text, path=str(out), records=len(records), rows=len(predicted))
 
 
 def _records(fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None) -> Iterator["Record"]:

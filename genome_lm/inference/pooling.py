@@ -1,6 +1,7 @@
 """Hidden states of a sequence to one vector, or a few; padding and context never take part."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -46,10 +47,11 @@ def pool_states(states: Tensor, spans: Sequence[tuple[int, int]], pooling: Pooli
     Returns:
         b tensors: (d,), for bins (N, d), without pooling (P, d).
     """
-    if len(set(spans)) == 1:  # sequences of one length, as windows are: all rows at once
-        start, stop = spans[0]
-        return list(_pool(states[:, start:stop], pooling, reverse))
-    return [_pool(states[row : row + 1, start:stop], pooling, reverse)[0] for row, (start, stop) in enumerate(spans)]
+    pooled: list[Tensor] = []
+    for (start, stop), alike in groupby(spans):  # windows, and sorted short sequences: many rows at once
+        rows = slice(len(pooled), len(pooled) + sum(1 for _ in alike))
+        pooled += _pool(states[rows, start:stop], pooling, reverse)
+    return pooled
 
 
 def _pool(states: Tensor, pooling: Pooling, reverse: bool) -> Tensor:

@@ -8,7 +8,7 @@ import array
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -213,15 +213,21 @@ class GenomeSource:
         for first, stop in ranges:
             chosen = list(islice(spans, first - position, stop - position))
             position = stop
-            # Windows of one length are read together, which is many times as quick as one by one.
-            alike = groupby(chosen, lambda span: span.end + span.right - span.start + span.left)
-            yield [item for length, together in alike for item in self._fetch(list(together), length)]
+            yield list(zip(chosen, self._pieces(chosen), strict=True))
 
-    def _fetch(self, spans: list[Span], length: int) -> list[tuple[Span, Piece]]:
-        contigs = np.array([self.store.contigs.index(span.contig) for span in spans])
+    def _pieces(self, spans: list[Span]) -> list[Piece]:
+        """The tokens of spans; those of one length are read together, which is many times as quick as one by one."""
+        lengths = np.array([span.end + span.right - span.start + span.left for span in spans])
         starts = np.array([span.start - span.left for span in spans])
-        tokens = self.store.fetch_many(contigs, starts, length)
-        return [(span, Piece(row, span.left, span.right)) for span, row in zip(spans, tokens, strict=True)]
+        contigs = np.array([self.store.contigs.index(span.contig) for span in spans])
+        pieces = [Piece(np.empty(0, dtype=np.uint8))] * len(spans)
+        for length in np.unique(lengths).tolist():
+            alike = np.flatnonzero(lengths == length)
+            for number, tokens in zip(
+                alike.tolist(), self.store.fetch_many(contigs[alike], starts[alike], length), strict=True
+            ):
+                pieces[number] = Piece(tokens, spans[number].left, spans[number].right)
+        return pieces
 
 
 def _hash(name: str) -> int:
