@@ -7,7 +7,7 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli import download, embed, evaluate, genome, report, train
+from genome_lm_cli import download, embed, evaluate, genome, report, score, train
 
 app = typer.Typer(
     name="genome-lm",
@@ -20,6 +20,7 @@ app.command()(download.download)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(embed.embed)
+app.command()(score.score)
 app.command()(report.report)
 
 
