@@ -7,7 +7,7 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli import download, embed, evaluate, genome, report, score, train
+from genome_lm_cli import download, embed, evaluate, genome, mutagenesis, report, score, train
 
 app = typer.Typer(
     name="genome-lm",
@@ -21,6 +21,7 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(embed.embed)
 app.command()(score.score)
+app.command()(mutagenesis.mutagenesis)
 app.command()(report.report)
 
 
