@@ -65,10 +65,13 @@ def mutagenesis(
     if figure is not None:
         check_figure_name(figure)
         refuse_existing(figure, force)
-    if (genome is None) == (fasta is None):
-        raise GenomeLMError("give either --genome or --fasta")
     with tempfile.TemporaryDirectory(prefix="genome-lm-") as folder:
-        store = GenomeStore(genome) if genome is not None else build_store([fasta], Path(folder) / "g.zarr", None)
+        if genome is not None and fasta is None:
+            store = GenomeStore(genome)
+        elif fasta is not None and genome is None:
+            store = build_store([fasta], Path(folder) / "g.zarr")
+        else:
+            raise GenomeLMError("give either --genome or --fasta")
         place = parse_region(region, store)
         model = load(checkpoint, device)
         result = saturate(
@@ -87,6 +90,5 @@ def mutagenesis(
     if as_json:
         typer.echo(json.dumps({**summary, "figure": figure and str(figure)}, indent=2))
         return
-    say(
-        f"wrote {out}{f' and {figure}' if figure else ''}: {3 * len(result.reference):,} substitutions, {method.value}"
-    )
+    written = f"{out} and {figure}" if figure else str(out)
+    say(f"wrote {written}: {len(result.reference):,} bases, all substitutions, {method.value}")

@@ -31,8 +31,8 @@ class Mutagenesis:
         contig: Name of the contig.
         start: First base, 0-based.
         reference: The region's letters, upper case.
-        llr: (n, 4) float32. ln p(window with A, C, G or T there) − ln p(reference window), nats: 0 for the reference's
-            own base, NaN where the reference is not A, C, G or T.
+        llr: (n, 4) float32. ln p(window with A, C, G or T there) − ln p(reference window), in nats:
+            0 for the reference's own base, NaN where the reference is not A, C, G or T.
         method: "substitutions", each one scored, or "gradient", the first-order approximation.
     """
 
@@ -49,7 +49,7 @@ class Mutagenesis:
 
 
 def parse_region(text: str, store: GenomeStore) -> tuple[str, int, int]:
-    """A region as samtools writes it, chr:start-end, 1-based with both ends in it; a contig's name alone is all of it.
+    """A region as samtools writes it, chr:start-end, 1-based, both ends in it; a name alone is the contig.
 
     Returns:
         Contig, first base, 0-based, and one after the last.
@@ -150,8 +150,8 @@ def _gradients(
     limit = int(store.contigs.lengths[store.contigs.index(contig)])
     if (most := model.config.max_length - layout.flank - 1) < end - start:
         raise GenomeLMError(
-            f"a region of {end - start:,} bases is too long for gradients in this model: at most {most:,}; cut it, or "
-            "use the method substitutions"
+            f"a region of {end - start:,} bases is too long for gradients in this model: at most {most:,}; cut it, "
+            "or use the method substitutions"
         )
     # As much context as the layout gives, less where the region itself takes the room.
     context = min(layout.context, model.config.max_length - layout.flank - (end - start))

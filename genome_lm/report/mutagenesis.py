@@ -52,6 +52,7 @@ def draw_mutagenesis(path: Path, result: Mutagenesis) -> None:
         result.llr.T, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest",
         extent=(result.start + 0.5, result.start + n + 0.5, 3.5, -0.5),
     )  # fmt: skip
+    map_axes.set_xlim(result.start + 0.5, result.start + n + 0.5)
     map_axes.set_yticks(range(4), list(BASES))
     map_axes.ticklabel_format(axis="x", style="plain", useOffset=False)
     map_axes.set_xlabel(f"{result.contig}, position (1-based)")
