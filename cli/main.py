@@ -18,8 +18,10 @@ from genome_lm_cli import (
     finetune,
     generate,
     genome,
+    mutagenesis,
     predict,
     report,
+    score,
     train,
 )
 
@@ -60,6 +62,8 @@ app.command()(embed.gather)
 app.command()(generate.generate)
 app.command()(finetune.finetune)
 app.command()(predict.predict)
+app.command()(score.score)
+app.command()(mutagenesis.mutagenesis)
 app.command()(report.report)
 app.command()(doctor.doctor)
 app.command()(bench.bench)

@@ -68,10 +68,9 @@ def reference_states(backbone: HyenaBackbone, ids: Tensor, first: int) -> Refere
     for number, block in enumerate(backbone.blocks, start=1):
         shape = (x.shape[-1], len(ids), ids.shape[1] - begin)
         states = _Kept(x[:, begin:].clone(), x.new_empty(shape), x.new_empty(shape))
-        # Of the last block's output, nothing before `begin` is wanted; up to there, the others' all is.
-        x = block(
-            x, inplace=True, around=_keeping(states, begin), first=begin if number == len(backbone.blocks) else 0
-        )
+        # Of the last block's output, nothing before `begin` is wanted.
+        since = begin if number == len(backbone.blocks) else 0
+        x = block(x, inplace=True, around=_keeping(states, begin), first=since)
         kept.append(states)
     return ReferenceStates(ids, begin, backbone.norm(x), tuple(kept))
 

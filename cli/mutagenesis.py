@@ -1,0 +1,94 @@
+"""`genome-lm mutagenesis`: all substitutions of a region."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import refuse_existing
+from genome_lm_cli.output import say
+
+
+class Method(StrEnum):
+    """How effects are found."""
+
+    substitutions = "substitutions"
+    gradient = "gradient"
+
+
+class Strand(StrEnum):
+    """Which strands are read."""
+
+    forward = "forward"
+    reverse = "reverse"
+    both = "both"
+
+
+def mutagenesis(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint of any form.", metavar="CKPT")],
+    region: Annotated[str, typer.Option(help="chr:start-end, 1-based, both ends in it; or a contig.")],
+    out: Annotated[Path, typer.Option(help="Output, .zarr or .tsv.", metavar="OUT")],
+    genome: Annotated[Path | None, typer.Option(help="Genome store.", metavar="G.zarr")] = None,
+    fasta: Annotated[Path | None, typer.Option(help="FASTA file, in place of a store.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Sequence logo and heat map, .svg, .png or .pdf.", metavar="FIGURE")
+    ] = None,
+    method: Annotated[
+        Method, typer.Option(help="gradient: gradient × input, one pass, a fast approximation.")
+    ] = Method.substitutions,
+    strand: Annotated[Strand, typer.Option(help="both: the mean with the reverse complement.")] = Strand.both,
+    context: Annotated[int | None, typer.Option(help="Bases before each base, at least.")] = None,
+    flank: Annotated[int | None, typer.Option(help="Bases scored from each base on.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Windows start at multiples of this.")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Score every substitution of a region: what it does to the likelihood of the sequence from there on.
+
+    Example: genome-lm mutagenesis run/checkpoint --genome g.zarr --region chr1:1001-1100 --out m.tsv --figure m.svg
+    """
+    import tempfile
+
+    from genome_lm.genome import GenomeStore, build_store
+    from genome_lm.inference import Layout, load
+    from genome_lm.inference.mutagenesis import check_mutagenesis_name, parse_region, write_mutagenesis
+    from genome_lm.inference.mutagenesis import mutagenesis as saturate
+    from genome_lm.report.mutagenesis import check_figure_name, draw_mutagenesis
+
+    check_mutagenesis_name(out)
+    refuse_existing(out, force)
+    if figure is not None:
+        check_figure_name(figure)
+        refuse_existing(figure, force)
+    with tempfile.TemporaryDirectory(prefix="genome-lm-") as folder:
+        if genome is not None and fasta is None:
+            store = GenomeStore(genome)
+        elif fasta is not None and genome is None:
+            store = build_store([fasta], Path(folder) / "g.zarr")
+        else:
+            raise GenomeLMError("give either --genome or --fasta")
+        place = parse_region(region, store)
+        model = load(checkpoint, device)
+        result = saturate(
+            model.model,
+            store,
+            *place,
+            Layout.of(model.config, context, flank, stride),
+            method=method.value,
+            strand=strand.value,
+            batch_tokens=batch_tokens,
+        )
+    write_mutagenesis(out, result)
+    if figure is not None:
+        draw_mutagenesis(figure, result)
+    summary = {"contig": place[0], "start": place[1], "end": place[2], "method": method.value, "out": str(out)}
+    if as_json:
+        typer.echo(json.dumps({**summary, "figure": figure and str(figure)}, indent=2))
+        return
+    written = f"{out} and {figure}" if figure else str(out)
+    say(f"wrote {written}: {len(result.reference):,} bases, all substitutions, {method.value}")

@@ -1,0 +1,222 @@
+"""In-silico saturation mutagenesis: what every substitution in a region does to the likelihood of what follows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import zarr
+
+from genome_lm.alphabet import NUCLEOTIDES, decode, reverse_complement
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import replacing_file, replacing_folder
+from genome_lm.genome import GenomeStore
+from genome_lm.genome.codes import Codes
+from genome_lm.inference.variants import Layout, Strands, Variant, score_variants
+from genome_lm.model import HyenaLM, target_mask
+from genome_lm.progress import progress
+
+Method = Literal["substitutions", "gradient"]
+BASES = "ACGT"
+SUFFIXES = (".zarr", ".tsv")
+
+
+@dataclass(frozen=True)
+class Mutagenesis:
+    """The effects of all substitutions of a region.
+
+    Attributes:
+        contig: Name of the contig.
+        start: First base, 0-based.
+        reference: The region's letters, upper case.
+        llr: (n, 4) float32. ln p(window with A, C, G or T there) − ln p(reference window), in nats:
+            0 for the reference's own base, NaN where the reference is not A, C, G or T.
+        method: "substitutions", each one scored, or "gradient", the first-order approximation.
+    """
+
+    contig: str
+    start: int
+    reference: str
+    llr: npt.NDArray[np.float32]
+    method: Method
+
+    @property
+    def importance(self) -> npt.NDArray[np.float32]:
+        """(n,) float32. How much likelier the reference base is than the mean of the other three: −mean LLR."""
+        return np.asarray(-self.llr.sum(1) / (len(BASES) - 1), dtype=np.float32)
+
+
+def parse_region(text: str, store: GenomeStore) -> tuple[str, int, int]:
+    """A region as samtools writes it, chr:start-end, 1-based, both ends in it; a name alone is the contig.
+
+    Returns:
+        Contig, first base, 0-based, and one after the last.
+
+    Raises:
+        GenomeLMError: If it is no region of this genome.
+    """
+    if text in store.contigs:
+        return text, 0, int(store.contigs.lengths[store.contigs.index(text)])
+    contig, colon, span = text.rpartition(":")
+    first, dash, last = span.replace(",", "").partition("-")
+    if not (colon and dash and first.isdecimal() and last.isdecimal()):
+        raise GenomeLMError(f"region {text!r}: use chr:start-end, 1-based, both ends in it: chr1:1,001-1,200")
+    limit = int(store.contigs.lengths[store.contigs.index(contig)])
+    if not 1 <= int(first) <= int(last) <= limit:
+        raise GenomeLMError(f"region {text!r}: {contig} is 1-{limit:,}; the start comes first")
+    return contig, int(first) - 1, int(last)
+
+
+def mutagenesis(
+    model: HyenaLM,
+    store: GenomeStore,
+    contig: str,
+    start: int,
+    end: int,
+    layout: Layout,
+    *,
+    method: Method = "substitutions",
+    strand: Strands = "both",
+    batch_tokens: int = 32_768,
+) -> Mutagenesis:
+    """Score all substitutions of a region.
+
+    "substitutions" scores each one as `score_variants` does, 3 passes over a flank a base. "gradient" takes one pass
+    forward and backward a strand: with X the one-hot sequence and ℓ the log-likelihood of the window, LLR(i, b) ≈
+    ∂ℓ/∂X(i, b) − ∂ℓ/∂X(i, reference) (Simonyan et al. 2013, https://arxiv.org/abs/1312.6034, for ∂/∂X). The change of
+    what is predicted at i itself is exact in it; that of what follows is of first order, and is summed up to the
+    window's end, `flank` bases beyond the region.
+
+    Args:
+        model: In eval mode.
+        store: The genome.
+        contig: Name of the contig.
+        start: First base of the region, 0-based.
+        end: One after the last.
+        layout: How windows lie.
+        method: "substitutions" or "gradient".
+        strand: "both" for the mean with the reverse complement.
+        batch_tokens: As in `score_variants`.
+
+    Returns:
+        The effects.
+
+    Raises:
+        GenomeLMError: On an unknown method, contig or strand, a region beyond the contig, or, for gradients, one that
+            is too long for the model.
+    """
+    if method not in get_args(Method):
+        raise GenomeLMError(f"method {method!r}: use {', '.join(get_args(Method))}")
+    if strand not in get_args(Strands):
+        raise GenomeLMError(f"strand {strand!r}: use {', '.join(get_args(Strands))}")
+    tokens = store.fetch(contig, start, end)
+    reference = decode(tokens)
+    if method == "gradient":
+        llr = _gradients(model, store, contig, start, end, layout, strand)
+    else:
+        llr = _substitutions(model, store, contig, start, reference, layout, strand, batch_tokens)
+    known = [base in BASES for base in reference]
+    llr[np.logical_not(known)] = np.nan
+    return Mutagenesis(contig, start, reference, llr.astype(np.float32), method)
+
+
+def _substitutions(
+    model: HyenaLM,
+    store: GenomeStore,
+    contig: str,
+    start: int,
+    reference: str,
+    layout: Layout,
+    strand: Strands,
+    batch_tokens: int,
+) -> npt.NDArray[np.float64]:
+    cells = [(i, b) for i, base in enumerate(reference) for b in range(4) if base in BASES and base != BASES[b]]
+    variants = [Variant(contig, start + i, reference[i], BASES[b]) for i, b in cells]
+    with progress("mutagenesis", len(variants) * (2 if strand == "both" else 1), "substitutions") as bar:
+        scores = score_variants(
+            model, store, variants, layout, strand=strand, batch_tokens=batch_tokens, advance=bar.advance
+        )
+    llr = np.zeros((len(reference), 4))
+    for (i, b), score in zip(cells, scores.llr, strict=True):
+        llr[i, b] = score
+    return llr
+
+
+def _gradients(
+    model: HyenaLM, store: GenomeStore, contig: str, start: int, end: int, layout: Layout, strand: Strands
+) -> npt.NDArray[np.float64]:
+    limit = int(store.contigs.lengths[store.contigs.index(contig)])
+    if (most := model.config.max_length - layout.flank - 1) < end - start:
+        raise GenomeLMError(
+            f"a region of {end - start:,} bases is too long for gradients in this model: at most {most:,}; cut it, "
+            "or use the method substitutions"
+        )
+    # As much context as the layout gives, less where the region itself takes the room.
+    context = min(layout.context, model.config.max_length - layout.flank - (end - start))
+    found = []
+    if strand in ("forward", "both"):
+        left, right = max(0, start - context), min(limit, end + layout.flank)
+        found.append(_gradient(model, store.fetch(contig, left, right), start - left, end - left))
+    if strand in ("reverse", "both"):
+        left, right = max(0, start - layout.flank), min(limit, end + context)
+        turned = reverse_complement(store.fetch(contig, left, right))
+        found.append(_gradient(model, turned, right - end, right - start)[::-1, ::-1])
+    return np.asarray(np.mean(found, axis=0))
+
+
+def _gradient(model: HyenaLM, tokens: Codes, start: int, end: int) -> npt.NDArray[np.float64]:
+    """First-order LLR of each base at positions [start, end) of a window, (L,) token ids: (end − start, 4)."""
+    backbone = model.backbone
+    weight = backbone.embedding.weight
+    ids = torch.from_numpy(tokens.astype(np.int64)).to(weight.device)[None]
+    with torch.enable_grad():
+        embedded = backbone.embedding(ids).detach().requires_grad_()
+        x = embedded
+        for block in backbone.blocks:
+            x = block(x)
+        logits = torch.nn.functional.linear(backbone.norm(x), weight)
+        table = logits.log_softmax(-1)[0, :-1]
+        chosen = table.gather(-1, ids[0, 1:, None])[:, 0]
+        likelihood = chosen[target_mask(ids[0, 1:])].sum()
+        (gradient,) = torch.autograd.grad(likelihood, embedded)
+    four = slice(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1)
+    effect = gradient[0, start:end] @ weight[four].detach().T
+    # What is predicted at a position is linear in its one-hot row; nothing predicts the first base.
+    first = max(start, 1)
+    effect[first - start :] += table.detach()[first - 1 : end - 1, four]
+    bases = (ids[0, start:end, None] - NUCLEOTIDES[0]).clamp(0, 3)
+    return (effect - effect.gather(-1, bases)).double().cpu().numpy()
+
+
+def check_mutagenesis_name(out: Path) -> None:
+    """Raise a `GenomeLMError` if the name does not say which format is meant."""
+    if out.suffix not in SUFFIXES:
+        raise GenomeLMError(f"{out}: the format is told by the name; end it in {', '.join(SUFFIXES)}")
+
+
+def write_mutagenesis(out: Path, result: Mutagenesis) -> None:
+    """Write the effects, whole or not at all.
+
+    .tsv: a line a base with contig, pos (1-based, as in VCF), ref, and the LLR of A, C, G and T. .zarr: the array
+    `llr`, (n, 4) float32, and contig, start (0-based), reference and method as attributes.
+    """
+    check_mutagenesis_name(out)
+    if out.suffix == ".zarr":
+        with replacing_folder(out) as folder:
+            group = zarr.open_group(folder, mode="w", zarr_format=3)
+            group.create_array("llr", shape=result.llr.shape, dtype="float32")[...] = result.llr
+            group.attrs.update(
+                contig=result.contig,
+                start=result.start,
+                reference=result.reference,
+                method=result.method,
+                bases=BASES,
+            )
+        return
+    with replacing_file(out) as temporary, temporary.open("w") as file:
+        file.write("contig\tpos\tref\t" + "\t".join(BASES) + "\n")
+        for i, (base, row) in enumerate(zip(result.reference, result.llr.tolist(), strict=True)):
+            values = "\t".join("" if value != value else f"{value:.6g}" for value in row)
+            file.write(f"{result.contig}\t{result.start + i + 1}\t{base}\t{values}\n")
