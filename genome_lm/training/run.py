@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import pickle
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -200,8 +201,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _resume(system: TrainingSystem, path: Path) -> None:
-    if path.exists():
-        system.restore(torch.load(path, map_location="cpu", weights_only=True))
+    if not path.exists():
+        return
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise GenomeLMError(f"{path} is damaged: remove it to start the training anew ({error})") from error
+    system.restore(saved)
 
 
 def _fit(

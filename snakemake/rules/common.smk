@@ -42,11 +42,12 @@ def check_names(values):
                             f"config: {section}.{name}.{kind}: {wanted!r} is not among {kind}: "
                             f"{', '.join(values[kind])}"
                         )
-            if "genome" in item and item["genome"] not in values["genomes"]:
-                raise WorkflowError(
-                    f"config: {section}.{name}.genome: {item['genome']!r} is not among genomes: "
-                    f"{', '.join(values['genomes'])}"
-                )
+            named = set_genomes(item) if section == "tasks" else [item.get("genome")]
+            for wanted in named:
+                if wanted is not None and wanted not in values["genomes"]:
+                    raise WorkflowError(
+                        f"config: {section}.{name}: {wanted!r} is not among genomes: {', '.join(values['genomes'])}"
+                    )
     for name, model in values["models"].items():
         if "stages" not in {**values["training"], **model["training"]}:
             raise WorkflowError(
@@ -56,7 +57,6 @@ def check_names(values):
 
 check(config)
 validate(config, "../schemas/config.schema.yaml")
-check_names(config)
 
 RESULTS = Path(config["results"])
 RUN = RESULTS / "runs/{genome}/{model}/seed{seed}"
@@ -79,6 +79,9 @@ SIZES = {
 # training keeps, and bytes a base and channel of a forward pass.
 CORE_SPEED, GPU_SPEED = 10e9, 10e12
 TRAIN_BYTES, FORWARD_BYTES = 160, 80
+
+# Files of a task beside its data.
+FILES = ("valid", "test")
 
 
 wildcard_constraints:
@@ -122,17 +125,80 @@ def intervals(wildcards):
 
 
 def labelled(wildcards):
-    """A task's data: the study's own table, or the dataset that is prepared."""
-    made = RESULTS / f"datasets/{wildcards.task}"
-    return config["tasks"][wildcards.task].get("data", made)
+    """A task's data: the study's own files, or the set that is made."""
+    task = config["tasks"][wildcards.task]
+    made = RESULTS / f"datasets/{wildcards.task}.parquet"
+    return [task.get("data", made), *(task[key] for key in FILES if key in task)]
+
+
+def labelled_options(wildcards):
+    """The same as options of `genome-lm finetune`; its places are of the run's genome."""
+    task = config["tasks"][wildcards.task]
+    data, *_ = labelled(wildcards)
+    files = {key: task[key] for key in FILES if key in task}
+    return options({"data": data, **files}) + options(task["options"])
+
+
+def set_genomes(task):
+    """Names of the genomes that a labelled set is made of."""
+    if "species" in task:
+        return task["species"]
+    return [
+        task[kind]["genome"]
+        for kind in ("annotation", "benchmark")
+        if "genome" in task.get(kind, {})
+    ]
+
+
+def set_inputs(wildcards):
+    """What a labelled set is made of."""
+    task = config["tasks"][wildcards.task]
+    files = [
+        task[kind][key]
+        for kind, key in (("annotation", "file"), ("benchmark", "manifest"))
+        if kind in task
+    ]
+    return files + [
+        RESULTS / f"genomes/{genome}/genome.zarr" for genome in set_genomes(task)
+    ]
+
+
+def set_command(wildcards):
+    """The subcommand of `genome-lm dataset` that makes a labelled set, with its options."""
+    task = config["tasks"][wildcards.task]
+    stores = [
+        (genome, f"{RESULTS}/genomes/{genome}/genome.zarr")
+        for genome in set_genomes(task)
+    ]
+    if "species" in task:
+        return [
+            "species",
+            *options(task["set_options"]),
+            *(f"--genome={name}={path}" for name, path in stores),
+        ]
+    genome = [f"--genome={path}" for _, path in stores]
+    if "annotation" in task:
+        return [
+            "from-gff",
+            task["annotation"]["file"],
+            *genome,
+            *options(task["set_options"]),
+        ]
+    return [
+        "benchmark",
+        task["benchmark"]["manifest"],
+        task["benchmark"]["set"],
+        *genome,
+        *options(task["set_options"]),
+    ]
 
 
 def options(values, leave_out=()):
     """A section of the configuration as options of a command."""
     return [
-        f"--{key.replace('_', '-')}={value}"
+        f"--{key.replace('_', '-')}" + ("" if value is True else f"={value}")
         for key, value in values.items()
-        if key not in leave_out
+        if key not in leave_out and value is not False
     ]
 
 
@@ -252,6 +318,8 @@ def gres(count):
     kind = f"{CLUSTER['gpu_type']}:" if CLUSTER["gpu_type"] else ""
     return f"gpu:{kind}{count}" if count else ""
 
+
+check_names(config)
 
 ONE_GPU = gres(min(1, CLUSTER["gpus"]))
 GPU_PARTITION = CLUSTER["gpu_partition" if CLUSTER["gpus"] else "partition"]

@@ -22,7 +22,7 @@ rule download:
         mem_mb=500,
         runtime=240,
     params:
-        folder=RESULTS / "genomes/{genome}/fasta",
+        folder=lambda wildcards, output: Path(output[0]).with_name("fasta"),
     shell:
         "genome-lm download {input:q} --out {params.folder:q} --list {output:q} &> {log:q}"
 

@@ -12,7 +12,9 @@ rule embed:
         genome=store,
         intervals=intervals,
     output:
-        EMBEDDINGS if SHARDS == 1 else temp(RUN / "embeddings/{shard}.parquet"),
+        EMBEDDINGS
+        if SHARDS == 1
+        else temp(directory(f"{EMBEDDINGS}.shard-{{shard}}-of-{SHARDS}")),
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/embed.log"
         if SHARDS == 1
@@ -28,13 +30,15 @@ rule embed:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
+        # What is done of a job lies beside this name; being no output, it survives a kill.
+        out=lambda wildcards: str(EMBEDDINGS).format(**wildcards),
         options=options(EMBEDDING, leave_out=("shards",)),
         shard=lambda wildcards: (
             f"--shard={wildcards.shard}/{SHARDS}" if SHARDS > 1 else ""
         ),
     shell:
         "genome-lm embed {input.checkpoint:q} --genome {input.genome:q} --bed {input.intervals:q} "
-        "--out {output:q} --force {params.options:q} {params.shard} &> {log:q}"
+        "--out {params.out:q} --force {params.options:q} {params.shard} &> {log:q}"
 
 
 if SHARDS > 1:
@@ -42,7 +46,7 @@ if SHARDS > 1:
     rule gather_embeddings:
         input:
             expand(
-                RUN / "embeddings/{shard}.parquet",
+                f"{EMBEDDINGS}.shard-{{shard}}-of-{SHARDS}",
                 shard=range(1, SHARDS + 1),
                 allow_missing=True,
             ),

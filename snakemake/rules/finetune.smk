@@ -4,18 +4,21 @@ FINETUNED = [
     path
     for name, values in config["tasks"].items()
     for path in for_runs(
-        f"tasks/{name}/summary.json", values.get("genomes"), values.get("models")
+        f"tasks/{name}/metrics.json", values.get("genomes"), values.get("models")
     )
 ]
 
 
+# Benchmarks are fetched from the network, which compute nodes often lack.
 localrules:
     dataset,
 
 
 rule dataset:
+    input:
+        set_inputs,
     output:
-        directory(RESULTS / "datasets/{task}"),
+        ensure(RESULTS / "datasets/{task}.parquet", non_empty=True),
     log:
         RESULTS / "logs/datasets/{task}.log",
     benchmark:
@@ -23,12 +26,12 @@ rule dataset:
     conda:
         "../envs/genome-lm.yaml"
     resources:
-        mem_mb=2_000,
+        mem_mb=4_000,
         runtime=60,
     params:
-        dataset=lambda wildcards: config["tasks"][wildcards.task]["dataset"],
+        command=set_command,
     shell:
-        "genome-lm dataset {params.dataset:q} --out {output:q} --force &> {log:q}"
+        "genome-lm dataset {params.command:q} --out {output:q} --force &> {log:q}"
 
 
 rule finetune:
@@ -36,7 +39,19 @@ rule finetune:
         checkpoint=RUN / "train/checkpoint",
         data=labelled,
     output:
-        ensure(RUN / "tasks/{task}/summary.json", non_empty=True),
+        ensure(RUN / "tasks/{task}/metrics.json", non_empty=True),
+        report(
+            RUN / "tasks/{task}/report.html",
+            caption="../report/task.rst",
+            category="Tasks",
+            labels={
+                "task": "{task}",
+                "genome": "{genome}",
+                "model": "{model}",
+                "seed": "{seed}",
+            },
+        ),
+        directory(RUN / "tasks/{task}/checkpoint"),
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/tasks/{task}.log",
     benchmark:
@@ -55,7 +70,7 @@ rule finetune:
     params:
         folder=lambda wildcards, output: Path(output[0]).parent,
         task=lambda wildcards: config["tasks"][wildcards.task]["task"],
-        options=lambda wildcards: options(config["tasks"][wildcards.task]["options"]),
+        options=labelled_options,
     shell:
-        "genome-lm finetune {input.checkpoint:q} --data {input.data:q} --task {params.task:q} "
-        "--out {params.folder:q} --seed {wildcards.seed} --restart-if-changed {params.options:q} &> {log:q}"
+        "genome-lm finetune {input.checkpoint:q} --task {params.task:q} --out {params.folder:q} "
+        "--seed {wildcards.seed} --force {params.options:q} &> {log:q}"

@@ -42,6 +42,7 @@ rule benchmarks:
         EMBEDDED,
         SCORED,
         FINETUNED,
+        SUITES,
     output:
         report(
             RESULTS / "benchmarks.svg",

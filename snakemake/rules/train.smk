@@ -1,6 +1,7 @@
 """The models: training, perplexity, the page of each run."""
 
-TASKS = CLUSTER["nodes"] * max(1, CLUSTER["gpus"])
+# Processes of a node: one a GPU.
+PROCESSES = max(1, CLUSTER["gpus"])
 
 
 rule train:
@@ -22,11 +23,12 @@ rule train:
         runtime=train_runtime,
         slurm_partition=GPU_PARTITION,
         gres=gres(CLUSTER["gpus"]),
-        # A task a GPU. With `mpi`, an empty one too, the plugin leaves it to the command to start them; the 0 keeps it
-        # from adding a number of tasks a GPU of its own.
-        mpi="srun" if TASKS > 1 else "",
+        # With `mpi`, an empty one too, the plugin leaves it to the command to start its tasks. It takes tasks a node
+        # above one, and else tasks; the last 0 keeps it from adding tasks a GPU of its own.
+        mpi="srun" if CLUSTER["nodes"] * PROCESSES > 1 else "",
         nodes=CLUSTER["nodes"],
-        tasks=TASKS,
+        tasks_per_node=PROCESSES if PROCESSES > 1 else 0,
+        tasks=CLUSTER["nodes"] if PROCESSES == 1 else 0,
         tasks_per_gpu=0,
     params:
         # resume.ckpt in this folder is no output, so that it survives a killed job, and training goes on from it.
@@ -40,13 +42,14 @@ rule train:
             }
         ),
         workers=config["num_workers"],
-        devices=options({"devices": max(1, CLUSTER["gpus"])})
+        processes=PROCESSES,
+        devices=options({"devices": PROCESSES})
         + options({"num_nodes": CLUSTER["nodes"]} if CLUSTER["nodes"] > 1 else {})
         + options({"strategy": CLUSTER["strategy"]} if "strategy" in CLUSTER else {}),
     shell:
         # Under SLURM every task is started by srun, which hands SIGTERM on: training then saves and stops.
         "echo {params.recipe:q} | "
-        "${{SLURM_JOB_ID:+srun --nodes={resources.nodes} --ntasks={resources.tasks} --cpus-per-task={threads}}} "
+        "${{SLURM_JOB_ID:+srun --nodes={resources.nodes} --ntasks-per-node={params.processes} --cpus-per-task={threads}}} "
         "genome-lm train --genome {input.genome:q} --intervals {input.intervals:q} --out {params.run:q} "
         "--config - {params.init:q} {params.devices} --num-workers {params.workers} "
         "--restart-if-changed &> {log:q}"

@@ -94,7 +94,19 @@ STUDY = {
     },
     "seeds": [0, 1, 2],
     "embedding": {"split": "test", "window": 128, "shards": 4},
-    "tasks": {"promoters": {"data": "promoters.tsv", "task": "classification", "models": ["long"]}},
+    "tasks": {
+        "promoters": {
+            "data": "promoters.tsv",
+            "test": "held-out.tsv",
+            "task": "classification",
+            "models": ["long"],
+            "options": {"epochs": 3, "class_weights": True},
+        },
+        "species": {"species": ["tiny", "other"], "task": "classification", "set_options": {"length": 512}},
+        "genes": {"annotation": {"file": "genes.gff", "genome": "tiny"}, "task": "classification"},
+        "marks": {"benchmark": {"manifest": "manifest.yaml", "set": "H3"}, "task": "classification"},
+    },
+    "suite": {"scale": 0.1, "only": ["recall"]},
     "variants": {"clinic": {"genome": "tiny", "vcf": "clinic.vcf.gz", "shards": 5}},
 }
 
@@ -119,7 +131,7 @@ def resource(job: dict[str, str], name: str) -> str:
 
 def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genome: Genome, tmp_path: Path) -> None:
     folder = project(tmp_path / "study", genome, **STUDY)
-    for name in ("promoters.tsv", "clinic.vcf.gz", "my.bed"):
+    for name in ("promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff"):
         (folder / name).touch()
     result = snakemake(folder, "-n")
     assert result.returncode == 0, result.stdout
@@ -134,9 +146,10 @@ def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genom
         "all": 1,
         "overview": 1,
         "benchmarks": 1,
-        **dict.fromkeys(("train", "evaluate", "report", "gather_embeddings"), runs),
+        **dict.fromkeys(("train", "evaluate", "report", "suite", "gather_embeddings"), runs),
         "embed": 4 * runs,
-        "finetune": 3,
+        "dataset": 3,
+        "finetune": 3 + 3 * runs,
         "score": 5 * 6,
         "gather_scores": 6,
     }
@@ -147,6 +160,17 @@ def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genom
         for job in planned
         if "genome=other" in job.get("wildcards", "") and job["rule"] == "train"
     )
+    tuned = next(
+        job["shell"] for job in planned if job["rule"] == "finetune" and "task=promoters" in job["wildcards"]
+    )
+    assert "--data=promoters.tsv --test=held-out.tsv --epochs=3 --class-weights &>" in tuned
+    made = {job["shell"].split("dataset ")[1].split(" --out")[0] for job in planned if job["rule"] == "dataset"}
+    stores = [f"results/genomes/{name}/genome.zarr" for name in ("tiny", "other")]
+    assert made == {
+        f"species --length=512 --genome=tiny={stores[0]} --genome=other={stores[1]}",
+        f"from-gff genes.gff --genome={stores[0]}",
+        "benchmark manifest.yaml H3",
+    }
     shards = {job["shell"].split("--shard=")[1].split()[0] for job in planned if job["rule"] == "embed"}
     assert shards == {"1/4", "2/4", "3/4", "4/4"}
 
@@ -175,10 +199,10 @@ def test_the_plan_for_hg38_at_a_million_bases(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout
     planned = {(job["rule"], "million" in job.get("wildcards", "")): job for job in plan(result.stdout)}
     train = planned["train", True]
-    for name, value in {"gres": "gpu:h100:8", "nodes": "2", "tasks": "16", "mpi": "srun"}.items():
+    for name, value in {"gres": "gpu:h100:8", "nodes": "2", "tasks_per_node": "8", "mpi": "srun"}.items():
         assert resource(train, name) == value
     assert resource(train, "slurm_partition") == "accelerated"
-    assert "srun --nodes=2 --ntasks=16" in train["shell"]
+    assert "srun --nodes=2 --ntasks-per-node=8" in train["shell"]
     assert "--devices=8 --num-nodes=2 --strategy=fsdp" in train["shell"]
     assert '"preset": "large-1m"' in train["shell"]
     # A longer context costs more; nothing is asked for that the cluster does not give.
@@ -233,8 +257,11 @@ MODELS = {"small": {"d_model": 16, "n_layer": 2, "max_length": 128}}
         ({"evaluation": {"split": "tset"}}, "config: evaluation.split: 'tset' is not one of"),
         ({"seeds": []}, "config: seeds: "),
         ({"colour": "red"}, "config: .*'colour' was unexpected"),
-        ({"tasks": {"t": {"task": "classification"}}}, "config: tasks.t: give data or dataset"),
-        ({"variants": {"v": {"genome": "other", "vcf": "v.vcf"}}}, "config: variants.v.genome: 'other' is not among"),
+        (
+            {"tasks": {"t": {"task": "classification"}}},
+            "tasks.t: give data or benchmark or annotation or species",
+        ),
+        ({"variants": {"v": {"genome": "other", "vcf": "v.vcf"}}}, "config: variants.v: 'other' is not among"),
         ({"cluster": {"gpus": -1}}, "config: cluster.gpus: -1 is less than"),
     ],
 )
@@ -259,10 +286,30 @@ def test_every_key_of_the_configuration_is_described() -> None:
 def test_the_environment_is_in_step_with_the_package() -> None:
     """Every dependency of the package stands in the conda environment, with the same lower bound."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    other_name = {"torch": "pytorch", "matplotlib": "matplotlib-base", "pybigwig": "pybigwig"}
-    wanted = {"python" + project["requires-python"], "pip"}
+    other_name = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+    wanted = set()
     for dependency in project["dependencies"]:
         name, bound = re.match(r"([A-Za-z0-9_-]+)(>=[0-9.]+)", dependency).groups()  # type: ignore[union-attr]
         wanted.add(other_name.get(name.lower(), name.lower()) + bound)
     environment = yaml.safe_load((ROOT / "snakemake" / "envs" / "genome-lm.yaml").read_text())
-    assert {line.replace(" ", "").lower() for line in environment["dependencies"]} == wanted
+    python, pip, *others = (line.replace(" ", "") for line in environment["dependencies"])
+    assert (python, pip) == ("python=3.11", "pip")
+    assert set(others) == wanted
+
+
+def test_containers_copy_what_is_there_and_agree() -> None:
+    """Linted only: images are not built here."""
+    folder = ROOT / "snakemake" / "containers"
+    docker = re.findall(r"^COPY (.+) \S+$", (folder / "Dockerfile").read_text(), re.M)
+    apptainer = re.findall(r"^    (\S+) /opt/genome-lm/", (folder / "genome-lm.def").read_text(), re.M)
+    copied = [name for line in docker for name in line.split()]
+    assert sorted(copied) == sorted(apptainer)
+    assert all((ROOT / name).exists() for name in copied)
+    bases = [re.search(r"^F(?:ROM|rom:) (\S+)", path.read_text(), re.M)[1] for path in folder.iterdir()]  # type: ignore[index]
+    assert len(set(bases)) == 1
+
+
+def test_an_image_is_used_where_it_is_asked_for(genome: Genome, tmp_path: Path) -> None:
+    folder = project(tmp_path / "image", genome, container="genome-lm.sif")
+    result = snakemake(folder, "-n")
+    assert result.returncode == 0, result.stdout

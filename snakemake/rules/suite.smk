@@ -1,0 +1,39 @@
+"""The evaluation suite: every analysis of each run's model on one page."""
+
+SUITE = config.get("suite") or {}
+SUITES = for_runs("suite/report.html") if "suite" in config else []
+
+
+rule suite:
+    input:
+        checkpoint=RUN / "train/checkpoint",
+        genome=store,
+        intervals=intervals,
+        annotation=SUITE.get("annotation", []),
+    output:
+        report(
+            RUN / "suite/report.html",
+            caption="../report/suite.rst",
+            category="Suites",
+            labels={"genome": "{genome}", "model": "{model}", "seed": "{seed}"},
+        ),
+        ensure(RUN / "suite/suite.json", non_empty=True),
+    log:
+        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/suite.log",
+    benchmark:
+        RUN_BENCHMARKS / "suite.tsv"
+    conda:
+        "../envs/genome-lm.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=forward_memory,
+        runtime=lambda wildcards, attempt: min(CLUSTER["max_runtime"], 480 * attempt),
+        slurm_partition=GPU_PARTITION,
+        gres=ONE_GPU,
+    params:
+        folder=lambda wildcards, output: Path(output[0]).parent,
+        options=[f"--only={name}" for name in SUITE.get("only", [])]
+        + options(SUITE, leave_out=("only",)),
+    shell:
+        "genome-lm evaluate-suite {input.checkpoint:q} --genome {input.genome:q} --intervals {input.intervals:q} "
+        "--out {params.folder:q} --force {params.options:q} &> {log:q}"
