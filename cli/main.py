@@ -14,6 +14,7 @@ from genome_lm_cli import (
     download,
     embed,
     evaluate,
+    evaluate_suite,
     finetune,
     generate,
     genome,
@@ -54,6 +55,7 @@ app.add_typer(checkpoint.app, name="checkpoint")
 app.command()(download.download)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(evaluate_suite.evaluate_suite)
 app.command()(embed.embed)
 app.command()(embed.gather)
 app.command()(generate.generate)
