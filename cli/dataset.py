@@ -84,6 +84,10 @@ def species(
     out: Out,
     length: Length = 1_024,
     per_class: PerClass = 1_000,
+    held_out: Annotated[
+        int | None,
+        typer.Option(help="Windows of each class in valid, and in test; --per-class then trains."),
+    ] = None,
     intervals: Intervals = None,
     valid: Valid = 0.1,
     test: Test = 0.2,
@@ -108,8 +112,10 @@ def species(
             raise GenomeLMError(f"--genome {given}: write LABEL=G.zarr, each label once")
         stores[label] = GenomeStore(path)
     regions = read_bed(intervals) if intervals else None
-    options = {"valid": valid, "test": test, "block": block, "seed": seed}
-    _write(out, species_set(stores, length, per_class, regions, **options), as_json)  # type: ignore[arg-type]
+    labelled = species_set(
+        stores, length, per_class, regions, held_out=held_out, valid=valid, test=test, block=block, seed=seed
+    )
+    _write(out, labelled, as_json)
 
 
 @app.command()
@@ -155,6 +161,34 @@ def benchmark(
         train = assign_splits(labelled.of_split("train"), valid, 0.0, seed)
         labelled = joined([train, labelled.of_split("test")])
     _write(out, labelled, as_json)
+
+
+@app.command()
+def compare(
+    manifest: Annotated[Path, typer.Argument(help="Manifest of the benchmark.", metavar="YAML")],
+    tuned: Annotated[list[Path], typer.Argument(help="Folders of `genome-lm finetune`, named as the sets.")],
+    out: Annotated[Path, typer.Option(help="Table to write.", metavar="CSV")],
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Put tuned models beside the published figures of a benchmark, in its own metric.
+
+    Example: genome-lm dataset compare data_manifests/genomic_benchmarks.yaml tuned/* --out comparison.csv
+    """
+    import pandas as pd
+
+    from genome_lm.dataset import compare_benchmark, read_benchmarks
+    from genome_lm.files import replacing_file
+
+    refuse_existing(out, force)
+    rows = compare_benchmark(read_benchmarks(manifest), tuned)
+    with replacing_file(out) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    columns = list(rows[0])[:-1]
+    table(f"wrote {out}; {rows[0]['source']}", columns, [[str(row[name]) for name in columns] for row in rows])
 
 
 def _write(out: Path, labelled: "LabelledSet", as_json: bool) -> None:

@@ -15,6 +15,7 @@ from genome_lm_cli import (
     download,
     embed,
     evaluate,
+    evaluate_suite,
     finetune,
     generate,
     genome,
@@ -57,6 +58,7 @@ app.add_typer(checkpoint.app, name="checkpoint")
 app.command()(download.download)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(evaluate_suite.evaluate_suite)
 app.command()(embed.embed)
 app.command()(embed.gather)
 app.command()(generate.generate)

@@ -1,7 +1,13 @@
 """Labelled sequences: read, written, made from annotation and genomes, split without leaks."""
 
 from genome_lm.dataset.annotation import Annotation, Transcript, read_annotation, read_contig_map
-from genome_lm.dataset.benchmarks import Benchmark, download_benchmark, read_benchmark_folder, read_benchmarks
+from genome_lm.dataset.benchmarks import (
+    Benchmark,
+    compare_benchmark,
+    download_benchmark,
+    read_benchmark_folder,
+    read_benchmarks,
+)
 from genome_lm.dataset.examples import (
     Example,
     LabelledSet,
@@ -25,6 +31,7 @@ __all__ = [
     "Transcript",
     "assign_splits",
     "check_table_suffix",
+    "compare_benchmark",
     "describe_leaks",
     "download_benchmark",
     "find_leaks",

@@ -5,6 +5,8 @@ and test.fna, whose headers end in `|label`; and GenomicBenchmarks' own folders 
 .txt files or a .csv.gz of intervals for each class.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,44 @@ def read_benchmark_folder(folder: Path, store: GenomeStore | None = None) -> Lab
     if not sets:
         raise GenomeLMError(f"{folder}: no benchmark here: expected train.parquet, train.fna or a folder train/")
     return joined(sets)
+
+
+def compare_benchmark(benchmarks: dict[str, Benchmark], folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Test figures of tuned models beside the published ones, in percent.
+
+    Args:
+        benchmarks: Sets by name.
+        folders: Of `genome-lm finetune`, each named as its set.
+
+    Returns:
+        A row a folder: set, metric, ours with its interval, a column a published model, source.
+
+    Raises:
+        GenomeLMError: If a folder is named otherwise, or holds no test metrics.
+    """
+    rows = []
+    for folder in folders:
+        benchmark = benchmarks.get(folder.name)
+        if benchmark is None:
+            raise GenomeLMError(f"{folder}: no set of this name; there are {', '.join(benchmarks)}")
+        try:
+            metrics = json.loads((folder / "metrics.json").read_text())["metrics"]["test"]
+            ours = next(metric for metric in metrics if metric["metric"] == benchmark.metric)
+        except (OSError, ValueError, KeyError, StopIteration) as error:
+            raise GenomeLMError(f"{folder}: no {benchmark.metric} of a test split in metrics.json") from error
+        percent = {
+            name: round(100 * ours[key], 1) for name, key in (("ours", "value"), ("low", "low"), ("high", "high"))
+        }
+        rows.append(
+            {
+                "set": folder.name,
+                "metric": benchmark.metric,
+                **percent,
+                **benchmark.published,
+                "source": benchmark.source,
+            }
+        )
+    return rows
 
 
 def _read_classes(folder: Path, split: str, store: GenomeStore | None) -> LabelledSet:

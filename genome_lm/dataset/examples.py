@@ -11,7 +11,7 @@ from genome_lm.alphabet import LETTER_COMPLEMENT, letters
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
 from genome_lm.genome import GenomeStore
-from genome_lm.inference import fasta_records
+from genome_lm.inference import fasta_headers
 
 TABLES = (".csv", ".tsv", ".parquet")
 FASTA = (".fa", ".fasta", ".fna", ".fas")
@@ -79,7 +79,7 @@ def read_examples(
     if kind.endswith(TABLES):
         examples = list(_from_table(_read_table(path), path, store, columns))
     elif kind.endswith(FASTA):
-        examples, columns = [_from_header(record, path) for record in _titles(path)], ("label",)
+        examples, columns = [_from_header(record, path) for record in fasta_headers(path)], ("label",)
     elif kind.endswith(".bed"):
         examples, columns = list(_from_table(_read_labelled_bed(path), path, store, ("label",))), ("label",)
     else:
@@ -194,12 +194,6 @@ def _fetch(store: GenomeStore, where: tuple[str, int, int, str], place: str) -> 
         return store.fetch(contig, start, end, strand, output="letters").tobytes().decode()  # type: ignore[arg-type]
     except GenomeLMError as error:
         raise GenomeLMError(f"{place}: {error}") from None
-
-
-def _titles(path: Path) -> Iterator[tuple[str, str]]:
-    """(whole header, sequence) of each record."""
-    for record in fasta_records(path):
-        yield record.title or record.id, record.sequence
 
 
 def _from_header(record: tuple[str, str], path: Path) -> Example:

@@ -15,6 +15,7 @@ def species_set(
     per_class: int,
     regions: Sequence[Interval] | None = None,
     *,
+    held_out: int | None = None,
     valid: float = 0.1,
     test: float = 0.2,
     block: int = 50_000,
@@ -30,6 +31,8 @@ def species_set(
         per_class: Windows of each label, over all splits; fewer if a genome has no more.
         regions: Splits of all genomes together (their contigs must have different names), such as those that a model
             was pretrained on; if None, each genome is split in blocks.
+        held_out: Windows of each label in validation and in the test, at most; then `per_class` are for training
+            alone, which can be few.
         valid: Fraction for validation; also of the bases of a genome that is split here.
         test: Fraction for the test.
         block: Bases of a block.
@@ -43,20 +46,24 @@ def species_set(
     if len(genomes) < 2:
         raise GenomeLMError("species classification needs at least two genomes")
     fractions = {"train": 1 - valid - test, "valid": valid, "test": test}
+    wanted = {split: round(fraction * per_class) for split, fraction in fractions.items()}
+    if held_out is not None:
+        wanted = {"train": per_class, "valid": held_out, "test": held_out}
     drawn: dict[tuple[str, str], list[Example]] = {}
     for number, (label, store) in enumerate(genomes.items()):
         names = set(store.contigs.names)
         own = [r for r in regions if r.contig in names] if regions is not None else None
         own = split_genome(store, "blocks", valid, test, block, gap, seed) if own is None else own
         for split in SPLITS:
-            most = round(fractions[split] * per_class)
             key = [seed, number, SPLITS.index(split)]
             chosen = [region for region in own if region.name == split]
-            drawn[label, split] = _draw(store, label, chosen, length, most, max_n_fraction, key) if chosen else []
+            drawn[label, split] = (
+                _draw(store, label, chosen, length, wanted[split], max_n_fraction, key) if chosen else []
+            )
     examples = []
     for split in SPLITS:
         fewest = min(len(drawn[label, split]) for label in genomes)
-        if not fewest and fractions[split] > 0:
+        if not fewest and wanted[split] > 0:
             lacking = [label for label in genomes if not drawn[label, split]]
             raise GenomeLMError(
                 f"no window of {length:,} bases of {', '.join(lacking)} in split {split!r}: shorten the windows, or "

@@ -14,14 +14,13 @@ from genome_lm.genome import GenomeStore, Interval
 
 
 class Record(NamedTuple):
-    """A sequence and its place: [start, end) of a contig, or of the FASTA record of that name and header."""
+    """A sequence and its place: [start, end) of a contig, or of the FASTA record of that name."""
 
     id: str
     contig: str
     start: int
     end: int
     sequence: str
-    title: str = ""
 
 
 def fasta_records(path: Path) -> Iterator[Record]:
@@ -30,6 +29,13 @@ def fasta_records(path: Path) -> Iterator[Record]:
     Raises:
         GenomeLMError: If the file can't be read, is not FASTA, or a record has no name or no sequence.
     """
+    for title, sequence in fasta_headers(path):
+        name = title.split(maxsplit=1)[0]
+        yield Record(name, name, 0, len(sequence), sequence)
+
+
+def fasta_headers(path: Path) -> Iterator[tuple[str, str]]:
+    """Whole header, without `>`, and sequence of each record; otherwise as `fasta_records`."""
     count = 0
     try:
         with _opened(path) as file:
@@ -41,7 +47,7 @@ def fasta_records(path: Path) -> Iterator[Record]:
                     raise GenomeLMError(
                         f"{path}: record {count} ({name or 'unnamed'}) has no {lack}; mend or drop it"
                     )
-                yield Record(name, name, 0, len(sequence), sequence, title)
+                yield title, sequence
     except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
         raise GenomeLMError(f"{path}: can't read: {getattr(error, 'strerror', None) or error}") from error
     if not count:

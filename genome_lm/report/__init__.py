@@ -1,6 +1,7 @@
 """The HTML reports and their figures."""
 
 from genome_lm.report.page import write_report
+from genome_lm.report.suite import write_suite_report
 from genome_lm.report.tuning import write_finetune_report
 
-__all__ = ["write_finetune_report", "write_report"]
+__all__ = ["write_finetune_report", "write_report", "write_suite_report"]

@@ -1,4 +1,5 @@
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +251,8 @@ def test_species(genome: Genome, genes: Genes, tmp_path: Path) -> None:
         letters = stores[example.labels[0]].fetch(*place, output="letters").tobytes().decode()  # type: ignore[arg-type]
         assert letters.upper() == example.sequence
     assert {e.strand for e in labelled.examples} == {"+", "-"}
+    few = species_set(stores, 200, 3, held_out=4, block=3_000, gap=100)
+    assert [len(few.of_split(split).examples) for split in ("train", "valid", "test")] == [6, 8, 8]
     with pytest.raises(GenomeLMError, match="at least two"):
         species_set({"a": genome.store}, 100, 10)
     with pytest.raises(GenomeLMError, match="no window of 9,000 bases"):
@@ -321,5 +324,13 @@ def test_commands(genome: Genome, genes: Genes, tmp_path: Path) -> None:
     call("benchmark", manifest, "H3", "--folder", folder, "--out", tmp_path / "h3.csv")
     splits = [e.split for e in read_examples(tmp_path / "h3.csv").examples]
     assert [splits.count(name) for name in ("train", "valid", "test")] == [18, 2, 20]
+    (tmp_path / "H3").mkdir()
+    metric = {"metric": "mcc", "value": 0.8, "low": 0.75, "high": 0.85}
+    (tmp_path / "H3/metrics.json").write_text(json.dumps({"metrics": {"test": [metric]}}))
+    call("compare", manifest, tmp_path / "H3", "--out", tmp_path / "compare.csv")
+    row = pd.read_csv(tmp_path / "compare.csv").iloc[0]
+    assert (row["ours"], row["HyenaDNA"], row["metric"]) == (80.0, 81.7, "mcc")
+    with pytest.raises(GenomeLMError, match="no set of this name"):
+        call("compare", manifest, tmp_path, "--out", tmp_path / "other.csv")
     with pytest.raises(GenomeLMError, match="no set 'H9'"):
         call("benchmark", manifest, "H9", "--out", tmp_path / "h9.csv")

@@ -1,0 +1,79 @@
+"""`genome-lm evaluate-suite`: every analysis of a model on one page."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import refuse_existing, sha256
+from genome_lm_cli.output import say
+
+
+def evaluate_suite(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint of any form.", metavar="CKPT")],
+    genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
+    intervals: Annotated[Path, typer.Option(help="BED4 file with the splits.", metavar="SPLITS.bed")],
+    out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
+    split: Annotated[str, typer.Option(help="The split to look at.")] = "test",
+    annotation: Annotated[
+        Path | None, typer.Option(help="GFF3 or GTF file of the genome, for codons.", metavar="GFF")
+    ] = None,
+    contig_map: Annotated[
+        Path | None, typer.Option(help="Table of names: annotation, tab, genome.", metavar="TSV")
+    ] = None,
+    contig_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression whose group is the annotation's name.", metavar="REGEX")
+    ] = None,
+    vcf: Annotated[Path | None, typer.Option(help="Common variants, with --vcf-genome.", metavar="VCF")] = None,
+    vcf_genome: Annotated[Path | None, typer.Option(help="Genome store of the variants.", metavar="G.zarr")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="A labelled set to probe.", metavar="NAME=TABLE")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this analysis; can be given again.")] = None,
+    scale: Annotated[float, typer.Option(help="More or fewer windows, genes and variants than usual.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Evaluate a model: context, recall, strands, shuffles, codons, variants, probes, each beside its baselines.
+
+    DIR gets suite.json, a CSV for each analysis, and report.html; what has no input is left out.
+
+    Example: genome-lm evaluate-suite run/checkpoint --genome g.zarr --intervals splits.bed --out suite
+    """
+    from genome_lm.dataset import read_annotation, read_contig_map, read_examples
+    from genome_lm.evaluation import SuiteInput, run_suite
+    from genome_lm.genome import GenomeStore, read_bed
+    from genome_lm.inference import load
+    from genome_lm.report import write_suite_report
+
+    refuse_existing(out, force)
+    if (vcf is None) != (vcf_genome is None):
+        raise GenomeLMError("--vcf and --vcf-genome go together")
+    store = GenomeStore(genome)
+    tables = {}
+    for given in sets or []:
+        name, _, path = given.partition("=")
+        if not name or not path:
+            raise GenomeLMError(f"--set {given}: write NAME=TABLE")
+        tables[name] = Path(path)
+    names = read_contig_map(contig_map) if contig_map else None
+    files = [path for path in (intervals, annotation, vcf, *tables.values()) if path is not None]
+    suite_input = SuiteInput(
+        store,
+        read_bed(intervals, store),
+        split,
+        read_annotation(annotation, store, names, contig_pattern) if annotation else None,
+        (vcf, GenomeStore(vcf_genome)) if vcf and vcf_genome else None,
+        {name: read_examples(path) for name, path in tables.items()},
+        {path.name: sha256(path) for path in files},
+    )
+    command = shlex.join(["genome-lm", *sys.argv[1:]])
+    result = run_suite(
+        load(checkpoint, device), suite_input, out, only=only or (), scale=scale, command=command, seed=seed
+    )
+    write_suite_report(out, out / "report.html")
+    say(f"wrote {out}: suite.json, report.html, {', '.join(f'{name}.csv' for name in result['tables'])}")

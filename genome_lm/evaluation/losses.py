@@ -1,0 +1,54 @@
+"""Loss of each base of many sequences of one length: what the analyses of the suite are made of."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from genome_lm.genome import GenomeStore, Interval, fetch_windows, tile
+from genome_lm.genome.codes import Codes
+from genome_lm.model import HyenaLM, target_mask
+
+Floats = npt.NDArray[np.float32]
+
+
+@torch.no_grad()
+def base_losses(model: HyenaLM, tokens: Codes, device_tokens: int = 32_768) -> Floats:
+    """Loss of each base given those before it in its row.
+
+    Args:
+        model: In eval mode.
+        tokens: (n, L) uint8 token ids.
+        device_tokens: Bases that go through the model at one time.
+
+    Returns:
+        (n, L) float32 in nats; NaN for the first base, and where there is no A, C, G or T.
+    """
+    found = np.full(tokens.shape, np.nan, dtype=np.float32)
+    device = next(model.parameters()).device
+    rows = max(1, device_tokens // tokens.shape[1])
+    for start in range(0, len(tokens), rows):
+        ids = torch.from_numpy(tokens[start : start + rows].astype(np.int64)).to(device)
+        logits, targets = model(ids[:, :-1]).float(), ids[:, 1:]
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        found[start : start + rows, 1:] = losses.masked_fill(~target_mask(targets), torch.nan).cpu().numpy()
+    return found
+
+
+def sample_windows(
+    store: GenomeStore, intervals: list[Interval], length: int, count: int, generator: np.random.Generator
+) -> Codes:
+    """Up to `count` windows without N that share no base, in random order: (n, length) uint8 token ids."""
+    windows, inside = tile(store, intervals, length, length)
+    offsets = store.contigs.starts[windows.contigs] + windows.starts
+    whole = np.flatnonzero((inside == length) & (store.n_count(offsets, offsets + length) == 0))
+    return fetch_windows(store, windows.take(generator.permutation(whole)[:count]))[0]
+
+
+def mean_and_error(values: npt.NDArray[np.floating]) -> tuple[float, float]:
+    """Mean, and its standard error, over what is not NaN."""
+    known = np.asarray(values, dtype=np.float64)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return float("nan"), float("nan")
+    return float(known.mean()), float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else float("nan")

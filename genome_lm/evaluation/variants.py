@@ -1,0 +1,143 @@
+"""Whether a model finds common variants less surprising than random ones."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pysam
+
+from genome_lm.alphabet import A, decode, reverse_complement
+from genome_lm.errors import GenomeLMError
+from genome_lm.evaluation.losses import base_losses
+from genome_lm.genome import GenomeStore
+from genome_lm.genome.codes import Codes
+from genome_lm.model import HyenaLM
+
+Row = dict[str, Any]
+Variant = tuple[str, int, str, str]
+RESAMPLES = 1_000
+
+
+def variant_separation(
+    model: HyenaLM, store: GenomeStore, vcf: Path, *, most: int = 400, flank: int = 256, seed: int = 0
+) -> tuple[list[Row], list[Row]]:
+    """Compare SNVs of a file with random ones of the same change and neighbours on the same contig.
+
+    The score is ln p(window with ALT) − ln p(window with REF), the mean of both strands, the window reaching `flank`
+    bases to either side, or less, as the model's context allows. Each random variant has the REF, ALT, and the bases
+    before and after it in common with one of the file, at a place where the file has none.
+
+    Returns:
+        Rows of measure, value, low and high: the AUROC of the score (common above random; 0.5 by chance, 95 %
+        interval from bootstrap resamples of the pairs) and the mean scores; and a row a variant.
+
+    Raises:
+        GenomeLMError: If the file can't be read, its REF is not what the genome holds, or it has no SNV.
+    """
+    generator = np.random.default_rng(seed)
+    flank = min(flank, (model.config.max_length - 1) // 2)
+    known = _snvs(vcf, store)
+    usable = [v for v in known if _window(store, v, flank) is not None]
+    if len(usable) < 2:
+        raise GenomeLMError(f"{vcf}: fewer than two SNVs with {flank} bases without N on both sides in this genome")
+    chosen = [usable[i] for i in generator.permutation(len(usable))[:most]]
+    pairs = _matched(store, chosen, {(v[0], v[1]) for v in known}, flank, generator)
+    common = _scores(model, store, [one for one, _ in pairs], flank)
+    random = _scores(model, store, [other for _, other in pairs], flank)
+    draws = generator.integers(len(pairs), size=(RESAMPLES, len(pairs)))
+    areas = np.array([_auroc(common[draw], random[draw]) for draw in draws])
+    low, high = np.quantile(areas, [0.025, 0.975]).tolist()
+    area = {"measure": "AUROC", "value": _auroc(common, random), "low": low, "high": high, "cases": len(pairs)}
+    rows = [area]
+    for name, scores in (("mean score, common", common), ("mean score, random", random)):
+        means = scores[draws].mean(1)
+        low, high = np.quantile(means, [0.025, 0.975]).tolist()
+        rows.append({"measure": name, "value": float(scores.mean()), "low": low, "high": high, "cases": len(pairs)})
+    each = [
+        {"contig": v[0], "position": v[1], "ref": v[2], "alt": v[3], "kind": kind, "score": float(score)}
+        for kind, variants, scores in (
+            ("common", [one for one, _ in pairs], common),
+            ("random", [other for _, other in pairs], random),
+        )
+        for v, score in zip(variants, scores, strict=True)
+    ]
+    return rows, each
+
+
+def _snvs(vcf: Path, store: GenomeStore) -> list[Variant]:
+    try:
+        with pysam.VariantFile(str(vcf)) as file:
+            records = [(r.chrom, r.pos - 1, r.ref, r.alts) for r in file]
+    except (OSError, ValueError) as error:
+        raise GenomeLMError(f"{vcf}: can't read the variants: {error}") from error
+    found = []
+    for contig, position, ref, alts in records:
+        if (
+            ref is not None
+            and alts is not None
+            and len(ref) == 1
+            and len(alts) == 1
+            and alts[0] in ("A", "C", "G", "T")
+        ):
+            there = decode(store.fetch(contig, position, position + 1))
+            if there != ref.upper():
+                raise GenomeLMError(
+                    f"{vcf}: {contig}:{position + 1}: REF is {ref}, the genome has {there}; is it another assembly?"
+                )
+            found.append((contig, position, ref.upper(), alts[0]))
+    return found
+
+
+def _window(store: GenomeStore, variant: Variant, flank: int) -> Codes | None:
+    contig, position = variant[0], variant[1]
+    limit = int(store.contigs.lengths[store.contigs.index(contig)])
+    if position < flank or position + flank + 1 > limit:
+        return None
+    tokens = store.fetch(contig, position - flank, position + flank + 1)
+    return tokens if ((tokens >= A) & (tokens < A + 4)).all() else None
+
+
+def _matched(
+    store: GenomeStore,
+    variants: list[Variant],
+    taken: set[tuple[str, int]],
+    flank: int,
+    generator: np.random.Generator,
+) -> list[tuple[Variant, Variant]]:
+    """Each variant with a random one of the same trinucleotide and change."""
+    pairs = []
+    for contig in dict.fromkeys(v[0] for v in variants):
+        limit = int(store.contigs.lengths[store.contigs.index(contig)])
+        tokens = store.fetch(contig, 0, limit).astype(np.int64)
+        words = np.full(limit, -1)
+        words[1:-1] = tokens[:-2] * 256 + tokens[1:-1] * 16 + tokens[2:]
+        for variant in (v for v in variants if v[0] == contig):
+            places = np.flatnonzero(words == words[variant[1]])
+            for _ in range(50):
+                place = int(generator.choice(places))
+                other = contig, place, variant[2], variant[3]
+                if (contig, place) not in taken and _window(store, other, flank) is not None:
+                    pairs.append((variant, other))
+                    taken.add((contig, place))
+                    break
+    return pairs
+
+
+def _scores(model: HyenaLM, store: GenomeStore, variants: list[Variant], flank: int) -> npt.NDArray[np.float64]:
+    windows = [_window(store, variant, flank) for variant in variants]
+    ref = np.stack([window for window in windows if window is not None])
+    alt = ref.copy()
+    alt[:, flank] = [A + "ACGT".index(variant[3]) for variant in variants]
+    total = np.zeros(len(variants))
+    for one, other in ((ref, alt), (reverse_complement(ref), reverse_complement(alt))):
+        lost = np.nansum(base_losses(model, other), axis=1, dtype=np.float64)
+        total += np.nansum(base_losses(model, one), axis=1, dtype=np.float64) - lost
+    return total / 2
+
+
+def _auroc(above: npt.NDArray[np.float64], below: npt.NDArray[np.float64]) -> float:
+    """P(a value of `above` exceeds one of `below`), ties counted half."""
+    order = np.sort(below)
+    less, most = np.searchsorted(order, above, "left"), np.searchsorted(order, above, "right")
+    return float((less + most).mean() / (2 * len(below)))
