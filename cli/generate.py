@@ -44,8 +44,8 @@ def generate(
     """Continue prompts with new bases, A, C, G and T alone.
 
     The cost for L bases is O(L log² L), and the probabilities are those of the full forward, to rounding. The same
-    seed gives the same sequences, whatever the batches, to rounding. With --check-against, the longest exact match that each sequence shares with
-    the training sequence, on either strand, and the fraction of its k-mers that are in there.
+    seed gives the same sequences, whatever the batches, to rounding. With --check-against, the longest exact match
+    that each sequence shares with the training sequence, on either strand, and the fraction of its k-mers in there.
 
     Example: genome-lm generate run/checkpoint --prompt ACGTTGCA --length 1000 --samples 4 --out new.fa
     """
