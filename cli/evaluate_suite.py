@@ -9,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm_cli.output import say
+from genome_lm_cli.output import Json, finish
 
 
 def evaluate_suite(
@@ -37,6 +37,7 @@ def evaluate_suite(
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Evaluate a model: context, recall, strands, shuffles, codons, variants, probes, each beside its baselines.
 
@@ -76,4 +77,5 @@ def evaluate_suite(
         load(checkpoint, device), suite_input, out, only=only or (), scale=scale, command=command, seed=seed
     )
     write_suite_report(out, out / "report.html")
-    say(f"wrote {out}: suite.json, report.html, {', '.join(f'{name}.csv' for name in result['tables'])}")
+    text = f"wrote {out}: suite.json, report.html, {', '.join(f'{name}.csv' for name in result['tables'])}"
+    finish(as_json, text, path=str(out), tables=list(result["tables"]))
