@@ -141,7 +141,8 @@ def test_shards_gather_to_the_whole(
     for number in (3, 1, 2):
         score(checkpoint, chr22, REAL, tmp_path / "all.vcf.gz", "--shard", f"{number}/3")
     parts = sorted(tmp_path.glob("all.shard-*-of-3.vcf.gz"), reverse=True)
-    count = gather_vcf(parts, tmp_path / "all.vcf.gz")
+    gathered = CliRunner().invoke(app, ["gather", *map(str, parts), "--out", str(tmp_path / "all.vcf.gz"), "--json"])
+    count = json.loads(gathered.output)["rows"]
     one, two = records(tmp_path / "all.vcf.gz"), records(tmp_path / "whole.vcf.gz")
     assert count == len(one) == len(two)
     assert [r.id for r in one] == [r.id for r in two]
