@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import refuse_existing
 from genome_lm_cli.output import Json, finish
 
 if TYPE_CHECKING:
@@ -92,11 +93,10 @@ def embed(
 
     Example: genome-lm embed run/checkpoint --genome genome.zarr --window 512 --shard 1/8 --out all.zarr
     """
-    from genome_lm.files import refuse_existing
     from genome_lm.inference import Recipe, Tiling, check_suffix, embed_to_file, load, shard_path
 
     check_suffix(out)
-    which = None if shard is None else _shard(shard)
+    which = None if shard is None else parse_shard(shard)
     refuse_existing(out if which is None else shard_path(out, *which), force)
     chosen = edges or (Edges.drop if genome is not None and bed is None else Edges.keep)
     right = 0 if strand is Strand.forward else context
@@ -114,18 +114,25 @@ def embed(
 
 
 def gather(
-    shards: Annotated[list[Path], typer.Argument(help="Folders of all shards, OUT.shard-i-of-n.", metavar="SHARD…")],
+    shards: Annotated[list[Path], typer.Argument(help="All shards of embed or score --shard.", metavar="SHARD…")],
     out: Out,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Join the shards of an embedding job in the order of its input; checks that all are there, and of one job.
+    """Join the shards of an embedding or scoring job in the order of its input; all must be there, and of one job.
 
     Example: genome-lm gather all.zarr.shard-* --out all.zarr
+
+    Example: genome-lm gather all.shard-*.vcf.gz --out all.vcf.gz
     """
     from genome_lm.inference import gather
+    from genome_lm.inference.vcf import gather_vcf
 
-    rows = gather(shards, out, force)
+    if out.name.endswith(".vcf.gz"):
+        refuse_existing(out, force)
+        rows = gather_vcf(shards, out)
+    else:
+        rows = gather(shards, out, force)
     finish(
         as_json, f"wrote {out}: {rows:,} rows; the shards can go now", path=str(out), rows=rows, shards=len(shards)
     )
@@ -156,7 +163,8 @@ def _layer(text: str) -> int | None:
     raise GenomeLMError(f"layer {text!r}: use final, or a number from 0 (the embedding)")
 
 
-def _shard(text: str) -> tuple[int, int]:
+def parse_shard(text: str) -> tuple[int, int]:
+    """i/n as numbers."""
     number, _, count = text.partition("/")
     if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
         raise GenomeLMError(f"shard {text!r}: use i/n, from 1/n to n/n")

@@ -1,6 +1,5 @@
 """`genome-lm mutagenesis`: all substitutions of a region."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import say
+from genome_lm_cli.output import Json, finish
 
 
 class Method(StrEnum):
@@ -45,7 +44,7 @@ def mutagenesis(
     stride: Annotated[int | None, typer.Option(help="Windows start at multiples of this.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
 ) -> None:
     """Score every substitution of a region: what it does to the likelihood of the sequence from there on.
@@ -86,9 +85,13 @@ def mutagenesis(
     write_mutagenesis(out, result)
     if figure is not None:
         draw_mutagenesis(figure, result)
-    summary = {"contig": place[0], "start": place[1], "end": place[2], "method": method.value, "out": str(out)}
-    if as_json:
-        typer.echo(json.dumps({**summary, "figure": figure and str(figure)}, indent=2))
-        return
-    written = f"{out} and {figure}" if figure else str(out)
-    say(f"wrote {written}: {len(result.reference):,} bases, all substitutions, {method.value}")
+    finish(
+        as_json,
+        f"wrote {f'{out} and {figure}' if figure else out}: {len(result.reference):,} bases, all substitutions",
+        contig=place[0],
+        start=place[1],
+        end=place[2],
+        method=method.value,
+        path=str(out),
+        figure=None if figure is None else str(figure),
+    )

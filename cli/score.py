@@ -9,7 +9,8 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import say, table
+from genome_lm_cli.embed import parse_shard
+from genome_lm_cli.output import Json, say, table
 
 
 class Strand(StrEnum):
@@ -66,7 +67,7 @@ def score(
     ] = None,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
 ) -> None:
     """Score the variants of a VCF, or each base of sequences.
@@ -140,7 +141,7 @@ def _score_vcf(
 
     assert genome is not None
     check_vcf_name(out)
-    part = (1, 1) if shard is None else _shard(shard)
+    part = (1, 1) if shard is None else parse_shard(shard)
     out = out if shard is None else vcf_shard_path(out, *part)
     refuse_existing(out, force)
     names, table_path = contigs
@@ -161,13 +162,6 @@ def _score_vcf(
         batch_tokens=batch_tokens,
         shard=part,
     )
-
-
-def _shard(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
-        raise GenomeLMError(f"shard {text!r}: use i/n, from 1/n to n/n")
-    return int(number), int(count)
 
 
 def _tell_vcf(summary: Any, as_json: bool) -> None:

@@ -1,0 +1,129 @@
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyBigWig
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import genome_lm
+from genome_lm.alphabet import decode, encode, reverse_complement
+from genome_lm.errors import GenomeLMError
+from genome_lm.inference.tracks import Tiling, bits_per_base, genome_contigs
+from genome_lm_cli.main import app
+from tests.conftest import Genome
+
+BED = "two\t4990\t5100\tends_in_n\none\t100\t400\tb\none\t0\t200\ta\none\t39950\t40000\n"
+
+
+def score(run: Path, *options: object) -> str:
+    result = CliRunner().invoke(app, ["score", str(run / "checkpoint"), *map(str, options)])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def plain(model: genome_lm.GenomeLM, dna: str, position: int, tiling: Tiling) -> float:
+    """Bits of one base from a window cut by hand."""
+    left = max(0, position // tiling.stride * tiling.stride - tiling.context)
+    value = model.log_likelihood([dna[left : position + 1]])[0][-1]
+    return float(-value / np.log(2))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 1_000])
+def test_each_base_has_its_context(run: Path, genome: Genome, batch_tokens: int) -> None:
+    model, tiling = genome_lm.load(run / "checkpoint", "cpu"), Tiling(70, 50)
+    contig = genome_contigs(genome.store)[1]
+    dna = genome.store["two", 0:20_000].tobytes().decode()
+    other = decode(reverse_complement(encode(dna)))
+    for start, end in ((0, 130), (4_980, 5_010), (5_690, 5_810), (19_900, 20_000)):
+        forward, reverse, both = (
+            bits_per_base(model.model, contig, start, end, tiling, strand=strand, batch_tokens=batch_tokens)
+            for strand in ("forward", "reverse", "both")
+        )
+        for position in range(start, end, 7):
+            at = position - start
+            expected = plain(model, dna, position, tiling), plain(model, other, len(dna) - 1 - position, tiling)
+            np.testing.assert_allclose((forward[at], reverse[at]), expected, atol=1e-4)
+            known = [value for value in expected if not np.isnan(value)]
+            np.testing.assert_allclose(both[at], np.mean(known) if known else np.nan, atol=1e-4)
+
+
+def test_tilings(run: Path) -> None:
+    config = genome_lm.load(run / "checkpoint", "cpu").config
+    assert Tiling.of(config) == Tiling(64, 64)
+    assert Tiling.of(config, context=100) == Tiling(100, 28)
+    assert Tiling.of(config, stride=28) == Tiling(100, 28)
+    for options in ({"context": 128}, {"stride": 0}, {"context": 100, "stride": 29}):
+        with pytest.raises(GenomeLMError, match="at most the model's 128"):
+            Tiling.of(config, **options)
+
+
+def test_genome_to_bigwig_and_bedgraph(run: Path, genome: Genome, tmp_path: Path) -> None:
+    bed = tmp_path / "a.bed"
+    bed.write_text(BED)
+    source = ["--genome", genome.store.path, "--bed", bed]
+    score(run, *source, "--out", tmp_path / "a.bw", "--table", tmp_path / "a.tsv")
+    score(run, *source, "--out", tmp_path / "a.bedgraph.gz", "--table", tmp_path / "a.parquet")
+    table = pd.read_csv(tmp_path / "a.tsv", sep="\t")
+    assert table["id"].tolist() == ["ends_in_n", "b", "a", "one:39950-40000"]
+    assert table["bases"].tolist() == [10, 300, 200, 50]
+    pd.testing.assert_frame_equal(table, pd.read_parquet(tmp_path / "a.parquet"), rtol=1e-5)
+    lines = [line.split("\t") for line in gzip.open(tmp_path / "a.bedgraph.gz", "rt").read().splitlines()]
+    assert [(line[0], int(line[1])) for line in lines] == [
+        *(("one", i) for i in (*range(400), *range(39_950, 40_000))), *(("two", i) for i in range(4_990, 5_000)),
+    ]  # fmt: skip
+    with pyBigWig.open(str(tmp_path / "a.bw")) as wig:
+        assert wig.chroms() == {"one": 40_000, "two": 20_000}
+        values = np.array(wig.values("one", 100, 400))
+        np.testing.assert_allclose(values.mean(), table["bits_per_base"][1], rtol=1e-5)
+        assert np.isnan(wig.values("two", 5_000, 5_100)).all()
+    np.testing.assert_allclose([float(line[3]) for line in lines[100:400]], values, rtol=1e-4)
+
+
+def test_fasta(run: Path, tmp_path: Path) -> None:
+    fasta, dna = tmp_path / "a.fa", "ACGTTGCAAC" * 30
+    fasta.write_text(f">long\n{dna}\n>short\nACG\n>one\nA\n")
+    said = json.loads(score(run, "--fasta", fasta, "--table", tmp_path / "a.json", "--strand", "forward", "--json"))
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert [(row["id"], row["bases"]) for row in rows] == [("long", 299), ("short", 2), ("one", 0)]
+    model = genome_lm.load(run / "checkpoint", "cpu")
+    assert rows[1]["bits"] == pytest.approx(-np.nansum(model.log_likelihood(["ACG"])[0]) / np.log(2), rel=1e-4)
+    assert said["bases"] == 301
+    fasta.write_text(">a\nAC\n>a\nGT\n")
+    with pytest.raises(GenomeLMError, match="record a stands there twice"):
+        score(run, "--fasta", fasta, "--out", tmp_path / "a.bw")
+    assert not (tmp_path / "a.bw").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "x.bw"], "give --genome and --vcf"),
+        (["--fasta", "a.fa", "--genome", "g"], "give --genome and --vcf"),
+        (["--fasta", "a.fa"], "give --out"),
+        (["--fasta", "a.fa", "--out", "x.wig"], "end it in .bedgraph"),
+        (["--fasta", "a.fa", "--table", "x.csv"], "end it in .tsv"),
+        (["--fasta", "a.fa", "--out", "x.bw", "--flank", "3"], "go with --vcf"),
+        (["--genome", "g", "--vcf", "a.vcf", "--table", "x.tsv"], "--vcf goes with --out"),
+    ],
+)
+def test_bad_options(run: Path, options: list[str], message: str) -> None:
+    with pytest.raises(GenomeLMError, match=message):
+        score(run, *options)
+
+
+def test_a_base_does_not_depend_on_its_region(run: Path, genome: Genome) -> None:
+    """A region cut in two gives the same bases as the whole: the grid is the contig's."""
+    model = genome_lm.load(run / "checkpoint", "cpu").model
+    contig = genome_contigs(genome.store)[0]
+    with torch.no_grad():
+        whole = bits_per_base(model, contig, 1_000, 1_300, Tiling(64, 64), strand="both")
+        parts = [
+            bits_per_base(model, contig, a, b, Tiling(64, 64), strand="both")
+            for a, b in ((1_000, 1_111), (1_111, 1_300))
+        ]
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)

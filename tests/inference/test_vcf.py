@@ -1,0 +1,295 @@
+import gzip
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pysam
+import pytest
+from typer.testing import CliRunner
+
+import genome_lm
+from genome_lm.checkpoint import save_checkpoint
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome import GenomeStore, build_store
+from genome_lm.inference import vcf as vcf_module
+from genome_lm.inference.vcf import gather_vcf, read_contig_map, renaming
+from genome_lm.model import HyenaLM
+from genome_lm_cli.main import app
+from tests.conftest import Genome
+
+DATA = Path(__file__).parents[1] / "data" / "chr22"
+FASTA, REAL = DATA / "chr22_20000001-20020000.fa", DATA / "chr22_20000001-20020000.common_snps.vcf"
+COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+HEADER = (
+    '##fileformat=VCFv4.2\n##contig=<ID=one,length=40000>\n##INFO=<ID=AC,Number=A,Type=Integer,Description="x">\n'
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "checkpoint"
+    model = HyenaLM(ModelConfig(d_model=8, n_layer=2, max_length=96, filter_order=8)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(8)
+    save_checkpoint(path, model, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def chr22(tmp_path_factory: pytest.TempPathFactory) -> GenomeStore:
+    return build_store([FASTA], tmp_path_factory.mktemp("chr22") / "g.zarr")
+
+
+def score(checkpoint: Path, store: GenomeStore, vcf: Path, out: Path, *options: object) -> str:
+    arguments = ["score", checkpoint, "--genome", store.path, "--vcf", vcf, "--out", out, *options]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def records(path: Path) -> list[pysam.VariantRecord]:
+    with pysam.VariantFile(str(path)) as file:
+        return list(file)
+
+
+def base(genome: Genome, start: int, length: int = 1) -> str:
+    return genome.store["one", start : start + length].tobytes().decode()
+
+
+def other(letter: str) -> str:
+    return "A" if letter != "A" else "C"
+
+
+def test_real_variants(checkpoint: Path, chr22: GenomeStore, tmp_path: Path) -> None:
+    out = tmp_path / "scored.vcf.gz"
+    score(checkpoint, chr22, REAL, out)
+    given, found = records(REAL), records(out)
+    assert [str(r).split("\t")[:7] for r in found] == [str(r).split("\t")[:7] for r in given]
+    assert {len(r.ref) - len(r.alts[0]) for r in found} > {0}, "no indels in the data"
+    variants = [(r.chrom, r.start, r.ref, alt) for r in given for alt in r.alts]
+    scores = genome_lm.load(checkpoint).score_variants(chr22, variants)
+    np.testing.assert_allclose([x for r in found for x in r.info["GLM_LLR"]], scores.llr, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose([r.info["GLM_LP_REV"] for r in found], scores.site_reverse, rtol=1e-4)
+    assert [tuple(r.info["GLM_CTX"]) for r in found] == list(map(tuple, scores.context))
+    assert not any("GLM_SKIP" in r.info for r in found)
+    with pysam.VariantFile(str(out)) as indexed:
+        somewhere = found[len(found) // 2]
+        assert [r.pos for r in indexed.fetch(somewhere.chrom, somewhere.start, somewhere.stop)] == [somewhere.pos]
+
+
+def test_every_kind_of_alt_passes_through(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
+    a, t, c = base(genome, 99), base(genome, 109), base(genome, 199, 3)
+    lines = [
+        f"one\t100\tsnv\t{a}\t{other(a)}\t30\tPASS\tAC=3",
+        f"one\t110\tmany\t{t}\t{other(t)},*,<DEL>,{t}]one:5]\t.\t.\tAC=1,2,3,4",
+        f"one\t120\tnone\t{base(genome, 119)}\t.\t.\t.\t.",
+        f"one\t130\tundeclared\t{base(genome, 129).lower()}\tN\t.\tweird\tXX=7;FLAG",
+        f"one\t140\twrong\t{other(base(genome, 139))}\tG\t.\t.\t.",
+        f"one\t200\tmnv\t{c}\tTTT\t.\t.\t.",
+        f"one\t200\tdeletion\t{c}\t{c[0]}\t.\t.\t.",
+        f"nowhere\t200\tstrange\t{c}\t{c[0]}\t.\t.\t.",
+    ]
+    vcf = tmp_path / "in.vcf"
+    vcf.write_text(HEADER + COLUMNS + "\n".join(lines) + "\n")
+    summary = json.loads(score(checkpoint, genome.store, vcf, tmp_path / "out.vcf.gz", "--json"))
+    found = {r.id: r for r in records(tmp_path / "out.vcf.gz")}
+    assert list(found) == [line.split("\t")[2] for line in lines]
+    assert found["many"].info["GLM_SKIP"] == (".", "overlapping_deletion", "symbolic", "breakend")
+    assert [x is None for x in found["many"].info["GLM_LLR"]] == [False, True, True, True]
+    reasons = {name: r.info.get("GLM_SKIP") for name, r in found.items()}
+    assert (reasons["snv"], reasons["mnv"], reasons["deletion"]) == (None, None, None)
+    assert reasons["none"] == ("no_alt",)
+    assert reasons["undeclared"] == ("alt_ambiguous",)
+    assert reasons["wrong"] == ("ref_mismatch",)
+    assert reasons["strange"] == ("unknown_contig",)
+    assert "GLM_LLR" not in found["wrong"].info
+    assert found["snv"].info["AC"] == (3,)
+    assert found["undeclared"].info["XX"] == "7"
+    assert (summary["records"], summary["alleles"], summary["scored"]) == (8, 11, 4)
+    assert sum(summary["skipped"].values()) == 7
+    assert "one:140 wrong has REF" in summary["first_mismatch"]
+    # Scored again, it says the same once.
+    score(checkpoint, genome.store, tmp_path / "out.vcf.gz", tmp_path / "again.vcf.gz")
+    assert gzip.open(tmp_path / "again.vcf.gz").read() == gzip.open(tmp_path / "out.vcf.gz").read()
+
+
+def test_unsorted_is_sorted(checkpoint: Path, chr22: GenomeStore, tmp_path: Path) -> None:
+    lines = REAL.read_text().splitlines()
+    body = [line for line in lines if not line.startswith("#")]
+    (tmp_path / "u.vcf").write_text("\n".join([line for line in lines if line.startswith("#")] + body[::-1]) + "\n")
+    said = score(checkpoint, chr22, tmp_path / "u.vcf", tmp_path / "u.vcf.gz")
+    assert "not in the order of the genome" in said
+    score(checkpoint, chr22, REAL, tmp_path / "s.vcf.gz")
+    one, two = (records(tmp_path / name) for name in ("u.vcf.gz", "s.vcf.gz"))
+    assert [r.id for r in one] == [r.id for r in two]
+    for left, right in zip(one, two, strict=True):
+        np.testing.assert_allclose(left.info["GLM_LLR"], right.info["GLM_LLR"], rtol=1e-3, atol=1e-4)
+
+
+def test_shards_gather_to_the_whole(
+    checkpoint: Path, chr22: GenomeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vcf_module, "RECORDS", 7)
+    score(checkpoint, chr22, REAL, tmp_path / "whole.vcf.gz")
+    for number in (3, 1, 2):
+        score(checkpoint, chr22, REAL, tmp_path / "all.vcf.gz", "--shard", f"{number}/3")
+    parts = sorted(tmp_path.glob("all.shard-*-of-3.vcf.gz"), reverse=True)
+    gathered = CliRunner().invoke(app, ["gather", *map(str, parts), "--out", str(tmp_path / "all.vcf.gz"), "--json"])
+    count = json.loads(gathered.output)["rows"]
+    one, two = records(tmp_path / "all.vcf.gz"), records(tmp_path / "whole.vcf.gz")
+    assert count == len(one) == len(two)
+    assert [r.id for r in one] == [r.id for r in two]
+    assert (tmp_path / "all.vcf.gz.tbi").exists()
+    with pysam.VariantFile(str(tmp_path / "all.vcf.gz")) as file:
+        assert "genome_lm_shard" not in str(file.header)
+    with pytest.raises(GenomeLMError, match="shards missing: 1/3"):
+        gather_vcf(parts[:2], tmp_path / "b.vcf.gz")
+    with pytest.raises(GenomeLMError, match="given twice"):
+        gather_vcf([*parts, parts[0]], tmp_path / "b.vcf.gz")
+    with pytest.raises(GenomeLMError, match="not a shard"):
+        gather_vcf([tmp_path / "whole.vcf.gz"], tmp_path / "b.vcf.gz")
+    with pytest.raises(GenomeLMError, match="use i/n"):
+        score(checkpoint, chr22, REAL, tmp_path / "c.vcf.gz", "--shard", "0/3")
+
+
+def test_contig_names(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
+    a = base(genome, 99)
+    vcf, table = tmp_path / "in.vcf", tmp_path / "names.tsv"
+    vcf.write_text(f"##fileformat=VCFv4.2\n{COLUMNS}chrone\t100\t.\t{a}\t{other(a)}\t.\t.\t.\n")
+    with pytest.raises(
+        GenomeLMError, match=r"'chrone' .* 'one' .*--contig-names add-chr or strip-chr, or --contig-map"
+    ):
+        score(checkpoint, genome.store, vcf, tmp_path / "out.vcf.gz")
+    score(checkpoint, genome.store, vcf, tmp_path / "out.vcf.gz", "--contig-names", "strip-chr")
+    table.write_text("# mine\ttheirs\nchrone\tone\n")
+    score(checkpoint, genome.store, vcf, tmp_path / "mapped.vcf.gz", "--contig-map", table)
+    assert [str(r) for r in records(tmp_path / "out.vcf.gz")] == [str(r) for r in records(tmp_path / "mapped.vcf.gz")]
+    assert records(tmp_path / "out.vcf.gz")[0].chrom == "chrone"
+    assert renaming("add-chr")("1") == "chr1"
+    for text, message in (("a\n", "line 1: expected two names"), ("a\tb\na\tc\n", "line 2: a stands")):
+        table.write_text(text)
+        with pytest.raises(GenomeLMError, match=message):
+            read_contig_map(table)
+
+
+def test_a_vcf_of_another_assembly(checkpoint: Path, chr22: GenomeStore, tmp_path: Path) -> None:
+    shifted = [line.split("\t") for line in REAL.read_text().splitlines()]
+    text = "\n".join(
+        "\t".join([f[0], str(int(f[1]) + 7), *f[2:]]) if not f[0].startswith("#") else "\t".join(f) for f in shifted
+    )
+    (tmp_path / "shifted.vcf").write_text(text + "\n")
+    with pytest.raises(
+        GenomeLMError, match=r"shifted\.vcf: .* of .* REFs .*: 22:20000001-21000000:\d+ rs\d+ has REF"
+    ):
+        score(checkpoint, chr22, tmp_path / "shifted.vcf", tmp_path / "out.vcf.gz")
+    (tmp_path / "far.vcf").write_text(
+        f"##fileformat=VCFv4.2\n{COLUMNS}22:20000001-21000000\t30000\t.\tA\tC\t.\t.\t.\n"
+    )
+    with pytest.raises(GenomeLMError, match="30000 lies outside of the contig's 20,000 bases"):
+        score(checkpoint, chr22, tmp_path / "far.vcf", tmp_path / "out.vcf.gz")
+    assert not list(tmp_path.glob("*.gz"))
+
+
+def packed(path: Path, kind: str) -> bytes:
+    if kind == "gzip":
+        path.write_bytes(gzip.compress(REAL.read_bytes()))
+    else:
+        pysam.tabix_compress(str(REAL), str(path), force=True)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bgzip"])
+def test_compressed_and_cut_off(checkpoint: Path, chr22: GenomeStore, tmp_path: Path, kind: str) -> None:
+    path, out = tmp_path / "in.vcf.gz", tmp_path / "out.vcf.gz"
+    whole = packed(path, kind)
+    score(checkpoint, chr22, path, out, "--strand", "forward")
+    assert len(records(out)) == len(records(REAL))
+    assert "GLM_LLR_REV" not in records(out)[0].info
+    for cut in (whole[: len(whole) // 2], whole[:-28]):
+        path.write_bytes(cut)
+        with pytest.raises(GenomeLMError, match=r"in\.vcf\.gz: .*(EOF|end-of-stream|truncated)"):
+            score(checkpoint, chr22, path, tmp_path / "cut.vcf.gz")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.vcf.gz", "out.vcf.gz", "out.vcf.gz.tbi"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a readable VCF"),
+        (b"hello\n", "not a readable VCF"),
+        ((HEADER + COLUMNS + "one\tx\t.\tA\tC\t.\t.\t.\n").encode(), "record 1 .*can't be read"),
+        ((HEADER + COLUMNS + "one\t5\t.\tA\n").encode(), "record 1 .*can't be read"),
+        (None, "can't read: No such file"),
+    ],
+)
+def test_bad_files(checkpoint: Path, genome: Genome, tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "bad.vcf"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(GenomeLMError, match=rf"bad\.vcf: {message}"):
+        score(checkpoint, genome.store, path, tmp_path / "out.vcf.gz")
+    assert not (tmp_path / "out.vcf.gz").exists()
+
+
+def test_no_records(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
+    (tmp_path / "empty.vcf").write_text(HEADER + COLUMNS)
+    assert "0 records" in score(checkpoint, genome.store, tmp_path / "empty.vcf", tmp_path / "out.vcf.gz")
+    assert records(tmp_path / "out.vcf.gz") == []
+
+
+def test_crlf(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
+    a = base(genome, 99)
+    text = f"{HEADER}{COLUMNS}one\t100\t.\t{a}\t{other(a)}\t.\t.\t.\n"
+    (tmp_path / "in.vcf").write_bytes(text.replace("\n", "\r\n").encode())
+    score(checkpoint, genome.store, tmp_path / "in.vcf", tmp_path / "out.vcf.gz")
+    assert "GLM_LLR" in records(tmp_path / "out.vcf.gz")[0].info
+    assert b"\r" not in gzip.open(tmp_path / "out.vcf.gz").read()
+
+
+def test_outputs_are_guarded(checkpoint: Path, chr22: GenomeStore, tmp_path: Path) -> None:
+    out = tmp_path / "out.vcf.gz"
+    out.write_text("mine")
+    with pytest.raises(GenomeLMError, match="--force"):
+        score(checkpoint, chr22, REAL, out)
+    assert out.read_text() == "mine"
+    score(checkpoint, chr22, REAL, out, "--force")
+    assert len(records(out)) == len(records(REAL))
+    with pytest.raises(GenomeLMError, match=r"end its name in \.vcf\.gz"):
+        score(checkpoint, chr22, REAL, tmp_path / "out.vcf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GenomeLMError, match="can't write there"):
+        score(checkpoint, chr22, REAL, tmp_path / "file" / "out.vcf.gz")
+
+
+def test_ctrl_c_leaves_nothing(checkpoint: Path, chr22: GenomeStore, tmp_path: Path) -> None:
+    """Interrupted in the middle: the temporary file is there, then neither it nor an output."""
+    body = [line for line in REAL.read_text().splitlines() if not line.startswith("#")]
+    (tmp_path / "in.vcf").write_text(
+        "##fileformat=VCFv4.2\n" + COLUMNS + "\n".join(line for line in body for _ in range(60)) + "\n"
+    )
+    folder = tmp_path / "out"
+    command = "from genome_lm_cli.main import run; run()"
+    arguments = [
+        "score",
+        checkpoint,
+        "--genome",
+        chr22.path,
+        "--vcf",
+        tmp_path / "in.vcf",
+        "--out",
+        folder / "o.vcf.gz",
+    ]
+    with subprocess.Popen([sys.executable, "-c", command, *map(str, arguments)], stderr=subprocess.PIPE) as process:
+        while not list(folder.glob(".o.vcf.gz.*/*")):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert list(folder.iterdir()) == []
