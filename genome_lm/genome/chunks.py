@@ -92,8 +92,9 @@ class ChunkReader:
         whole = self._whole
         if whole is None or not length:
             codes = np.empty((len(starts), length), dtype=np.uint8)
-            for start, row in zip(starts.tolist(), codes, strict=True):
-                self.read(start, row)
+            # In the order of the genome, windows that share a chunk find it in the cache.
+            for i in np.argsort(starts, kind="stable").tolist():
+                self.read(int(starts[i]), codes[i])
             return codes
         if 0 in self._present:
             for start in starts.tolist():

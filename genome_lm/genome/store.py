@@ -188,16 +188,13 @@ class GenomeStore:
         offsets, limits = self.contigs.starts[contigs], self.contigs.lengths[contigs]
         if not pad and ((starts < 0) | (starts + length > limits)).any():
             self._refuse_outside(contigs, starts, length)
-        firsts, lasts = np.clip(starts, 0, limits), np.clip(starts + length, 0, limits)
-        # In the order of the genome, windows that share a chunk find it in the cache.
-        order = np.argsort(offsets + firsts, kind="stable")
-        codes = np.empty((len(starts), length), dtype=np.uint8)
-        if (lasts - firsts == length).all():
-            codes[order] = self._reader.gather((offsets + firsts)[order], length)
+        if ((starts >= 0) & (starts + length <= limits)).all():
+            codes = self._reader.gather(offsets + starts, length)
         else:
-            for i in order.tolist():
+            firsts, lasts = np.clip(starts, 0, limits), np.clip(starts + length, 0, limits)
+            codes = np.full((len(starts), length), OUTSIDE, dtype=np.uint8)
+            for i in np.argsort(offsets + firsts, kind="stable").tolist():
                 left, right = max(0, firsts[i] - starts[i]), max(0, lasts[i] - starts[i])
-                codes[i] = OUTSIDE
                 self._reader.read(int(offsets[i] + firsts[i]), codes[i, left:right])
         if reverse is not None and reverse.any():
             codes[reverse] = codes[reverse][:, ::-1]
