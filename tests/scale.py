@@ -99,9 +99,10 @@ def run(name: str, folder: Path) -> dict[str, float]:
 def evaluate(folder: Path, max_bases: int) -> float:
     """Seconds of `genome-lm evaluate` with a tiny model on some bases of the test split."""
     code = (
-        "from pathlib import Path; from genome_lm.checkpoint import save_checkpoint; from genome_lm.model import HyenaLM;"
-        "from genome_lm.config import ModelConfig;"
-        f"save_checkpoint(Path({str(folder)!r}) / 'model', HyenaLM(ModelConfig(d_model=16, n_layer=1, max_length=1024)))"
+        "from pathlib import Path; from genome_lm.checkpoint import save_checkpoint\n"
+        "from genome_lm.config import ModelConfig; from genome_lm.model import HyenaLM\n"
+        "model = HyenaLM(ModelConfig(d_model=16, n_layer=1, max_length=1024))\n"
+        f"save_checkpoint(Path({str(folder)!r}) / 'model', model)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     command = [sys.executable, "-c", "from genome_lm_cli.main import run; run()", "evaluate", str(folder / "model")]

@@ -87,13 +87,30 @@ class ChunkReader:
             out[done : done + len(piece)] = piece
             done += len(piece)
 
+    def gather(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
+        """The codes from each position on, (n, length) uint8: what `read` gives for each."""
+        whole = self._whole
+        if whole is None or not length:
+            codes = np.empty((len(starts), length), dtype=np.uint8)
+            # In the order of the genome, windows that share a chunk find it in the cache.
+            for i in np.argsort(starts, kind="stable").tolist():
+                self.read(int(starts[i]), codes[i])
+            return codes
+        if 0 in self._present:
+            for start in starts.tolist():
+                self._load(whole, start, start + length)
+        # Every window of the genome as a row, without a copy; the choice of rows copies them.
+        return np.ndarray((whole.size - length + 1, length), np.uint8, whole, strides=(1, 1))[starts]
+
     def _read_whole(self, whole: Codes, start: int, out: Codes) -> None:
-        stop = start + len(out)
+        self._load(whole, start, start + len(out))
+        out[:] = whole.reshape(-1)[start : start + len(out)]
+
+    def _load(self, whole: Codes, start: int, stop: int) -> None:
         first, last = start // self._chunk, -(-stop // self._chunk)
         while (number := self._present.find(0, first, last)) >= 0:
             self._decode(number, whole[number])
             self._present[number] = 1
-        out[:] = whole.reshape(-1)[start:stop]
 
     def _decoded(self, number: int) -> Codes:
         chunk = self._cache.get(number)

@@ -57,6 +57,7 @@ CODE_COMPLEMENT = _code_complement()
 """(256,) uint8. Code → code of the complement, soft mask kept."""
 
 
+_NOT_ACGT = int.from_bytes(bytes([MASK_BIT - 4]) * 8, "little")
 _TOKENS = CODE_TO_TOKEN.tobytes()
 BLOCK = 32 << 10
 """Codes that are translated together: they stay in the processor's nearest caches."""
@@ -94,6 +95,8 @@ def _tiles(codes: Codes) -> Iterator[tuple[slice, slice]]:
 
 def _is_acgt(codes: Codes) -> bool:
     """Whether all are A, C, G or T, soft-masked or not: arithmetic can take a table's place, ten times as fast."""
+    if codes.flags.c_contiguous and codes.size % 8 == 0:
+        return not int(np.bitwise_or.reduce(codes.reshape(-1).view(np.uint64))) & _NOT_ACGT
     return not (codes & (MASK_BIT - 4)).max()
 
 

@@ -188,19 +188,16 @@ class GenomeStore:
         offsets, limits = self.contigs.starts[contigs], self.contigs.lengths[contigs]
         if not pad and ((starts < 0) | (starts + length > limits)).any():
             self._refuse_outside(contigs, starts, length)
-        codes = np.empty((len(starts), length), dtype=np.uint8)
-        firsts, lasts = np.clip(starts, 0, limits), np.clip(starts + length, 0, limits)
-        positions, left, right = offsets + firsts, (firsts - starts).tolist(), (lasts - starts).tolist()
-        backwards = [False] * len(starts) if reverse is None else reverse.tolist()
-        # In the order of the genome, windows that share a chunk find it in the cache.
-        order = np.argsort(positions, kind="stable")
-        for i, position in zip(order.tolist(), positions[order].tolist(), strict=True):
-            row = codes[i, ::-1] if backwards[i] else codes[i]
-            if right[i] - left[i] < length:
-                row[:] = OUTSIDE
-                row = row[max(0, left[i]) : max(0, right[i])]
-            self._reader.read(position, row)
+        if ((starts >= 0) & (starts + length <= limits)).all():
+            codes = self._reader.gather(offsets + starts, length)
+        else:
+            firsts, lasts = np.clip(starts, 0, limits), np.clip(starts + length, 0, limits)
+            codes = np.full((len(starts), length), OUTSIDE, dtype=np.uint8)
+            for i in np.argsort(offsets + firsts, kind="stable").tolist():
+                left, right = max(0, firsts[i] - starts[i]), max(0, lasts[i] - starts[i])
+                self._reader.read(int(offsets[i] + firsts[i]), codes[i, left:right])
         if reverse is not None and reverse.any():
+            codes[reverse] = codes[reverse][:, ::-1]
             complement_rows(codes, reverse)
         if output == "codes":
             return codes
