@@ -1,0 +1,418 @@
+"""Triton kernels of the gated causal convolution y = x0 · (h ∗ u + bias · u), u = x1 · v, forward and backward.
+
+Needs triton; `genome_lm.kernels.triton_op` imports this module on first use, plans the shapes and launches.
+
+**Transform.** Real sequences of length L ≤ N are transformed at the frequencies k − 1/4 (the right-angle convolution,
+Crandall and Fagin 1994, https://doi.org/10.1090/S0025-5718-1994-1185244-1):
+
+    X[k] = Σ_n x[n] · e(−n (k − 1/4) / N),    e(t) = exp(2πi t),    0 ≤ n, k < N.
+
+Products of such transforms belong to sequences that pick up a factor i when they wrap around N, so the real part of
+the inverse transform is the causal convolution and the imaginary part is the tail beyond N, which nobody wants. Hence
+N ≥ L complex points do what a padded real FFT does with 2L, no spectrum needs to be unpacked into its two halves, and
+the adjoint, which the backward pass needs, is the same transform with the conjugate of the filter's.
+
+**Matrices.** A transform of N = R · C points, laid out row by row as an R × C tile, is a product with F_R from the
+left, a twiddle for each element, and a product with F_C from the right: work for tensor cores (Bailey's four-step FFT
+without its transposes, since the order of the frequencies doesn't matter to a product of spectra). The input is real
+and only the real part of the output is wanted, which halves the first and the last product.
+
+**Lengths.** Up to one tile, one program does all (`tile_conv`), and memory sees the operands and the result. Longer
+sequences, of N = n_columns · R · C points, take three passes: `columns_fft` gates what it loads and transforms with a
+stride of R · C; `rows_conv` transforms each row as one tile, multiplies by the filter's transform and inverts;
+`columns_ifft` transforms back, adds the skip and gates. n_columns is any integer, so little is padded. Between the
+passes stand complex numbers in the dtype of the products.
+
+**Precision.** Products of matrices are taken in DOT: float32, split into three TF32 products, or bfloat16. They
+accumulate in float32, in which everything else is computed too.
+"""
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+"""Whether Triton's interpreter runs the kernels, on the CPU: TRITON_INTERPRET=1 was set when triton came in."""
+
+
+@triton.jit
+def _product(a_re, a_im, b_re, b_im):
+    """A · b of complex tiles."""
+    return a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re
+
+
+@triton.jit
+def _product_conj(a_re, a_im, b_re, b_im):
+    """Conj(a) · b of complex tiles."""
+    return a_re * b_re + a_im * b_im, a_re * b_im - a_im * b_re
+
+
+@triton.jit
+def _real(pointer, mask):
+    """Values in float32, zero where masked."""
+    return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _complex(pointer, plane):
+    """Complex values in float32 from their planes of real and imaginary parts."""
+    return tl.load(pointer).to(tl.float32), tl.load(pointer + plane).to(tl.float32)
+
+
+@triton.jit
+def _positions(R: tl.constexpr, C: tl.constexpr):
+    """Place of each element of a tile in memory."""
+    return tl.arange(0, R)[:, None] * C + tl.arange(0, C)[None, :]
+
+
+@triton.jit
+def _matrix(table, R: tl.constexpr, C: tl.constexpr):
+    """An R × C matrix from the tables.
+
+    The barrier keeps the compiler from loading all tables of a kernel first and holding them in registers, of which
+    there are not enough.
+    """
+    tl.debug_barrier()
+    return _complex(table + _positions(R, C), R * C)
+
+
+@triton.jit
+def _operand(x, DOT: tl.constexpr):
+    """X in the precision of DOT. The interpreter can't multiply bfloat16, so there x is rounded and widened again."""
+    return x.to(DOT).to(tl.float32) if INTERPRETED else x.to(DOT)
+
+
+@triton.jit
+def _dot(a, b, DOT: tl.constexpr):
+    """Matrix product in the precision of DOT, accumulated in float32."""
+    return tl.dot(_operand(a, DOT), _operand(b, DOT), input_precision="tf32x3")
+
+
+@triton.jit
+def _dot_add(a, b, total, DOT: tl.constexpr):
+    """Matrix product added to total."""
+    return tl.dot(_operand(a, DOT), _operand(b, DOT), acc=total, input_precision="tf32x3")
+
+
+# The tables of a tile's transform: F_R (R × R), twiddle (R × C), F_C (C × C), each two planes of float32.
+
+
+@triton.jit
+def _forward_rest(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """Twiddle and F_C, which both forward transforms end with."""
+    w_re, w_im = _matrix(tables + 2 * R * R, R, C)
+    re, im = _product(re, im, w_re, w_im)
+    f_re, f_im = _matrix(tables + 2 * R * R + 2 * R * C, C, C)
+    return _dot_add(-im, f_im, _dot(re, f_re, DOT), DOT), _dot_add(im, f_re, _dot(re, f_im, DOT), DOT)
+
+
+@triton.jit
+def _forward_real(x, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """The transform of a real tile."""
+    f_re, f_im = _matrix(tables, R, R)
+    return _forward_rest(_dot(f_re, x, DOT), _dot(f_im, x, DOT), tables, R, C, DOT)
+
+
+@triton.jit
+def _forward(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """The transform of a complex tile."""
+    f_re, f_im = _matrix(tables, R, R)
+    re, im = _dot_add(-f_im, im, _dot(f_re, re, DOT), DOT), _dot_add(f_im, re, _dot(f_re, im, DOT), DOT)
+    return _forward_rest(re, im, tables, R, C, DOT)
+
+
+@triton.jit
+def _inverse_rest(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """Conj(F_C) and the twiddle undone, which both inverses begin with."""
+    f_re, f_im = _matrix(tables + 2 * R * R + 2 * R * C, C, C)
+    re, im = _dot_add(im, f_im, _dot(re, f_re, DOT), DOT), _dot_add(-re, f_im, _dot(im, f_re, DOT), DOT)
+    w_re, w_im = _matrix(tables + 2 * R * R, R, C)
+    return _product_conj(w_re, w_im, re, im)
+
+
+@triton.jit
+def _inverse_real(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """R · C times the real part of the inverse transform."""
+    re, im = _inverse_rest(re, im, tables, R, C, DOT)
+    f_re, f_im = _matrix(tables, R, R)
+    return _dot_add(tl.trans(f_im), im, _dot(tl.trans(f_re), re, DOT), DOT)
+
+
+@triton.jit
+def _inverse(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """R · C times the inverse transform."""
+    re, im = _inverse_rest(re, im, tables, R, C, DOT)
+    f_re, f_im = _matrix(tables, R, R)
+    f_re, f_im = tl.trans(f_re), tl.trans(f_im)
+    return _dot_add(f_im, im, _dot(f_re, re, DOT), DOT), _dot_add(-f_im, re, _dot(f_re, im, DOT), DOT)
+
+
+@triton.jit
+def tile_spectrum(h, spectra, tables, length, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """Transforms of the filters for L ≤ R · C, divided by R · C: h (D, L) to spectra (D, 2, R · C) float32."""
+    channel = tl.program_id(0).to(tl.int64)
+    at = _positions(R, C)
+    x = _real(h + channel * length + at, at < length) * (1.0 / (R * C))
+    re, im = _forward_real(x, tables, R, C, DOT)
+    spectra += channel * 2 * R * C
+    tl.store(spectra + at, re)
+    tl.store(spectra + R * C + at, im)
+
+
+@triton.jit
+def tile_conv(
+    x0, x1, v, bias, y, spectra, tables,
+    batch, channels, length, stride_b, stride_d, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Forward for L ≤ R · C, a sequence of a channel a program; sequences of a channel are neighbours.
+
+    x0, x1, v: (B, D, L) with strides (stride_b, stride_d, 1); bias: (D,) float32; y: (B, D, L) contiguous.
+    """
+    channel, b = (tl.program_id(0) // batch).to(tl.int64), (tl.program_id(0) % batch).to(tl.int64)
+    start, out = b * stride_b + channel * stride_d, (b * channels + channel) * length
+    at = _positions(R, C)
+    inside = at < length
+    u = _real(x1 + start + at, inside) * _real(v + start + at, inside)
+    re, im = _forward_real(u, tables, R, C, DOT)
+    h_re, h_im = _matrix(spectra + channel * 2 * R * C, R, C)
+    re, im = _product(re, im, h_re, h_im)
+    c = _inverse_real(re, im, tables, R, C, DOT)
+    c += tl.load(bias + channel) * u
+    tl.store(y + out + at, (_real(x0 + start + at, inside) * c).to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def tile_conv_backward(
+    dy, x0, x1, v, bias, dx0, dx1, dv, dh, dbias, spectra, tables,
+    batch, channels, length, stride_b, stride_d, per_program,
+    R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Backward for L ≤ R · C; a program does `per_program` sequences of a channel, a part of the batch.
+
+    dy, dx0, dx1, dv: (B, D, L) contiguous; dh: (parts, D, L) and dbias: (parts, D) float32, to be summed over parts;
+    the others as in `tile_conv`.
+    """
+    channel, part = (tl.program_id(0) % channels).to(tl.int64), tl.program_id(0) // channels
+    at = _positions(R, C)
+    inside = at < length
+    sum_re, sum_im = tl.zeros((R, C), tl.float32), tl.zeros((R, C), tl.float32)
+    sum_bias = 0.0
+    for i in range(part * per_program, tl.minimum((part + 1) * per_program, batch)):
+        b = tl.cast(i, tl.int64)
+        start, out = b * stride_b + channel * stride_d, (b * channels + channel) * length
+        u = _real(x1 + start + at, inside) * _real(v + start + at, inside)
+        u_re, u_im = _forward_real(u, tables, R, C, DOT)
+        h_re, h_im = _matrix(spectra + channel * 2 * R * C, R, C)
+        re, im = _product(u_re, u_im, h_re, h_im)
+        c = _inverse_real(re, im, tables, R, C, DOT) + tl.load(bias + channel) * u
+        gradient = _real(dy + out + at, inside)
+        tl.store(dx0 + out + at, (gradient * c).to(dx0.dtype.element_ty), mask=inside)
+
+        dc = gradient * _real(x0 + start + at, inside)
+        sum_bias += tl.sum(dc * u)
+        re, im = _forward_real(dc, tables, R, C, DOT)
+        product_re, product_im = _product_conj(u_re, u_im, re, im)
+        sum_re += product_re
+        sum_im += product_im
+        h_re, h_im = _matrix(spectra + channel * 2 * R * C, R, C)
+        re, im = _product_conj(h_re, h_im, re, im)
+        du = _inverse_real(re, im, tables, R, C, DOT) + tl.load(bias + channel) * dc
+        tl.store(dx1 + out + at, (du * _real(v + start + at, inside)).to(dx1.dtype.element_ty), mask=inside)
+        tl.store(dv + out + at, (du * _real(x1 + start + at, inside)).to(dv.dtype.element_ty), mask=inside)
+    place = part.to(tl.int64) * channels + channel
+    total = _inverse_real(sum_re, sum_im, tables, R, C, DOT) * (1.0 / (R * C))
+    tl.store(dh + place * length + at, total, mask=inside)
+    tl.store(dbias + place, sum_bias)
+
+
+@triton.jit
+def _column_tile(n_columns, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """What a program of the column passes does: its sequence, its rows (ROWS, 1) and its columns (1, COLUMNS)."""
+    blocks, tiles = tl.cdiv(n_columns, ROWS), width // COLUMNS
+    program = tl.program_id(0)
+    rows = program % blocks * ROWS + tl.arange(0, ROWS)[:, None]
+    columns = program // blocks % tiles * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    return (program // (blocks * tiles)).to(tl.int64), rows, columns
+
+
+@triton.jit
+def columns_fft(
+    a, b, z, factors,
+    channels, length, a_stride_b, a_stride_d, b_stride_b, b_stride_d, n_columns, width, pitch,
+    GATED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """First pass: z[k, m] = Σ_n F[k, n] · (a · b)[n · width + m], ROWS values of k and COLUMNS of m a program.
+
+    a, b: (B, channels, L), strides given; without GATED a alone. z: (B, channels, 2, n_columns, width) in dtype DOT.
+    factors: F, (2, pitch, pitch) float32, zero from n_columns on.
+    """
+    sequence, k, m = _column_tile(n_columns, width, ROWS, COLUMNS)
+    a += sequence // channels * a_stride_b + sequence % channels * a_stride_d
+    b += sequence // channels * b_stride_b + sequence % channels * b_stride_d
+    re, im = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, n_columns, STEP):
+        n = first + tl.arange(0, STEP)
+        at = n[:, None] * width + m
+        u = _real(a + at, at < length)
+        if GATED:
+            u *= _real(b + at, at < length)
+        f_re, f_im = _complex(factors + k * pitch + n[None, :], pitch * pitch)
+        re, im = _dot_add(f_re, u, re, DOT), _dot_add(f_im, u, im, DOT)
+    z += sequence * 2 * n_columns * width
+    tl.store(z + k * width + m, re.to(DOT), mask=k < n_columns)
+    tl.store(z + (n_columns + k) * width + m, im.to(DOT), mask=k < n_columns)
+
+
+@triton.jit
+def _twiddle(phases, row, n_columns, R: tl.constexpr, C: tl.constexpr):
+    """The twiddle between columns and rows, e(−m (k − 1/4) / N) for m = C · r + c in row k, from its two factors.
+
+    phases: (2, n_columns, R), then (2, n_columns, C), float32.
+    """
+    r_re, r_im = _complex(phases + row * R + tl.arange(0, R), n_columns * R)
+    c_re, c_im = _complex(phases + 2 * n_columns * R + row * C + tl.arange(0, C), n_columns * C)
+    return _product(r_re[:, None], r_im[:, None], c_re[None, :], c_im[None, :])
+
+
+@triton.jit
+def _load_row(pointer, phases, row, n_columns, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """The transform of a row of a plane pair."""
+    re, im = _complex(pointer + _positions(R, C), n_columns * R * C)
+    w_re, w_im = _twiddle(phases, row, n_columns, R, C)
+    re, im = _product(re, im, w_re, w_im)
+    return _forward(re, im, tables, R, C, DOT)
+
+
+@triton.jit
+def _store_row(re, im, pointer, phases, row, n_columns, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """The inverse of `_load_row`, times R · C."""
+    re, im = _inverse(re, im, tables, R, C, DOT)
+    w_re, w_im = _twiddle(phases, row, n_columns, R, C)
+    re, im = _product_conj(w_re, w_im, re, im)
+    at = _positions(R, C)
+    tl.store(pointer + at, re.to(DOT))
+    tl.store(pointer + n_columns * R * C + at, im.to(DOT))
+
+
+@triton.jit
+def rows_spectrum(h, phases, tables, n_columns, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """Second pass for filters, in place: transforms of the rows, divided by R · C; h (channels, 2, n_columns, R · C)."""
+    row, channel = tl.program_id(0) % n_columns, (tl.program_id(0) // n_columns).to(tl.int64)
+    h += (channel * 2 * n_columns + row) * R * C
+    re, im = _load_row(h, phases, row, n_columns, tables, R, C, DOT)
+    at = _positions(R, C)
+    tl.store(h + at, (re * (1.0 / (R * C))).to(DOT))
+    tl.store(h + n_columns * R * C + at, (im * (1.0 / (R * C))).to(DOT))
+
+
+@triton.jit
+def rows_conv(
+    z, h, phases, tables, channels, n_columns, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr
+):  # fmt: skip
+    """Second pass, in place: each row of z is transformed, multiplied by the filter's transform and inverted.
+
+    z: (B, channels, 2, n_columns, R · C) as `columns_fft` left it, h: as `rows_spectrum` left it.
+    """
+    row, sequence = tl.program_id(0) % n_columns, (tl.program_id(0) // n_columns).to(tl.int64)
+    z += (sequence * 2 * n_columns + row) * R * C
+    h += (sequence % channels * 2 * n_columns + row) * R * C
+    re, im = _load_row(z, phases, row, n_columns, tables, R, C, DOT)
+    h_re, h_im = _complex(h + _positions(R, C), n_columns * R * C)
+    re, im = _product(re, im, h_re, h_im)
+    _store_row(re, im, z, phases, row, n_columns, tables, R, C, DOT)
+
+
+@triton.jit
+def rows_conv_backward(
+    z, g, h, phases, tables, batch, channels, n_columns, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr
+):  # fmt: skip
+    """Second pass of the backward, in place: u in z becomes h ∗ u, dc in g the gradient of u, and h its gradient.
+
+    A program does a row of a channel over the whole batch.
+    """
+    row, channel = tl.program_id(0) % n_columns, (tl.program_id(0) // n_columns).to(tl.int64)
+    at = _positions(R, C)
+    h += (channel * 2 * n_columns + row) * R * C
+    sum_re, sum_im = tl.zeros((R, C), tl.float32), tl.zeros((R, C), tl.float32)
+    for b in range(batch):
+        start = ((b * channels + channel) * 2 * n_columns + row) * R * C
+        u_re, u_im = _load_row(z + start, phases, row, n_columns, tables, R, C, DOT)
+        h_re, h_im = _complex(h + at, n_columns * R * C)
+        re, im = _product(u_re, u_im, h_re, h_im)
+        _store_row(re, im, z + start, phases, row, n_columns, tables, R, C, DOT)
+
+        re, im = _load_row(g + start, phases, row, n_columns, tables, R, C, DOT)
+        product_re, product_im = _product_conj(u_re, u_im, re, im)
+        sum_re += product_re
+        sum_im += product_im
+        h_re, h_im = _complex(h + at, n_columns * R * C)
+        re, im = _product_conj(h_re, h_im, re, im)
+        _store_row(re, im, g + start, phases, row, n_columns, tables, R, C, DOT)
+    scale = 1.0 / (R * C)
+    _store_row(sum_re * scale, sum_im * scale, h, phases, row, n_columns, tables, R, C, DOT)
+
+
+@triton.jit
+def _columns_inverse(
+    z, n, m, factors, n_columns, width, pitch,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Re Σ_k conj(F[k, n]) · z[k, m] / n_columns."""
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, n_columns, STEP):
+        k = first + tl.arange(0, STEP)
+        inside = k[:, None] < n_columns
+        at = k[:, None] * width + m
+        f_re, f_im = _complex(factors + k[None, :] * pitch + n, pitch * pitch)
+        total = _dot_add(f_re, _real(z + at, inside), total, DOT)
+        total = _dot_add(f_im, _real(z + n_columns * width + at, inside), total, DOT)
+    return total * (1.0 / n_columns)
+
+
+@triton.jit
+def columns_ifft(
+    z, x0, x1, v, bias, y, factors,
+    channels, all_channels, length, x0_stride_b, x0_stride_d, stride_b, stride_d, n_columns, width, pitch,
+    GATED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Last pass: y = x0 · (c + bias · x1 · v), c the columns' inverse transform of z; without GATED y = c.
+
+    With dy for x0 this is the gradient of x0. Operands as in `columns_fft`, from the group's first channel on;
+    y: (B, all_channels, L) contiguous.
+    """
+    sequence, n, m = _column_tile(n_columns, width, ROWS, COLUMNS)
+    b, channel = sequence // channels, sequence % channels
+    z += sequence * 2 * n_columns * width
+    c = _columns_inverse(z, n, m, factors, n_columns, width, pitch, ROWS, COLUMNS, STEP, DOT)
+    at = n * width + m
+    inside = (at < length) & (n < n_columns)
+    if GATED:
+        start = b * stride_b + channel * stride_d
+        c += tl.load(bias + channel) * _real(x1 + start + at, inside) * _real(v + start + at, inside)
+        c *= _real(x0 + b * x0_stride_b + channel * x0_stride_d + at, inside)
+    tl.store(y + (b * all_channels + channel) * length + at, c.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def columns_ifft_backward(
+    g, dy, x0, x1, v, bias, dx1, dv, dbias, factors,
+    channels, all_channels, length, stride_b, stride_d, n_columns, width, pitch,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Last pass of the backward: with dc = dy · x0, du = c + bias · dc, dx1 = du · v, dv = du · x1, dbias = Σ dc · u.
+
+    c is the columns' inverse transform of g. dbias: (programs,) float32, to be summed over those of a channel.
+    dy, dx1, dv: (B, all_channels, L) contiguous; the others as in `columns_fft`.
+    """
+    sequence, n, m = _column_tile(n_columns, width, ROWS, COLUMNS)
+    b, channel = sequence // channels, sequence % channels
+    g += sequence * 2 * n_columns * width
+    du = _columns_inverse(g, n, m, factors, n_columns, width, pitch, ROWS, COLUMNS, STEP, DOT)
+    at = n * width + m
+    inside = (at < length) & (n < n_columns)
+    start, out = b * stride_b + channel * stride_d, (b * all_channels + channel) * length
+    dc = _real(dy + out + at, inside) * _real(x0 + start + at, inside)
+    du += tl.load(bias + channel) * dc
+    x1_tile, v_tile = _real(x1 + start + at, inside), _real(v + start + at, inside)
+    tl.store(dx1 + out + at, (du * v_tile).to(dx1.dtype.element_ty), mask=inside)
+    tl.store(dv + out + at, (du * x1_tile).to(dv.dtype.element_ty), mask=inside)
+    tl.store(dbias + tl.program_id(0), tl.sum(dc * x1_tile * v_tile))

@@ -1,0 +1,69 @@
+"""The kernels in Triton's interpreter. Run by test_triton.py in a process with TRITON_INTERPRET=1."""
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from genome_lm.kernels import causal_conv, gated_causal_conv, reference, triton_op
+from genome_lm.kernels.plan import make_plan
+from tests.kernels.triton_cases import assert_equals_reference, assert_near, operands
+
+FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles so small that short sequences take several passes, groups of channels, and rows in blocks."""
+
+    def plan(length: int, dtype: torch.dtype, backward: bool = False) -> object:
+        return make_plan(length, dtype, 16, 16, warps=4)._replace(block_rows=16, step=16)
+
+    monkeypatch.setattr(triton_op, "plan_for", plan)
+    monkeypatch.setattr(triton_op, "WORKSPACE_BYTES", 1 << 16)
+    monkeypatch.setattr(triton_op, "PROGRAMS", 4)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16, torch.float16], ids=str)
+@pytest.mark.parametrize("length", [1, 37, 256, 511])
+def test_one_program(length: int, dtype: torch.dtype) -> None:
+    assert_equals_reference(2, 3, length, dtype, "cpu")
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 257), (1, 5, 1_001), (3, 2, 4_097)], ids=str)
+def test_several_passes(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    assert_equals_reference(*shape, dtype, "cpu")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_batch_is_split_among_programs() -> None:
+    assert_equals_reference(7, 3, 100, FLOAT32, "cpu")
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
+def test_production_sizes_in_several_passes(dtype: torch.dtype) -> None:
+    assert_equals_reference(1, 1, 2_503, dtype, "cpu")
+
+
+@pytest.mark.parametrize("length", [40, 1_001])
+@pytest.mark.usefixtures("small")
+def test_one_operation_for_pytorch(length: int) -> None:
+    """Schema, fake tensors, autograd registration and tracing with dynamic shapes, as torch.compile needs them."""
+    opcheck(triton_op._forward, operands(2, 2, length, FLOAT32, "cpu"))
+
+
+def test_empty_batch() -> None:
+    inputs = operands(0, 2, 30, FLOAT32, "cpu")
+    y = triton_op.gated_causal_conv(*inputs)
+    assert y.shape == (0, 2, 30)
+    assert torch.autograd.grad(y.sum(), inputs)[3].abs().sum() == 0
+
+
+def test_forced_by_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = operands(1, 2, 50, FLOAT32, "cpu")
+    monkeypatch.setenv("GENOME_LM_KERNEL", "triton")
+    y = gated_causal_conv(*inputs)
+    assert "genome_lm_gated_causal_conv" in type(y.grad_fn).__name__
+    assert_near(y, reference.gated_causal_conv(*(x.double() for x in inputs)), 1e-5)
+    assert_near(causal_conv(*inputs[2:]), reference.causal_conv(*(x.double() for x in inputs[2:])), 1e-5)

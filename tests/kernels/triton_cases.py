@@ -1,0 +1,39 @@
+"""The Triton operation against the float64 reference; what tests/gpu and the interpreter's process both run."""
+
+import torch
+from torch import Tensor
+
+from genome_lm.kernels import triton_op
+from genome_lm.kernels.reference import gated_causal_conv
+
+BOUND = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+"""Largest error allowed, relative to the largest value expected."""
+
+
+def operands(batch: int, channels: int, length: int, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """x0, x1, v as the model has them, three parts of one tensor; h decaying, float32; bias."""
+    torch.manual_seed(length)
+    streams = torch.randn(batch, 3 * channels, length, device=device).to(dtype)
+    decay = torch.exp(-torch.arange(length, device=device) * 4 / length)
+    h, bias = torch.randn(channels, length, device=device) * decay, torch.randn(channels, device=device)
+    return [x.detach().requires_grad_() for x in (*streams.chunk(3, dim=1), h, bias)]
+
+
+def assert_near(got: Tensor, expected: Tensor, bound: float) -> None:
+    error = (got.double() - expected).abs().max() / expected.abs().max()
+    assert error <= bound, f"{error:.1e}"
+
+
+def assert_equals_reference(batch: int, channels: int, length: int, dtype: torch.dtype, device: str) -> None:
+    """The result and all five gradients."""
+    inputs = operands(batch, channels, length, dtype, device)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    y, expected = triton_op.gated_causal_conv(*inputs), gated_causal_conv(*exact)
+    assert y.dtype == dtype
+    assert_near(y, expected, BOUND[dtype])
+    dy = torch.randn_like(y)
+    gradients = torch.autograd.grad(y, inputs, dy), torch.autograd.grad(expected, exact, dy.double())
+    for x, got, want in zip(inputs, *gradients, strict=True):
+        assert got.dtype == x.dtype
+        assert got.shape == x.shape
+        assert_near(got, want, BOUND[dtype])
