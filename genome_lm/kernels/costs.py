@@ -70,9 +70,9 @@ def ours(length: int, dtype: torch.dtype) -> Cost:
 def flash_fft_conv(length: int) -> Cost:
     """FlashFFTConv's scheme in half precision (Fu et al. 2023, https://arxiv.org/abs/2311.05908, equation 2).
 
-    A real transform of N points, a power of two of at least 2L, costs 16 · N · N_i operations for each of its factors
-    N_i (of sizes 16 and 32, as even as may be). Up to N = 32,768 one kernel reads u and the gates and writes y. Beyond,
-    the outermost factor is a pass of its own on either side, with N/2 complex numbers in half precision between passes.
+    A real transform of N points, a power of two of at least 2L, costs 16 · N · N_i operations for each of its
+    factors N_i (at most 32, as even as may be). Up to N = 32,768 one kernel reads u and the gates and writes y. Beyond,
+    the outermost factor is a pass of its own on either side, with N/2 complex numbers in half precision in between.
     """
     size = 1 << max(8, (2 * length - 1).bit_length())
     bits, half = size.bit_length() - 1, 2
@@ -106,6 +106,14 @@ def torch_fft(length: int, dtype: torch.dtype) -> Cost:
     }
     plain = int(2 * 2.5 * size * (size.bit_length() - 1)) + 3 * size + 4 * length
     return Cost(sum(moved.values()), 0, plain, RATES["float32"])
+
+
+def worthwhile(length: int, dtype: torch.dtype) -> bool:
+    """Whether the counts promise a quicker forward with our kernels than with torch.fft; False where they have none.
+
+    In float32 the dense products of the column passes, thrice each, outgrow what is saved in bytes at some length.
+    """
+    return plan_for(length, dtype) is not None and ours(length, dtype).floor < torch_fft(length, dtype).floor
 
 
 def _total(costs: list[Cost]) -> Cost:

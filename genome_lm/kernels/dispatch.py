@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import reference
-from genome_lm.kernels.plan import plan_for
+from genome_lm.kernels.costs import worthwhile
 
 Backend = Literal["reference", "cpu", "triton"]
 VARIABLE = "GENOME_LM_KERNEL"
@@ -43,14 +43,14 @@ def backend_for(x: Tensor) -> Backend:
 
 
 def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
-    """`reference.gated_causal_conv`, in Triton where `backend_for` says so and the kernels take the shape.
+    """`reference.gated_causal_conv`, in Triton where `backend_for` says so and it is worthwhile at this length.
 
     Raises:
         GenomeLMError: If GENOME_LM_KERNEL=triton forces what can't be.
     """
     if backend_for(x0) != "triton":
         return reference.gated_causal_conv(x0, x1, v, h, bias)
-    if os.environ.get(VARIABLE) != "triton" and plan_for(x0.shape[-1], x0.dtype) is None:
+    if os.environ.get(VARIABLE) != "triton" and not worthwhile(x0.shape[-1], x0.dtype):
         return reference.gated_causal_conv(x0, x1, v, h, bias)
     if not _has_triton():
         raise GenomeLMError(f"{VARIABLE}=triton: triton is not installed; pip install 'genome-lm[gpu]' (on Linux)")

@@ -51,7 +51,7 @@ def make_plan(length: int, dtype: torch.dtype, rows: int, columns: int, warps: i
 def plan_for(length: int, dtype: torch.dtype, backward: bool = False) -> Plan | None:
     """The plan for a length and direction, or None where the kernels can't take it.
 
-    Tiles are as large as fit the registers of sm_80 and sm_90 without spilling (tests/kernels/test_triton_compile.py):
+    Tiles are as large as fit the registers of sm_80 and sm_90 without spilling (test_triton_compile.py):
     the operands of a chain of products are held whole, and the backward holds two transforms and a sum.
     """
     if not 0 < length <= LONGEST or dtype not in (torch.float32, torch.float16, torch.bfloat16):

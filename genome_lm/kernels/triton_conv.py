@@ -27,10 +27,12 @@ passes stand complex numbers in the dtype of the products.
 accumulate in float32, in which everything else is computed too.
 """
 
+import os
+
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on"))
 """Whether Triton's interpreter runs the kernels, on the CPU: TRITON_INTERPRET=1 was set when triton came in."""
 
 
@@ -76,9 +78,20 @@ def _matrix(table, R: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
+def _cast(x, DTYPE: tl.constexpr):
+    """Float32 values in DTYPE, rounded to nearest even, as GPUs do; the interpreter by itself cuts bfloat16 off."""
+    if INTERPRETED:
+        if DTYPE == tl.bfloat16:
+            bits = x.to(tl.uint32, bitcast=True)
+            bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+            x = bits.to(tl.float32, bitcast=True)
+    return x.to(DTYPE)
+
+
+@triton.jit
 def _operand(x, DOT: tl.constexpr):
     """X in the precision of DOT. The interpreter can't multiply bfloat16, so there x is rounded and widened again."""
-    return x.to(DOT).to(tl.float32) if INTERPRETED else x.to(DOT)
+    return _cast(x, DOT).to(tl.float32) if INTERPRETED else x.to(DOT)
 
 
 @triton.jit
@@ -177,7 +190,7 @@ def tile_conv(
     re, im = _product(re, im, h_re, h_im)
     c = _inverse_real(re, im, tables, R, C, DOT)
     c += tl.load(bias + channel) * u
-    tl.store(y + out + at, (_real(x0 + start + at, inside) * c).to(y.dtype.element_ty), mask=inside)
+    tl.store(y + out + at, _cast(_real(x0 + start + at, inside) * c, y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -205,7 +218,7 @@ def tile_conv_backward(
         re, im = _product(u_re, u_im, h_re, h_im)
         c = _inverse_real(re, im, tables, R, C, DOT) + tl.load(bias + channel) * u
         gradient = _real(dy + out + at, inside)
-        tl.store(dx0 + out + at, (gradient * c).to(dx0.dtype.element_ty), mask=inside)
+        tl.store(dx0 + out + at, _cast(gradient * c, dx0.dtype.element_ty), mask=inside)
 
         dc = gradient * _real(x0 + start + at, inside)
         sum_bias += tl.sum(dc * u)
@@ -216,8 +229,8 @@ def tile_conv_backward(
         h_re, h_im = _matrix(spectra + channel * 2 * R * C, R, C)
         re, im = _product_conj(h_re, h_im, re, im)
         du = _inverse_real(re, im, tables, R, C, DOT) + tl.load(bias + channel) * dc
-        tl.store(dx1 + out + at, (du * _real(v + start + at, inside)).to(dx1.dtype.element_ty), mask=inside)
-        tl.store(dv + out + at, (du * _real(x1 + start + at, inside)).to(dv.dtype.element_ty), mask=inside)
+        tl.store(dx1 + out + at, _cast(du * _real(v + start + at, inside), dx1.dtype.element_ty), mask=inside)
+        tl.store(dv + out + at, _cast(du * _real(x1 + start + at, inside), dv.dtype.element_ty), mask=inside)
     place = part.to(tl.int64) * channels + channel
     total = _inverse_real(sum_re, sum_im, tables, R, C, DOT) * (1.0 / (R * C))
     tl.store(dh + place * length + at, total, mask=inside)
@@ -258,8 +271,8 @@ def columns_fft(
         f_re, f_im = _complex(factors + k * pitch + n[None, :], pitch * pitch)
         re, im = _dot_add(f_re, u, re, DOT), _dot_add(f_im, u, im, DOT)
     z += sequence * 2 * n_columns * width
-    tl.store(z + k * width + m, re.to(DOT), mask=k < n_columns)
-    tl.store(z + (n_columns + k) * width + m, im.to(DOT), mask=k < n_columns)
+    tl.store(z + k * width + m, _cast(re, DOT), mask=k < n_columns)
+    tl.store(z + (n_columns + k) * width + m, _cast(im, DOT), mask=k < n_columns)
 
 
 @triton.jit
@@ -289,19 +302,19 @@ def _store_row(re, im, pointer, phases, row, n_columns, tables, R: tl.constexpr,
     w_re, w_im = _twiddle(phases, row, n_columns, R, C)
     re, im = _product_conj(w_re, w_im, re, im)
     at = _positions(R, C)
-    tl.store(pointer + at, re.to(DOT))
-    tl.store(pointer + n_columns * R * C + at, im.to(DOT))
+    tl.store(pointer + at, _cast(re, DOT))
+    tl.store(pointer + n_columns * R * C + at, _cast(im, DOT))
 
 
 @triton.jit
 def rows_spectrum(h, phases, tables, n_columns, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
-    """Second pass for filters, in place: transforms of the rows, divided by R · C; h (channels, 2, n_columns, R · C)."""
+    """Second pass for filters h, (channels, 2, n_columns, R · C), in place: the rows' transforms over R · C."""
     row, channel = tl.program_id(0) % n_columns, (tl.program_id(0) // n_columns).to(tl.int64)
     h += (channel * 2 * n_columns + row) * R * C
     re, im = _load_row(h, phases, row, n_columns, tables, R, C, DOT)
     at = _positions(R, C)
-    tl.store(h + at, (re * (1.0 / (R * C))).to(DOT))
-    tl.store(h + n_columns * R * C + at, (im * (1.0 / (R * C))).to(DOT))
+    tl.store(h + at, _cast(re * (1.0 / (R * C)), DOT))
+    tl.store(h + n_columns * R * C + at, _cast(im * (1.0 / (R * C)), DOT))
 
 
 @triton.jit
@@ -389,7 +402,7 @@ def columns_ifft(
         start = b * stride_b + channel * stride_d
         c += tl.load(bias + channel) * _real(x1 + start + at, inside) * _real(v + start + at, inside)
         c *= _real(x0 + b * x0_stride_b + channel * x0_stride_d + at, inside)
-    tl.store(y + (b * all_channels + channel) * length + at, c.to(y.dtype.element_ty), mask=inside)
+    tl.store(y + (b * all_channels + channel) * length + at, _cast(c, y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -413,6 +426,6 @@ def columns_ifft_backward(
     dc = _real(dy + out + at, inside) * _real(x0 + start + at, inside)
     du += tl.load(bias + channel) * dc
     x1_tile, v_tile = _real(x1 + start + at, inside), _real(v + start + at, inside)
-    tl.store(dx1 + out + at, (du * v_tile).to(dx1.dtype.element_ty), mask=inside)
-    tl.store(dv + out + at, (du * x1_tile).to(dv.dtype.element_ty), mask=inside)
+    tl.store(dx1 + out + at, _cast(du * v_tile, dx1.dtype.element_ty), mask=inside)
+    tl.store(dv + out + at, _cast(du * x1_tile, dv.dtype.element_ty), mask=inside)
     tl.store(dbias + tl.program_id(0), tl.sum(dc * x1_tile * v_tile))

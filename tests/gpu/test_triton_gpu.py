@@ -68,7 +68,7 @@ def test_cuda_chooses_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_timings(
     shape: tuple[int, int, int], dtype: torch.dtype, record_property: Callable[[str, object], None]
 ) -> None:
-    """Medians, A B A B, forward and with gradients, printed (-s) and recorded (--junitxml); nothing is asserted of them."""
+    """Medians, A B A B, forward and backward, printed (-s) and recorded (--junitxml); no time is asserted."""
     inputs = operands(*shape, dtype, "cuda")
     times: dict[tuple[str, str], list[float]] = {}
     for _ in range(7):

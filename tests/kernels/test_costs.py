@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from genome_lm.kernels.costs import flash_fft_conv, kernel_costs, ours, table, torch_fft
+from genome_lm.kernels.costs import flash_fft_conv, kernel_costs, ours, table, torch_fft, worthwhile
 
 LENGTHS = [1_024, 32_768, 160_000, 450_000, 1_000_000]
 
@@ -26,6 +26,13 @@ def test_padding_costs_operations_but_no_operands() -> None:
     short, long = kernel_costs(1_030, torch.bfloat16), kernel_costs(2_048, torch.bfloat16)
     assert short["columns_fft"].matrix == long["columns_fft"].matrix
     assert long["columns_fft"].bytes - short["columns_fft"].bytes == 2 * 2 * (2_048 - 1_030)
+
+
+def test_worthwhile_up_to_a_million_in_bfloat16_but_not_in_float32() -> None:
+    assert worthwhile(1_000_000, torch.bfloat16)
+    assert worthwhile(160_000, torch.float32)
+    assert not worthwhile(1_000_000, torch.float32)
+    assert not worthwhile(100, torch.float64)
 
 
 def test_no_plan_no_cost() -> None:
