@@ -67,8 +67,9 @@ def _forward(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tens
     y = torch.empty(x0.shape, dtype=x0.dtype, device=x0.device)
     if y.numel():
         plan = _plan(x0, backward=False)
-        h, bias = h.contiguous(), bias.float().contiguous()
-        (_tile_forward if plan.n_columns == 1 else _columns_forward)(plan, x0, x1, v, h, bias, y)
+        run = _tile_forward if plan.n_columns == 1 else _columns_forward
+        with torch.cuda.device_of(x0):
+            run(plan, x0, x1, v, h.contiguous(), bias.float().contiguous(), y)
     return y
 
 
@@ -88,7 +89,8 @@ def _backward(
         return dx0, dx1, dv, torch.zeros_like(h), torch.zeros_like(bias)
     plan = _plan(x0, backward=True)
     run = _tile_backward if plan.n_columns == 1 else _columns_backward
-    dh, dbias = run(plan, dy, x0, x1, v, h.contiguous(), bias.float().contiguous(), dx0, dx1, dv)
+    with torch.cuda.device_of(x0):
+        dh, dbias = run(plan, dy, x0, x1, v, h.contiguous(), bias.float().contiguous(), dx0, dx1, dv)
     return dx0, dx1, dv, dh.to(h.dtype), dbias.to(bias.dtype)
 
 
