@@ -68,7 +68,7 @@ def ours(length: int, dtype: torch.dtype) -> Cost:
 
 
 def flash_fft_conv(length: int) -> Cost:
-    """FlashFFTConv's scheme in half precision (Fu et al. 2023, https://arxiv.org/abs/2311.05908), as its cost model counts.
+    """FlashFFTConv's scheme in half precision, as its cost model counts (Fu et al. 2023, arXiv:2311.05908).
 
     A real transform of N points, a power of two of at least 2L, costs 16 · N · N_i operations for each of its
     factors N_i (at most 32, as even as may be). Up to N = 32,768 one kernel reads the gates and writes y. Beyond,
