@@ -57,5 +57,5 @@ def plan_for(length: int, dtype: torch.dtype, backward: bool = False) -> Plan | 
     if not 0 < length <= LONGEST or dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return None
     if dtype == torch.bfloat16 and not backward:
-        return make_plan(length, dtype, 32, 32, warps=4)
+        return make_plan(length, dtype, 32, 32, warps=2)
     return make_plan(length, dtype, 16, 32, warps=4)
