@@ -42,7 +42,7 @@ def sample_windows(
     windows, inside = tile(store, intervals, length, length)
     offsets = store.contigs.starts[windows.contigs] + windows.starts
     whole = np.flatnonzero((inside == length) & (store.n_count(offsets, offsets + length) == 0))
-    return fetch_windows(store, windows.take(generator.permutation(whole)[:count]))[0]
+    return fetch_windows(store, windows.take(generator.permutation(whole)[:count]))
 
 
 def mean_and_error(values: npt.NDArray[np.floating]) -> tuple[float, float]:

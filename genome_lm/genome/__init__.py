@@ -2,7 +2,7 @@
 
 from genome_lm.genome.build import build_store, export_fasta
 from genome_lm.genome.intervals import SPLITS, Interval, of_split, read_bed, write_bed
-from genome_lm.genome.sampling import Windows, WindowSampler, fetch_windows, tile
+from genome_lm.genome.sampling import Windows, WindowSampler, fetch_windows, soft_masks, tile
 from genome_lm.genome.splits import SplitSummary, split_genome, summarise_splits
 from genome_lm.genome.store import GenomeStore
 
@@ -18,6 +18,7 @@ __all__ = [
     "fetch_windows",
     "of_split",
     "read_bed",
+    "soft_masks",
     "split_genome",
     "summarise_splits",
     "tile",

@@ -53,7 +53,7 @@ def write_shard(path: Path, codes: Codes, chunk: int, shard: int) -> None:
 
 
 class ChunkReader:
-    """Bases of the sequence array by position, with a cache of decoded chunks.
+    """Codes of the sequence array, or what a table makes of them, by position, with a cache of decoded chunks.
 
     Args:
         folder: The array's folder.
@@ -61,10 +61,14 @@ class ChunkReader:
         shard: Bases a shard, a multiple of `chunk`.
         bases: Bases of the array.
         cache_bytes: Decoded chunks kept at most, in bytes.
+        table: (256,) uint8. What each code becomes, once, when its chunk is decoded; None to leave it.
     """
 
-    def __init__(self, folder: Path, chunk: int, shard: int, bases: int, cache_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, chunk: int, shard: int, bases: int, cache_bytes: int, table: Codes | None = None
+    ) -> None:
         self._folder, self._chunk, self._per_shard = folder, chunk, shard // chunk
+        self._table = None if table is None else table.tobytes()
         self._shards: dict[int, tuple[int, npt.NDArray[np.uint64]]] = {}
         self._cache: OrderedDict[int, Codes] = OrderedDict()
         # One piece of memory for good: the system gives its pages as they are used, and takes none back.
@@ -124,6 +128,11 @@ class ChunkReader:
         return chunk
 
     def _decode(self, number: int, out: Codes) -> None:
+        self._decompress(number, out)
+        if self._table is not None:
+            out[:] = np.frombuffer(out.tobytes().translate(self._table), dtype=np.uint8)
+
+    def _decompress(self, number: int, out: Codes) -> None:
         shard, place = divmod(number, self._per_shard)
         file, index = self._shards.get(shard) or self._open(shard)
         offset, size = index[place].tolist()

@@ -4,12 +4,10 @@ The four common letters have the codes 0 to 3, so that after a bit shuffle all b
 compress to almost nothing: 0.25 bytes a base and a little for the soft mask, where plain letters take up to 0.4.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.alphabet import INVALID, LETTER_COMPLEMENT, LETTER_TO_TOKEN, PAD, A, N
+from genome_lm.alphabet import INVALID, LETTER_COMPLEMENT, LETTER_TO_TOKEN, PAD, N
 
 Codes = npt.NDArray[np.uint8]
 
@@ -55,49 +53,6 @@ CODE_TO_TOKEN = _code_to_token()
 """(256,) uint8. Code → token id; `OUTSIDE` → [PAD]."""
 CODE_COMPLEMENT = _code_complement()
 """(256,) uint8. Code → code of the complement, soft mask kept."""
-
-
-_NOT_ACGT = int.from_bytes(bytes([MASK_BIT - 4]) * 8, "little")
-_TOKENS = CODE_TO_TOKEN.tobytes()
-BLOCK = 32 << 10
-"""Codes that are translated together: they stay in the processor's nearest caches."""
-
-
-def tokens_of(codes: Codes, out: Codes | None = None) -> Codes:
-    """Token ids, `CODE_TO_TOKEN[codes]`: (n, L) uint8 → (n, L) uint8, into `out` if given, which may be `codes`."""
-    out = np.empty_like(codes) if out is None else out
-    for tile in _tiles(codes):
-        if _is_acgt(codes[tile]):
-            np.bitwise_and(codes[tile], 3, out=out[tile])
-            out[tile] += A
-        else:
-            out[tile] = np.frombuffer(codes[tile].tobytes().translate(_TOKENS), np.uint8).reshape(codes[tile].shape)
-    return out
-
-
-def complement_rows(codes: Codes, chosen: npt.NDArray[np.bool_]) -> None:
-    """Complement, in place, the chosen rows, (n,), of (n, L) uint8; soft mask and order are kept."""
-    for tile in _tiles(codes):
-        part, rows = codes[tile], chosen[tile[0]]
-        if _is_acgt(part):
-            part ^= np.where(rows, np.uint8(3), np.uint8(0))[:, None]
-        else:
-            part[rows] = CODE_COMPLEMENT[part[rows]]
-
-
-def _tiles(codes: Codes) -> Iterator[tuple[slice, slice]]:
-    """A table of codes in pieces of about `BLOCK`, rows and columns."""
-    rows = max(1, BLOCK // max(1, codes.shape[1]))
-    for row in range(0, codes.shape[0], rows):
-        for column in range(0, codes.shape[1], BLOCK):
-            yield slice(row, row + rows), slice(column, column + BLOCK)
-
-
-def _is_acgt(codes: Codes) -> bool:
-    """Whether all are A, C, G or T, soft-masked or not: arithmetic can take a table's place, ten times as fast."""
-    if codes.flags.c_contiguous and codes.size % 8 == 0:
-        return not int(np.bitwise_or.reduce(codes.reshape(-1).view(np.uint64))) & _NOT_ACGT
-    return not (codes & (MASK_BIT - 4)).max()
 
 
 def is_ambiguous(codes: Codes) -> npt.NDArray[np.bool_]:

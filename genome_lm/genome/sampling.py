@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome.codes import Codes, is_soft_masked, tokens_of
+from genome_lm.genome.codes import Codes, is_soft_masked
 from genome_lm.genome.intervals import Interval
 from genome_lm.genome.store import GenomeStore
 
@@ -33,13 +33,15 @@ class Windows(NamedTuple):
         ]
 
 
-def fetch_windows(store: GenomeStore, windows: Windows) -> tuple[Codes, npt.NDArray[np.bool_]]:
-    """Token ids, [PAD] beyond the contig, and which bases are soft-masked: both (n, length)."""
-    codes = store.fetch_many(
-        windows.contigs, windows.starts, windows.length, windows.reverse, pad=True, output="codes"
-    )
-    masked = is_soft_masked(codes)
-    return tokens_of(codes, out=codes), masked
+def fetch_windows(store: GenomeStore, windows: Windows) -> Codes:
+    """Token ids of windows, [PAD] beyond the contig: (n, length) uint8."""
+    return store.fetch_many(windows.contigs, windows.starts, windows.length, windows.reverse, pad=True)
+
+
+def soft_masks(store: GenomeStore, windows: Windows) -> npt.NDArray[np.bool_]:
+    """Which bases of windows are soft-masked: (n, length)."""
+    places = windows.contigs, windows.starts, windows.length, windows.reverse
+    return is_soft_masked(store.fetch_many(*places, pad=True, output="codes"))
 
 
 class WindowSampler:

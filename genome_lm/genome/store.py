@@ -3,23 +3,18 @@
 import difflib
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
+from genome_lm.alphabet import PAD, TOKEN_COMPLEMENT
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.chunks import ChunkReader
-from genome_lm.genome.codes import (
-    CODE_TO_LETTER,
-    OUTSIDE,
-    Codes,
-    complement_rows,
-    tokens_of,
-)
+from genome_lm.genome.codes import CODE_COMPLEMENT, CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE, Codes
 
 FORMAT = "genome-lm-genome"
 FORMAT_VERSION = 1
@@ -28,6 +23,21 @@ CACHE_BYTES = 128 << 20
 
 Strand = Literal["+", "-"]
 Output = Literal["tokens", "letters", "codes"]
+
+
+class _View(NamedTuple):
+    """What a reader keeps decoded: the codes, or what a table makes of them; the filling, and the complements."""
+
+    table: Codes | None
+    outside: int
+    complement: bytes
+
+
+_VIEWS = {
+    "codes": _View(None, int(OUTSIDE), CODE_COMPLEMENT.tobytes()),
+    "tokens": _View(CODE_TO_TOKEN, PAD, TOKEN_COMPLEMENT.tobytes().ljust(256)),
+}
+"""Training asks for tokens a million times over: they are made once a chunk, so that a window costs one copy."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +120,8 @@ class GenomeStore:
         sequence = group["sequence"]
         assert isinstance(sequence, zarr.Array)
         assert sequence.shards is not None
-        self._reader = ChunkReader(
-            self.path / "sequence", sequence.chunks[0], sequence.shards[0], self.bases, cache_bytes
-        )
+        layout = self.path / "sequence", sequence.chunks[0], sequence.shards[0], self.bases, cache_bytes
+        self._reader = cache(lambda view: ChunkReader(*layout, _VIEWS[view].table))
 
     def __reduce__(self) -> tuple[type["GenomeStore"], tuple[Path, int]]:
         return GenomeStore, (self.path, self._cache_bytes)
@@ -188,20 +197,20 @@ class GenomeStore:
         offsets, limits = self.contigs.starts[contigs], self.contigs.lengths[contigs]
         if not pad and ((starts < 0) | (starts + length > limits)).any():
             self._refuse_outside(contigs, starts, length)
+        kept = "tokens" if output == "tokens" else "codes"
+        reader, view = self._reader(kept), _VIEWS[kept]
         if ((starts >= 0) & (starts + length <= limits)).all():
-            codes = self._reader.gather(offsets + starts, length)
+            rows = reader.gather(offsets + starts, length)
         else:
             firsts, lasts = np.clip(starts, 0, limits), np.clip(starts + length, 0, limits)
-            codes = np.full((len(starts), length), OUTSIDE, dtype=np.uint8)
+            rows = np.full((len(starts), length), view.outside, dtype=np.uint8)
             for i in np.argsort(offsets + firsts, kind="stable").tolist():
                 left, right = max(0, firsts[i] - starts[i]), max(0, lasts[i] - starts[i])
-                self._reader.read(int(offsets[i] + firsts[i]), codes[i, left:right])
+                reader.read(int(offsets[i] + firsts[i]), rows[i, left:right])
         if reverse is not None and reverse.any():
-            codes[reverse] = codes[reverse][:, ::-1]
-            complement_rows(codes, reverse)
-        if output == "codes":
-            return codes
-        return tokens_of(codes, out=codes) if output == "tokens" else CODE_TO_LETTER[codes]
+            turned = rows[reverse, ::-1]
+            rows[reverse] = np.frombuffer(turned.tobytes().translate(view.complement), np.uint8).reshape(turned.shape)
+        return CODE_TO_LETTER[rows] if output == "letters" else rows
 
     def n_count(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Ambiguous bases (N and other IUPAC codes) in [start, end) of the concatenated sequence: (n,) int64."""

@@ -8,7 +8,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from genome_lm.genome import Windows, WindowSampler, fetch_windows
+from genome_lm.genome import Windows, WindowSampler, fetch_windows, soft_masks
 from genome_lm.training.config import TrainingConfig
 
 
@@ -46,9 +46,11 @@ class TrainingSteps(Dataset[StepBatch]):
 
     def __getitem__(self, step: int) -> StepBatch:
         windows = self.windows(step).take(slice(self.rank, None, self.world))
-        tokens, soft_masked = fetch_windows(self.sampler.store, windows)
-        weights = torch.ones(soft_masked[:, 1:].shape)
-        weights[torch.from_numpy(soft_masked[:, 1:])] = self.config.soft_mask_weight
+        tokens = fetch_windows(self.sampler.store, windows)
+        weights = torch.ones(tokens[:, 1:].shape)
+        if self.config.soft_mask_weight != 1:
+            masked = soft_masks(self.sampler.store, windows)[:, 1:]
+            weights[torch.from_numpy(masked)] = self.config.soft_mask_weight
         return StepBatch(step, torch.from_numpy(tokens), weights)
 
 

@@ -32,7 +32,7 @@ def window_losses(
     rows = max(1, device_tokens // windows.length)
     for start in range(0, len(windows.starts), rows):
         part = windows.take(slice(start, start + rows))
-        tokens, _ = fetch_windows(store, part)
+        tokens = fetch_windows(store, part)
         tokens[np.arange(windows.length) >= inside[start : start + rows, None]] = PAD
         ids = torch.from_numpy(tokens).to(device)
         logits, targets = model(ids[:, :-1]).float(), ids[:, 1:]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from genome_lm.alphabet import PAD, reverse_complement
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import Interval, Windows, WindowSampler, fetch_windows, split_genome, tile
+from genome_lm.genome import Interval, Windows, WindowSampler, fetch_windows, soft_masks, split_genome, tile
 from tests.genome.conftest import Small
 
 Drawn = list[tuple[str, int, int, str]]
@@ -123,8 +123,9 @@ def test_strands(small: Small) -> None:
     both = WindowSampler(small.store, regions, max_n_fraction=1).windows(0, 1_000, 40)
     back = both.reverse
     assert 400 < back.sum() < 600
-    tokens, masked = fetch_windows(small.store, both)
-    forward, forward_masked = fetch_windows(small.store, both._replace(reverse=np.zeros(1_000, dtype=bool)))
+    ahead = both._replace(reverse=np.zeros(1_000, dtype=bool))
+    tokens, masked = fetch_windows(small.store, both), soft_masks(small.store, both)
+    forward, forward_masked = fetch_windows(small.store, ahead), soft_masks(small.store, ahead)
     assert (forward == PAD).any()
     np.testing.assert_array_equal(tokens[back], reverse_complement(forward[back]))
     np.testing.assert_array_equal(tokens[~back], forward[~back])
