@@ -76,10 +76,10 @@ def from_gff(
     _write(out, gene_set(store, genes, kind.value, regions, length=length, per_class=per_class, seed=seed), as_json)
 
 
-@app.command()
-def species(
-    genome: Annotated[
-        list[str], typer.Option(help="A genome store and its label; two or more.", metavar="LABEL=G.zarr")
+@app.command("species")
+def from_species(
+    species: Annotated[
+        list[str], typer.Option(help="A label and its genome store; two or more.", metavar="LABEL=G.zarr")
     ],
     out: Out,
     length: Length = 1_024,
@@ -98,7 +98,7 @@ def species(
 ) -> None:
     """Make a set of windows of several genomes, to tell the species apart.
 
-    Example: genome-lm dataset species --genome ecoli=ecoli.zarr --genome saureus=saureus.zarr --out species.parquet
+    Example: genome-lm dataset species --species ecoli=ecoli.zarr --species saureus=saureus.zarr --out species.csv
     """
     from genome_lm.dataset import check_table_suffix, species_set
     from genome_lm.genome import GenomeStore, read_bed
@@ -106,10 +106,10 @@ def species(
     check_table_suffix(out)
     refuse_existing(out, force)
     stores = {}
-    for given in genome:
+    for given in species:
         label, _, path = given.partition("=")
         if not label or not path or label in stores:
-            raise GenomeLMError(f"--genome {given}: write LABEL=G.zarr, each label once")
+            raise GenomeLMError(f"--species {given}: write LABEL=G.zarr, each label once")
         stores[label] = GenomeStore(path)
     regions = read_bed(intervals) if intervals else None
     labelled = species_set(

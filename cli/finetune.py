@@ -83,7 +83,7 @@ def finetune(
         bool, typer.Option("--reverse-complement", help="Train on either strand of each sequence.")
     ] = False,
     epochs: Annotated[int, typer.Option(help="At most; 0: 10, or 100 where the model is frozen.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 32,
+    sequences_per_step: Annotated[int, typer.Option(help="Sequences a step.")] = 32,
     lr: Annotated[float, typer.Option(help="Peak rate; 0: 6e-4 full, 2e-3 lora, 1e-2 frozen and prompt.")] = 0.0,
     head_lr: Annotated[float, typer.Option(help="Peak rate of the head; 0: ten times --lr of a tuned model.")] = 0.0,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.1,
@@ -103,7 +103,7 @@ def finetune(
 ) -> None:
     """Tune a model on labelled sequences, and test it.
 
-    DIR gets checkpoint/ (for `genome-lm predict` and `genome_lm.load`), metrics.json, history.csv,
+    DIR gets checkpoint/ (for `genome-lm predict` and `genome_lm.load`), summary.json, history.csv,
     predictions.parquet of the test split, and report.html.
 
     Example: genome-lm finetune run/checkpoint --data train.csv --test test.csv --task classification --out tuned
@@ -148,7 +148,7 @@ def finetune(
         for e in result.metrics[split]
     ]
     table(f"{split}, epoch {result.best_epoch} kept", ("", "value", "95 % interval"), rows)
-    say(f"wrote {out}: checkpoint, metrics.json, history.csv, predictions.parquet, report.html")
+    say(f"wrote {out}: checkpoint, summary.json, history.csv, predictions.parquet, report.html")
 
 
 def _read(

@@ -121,10 +121,10 @@ def compare_benchmark(benchmarks: dict[str, Benchmark], folders: Sequence[Path])
         if benchmark is None:
             raise GenomeLMError(f"{folder}: no set of this name; there are {', '.join(benchmarks)}")
         try:
-            metrics = json.loads((folder / "metrics.json").read_text())["metrics"]["test"]
+            metrics = json.loads((folder / "summary.json").read_text())["metrics"]["test"]
             ours = next(metric for metric in metrics if metric["metric"] == benchmark.metric)
         except (OSError, ValueError, KeyError, StopIteration) as error:
-            raise GenomeLMError(f"{folder}: no {benchmark.metric} of a test split in metrics.json") from error
+            raise GenomeLMError(f"{folder}: no {benchmark.metric} of a test split in summary.json") from error
         percent = {
             name: round(100 * ours[key], 1) for name, key in (("ours", "value"), ("low", "low"), ("high", "high"))
         }

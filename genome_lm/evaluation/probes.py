@@ -58,7 +58,7 @@ def probe_set(
     untrained = GenomeLM(HyenaLM(model.config).to(model.device))
     torch.set_rng_state(torch_state)
     for name, each in (("linear probe", model), ("untrained model, linear probe", untrained)):
-        embedded = [each.embed(sequences, pool=pool, strand="both") for sequences in texts]  # type: ignore[arg-type]
+        embedded = [each.embed(sequences, pool=pool, strand="both") for sequences in texts]
         rows.append(data.row(name, _logistic(data, embedded, seed)[0]))  # type: ignore[arg-type]
     tokens = [[encode(sequence) for sequence in sequences] for sequences in texts]
     best: tuple[float, str, Array] | None = None

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pysam
 
 from genome_lm.alphabet import A, decode, reverse_complement
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation.losses import base_losses
 from genome_lm.genome import GenomeStore
 from genome_lm.genome.codes import Codes
+from genome_lm.inference.vcf import vcf_alleles
 from genome_lm.model import HyenaLM
 
 Row = dict[str, Any]
@@ -66,26 +66,18 @@ def variant_separation(
 
 
 def _snvs(vcf: Path, store: GenomeStore) -> list[Variant]:
-    try:
-        with pysam.VariantFile(str(vcf)) as file:
-            records = [(r.chrom, r.pos - 1, r.ref, r.alts) for r in file]
-    except (OSError, ValueError) as error:
-        raise GenomeLMError(f"{vcf}: can't read the variants: {error}") from error
     found = []
-    for contig, position, ref, alts in records:
-        if (
-            ref is not None
-            and alts is not None
-            and len(ref) == 1
-            and len(alts) == 1
-            and alts[0] in ("A", "C", "G", "T")
-        ):
-            there = decode(store.fetch(contig, position, position + 1))
+    for contig, position, ref, alt in vcf_alleles(vcf):
+        if len(ref) == 1 and alt in ("A", "C", "G", "T"):
+            try:
+                there = decode(store.fetch(contig, position, position + 1))
+            except GenomeLMError as error:
+                raise GenomeLMError(f"{vcf}: {error}") from None
             if there != ref.upper():
                 raise GenomeLMError(
                     f"{vcf}: {contig}:{position + 1}: REF is {ref}, the genome has {there}; is it another assembly?"
                 )
-            found.append((contig, position, ref.upper(), alts[0]))
+            found.append((contig, position, ref.upper(), alt))
     return found
 
 

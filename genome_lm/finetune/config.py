@@ -22,7 +22,7 @@ class FinetuneConfig:
             adds matrices of low rank to the projections and the MLPs, merged in the end (Hu et al. 2021,
             https://arxiv.org/abs/2106.09685); "prompt" vectors before each sequence (HyenaDNA, section 3.3).
         epochs: Passes through the training data at most; 0 for 100 where the model is frozen, else 10.
-        batch_size: Sequences a step.
+        sequences_per_step: Sequences a step.
         device_tokens: Positions that go through the model at one time; a step is summed up from such pieces.
         lr: Peak learning rate of the model; 0 chooses by the method (see `learning_rate`).
         head_lr: Peak learning rate of the head; 0 for ten times `lr`, or `lr` where the model is frozen.
@@ -46,7 +46,7 @@ class FinetuneConfig:
 
     method: Method = "full"
     epochs: int = 0
-    batch_size: int = 32
+    sequences_per_step: int = 32
     device_tokens: int = 32_768
     lr: float = 0.0
     head_lr: float = 0.0
@@ -71,7 +71,7 @@ class FinetuneConfig:
         for name in ("epochs", "patience"):
             if getattr(self, name) == 0:
                 object.__setattr__(self, name, _PASSES[name][self.method == "frozen"])
-        for name in ("epochs", "batch_size", "device_tokens", "patience", "lora_rank", "prompt_length"):
+        for name in ("epochs", "sequences_per_step", "device_tokens", "patience", "lora_rank", "prompt_length"):
             if getattr(self, name) < 1:
                 raise GenomeLMError(f"finetune config: {name} is {getattr(self, name)}, must be at least 1")
         for name in ("lr", "head_lr", "weight_decay", "lora_alpha"):

@@ -32,7 +32,7 @@ from genome_lm.training import warmup_cosine
 log = logging.getLogger(__name__)
 
 LeakPolicy = Literal["report", "refuse", "drop"]
-CHECKPOINT, METRICS, HISTORY, PREDICTIONS = "checkpoint", "metrics.json", "history.csv", "predictions.parquet"
+CHECKPOINT, SUMMARY, HISTORY, PREDICTIONS = "checkpoint", "summary.json", "history.csv", "predictions.parquet"
 RESAMPLES = 500
 """Bootstrap resamples of the metrics."""
 
@@ -42,7 +42,7 @@ class FinetuneResult:
     """How a model was tuned.
 
     Attributes:
-        folder: Holds checkpoint/, metrics.json, history.csv and predictions.parquet.
+        folder: Holds checkpoint/, summary.json, history.csv and predictions.parquet.
         head: What the model predicts.
         metrics: Split → metrics.
         history: A row an epoch: epoch, loss, valid_loss and the watched metric.
@@ -136,7 +136,7 @@ def finetune(
             "head": head_config.to_dict(), "examples": counts, "leaks": leaks, "best_epoch": tuning.best_epoch,
             "metrics": {split: [e.to_dict() for e in found] for split, found in metrics.items()}, **identity,
         }  # fmt: skip
-        (folder / METRICS).write_text(json.dumps(summary, indent=2) + "\n")
+        (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
     return FinetuneResult(out, head_config, metrics, tuning.history, tuning.best_epoch, leaks)
 
 
@@ -221,14 +221,14 @@ class _Tuning:
     def fit(self) -> None:
         """Train until the metric gets no better, or to the last epoch; put the best weights back."""
         config, count = self.config, len(self._data["train"].ids)
-        steps = config.epochs * math.ceil(count / config.batch_size)
+        steps = config.epochs * math.ceil(count / config.sequences_per_step)
         best, best_state, step = math.inf, trainable_state(self.model, self.head), 0
         with progress("finetune", config.epochs * count, "sequences") as bar:
             for epoch in range(1, config.epochs + 1):
                 order = self._generator.permutation(count).tolist()
                 losses = []
-                for first in range(0, count, config.batch_size):
-                    rows = order[first : first + config.batch_size]
+                for first in range(0, count, config.sequences_per_step):
+                    rows = order[first : first + config.sequences_per_step]
                     losses.append(self._step(rows, warmup_cosine(step, steps, *self._schedule)))
                     step += 1
                     bar.advance(len(rows))

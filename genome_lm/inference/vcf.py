@@ -212,6 +212,18 @@ def score_vcf(
     )
 
 
+def vcf_alleles(vcf: Path) -> Iterator[tuple[str, int, str, str]]:
+    """(contig, 0-based position, REF, ALT) of the records of a VCF or BCF that have one ALT.
+
+    Raises:
+        GenomeLMError: If it can't be read; the record is named.
+    """
+    with _readable(vcf) as path:
+        for record in _records(path, vcf):
+            if record.ref is not None and record.alts is not None and len(record.alts) == 1:
+                yield record.chrom, record.pos - 1, record.ref, record.alts[0]
+
+
 @contextlib.contextmanager
 def _readable(vcf: Path) -> Iterator[Path]:
     """A path that htslib can read twice: it can't seek in plain gzip, nor in a pipe."""

@@ -1,53 +1,28 @@
-"""The evaluation suite, labelled sets, tuned models, and public benchmarks.
+"""The evaluation suite of each run, public benchmarks, and the published figures beside ours.
 
-Joined by `include: "rules/evaluation.smk"` in the Snakefile; the section `downstream` of the configuration is described
-in schemas/downstream.schema.yaml. Without it there is only the suite on the run's own genome.
+The section `downstream` of the configuration says what for; schemas/downstream.schema.yaml describes it. Without it there
+is only the suite on the run's own genome.
 """
 
 DOWNSTREAM = config.get("downstream", {})
 validate(DOWNSTREAM, "../schemas/downstream.schema.yaml")
-SETS = DOWNSTREAM.get("sets", {})
-BENCHMARKS = DOWNSTREAM.get("benchmarks", {})
+PUBLIC = DOWNSTREAM.get("benchmarks", {})
 
 
 include: "options.smk"
 
 
-rule labelled_set:
-    input:
-        genome=RESULTS / "genome.zarr",
-        intervals=RESULTS / "intervals.bed",
-        annotation=lambda wildcards: SETS[wildcards.set]["annotation"],
-    output:
-        RESULTS / "sets/{set}.parquet",
-    log:
-        RESULTS / "logs/set.{set}.log",
-    benchmark:
-        RESULTS / "benchmarks/set.{set}.tsv"
-    conda:
-        "../envs/genome-lm.yaml"
-    resources:
-        mem_mb=4_000,
-        runtime=60,
-    params:
-        options=lambda wildcards: options_of(SETS[wildcards.set].get("options", {})),
-    shell:
-        "genome-lm dataset from-gff {input.annotation:q} --genome {input.genome:q} --intervals {input.intervals:q} "
-        "--out {output:q} --force {params.options:q} &> {log:q}"
-
-
 rule evaluation_suite:
     input:
-        checkpoint=RUN / "checkpoint",
-        genome=RESULTS / "genome.zarr",
-        intervals=RESULTS / "intervals.bed",
-        sets=expand(RESULTS / "sets/{set}.parquet", set=SETS),
+        checkpoint=RUN / "train/checkpoint",
+        genome=store,
+        intervals=intervals,
     output:
-        directory(RESULTS / "suite"),
+        directory(RUN / "suite"),
     log:
-        RESULTS / "logs/suite.log",
+        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/suite.log",
     benchmark:
-        RESULTS / "benchmarks/suite.tsv"
+        RUN_BENCHMARKS / "suite.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -55,43 +30,21 @@ rule evaluation_suite:
         mem_mb=8_000,
         runtime=480,
     params:
-        sets=lambda _, input: [f"--set={Path(path).stem}={path}" for path in input.sets],
-        options=lambda _: options_of(DOWNSTREAM.get("suite", {})),
+        options=lambda wildcards: options_of(
+            DOWNSTREAM.get("suite", {}).get(wildcards.genome, {})
+        ),
     shell:
         "genome-lm evaluate-suite {input.checkpoint:q} --genome {input.genome:q} --intervals {input.intervals:q} "
-        "--out {output:q} --force {params.sets:q} {params.options:q} &> {log:q}"
-
-
-rule tuned:
-    input:
-        checkpoint=RUN / "checkpoint",
-        table=RESULTS / "sets/{set}.parquet",
-    output:
-        directory(RESULTS / "tuned/{set}"),
-    log:
-        RESULTS / "logs/tuned.{set}.log",
-    benchmark:
-        RESULTS / "benchmarks/tuned.{set}.tsv"
-    conda:
-        "../envs/genome-lm.yaml"
-    threads: config["threads"]
-    resources:
-        mem_mb=8_000,
-        runtime=1_440,
-    params:
-        options=lambda wildcards: options_of(SETS[wildcards.set].get("finetune", {})),
-    shell:
-        "genome-lm finetune {input.checkpoint:q} --data {input.table:q} --out {output:q} --force "
-        "{params.options:q} &> {log:q}"
+        "--out {output:q} --force {params.options:q} &> {log:q}"
 
 
 rule benchmark_set:
     input:
-        lambda wildcards: BENCHMARKS[wildcards.suite]["manifest"],
+        lambda wildcards: PUBLIC[wildcards.suite]["manifest"],
     output:
         RESULTS / "benchmark_sets/{suite}/{set}.parquet",
     log:
-        RESULTS / "logs/benchmark_set.{suite}.{set}.log",
+        RESULTS / "logs/benchmark_sets/{suite}.{set}.log",
     conda:
         "../envs/genome-lm.yaml"
     resources:
@@ -103,14 +56,15 @@ rule benchmark_set:
 
 rule benchmark_tuned:
     input:
-        checkpoint=RUN / "checkpoint",
+        checkpoint=RUN / "train/checkpoint",
         table=RESULTS / "benchmark_sets/{suite}/{set}.parquet",
     output:
-        directory(RESULTS / "benchmark_tuned/{suite}/{set}"),
+        directory(RUN / "benchmark_tuned/{suite}/{set}"),
     log:
-        RESULTS / "logs/benchmark_tuned.{suite}.{set}.log",
+        RESULTS
+        / "logs/runs/{genome}/{model}/seed{seed}/benchmark_tuned.{suite}.{set}.log",
     benchmark:
-        RESULTS / "benchmarks/benchmark_tuned.{suite}.{set}.tsv"
+        RUN_BENCHMARKS / "benchmark_tuned.{suite}.{set}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -118,30 +72,24 @@ rule benchmark_tuned:
         mem_mb=16_000,
         runtime=2_880,
     params:
-        options=lambda wildcards: options_of(
-            {
-                **yaml.safe_load(
-                    Path(BENCHMARKS[wildcards.suite]["manifest"]).read_text()
-                )["options"],
-                **BENCHMARKS[wildcards.suite].get("finetune", {}),
-            }
-        ),
+        options=lambda wildcards: options_of(tuning_options(wildcards.suite)),
     shell:
         "genome-lm finetune {input.checkpoint:q} --data {input.table:q} --out {output:q} --force "
-        "{params.options:q} &> {log:q}"
+        "--seed {wildcards.seed} {params.options:q} &> {log:q}"
 
 
 rule benchmark_table:
     input:
-        manifest=lambda wildcards: BENCHMARKS[wildcards.suite]["manifest"],
-        tuned=lambda wildcards: expand(
-            RESULTS / "benchmark_tuned" / wildcards.suite / "{set}",
-            set=BENCHMARKS[wildcards.suite]["sets"],
-        ),
+        manifest=lambda wildcards: PUBLIC[wildcards.suite]["manifest"],
+        tuned=lambda wildcards: [
+            Path(str(RUN).format(**wildcards))
+            / f"benchmark_tuned/{wildcards.suite}/{name}"
+            for name in PUBLIC[wildcards.suite]["sets"]
+        ],
     output:
-        RESULTS / "{suite}.benchmark.csv",
+        RUN / "{suite}.benchmark.csv",
     log:
-        RESULTS / "logs/benchmark_table.{suite}.log",
+        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/{suite}.benchmark.log",
     conda:
         "../envs/genome-lm.yaml"
     resources:
@@ -153,16 +101,15 @@ rule benchmark_table:
 
 rule genomic_benchmarks:
     input:
-        RESULTS / "genomic_benchmarks.benchmark.csv",
+        public_tables(["genomic_benchmarks"]),
 
 
 rule nucleotide_transformer:
     input:
-        RESULTS / "nucleotide_transformer.benchmark.csv",
+        public_tables(["nucleotide_transformer"]),
 
 
 rule evaluate_all:
     input:
-        RESULTS / "suite",
-        expand(RESULTS / "tuned/{set}", set=[s for s in SETS if "finetune" in SETS[s]]),
-        expand(RESULTS / "{suite}.benchmark.csv", suite=BENCHMARKS),
+        for_runs("suite"),
+        public_tables(PUBLIC),

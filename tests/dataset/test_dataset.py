@@ -310,10 +310,10 @@ def test_commands(genome: Genome, genes: Genes, tmp_path: Path) -> None:
     assert read_examples(out).columns == ("label",)
     with pytest.raises(GenomeLMError, match="--force"):
         call(*gff)
-    genomes = ["--genome", f"a={genome.store.path}", "--genome", f"b={genes.store.path}"]
+    genomes = ["--species", f"a={genome.store.path}", "--species", f"b={genes.store.path}"]
     call("species", *genomes, "--out", tmp_path / "s.csv", "--length", 100, "--per-class", 20, "--block", 3_000)
     with pytest.raises(GenomeLMError, match=r"write LABEL=G\.zarr"):
-        call("species", "--genome", genome.store.path, "--out", tmp_path / "s2.csv")
+        call("species", "--species", genome.store.path, "--out", tmp_path / "s2.csv")
     folder = tmp_path / "files"
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -326,7 +326,7 @@ def test_commands(genome: Genome, genes: Genes, tmp_path: Path) -> None:
     assert [splits.count(name) for name in ("train", "valid", "test")] == [18, 2, 20]
     (tmp_path / "H3").mkdir()
     metric = {"metric": "mcc", "value": 0.8, "low": 0.75, "high": 0.85}
-    (tmp_path / "H3/metrics.json").write_text(json.dumps({"metrics": {"test": [metric]}}))
+    (tmp_path / "H3/summary.json").write_text(json.dumps({"metrics": {"test": [metric]}}))
     call("compare", manifest, tmp_path / "H3", "--out", tmp_path / "compare.csv")
     row = pd.read_csv(tmp_path / "compare.csv").iloc[0]
     assert (row["ours"], row["HyenaDNA"], row["metric"]) == (80.0, 81.7, "mcc")

@@ -1,3 +1,4 @@
+import gzip
 import itertools
 import json
 from collections import Counter
@@ -172,7 +173,9 @@ def vcf_of(genome: Genome, path: Path, wrong: bool = False) -> Path:
 
 
 def test_variants(model: GenomeLM, genome: Genome, tmp_path: Path) -> None:
-    rows, each = variant_separation(model.model, genome.store, vcf_of(genome, tmp_path / "a.vcf"), most=40, flank=20)
+    packed = tmp_path / "a.vcf.gz"
+    packed.write_bytes(gzip.compress(vcf_of(genome, tmp_path / "a.vcf").read_bytes()))
+    rows, each = variant_separation(model.model, genome.store, packed, most=40, flank=20)
     table = pd.DataFrame(each)
     assert table["kind"].value_counts().to_dict() == {"common": 40, "random": 40}
     assert not table.duplicated(["contig", "position"]).any()

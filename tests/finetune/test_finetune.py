@@ -40,7 +40,7 @@ def rich(count: int, seed: int = 0) -> LabelledSet:
 
 
 def run_config(**changes: object) -> FinetuneConfig:
-    return FinetuneConfig(**{"epochs": 4, "batch_size": 16, "lr": 5e-3, **changes})  # type: ignore[arg-type]
+    return FinetuneConfig(**{"epochs": 4, "sequences_per_step": 16, "lr": 5e-3, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["full", "frozen", "lora", "prompt"])
@@ -229,7 +229,7 @@ def test_a_leaking_split_is_reported_refused_or_mended(
     with pytest.raises(GenomeLMError, match="reverse complement"):
         finetune(*arguments, leak_policy="refuse")
     finetune(*arguments, leak_policy="drop")
-    assert json.loads((tmp_path / "t/metrics.json").read_text())["examples"]["train"] == 23
+    assert json.loads((tmp_path / "t/summary.json").read_text())["examples"]["train"] == 23
 
 
 def relabel(labelled: LabelledSet, number: int, **changes: object) -> LabelledSet:
