@@ -70,10 +70,19 @@ def floor(job: Job, machine: Machine) -> Floor:
     """The floor of a run; that of a training step is three times the forward pass's."""
     if job.kind == "load":
         operations, traffic = 0.0, 2.0 * job.bases  # a byte read and a byte written for each base
+    elif job.kind == "generate":
+        operations, traffic = _generate(PRESETS[job.preset], job.length)
     else:
         passes = 1 if job.kind == "forward" else 3
         operations, traffic = (passes * amount for amount in _forward(PRESETS[job.preset], job.length))
     return Floor(operations, traffic, operations / machine.flops + traffic / machine.bandwidth)
+
+
+def _generate(config: ModelConfig, length: int) -> tuple[float, float]:
+    """Operations and bytes of new bases one by one: each reads all weights of the products. FFTs are left out."""
+    weights = config.n_layer * config.d_model * (4 * config.d_model + 2 * config.d_inner)
+    head = config.d_model * EMBEDDING_ROWS
+    return length * 2.0 * (weights + head), length * float(FLOAT) * (weights + head)
 
 
 def _forward(config: ModelConfig, length: int) -> tuple[float, float]:
