@@ -52,7 +52,7 @@ class Floor:
 
 
 def measure_machine(threads: int | None = None) -> Machine:
-    """Measure matrix products and copies, the best of a few each."""
+    """Measure matrix products and copies, the best of a few each, by CPU time (without other programs' share)."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -98,9 +98,10 @@ def _forward(config: ModelConfig, length: int) -> tuple[float, float]:
 
 
 def _best(run: Callable[[], object], times: int) -> float:
+    """Least CPU seconds a thread; threads that wait for each other spend them too, as the clock on the wall does."""
     best = math.inf
     for _ in range(times):
-        begin = time.perf_counter()
+        begin = time.process_time()
         run()
-        best = min(best, time.perf_counter() - begin)
-    return best
+        best = min(best, time.process_time() - begin)
+    return best / torch.get_num_threads()
