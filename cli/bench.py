@@ -4,7 +4,7 @@ import json
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +12,16 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, replacing_file
 from genome_lm_cli.output import say, table
 
+if TYPE_CHECKING:
+    from genome_lm.config import ModelConfig
+
 
 class Kind(StrEnum):
     """What is measured."""
 
     forward = "forward"
     train = "train"
+    generate = "generate"
     load = "load"
 
 
@@ -68,7 +72,7 @@ def bench(
         jobs = [
             Job(kind.value, bases, name, plain, store, seed)
             for name in presets
-            for bases in length or ([PRESETS[name].max_length] if name else [1_024, 32_768, 1_000_000])
+            for bases in length or _usual_lengths(kind, PRESETS.get(name))
         ]
         with progress(kind.value, len(jobs), "lengths") as bar:
             for job in jobs:
@@ -86,6 +90,12 @@ def bench(
     if plot is not None:
         draw(plot, comparisons)
         say(f"wrote {plot}")
+
+
+def _usual_lengths(kind: Kind, config: "ModelConfig | None") -> list[int]:
+    if config is None:
+        return [1_024, 32_768, 1_000_000]
+    return [256, 512] if kind is Kind.generate else [config.max_length]
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from genome_lm.errors import GenomeLMError
 
-Kind = Literal["forward", "train", "load"]
+Kind = Literal["forward", "train", "generate", "load"]
 OURS = "genome-lm"
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 50)}
 _WHOLE = 1 << 50
@@ -75,6 +75,7 @@ _MODEL_SIDES = (
 SIDES: dict[Kind, dict[str, Side]] = {
     "forward": {side.name: side for side in _MODEL_SIDES},
     "train": {side.name: side for side in _MODEL_SIDES},
+    "generate": {side.name: side for side in _MODEL_SIDES[:3]},
     "load": {side.name: side for side in (Side(OURS), Side("pyfaidx", "pyfaidx"))},
 }
 """By kind of work and by name."""

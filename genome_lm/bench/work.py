@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES
+from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, decode
 from genome_lm.bench.original import OriginalLM
 from genome_lm.bench.sides import OURS, Kind
 from genome_lm.config import PRESETS
@@ -19,6 +19,8 @@ from genome_lm.model import HyenaLM
 BASES_LOADED = 8 << 20
 """Bases of a run of `load`, one window at least and `MOST_WINDOWS` at most."""
 MOST_WINDOWS = 2_000
+PROMPT = 16
+"""Bases before those that `generate` makes."""
 
 Work = Callable[[int], npt.NDArray[np.generic]]
 """Takes the number of the run, gives an array to compare the sides by."""
@@ -30,7 +32,7 @@ class Job:
 
     Attributes:
         kind: What is done.
-        length: Bases of a sequence or window.
+        length: Bases of a sequence or window; new bases of `generate`, after a prompt of `PROMPT`.
         preset: Size of the model; of no meaning to `load`.
         fasta: Plain FASTA of the genome that `load` reads.
         genome: Its store.
@@ -61,6 +63,9 @@ def prepare(job: Job, implementation: str) -> Work:
         return _load_store(job) if implementation == OURS else _load_pyfaidx(job)
     torch.manual_seed(job.seed)
     model = HyenaLM(PRESETS[job.preset])
+    if job.kind == "generate":
+        prompt = torch.randint(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1, (1, PROMPT))
+        return _generate(model, prompt, job) if implementation == OURS else _recompute(OriginalLM(model), prompt, job)
     # The sequence is one base longer for the targets of training; the last is no input.
     ids = torch.randint(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1, (1, job.length + 1))
     way = model if implementation == OURS else OriginalLM(model)
@@ -90,6 +95,35 @@ def _train(way: HyenaLM | OriginalLM, model: HyenaLM, ids: Tensor) -> Work:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).numpy()
+
+    return run
+
+
+def _generate(model: HyenaLM, prompt: Tensor, job: Job) -> Work:
+    """The likeliest base each time; the result is their log-likelihoods."""
+    from genome_lm.inference import GenomeLM  # here, since its imports would count as memory of the other kinds
+
+    lm, letters = GenomeLM(model), decode(prompt[0].numpy())
+
+    def run(_number: int) -> npt.NDArray[np.generic]:
+        return lm.generate([letters], job.length, temperature=0)[0].log_likelihoods
+
+    return run
+
+
+def _recompute(way: OriginalLM, prompt: Tensor, job: Job) -> Work:
+    """The same by a forward pass over the whole sequence for each new base."""
+    way.eval()
+
+    def run(_number: int) -> npt.NDArray[np.generic]:
+        ids, found = prompt, []
+        with torch.no_grad():
+            for _ in range(job.length):
+                scores = way(ids)[0, -1].log_softmax(0)
+                base = NUCLEOTIDES[0] + int(scores[list(NUCLEOTIDES)].argmax())
+                found.append(float(scores[base]))
+                ids = torch.cat([ids, ids.new_tensor([[base]])], dim=1)
+        return np.array(found, dtype=np.float32)
 
     return run
 

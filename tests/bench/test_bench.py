@@ -84,6 +84,11 @@ def test_load_reads_the_same_windows_from_both(genome: Genome) -> None:
     assert not np.array_equal(ours(0), ours(1))
 
 
+def test_generation_finds_what_recomputing_finds() -> None:
+    job = Job("generate", length=20, preset="tiny-1k", seed=1)
+    np.testing.assert_allclose(prepare(job, OURS)(0), prepare(job, "original")(0), atol=1e-4)
+
+
 def test_a_process_that_fails_is_named() -> None:
     job = Job("forward", length=2_000, preset="tiny-1k")  # longer than the context
     with pytest.raises(GenomeLMError, match=r"forward tiny-1k at 2,000 bp.*'genome-lm' failed"):
