@@ -91,6 +91,7 @@ wildcard_constraints:
     variants="[A-Za-z0-9_-]+",
     seed=r"\d+",
     shard=r"\d+",
+    shards=r"\d+",
 
 
 def runs(genomes=None, models=None):
@@ -309,8 +310,15 @@ def embedded_bases(wildcards):
 def variants_bases(wildcards):
     """Bases that a job reads: the model's context for both alleles of each record of its shard."""
     values = config["variants"][wildcards.variants]
-    context = values["options"].get("window", size(wildcards.model)[2])
+    context = values["options"].get("context", size(wildcards.model)[2])
     return 2 * values["records"] * context / values["shards"]
+
+
+def score_shards(wildcards):
+    """The scored parts of a VCF file."""
+    count = config["variants"][wildcards.variants]["shards"]
+    stem = f"{RUN}/variants/{{variants}}".format(**wildcards)
+    return [f"{stem}.shard-{shard}-of-{count}.vcf.gz" for shard in range(1, count + 1)]
 
 
 def gres(count):

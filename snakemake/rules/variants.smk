@@ -15,12 +15,12 @@ rule score:
         genome=store,
         vcf=lambda wildcards: config["variants"][wildcards.variants]["vcf"],
     output:
-        temp(RUN / "variants/{variants}/{shard}.vcf.gz"),
+        temp(RUN / "variants/{variants}.shard-{shard}-of-{shards}.vcf.gz"),
     log:
         RESULTS
-        / "logs/runs/{genome}/{model}/seed{seed}/variants/{variants}/{shard}.log",
+        / "logs/runs/{genome}/{model}/seed{seed}/variants/{variants}/{shard}-of-{shards}.log",
     benchmark:
-        RUN_BENCHMARKS / "variants/{variants}/{shard}.tsv"
+        RUN_BENCHMARKS / "variants/{variants}/{shard}-of-{shards}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -30,21 +30,20 @@ rule score:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
+        out=lambda wildcards: f"{RUN}/variants/{wildcards.variants}.vcf.gz".format(
+            **wildcards
+        ),
         options=lambda wildcards: options(
             config["variants"][wildcards.variants]["options"]
         ),
-        shards=lambda wildcards: config["variants"][wildcards.variants]["shards"],
     shell:
-        "genome-lm score {input.checkpoint:q} --genome {input.genome:q} --vcf {input.vcf:q} --out {output:q} "
-        "--force --shard {wildcards.shard}/{params.shards} {params.options:q} &> {log:q}"
+        "genome-lm score {input.checkpoint:q} --genome {input.genome:q} --vcf {input.vcf:q} --out {params.out:q} "
+        "--force --shard {wildcards.shard}/{wildcards.shards} {params.options:q} &> {log:q}"
 
 
 rule gather_scores:
     input:
-        lambda wildcards: [
-            f"{RUN}/variants/{{variants}}/{shard}.vcf.gz".format(**wildcards)
-            for shard in range(1, config["variants"][wildcards.variants]["shards"] + 1)
-        ],
+        score_shards,
     output:
         ensure(RUN / "variants/{variants}.vcf.gz", non_empty=True),
     log:
@@ -58,4 +57,6 @@ rule gather_scores:
         runtime=lambda wildcards, attempt: 60 * attempt,
         slurm_partition=CLUSTER["partition"],
     shell:
-        "genome-lm gather {input:q} --out {output:q} --force &> {log:q}"
+        # The shards go as they are temporary; their indices, .tbi or .csi by the size of the genome, are no outputs.
+        "genome-lm gather {input:q} --out {output:q} --force &> {log:q} && "
+        'for shard in {input:q}; do rm -f "$shard".tbi "$shard".csi; done'
