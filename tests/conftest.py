@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,10 @@ import pytest
 # One thread a process, before torch comes in: pytest-xdist runs as many processes as there are cores, and the tiny
 # models of the tests gain nothing from more. Processes that the tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts what runs in its background deaf to Ctrl-C, and so would be the processes that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from genome_lm.config import ModelConfig
 from genome_lm.genome import GenomeStore, build_store, split_genome, write_bed

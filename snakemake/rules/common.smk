@@ -175,7 +175,7 @@ def set_command(wildcards):
         return [
             "species",
             *options(task["set_options"]),
-            *(f"--genome={name}={path}" for name, path in stores),
+            *(f"--species={name}={path}" for name, path in stores),
         ]
     genome = [f"--genome={path}" for _, path in stores]
     if "annotation" in task:

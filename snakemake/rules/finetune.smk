@@ -4,7 +4,7 @@ FINETUNED = [
     path
     for name, values in config["tasks"].items()
     for path in for_runs(
-        f"tasks/{name}/metrics.json", values.get("genomes"), values.get("models")
+        f"tasks/{name}/summary.json", values.get("genomes"), values.get("models")
     )
 ]
 
@@ -39,7 +39,7 @@ rule finetune:
         checkpoint=RUN / "train/checkpoint",
         data=labelled,
     output:
-        ensure(RUN / "tasks/{task}/metrics.json", non_empty=True),
+        ensure(RUN / "tasks/{task}/summary.json", non_empty=True),
         report(
             RUN / "tasks/{task}/report.html",
             caption="../report/task.rst",
