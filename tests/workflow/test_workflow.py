@@ -168,7 +168,7 @@ def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genom
     made = {job["shell"].split("dataset ")[1].split(" --out")[0] for job in planned if job["rule"] == "dataset"}
     stores = [f"results/genomes/{name}/genome.zarr" for name in ("tiny", "other")]
     assert made == {
-        f"species --length=512 --genome=tiny={stores[0]} --genome=other={stores[1]}",
+        f"species --length=512 --species=tiny={stores[0]} --species=other={stores[1]}",
         f"from-gff genes.gff --genome={stores[0]}",
         "benchmark manifest.yaml H3",
     }
