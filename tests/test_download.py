@@ -61,8 +61,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         stop = len(server.data)
         if server.cuts:
             server.cuts, stop = server.cuts - 1, start + server.cut_at
+        server.sent += stop - start  # before the write: the client may look as soon as it has the last byte
         self.wfile.write(server.data[start:stop])
-        server.sent += stop - start
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:
