@@ -10,6 +10,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, replacing_file
+from genome_lm_cli.options import Json
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def bench(
     seed: Annotated[int, typer.Option(help="Of weights, sequences and windows.")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
     plot: Annotated[Path | None, typer.Option(help="Figure to write (.png, .svg, .pdf).", metavar="FILE")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the outputs if they exist.")] = False,
 ) -> None:
     """Measure seconds, bases a second and peak memory, side by side in one run, and the machine's floor.

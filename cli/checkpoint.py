@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import Json, finish, table
+from genome_lm_cli.options import Force, Json
+from genome_lm_cli.output import finish, table
 
 app = typer.Typer(help="Import, export, extend and look at checkpoints.", no_args_is_help=True)
 
@@ -16,7 +17,6 @@ Source = Annotated[
     str, typer.Argument(help="Checkpoint of any form: folder, .ckpt, or OWNER/NAME on the hub.", metavar="CKPT")
 ]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 
 
 class Format(StrEnum):
@@ -96,7 +96,7 @@ def info(
     checkpoint: Source,
     length: Annotated[int | None, typer.Option(help="Bases to tell the memory for; default: the context.")] = None,
     revision: Revision = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show a checkpoint's form, size, context, vocabulary, provenance, and the memory that it needs.
 

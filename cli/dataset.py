@@ -9,7 +9,8 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import Json, table
+from genome_lm_cli.options import ContigMap, ContigPattern, Force, Json
+from genome_lm_cli.output import table
 
 if TYPE_CHECKING:
     from genome_lm.dataset import LabelledSet
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make labelled sets to tune and test models on.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option(help="Table to write: .csv, .tsv or .parquet.", metavar="TABLE")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Intervals = Annotated[
     Path | None, typer.Option(help="BED4 with the splits; default: blocks drawn here.", metavar="SPLITS.bed")
 ]
@@ -49,12 +49,8 @@ def from_gff(
     valid: Valid = 0.1,
     test: Test = 0.2,
     block: Block = 50_000,
-    contig_map: Annotated[
-        Path | None, typer.Option(help="Table of names: annotation, tab, genome.", metavar="TSV")
-    ] = None,
-    contig_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression whose group is the annotation's name.", metavar="REGEX")
-    ] = None,
+    contig_map: ContigMap = None,
+    contig_pattern: ContigPattern = None,
     seed: Seed = 0,
     force: Force = False,
     as_json: Json = False,

@@ -4,7 +4,8 @@ import json
 
 import typer
 
-from genome_lm_cli.output import Json, say, table
+from genome_lm_cli.options import Json
+from genome_lm_cli.output import say, table
 
 
 def doctor(as_json: Json = False) -> None:

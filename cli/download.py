@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import replacing_file
-from genome_lm_cli.output import Json, finish
+from genome_lm_cli.options import Json
+from genome_lm_cli.output import finish
 
 
 def download(

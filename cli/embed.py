@@ -8,7 +8,8 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import Json, finish
+from genome_lm_cli.options import Device, Force, Json
+from genome_lm_cli.output import finish
 
 if TYPE_CHECKING:
     from genome_lm.inference import FastaSource, GenomeSource, Tiling
@@ -29,7 +30,6 @@ class Edges(StrEnum):
     drop = "drop"
 
 
-Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Out = Annotated[Path, typer.Option(help="Output: .npz, .parquet, .zarr or .h5ad (AnnData).", metavar="OUT")]
 
 
@@ -73,7 +73,7 @@ def embed(
     batch_tokens: Annotated[
         int | None, typer.Option(help="Bases that go through the model at one time; default: what pays off and fits.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    device: Device = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

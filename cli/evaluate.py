@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import refuse_existing, replacing_file
+from genome_lm_cli.options import Device, Force, Json
 from genome_lm_cli.output import say, table
 
 
@@ -23,10 +24,10 @@ def evaluate(
     markov_order: Annotated[int, typer.Option(help="Highest order of the Markov baselines; -1 for none.")] = 11,
     max_bases: Annotated[int | None, typer.Option(help="Score only so many bases, spread over the split.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    device: Device = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    as_json: Json = False,
+    force: Force = False,
 ) -> None:
     """Score held-out sequence: loss, perplexity and bits a base, and what simple models reach on the same bases.
 

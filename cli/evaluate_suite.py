@@ -9,7 +9,8 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm_cli.output import Json, finish
+from genome_lm_cli.options import ContigMap, ContigPattern, Device, Force, Json
+from genome_lm_cli.output import finish
 
 
 def evaluate_suite(
@@ -21,12 +22,8 @@ def evaluate_suite(
     annotation: Annotated[
         Path | None, typer.Option(help="GFF3 or GTF file of the genome, for codons.", metavar="GFF")
     ] = None,
-    contig_map: Annotated[
-        Path | None, typer.Option(help="Table of names: annotation, tab, genome.", metavar="TSV")
-    ] = None,
-    contig_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression whose group is the annotation's name.", metavar="REGEX")
-    ] = None,
+    contig_map: ContigMap = None,
+    contig_pattern: ContigPattern = None,
     vcf: Annotated[Path | None, typer.Option(help="Common variants, with --vcf-genome.", metavar="VCF")] = None,
     vcf_genome: Annotated[Path | None, typer.Option(help="Genome store of the variants.", metavar="G.zarr")] = None,
     sets: Annotated[
@@ -35,8 +32,8 @@ def evaluate_suite(
     only: Annotated[list[str] | None, typer.Option(help="Only this analysis; can be given again.")] = None,
     scale: Annotated[float, typer.Option(help="More or fewer windows, genes and variants than usual.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    device: Device = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model: context, recall, strands, shuffles, codons, variants, probes, each beside its baselines.

@@ -12,7 +12,8 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm_cli.output import Json, say, table
+from genome_lm_cli.options import Device, Force, Json
+from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
     from genome_lm.dataset import LabelledSet
@@ -97,8 +98,8 @@ def finetune(
     test_fraction: Annotated[float, typer.Option(help="Set aside if no example has a split.")] = 0.2,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
     seed: Annotated[int, typer.Option(help="Of the head, the order, the strands and the splits.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    device: Device = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Tune a model on labelled sequences, and test it.

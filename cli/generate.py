@@ -9,6 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
+from genome_lm_cli.options import Device, Force, Json
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def generate(
     ] = None,
     kmer: Annotated[int, typer.Option(help="Length of the words that --check-against looks up.")] = 32,
     batch: Annotated[int | None, typer.Option(help="Sequences at one time; default: by memory.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    device: Device = None,
+    as_json: Json = False,
+    force: Force = False,
 ) -> None:
     """Continue prompts with new bases, A, C, G and T alone.
 

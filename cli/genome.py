@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import Json, finish, say, table
+from genome_lm_cli.options import Force, Json
+from genome_lm_cli.output import finish, say, table
 
 app = typer.Typer(help="Build, look at, export and split genome stores.", no_args_is_help=True)
 
 Store = Annotated[
     Path, typer.Argument(help="Genome store (a folder made by `genome-lm genome build`).", metavar="G.zarr")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 
 
 class By(StrEnum):
@@ -46,9 +46,7 @@ def build(
 
 
 @app.command()
-def info(
-    genome: Store, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False
-) -> None:
+def info(genome: Store, as_json: Json = False) -> None:
     """Show a store's contigs and provenance.
 
     Example: genome-lm genome info genome.zarr

@@ -8,7 +8,8 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import Json, finish
+from genome_lm_cli.options import Device, Force, Json
+from genome_lm_cli.output import finish
 
 
 class Method(StrEnum):
@@ -43,9 +44,9 @@ def mutagenesis(
     flank: Annotated[int | None, typer.Option(help="Bases scored from each base on.")] = None,
     stride: Annotated[int | None, typer.Option(help="Windows start at multiples of this.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    device: Device = None,
     as_json: Json = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    force: Force = False,
 ) -> None:
     """Score every substitution of a region: what it does to the likelihood of the sequence from there on.
 

@@ -2,14 +2,9 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Table
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-"""The option that all commands have."""
 
 
 def say(text: str) -> None:

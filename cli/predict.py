@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing, replacing_file
-from genome_lm_cli.output import Json, finish
+from genome_lm.files import refuse_existing
+from genome_lm_cli.options import Device, Force, Json
+from genome_lm_cli.output import finish
 
 if TYPE_CHECKING:
     from genome_lm.inference import Record
@@ -24,15 +25,15 @@ def predict(
     window: Annotated[int | None, typer.Option(help="Cut longer sequences into windows of so many bases.")] = None,
     stride: Annotated[int | None, typer.Option(help="From one window to the next; default: --window.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    device: Device = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Predict with a tuned model: a row a sequence, or a base where it predicts at each.
 
     Example: genome-lm predict tuned/checkpoint --fasta genes.fa --out predictions.csv
     """
-    from genome_lm.dataset import check_table_suffix
+    from genome_lm.dataset import check_table_suffix, write_table
     from genome_lm.finetune import prediction_table
     from genome_lm.inference import load
     from genome_lm.inference import windows as cut
@@ -50,11 +51,7 @@ def predict(
     names = [record.id for record in records]
     found = model.predict([record.sequence for record in records], names=names, batch_tokens=batch_tokens)
     predicted = prediction_table(model.head.config, names, found)
-    with replacing_file(out) as temporary:
-        if out.suffix == ".parquet":
-            predicted.to_parquet(temporary, index=False)
-        else:
-            predicted.to_csv(temporary, index=False, sep="\t" if out.suffix == ".tsv" else ",")
+    write_table(out, predicted)
     text = f"wrote {out}: {len(records):,} sequences, {len(predicted):,} rows"
     finish(as_json, text, path=str(out), records=len(records), rows=len(predicted))
 

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import refuse_existing
-from genome_lm_cli.output import Json, finish
+from genome_lm_cli.options import Force, Json
+from genome_lm_cli.output import finish
 
 
 def report(
@@ -14,7 +15,7 @@ def report(
     evaluation: Annotated[Path, typer.Option(help="JSON file of `genome-lm evaluate`.", metavar="JSON")],
     out: Annotated[Path, typer.Option(help="HTML file to write.", metavar="HTML")],
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "genome-lm",
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page: loss curves, stages, perplexity against baselines, provenance.

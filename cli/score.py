@@ -10,7 +10,8 @@ import typer
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
 from genome_lm_cli.embed import parse_shard
-from genome_lm_cli.output import Json, say, table
+from genome_lm_cli.options import Device, Force, Json
+from genome_lm_cli.output import say, table
 
 
 class Strand(StrEnum):
@@ -66,9 +67,9 @@ def score(
         str | None, typer.Option(help="i/n: score only the i-th of n parts of a VCF, into OUT.shard-i-of-n.vcf.gz.")
     ] = None,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    device: Device = None,
     as_json: Json = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    force: Force = False,
 ) -> None:
     """Score the variants of a VCF, or each base of sequences.
 

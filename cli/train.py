@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli.output import Json, finish
+from genome_lm_cli.options import Json
+from genome_lm_cli.output import finish
 
 _MODEL = ("d_model", "n_layer", "max_length")
 

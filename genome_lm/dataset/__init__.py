@@ -16,6 +16,7 @@ from genome_lm.dataset.examples import (
     read_examples,
     summarise,
     write_examples,
+    write_table,
 )
 from genome_lm.dataset.genes import KINDS, gene_set
 from genome_lm.dataset.species import species_set
@@ -46,4 +47,5 @@ __all__ = [
     "split_by_regions",
     "summarise",
     "write_examples",
+    "write_table",
 ]

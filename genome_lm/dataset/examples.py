@@ -103,6 +103,11 @@ def write_examples(path: Path, labelled: LabelledSet) -> None:
     table = pd.DataFrame(rows).drop(columns="labels")
     for number, column in enumerate(labelled.columns):
         table.insert(2 + number, column, [example.labels[number] for example in labelled.examples])
+    write_table(path, table)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as .csv, .tsv or .parquet, whole or not at all; see `check_table_suffix`."""
     with replacing_file(path) as temporary:
         if path.suffix == ".parquet":
             table.to_parquet(temporary, index=False)
