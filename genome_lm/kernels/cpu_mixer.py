@@ -21,10 +21,13 @@ from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.fft import fast_fft_size
 from genome_lm.kernels.reference import gated_causal_conv
+from genome_lm.kernels.products import linear
 from genome_lm.kernels.workspace import workspace
 
 CHANNELS = 64
-"""Channels of a block: enough rows for a quick matrix product, few enough to stay small at a million positions."""
+"""Fewest channels of a block: enough rows for a quick matrix product, small enough at a million positions."""
+BLOCK_BYTES = 32 << 20
+"""A stream of a block of more channels than that; each block computes the norm again."""
 CHUNK = 2_048
 """Positions at one time between the in-projection and the first gate; no fewer than the short taps reach back."""
 FFT_BYTES = 8 << 20
@@ -110,8 +113,15 @@ class _Normed(NamedTuple):
         return F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps)
 
 
-def _blocks(channels: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + CHANNELS, channels)) for start in range(0, channels, CHANNELS))
+def block_channels(batch: int, length: int, itemsize: int) -> int:
+    """Channels of a block."""
+    return max(CHANNELS, BLOCK_BYTES // (batch * length * itemsize))
+
+
+def _blocks(x: Tensor) -> Iterator[tuple[int, int]]:
+    batch, length, channels = x.shape
+    step = block_channels(batch, length, x.itemsize)
+    return ((start, min(start + step, channels)) for start in range(0, channels, step))
 
 
 def _groups(block: tuple[int, int], batch: int, size: int, itemsize: int) -> Iterator[tuple[int, int]]:
@@ -144,11 +154,9 @@ class _BlockWeights(NamedTuple):
         )
         return cls(w_in, b_in[:, None], taps, tap_bias[:, None, None])
 
-    def project(self, rows: Tensor, sequences: int, name: str) -> Tensor:
-        """in_proj of a piece's rows: (3C, sequences, positions) in a buffer."""
-        z = workspace.take(name, (len(self.w_in), len(rows)), rows.dtype)
-        torch.addmm(self.b_in, self.w_in, rows.T, out=z)
-        return z.unflatten(1, (sequences, -1))
+    def project(self, rows: Tensor, sequences: int) -> Tensor:
+        """in_proj of a piece's rows: (3C, sequences, positions)."""
+        return linear(self.w_in, rows).add_(self.b_in).unflatten(1, (sequences, -1))
 
     def convolve(self, z: Tensor, carry: Tensor | None, name: str) -> Tensor:
         """The short causal convolution of z; `carry` holds the last K − 1 positions before the piece."""
@@ -176,7 +184,7 @@ def _gated_input(normed: _Normed, weights: _BlockWeights, names: tuple[str, ...]
 
     carry: Tensor | None = None
     for place in _chunks(batch, length):
-        z = weights.project(normed.piece(*place), len(range(batch)[place[0]]), "mixer.z")
+        z = weights.project(normed.piece(*place), len(range(batch)[place[0]]))
         streams = weights.convolve(z, carry if place[1].start > 0 else None, "mixer.streams").unflatten(0, (3, -1))
         parts = {"z": z, **dict(zip(("x0", "x1", "v"), streams, strict=True))}
         for name, buffer in zip(names, kept[:-1], strict=True):
@@ -191,7 +199,7 @@ def _forward(x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float, aro
     size = fast_fft_size(2 * length)
     normed = _Normed(x, weights.norm_weight, weights.norm_bias, eps)
     y = workspace.take("mixer.whole", (width, batch, length), x.dtype)
-    for block in _blocks(width):
+    for block in _blocks(x):
         x0, u = _gated_input(normed, _BlockWeights.of(weights, block), ("x0",))
         for start, stop in _groups(block, batch, size, x.itemsize):
             here = slice(start - block[0], stop - block[0])
@@ -238,7 +246,7 @@ class _ResidualMixer(torch.autograd.Function):
         grad_normed = workspace.take("mixer.whole", (batch * length, width), x.dtype).zero_()
         sums = MixerWeights(*(torch.zeros_like(parameter) for parameter in rest))
         grad_filter = torch.zeros_like(features), torch.zeros_like(w)
-        for block in _blocks(width):
+        for block in _blocks(x):
             _backward_block(block, normed, grad, weights, long_filter, grad_normed, sums, grad_filter)
         sums.b_out.add_(grad.sum((0, 1)))
         grad_x = grad.clone()

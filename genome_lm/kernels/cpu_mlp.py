@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from genome_lm.kernels.workspace import workspace
+from genome_lm.kernels.products import add_linear_, linear, linear_gelu
 
 CHUNK = 1_024
 """Positions at one time: the hidden layer of a chunk fits the second-level caches of two cores."""
@@ -55,20 +55,11 @@ def residual_mlp_reference(x: Tensor, weights: MlpWeights, eps: float) -> Tensor
     return x + F.linear(hidden, weights.w2, weights.b2)
 
 
-def _hidden(x: Tensor, weights: MlpWeights, eps: float, buffer: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The norm's output, mean and reciprocal deviation, and fc1's output in a buffer, for a chunk (R, D)."""
-    normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
-    hidden = workspace.take(buffer, (len(x), len(weights.w1)), x.dtype)
-    torch.addmm(weights.b1, normed, weights.w1.T, out=hidden)
-    return normed, mean, rstd, hidden
-
-
 def _forward(x: Tensor, weights: MlpWeights, eps: float) -> None:
     """Update the residual stream x, (N, D), in place."""
     for chunk in x.split(CHUNK):
-        *_, hidden = _hidden(chunk, weights, eps, "mlp.hidden")
-        torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
-        chunk.addmm_(hidden, weights.w2.T).add_(weights.b2)
+        normed = F.layer_norm(chunk, chunk.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
+        add_linear_(chunk, linear_gelu(normed, weights.w1, weights.b1), weights.w2, weights.b2)
 
 
 class _ResidualMlp(torch.autograd.Function):
@@ -88,17 +79,26 @@ class _ResidualMlp(torch.autograd.Function):
         grad_x = grad.contiguous().clone()
         sums = MlpWeights(*(torch.zeros_like(parameter) for parameter in parameters))
         for chunk, out in zip(x.view(-1, width).split(CHUNK), grad_x.view(-1, width).split(CHUNK), strict=True):
-            normed, mean, rstd, hidden = _hidden(chunk, weights, ctx.eps, "mlp.hidden")
-            active = workspace.take("mlp.active", tuple(hidden.shape), x.dtype)
-            torch.ops.aten.gelu.out(hidden, approximate="tanh", out=active)
+            normed, mean, rstd = torch.native_layer_norm(
+                chunk, [width], weights.norm_weight, weights.norm_bias, ctx.eps
+            )
+            hidden = linear(normed, weights.w1, weights.b1)
+            active = F.gelu(hidden, approximate="tanh")
             sums.w2.addmm_(out.T, active)
             sums.b2.add_(out.sum(0))
-            torch.mm(out, weights.w2, out=active)
-            torch.ops.aten.gelu_backward.grad_input(active, hidden, approximate="tanh", grad_input=active)
-            sums.w1.addmm_(active.T, normed)
-            sums.b1.add_(active.sum(0))
+            grad_hidden = linear(out, weights.w2.T)
+            torch.ops.aten.gelu_backward.grad_input(grad_hidden, hidden, approximate="tanh", grad_input=grad_hidden)
+            sums.w1.addmm_(grad_hidden.T, normed)
+            sums.b1.add_(grad_hidden.sum(0))
             through_norm, norm_weight, norm_bias = torch.ops.aten.native_layer_norm_backward(
-                active @ weights.w1, chunk, [width], mean, rstd, weights.norm_weight, weights.norm_bias, [True] * 3
+                linear(grad_hidden, weights.w1.T),
+                chunk,
+                [width],
+                mean,
+                rstd,
+                weights.norm_weight,
+                weights.norm_bias,
+                [True] * 3,
             )
             out.add_(through_norm)
             sums.norm_weight.add_(norm_weight)

@@ -8,7 +8,7 @@ PyTorch: 0.25 GB, in training 0.4 GB). The C library's allocator may hold some m
 import torch
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels.cpu_mixer import CHANNELS, FFT_BYTES
+from genome_lm.kernels.cpu_mixer import FFT_BYTES, block_channels
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.kernels.fft import fast_fft_size
 from genome_lm.model import backbone
@@ -70,7 +70,7 @@ def _stream(config: ModelConfig, length: int) -> int:
 
 def _channels(config: ModelConfig, length: int) -> int:
     """A stream of one block of channels."""
-    return FLOAT * length * min(CHANNELS, config.d_model)
+    return FLOAT * length * min(block_channels(1, length, FLOAT), config.d_model)
 
 
 def _features(config: ModelConfig, length: int) -> int:

@@ -27,6 +27,7 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tu
     """Batch, length, short taps; block sizes so small that every boundary is crossed."""
     monkeypatch.setattr(cpu_mixer, "CHUNK", 16)
     monkeypatch.setattr(cpu_mixer, "CHANNELS", 5)
+    monkeypatch.setattr(cpu_mixer, "BLOCK_BYTES", 0)
     monkeypatch.setattr(cpu_mixer, "FFT_BYTES", 2_000)
     monkeypatch.setattr(cpu_mlp, "CHUNK", 7)
     torch.manual_seed(0)
