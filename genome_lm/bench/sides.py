@@ -62,9 +62,10 @@ ABLATIONS = (
         "genome_lm.kernels.cpu_mlp:CHUNK": _WHOLE,
         "genome_lm.model.language_model:LOSS_CHUNK": _WHOLE,
     }),
+    Side("no-onednn", settings={"genome_lm.kernels.products:FUSED": False}),
     Side("no-buffers", settings={"genome_lm.kernels.workspace:Workspace.take": _fresh}),
 )  # fmt: skip
-"""This package with a lever off: fusing, caching, blocks of channels, pieces of positions, buffers that are kept."""
+"""This package with a lever off: fusing, caching, blocks of channels, pieces of positions, oneDNN, kept buffers."""
 
 _MODEL_SIDES = (
     Side(OURS),

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.fft import fast_fft_size
-from genome_lm.kernels.reference import gated_causal_conv
 from genome_lm.kernels.products import linear
+from genome_lm.kernels.reference import gated_causal_conv
 from genome_lm.kernels.workspace import workspace
 
 CHANNELS = 64
@@ -31,7 +31,10 @@ BLOCK_BYTES = 32 << 20
 CHUNK = 2_048
 """Positions at one time between the in-projection and the first gate; no fewer than the short taps reach back."""
 FFT_BYTES = 8 << 20
-"""Padded input of one call of the FFT; larger calls leave the caches and take fresh memory from the system."""
+"""Padded input of one call of the FFT; larger calls leave the caches."""
+FFT_ROWS, FFT_MOST_BYTES = 16, 24 << 20
+"""Long sequences go this many in a call within this size all the same: a call makes its tables of sines anew, which
+takes as long as a few transforms. (Beyond 31 MiB the result would be fresh memory from the system.)"""
 
 Spectra = Callable[[int, int], Tensor]
 """Spectra of the filters of channels [start, stop): (stop − start, n/2 + 1), n = fast_fft_size(2L)."""
@@ -124,9 +127,15 @@ def _blocks(x: Tensor) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, channels)) for start in range(0, channels, step))
 
 
+def fft_group(batch: int, size: int, itemsize: int) -> int:
+    """Channels that go through one call of the FFT; two at least, one a core."""
+    channel = batch * size * itemsize
+    shared = min(FFT_ROWS // batch, FFT_MOST_BYTES // channel)
+    return max(2 if batch == 1 else 1, FFT_BYTES // channel, shared)
+
+
 def _groups(block: tuple[int, int], batch: int, size: int, itemsize: int) -> Iterator[tuple[int, int]]:
-    """Split a block of channels into groups whose padded signals fit `FFT_BYTES`; two at least, one a core."""
-    width = max(2 if batch == 1 else 1, FFT_BYTES // (batch * size * itemsize))
+    width = fft_group(batch, size, itemsize)
     return ((start, min(start + width, block[1])) for start in range(*block, width))
 
 

@@ -1,7 +1,6 @@
 """Which implementation computes: chosen by device and dtype, or forced by GENOME_LM_KERNEL."""
 
 import os
-from functools import cache
 from importlib.util import find_spec
 from typing import Literal, get_args
 
@@ -10,10 +9,10 @@ from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import reference
-from genome_lm.kernels.costs import worthwhile
 
 Backend = Literal["reference", "cpu", "triton"]
 VARIABLE = "GENOME_LM_KERNEL"
+HAS_TRITON = find_spec("triton") is not None
 SMALL = 2 << 20
 """Elements of the residual stream below which a training step is quicker in plain form: there, storing what the
 backward pass needs is cheaper than the fused operations' computing it again."""
@@ -36,7 +35,7 @@ def backend_for(x: Tensor) -> Backend:
         raise GenomeLMError(f"{VARIABLE}={forced}: use auto, {', '.join(get_args(Backend))}")
     if x.device.type == "cuda":
         taken = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-        return "triton" if taken and torch.version.cuda and _has_triton() else "reference"
+        return "triton" if taken and torch.version.cuda and HAS_TRITON else "reference"
     plain = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     small = torch.is_grad_enabled() and x.numel() < SMALL
     return "cpu" if x.device.type == "cpu" and plain and not small else "reference"
@@ -50,15 +49,12 @@ def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor
     """
     if backend_for(x0) != "triton":
         return reference.gated_causal_conv(x0, x1, v, h, bias)
+    from genome_lm.kernels.costs import worthwhile
+
     if os.environ.get(VARIABLE) != "triton" and not worthwhile(x0.shape[-1], x0.dtype):
         return reference.gated_causal_conv(x0, x1, v, h, bias)
-    if not _has_triton():
+    if not HAS_TRITON:
         raise GenomeLMError(f"{VARIABLE}=triton: triton is not installed; pip install 'genome-lm[gpu]' (on Linux)")
     from genome_lm.kernels import triton_op
 
     return triton_op.gated_causal_conv(x0, x1, v, h, bias)
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None

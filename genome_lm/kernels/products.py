@@ -12,7 +12,7 @@ from torch import Tensor
 FUSED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Whether this build of PyTorch has oneDNN's products with fused epilogues."""
 FEWEST_ROWS = 512
-"""Rows of x from which on oneDNN is asked: it makes a kernel for each new shape, which costs more than it gains below."""
+"""Rows from which on oneDNN is asked: it makes a kernel for each new shape, which costs more than it gains below."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

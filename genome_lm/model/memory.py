@@ -8,7 +8,7 @@ PyTorch: 0.25 GB, in training 0.4 GB). The C library's allocator may hold some m
 import torch
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels.cpu_mixer import FFT_BYTES, block_channels
+from genome_lm.kernels.cpu_mixer import block_channels, fft_group
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.kernels.fft import fast_fft_size
 from genome_lm.model import backbone
@@ -80,5 +80,6 @@ def _features(config: ModelConfig, length: int) -> int:
 
 def _pieces(config: ModelConfig, length: int) -> int:
     """Temporaries: an FFT's padded inputs, spectra and results, and a loss chunk's logits; two channels at least."""
-    group = max(FFT_BYTES, 2 * FLOAT * fast_fft_size(2 * length))
+    size = fast_fft_size(2 * length)
+    group = FLOAT * size * min(fft_group(1, size, FLOAT), config.d_model)
     return PIECES + 4 * group + 3 * LOSS_CHUNK * 16 * FLOAT

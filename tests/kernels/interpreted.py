@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.library import opcheck
 
+from genome_lm.config import ModelConfig
 from genome_lm.kernels import causal_conv, gated_causal_conv, reference, triton_op
 from genome_lm.kernels.plan import make_plan
+from genome_lm.model import HyenaLM
 from tests.kernels.triton_cases import assert_equals_reference, assert_near, operands
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
@@ -67,3 +69,20 @@ def test_forced_by_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "genome_lm_gated_causal_conv" in type(y.grad_fn).__name__
     assert_near(y, reference.gated_causal_conv(*(x.double() for x in inputs)), 1e-5)
     assert_near(causal_conv(*inputs[2:]), reference.causal_conv(*(x.double() for x in inputs[2:])), 1e-5)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_compiled_model_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole of a model's loss and gradients as one graph, in which the operation is a single node."""
+    monkeypatch.setenv("GENOME_LM_KERNEL", "triton")
+    torch.manual_seed(0)
+    model = HyenaLM(ModelConfig(d_model=16, n_layer=1, d_inner=32, max_length=64)).eval()
+    ids = torch.randint(7, 11, (2, 41))
+    eager, compiled = model(ids), torch.compile(model, backend="aot_eager", fullgraph=True)(ids)
+    torch.testing.assert_close(compiled, eager)
+    parameters = list(model.parameters())
+    seed = torch.randn_like(eager)
+    for got, expected in zip(
+        torch.autograd.grad(compiled, parameters, seed), torch.autograd.grad(eager, parameters, seed), strict=True
+    ):
+        torch.testing.assert_close(got, expected)

@@ -16,6 +16,14 @@ def test_ours_moves_at_least_the_operands_and_less_than_torch_fft(length: int, d
 
 
 @pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_backward_moves_at_least_its_operands_and_less_than_torch_fft(length: int, dtype: torch.dtype) -> None:
+    operands = 7 * length * dtype.itemsize
+    assert operands <= ours(length, dtype, backward=True).bytes < torch_fft(length, dtype, backward=True).bytes
+    assert ours(length, dtype, backward=True).matrix >= 2 * ours(length, dtype).matrix * 15 // 16
+
+
+@pytest.mark.parametrize("length", LENGTHS)
 def test_floor_is_no_less_than_the_transfers(length: int) -> None:
     for cost in (ours(length, torch.bfloat16), flash_fft_conv(length), torch_fft(length, torch.bfloat16)):
         assert cost.floor >= cost.memory_floor > 0
@@ -42,5 +50,14 @@ def test_no_plan_no_cost() -> None:
 
 def test_table_has_every_scheme() -> None:
     text = table([5_000])
-    for name in ("columns_fft", "rows_conv", "columns_ifft", "**ours**", "FlashFFTConv's scheme", "torch.fft"):
+    for name in (
+        "columns_fft",
+        "rows_conv",
+        "rows_conv_backward",
+        "columns_ifft_backward",
+        "columns_ifft",
+        "**ours**",
+        "FlashFFTConv's scheme",
+        "torch.fft",
+    ):
         assert f"| {name} |" in text

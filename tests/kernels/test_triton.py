@@ -40,7 +40,7 @@ def test_triton_refuses_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_forcing_triton_without_it_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENOME_LM_KERNEL", "triton")
-    monkeypatch.setattr(dispatch, "_has_triton", lambda: False)
+    monkeypatch.setattr(dispatch, "HAS_TRITON", False)
     with pytest.raises(GenomeLMError, match=r"genome-lm\[gpu\]"):
         gated_causal_conv(*operands())
 
@@ -54,12 +54,12 @@ def test_cpu_tensors_never_go_to_triton_by_themselves(monkeypatch: pytest.Monkey
 def test_cuda_goes_to_triton_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice looks at no more than a tensor's device and dtype."""
     monkeypatch.delenv("GENOME_LM_KERNEL", raising=False)
-    monkeypatch.setattr(dispatch, "_has_triton", lambda: True)
+    monkeypatch.setattr(dispatch, "HAS_TRITON", True)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     for dtype, backend in ((torch.float32, "triton"), (torch.float64, "reference"), (torch.bfloat16, "triton")):
         on_cuda = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
         assert backend_for(on_cuda) == backend  # type: ignore[arg-type]
-    monkeypatch.setattr(dispatch, "_has_triton", lambda: False)
+    monkeypatch.setattr(dispatch, "HAS_TRITON", False)
     assert backend_for(on_cuda) == "reference"  # type: ignore[arg-type]
 
 
