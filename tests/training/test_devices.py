@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from genome_lm.checkpoint import load_checkpoint
 from genome_lm.errors import GenomeLMError
 from genome_lm.training.devices import choose_strategy
 from tests.conftest import Genome
+from tests.training.test_resume import steps_done, wait_for
 from tests.training.test_train import rows
 
 SCRIPT = "from genome_lm_cli.main import run; run()\n"
@@ -17,21 +20,29 @@ MODEL = {"d_model": 16, "n_layer": 2, "max_length": 64, "filter_order": 8, "embe
 RECIPE = {"tokens_per_step": 320, "device_tokens": 128, "valid_every": 8, "valid_windows": 4, "checkpoint_every": 4}
 
 
-def train(genome: Genome, run: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def start(genome: Genome, run: Path, steps: int, *options: str) -> subprocess.Popen[str]:
     """`genome-lm train` as a script of its own, since Lightning starts it again for further devices."""
     script, config = run.with_suffix(".py"), run.with_suffix(".yaml")
     script.write_text(SCRIPT)
     config.write_text(f"model: {MODEL}\ntraining: {RECIPE}\n")
     data = ["--genome", str(genome.store.path), "--intervals", str(genome.intervals), "--out", str(run)]
-    command = [sys.executable, str(script), "train", *data, "--config", str(config), "--stages", "64:8", *options]
-    return subprocess.run([*command, "--device", "cpu"], text=True, capture_output=True, check=False, timeout=300)
+    recipe = ["--config", str(config), "--stages", f"64:{steps}", "--device", "cpu"]
+    command = [sys.executable, str(script), "train", *data, *recipe, *options]
+    return subprocess.Popen(command, text=True, stdout=-1, stderr=-1, start_new_session=True)
+
+
+def train(genome: Genome, run: Path, steps: int, *options: str) -> str:
+    """Stdout of a run that ends well."""
+    process = start(genome, run, steps, *options)
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return out
 
 
 @pytest.fixture(scope="module")
 def alone(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("alone") / "run"
-    done = train(genome, run)
-    assert done.returncode == 0, done.stderr
+    train(genome, run, 8)
     return run
 
 
@@ -39,19 +50,40 @@ def alone(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_devices_learn_what_one_does(alone: Path, genome: Genome, tmp_path: Path, strategy: str) -> None:
     run = tmp_path / "run"
-    done = train(genome, run, "--devices", "2", "--strategy", strategy)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote") == 1
-    assert_same(run, alone)
+    assert train(genome, run, 8, "--devices", "2", "--strategy", strategy).count("wrote") == 1
+    assert_same(run, alone, rel=1e-5)
 
 
-def assert_same(run: Path, alone: Path) -> None:
-    assert len(rows(run)) == len(rows(alone)) == 8
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_devices_that_are_stopped_and_killed_go_on(genome: Genome, tmp_path: Path, strategy: str) -> None:
+    """SIGTERM to one process stops and saves in both; SIGKILL to both loses what was not saved, and no more."""
+    run, steps, options = tmp_path / "run", 60, ("--devices", "2", "--strategy", strategy)
+    process = start(genome, run, steps, *options)
+    wait_for(process, run, 10)
+    process.terminate()
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 143, error
+    done = steps_done(run)
+    assert f"stopped after step {done}" in out
+    process = start(genome, run, steps, *options)
+    wait_for(process, run, done + 6)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    train(genome, run, steps, *options)
+
+    alone = tmp_path / "alone"
+    train(genome, alone, steps)
+    assert_same(run, alone, rel=1e-4)
+
+
+def assert_same(run: Path, alone: Path, rel: float) -> None:
+    assert [row["step"] for row in rows(run)] == [row["step"] for row in rows(alone)]
     for one, two in zip(rows(alone), rows(run), strict=True):
         for name in ("loss", "grad_norm"):
-            assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-5)
+            assert float(two[name]) == pytest.approx(float(one[name]), rel=rel)
         assert (two["valid_loss"] == "") == (one["valid_loss"] == "")
-    assert float(rows(run)[-1]["valid_loss"]) == pytest.approx(float(rows(alone)[-1]["valid_loss"]), rel=1e-5)
+    assert float(rows(run)[-1]["valid_loss"]) == pytest.approx(float(rows(alone)[-1]["valid_loss"]), rel=rel)
     models = [load_checkpoint(folder / "checkpoint")[0].state_dict() for folder in (alone, run)]
     assert models[0].keys() == models[1].keys()
     for name, tensor in models[0].items():
