@@ -15,8 +15,9 @@ from genome_lm.kernels.fft import fast_fft_size
 FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
 """The window falls to `DECAY_TARGET` at these fractions of the span, in the fastest and the slowest channel."""
 
-SPECTRUM_BYTES = 1 << 30
-"""Budget for the cached spectra of all filters of a model."""
+SPECTRUM_BYTES = 3 << 30
+"""Budget for the cached spectra of all filters of a model, beyond which there is no cache: those of medium-160k take
+2.6 GB, and save an eighth of the time; of the 17 GB of large-1m's, a part would save next to nothing."""
 FEATURE_CHUNK = 65_536
 """Positions that the filter's MLP takes at one time on the fused CPU path."""
 
@@ -102,8 +103,8 @@ class SpectrumCache:
 
     Two, because passes over long windows and over what changes in them take turns (`genome_lm.model.recompute`).
 
-    A change in place is seen by the tensors' version counters, a replaced tensor by its address. What exceeds the
-    budget is computed anew each time: all spectra of large-1m would take 17 GB. Copies and pickles start empty.
+    A change in place is seen by the tensors' version counters, a replaced tensor by its address. Where the spectra of
+    a length exceed the budget, they are computed anew each time. Copies and pickles start empty.
     """
 
     def __init__(self, budget: int) -> None:
@@ -125,6 +126,7 @@ class SpectrumCache:
         of_length = self._held.get(length, {})
         self._held = {**dict(others[-1:]), length: of_length}
         size = fast_fft_size(2 * length)
+        whole = long_filter.out.out_features * (size // 2 + 1) * 2 * long_filter.out.weight.itemsize
         weights = cache(lambda: long_filter.weights(length))
 
         def spectrum(start: int, stop: int) -> Tensor:
@@ -132,7 +134,7 @@ class SpectrumCache:
             if held is None:
                 held = torch.fft.rfft(weights().rows(start, stop), n=size)
                 kept = sum(spectrum.nbytes for spectra in self._held.values() for spectrum in spectra.values())
-                if kept + held.nbytes <= self.budget:
+                if whole <= self.budget and kept + held.nbytes <= self.budget:
                     of_length[start, stop] = held
             return held
 

@@ -31,7 +31,8 @@ def forward_bytes(config: ModelConfig, length: int) -> int:
     hidden features, the cached spectra, and the logits.
     """
     size = fast_fft_size(2 * length)
-    spectra = min(config.d_model * (size // 2 + 1) * COMPLEX, SPECTRUM_BYTES // config.n_layer) * config.n_layer
+    spectra = config.n_layer * config.d_model * (size // 2 + 1) * COMPLEX
+    spectra = spectra if spectra <= SPECTRUM_BYTES else 0
     whole = 2 * _stream(config, length) + 2 * _channels(config, length)
     logits = 16 * FLOAT * length
     return _weights(config) + whole + 2 * _features(config, length) + spectra + logits + _pieces(config, length)
