@@ -2,7 +2,7 @@
 
 import math
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,13 @@ class ImplicitFilter(nn.Module):
         return self.cache.spectra(self, length)
 
 
+class _Held(NamedTuple):
+    """Spectra of the filters over one length, and which of them are there already."""
+
+    spectra: Tensor  # (channels, n/2 + 1)
+    there: list[bool]
+
+
 class SpectrumCache:
     """Spectra of one filter for the last two lengths, kept as long as the filter's tensors stay what they were.
 
@@ -110,32 +117,47 @@ class SpectrumCache:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._state: tuple[Any, ...] = ()
-        self._held: dict[int, dict[tuple[int, int], Tensor]] = {}
+        self._held: dict[int, _Held] = {}
 
     def __reduce__(self) -> tuple[type["SpectrumCache"], tuple[int]]:
         return SpectrumCache, (self.budget,)
 
     def spectra(self, long_filter: ImplicitFilter, length: int) -> Spectra:
         """The function that gives the spectra of a range of channels."""
+        size = fast_fft_size(2 * length)
+        weights = cache(lambda: long_filter.weights(length))
+        held = self._of_length(long_filter, length, size // 2 + 1)
+
+        def spectrum(start: int, stop: int) -> Tensor:
+            if held is None or not all(held.there[start:stop]):
+                made = torch.fft.rfft(weights().rows(start, stop), n=size)
+                if held is None:
+                    return made
+                held.spectra[start:stop] = made
+                held.there[start:stop] = [True] * (stop - start)
+            return held.spectra[start:stop]
+
+        return spectrum
+
+    def _of_length(self, long_filter: ImplicitFilter, length: int, frequencies: int) -> _Held | None:
+        """What is held of a length, which becomes the one used last; None where it is beyond the budget."""
         tensors = [*long_filter.parameters(), *long_filter.buffers()]
         state = tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors)
         if state != self._state:
             self._state, self._held = state, {}
-        # The last entry is the length used last; of the others, the latest one stays.
-        others = [(other, spectra) for other, spectra in self._held.items() if other != length]
-        of_length = self._held.get(length, {})
-        self._held = {**dict(others[-1:]), length: of_length}
-        size = fast_fft_size(2 * length)
-        whole = long_filter.out.out_features * (size // 2 + 1) * 2 * long_filter.out.weight.itemsize
-        weights = cache(lambda: long_filter.weights(length))
-
-        def spectrum(start: int, stop: int) -> Tensor:
-            held = of_length.get((start, stop))
-            if held is None:
-                held = torch.fft.rfft(weights().rows(start, stop), n=size)
-                kept = sum(spectrum.nbytes for spectra in self._held.values() for spectrum in spectra.values())
-                if whole <= self.budget and kept + held.nbytes <= self.budget:
-                    of_length[start, stop] = held
-            return held
-
-        return spectrum
+        weight = long_filter.out.weight
+        nbytes = len(weight) * frequencies * 2 * weight.itemsize
+        if nbytes > self.budget:
+            return None
+        held = self._held.pop(length, None)
+        # The last entry is the length used last; of the others, the latest one stays if there is room.
+        self._held = {
+            other: kept
+            for other, kept in list(self._held.items())[-1:]
+            if kept.spectra.nbytes + nbytes <= self.budget
+        }
+        if held is None:
+            spectra = torch.empty(len(weight), frequencies, dtype=weight.dtype.to_complex(), device=weight.device)
+            held = _Held(spectra, [False] * len(weight))
+        self._held[length] = held
+        return held

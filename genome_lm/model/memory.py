@@ -18,6 +18,8 @@ from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
 FLOAT, COMPLEX = 4, 8
 PIECES = 8 << 20
 """Buffers and temporaries of the pieces (positions, groups of channels) that do not grow with the length."""
+FORWARD_GROUPS, BACKWARD_GROUPS = 4, 12
+"""Padded signals, spectra and results of a call of the FFT that exist at one time."""
 PLAIN_STREAMS = 21.5
 """Streams that a block in plain form stores for its backward pass, beside the hidden layers of its MLP and filter."""
 PLAIN_BACKWARD = 8
@@ -35,7 +37,14 @@ def forward_bytes(config: ModelConfig, length: int) -> int:
     spectra = spectra if spectra <= SPECTRUM_BYTES else 0
     whole = 2 * _stream(config, length) + 2 * _channels(config, length)
     logits = 16 * FLOAT * length
-    return _weights(config) + whole + 2 * _features(config, length) + spectra + logits + _pieces(config, length)
+    return (
+        _weights(config)
+        + whole
+        + 2 * _features(config, length)
+        + spectra
+        + logits
+        + _pieces(config, length, FORWARD_GROUPS)
+    )
 
 
 def training_bytes(config: ModelConfig, length: int) -> int:
@@ -47,7 +56,11 @@ def training_bytes(config: ModelConfig, length: int) -> int:
     block holds.
     """
     stream, features = _stream(config, length), _features(config, length)
-    fixed = 4 * _weights(config) + (stream // FLOAT if config.embed_dropout else 0) + _pieces(config, length)
+    fixed = (
+        4 * _weights(config)
+        + (stream // FLOAT if config.embed_dropout else 0)
+        + _pieces(config, length, BACKWARD_GROUPS)
+    )
     if length * config.d_model < SMALL:
         hidden = 2 * FLOAT * length * config.d_inner + 11 * features
         return fixed + int(config.n_layer * (PLAIN_STREAMS * stream + hidden) + PLAIN_BACKWARD * stream)
@@ -79,8 +92,8 @@ def _features(config: ModelConfig, length: int) -> int:
     return FLOAT * length * config.filter_order
 
 
-def _pieces(config: ModelConfig, length: int) -> int:
+def _pieces(config: ModelConfig, length: int, groups: int) -> int:
     """Temporaries: an FFT's padded inputs, spectra and results, and a loss chunk's logits; two channels at least."""
     size = fast_fft_size(2 * length)
     group = FLOAT * size * min(fft_group(1, size, FLOAT), config.d_model)
-    return PIECES + 4 * group + 3 * LOSS_CHUNK * 16 * FLOAT
+    return PIECES + groups * group + 3 * LOSS_CHUNK * 16 * FLOAT
