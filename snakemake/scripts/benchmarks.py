@@ -15,13 +15,12 @@ def read(folder):
     """{rule: [(seconds, MB), …]} of all tables under a folder; what Snakemake could not measure is left out."""
     jobs = defaultdict(list)
     for path in sorted(Path(folder).rglob("*.tsv")):
+        rule = path.relative_to(folder).parts[0].removesuffix(".tsv")
         with path.open(newline="") as file:
             for row in csv.DictReader(file, delimiter="\t"):
                 numbers = row.get("s") or "NA", row.get("max_rss") or "NA"
-                # A shard's table is named by its number, and lies in a folder named by its rule.
-                name = next(part for part in (path.stem, *path.parent.parts[::-1]) if not part.isdigit())
                 if "NA" not in numbers and "-" not in numbers:
-                    jobs[name].append(tuple(map(float, numbers)))
+                    jobs[rule].append(tuple(map(float, numbers)))
     return dict(jobs)
 
 
