@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import replacing_file
 
 JOB = "job.json"
 _LOCK = "lock"
@@ -135,9 +136,8 @@ def open_parts(path: Path, job: dict[str, Any], shard: tuple[int, int] | None, f
             )
         for part in path.glob("part-*"):
             part.unlink()
-    temporary = path / f"{JOB}.new"
-    temporary.write_text(json.dumps({"job": job, "shard": shard, "id": job_id(job)}, indent=1) + "\n")
-    temporary.replace(path / JOB)
+    with replacing_file(path / JOB) as temporary:
+        temporary.write_text(json.dumps({"job": job, "shard": shard, "id": job_id(job)}, indent=1) + "\n")
     return PartsFolder(path, job, shard)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
 
 
@@ -41,8 +42,17 @@ def draw(jobs):
     return figure
 
 
+def write(snakemake):
+    """Write the output of the rule."""
+    out = Path(snakemake.output[0])
+    with replacing_file(out) as temporary, mpl.rc_context({"svg.fonttype": "none", "font.size": 9}):
+        draw(read(snakemake.params.folder)).savefig(temporary, metadata={"Date": None})
+
+
 if "snakemake" in globals():
     with open(snakemake.log[0], "w") as sys.stderr:  # noqa: F821
-        out = Path(snakemake.output[0])  # noqa: F821
-        with replacing_file(out) as temporary, mpl.rc_context({"svg.fonttype": "none", "font.size": 9}):
-            draw(read(snakemake.params.folder)).savefig(temporary, metadata={"Date": None})  # noqa: F821
+        try:
+            write(snakemake)  # noqa: F821
+        except GenomeLMError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from None

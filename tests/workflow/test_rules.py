@@ -1,12 +1,13 @@
-"""Each rule of the workflow run alone, on a tiny genome: its inputs are there, and what it makes is looked into.
+"""Each rule of the workflow run alone, on a tiny genome: on a full disk, then on one with room.
 
-A rule's test asks for the rule; those that make its inputs are run before it, each alone too and each once.
+A rule's test asks for the rule; those that make its inputs are run before it, each alone too and each once. The test
+looks into what the rule has made.
 """
 
 import csv
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,18 @@ from genome_lm.dataset import read_examples
 from genome_lm.genome import GenomeStore, read_bed
 from genome_lm_cli.main import app
 from tests.conftest import Genome, biased_dna
-from tests.workflow.harness import COMMAND, ENVIRONMENT, RUN, jobs, project, snakemake
+from tests.workflow.harness import (
+    COMMAND,
+    ENVIRONMENT,
+    RUN,
+    error_lines,
+    fill,
+    jobs,
+    mount,
+    project,
+    snakemake,
+    unmount,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -63,12 +75,17 @@ class Rule(NamedTuple):
 
 
 class Study:
-    """The tiny study, and which rules were run."""
+    """The tiny study, and what each rule that was run said on a full disk, if its results have a disk of their own.
 
-    def __init__(self, folder: Path, genome: Genome) -> None:
-        self.folder, self.genome = project(folder, genome, **CONFIG), genome
+    Logs lie elsewhere, so that errors can be read.
+    """
+
+    def __init__(self, folder: Path, genome: Genome, own_disk: bool) -> None:
+        self.folder, self.genome, self.own_disk = project(folder, genome, **CONFIG), genome, own_disk
         self.results = folder / "results"
-        self._made: set[str] = set()
+        self.on_a_full_disk: dict[str, str] = {}
+        (folder / "logs").mkdir()
+        (self.results / "logs").symlink_to(folder / "logs")
         (folder / "other.fa").write_text(f">other\n{biased_dna(60_000, 3)[::-1]}\n")
         manifest = (folder / "manifest.yaml").read_text()
         (folder / "other.yaml").write_text(manifest.replace("genome.fa", "other.fa"))
@@ -84,16 +101,25 @@ class Study:
 
     def make(self, name: str) -> None:
         """Run a rule alone, after those that make its inputs."""
-        if name in self._made:
+        if name in self.on_a_full_disk:
             return
         rule = RULES[name]
         for other in rule.after:
             self.make(other)
         targets = [f"results/{target}" for target in rule.targets]
-        result = snakemake(self.folder, "--notemp", "--allowed-rules", name, "--", *targets)
+        options = "--notemp", "--allowed-rules", name, "--", *targets
+        self.on_a_full_disk[name] = self._fail(options, targets) if self.own_disk else ""
+        result = snakemake(self.folder, *options)
         assert result.returncode == 0, result.stdout
         assert jobs(result.stdout) == {name}
-        self._made.add(name)
+
+    def _fail(self, options: Sequence[str], targets: Sequence[str]) -> str:
+        fill(self.results / "ballast")
+        result = snakemake(self.folder, *options)
+        assert result.returncode != 0, result.stdout
+        assert not any((self.folder / target).exists() for target in targets)
+        (self.results / "ballast").unlink()
+        return result.stdout
 
     def json(self, name: str) -> dict[str, object]:
         return json.loads((self.results / name).read_text())
@@ -265,14 +291,30 @@ RULES = {
 
 
 @pytest.fixture(scope="module")
-def study(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return Study(tmp_path_factory.mktemp("rules") / "study", genome)
+def study(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+    folder = tmp_path_factory.mktemp("rules") / "study"
+    results = folder / "results"
+    results.mkdir(parents=True)
+    own_disk = mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(results))
+    try:
+        yield Study(folder, genome, own_disk)
+    finally:
+        if own_disk:
+            unmount(results)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_rule_alone(study: Study, name: str) -> None:
     study.make(name)
     RULES[name].check(study)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_full_disk_is_one_clear_error(study: Study, name: str) -> None:
+    study.make(name)
+    if not study.own_disk:
+        pytest.skip("file systems can't be mounted here")
+    assert error_lines(study.on_a_full_disk[name], "No space left on device"), study.on_a_full_disk[name]
 
 
 def test_every_rule_has_its_test(study: Study) -> None:
