@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file
 
 JOB = "job.json"
 _LOCK = "lock"
@@ -79,12 +78,16 @@ class PartsFolder:
                 os.fsync(file.fileno())
             temporary.replace(self.file(number))
         except OSError as error:
-            raise GenomeLMError(
-                f"{self.path}: can't write: {error.strerror or error}; what is done is kept: make room, and the same "
-                "command goes on"
-            ) from error
+            raise _cannot_write(self.path, error) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> GenomeLMError:
+    return GenomeLMError(
+        f"{path}: can't write: {error.strerror or error}; what is done is kept: make room, and the same command "
+        "goes on"
+    )
 
 
 @contextlib.contextmanager
@@ -120,7 +123,7 @@ def open_parts(path: Path, job: dict[str, Any], shard: tuple[int, int] | None, f
         force: Throw away the parts of another job.
 
     Raises:
-        GenomeLMError: If another job's parts are there; it says what differs.
+        GenomeLMError: If another job's parts are there (it says what differs), or there is no room.
     """
     for left in path.glob("*.new"):  # of a process that was killed while it wrote
         left.unlink()
@@ -136,8 +139,12 @@ def open_parts(path: Path, job: dict[str, Any], shard: tuple[int, int] | None, f
             )
         for part in path.glob("part-*"):
             part.unlink()
-    with replacing_file(path / JOB) as temporary:
+    temporary = path / f"{JOB}.new"
+    try:
         temporary.write_text(json.dumps({"job": job, "shard": shard, "id": job_id(job)}, indent=1) + "\n")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    temporary.replace(path / JOB)
     return PartsFolder(path, job, shard)
 
 
