@@ -1,6 +1,7 @@
 """Outputs that are whole or not there: written under a temporary name beside their place, then renamed."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from genome_lm.errors import GenomeLMError
+
+_ROOM = 1 << 16
+"""Bytes below which a disk is full."""
 
 
 @contextlib.contextmanager
@@ -44,7 +48,9 @@ def _beside(path: Path) -> Iterator[Path]:
     try:
         yield folder
     except OSError as error:
-        raise GenomeLMError(f"{error.filename or path}: {error.strerror or error}") from error
+        # Of a full disk, some libraries say only that it did not work.
+        full = os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < _ROOM else error
+        raise GenomeLMError(f"{error.filename or path}: {error.strerror or full}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

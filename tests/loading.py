@@ -4,8 +4,9 @@ The FASTA is made of the real genomes in $GENOME_LM_TEST_GENOMES, or of random D
 mutations up to 64 Mbp. Both sides read the same windows in turn, A B A B, in one process and on one thread, with the
 files in the system's cache; the rate is that of the median round by the thread's CPU time, which other processes
 disturb less than wall time. pyfaidx reads its fastest way (`as_raw`), "letters" as text, "tokens" made into the token
-ids that a model takes, by `bytes.translate`; the store gives token ids. "warm" is the store as training opens it, its
-cache full; "cold" has a cache of 1/16 of the genome, as for a genome far larger than the cache.
+ids that a model takes, by `bytes.translate`; the store gives token ids, of a genome that was read before. "plain"
+keeps a byte a base (genomes up to 268 Mbp), "packed" four bases a byte (up to 4.3 Gbp, a human genome), "chunks" 1/16
+of the genome (those that are larger yet).
 `--sweep` does so for stores of several chunk and shard sizes.
 """
 
@@ -15,6 +16,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,44 +30,47 @@ from genome_lm.genome import GenomeStore, build, build_store
 GENOMES = Path(os.environ.get("GENOME_LM_TEST_GENOMES", "/work/shared/genomes"))
 TABLE = LETTER_TO_TOKEN.tobytes()
 BASES = 64_000_000
-LENGTHS = {1_000: 64, 32_000: 8, 1_000_000: 1}
-"""Windows of each length in a round."""
+LENGTHS = {1_000: 256, 32_000: 8, 1_000_000: 1}
+"""Windows of each length in a round: about the 262,144 bases of a training step."""
 
 
 class Row(NamedTuple):
-    """Rates in bases a second: pyfaidx to letters and to token ids, the store with a full and with a small cache."""
+    """Rates in bases a second: pyfaidx to letters and to token ids, the store by what it keeps in memory."""
 
     length: int
     letters: float
     tokens: float
-    warm: float
-    cold: float
+    plain: float
+    packed: float
+    chunks: float
 
     def __str__(self) -> str:
         rates = " ".join(f"{rate / 1e6:8,.0f}" for rate in self[1:])
-        return f"{self.length:9,} {rates}   {self.warm / self.tokens:5.1f} × {self.cold / self.tokens:5.1f} ×"
+        return f"{self.length:9,} {rates}  " + "".join(f"{rate / self.tokens:6.1f} ×" for rate in self[3:])
 
 
 def compare(fasta: Path, store: Path, rounds: int = 60, seed: int = 0) -> list[Row]:
-    """Rates of pyfaidx, of the store, and of the store with a small cache, on the same random windows."""
-    indexed, warm = pyfaidx.Fasta(str(fasta), as_raw=True), GenomeStore(store)
-    cold = GenomeStore(store, cache_bytes=warm.bases // 16)
-    for start in range(0, warm.bases, 1_000_000):  # training's cache is full after its first steps
-        warm.fetch_many(*_windows(warm, np.array([start]), 1_000_000), 1_000_000)
+    """Rates of pyfaidx and of the store with several sizes of memory, on the same random windows."""
+    indexed, plain = pyfaidx.Fasta(str(fasta), as_raw=True), GenomeStore(store)
+    packed, chunks = (GenomeStore(store, cache_bytes=plain.bases // part) for part in (2, 16))
+    for start in range(0, plain.bases, 1_000_000):  # training has read the whole genome after its first steps
+        for opened in (plain, packed):
+            opened.fetch_many(*_windows(plain, np.array([start]), 1_000_000), 1_000_000)
     generator, rows = np.random.default_rng(seed), []
     for length, count in LENGTHS.items():
-        seconds: dict[str, list[float]] = {"letters": [], "tokens": [], "warm": [], "cold": []}
+        seconds: dict[str, list[float]] = defaultdict(list)
         for _ in range(rounds):
-            contigs, starts = _windows(warm, generator.integers(0, warm.bases, count), length)
-            names = [warm.contigs.names[contig] for contig in contigs]
+            contigs, starts = _windows(plain, generator.integers(0, plain.bases, count), length)
+            names = [plain.contigs.names[contig] for contig in contigs]
             places = [(name, start, start + length) for name, start in zip(names, starts.tolist(), strict=True)]
             ways: dict[str, Callable[[], object]] = {
                 "letters": lambda places=places: [indexed[name][start:end] for name, start, end in places],
                 "tokens": lambda places=places: np.stack(
                     [_tokens(indexed[n][start:end]) for n, start, end in places]
                 ),
-                "warm": lambda c=contigs, s=starts, n=length: warm.fetch_many(c, s, n),
-                "cold": lambda c=contigs, s=starts, n=length: cold.fetch_many(c, s, n),
+                "plain": lambda c=contigs, s=starts, n=length: plain.fetch_many(c, s, n),
+                "packed": lambda c=contigs, s=starts, n=length: packed.fetch_many(c, s, n),
+                "chunks": lambda c=contigs, s=starts, n=length: chunks.fetch_many(c, s, n),
             }
             for name, way in ways.items():
                 since = time.thread_time()
@@ -121,7 +126,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         fasta, store = Path(name) / "genome.fa", Path(name) / "genome.zarr"
         make_fasta(fasta)
-        print("    bases  letters   tokens     warm     cold   Mbases/s; warm and cold against pyfaidx to tokens")
+        print("    bases  letters   tokens    plain   packed   chunks   Mbases/s; the last three against tokens")
         for build.CHUNK, build.SHARD in sizes:
             bases = build_store([fasta], store).bases
             stored = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())

@@ -65,7 +65,10 @@ def save_checkpoint(
 
 def _write_tensors(path: Path, module: nn.Module) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    save_file(state, path, metadata={"format": "pt"})
+    try:
+        save_file(state, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise GenomeLMError(f"{path}: can't write the weights: {error}") from error
 
 
 def load_checkpoint(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.alphabet import A, T
+from genome_lm.alphabet import A, N, T
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval, Windows
 from genome_lm.genome.codes import Codes
@@ -17,6 +17,7 @@ CHUNK = 4 << 20
 """Bases that are counted at one time."""
 CONCENTRATION = 16.0
 """Pseudo-observations that the next lower order contributes to each context."""
+_APART = np.array([N], dtype=np.uint8)
 
 
 class MarkovModel:
@@ -52,8 +53,9 @@ class MarkovModel:
         counts = np.zeros(4 ** (order + 1), dtype=np.int64)
         bases = sum(interval.end - interval.start for interval in intervals)
         with progress(f"count {order + 1}-mers", bases, "bases") as bar:
-            for tokens in _pieces(store, intervals, order):
-                counts += _word_counts(tokens, order + 1)
+            # Read once from end to end, nothing is worth keeping.
+            for tokens in _pieces(GenomeStore(store.path, cache_bytes=0), intervals, order):
+                _count_words(tokens, order + 1, counts)
                 bar.advance(len(tokens))
         return cls(_tables(_with_reverse_complements(counts, order + 1), order))
 
@@ -106,23 +108,48 @@ def _is_base(tokens: Codes) -> npt.NDArray[np.bool_]:
 
 
 def _pieces(store: GenomeStore, intervals: Sequence[Interval], overlap: int) -> Iterator[Codes]:
-    """The intervals' tokens in pieces that overlap, so that no word is lost."""
+    """The intervals' tokens in pieces of `CHUNK` or more; those of one interval overlap, so that no word is lost.
+
+    Intervals that share a piece are kept apart by N, so that no word reaches from one into the next.
+    """
+    gathered: list[Codes] = []
+    held = 0
     for contig, start, end, _ in intervals:
         for first in range(start, end, CHUNK):
-            yield store.fetch(contig, max(start, first - overlap), min(end, first + CHUNK))
+            tokens = store.fetch(contig, max(start, first - overlap), min(end, first + CHUNK))
+            gathered += [tokens, _APART]
+            held += len(tokens)
+            if held >= CHUNK:
+                yield np.concatenate(gathered)
+                gathered, held = [], 0
+    if gathered:
+        yield np.concatenate(gathered)
 
 
-def _word_counts(tokens: Codes, width: int) -> npt.NDArray[np.int64]:
-    """Counts of the words of `width` bases without N: (4^width,)."""
-    if len(tokens) < width:
-        return np.zeros(4**width, dtype=np.int64)
-    count = len(tokens) - width + 1
-    digits, known = (tokens - A).astype(np.int32), _is_base(tokens)
-    words, valid = np.zeros(count, dtype=np.int32), np.ones(count, dtype=bool)
-    for place in range(width):
-        words = words * 4 + digits[place : place + count]
-        valid &= known[place : place + count]
-    return np.bincount(words[valid], minlength=4**width)
+def _count_words(tokens: Codes, width: int, counts: npt.NDArray[np.int64]) -> None:
+    """Add the words of `width` bases without N to their counts, (4^width,)."""
+    if len(tokens) >= width:
+        words, valid = _words((tokens - A).astype(np.int32), _is_base(tokens), width)
+        np.add.at(counts, words[valid], 1)
+
+
+def _words(
+    digits: npt.NDArray[np.int32], known: npt.NDArray[np.bool_], width: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """The word that begins at each of n digits, and whether all its digits are known: (n − width + 1,) both.
+
+    A word is two of half its width, so that the work grows with the logarithm of the width.
+    """
+    if width == 1:
+        return digits, known
+    half = width // 2
+    words, valid = _words(digits, known, half)
+    words = words[:-half] << 2 * half | words[half:]
+    valid = valid[:-half] & valid[half:]
+    if width % 2:
+        words = words[:-1] << 2 | digits[width - 1 :]
+        valid = valid[:-1] & known[width - 1 :]
+    return words, valid
 
 
 def _with_reverse_complements(counts: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:

@@ -52,87 +52,27 @@ def write_shard(path: Path, codes: Codes, chunk: int, shard: int) -> None:
         file.write(_with_checksum(index.tobytes()))
 
 
-class ChunkReader:
-    """Codes of the sequence array, or what a table makes of them, by position, with a cache of decoded chunks.
+class Chunks:
+    """The chunks of the sequence array, by number, from its files.
 
     Args:
         folder: The array's folder.
         chunk: Bases a chunk.
         shard: Bases a shard, a multiple of `chunk`.
         bases: Bases of the array.
-        cache_bytes: Decoded chunks kept at most, in bytes.
-        table: (256,) uint8. What each code becomes, once, when its chunk is decoded; None to leave it.
     """
 
-    def __init__(
-        self, folder: Path, chunk: int, shard: int, bases: int, cache_bytes: int, table: Codes | None = None
-    ) -> None:
-        self._folder, self._chunk, self._per_shard = folder, chunk, shard // chunk
-        self._table = None if table is None else table.tobytes()
+    def __init__(self, folder: Path, chunk: int, shard: int, bases: int) -> None:
+        self.chunk, self.count = chunk, -(-bases // chunk)
+        self._folder, self._per_shard = folder, shard // chunk
         self._shards: dict[int, tuple[int, npt.NDArray[np.uint64]]] = {}
-        self._cache: OrderedDict[int, Codes] = OrderedDict()
-        # One piece of memory for good: the system gives its pages as they are used, and takes none back.
-        chunks, room = -(-bases // chunk), max(1, cache_bytes // chunk)
-        memory = np.empty((min(chunks, room), chunk), dtype=np.uint8)
-        # If all chunks have room, each has its place, and any window is one copy; else the last used are kept.
-        self._whole = memory if chunks <= room else None
-        self._present = bytearray(chunks)
-        self._free = list(memory) if self._whole is None else []
 
-    def read(self, start: int, out: Codes) -> None:
-        """Fill `out`, (n,) uint8, with the codes from position `start` on."""
-        if self._whole is not None:
-            self._read_whole(self._whole, start, out)
-            return
-        done = 0
-        while done < len(out):
-            number, within = divmod(start + done, self._chunk)
-            piece = self._decoded(number)[within : within + len(out) - done]
-            out[done : done + len(piece)] = piece
-            done += len(piece)
+    def decode(self, number: int, out: Codes) -> None:
+        """Fill `out`, (chunk,) uint8, with the codes of a chunk.
 
-    def gather(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
-        """The codes from each position on, (n, length) uint8: what `read` gives for each."""
-        whole = self._whole
-        if whole is None or not length:
-            codes = np.empty((len(starts), length), dtype=np.uint8)
-            # In the order of the genome, windows that share a chunk find it in the cache.
-            for i in np.argsort(starts, kind="stable").tolist():
-                self.read(int(starts[i]), codes[i])
-            return codes
-        if 0 in self._present:
-            for start in starts.tolist():
-                self._load(whole, start, start + length)
-        # Every window of the genome as a row, without a copy; the choice of rows copies them.
-        return np.ndarray((whole.size - length + 1, length), np.uint8, whole, strides=(1, 1))[starts]
-
-    def _read_whole(self, whole: Codes, start: int, out: Codes) -> None:
-        self._load(whole, start, start + len(out))
-        out[:] = whole.reshape(-1)[start : start + len(out)]
-
-    def _load(self, whole: Codes, start: int, stop: int) -> None:
-        first, last = start // self._chunk, -(-stop // self._chunk)
-        while (number := self._present.find(0, first, last)) >= 0:
-            self._decode(number, whole[number])
-            self._present[number] = 1
-
-    def _decoded(self, number: int) -> Codes:
-        chunk = self._cache.get(number)
-        if chunk is not None:
-            self._cache.move_to_end(number)
-            return chunk
-        if not self._free:
-            self._free.append(self._cache.popitem(last=False)[1])
-        self._decode(number, self._free[-1])
-        chunk = self._cache[number] = self._free.pop()
-        return chunk
-
-    def _decode(self, number: int, out: Codes) -> None:
-        self._decompress(number, out)
-        if self._table is not None:
-            out[:] = np.frombuffer(out.tobytes().translate(self._table), dtype=np.uint8)
-
-    def _decompress(self, number: int, out: Codes) -> None:
+        Raises:
+            GenomeLMError: If its file is missing or damaged.
+        """
         shard, place = divmod(number, self._per_shard)
         file, index = self._shards.get(shard) or self._open(shard)
         offset, size = index[place].tolist()
@@ -167,17 +107,57 @@ class ChunkReader:
     def _damaged(self, shard: int) -> GenomeLMError:
         return GenomeLMError(f"{self._path(shard)}: missing or damaged; build the genome store again")
 
-    def close(self) -> None:
-        """Close the files and forget the cache."""
+    def __del__(self) -> None:
         for file, _ in self._shards.values():
             os.close(file)
-        self._shards.clear()
-        self._free.extend(self._cache.values())
-        self._cache.clear()
-        self._present = bytearray(len(self._present))
 
-    def __del__(self) -> None:
-        self.close()
+
+class ChunkReader:
+    """Codes of the sequence array, or what a table makes of them, by position; the chunks last used are kept decoded.
+
+    Args:
+        chunks: The chunks.
+        cache_bytes: Decoded chunks kept at most, in bytes.
+        table: (256,) uint8. What each code becomes, once, when its chunk is decoded; None to leave it.
+    """
+
+    def __init__(self, chunks: Chunks, cache_bytes: int, table: Codes | None = None) -> None:
+        self._chunks = chunks
+        self._table = None if table is None else table.tobytes()
+        self._cache: OrderedDict[int, Codes] = OrderedDict()
+        # One piece of memory for good: the system gives its pages as they are used, and takes none back.
+        room = max(1, min(chunks.count, cache_bytes // chunks.chunk))
+        self._free = list(np.empty((room, chunks.chunk), dtype=np.uint8))
+
+    def read(self, start: int, out: Codes) -> None:
+        """Fill `out`, (n,) uint8, with the codes from position `start` on."""
+        done = 0
+        while done < len(out):
+            number, within = divmod(start + done, self._chunks.chunk)
+            piece = self._decoded(number)[within : within + len(out) - done]
+            out[done : done + len(piece)] = piece
+            done += len(piece)
+
+    def gather(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
+        """The codes from each position on, (n, length) uint8: what `read` gives for each."""
+        codes = np.empty((len(starts), length), dtype=np.uint8)
+        # In the order of the genome, windows that share a chunk find it in the cache.
+        for i in np.argsort(starts, kind="stable").tolist():
+            self.read(int(starts[i]), codes[i])
+        return codes
+
+    def _decoded(self, number: int) -> Codes:
+        chunk = self._cache.get(number)
+        if chunk is not None:
+            self._cache.move_to_end(number)
+            return chunk
+        if not self._free:
+            self._free.append(self._cache.popitem(last=False)[1])
+        self._chunks.decode(number, self._free[-1])
+        chunk = self._cache[number] = self._free.pop()
+        if self._table is not None:
+            chunk[:] = np.frombuffer(chunk.tobytes().translate(self._table), dtype=np.uint8)
+        return chunk
 
 
 def _with_checksum(data: bytes) -> bytes:

@@ -81,6 +81,7 @@ class WindowSampler:
         self._regions = _Regions.of(store, [interval for interval in intervals if interval.name == split])
         self._others = _Regions.of(store, [interval for interval in intervals if interval.name != split])
         self._pass = lru_cache(maxsize=2)(self._draw_pass)
+        self._tiles = lru_cache(maxsize=8)(lambda length: int(self._regions.tiles(length).sum()))
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         arguments = self.store, self._regions, self._others, self.seed, self.reverse_complement, self.max_n_fraction
@@ -88,7 +89,7 @@ class WindowSampler:
 
     def count(self, length: int) -> int:
         """Windows of this length in one pass."""
-        return int(self._regions.tiles(length).sum())
+        return self._tiles(length)
 
     def windows(self, first: int, count: int, length: int) -> Windows:
         """Samples [first, first + count) of this length.

@@ -13,13 +13,16 @@ import zarr
 
 from genome_lm.alphabet import PAD, TOKEN_COMPLEMENT
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome.chunks import ChunkReader
+from genome_lm.genome.chunks import ChunkReader, Chunks
 from genome_lm.genome.codes import CODE_COMPLEMENT, CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE, Codes
+from genome_lm.genome.resident import PackedTokens, PlainTokens, ResidentTokens
 
 FORMAT = "genome-lm-genome"
 FORMAT_VERSION = 1
-CACHE_BYTES = 128 << 20
-"""Decoded chunks that a process keeps."""
+CACHE_BYTES = 1 << 30
+"""Memory for tokens: enough for the whole of a human genome, four bases a byte."""
+_CHUNK_BYTES = 128 << 20
+"""Memory for decoded chunks, where they are not all kept."""
 
 Strand = Literal["+", "-"]
 Output = Literal["tokens", "letters", "codes"]
@@ -102,7 +105,8 @@ class GenomeStore:
 
     Args:
         path: The store's folder.
-        cache_bytes: Decoded chunks kept at most, in bytes.
+        cache_bytes: Memory for bases that were read, at most. The tokens of the whole genome, a byte a base in a
+            quarter of it if they fit, or four bases a byte; else decoded chunks, those last used.
 
     Raises:
         GenomeLMError: If there is no genome store, or one of another format version.
@@ -120,11 +124,18 @@ class GenomeStore:
         sequence = group["sequence"]
         assert isinstance(sequence, zarr.Array)
         assert sequence.shards is not None
-        layout = self.path / "sequence", sequence.chunks[0], sequence.shards[0], self.bases, cache_bytes
-        self._reader = cache(lambda view: ChunkReader(*layout, _VIEWS[view].table))
+        self._chunks = Chunks(self.path / "sequence", sequence.chunks[0], sequence.shards[0], self.bases)
+        self._reader = cache(self._make_reader)
 
     def __reduce__(self) -> tuple[type["GenomeStore"], tuple[Path, int]]:
         return GenomeStore, (self.path, self._cache_bytes)
+
+    def _make_reader(self, view: str) -> ChunkReader | ResidentTokens:
+        if view == "tokens" and PlainTokens.size(self._chunks) <= self._cache_bytes // 4:
+            return PlainTokens(self._chunks)
+        if view == "tokens" and PackedTokens.size(self._chunks) <= self._cache_bytes:
+            return PackedTokens(self._chunks, self._n_runs)
+        return ChunkReader(self._chunks, min(_CHUNK_BYTES, self._cache_bytes), _VIEWS[view].table)
 
     @property
     def bases(self) -> int:
@@ -195,11 +206,12 @@ class GenomeStore:
             GenomeLMError: As `fetch`.
         """
         offsets, limits = self.contigs.starts[contigs], self.contigs.lengths[contigs]
-        if not pad and ((starts < 0) | (starts + length > limits)).any():
+        inside = bool(((starts >= 0) & (starts + length <= limits)).all())
+        if not inside and not pad:
             self._refuse_outside(contigs, starts, length)
         kept = "tokens" if output == "tokens" else "codes"
         reader, view = self._reader(kept), _VIEWS[kept]
-        if ((starts >= 0) & (starts + length <= limits)).all():
+        if inside:
             rows = reader.gather(offsets + starts, length)
         else:
             firsts, lasts = np.clip(starts, 0, limits), np.clip(starts + length, 0, limits)

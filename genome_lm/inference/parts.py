@@ -78,12 +78,16 @@ class PartsFolder:
                 os.fsync(file.fileno())
             temporary.replace(self.file(number))
         except OSError as error:
-            raise GenomeLMError(
-                f"{self.path}: can't write: {error.strerror or error}; what is done is kept: make room, and the same "
-                "command goes on"
-            ) from error
+            raise _cannot_write(self.path, error) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> GenomeLMError:
+    return GenomeLMError(
+        f"{path}: can't write: {error.strerror or error}; what is done is kept: make room, and the same command "
+        "goes on"
+    )
 
 
 @contextlib.contextmanager
@@ -119,7 +123,7 @@ def open_parts(path: Path, job: dict[str, Any], shard: tuple[int, int] | None, f
         force: Throw away the parts of another job.
 
     Raises:
-        GenomeLMError: If another job's parts are there; it says what differs.
+        GenomeLMError: If another job's parts are there (it says what differs), or there is no room.
     """
     for left in path.glob("*.new"):  # of a process that was killed while it wrote
         left.unlink()
@@ -136,7 +140,10 @@ def open_parts(path: Path, job: dict[str, Any], shard: tuple[int, int] | None, f
         for part in path.glob("part-*"):
             part.unlink()
     temporary = path / f"{JOB}.new"
-    temporary.write_text(json.dumps({"job": job, "shard": shard, "id": job_id(job)}, indent=1) + "\n")
+    try:
+        temporary.write_text(json.dumps({"job": job, "shard": shard, "id": job_id(job)}, indent=1) + "\n")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
     temporary.replace(path / JOB)
     return PartsFolder(path, job, shard)
 

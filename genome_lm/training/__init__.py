@@ -1,9 +1,13 @@
 """Training: recipe, data, Lightning system, runs that resume."""
 
-from genome_lm.training.callbacks import read_metrics
+from typing import TYPE_CHECKING, Any
+
 from genome_lm.training.config import Stage, TrainingConfig, parse_stages, warmup_cosine
-from genome_lm.training.run import TrainingResult, train
+from genome_lm.training.metrics import read_metrics
 from genome_lm.training.validation import window_losses
+
+if TYPE_CHECKING:
+    from genome_lm.training.run import TrainingResult, train
 
 __all__ = [
     "Stage",
@@ -15,3 +19,12 @@ __all__ = [
     "warmup_cosine",
     "window_losses",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: Lightning takes seconds, and evaluation, tuning and reports need none of it."""
+    if name in ("TrainingResult", "train"):
+        from genome_lm.training import run
+
+        return getattr(run, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,11 +20,11 @@ from genome_lm.genome import GenomeStore, Interval, tile
 from genome_lm.progress import progress
 from genome_lm.training.config import TrainingConfig
 from genome_lm.training.data import StepBatch
+from genome_lm.training.metrics import METRICS, read_metrics
 from genome_lm.training.system import TrainingSystem
 from genome_lm.training.validation import mean_loss
 
 RESUME = "resume.ckpt"
-METRICS = "metrics.csv"
 
 
 class Metrics(NamedTuple):
@@ -131,12 +131,6 @@ class Log(Callback):
             self._display.__exit__(None, None, None)
             self._file.close()
             self._board.close()
-
-
-def read_metrics(run: Path) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv; a last line that a killed run left unfinished is passed over."""
-    with (run / METRICS).open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def _memory_mb() -> float:

@@ -25,10 +25,11 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, sha256
 from genome_lm.genome import GenomeStore, WindowSampler, of_split, read_bed
 from genome_lm.model import HyenaLM
-from genome_lm.training.callbacks import METRICS, RESUME, Log, SaveAndStop, Validation, read_metrics
+from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
 from genome_lm.training.config import TrainingConfig
 from genome_lm.training.data import GenomeData, TrainingSteps
 from genome_lm.training.devices import StrategyName, choose_strategy, process_rank
+from genome_lm.training.metrics import METRICS, read_metrics
 from genome_lm.training.system import TrainingSystem
 
 log = logging.getLogger(__name__)

@@ -60,9 +60,8 @@ validate(config, "../schemas/config.schema.yaml")
 
 RESULTS = Path(config["results"])
 RUN = RESULTS / "runs/{genome}/{model}/seed{seed}"
-# Kept apart from the run's folder, so that all tables of a study lie together.
+# Kept apart from the run's folder, so that all tables of a study lie together, those of a rule under its name.
 BENCHMARKS = RESULTS / "benchmarks"
-RUN_BENCHMARKS = BENCHMARKS / "runs/{genome}/{model}/seed{seed}"
 CLUSTER = config["cluster"]
 
 # d_model, n_layer and max_length of the published sizes, for the resources.

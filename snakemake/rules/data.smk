@@ -15,7 +15,7 @@ rule download:
     log:
         RESULTS / "logs/genomes/{genome}/download.log",
     benchmark:
-        BENCHMARKS / "genomes/{genome}/download.tsv"
+        BENCHMARKS / "download/{genome}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
@@ -35,7 +35,7 @@ rule genome:
     log:
         RESULTS / "logs/genomes/{genome}/genome.log",
     benchmark:
-        BENCHMARKS / "genomes/{genome}/genome.tsv"
+        BENCHMARKS / "genome/{genome}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
@@ -62,7 +62,7 @@ rule intervals:
     log:
         RESULTS / "logs/genomes/{genome}/intervals.log",
     benchmark:
-        BENCHMARKS / "genomes/{genome}/intervals.tsv"
+        BENCHMARKS / "intervals/{genome}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:

@@ -20,7 +20,11 @@ rule embed:
         if SHARDS == 1
         else RESULTS / "logs/runs/{genome}/{model}/seed{seed}/embed/{shard}.log",
     benchmark:
-        RUN_BENCHMARKS / ("embed.tsv" if SHARDS == 1 else "embed/{shard}.tsv")
+        BENCHMARKS
+        / (
+            "embed/{genome}/{model}/seed{seed}"
+            + (".tsv" if SHARDS == 1 else "/{shard}.tsv")
+        )
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -55,7 +59,7 @@ if SHARDS > 1:
         log:
             RESULTS / "logs/runs/{genome}/{model}/seed{seed}/gather_embeddings.log",
         benchmark:
-            RUN_BENCHMARKS / "gather_embeddings.tsv"
+            BENCHMARKS / "gather_embeddings/{genome}/{model}/seed{seed}.tsv"
         conda:
             "../envs/genome-lm.yaml"
         resources:

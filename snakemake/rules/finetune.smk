@@ -22,7 +22,7 @@ rule dataset:
     log:
         RESULTS / "logs/datasets/{task}.log",
     benchmark:
-        BENCHMARKS / "datasets/{task}.tsv"
+        BENCHMARKS / "dataset/{task}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
@@ -55,7 +55,7 @@ rule finetune:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/tasks/{task}.log",
     benchmark:
-        RUN_BENCHMARKS / "tasks/{task}.tsv"
+        BENCHMARKS / "finetune/{genome}/{model}/seed{seed}/{task}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]

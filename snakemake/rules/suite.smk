@@ -21,7 +21,7 @@ rule suite:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/suite.log",
     benchmark:
-        RUN_BENCHMARKS / "suite.tsv"
+        BENCHMARKS / "suite/{genome}/{model}/seed{seed}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]

@@ -14,7 +14,7 @@ rule train:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/train.log",
     benchmark:
-        RUN_BENCHMARKS / "train.tsv"
+        BENCHMARKS / "train/{genome}/{model}/seed{seed}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -65,7 +65,7 @@ rule evaluate:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/evaluate.log",
     benchmark:
-        RUN_BENCHMARKS / "evaluate.tsv"
+        BENCHMARKS / "evaluate/{genome}/{model}/seed{seed}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -95,7 +95,7 @@ rule report:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/report.log",
     benchmark:
-        RUN_BENCHMARKS / "report.tsv"
+        BENCHMARKS / "report/{genome}/{model}/seed{seed}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:

@@ -20,7 +20,8 @@ rule score:
         RESULTS
         / "logs/runs/{genome}/{model}/seed{seed}/variants/{variants}/{shard}-of-{shards}.log",
     benchmark:
-        RUN_BENCHMARKS / "variants/{variants}/{shard}-of-{shards}.tsv"
+        BENCHMARKS
+        / "score/{genome}/{model}/seed{seed}/{variants}/{shard}-of-{shards}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -49,7 +50,7 @@ rule gather_scores:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/variants/{variants}.log",
     benchmark:
-        RUN_BENCHMARKS / "variants/{variants}.tsv"
+        BENCHMARKS / "gather_scores/{genome}/{model}/seed{seed}/{variants}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:

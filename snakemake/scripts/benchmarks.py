@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
 
 
@@ -15,13 +16,12 @@ def read(folder):
     """{rule: [(seconds, MB), …]} of all tables under a folder; what Snakemake could not measure is left out."""
     jobs = defaultdict(list)
     for path in sorted(Path(folder).rglob("*.tsv")):
+        rule = path.relative_to(folder).parts[0].removesuffix(".tsv")
         with path.open(newline="") as file:
             for row in csv.DictReader(file, delimiter="\t"):
                 numbers = row.get("s") or "NA", row.get("max_rss") or "NA"
-                # A shard's table is named by its number, and lies in a folder named by its rule.
-                name = next(part for part in (path.stem, *path.parent.parts[::-1]) if not part.isdigit())
                 if "NA" not in numbers and "-" not in numbers:
-                    jobs[name].append(tuple(map(float, numbers)))
+                    jobs[rule].append(tuple(map(float, numbers)))
     return dict(jobs)
 
 
@@ -42,8 +42,17 @@ def draw(jobs):
     return figure
 
 
+def write(snakemake):
+    """Write the output of the rule."""
+    out = Path(snakemake.output[0])
+    with replacing_file(out) as temporary, mpl.rc_context({"svg.fonttype": "none", "font.size": 9}):
+        draw(read(snakemake.params.folder)).savefig(temporary, metadata={"Date": None})
+
+
 if "snakemake" in globals():
     with open(snakemake.log[0], "w") as sys.stderr:  # noqa: F821
-        out = Path(snakemake.output[0])  # noqa: F821
-        with replacing_file(out) as temporary, mpl.rc_context({"svg.fonttype": "none", "font.size": 9}):
-            draw(read(snakemake.params.folder)).savefig(temporary, metadata={"Date": None})  # noqa: F821
+        try:
+            write(snakemake)  # noqa: F821
+        except GenomeLMError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from None

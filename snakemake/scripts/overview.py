@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
 
 COLUMNS = (
@@ -86,4 +87,8 @@ def write(snakemake):
 
 if "snakemake" in globals():
     with open(snakemake.log[0], "w") as sys.stderr:  # noqa: F821
-        write(snakemake)  # noqa: F821
+        try:
+            write(snakemake)  # noqa: F821
+        except GenomeLMError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from None

@@ -15,7 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from genome_lm.alphabet import PAD, VOCABULARY, C, G, N
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, build, build_store
-from genome_lm.genome.codes import CODE_TO_LETTER, OUTSIDE
+from genome_lm.genome.chunks import ChunkReader
+from genome_lm.genome.codes import CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE
+from genome_lm.genome.resident import PackedTokens, PlainTokens
+from genome_lm.genome.store import Output
 from tests.genome.conftest import Small, files_in
 
 
@@ -61,6 +64,32 @@ def test_fetch_many_is_a_loop_of_fetch(small: Small, where: list[tuple[int, int,
         else:
             assert text(small.store.fetch(name, start, end, strand, output="letters")) == expected
             assert text(small.store[name, start:end]) == dna[start:end]
+
+
+CACHES = {PlainTokens: 1 << 20, PackedTokens: 5_000, ChunkReader: 100}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(COORDINATES, min_size=1, max_size=6), st.integers(0, 700))
+def test_tokens_are_those_of_the_codes_however_they_are_kept(
+    small: Small, where: list[tuple[int, int, bool]], length: int
+) -> None:
+    contigs, starts, reverse = (np.array(column) for column in zip(*where, strict=True))
+    places = contigs, starts, length, reverse
+    codes = small.store.fetch_many(*places, pad=True, output="codes")
+    for kind, cache_bytes in CACHES.items():
+        store = GenomeStore(small.store.path, cache_bytes)
+        np.testing.assert_array_equal(store.fetch_many(*places, pad=True), CODE_TO_TOKEN[codes])
+        assert type(store._reader("tokens")) is kind
+
+
+def test_a_window_longer_than_what_is_unpacked_together(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genome_lm.genome.resident._BLOCK", 40)
+    store = GenomeStore(small.store.path, CACHES[PackedTokens])
+    for start, length in ((0, 2_001), (3, 1_990), (1, 83), (90, 40)):
+        tokens = store.fetch_many(np.array([1, 0, 1]), np.full(3, start), length)
+        codes = small.store.fetch_many(np.array([1, 0, 1]), np.full(3, start), length, output="codes")
+        np.testing.assert_array_equal(tokens, CODE_TO_TOKEN[codes])
 
 
 def test_tokens_letters_and_codes(small: Small) -> None:
@@ -128,6 +157,8 @@ def test_damaged_shard(small: Small, tmp_path: Path, damage: Callable[[bytes], b
     assert text(store["chr1", :1_000]) == small.sequences["chr1"][:1_000]
     with pytest.raises(GenomeLMError, match=rf"^{shard}: missing or damaged"):
         store["chr1", 1_000:1_100]
+    with pytest.raises(GenomeLMError, match=rf"^{shard}: missing or damaged"):
+        store.fetch("chr1", 1_000, 1_100)
 
 
 def test_not_a_store(small: Small, tmp_path: Path) -> None:
@@ -144,23 +175,29 @@ def test_not_a_store(small: Small, tmp_path: Path) -> None:
 class Starts(Dataset[torch.Tensor]):
     """Windows of chr1 by their starts."""
 
-    def __init__(self, store: GenomeStore) -> None:
-        self.store = store
+    def __init__(self, store: GenomeStore, output: Output) -> None:
+        self.store, self.output = store, output
 
     def __len__(self) -> int:
         return 300
 
     def __getitem__(self, i: int) -> torch.Tensor:
-        return torch.from_numpy(self.store.fetch("chr1", 9 * i, 9 * i + 100, "-", output="letters"))
+        return torch.from_numpy(self.store.fetch("chr1", 9 * i, 9 * i + 100, "-", output=self.output))
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_data_loader_workers_after_a_read_in_the_parent(small: Small, method: str) -> None:
-    # Without a cache, workers read through the files that the parent opened.
-    store, dna = GenomeStore(small.store.path, cache_bytes=1), small.sequences["chr1"]
-    assert text(store["chr1", :]) == dna
-    loader = DataLoader(Starts(store), batch_size=3, num_workers=2, multiprocessing_context=method)
-    rows = [text(row.numpy()) for batch in loader for row in batch]
-    assert rows == [reverse_complement(dna[9 * i : 9 * i + 100]) for i in range(300)]
-    assert text(store["chr1", :]) == dna
+@pytest.mark.parametrize(("output", "cache_bytes", "known"), [("letters", 1, 3_000), ("tokens", 5_000, 1_000)])
+def test_data_loader_workers_after_a_read_in_the_parent(
+    small: Small, method: str, output: Output, cache_bytes: int, known: int
+) -> None:
+    # Without a cache, workers read through the files that the parent opened; with one, they go on to fill it.
+    store, dna = GenomeStore(small.store.path, cache_bytes=cache_bytes), small.sequences["chr1"]
+    whole = small.store.fetch("chr1", 0, len(dna), output=output)
+    np.testing.assert_array_equal(store.fetch("chr1", 0, known, output=output), whole[:known])
+    loader = DataLoader(Starts(store, output), batch_size=3, num_workers=2, multiprocessing_context=method)
+    rows = np.concatenate([batch.numpy() for batch in loader])
+    for i, row in enumerate(rows):
+        expected = small.store.fetch("chr1", 9 * i, 9 * i + 100, "-", output=output)
+        np.testing.assert_array_equal(row, expected)
+    np.testing.assert_array_equal(store.fetch("chr1", 0, len(dna), output=output), whole)

@@ -51,6 +51,31 @@ def project(folder: Path, genome: Genome, **changes: Any) -> Path:
     return folder
 
 
+def mount(*arguments: str) -> bool:
+    """Mount a file system, the last argument being the place; False where that is not allowed."""
+    return os.geteuid() == 0 and subprocess.run(["mount", *arguments], capture_output=True).returncode == 0
+
+
+def unmount(place: Path) -> None:
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Leave no byte on the file system."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+def error_lines(output: str, word: str) -> list[str]:
+    """Lines of errors of genome-lm with a word; the logs of failed jobs are shown in the output."""
+    assert "Traceback" not in output, output
+    return [line for line in output.splitlines() if line.startswith("error: ") and word in line]
+
+
 def jobs(output: str) -> set[str]:
     """Names of the rules that were run."""
     return {line.split()[1].rstrip(":") for line in output.splitlines() if line.startswith(("rule ", "localrule "))}

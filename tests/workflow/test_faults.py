@@ -17,7 +17,17 @@ import yaml
 
 from genome_lm.files import sha256
 from tests.conftest import Genome
-from tests.workflow.harness import COMMAND, ENVIRONMENT, RUN, assert_same_results, project, snakemake
+from tests.workflow.harness import (
+    COMMAND,
+    ENVIRONMENT,
+    RUN,
+    assert_same_results,
+    error_lines,
+    mount,
+    project,
+    snakemake,
+    unmount,
+)
 from tests.workflow.kill import kill_often
 
 GENOME = "results/genomes/tiny"
@@ -29,66 +39,9 @@ def copy_of(finished: Path, folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def mounted(*command: str) -> Iterator[None]:
-    """A file system mounted for the block; skips the test where that is not allowed."""
-    if os.geteuid() != 0 or subprocess.run(["mount", *command], capture_output=True).returncode != 0:
-        pytest.skip("file systems can't be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", command[-1]], check=True)
-
-
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same(genome: Genome, finished: Path, tmp_path: Path) -> None:
     assert kill_often(genome, finished, tmp_path, kills=4, longest=14) >= 1
-
-
-@pytest.mark.slow
-def test_a_full_disk_in_any_rule(finished: Path, tmp_path: Path) -> None:
-    folder = copy_of(finished, tmp_path / "full")
-    results, whole = folder / "results", tmp_path / "whole"
-    shutil.move(results, whole)
-    results.mkdir()
-    outputs = {
-        "genome": [f"{GENOME}/genome.zarr"],
-        "intervals": [f"{GENOME}/intervals.bed"],
-        "train": [CHECKPOINT, f"results/{RUN}/train"],
-        "evaluate": [f"results/{RUN}/evaluation.json"],
-        "embed": [f"results/{RUN}/embeddings.parquet"],
-        "report": [f"results/{RUN}/report.html"],
-        "overview": ["results/report.html", "results/runs.tsv"],
-        "benchmarks": ["results/benchmarks.svg"],
-    }
-    with mounted("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(results)):
-        shutil.copytree(whole, results, copy_function=shutil.copy2, dirs_exist_ok=True)
-        for rule, paths in outputs.items():
-            for path in paths:
-                remove(folder / path)
-            fill(results / "ballast")
-            only = ["--allowed-rules", rule, "--rerun-triggers", "mtime"]
-            failed = snakemake(folder, *only, "--", paths[0])
-            assert failed.returncode != 0, rule
-            assert not (folder / paths[0]).exists(), rule
-            (results / "ballast").unlink()
-            again = snakemake(folder, *only, "--", paths[0])
-            assert again.returncode == 0, again.stdout
-        assert_same_results(folder, finished)
-
-
-def remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def fill(path: Path) -> None:
-    """Leave no byte on the file system."""
-    with path.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            return
 
 
 def test_a_corrupted_chunk_of_the_genome(finished: Path, tmp_path: Path) -> None:
@@ -105,12 +58,6 @@ def test_a_corrupted_chunk_of_the_genome(finished: Path, tmp_path: Path) -> None
     assert result.returncode != 0
     assert error_lines(result.stdout, "genome.zarr")
     assert not (folder / f"results/{RUN}/evaluation.json").exists()
-
-
-def error_lines(output: str, word: str) -> list[str]:
-    """Lines of errors of genome-lm with a word; the logs of failed jobs are shown in the output."""
-    assert "Traceback" not in output, output
-    return [line for line in output.splitlines() if line.startswith("error: ") and word in line]
 
 
 def test_a_half_written_checkpoint(finished: Path, tmp_path: Path) -> None:
@@ -183,9 +130,13 @@ def test_inputs_that_can_only_be_read(genome: Genome, tmp_path: Path) -> None:
     config = yaml.safe_load((source / "config.yaml").read_text())
     config["genomes"]["tiny"]["manifest"] = str(source / "manifest.yaml")
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    with mounted("--bind", str(source), str(source)):
-        subprocess.run(["mount", "-o", "remount,ro,bind", str(source)], check=True)
+    if not mount("--bind", str(source), str(source)):
+        pytest.skip("file systems can't be mounted here")
+    try:
+        assert mount("-o", "remount,ro,bind", str(source))
         result = snakemake(folder, "--until", "intervals")
+    finally:
+        unmount(source)
     assert result.returncode == 0, result.stdout
 
 

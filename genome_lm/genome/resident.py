@@ -1,0 +1,166 @@
+"""A genome's tokens kept in memory: a byte a base, or four bases a byte, a human genome in 800 MB."""
+
+import mmap
+from abc import ABC, abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+
+from genome_lm.alphabet import NUCLEOTIDES, N
+from genome_lm.genome.chunks import Chunks
+from genome_lm.genome.codes import CODE_TO_TOKEN, Codes
+
+_BLOCK = 1 << 16
+"""Bases unpacked at one time, so that what lies between stays in the processor's cache."""
+_TABLE = CODE_TO_TOKEN.tobytes()
+
+
+class ResidentTokens(ABC):
+    """Token ids of the whole genome by position; a chunk is decoded when it is first asked for, and then kept.
+
+    Forked processes share the memory. Each decodes for itself what it has not seen decoded, so that none reads what
+    another has yet to write; as all write the same, none disturbs another.
+
+    Args:
+        chunks: The chunks; their size is a multiple of 4.
+        size: Bytes of memory.
+    """
+
+    def __init__(self, chunks: Chunks, size: int) -> None:
+        self._chunks = chunks
+        # Anonymous and shared: the system gives its pages as they are written.
+        self._memory = np.frombuffer(mmap.mmap(-1, size), dtype=np.uint8)
+        self._present = np.zeros(chunks.count, dtype=bool)
+        self._absent = chunks.count
+
+    @staticmethod
+    @abstractmethod
+    def size(chunks: Chunks) -> int:
+        """Bytes of memory that a genome needs."""
+
+    def read(self, start: int, out: Codes) -> None:
+        """Fill `out`, (n,) uint8, with the tokens from position `start` on."""
+        out[:] = self.gather(np.array([start]), len(out))[0]
+
+    def gather(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
+        """The tokens from each position on, (n, length) uint8: what `read` gives for each."""
+        if not len(starts) or not length:
+            return np.empty((len(starts), length), dtype=np.uint8)
+        if self._absent:
+            self._load(starts, length)
+        return self._windows(starts, length)
+
+    def _load(self, starts: npt.NDArray[np.integer], length: int) -> None:
+        chunk = self._chunks.chunk
+        firsts, lasts = starts[:, None] // chunk, (starts[:, None] + length - 1) // chunk
+        numbers = np.minimum(firsts + np.arange(1 + int((lasts - firsts).max())), lasts)
+        codes = np.empty(chunk, dtype=np.uint8)
+        for number in np.unique(numbers[~self._present[numbers]]).tolist():
+            self._chunks.decode(number, codes)
+            self._keep(number * chunk, codes)
+            self._present[number] = True
+            self._absent -= 1
+
+    @abstractmethod
+    def _keep(self, start: int, codes: Codes) -> None:
+        """Put the codes from position `start` on into the memory."""
+
+    @abstractmethod
+    def _windows(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
+        """What `gather` gives, from the memory."""
+
+
+class PlainTokens(ResidentTokens):
+    """A byte a base: a window costs one copy."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        super().__init__(chunks, self.size(chunks))
+
+    @staticmethod
+    def size(chunks: Chunks) -> int:
+        """Bytes of memory that a genome needs."""
+        return chunks.count * chunks.chunk
+
+    def _keep(self, start: int, codes: Codes) -> None:
+        self._memory[start : start + len(codes)] = np.frombuffer(codes.tobytes().translate(_TABLE), dtype=np.uint8)
+
+    def _windows(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
+        return _every(self._memory, length)[starts]
+
+
+class PackedTokens(ResidentTokens):
+    """Four bases a byte, and the runs of ambiguous bases, which two bits can't hold, from the store's table.
+
+    Args:
+        chunks: The chunks.
+        n_runs: (m, 2) int64. The runs of ambiguous bases, as sorted [start, end).
+    """
+
+    def __init__(self, chunks: Chunks, n_runs: npt.NDArray[np.int64]) -> None:
+        super().__init__(chunks, self.size(chunks))
+        self._n_ends = np.ascontiguousarray(n_runs[:, 1])
+        # With an end, so that there is a next run everywhere.
+        self._n_starts = np.append(n_runs[:, 0], np.iinfo(np.int64).max)
+
+    @staticmethod
+    def size(chunks: Chunks) -> int:
+        """Bytes of memory that a genome needs."""
+        # The bytes that a window is unpacked from may end past the last chunk.
+        return chunks.count * chunks.chunk // 4 + 2
+
+    def _keep(self, start: int, codes: Codes) -> None:
+        self._memory[start // 4 : (start + len(codes)) // 4] = pack(codes)
+
+    def _windows(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
+        tokens = np.empty((len(starts), length), dtype=np.uint8)
+        rows = max(1, _BLOCK // length)
+        for row in range(0, len(starts), rows):
+            for left in range(0, length, _BLOCK):
+                part = slice(row, row + rows)
+                self._unpack(starts[part] + left, tokens[part, left : left + _BLOCK])
+        self._mark_ambiguous(starts, tokens)
+        return tokens
+
+    def _unpack(self, starts: npt.NDArray[np.integer], out: Codes) -> None:
+        count, length = out.shape
+        width = (length + 6) // 4
+        bases = _TOKENS.take(_every(self._memory, width)[starts // 4], mode="clip").view(np.uint8).reshape(-1)
+        out[:] = _every(bases, length)[np.arange(count) * (4 * width) + starts % 4]
+
+    def _mark_ambiguous(self, starts: npt.NDArray[np.integer], out: Codes) -> None:
+        length = out.shape[1]
+        # The first run that ends after a window's start, and those after it that begin before its end.
+        runs = np.searchsorted(self._n_ends, starts, side="right")
+        for row in np.flatnonzero(self._n_starts[runs] < starts + length).tolist():
+            start, run = int(starts[row]), int(runs[row])
+            while self._n_starts[run] < start + length:
+                out[row, max(0, self._n_starts[run] - start) : self._n_ends[run] - start] = N
+                run += 1
+
+
+def _every(memory: Codes, length: int) -> Codes:
+    """Every run of so many bytes as a row, without a copy, (n − length + 1, length); a choice of rows copies them."""
+    return np.ndarray((memory.size - length + 1, length), np.uint8, memory, strides=(1, 1))
+
+
+def pack(codes: Codes) -> Codes:
+    """Four codes a byte, the first in the lowest bits; U as T, and ambiguous codes as any base: (n / 4,) uint8."""
+    four = codes.view("<u4")
+    third = four & 0x04040404
+    if third.any():
+        # The code of U, 4, gets the bits of T's, 3.
+        four = four | third >> 1 | third >> 2
+    # The product holds the two bits of each byte side by side in its top byte; no other bits meet there.
+    return ((four & 0x03030303) * np.uint32(0x01041040) >> 24).astype(np.uint8)
+
+
+def _tokens() -> npt.NDArray[np.uint32]:
+    numbers = np.arange(256)[:, None] >> 2 * np.arange(4)
+    return np.array(NUCLEOTIDES, dtype=np.uint8)[numbers & 3].view(np.uint32).reshape(-1)
+
+
+_TOKENS = _tokens()
+"""(256,) uint32. Packed byte → the token ids of its four bases, a byte each, in their order in memory.
+
+A table of pairs of bytes halves the look-ups but takes half a megabyte: slower where other work comes between.
+"""

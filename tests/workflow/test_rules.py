@@ -1,0 +1,329 @@
+"""Each rule of the workflow run alone, on a tiny genome: on a full disk, then on one with room.
+
+A rule's test asks for the rule; those that make its inputs are run before it, each alone too and each once. The test
+looks into what the rule has made.
+"""
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow.parquet as pq
+import pysam
+import pytest
+from typer.testing import CliRunner
+
+import genome_lm
+from genome_lm.dataset import read_examples
+from genome_lm.genome import GenomeStore, read_bed
+from genome_lm_cli.main import app
+from tests.conftest import Genome, biased_dna
+from tests.workflow.harness import (
+    COMMAND,
+    ENVIRONMENT,
+    RUN,
+    error_lines,
+    fill,
+    jobs,
+    mount,
+    project,
+    snakemake,
+    unmount,
+)
+
+pytestmark = pytest.mark.slow
+
+GENOME = "genomes/tiny"
+TARGETS = {"all", "evaluate_all"}
+"""Rules that name what is wanted, and make nothing."""
+CONFIG = {
+    "genomes": {
+        "tiny": {"manifest": "manifest.yaml", "splits": {"block": 3_000, "gap": 100}},
+        "other": {"manifest": "other.yaml"},
+    },
+    "models": {"small": {"d_model": 16, "n_layer": 2, "max_length": 128, "filter_order": 8, "genomes": ["tiny"]}},
+    "training": {"stages": "32:60,128:60", "tokens_per_step": 256, "lr": 0.003, "checkpoint_every": 10},
+    "embedding": {"split": "test", "window": 128, "shards": 2},
+    "evaluation": {"split": "test", "markov_order": 3},
+    "variants": {"clinic": {"genome": "tiny", "vcf": "clinic.vcf", "shards": 2}},
+    "tasks": {
+        "species": {
+            "species": ["tiny", "other"],
+            "task": "classification",
+            "set_options": {"length": 64, "per_class": 40, "block": 5_000},
+            "options": {"epochs": 2},
+        }
+    },
+    "suite": {"only": ["context", "strands"], "scale": 0.05},
+}
+POSITIONS = range(5_001, 15_001, 1_000)
+"""Of the variants, 1-based, on the contig `one`."""
+
+
+class Rule(NamedTuple):
+    """A rule, what it is asked for, the rules that make its inputs, and what looks into its outputs."""
+
+    targets: tuple[str, ...]
+    after: tuple[str, ...]
+    check: Callable[["Study"], None]
+
+
+class Study:
+    """The tiny study, and what each rule that was run said on a full disk, if its results have a disk of their own.
+
+    Logs lie elsewhere, so that errors can be read.
+    """
+
+    def __init__(self, folder: Path, genome: Genome, own_disk: bool) -> None:
+        self.folder, self.genome, self.own_disk = project(folder, genome, **CONFIG), genome, own_disk
+        self.results = folder / "results"
+        self.on_a_full_disk: dict[str, str] = {}
+        (folder / "logs").mkdir()
+        (self.results / "logs").symlink_to(folder / "logs")
+        (folder / "other.fa").write_text(f">other\n{biased_dna(60_000, 3)[::-1]}\n")
+        manifest = (folder / "manifest.yaml").read_text()
+        (folder / "other.yaml").write_text(manifest.replace("genome.fa", "other.fa"))
+        (folder / "clinic.vcf").write_text(self._vcf())
+
+    def _vcf(self) -> str:
+        letters = [chr(self.genome.store["one", place - 1 : place][0]) for place in POSITIONS]
+        lines = (
+            f"one\t{p}\t.\t{ref}\t{'CGTA'['ACGT'.index(ref)]}\t.\t.\t.\n"
+            for p, ref in zip(POSITIONS, letters, strict=True)
+        )
+        return "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n" + "".join(lines)
+
+    def make(self, name: str) -> None:
+        """Run a rule alone, after those that make its inputs."""
+        if name in self.on_a_full_disk:
+            return
+        rule = RULES[name]
+        for other in rule.after:
+            self.make(other)
+        targets = [f"results/{target}" for target in rule.targets]
+        options = "--notemp", "--allowed-rules", name, "--", *targets
+        self.on_a_full_disk[name] = self._fail(options, targets) if self.own_disk else ""
+        result = snakemake(self.folder, *options)
+        assert result.returncode == 0, result.stdout
+        assert jobs(result.stdout) == {name}
+
+    def _fail(self, options: Sequence[str], targets: Sequence[str]) -> str:
+        fill(self.results / "ballast")
+        result = snakemake(self.folder, *options)
+        assert result.returncode != 0, result.stdout
+        assert not any((self.folder / target).exists() for target in targets)
+        (self.results / "ballast").unlink()
+        return result.stdout
+
+    def json(self, name: str) -> dict[str, object]:
+        return json.loads((self.results / name).read_text())
+
+    def genome_lm(self, *arguments: object) -> None:
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert result.exit_code == 0, result.output
+
+
+def check_download(study: Study) -> None:
+    (fetched,) = (study.results / GENOME / "fasta.txt").read_text().splitlines()
+    assert (study.folder / fetched).read_bytes() == study.genome.fasta.read_bytes()
+
+
+def check_genome(study: Study) -> None:
+    store, theirs = GenomeStore(study.results / GENOME / "genome.zarr"), study.genome.store
+    assert store.contigs.headers == theirs.contigs.headers
+    assert store.provenance["assembly"] == "tiny"
+    for name in store.contigs.names:
+        np.testing.assert_array_equal(store[name, :], theirs[name, :])
+
+
+def check_intervals(study: Study) -> None:
+    regions = read_bed(study.results / GENOME / "intervals.bed", study.genome.store)
+    assert {region.name for region in regions} == {"train", "valid", "test"}
+    for region, following in pairwise(regions):
+        assert region.contig != following.contig or region.end <= following.start
+
+
+def check_train(study: Study) -> None:
+    assert study.json(f"{RUN}/train/summary.json")["steps"] == 120
+    model = genome_lm.load(study.results / RUN / "train/checkpoint")
+    assert (model.config.d_model, model.config.max_length) == (16, 128)
+    assert np.isfinite(model.log_likelihood(["ACGTTGCA"])[0][1:]).all()
+
+
+def check_evaluate(study: Study) -> None:
+    scores = study.json(f"{RUN}/evaluation.json")
+    uniform, *chains = scores["baselines"]
+    assert 1 < scores["model"]["perplexity"] < uniform["perplexity"]
+    assert all(chain["loss"] < uniform["loss"] for chain in chains[1:])
+    assert scores["split"] == "test"
+    assert scores["targets"] > 1_000
+
+
+def check_embed(study: Study) -> None:
+    shards = [study.results / f"{RUN}/embeddings.parquet.shard-{shard}-of-2" for shard in (1, 2)]
+    assert all(any(shard.iterdir()) for shard in shards)
+
+
+def check_gather_embeddings(study: Study) -> None:
+    gathered, alone = study.results / RUN / "embeddings.parquet", study.folder / "unsharded.parquet"
+    checkpoint, store, bed = inputs(study)
+    study.genome_lm(
+        *("embed", checkpoint, "--genome", store, "--bed", bed, "--split", "test", "--window", 128, "--out", alone)
+    )
+    table = pq.read_table(gathered)
+    assert table.equals(pq.read_table(alone))
+    vectors = np.stack(table["embedding"].to_numpy())
+    assert vectors.shape[1] == 16
+    assert np.isfinite(vectors).all()
+    bases = sum(region.end - region.start for region in read_bed(bed) if region.name == "test")
+    assert len(vectors) >= bases // 128 > 10
+
+
+def inputs(study: Study) -> tuple[Path, Path, Path]:
+    """Checkpoint, store and splits of the run."""
+    return tuple(  # type: ignore[return-value]
+        study.results / name
+        for name in (f"{RUN}/train/checkpoint", f"{GENOME}/genome.zarr", f"{GENOME}/intervals.bed")
+    )
+
+
+def check_score(study: Study) -> None:
+    shards = [study.results / f"{RUN}/variants/clinic.shard-{shard}-of-2.vcf.gz" for shard in (1, 2)]
+    counts = [len(records(shard)) for shard in shards]
+    assert sum(counts) == len(POSITIONS)
+    assert min(counts) > 0
+
+
+def records(path: Path) -> list[tuple[int, float, float]]:
+    """Position and both strands' ratios of each record."""
+    with pysam.VariantFile(str(path)) as file:
+        return [(r.pos, r.info["GLM_LLR_FWD"][0], r.info["GLM_LLR_REV"][0]) for r in file]
+
+
+def check_gather_scores(study: Study) -> None:
+    gathered, alone = study.results / RUN / "variants/clinic.vcf.gz", study.folder / "unsharded.vcf.gz"
+    checkpoint, store, _ = inputs(study)
+    study.genome_lm("score", checkpoint, "--genome", store, "--vcf", study.folder / "clinic.vcf", "--out", alone)
+    assert records(gathered) == records(alone)
+    assert [position for position, *_ in records(gathered)] == list(POSITIONS)
+    assert all(np.isfinite(ratios).all() and any(ratios) for _, *ratios in records(gathered))
+    assert not list(gathered.parent.glob("*shard*.[tc][bs]i"))
+
+
+def check_dataset(study: Study) -> None:
+    examples = read_examples(study.results / "datasets/species.parquet").examples
+    assert {example.split for example in examples} == {"train", "valid", "test"}
+    labels = [example.labels[0] for example in examples]
+    assert labels.count("tiny") == labels.count("other") > 10
+    store = study.genome.store
+    for example in (e for e in examples if e.labels == ("tiny",)):
+        letters = store.fetch(example.contig, example.start, example.end, example.strand, output="letters")  # type: ignore[arg-type]
+        assert letters.tobytes().decode().upper() == example.sequence
+
+
+def check_finetune(study: Study) -> None:
+    folder = study.results / RUN / "tasks/species"
+    summary = study.json(f"{RUN}/tasks/species/summary.json")
+    found = {metric["metric"]: metric for metric in summary["metrics"]["test"]}
+    assert 0 <= found["accuracy"]["low"] <= found["accuracy"]["value"] <= found["accuracy"]["high"] <= 1
+    assert "species" in (folder / "report.html").read_text()
+    (probabilities,) = genome_lm.load(folder / "checkpoint").predict(["ACGT" * 16])
+    assert np.isclose(np.sum(probabilities), 1)
+
+
+def check_suite(study: Study) -> None:
+    tables = study.json(f"{RUN}/suite/suite.json")["tables"]
+    assert set(tables) == {"context", "strands"}
+    for name, rows in tables.items():
+        with (study.results / RUN / f"suite/{name}.csv").open(newline="") as file:
+            assert len(list(csv.DictReader(file))) == len(rows) > 0
+    assert (study.results / RUN / "suite/report.html").read_text().count("<svg") == 2
+
+
+def check_report(study: Study) -> None:
+    page = (study.results / RUN / "report.html").read_text()
+    assert f"{study.json(f'{RUN}/evaluation.json')['model']['perplexity']:.4f}" in page
+    assert page.rstrip().endswith("</html>")
+
+
+def check_overview(study: Study) -> None:
+    with (study.results / "runs.tsv").open(newline="") as file:
+        (row,) = csv.DictReader(file, delimiter="\t")
+    scores = study.json(f"{RUN}/evaluation.json")
+    assert (row["genome"], row["model"], row["seed"]) == ("tiny", "small", "0")
+    assert float(row["perplexity"]) == pytest.approx(scores["model"]["perplexity"], abs=1e-5)
+    assert f'href="{RUN}/report.html"' in (study.results / "report.html").read_text()
+
+
+def check_benchmarks(study: Study) -> None:
+    figure = ElementTree.parse(study.results / "benchmarks.svg")
+    shown = {text.text for text in figure.iter("{http://www.w3.org/2000/svg}text")}
+    assert shown >= set(RULES) - {"overview", "benchmarks"}
+
+
+RULES = {
+    "download": Rule((f"{GENOME}/fasta.txt", "genomes/other/fasta.txt"), (), check_download),
+    "genome": Rule((f"{GENOME}/genome.zarr", "genomes/other/genome.zarr"), ("download",), check_genome),
+    "intervals": Rule((f"{GENOME}/intervals.bed",), ("genome",), check_intervals),
+    "train": Rule((f"{RUN}/train/summary.json",), ("intervals",), check_train),
+    "evaluate": Rule((f"{RUN}/evaluation.json",), ("train",), check_evaluate),
+    "embed": Rule(tuple(f"{RUN}/embeddings.parquet.shard-{shard}-of-2" for shard in (1, 2)), ("train",), check_embed),
+    "gather_embeddings": Rule((f"{RUN}/embeddings.parquet",), ("embed",), check_gather_embeddings),
+    "score": Rule(
+        tuple(f"{RUN}/variants/clinic.shard-{shard}-of-2.vcf.gz" for shard in (1, 2)), ("train",), check_score
+    ),
+    "gather_scores": Rule((f"{RUN}/variants/clinic.vcf.gz",), ("score",), check_gather_scores),
+    "dataset": Rule(("datasets/species.parquet",), ("genome",), check_dataset),
+    "finetune": Rule((f"{RUN}/tasks/species/summary.json",), ("train", "dataset"), check_finetune),
+    "suite": Rule((f"{RUN}/suite/report.html",), ("train",), check_suite),
+    "report": Rule((f"{RUN}/report.html",), ("evaluate",), check_report),
+    "overview": Rule(("report.html",), ("report",), check_overview),
+    "benchmarks": Rule(
+        ("benchmarks.svg",), ("report", "gather_embeddings", "gather_scores", "finetune", "suite"), check_benchmarks
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def study(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+    folder = tmp_path_factory.mktemp("rules") / "study"
+    results = folder / "results"
+    results.mkdir(parents=True)
+    own_disk = mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(results))
+    try:
+        yield Study(folder, genome, own_disk)
+    finally:
+        if own_disk:
+            unmount(results)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_alone(study: Study, name: str) -> None:
+    study.make(name)
+    RULES[name].check(study)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_full_disk_is_one_clear_error(study: Study, name: str) -> None:
+    study.make(name)
+    if not study.own_disk:
+        pytest.skip("file systems can't be mounted here")
+    assert error_lines(study.on_a_full_disk[name], "No space left on device"), study.on_a_full_disk[name]
+
+
+def test_every_rule_has_its_test(study: Study) -> None:
+    command = [*COMMAND, "--list-rules"]
+    listed = subprocess.run(command, cwd=study.folder, env=ENVIRONMENT, text=True, capture_output=True, check=True)
+    assert set(listed.stdout.split()) - TARGETS == set(RULES)
+
+
+def test_the_rules_together_make_the_study(study: Study) -> None:
+    for name in RULES:
+        study.make(name)
+    assert jobs(snakemake(study.folder, "-n", "--", *sorted(TARGETS)).stdout) <= TARGETS
