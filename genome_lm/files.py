@@ -50,7 +50,9 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raise a `GenomeLMError` if the output is there already and is not to be replaced."""
+    """Raise a `GenomeLMError` if the output is `-`, or is there already and is not to be replaced."""
+    if str(path) == "-":
+        raise GenomeLMError("this output can't go to standard output (-); give it a name")
     if path.exists() and not force:
         raise GenomeLMError(f"{path} exists; give another name, or --force to replace it")
 

@@ -19,6 +19,8 @@ from filelock import FileLock, Timeout
 
 from genome_lm.errors import GenomeLMError
 
+PARTS = ".parts"
+"""What the name of the folder of an unfinished job ends in, beside its output."""
 JOB = "job.json"
 _LOCK = "lock"
 
@@ -51,7 +53,7 @@ class PartsFolder:
             found = json.loads((path / JOB).read_text())
             return cls(path, found["job"], tuple(found["shard"]) if found["shard"] else None)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise GenomeLMError(f"{path}: not a folder of embedded parts ({JOB}: {error})") from error
+            raise GenomeLMError(f"{path}: not a folder of parts ({JOB}: {error})") from error
 
     def file(self, number: int) -> Path:
         """Where a part is, or will be."""
@@ -78,12 +80,16 @@ class PartsFolder:
                 os.fsync(file.fileno())
             temporary.replace(self.file(number))
         except OSError as error:
-            raise GenomeLMError(
-                f"{self.path}: can't write: {error.strerror or error}; what is done is kept: make room, and the same "
-                "command goes on"
-            ) from error
+            raise _cannot_write(self.path, error) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> GenomeLMError:
+    return GenomeLMError(
+        f"{path}: can't write: {error.strerror or error}; what is done is kept: make room, and the same command "
+        "goes on"
+    )
 
 
 @contextlib.contextmanager
@@ -119,7 +125,7 @@ def open_parts(path: Path, job: dict[str, Any], shard: tuple[int, int] | None, f
         force: Throw away the parts of another job.
 
     Raises:
-        GenomeLMError: If another job's parts are there; it says what differs.
+        GenomeLMError: If another job's parts are there (it says what differs), or there is no room.
     """
     for left in path.glob("*.new"):  # of a process that was killed while it wrote
         left.unlink()
@@ -136,7 +142,10 @@ def open_parts(path: Path, job: dict[str, Any], shard: tuple[int, int] | None, f
         for part in path.glob("part-*"):
             part.unlink()
     temporary = path / f"{JOB}.new"
-    temporary.write_text(json.dumps({"job": job, "shard": shard, "id": job_id(job)}, indent=1) + "\n")
+    try:
+        temporary.write_text(json.dumps({"job": job, "shard": shard, "id": job_id(job)}, indent=1) + "\n")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
     temporary.replace(path / JOB)
     return PartsFolder(path, job, shard)
 

@@ -1,9 +1,11 @@
 """What a command reads: sequences with an id and a place, from FASTA or from intervals of a genome."""
 
+import contextlib
 import gzip
+import io
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -48,18 +50,19 @@ def fasta_headers(path: Path) -> Iterator[tuple[str, str]]:
                         f"{path}: record {count} ({name or 'unnamed'}) has no {lack}; mend or drop it"
                     )
                 yield title, sequence
-    except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise GenomeLMError(f"{path}: can't read: {getattr(error, 'strerror', None) or error}") from error
     if not count:
         raise GenomeLMError(f"{path}: no records in this FASTA file")
 
 
-def _opened(path: Path) -> "TextIO | nullcontext[TextIO]":
-    if str(path) == "-":
-        return nullcontext(sys.stdin)
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rt") if packed else path.open()
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    # Nothing is read twice: it may be a pipe.
+    with io.BufferedReader(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as file:  # type: ignore[arg-type]
+        packed = file.peek(2)[:2] == b"\x1f\x8b"
+        with io.TextIOWrapper(gzip.GzipFile(fileobj=file) if packed else file) as text:
+            yield text
 
 
 def _from_first_header(file: TextIO, path: Path) -> Iterator[str]:
