@@ -1,9 +1,11 @@
-"""Outputs that are whole or not there: written under a temporary name beside their place, then renamed."""
+"""Inputs from files or pipes, and outputs that are whole or not there: written beside their place, then renamed."""
 
 import contextlib
 import hashlib
+import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +49,11 @@ def _beside(path: Path) -> Iterator[Path]:
         raise GenomeLMError(f"{error.filename or path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_input(path: Path) -> io.BufferedReader:
+    """A file, or standard input if it is `-`, of which one can peek at the first bytes."""
+    return io.BufferedReader(sys.stdin.buffer) if str(path) == "-" else path.open("rb")  # type: ignore[arg-type]
 
 
 def refuse_existing(path: Path, force: bool) -> None:

@@ -237,7 +237,7 @@ def write_generated(
         if str(path) != "-":
             temporary = stack.enter_context(replacing_file(path))
             opened = gzip.open(temporary, "wt") if path.suffix == ".gz" else temporary.open("w")
-            file = stack.enter_context(opened)  # type: ignore[assignment]
+            file = stack.enter_context(opened)
         for one in generated:
             total = float(one.log_likelihoods.sum(dtype=np.float64))
             file.write(f">{names[one.prompt]}/{one.sample + 1} length={len(one.sequence)} ")

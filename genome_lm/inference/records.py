@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import io
-import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NamedTuple, TextIO
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import open_input
 from genome_lm.genome import GenomeStore, Interval
 
 
@@ -59,7 +59,7 @@ def fasta_headers(path: Path) -> Iterator[tuple[str, str]]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     # Nothing is read twice: it may be a pipe.
-    with io.BufferedReader(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as file:  # type: ignore[arg-type]
+    with open_input(path) as file:
         packed = file.peek(2)[:2] == b"\x1f\x8b"
         with io.TextIOWrapper(gzip.GzipFile(fileobj=file) if packed else file) as text:
             yield text

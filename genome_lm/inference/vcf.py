@@ -7,7 +7,6 @@ process when it translates a record that uses an undeclared tag, of which real f
 import contextlib
 import gzip
 import hashlib
-import io
 import sys
 import tempfile
 import zlib
@@ -21,7 +20,7 @@ import numpy.typing as npt
 import pysam
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file
+from genome_lm.files import open_input, replacing_file
 from genome_lm.genome import GenomeStore
 from genome_lm.inference.variants import REASONS, Variant, VariantScores, why_not
 
@@ -138,7 +137,7 @@ def readable(vcf: Path, folder: Path | None = None) -> Iterator[Path]:
 def _blocks(vcf: Path) -> Iterator[bytes]:
     """What is in a file or pipe, gzip or not, read once."""
     try:
-        with io.BufferedReader(sys.stdin.buffer) if str(vcf) == "-" else vcf.open("rb") as file:  # type: ignore[arg-type]
+        with open_input(vcf) as file:
             packed = file.peek(2)[:2] == b"\x1f\x8b"
             plain = gzip.GzipFile(fileobj=file) if packed else file
             while block := plain.read(1 << 20):
