@@ -75,8 +75,10 @@ def score(
 
     With --vcf, INFO gets the log-likelihood ratio of ALT to REF (nats, each strand and their mean), the
     log-probabilities of A, C, G and T at the site, and the context read. What can't be scored passes through with a
-    reason in GLM_SKIP. A killed job goes on where it was: what is done lies in OUT.parts until the end, and the same
-    command finds it there.
+    reason in GLM_SKIP.
+
+    A killed job goes on where it was: what is done lies in OUT.parts until the end, and the same command finds it
+    there. With --shard on a cluster, genome-lm gather joins the parts of a VCF.
 
     Example: genome-lm score run/checkpoint --genome g.zarr --vcf in.vcf.gz --out scored.vcf.gz
 

@@ -139,13 +139,11 @@ def score_vcf(
             of_record = survey.alleles / max(1, survey.records) * (2 if strand == "both" else 1)
             left = sum(job["rows"][number] for number in missing)
             bar.start(of_record * (stop - first - left), of_record * (stop - first))
+            options: dict[str, Any] = {"strand": strand, "batch_tokens": batch_tokens, "advance": bar.advance}
             for number, some in _of_parts(records(), parts, missing):
                 alleles = [alleles_of(record, rename) for record in some]
                 flat = [allele for of in alleles for allele in of]
-                scores = score_variants(
-                    model, store, flat, layout, strand=strand, batch_tokens=batch_tokens, advance=bar.advance
-                )
-                parts.write(number, _table(scores, some, alleles))
+                parts.write(number, _table(score_variants(model, store, flat, layout, **options), some, alleles))
         counts: Counter[str] = Counter()
         order = "in the order of the genome" if survey.is_sorted else "unsorted"
         mark = "" if shard == (1, 1) else f"{SHARD}{shard[0]}/{shard[1]} of {survey.records} records, {order}"
