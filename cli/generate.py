@@ -20,7 +20,9 @@ def generate(
     checkpoint: Annotated[
         str, typer.Argument(help="Checkpoint of any form: folder, .ckpt, or OWNER/NAME on the hub.", metavar="CKPT")
     ],
-    out: Annotated[Path, typer.Option(help="FASTA to write; gzip if it ends in .gz.", metavar="OUT.fa")],
+    out: Annotated[
+        Path, typer.Option(help="FASTA to write; gzip if it ends in .gz; - is standard output.", metavar="OUT.fa")
+    ],
     length: Annotated[int, typer.Option(help="Bases of each sequence, after the prompt.")],
     fasta: Annotated[Path | None, typer.Option(help="Prompts, FASTA, plain or gzip; - is standard input.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt, in place of --fasta; can be repeated.")] = None,
@@ -52,7 +54,11 @@ def generate(
     """
     from genome_lm.inference import fasta_records, load, write_generated
 
-    refuse_existing(out, force)
+    to_stdout = str(out) == "-"
+    if not to_stdout:
+        refuse_existing(out, force)
+    elif as_json:
+        raise GenomeLMError("--json and --out - both write to standard output; give one of them another place")
     if (fasta is None) == (not prompt):
         raise GenomeLMError("give the prompts either by --fasta or by --prompt")
     if kmer < 1:
@@ -89,8 +95,9 @@ def generate(
     if as_json:
         typer.echo(json.dumps({"out": str(out), **said, "kmer": kmer, "sequences": rows}, indent=2))
         return
-    _show(rows, kmer)
-    say(f"wrote {out}: {len(generated):,} sequences of {length:,} bases")
+    _show(rows, kmer, to_stdout)
+    if not to_stdout:
+        say(f"wrote {out}: {len(generated):,} sequences of {length:,} bases")
 
 
 def _contigs(path: Path) -> "Iterator[Contig]":
@@ -115,7 +122,7 @@ def _check(sequences: list[str], contigs: "Iterator[Contig]", kmer: int) -> list
     ]
 
 
-def _show(rows: list[dict[str, Any]], kmer: int) -> None:
+def _show(rows: list[dict[str, Any]], kmer: int, stderr: bool) -> None:
     columns = ["", "bases", "nats/base", "GC"]
     checked = "longest_match" in rows[0]
     if checked:
@@ -127,8 +134,8 @@ def _show(rows: list[dict[str, Any]], kmer: int) -> None:
             match, fraction = row["longest_match"], row["kmer_fraction"]
             cells += [f"{match['length']:,}" if match else "0", "" if fraction is None else f"{fraction:.2%}"]
         shown.append(cells)
-    table("generated", columns, shown)
+    table("generated", columns, shown, stderr)
     for row in rows:
         if (match := row.get("longest_match")) and match["length"] >= kmer:
             place = "{contig}:{start}-{end}, strand {strand}".format(**match)
-            say(f"{row['id']}: {match['length']:,} bases are those of {place}")
+            say(f"{row['id']}: {match['length']:,} bases are those of {place}", stderr)

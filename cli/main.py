@@ -83,6 +83,7 @@ def run() -> None:
     except GenomeLMError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
+    except SystemExit as left:
+        if left.code == 128 + signal.SIGINT:  # typer's answer to Ctrl-C
+            typer.echo("interrupted", err=True)
+        raise

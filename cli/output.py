@@ -1,4 +1,4 @@
-"""What commands print: lines and tables on stdout."""
+"""What commands print: lines and tables, on stdout unless that is where the result goes."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,19 +7,19 @@ from rich.console import Console
 from rich.table import Table
 
 
-def say(text: str) -> None:
+def say(text: str, stderr: bool = False) -> None:
     """Print a line as it is."""
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(highlight=False, soft_wrap=True, stderr=stderr).print(text, markup=False)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], stderr: bool = False) -> None:
     """Print a table; the first column is text, the others are numbers."""
     shown = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
         shown.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
         shown.add_row(*row)
-    Console().print(shown)
+    Console(stderr=stderr).print(shown)
 
 
 def finish(as_json: bool, text: str, **facts: object) -> None:

@@ -77,6 +77,9 @@ def score(
     log-probabilities of A, C, G and T at the site, and the context read. What can't be scored passes through with a
     reason in GLM_SKIP.
 
+    A killed job goes on where it was: what is done lies in OUT.parts until the end, and the same command finds it
+    there. With --shard on a cluster, genome-lm gather joins the parts of a VCF.
+
     Example: genome-lm score run/checkpoint --genome g.zarr --vcf in.vcf.gz --out scored.vcf.gz
 
     Example: genome-lm score run/checkpoint --genome g.zarr --bed genes.bed --out bits.bw --table genes.tsv
@@ -138,7 +141,8 @@ def _score_vcf(
 ) -> Any:
     from genome_lm.genome import GenomeStore
     from genome_lm.inference import Layout, load
-    from genome_lm.inference.vcf import check_vcf_name, read_contig_map, renaming, score_vcf, vcf_shard_path
+    from genome_lm.inference.vcf import check_vcf_name, read_contig_map, renaming, vcf_shard_path
+    from genome_lm.inference.vcf_job import score_vcf
 
     assert genome is not None
     check_vcf_name(out)
@@ -162,6 +166,7 @@ def _score_vcf(
         strand=strand.value,
         batch_tokens=batch_tokens,
         shard=part,
+        force=force,
     )
 
 
@@ -178,7 +183,14 @@ def _tell_vcf(summary: Any, as_json: bool) -> None:
         say(f"first REF that differs: {summary.first_mismatch}")
     if not summary.was_sorted:
         say("the records were not in the order of the genome; they are now")
-    say(f"wrote {summary.out}: {summary.records:,} records, {summary.scored:,} of {summary.alleles:,} alleles scored")
+    say(
+        f"wrote {summary.out}: {summary.records:,} records, {summary.scored:,} of {summary.alleles:,} alleles scored"
+        + _resumed(summary)
+    )
+
+
+def _resumed(summary: Any) -> str:
+    return f" ({summary.resumed:,} of {summary.parts:,} parts from an earlier run)" if summary.resumed else ""
 
 
 def _score_bases(
@@ -197,31 +209,36 @@ def _score_bases(
 ) -> None:
     from genome_lm.genome import GenomeStore, read_bed
     from genome_lm.inference import fasta_records, load, tracks
+    from genome_lm.inference.track_job import score_bases
 
     tracks.check_track_names(out, table_out)
     for path in (out, table_out):
         if path is not None:
             refuse_existing(path, force)
     if fasta is not None:
-        contigs, intervals = tracks.fasta_contigs(list(fasta_records(fasta)))
+        contigs, intervals = tracks.fasta_contigs(fasta_records(fasta))
+        source: Any = tracks.sha256_of(contigs)
     else:
         assert genome is not None
         assert bed is not None
         store = GenomeStore(genome)
         contigs, intervals = tracks.genome_contigs(store), read_bed(bed, store)
+        source = store.provenance
     model = load(checkpoint, device)
-    summary = tracks.score_bases(
+    summary = score_bases(
         model.model,
         contigs,
         intervals,
         tracks.Tiling.of(model.config, *tiling),
+        source=source,
         strand=strand.value,
         batch_tokens=batch_tokens,
         track=out,
         table=table_out,
+        force=force,
     )
     if as_json:
-        typer.echo(json.dumps(summary, indent=2))
+        typer.echo(json.dumps(summary._asdict(), indent=2))
         return
     written = " and ".join(str(path) for path in (out, table_out) if path is not None)
-    say(f"wrote {written}: {summary['bases']:,} bases, {summary['bits_per_base']:.4f} bits a base")
+    say(f"wrote {written}: {summary.bases:,} bases, {summary.bits_per_base:.4f} bits a base{_resumed(summary)}")

@@ -1,10 +1,12 @@
-"""Outputs that are whole or not there: written under a temporary name beside their place, then renamed."""
+"""Inputs from files or pipes, and outputs that are whole or not there: written beside their place, then renamed."""
 
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +57,15 @@ def _beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def open_input(path: Path) -> io.BufferedReader:
+    """A file, or standard input if it is `-`, of which one can peek at the first bytes."""
+    return io.BufferedReader(sys.stdin.buffer) if str(path) == "-" else path.open("rb")  # type: ignore[arg-type]
+
+
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raise a `GenomeLMError` if the output is there already and is not to be replaced."""
+    """Raise a `GenomeLMError` if the output is `-`, or is there already and is not to be replaced."""
+    if str(path) == "-":
+        raise GenomeLMError("this output can't go to standard output (-); give it a name")
     if path.exists() and not force:
         raise GenomeLMError(f"{path} exists; give another name, or --force to replace it")
 

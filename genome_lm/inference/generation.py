@@ -2,11 +2,12 @@
 
 import contextlib
 import gzip
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -215,13 +216,13 @@ def write_generated(
     settings: dict[str, Any],
     prompts: Sequence[str] | None = None,
 ) -> None:
-    """Write FASTA, whole or not at all; gzip if the name ends in .gz.
+    """Write FASTA, to a file whole or not at all; gzip if the name ends in .gz.
 
     A header has the id (the prompt's name, a slash, the number of the sample from 1), the log-likelihood of the new
     bases in nats, and the settings, as key=value.
 
     Args:
-        path: The file; one that is there is replaced.
+        path: The file; one that is there is replaced. - is standard output.
         generated: What to write.
         names: Names of the prompts.
         settings: What the headers say of how it was generated; None is left out.
@@ -231,12 +232,15 @@ def write_generated(
         GenomeLMError: If it can't be written.
     """
     said = "".join(f" {key}={value}" for key, value in settings.items() if value is not None)
-    with replacing_file(path) as temporary:
-        opened = gzip.open(temporary, "wt") if path.suffix == ".gz" else temporary.open("w")
-        with opened as file:
-            for one in generated:
-                total = float(one.log_likelihoods.sum(dtype=np.float64))
-                file.write(f">{names[one.prompt]}/{one.sample + 1} length={len(one.sequence)} ")
-                file.write(f"log_likelihood={total:.4f}{said}\n")
-                sequence = (prompts[one.prompt] if prompts is not None else "") + one.sequence
-                file.writelines(sequence[at : at + LINE] + "\n" for at in range(0, len(sequence), LINE))
+    with contextlib.ExitStack() as stack:
+        file: TextIO = sys.stdout
+        if str(path) != "-":
+            temporary = stack.enter_context(replacing_file(path))
+            opened = gzip.open(temporary, "wt") if path.suffix == ".gz" else temporary.open("w")
+            file = stack.enter_context(opened)
+        for one in generated:
+            total = float(one.log_likelihoods.sum(dtype=np.float64))
+            file.write(f">{names[one.prompt]}/{one.sample + 1} length={len(one.sequence)} ")
+            file.write(f"log_likelihood={total:.4f}{said}\n")
+            sequence = (prompts[one.prompt] if prompts is not None else "") + one.sequence
+            file.writelines(sequence[at : at + LINE] + "\n" for at in range(0, len(sequence), LINE))

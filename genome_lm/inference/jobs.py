@@ -18,15 +18,13 @@ from genome_lm.inference.batches import BatchSize, check_length
 from genome_lm.inference.embedding import Floats, Recipe, embed_pieces
 from genome_lm.inference.genome_lm import GenomeLM
 from genome_lm.inference.output import check_suffix, write_parts
-from genome_lm.inference.parts import Parts, PartsFolder, open_parts, working_in
+from genome_lm.inference.parts import PARTS, Parts, PartsFolder, open_parts, working_in
 from genome_lm.inference.plan import Plan, make_plan, model_length, shard_range
 from genome_lm.inference.sources import FastaSource, Source, Span
 from genome_lm.progress import progress
 
 STREAM = "stream.fa"
 """Copy of an input that comes through a pipe."""
-PARTS = ".parts"
-"""What the name of the folder of an unfinished job ends in, beside its output."""
 
 
 class Embedded(NamedTuple):

@@ -1,7 +1,8 @@
 """Embeddings in files, written piece by piece: .npz, .parquet, .zarr, .h5ad.
 
 Columns (arrays, but in Parquet and AnnData) are id, contig, start, end, and for each layer one of embeddings. Where
-positions are not pooled there is a row a base: id, contig and `position`, 0-based in the contig.
+positions are not pooled there is a row a base: id, contig and `position`, 0-based in the contig; AnnData names it
+id/position.
 """
 
 import errno
@@ -120,8 +121,12 @@ def _write_h5ad(path: Path, parts: Parts) -> None:
             _encode(file.create_group(name), "dict", "0.1.0")
         _encode(file["uns"].create_dataset(PROVENANCE, data=_provenance(parts)), "string", "0.2.0")
         _write_var(file.create_group("var"), parts, embeddings[0])
-        _data_frame(file.create_group("obs"), index="id", columns=[c.name for c in columns if c.name != "id"])
+        is_per_base = "position" in parts.schema.names
+        index = "_index" if is_per_base else "id"
+        _data_frame(file.create_group("obs"), index, columns=[c.name for c in columns if c.name != index])
         targets = {}
+        if is_per_base:
+            columns.append(pa.field(index, pa.string()))
         for column in columns:
             is_text = pa.types.is_string(column.type)
             kind = h5py.string_dtype() if is_text else _dtype(column)
@@ -136,6 +141,9 @@ def _write_h5ad(path: Path, parts: Parts) -> None:
             )
             _encode(targets[layer.name], "array", "0.2.0")
         for start, table in _placed(parts.tables(rows)):
+            if is_per_base:
+                names = zip(table["id"].to_pylist(), table["position"].to_pylist(), strict=True)
+                table = table.append_column(index, pa.array([f"{name}/{position}" for name, position in names]))
             for name, target in targets.items():
                 values = _values(parts, table, name)
                 target[start : start + len(table)] = values.reshape(len(table), *target.shape[1:])

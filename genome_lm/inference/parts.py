@@ -19,6 +19,8 @@ from filelock import FileLock, Timeout
 
 from genome_lm.errors import GenomeLMError
 
+PARTS = ".parts"
+"""What the name of the folder of an unfinished job ends in, beside its output."""
 JOB = "job.json"
 _LOCK = "lock"
 
@@ -51,7 +53,7 @@ class PartsFolder:
             found = json.loads((path / JOB).read_text())
             return cls(path, found["job"], tuple(found["shard"]) if found["shard"] else None)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise GenomeLMError(f"{path}: not a folder of embedded parts ({JOB}: {error})") from error
+            raise GenomeLMError(f"{path}: not a folder of parts ({JOB}: {error})") from error
 
     def file(self, number: int) -> Path:
         """Where a part is, or will be."""

@@ -1,15 +1,17 @@
 """What a command reads: sequences with an id and a place, from FASTA or from intervals of a genome."""
 
+import contextlib
 import gzip
-import sys
+import io
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import open_input
 from genome_lm.genome import GenomeStore, Interval
 
 
@@ -48,18 +50,19 @@ def fasta_headers(path: Path) -> Iterator[tuple[str, str]]:
                         f"{path}: record {count} ({name or 'unnamed'}) has no {lack}; mend or drop it"
                     )
                 yield title, sequence
-    except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise GenomeLMError(f"{path}: can't read: {getattr(error, 'strerror', None) or error}") from error
     if not count:
         raise GenomeLMError(f"{path}: no records in this FASTA file")
 
 
-def _opened(path: Path) -> "TextIO | nullcontext[TextIO]":
-    if str(path) == "-":
-        return nullcontext(sys.stdin)
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rt") if packed else path.open()
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    # Nothing is read twice: it may be a pipe.
+    with open_input(path) as file:
+        packed = file.peek(2)[:2] == b"\x1f\x8b"
+        with io.TextIOWrapper(gzip.GzipFile(fileobj=file) if packed else file) as text:
+            yield text
 
 
 def _from_first_header(file: TextIO, path: Path) -> Iterator[str]:

@@ -1,9 +1,11 @@
-"""Likelihood of each base along sequences, as a track (bedGraph, bigWig) and as a table of means."""
+"""Likelihood of each base along sequences, and how tracks (bedGraph, bigWig) and tables of means are written."""
 
 import gzip
+import hashlib
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -22,10 +24,10 @@ from genome_lm.genome.codes import Codes
 from genome_lm.inference.records import Record
 from genome_lm.inference.variants import Strands
 from genome_lm.model import HyenaLM
-from genome_lm.progress import progress
 
 Bits = npt.NDArray[np.float32]
 TRACKS = (".bedgraph", ".bedgraph.gz", ".bw", ".bigwig")
+BIGWIG_END = (0x888FFC26).to_bytes(4, "little")
 TABLES = (".tsv", ".parquet", ".json")
 
 
@@ -149,7 +151,7 @@ def _strand_bits(
     return bits
 
 
-def fasta_contigs(records: Sequence[Record]) -> tuple[list[Contig], list[Interval]]:
+def fasta_contigs(records: Iterable[Record]) -> tuple[list[Contig], list[Interval]]:
     """Records of a FASTA file as contigs, and an interval over the whole of each.
 
     Raises:
@@ -162,6 +164,15 @@ def fasta_contigs(records: Sequence[Record]) -> tuple[list[Contig], list[Interva
         tokens = encode(record.sequence, record.id)
         contigs[record.id] = Contig(record.id, len(tokens), lambda a, b, tokens=tokens: tokens[a:b])  # type: ignore[misc]
     return list(contigs.values()), [Interval(name, 0, contig.length, name) for name, contig in contigs.items()]
+
+
+def sha256_of(contigs: Sequence[Contig]) -> str:
+    """Digest of names and token ids, hexadecimal."""
+    digest = hashlib.sha256()
+    for contig in contigs:
+        digest.update(f">{contig.name} {contig.length}\n".encode())
+        digest.update(contig.fetch(0, contig.length).tobytes())
+    return digest.hexdigest()
 
 
 def genome_contigs(store: GenomeStore) -> list[Contig]:
@@ -184,25 +195,6 @@ def merged(intervals: Sequence[Interval], contigs: Sequence[Contig]) -> list[Int
     return covered
 
 
-def regions(
-    model: HyenaLM,
-    contigs: Sequence[Contig],
-    intervals: Sequence[Interval],
-    tiling: Tiling,
-    *,
-    strand: Strands = "forward",
-    batch_tokens: int = 32_768,
-    advance: Callable[[float], None] = lambda amount: None,
-) -> Iterator[Region]:
-    """The bits of what intervals cover, region by region; see `bits_per_base` and `merged`."""
-    by_name = {contig.name: contig for contig in contigs}
-    for name, start, end, _ in merged(intervals, contigs):
-        bits = bits_per_base(
-            model, by_name[name], start, end, tiling, strand=strand, batch_tokens=batch_tokens, advance=advance
-        )
-        yield Region(by_name[name], start, end, bits)
-
-
 def check_track_names(track: Path | None, table: Path | None) -> None:
     """Raise a `GenomeLMError` if an output's name does not say which format is meant."""
     if track is not None and not track.name.lower().endswith(TRACKS):
@@ -221,18 +213,32 @@ def write_track(path: Path, contigs: Sequence[Contig], found: Iterator[Region]) 
     """
     with replacing_file(path) as temporary:
         if path.name.lower().endswith((".bw", ".bigwig")):
+            bases = 0
             with pyBigWig.open(str(temporary), "w") as wig:
                 wig.addHeader([(contig.name, contig.length) for contig in contigs])
                 for region in found:
                     for start, values in _runs(region):
                         wig.addEntries(region.contig.name, start, values=values, span=1, step=1)
+                        bases += len(values)
                     yield region
+            if not _is_whole(temporary, bases):
+                raise GenomeLMError(f"{path}: can't write: the file came out cut off: No space left on device?")
         else:
             opened = gzip.open(temporary, "wt") if path.suffix == ".gz" else temporary.open("w")
             with opened as file:
                 for region in found:
                     _write_bedgraph(file, region)
                     yield region
+
+
+def _is_whole(path: Path, bases: int) -> bool:
+    """Whether a bigWig file has all bases and the mark at its end: pyBigWig raises nothing where there is no room."""
+    try:
+        with pyBigWig.open(str(path)) as wig, path.open("rb") as file:
+            file.seek(-4, os.SEEK_END)
+            return file.read() == BIGWIG_END and wig.header()["nBasesCovered"] == bases
+    except (RuntimeError, OSError):
+        return False
 
 
 def _runs(region: Region) -> Iterator[tuple[int, Bits]]:
@@ -252,20 +258,39 @@ def _write_bedgraph(file: TextIO, region: Region) -> None:
 
 
 def summarise(intervals: Sequence[Interval], found: Iterator[Region]) -> pd.DataFrame:
-    """A row an interval, in their order: id, contig, start, end, bases with a value, their bits and mean bits."""
-    rows: list[tuple[object, ...]] = [()] * len(intervals)
-    order = sorted(range(len(intervals)), key=lambda number: intervals[number][:2])
-    starts = [intervals[number][:2] for number in order]
+    """A row an interval, in their order: id, contig, start, end, bases with a value, their bits and mean bits.
+
+    Args:
+        intervals: What to sum up.
+        found: Regions that cover all of them, none of them twice; an interval may span several.
+    """
+    bases, bits = np.zeros(len(intervals), dtype=np.int64), np.zeros(len(intervals))
+    places = _by_contig(intervals)
     for region in found:
-        name = region.contig.name
-        first, stop = bisect_left(starts, (name, region.start)), bisect_left(starts, (name, region.end))
-        for number in order[first:stop]:
-            _, start, end, given = intervals[number]
-            bits = region.bits[start - region.start : end - region.start].astype(np.float64)
-            bases, total = int((~np.isnan(bits)).sum()), float(np.nansum(bits))
-            mean = total / bases if bases else math.nan
-            rows[number] = (given or f"{name}:{start}-{end}", name, start, end, bases, total, mean)
-    return pd.DataFrame(rows, columns=["id", "contig", "start", "end", "bases", "bits", "bits_per_base"])
+        numbers, starts, ends = places[region.contig.name]
+        # The furthest end so far rises with the starts: what overlaps is between the two.
+        some = slice(
+            np.searchsorted(np.maximum.accumulate(ends), region.start, "right"), np.searchsorted(starts, region.end)
+        )
+        span = [np.clip(edges[some] - region.start, 0, len(region.bits)) for edges in (starts, ends)]
+        known = ~np.isnan(region.bits)
+        for sums, values in ((bases, known), (bits, np.where(known, region.bits, 0))):
+            before = np.concatenate([[0], np.cumsum(values, dtype=sums.dtype)])
+            sums[numbers[some]] += before[span[1]] - before[span[0]]
+    table = pd.DataFrame(intervals, columns=["contig", "start", "end", "id"])
+    table["id"] = [name or f"{contig}:{start}-{end}" for contig, start, end, name in intervals]
+    table["bases"], table["bits"] = bases, bits
+    table["bits_per_base"] = np.divide(bits, bases, out=np.full(len(bits), np.nan), where=bases > 0)
+    return table[["id", "contig", "start", "end", "bases", "bits", "bits_per_base"]]
+
+
+def _by_contig(intervals: Sequence[Interval]) -> dict[str, tuple[npt.NDArray[np.int64], ...]]:
+    """For each contig its intervals by their starts: numbers, starts and ends."""
+    order = sorted(range(len(intervals)), key=lambda number: intervals[number][:2])
+    return {
+        contig: tuple(np.array([(number, *intervals[number][1:3]) for number in numbers]).T)
+        for contig, numbers in groupby(order, key=lambda number: intervals[number].contig)
+    }
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -277,34 +302,3 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
             table.to_parquet(temporary, index=False)
         else:
             table.to_json(temporary, orient="records", indent=1)
-
-
-def score_bases(
-    model: HyenaLM,
-    contigs: Sequence[Contig],
-    intervals: Sequence[Interval],
-    tiling: Tiling,
-    *,
-    strand: Strands = "forward",
-    batch_tokens: int = 32_768,
-    track: Path | None = None,
-    table: Path | None = None,
-) -> dict[str, float | int]:
-    """Write the bits of each base as a track, their means as a table, or both.
-
-    Returns:
-        Over all intervals: `intervals`, `bases` that have a value, and their mean `bits_per_base`.
-
-    Raises:
-        GenomeLMError: If an output can't be written.
-    """
-    total = sum(end - start for _, start, end, _ in merged(intervals, contigs)) * (2 if strand == "both" else 1)
-    with progress("score", total, "bases") as bar:
-        found = regions(
-            model, contigs, intervals, tiling, strand=strand, batch_tokens=batch_tokens, advance=bar.advance
-        )
-        summary = summarise(intervals, found if track is None else write_track(track, contigs, found))
-    if table is not None:
-        write_table(table, summary)
-    bases, bits = int(summary["bases"].sum()), float(summary["bits"].sum())
-    return {"intervals": len(summary), "bases": bases, "bits_per_base": bits / bases if bases else math.nan}

@@ -6,14 +6,12 @@ process when it translates a record that uses an undeclared tag, of which real f
 
 import contextlib
 import gzip
-import shutil
+import hashlib
 import sys
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,23 +20,11 @@ import numpy.typing as npt
 import pysam
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file
+from genome_lm.files import open_input, replacing_file
 from genome_lm.genome import GenomeStore
-from genome_lm.inference.variants import (
-    REASONS,
-    Layout,
-    Strands,
-    Variant,
-    VariantScores,
-    score_variants,
-    why_not,
-)
-from genome_lm.model import HyenaLM
-from genome_lm.progress import progress
+from genome_lm.inference.variants import REASONS, Variant, VariantScores, why_not
 
 ContigNames = Literal["as-is", "add-chr", "strip-chr"]
-RECORDS = 2_000
-"""Records that are scored and written at one time."""
 LARGEST_TBI = 1 << 29
 """A contig of this many bases or more needs a CSI index."""
 SETTINGS, SHARD = "##genome_lm_score=", "##genome_lm_shard="
@@ -56,33 +42,6 @@ _FIELDS = {
     "N_REV": ("A", "Integer", "bases compared on the reverse complement"),
     "SKIP": (".", "String", "why an ALT was not scored: " + "; ".join(f"{key}: {REASONS[key]}" for key in REASONS)),
 }
-
-
-@dataclass(frozen=True)
-class VcfSummary:
-    """What became of a VCF.
-
-    Attributes:
-        out: The file written.
-        records: Records of it.
-        alleles: ALT alleles; a record without ALT counts as one.
-        scored: Alleles with a score.
-        skipped: Alleles without one, by reason (`genome_lm.inference.REASONS`).
-        first_mismatch: The first record whose REF is not what the genome has, "" if there is none.
-        was_sorted: Whether the records came in the order of the genome; if not, they were sorted.
-    """
-
-    out: str
-    records: int
-    alleles: int
-    scored: int
-    skipped: dict[str, int]
-    first_mismatch: str
-    was_sorted: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 def read_contig_map(path: Path) -> dict[str, str]:
@@ -136,119 +95,63 @@ def check_vcf_name(out: Path) -> None:
         raise GenomeLMError(f"{out}: a scored VCF is compressed and indexed; end its name in .vcf.gz")
 
 
-def score_vcf(
-    model: HyenaLM,
-    store: GenomeStore,
-    vcf: Path,
-    out: Path,
-    layout: Layout,
-    *,
-    checkpoint: str = "",
-    rename: Callable[[str], str] = lambda name: name,
-    strand: Strands = "both",
-    batch_tokens: int = 32_768,
-    shard: tuple[int, int] = (1, 1),
-) -> VcfSummary:
-    """Score a VCF and write it with the scores in INFO, bgzip-compressed and indexed, whole or not at all.
-
-    Records that can't be scored pass through with a reason. Those of an unsorted file are sorted, in memory.
-
-    Args:
-        model: In eval mode.
-        store: The genome.
-        vcf: VCF or BCF, plain, gzip or bgzip; - is standard input.
-        out: .vcf.gz; the index goes beside it.
-        layout: How windows lie.
-        checkpoint: Name of the model, for the header.
-        rename: From the VCF's contig names to the genome's; the records keep theirs.
-        strand: As in `score_variants`.
-        batch_tokens: As in `score_variants`.
-        shard: (i, n) scores the i-th of n parts of the records alone, 1 ≤ i ≤ n; see `gather_vcf`.
-
-    Returns:
-        What was scored and what was not.
-
-    Raises:
-        GenomeLMError: If the VCF can't be read (the record is named), none of its contigs is in the genome, or most
-            of its REFs are not what the genome has.
-    """
-    check_vcf_name(out)
-    with _readable(vcf) as path:
-        survey = _survey(path, vcf, store, rename)
-        survey.check(vcf, store)
-        first, stop = (survey.records * part // shard[1] for part in (shard[0] - 1, shard[0]))
-        settings = {
-            "version": version("genome-lm"), "checkpoint": checkpoint, "genome": store.path.name, "strand": strand,
-            "context": layout.context, "flank": layout.flank, "stride": layout.stride,
-        }  # fmt: skip
-        order = "in the order of the genome" if survey.is_sorted else "unsorted"
-        mark = "" if shard == (1, 1) else f"{SHARD}{shard[0]}/{shard[1]} of {survey.records} records, {order}"
-        header = _header(survey.header, settings, mark)
-        counts: Counter[str] = Counter()
-
-        def lines() -> Iterator[str]:
-            records = islice(_records(path, vcf), first, stop)
-            total = survey.alleles * (stop - first) / max(1, survey.records) * (2 if strand == "both" else 1)
-            with progress("score", total, "alleles") as bar:
-                while some := list(islice(records, RECORDS)):
-                    alleles = [_alleles(record, rename) for record in some]
-                    flat = [allele for of_record in alleles for allele in of_record]
-                    scores = score_variants(
-                        model, store, flat, layout, strand=strand, batch_tokens=batch_tokens, advance=bar.advance
-                    )
-                    at = 0
-                    for record, of_record in zip(some, alleles, strict=True):
-                        span = range(at, at + len(of_record))
-                        reasons = [_reason(record, scores.reasons[number]) for number in span]
-                        counts.update(reasons)
-                        yield _scored_line(record, scores, span, reasons)
-                        at = span.stop
-
-        _write(out, header, lines(), survey.contigs, survey.is_sorted)
-    scored = counts.pop("", 0)
-    skipped = dict(counts.most_common())
-    return VcfSummary(
-        str(out), stop - first, scored + sum(skipped.values()), scored, skipped, survey.mismatch, survey.is_sorted
-    )
-
-
 def vcf_alleles(vcf: Path) -> Iterator[tuple[str, int, str, str]]:
     """(contig, 0-based position, REF, ALT) of the records of a VCF or BCF that have one ALT.
 
     Raises:
         GenomeLMError: If it can't be read; the record is named.
     """
-    with _readable(vcf) as path:
-        for record in _records(path, vcf):
+    with readable(vcf) as path:
+        for record in read_records(path, vcf):
             if record.ref is not None and record.alts is not None and len(record.alts) == 1:
                 yield record.chrom, record.pos - 1, record.ref, record.alts[0]
 
 
 @contextlib.contextmanager
-def _readable(vcf: Path) -> Iterator[Path]:
-    """A path that htslib can read twice: it can't seek in plain gzip, nor in a pipe."""
+def readable(vcf: Path, folder: Path | None = None) -> Iterator[Path]:
+    """A path that htslib can read twice: of plain gzip, in which it can't seek, and of pipes a copy is made.
+
+    Args:
+        vcf: The file; - is standard input.
+        folder: Where the copy goes; by default a temporary folder.
+    """
+    is_stream = str(vcf) == "-" or vcf.is_fifo()
     try:
-        if str(vcf) == "-":
-            packed = False
-        else:
-            with vcf.open("rb") as file:
-                start = file.read(14)
-            # A bgzip file is gzip with an extra field that begins with BC.
-            packed = start[:2] == b"\x1f\x8b" and start[12:14] != b"BC"
-            if not packed:
-                yield vcf
-                return
-        with tempfile.TemporaryDirectory(prefix="genome-lm-") as folder:
-            copy = Path(folder) / "in.vcf"
-            source: Any = gzip.open(vcf) if packed else sys.stdin.buffer
-            with source as file, copy.open("wb") as plain:
-                shutil.copyfileobj(file, plain)
-            yield copy
-    except (OSError, EOFError) as error:
+        start = b"" if is_stream else vcf.open("rb").read(14)
+    except OSError as error:
+        raise GenomeLMError(f"{vcf}: can't read: {error.strerror or error}") from error
+    # A bgzip file is gzip with an extra field that begins with BC.
+    if not is_stream and (start[:2] != b"\x1f\x8b" or start[12:14] == b"BC"):
+        yield vcf
+        return
+    with tempfile.TemporaryDirectory(prefix="genome-lm-", dir=folder) as place:
+        copy = Path(place) / "in.vcf"
+        try:
+            with copy.open("wb") as file:
+                file.writelines(_blocks(vcf))
+        except OSError as error:
+            raise GenomeLMError(f"{copy}: can't copy {vcf} there: {error.strerror or error}") from error
+        yield copy
+
+
+def _blocks(vcf: Path) -> Iterator[bytes]:
+    """What is in a file or pipe, gzip or not, read once."""
+    try:
+        with open_input(vcf) as file:
+            packed = file.peek(2)[:2] == b"\x1f\x8b"
+            plain = gzip.GzipFile(fileobj=file) if packed else file
+            while block := plain.read(1 << 20):
+                yield block
+    except (OSError, EOFError, zlib.error) as error:
         raise GenomeLMError(f"{vcf}: can't read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _records(path: Path, name: Path) -> Iterator["pysam.VariantRecord"]:
+def read_records(path: Path, name: Path) -> Iterator["pysam.VariantRecord"]:
+    """The records of a VCF or BCF.
+
+    Raises:
+        GenomeLMError: If it can't be read; the record and the file's own `name` are named.
+    """
     with _opened(path, name) as file:
         yield from _records_of(file, name)
 
@@ -282,17 +185,32 @@ def _records_of(file: "pysam.VariantFile", name: Path) -> Iterator["pysam.Varian
         yield record
 
 
-class _Survey(NamedTuple):
-    """A first look at all records."""
+class Survey(NamedTuple):
+    """A first look at all records.
 
-    header: str  # with what the records use undeclared
-    contigs: dict[str, tuple[int, int]]  # the VCF's names: rank, and length if the header tells it, else 0
+    Attributes:
+        header: With what the records use undeclared.
+        contigs: The VCF's names: rank, and length if the header tells it, else 0.
+        records: How many there are.
+        alleles: ALT alleles; a record without ALT counts as one.
+        strides: How often the next record lies in another stretch of `stride` bases than the one before.
+        is_sorted: Whether they come in order.
+        sha256: Digest of what scores depend on: place, REF and ALT of every record.
+        reasons: What is wrong with REF or its place, by record.
+        strange: The first contig that the genome lacks.
+        mismatch: The first record whose REF differs.
+    """
+
+    header: str
+    contigs: dict[str, tuple[int, int]]
     records: int
     alleles: int
+    strides: int
     is_sorted: bool
-    reasons: Counter[str]  # what is wrong with REF or its place, by record
-    strange: str  # the first contig that the genome lacks
-    mismatch: str  # the first record whose REF differs
+    sha256: str
+    reasons: Counter[str]
+    strange: str
+    mismatch: str
 
     def check(self, vcf: Path, store: GenomeStore) -> None:
         """Raise a `GenomeLMError` if this is no VCF of this genome."""
@@ -311,21 +229,36 @@ class _Survey(NamedTuple):
             )
 
 
-def _survey(path: Path, name: Path, store: GenomeStore, rename: Callable[[str], str]) -> _Survey:
-    count, alleles, is_sorted, reasons = 0, 0, True, Counter[str]()
+def survey_records(path: Path, name: Path, store: GenomeStore, rename: Callable[[str], str], stride: int) -> Survey:
+    """Look through all records.
+
+    Args:
+        path: VCF or BCF that htslib can read, see `readable`.
+        name: What errors call it.
+        store: The genome.
+        rename: From the VCF's contig names to the genome's.
+        stride: Of the windows that will be scored.
+
+    Raises:
+        GenomeLMError: If it can't be read; the record is named.
+    """
+    count, alleles, strides, is_sorted, reasons = 0, 0, 0, True, Counter[str]()
     strange = mismatch = ""
-    before, finished = ("", 0), set[str]()
+    before, finished, digest = ("", 0), set[str](), hashlib.sha256()
     with _opened(path, name) as file:
         for record in _records_of(file, name):
-            count, alleles = count + 1, alleles + max(1, len(record.alts or ()))
+            variants = alleles_of(record, rename)
+            digest.update(f"{variants}\n".encode())
+            count, alleles = count + 1, alleles + len(variants)
+            strides += (record.chrom, record.start // stride) != (before[0], before[1] // stride)
             if record.chrom != before[0]:
                 is_sorted &= record.chrom not in finished
                 finished.add(record.chrom)
-            elif record.pos < before[1]:
+            elif record.start < before[1]:
                 is_sorted = False
-            before = record.chrom, record.pos
+            before = record.chrom, record.start
             # The longest REF is no longer than this flank, and any ALT will do.
-            ref = Variant(rename(record.chrom), record.start, record.ref or "", "A")
+            ref = variants[0]._replace(alt="A")
             reason = why_not(store, ref, sys.maxsize)
             reasons[reason] += 1
             if reason == "unknown_contig":
@@ -335,7 +268,8 @@ def _survey(path: Path, name: Path, store: GenomeStore, rename: Callable[[str], 
         contigs = {
             contig.name: (rank, contig.length or 0) for rank, contig in enumerate(file.header.contigs.values())
         }
-        return _Survey(str(file.header), contigs, count, alleles, is_sorted, reasons, strange, mismatch)
+        header, sha256 = str(file.header), digest.hexdigest()
+    return Survey(header, contigs, count, alleles, strides, is_sorted, sha256, reasons, strange, mismatch)
 
 
 def _mismatch(store: GenomeStore, variant: Variant, place: str) -> str:
@@ -351,16 +285,13 @@ def _short(allele: str) -> str:
     return allele if len(allele) <= 20 else f"{allele[:20]}… ({len(allele):,} bases)"
 
 
-def _alleles(record: "pysam.VariantRecord", rename: Callable[[str], str]) -> list[Variant]:
+def alleles_of(record: "pysam.VariantRecord", rename: Callable[[str], str]) -> list[Variant]:
+    """The ALTs of a record by the genome's names; a record without ALT has one that is `.`."""
     alts = record.alts or (".",)
     return [Variant(rename(record.chrom), record.start, record.ref or "", alt) for alt in alts]
 
 
-def _reason(record: "pysam.VariantRecord", reason: str) -> str:
-    return "no_alt" if not record.alts and reason == "missing" else reason
-
-
-def _header(original: str, settings: dict[str, Any], mark: str) -> list[str]:
+def scored_header(original: str, settings: dict[str, Any], mark: str) -> list[str]:
     """The lines of the header: the input's, less what an earlier scoring left there, and ours."""
     ours = (f"##INFO=<ID={PREFIX}", SETTINGS, SHARD)
     *lines, columns = [line for line in original.splitlines() if not line.startswith(ours)]
@@ -370,10 +301,16 @@ def _header(original: str, settings: dict[str, Any], mark: str) -> list[str]:
     return [*lines, *([mark] if mark else []), columns]
 
 
-def _scored_line(record: "pysam.VariantRecord", scores: VariantScores, span: range, reasons: list[str]) -> str:
-    """The record as a line of VCF with the scores of its alleles, `span` of `scores`."""
+def scored_line(record: "pysam.VariantRecord", info: str) -> str:
+    """The record as a line of VCF with `info`, if it is not empty, in place of an earlier scoring's."""
     columns = str(record).rstrip("\n").split("\t")
     kept = [field for field in columns[7].split(";") if field != "." and not field.startswith(PREFIX)]
+    columns[7] = ";".join([*kept, *([info] if info else [])]) or "."
+    return "\t".join(columns) + "\n"
+
+
+def info_of(scores: VariantScores, span: range, reasons: Sequence[str]) -> str:
+    """INFO of a record whose alleles are `span` of `scores`; why each was not scored, or ""."""
     values: dict[str, str] = {}
     numbers = [number for number, reason in zip(span, reasons, strict=True) if not reason]
     if numbers:
@@ -390,10 +327,7 @@ def _scored_line(record: "pysam.VariantRecord", scores: VariantScores, span: ran
         }
     if any(reasons):
         values["SKIP"] = ",".join(reason or "." for reason in reasons)
-    columns[7] = ";".join(
-        [*kept, *(f"{PREFIX}{name}={value}" for name, value in values.items() if value.strip(".,"))]
-    )
-    return "\t".join(columns) + "\n"
+    return ";".join(f"{PREFIX}{name}={value}" for name, value in values.items() if value.strip(".,"))
 
 
 def _first(sites: npt.NDArray[np.float64], numbers: list[int]) -> npt.NDArray[np.float64]:
@@ -410,7 +344,7 @@ def _counts(values: npt.NDArray[np.int64]) -> str:
     return ",".join(str(value) if value else "." for value in values)
 
 
-def _write(
+def write_vcf(
     out: Path, header: Sequence[str], lines: Iterable[str], contigs: dict[str, tuple[int, int]], is_sorted: bool
 ) -> None:
     """Write a compressed VCF and its index; both take their places together."""
@@ -474,8 +408,8 @@ def gather_vcf(parts: Sequence[Path], out: Path) -> int:
         contigs = {
             contig.name: (rank, contig.length or 0) for rank, contig in enumerate(file.header.contigs.values())
         }
-    lines = (str(record) for part in ordered for record in _records(part, part))
-    _write(out, header, lines, contigs, is_sorted=not next(iter(common))[0].endswith("unsorted"))
+    lines = (str(record) for part in ordered for record in read_records(part, part))
+    write_vcf(out, header, lines, contigs, is_sorted=not next(iter(common))[0].endswith("unsorted"))
     return int(next(iter(common))[0].split(" ")[2])
 
 

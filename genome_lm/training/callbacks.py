@@ -84,9 +84,9 @@ class Log(Callback):
         plans = [self.config.plan(step) for step in (*range(self.config.steps),)]
         self._bases = np.cumsum([plan.length * plan.batch for plan in plans])
         done = int(self._bases[self.first_step - 1]) if self.first_step else 0
-        self._display = progress("train", int(self._bases[-1]), "bases")
+        self._display = progress("train", 0, "bases")
         self._bar = self._display.__enter__()
-        self._bar.advance(done)
+        self._bar.start(done, int(self._bases[-1]))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: StepBatch, index: int

@@ -3,7 +3,6 @@
 import gzip
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from typer.testing import CliRunner
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import build_store
-from genome_lm.inference.jobs import PARTS
+from genome_lm.inference.parts import PARTS
 from genome_lm_cli.main import app
 from tests.conftest import Genome, biased_dna
 
@@ -67,6 +66,7 @@ def _base64(content: bytes) -> str:
     [
         (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:-20], "can't read: Compressed file ended"),
         (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:11], "can't read"),
+        (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:12] + b"\xff" * 20, "can't read: Error -3 while decompressing"),
         (b"", "no records"),
         (b">a\nACGT\n>b\n>c\nAC\n", r"record 2 \(b\) has no sequence"),
         (b">a\nACGT\n>a\nGG\n", "both named 'a'"),
@@ -126,31 +126,6 @@ def test_a_hundred_thousand_tiny_contigs(run: Path, tmp_path: Path) -> None:
     whole = one["end"] == 20
     assert one["contig"][whole].tolist() == other["contig"].tolist()
     np.testing.assert_allclose(one["embedding"][whole], other["embedding"], atol=1e-5)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a megabyte."""
-    yield from _mounted(tmp_path / "small", "size=1m")
-
-
-@pytest.fixture
-def read_only_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system that even root can't write to."""
-    yield from _mounted(tmp_path / "fixed", "ro")
-
-
-def _mounted(folder: Path, options: str) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs takes root")
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"can't mount a tmpfs here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet", ".zarr", ".h5ad"])

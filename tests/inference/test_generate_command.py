@@ -110,3 +110,16 @@ def test_an_output_is_not_replaced_unasked(run: Path, tmp_path: Path) -> None:
     assert out.read_text() == "mine"
     generate(run, *options, "--force")
     assert out.read_text().startswith(">prompt1/1 ")
+
+
+def test_standard_output(run: Path, genome: Genome, tmp_path: Path) -> None:
+    """The sequences alone; what is said of them goes to stderr."""
+    options = ["--prompt", "ACGTA", "--length", 20, "--samples", 2, "--check-against", genome.store.path, "--kmer", 4]
+    generate(run, *options, "--out", tmp_path / "new.fa")
+    arguments = ["generate", str(run / "checkpoint"), *map(str, options), "--out", "-"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert result.stdout == (tmp_path / "new.fa").read_text()
+    assert "longest match" in result.stderr
+    with pytest.raises(GenomeLMError, match="--json and --out -"):
+        generate(run, *options, "--out", "-", "--json")

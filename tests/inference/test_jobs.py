@@ -30,7 +30,7 @@ from genome_lm.inference import (
     plan,
     shard_path,
 )
-from genome_lm.inference.jobs import PARTS
+from genome_lm.inference.parts import PARTS
 from tests.conftest import Genome, biased_dna
 
 SUFFIXES = (".npz", ".parquet", ".zarr", ".h5ad")
@@ -106,7 +106,11 @@ def test_all_formats_hold_the_same(model: genome_lm.GenomeLM, fasta: Path, tmp_p
     for layer, name in ((1, "embedding_1"), (None, "embedding_final")):
         rows = arrays[layer] if pool == "none" else [row.ravel()[None] for row in arrays[layer]]
         np.testing.assert_allclose(results[0][name], np.concatenate(rows), atol=1e-5)
-    if pool != "none":
+    if pool == "none":
+        names = anndata.read_h5ad(tmp_path / "e.h5ad").obs_names
+        assert names.is_unique
+        assert names[0] == "r0/0"
+    else:
         assert results[0]["id"].tolist() == [name for name, _ in records]
         assert results[0]["end"].tolist() == [len(dna) for _, dna in records]
 
@@ -275,7 +279,7 @@ def test_gather_refuses_what_is_not_whole(
         ([one, two, other], "f.npz.shard-3-of-3: not a shard of the same job"),
         ([one, two, four], "e.npz.shard-3-of-4: not a shard of the same job"),
         ([one, two, three, one], "the same shard"),
-        ([one, two, tmp_path], "not a folder of embedded parts"),
+        ([one, two, tmp_path], "not a folder of parts"),
         ([one, two, tmp_path / f"g.npz.shard-1-of-3{PARTS}"], "not finished"),
         ([], "no shards"),
     ]:

@@ -1,9 +1,9 @@
 import gzip
 import json
-import signal
+import os
 import subprocess
-import sys
-import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from genome_lm.checkpoint import save_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, build_store
-from genome_lm.inference import vcf as vcf_module
+from genome_lm.inference import Layout, parts, vcf_job
 from genome_lm.inference.vcf import gather_vcf, read_contig_map, renaming
 from genome_lm.model import HyenaLM
 from genome_lm_cli.main import app
@@ -136,12 +136,12 @@ def test_unsorted_is_sorted(checkpoint: Path, chr22: GenomeStore, tmp_path: Path
 def test_shards_gather_to_the_whole(
     checkpoint: Path, chr22: GenomeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vcf_module, "RECORDS", 7)
+    monkeypatch.setattr(vcf_job, "RECORDS", 7)
     score(checkpoint, chr22, REAL, tmp_path / "whole.vcf.gz")
     for number in (3, 1, 2):
         score(checkpoint, chr22, REAL, tmp_path / "all.vcf.gz", "--shard", f"{number}/3")
-    parts = sorted(tmp_path.glob("all.shard-*-of-3.vcf.gz"), reverse=True)
-    gathered = CliRunner().invoke(app, ["gather", *map(str, parts), "--out", str(tmp_path / "all.vcf.gz"), "--json"])
+    shards = sorted(tmp_path.glob("all.shard-*-of-3.vcf.gz"), reverse=True)
+    gathered = CliRunner().invoke(app, ["gather", *map(str, shards), "--out", str(tmp_path / "all.vcf.gz"), "--json"])
     count = json.loads(gathered.output)["rows"]
     one, two = records(tmp_path / "all.vcf.gz"), records(tmp_path / "whole.vcf.gz")
     assert count == len(one) == len(two)
@@ -150,9 +150,9 @@ def test_shards_gather_to_the_whole(
     with pysam.VariantFile(str(tmp_path / "all.vcf.gz")) as file:
         assert "genome_lm_shard" not in str(file.header)
     with pytest.raises(GenomeLMError, match="shards missing: 1/3"):
-        gather_vcf(parts[:2], tmp_path / "b.vcf.gz")
+        gather_vcf(shards[:2], tmp_path / "b.vcf.gz")
     with pytest.raises(GenomeLMError, match="given twice"):
-        gather_vcf([*parts, parts[0]], tmp_path / "b.vcf.gz")
+        gather_vcf([*shards, shards[0]], tmp_path / "b.vcf.gz")
     with pytest.raises(GenomeLMError, match="not a shard"):
         gather_vcf([tmp_path / "whole.vcf.gz"], tmp_path / "b.vcf.gz")
     with pytest.raises(GenomeLMError, match="use i/n"):
@@ -268,28 +268,86 @@ def test_outputs_are_guarded(checkpoint: Path, chr22: GenomeStore, tmp_path: Pat
         score(checkpoint, chr22, REAL, tmp_path / "file" / "out.vcf.gz")
 
 
-def test_ctrl_c_leaves_nothing(checkpoint: Path, chr22: GenomeStore, tmp_path: Path) -> None:
-    """Interrupted in the middle: the temporary file is there, then neither it nor an output."""
-    body = [line for line in REAL.read_text().splitlines() if not line.startswith("#")]
-    (tmp_path / "in.vcf").write_text(
-        "##fileformat=VCFv4.2\n" + COLUMNS + "\n".join(line for line in body for _ in range(60)) + "\n"
-    )
-    folder = tmp_path / "out"
-    command = "from genome_lm_cli.main import run; run()"
-    arguments = [
-        "score",
-        checkpoint,
-        "--genome",
-        chr22.path,
-        "--vcf",
-        tmp_path / "in.vcf",
-        "--out",
-        folder / "o.vcf.gz",
-    ]
-    with subprocess.Popen([sys.executable, "-c", command, *map(str, arguments)], stderr=subprocess.PIPE) as process:
-        while not list(folder.glob(".o.vcf.gz.*/*")):
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-    assert list(folder.iterdir()) == []
+@pytest.fixture
+def unfinished(
+    checkpoint: Path, chr22: GenomeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """Begins a scoring that stops when it has two parts."""
+    monkeypatch.setattr(vcf_job, "RECORDS", 9)
+    real = parts.PartsFolder.write
+
+    def stop(self: parts.PartsFolder, number: int, table: object) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+        real(self, number, table)  # type: ignore[arg-type]
+
+    def begin(*options: object) -> Path:
+        out = tmp_path / "out.vcf.gz"
+        with monkeypatch.context() as patch:
+            patch.setattr(parts.PartsFolder, "write", stop)
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                score(checkpoint, chr22, REAL, out, *options)
+        return out
+
+    return begin
+
+
+def test_what_is_left_goes_into_the_same_job_only(
+    unfinished: Callable[..., Path], checkpoint: Path, chr22: GenomeStore, tmp_path: Path
+) -> None:
+    out, changed = unfinished(), tmp_path / "changed.vcf"
+    changed.write_text(REAL.read_text().replace("\tT\tC\t", "\tT\tA\t", 1))
+    for vcf, options, named in (
+        (changed, (), "input_sha256"),
+        (REAL, ("--strand", "forward"), "strand"),
+        (REAL, ("--flank", 5), "layout"),
+        (REAL, ("--shard", "1/2"), None),  # a folder of its own
+    ):
+        if named is None:
+            assert "from an earlier run" not in score(checkpoint, chr22, vcf, out, *options)
+            continue
+        with pytest.raises(GenomeLMError, match=rf"another job \(other {named}\).*--force"):
+            score(checkpoint, chr22, vcf, out, *options)
+    # Columns that scores don't depend on may be others; what comes out has the new ones.
+    changed.write_text(REAL.read_text().replace("\tPASS\t", "\tLATER\t"))
+    said = json.loads(score(checkpoint, chr22, changed, out, "--json"))
+    assert said["resumed"] == 2 < said["parts"]
+    assert said["scored"] == len(records(REAL)) == len(records(out))
+    assert {filter_ for record in records(out) for filter_ in record.filter} == {"LATER"}
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_force_starts_another_job(unfinished: Callable[..., Path], checkpoint: Path, chr22: GenomeStore) -> None:
+    out = unfinished()
+    said = json.loads(score(checkpoint, chr22, REAL, out, "--strand", "forward", "--force", "--json"))
+    assert said["resumed"] == 0
+    assert "GLM_LLR_REV" not in records(out)[0].info
+
+
+def test_a_shard_goes_on(unfinished: Callable[..., Path], checkpoint: Path, chr22: GenomeStore) -> None:
+    out = unfinished("--shard", "2/2")
+    assert "(2 of " in score(checkpoint, chr22, REAL, out, "--shard", "2/2")
+    score(checkpoint, chr22, REAL, out, "--shard", "1/2")
+    assert gather_vcf(sorted(out.parent.glob("*.shard-*.gz")), out) == len(records(REAL))
+
+
+def test_parts_are_of_like_cost() -> None:
+    """Many records where windows are shared, few where each needs a long one of its own."""
+    survey = vcf_job.Survey("", {}, 100_000, 100_000, 50, True, "", Counter(), "", "")
+    layout = Layout(27_000, 1_024, 4_096)
+    assert set(vcf_job._rows(survey, 100_000, layout)[:-1]) == {2_000}
+    sparse = vcf_job._rows(survey._replace(strides=100_000), 50_001, layout)
+    assert sum(sparse) == 50_001
+    assert sparse[0] == 63
+    assert vcf_job._rows(survey, 0, layout) == []
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip"])
+def test_a_pipe(checkpoint: Path, chr22: GenomeStore, tmp_path: Path, kind: str) -> None:
+    """As `<(bcftools view …)` makes them: it can be read only once."""
+    source, pipe = tmp_path / "in.vcf.gz", tmp_path / "pipe"
+    source.write_bytes(REAL.read_bytes() if kind == "plain" else packed(source, "gzip"))
+    os.mkfifo(pipe)
+    with subprocess.Popen(["sh", "-c", 'cat "$1" > "$2"', "-", source, pipe]):
+        score(checkpoint, chr22, pipe, tmp_path / "out.vcf.gz")
+    assert len(records(tmp_path / "out.vcf.gz")) == len(records(REAL))
