@@ -43,7 +43,8 @@ class FinetuneConfig:
         lora_alpha: Their scale is alpha / rank.
         prompt_length: Vectors of a soft prompt.
         head_first: Fit the head alone before, as "frozen" does, so that the first steps do not spoil the model for a
-            head that knows nothing (Kumar et al. 2022, https://arxiv.org/abs/2202.10054); its rate is then `lr`.
+            head that knows nothing (Kumar et al. 2022, https://arxiv.org/abs/2202.10054); its rate is then `lr`, and
+            that state, epoch 0, is kept if none after it is better.
         seed: Of the head, the order and the strands.
     """
 

@@ -242,6 +242,8 @@ class _Tuning:
         config, count = self.config, len(self._data["train"].ids)
         if saved is not None and (state := saved.read()) is not None:
             self._restore(state)
+        elif config.head_first:
+            self._judge(math.nan)  # the model as it is, with its head, may be the best there is
         with progress("finetune", config.epochs * count, "sequences") as bar:
             bar.advance(self._epoch * count)
             while self._epoch < config.epochs and self._epoch - self.best_epoch < config.patience:
@@ -265,7 +267,11 @@ class _Tuning:
             step = (self._epoch - 1) * each + number
             losses.append(self._step(rows, warmup_cosine(step, config.epochs * each, *self._schedule)))
             bar.advance(len(rows))
-        value, row = self._validate(self._epoch, float(np.mean(losses)))
+        return self._judge(float(np.mean(losses)))
+
+    def _judge(self, loss: float) -> dict[str, float]:
+        """Keep the weights if they are the best so far; the epoch's row of the history."""
+        value, row = self._validate(self._epoch, loss)
         if value < self._best:
             self._best, self.best_epoch = value, self._epoch
             self._best_state = trainable_state(self.model, self.head)

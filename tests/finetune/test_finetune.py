@@ -220,6 +220,8 @@ def test_the_head_can_be_fitted_before_the_model(run: Path, tmp_path: Path) -> N
     found, expected = (pd.read_parquet(tmp_path / name / "predictions.parquet")["p_high"] for name in "tf")
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert result.metrics["test"] == frozen.metrics["test"]
+    assert result.best_epoch == 0
+    assert [row["epoch"] for row in result.history] == [0, 1]
     with pytest.raises(GenomeLMError, match="goes with full and lora"):
         FinetuneConfig(head_first=True, method="prompt")
     with pytest.raises(GenomeLMError, match="leave it out with labels"):
