@@ -35,6 +35,7 @@ class Pool(StrEnum):
     last = "last"
     max = "max"
     masked = "masked"
+    layers = "layers"
     none = "none"
 
 
@@ -78,10 +79,15 @@ def finetune(
     ] = None,
     label: Annotated[list[str] | None, typer.Option(help="Label column; several for multilabel.")] = None,
     method: Annotated[Method, typer.Option(help="full, frozen (a linear probe), lora or prompt.")] = Method.full,
-    pool: Annotated[Pool | None, typer.Option(help="Default: none for tokens, else mean. none: tracks.")] = None,
+    pool: Annotated[
+        Pool | None, typer.Option(help="Default: none for tokens, else mean. none: tracks. layers: of all blocks.")
+    ] = None,
     strand: Annotated[Strand, typer.Option(help="both averages the outputs of the two strands.")] = Strand.forward,
     reverse_complement: Annotated[
         bool, typer.Option("--reverse-complement", help="Train on either strand of each sequence.")
+    ] = False,
+    head_first: Annotated[
+        bool, typer.Option("--head-first", help="Fit the head alone, then tune the model from there.")
     ] = False,
     epochs: Annotated[int, typer.Option(help="At most; 0: 10, or 100 where the model is frozen.")] = 0,
     sequences_per_step: Annotated[int, typer.Option(help="Sequences a step.")] = 32,

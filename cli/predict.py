@@ -1,6 +1,7 @@
 """`genome-lm predict`: what a tuned model says about sequences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,13 @@ from genome_lm_cli.options import Device, Force, Json
 from genome_lm_cli.output import finish
 
 if TYPE_CHECKING:
-    from genome_lm.inference import Record
+    import pandas as pd
+
+    from genome_lm.inference import GenomeLM, Record
+    from genome_lm.progress import Bar
+
+PIECE = 1 << 20
+"""Bases whose predictions are held."""
 
 
 def predict(
@@ -34,26 +41,41 @@ def predict(
     Example: genome-lm predict tuned/checkpoint --fasta genes.fa --out predictions.csv
     """
     from genome_lm.dataset import check_table_suffix, write_table
-    from genome_lm.finetune import prediction_table
     from genome_lm.inference import load
     from genome_lm.inference import windows as cut
+    from genome_lm.progress import progress
 
     check_table_suffix(out)
     refuse_existing(out, force)
     if stride is not None and window is None:
         raise GenomeLMError("--stride goes with --window")
-    records = list(_records(fasta, genome, bed, split))
+    records = _records(fasta, genome, bed, split)
     if window is not None:
-        records = list(cut(records, window, stride or window))
+        records = cut(records, window, stride or window)
     model = load(checkpoint, device)
     if model.head is None:
         raise GenomeLMError(f"{checkpoint}: has no head; tune it first, with `genome-lm finetune`")
-    names = [record.id for record in records]
-    found = model.predict([record.sequence for record in records], names=names, batch_tokens=batch_tokens)
-    predicted = prediction_table(model.head.config, names, found)
-    write_table(out, predicted)
-    text = f"wrote {out}: {len(records):,} sequences, {len(predicted):,} rows"
-    finish(as_json, text, path=str(out), records=len(records), rows=len(predicted))
+    counter = count()
+    counted = (record for record, _ in zip(records, counter, strict=False))
+    with progress("predict", 0, "bases") as bar:
+        rows = write_table(out, _predicted(model, counted, batch_tokens, bar))
+    total = next(counter)
+    finish(as_json, f"wrote {out}: {total:,} sequences, {rows:,} rows", path=str(out), records=total, rows=rows)
+
+
+def _predicted(
+    model: "GenomeLM", records: Iterable["Record"], batch_tokens: int, bar: "Bar"
+) -> Iterator["pd.DataFrame"]:
+    """Predictions piece by piece, so that memory does not grow with the input."""
+    from genome_lm.finetune import prediction_table
+    from genome_lm.inference import pieces
+
+    assert model.head is not None
+    for piece in pieces(records, max(batch_tokens, PIECE)):
+        names, sequences = [record.id for record in piece], [record.sequence for record in piece]
+        found = model.predict(sequences, names=names, batch_tokens=batch_tokens)
+        bar.advance(sum(map(len, sequences)))
+        yield prediction_table(model.head.config, names, found)
 
 
 def _records(fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None) -> Iterator["Record"]:

@@ -104,7 +104,7 @@ def load_head(folder: str | os.PathLike[str], device: str | torch.device = "cpu"
     config = read_config(folder)
     if "head" not in config:
         return None
-    head = Head(HeadConfig.from_dict(config["head"]), ModelConfig.from_dict(config["model"]).d_model)
+    head = Head(HeadConfig.from_dict(config["head"]), ModelConfig.from_dict(config["model"]))
     load_strictly(head, _read_tensors(folder / HEAD), str(folder / HEAD))
     return head.to(device).eval()
 

@@ -30,7 +30,7 @@ class Benchmark:
         name: Of the set.
         metric: What the published figures are in: a metric's name as in `genome_lm.finetune`.
         files: Split → URL.
-        published: Model → figure, in percent.
+        published: Model → figure, in percent; empty where none could be checked.
         source: Where the published figures stand.
         options: What to tune with: fields of `genome_lm.finetune.FinetuneConfig`.
     """
@@ -58,7 +58,7 @@ def read_benchmarks(path: Path) -> dict[str, Benchmark]:
                 name,
                 entry["metric"],
                 {split: url.format(set=name) for split, url in template.items()},
-                entry["published"],
+                entry.get("published", {}),
                 common["source"],
                 {**common["options"], **entry.get("options", {})},
             )

@@ -1,11 +1,14 @@
 """Labelled sequences: tables, FASTA, BED with a genome, in and out."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from genome_lm.alphabet import LETTER_COMPLEMENT, letters
 from genome_lm.errors import GenomeLMError
@@ -103,16 +106,37 @@ def write_examples(path: Path, labelled: LabelledSet) -> None:
     table = pd.DataFrame(rows).drop(columns="labels")
     for number, column in enumerate(labelled.columns):
         table.insert(2 + number, column, [example.labels[number] for example in labelled.examples])
-    write_table(path, table)
+    write_table(path, [table])
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as .csv, .tsv or .parquet, whole or not at all; see `check_table_suffix`."""
-    with replacing_file(path) as temporary:
-        if path.suffix == ".parquet":
-            table.to_parquet(temporary, index=False)
-        else:
-            table.to_csv(temporary, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+def write_table(path: Path, tables: Iterable[pd.DataFrame]) -> int:
+    """Write tables of the same columns, one below the other, whole or not at all; no more than one is held.
+
+    Args:
+        path: A .csv, .tsv or .parquet, see `check_table_suffix`.
+        tables: At least one.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        GenomeLMError: If there is no table, or it can't be written.
+    """
+    rows = 0
+    with replacing_file(path) as temporary, contextlib.ExitStack() as stack:
+        for number, table in enumerate(tables):
+            rows += len(table)
+            if path.suffix == ".parquet":
+                arrow = pa.Table.from_pandas(table, preserve_index=False)
+                if number == 0:
+                    writer = stack.enter_context(pq.ParquetWriter(temporary, arrow.schema))
+                writer.write_table(arrow)
+            else:
+                separator = "\t" if path.suffix == ".tsv" else ","
+                table.to_csv(temporary, index=False, sep=separator, mode="a", header=number == 0)
+        if not rows:
+            raise GenomeLMError(f"{path}: nothing to write: the input has no records")
+    return rows
 
 
 def check_table_suffix(path: Path) -> None:

@@ -25,7 +25,8 @@ class FinetuneConfig:
         sequences_per_step: Sequences a step.
         device_tokens: Positions that go through the model at one time; a step is summed up from such pieces.
         lr: Peak learning rate of the model; 0 chooses by the method (see `learning_rate`).
-        head_lr: Peak learning rate of the head; 0 for ten times `lr`, or `lr` where the model is frozen.
+        head_lr: Peak learning rate of the head; 0 for ten times `lr`, or `lr` where the model is
+            frozen or the head was fitted first.
         final_lr_fraction: The cosine ends at this fraction of the peak.
         warmup_fraction: Fraction of the steps over which the rates rise from zero.
         weight_decay: Of AdamW, on matrices outside the filters.
@@ -41,6 +42,9 @@ class FinetuneConfig:
         lora_rank: Rank of the added matrices.
         lora_alpha: Their scale is alpha / rank.
         prompt_length: Vectors of a soft prompt.
+        head_first: Fit the head alone before, as "frozen" does, so that the first steps do not spoil the model for a
+            head that knows nothing (Kumar et al. 2022, https://arxiv.org/abs/2202.10054); its rate is then `lr`, and
+            that state, epoch 0, is kept if none after it is better.
         seed: Of the head, the order and the strands.
     """
 
@@ -63,6 +67,7 @@ class FinetuneConfig:
     lora_rank: int = 8
     lora_alpha: float = 16.0
     prompt_length: int = 16
+    head_first: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,6 +82,8 @@ class FinetuneConfig:
         for name in ("lr", "head_lr", "weight_decay", "lora_alpha"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise GenomeLMError(f"finetune config: {name} is {getattr(self, name)}, must be at least 0")
+        if self.head_first and self.method not in ("full", "lora"):
+            raise GenomeLMError(f"head_first goes with full and lora; {self.method} fits nothing but the head")
         if not self.clip > 0:
             raise GenomeLMError(f"finetune config: clip is {self.clip}, must be above 0")
         for name in ("final_lr_fraction", "warmup_fraction", "beta1", "beta2"):
@@ -91,7 +98,12 @@ class FinetuneConfig:
     @property
     def head_learning_rate(self) -> float:
         """`head_lr`, or what it is by default."""
-        return self.head_lr or (self.learning_rate * (10 if self.method in ("full", "lora") else 1))
+        fresh = self.method in ("full", "lora") and not self.head_first
+        return self.head_lr or (self.learning_rate * (10 if fresh else 1))
+
+    def of_head(self) -> "FinetuneConfig":
+        """The recipe of the head alone, before the model is tuned."""
+        return dataclasses.replace(self, method="frozen", head_first=False, lr=0, head_lr=0, epochs=0, patience=0)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""

@@ -23,10 +23,11 @@ from genome_lm.finetune.adapters import merge, parameter_groups, prepare, restor
 from genome_lm.finetune.batches import Features, Sequences, Source
 from genome_lm.finetune.config import FinetuneConfig
 from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, lower_is_better, measure, metrics_of
+from genome_lm.finetune.resume import Saved, data_digest
 from genome_lm.finetune.targets import Data, class_weights, encode_examples, moments, output_names
 from genome_lm.inference import predictions
 from genome_lm.model import Head, HeadConfig, HyenaLM
-from genome_lm.progress import progress
+from genome_lm.progress import Bar, progress
 from genome_lm.training import warmup_cosine
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,9 @@ def finetune(
     """Tune a model.
 
     The best epoch on the validation split is kept; the test split is looked at once, in the end. Without a
-    validation split, a part of the training split is set aside. The folder `out` appears when it is whole.
+    validation split, a part of the training split is set aside. The folder `out` appears when it is whole; until then
+    OUT.resume.ckpt beside it holds the state after the last epoch, from which the same call goes on after a kill, to
+    the same result.
 
     Args:
         checkpoint: Of any form.
@@ -114,12 +117,16 @@ def finetune(
         "versions": {"genome-lm": __version__, "torch": torch.__version__},
         **(provenance or {}),
     }
+    of_result = {name: identity[name] for name in ("weights_sha256", "config", "versions")}
+    saved = Saved(out, {**of_result, "head": head_config.to_dict(), "data": data_digest(labelled)})
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         device_ = opened.model.backbone.embedding.weight.device
-        head = Head(head_config, opened.model.config.d_model).to(device_)
+        head = Head(head_config, opened.model.config).to(device_)
+        if config.head_first:
+            _fit_head(opened.model, head, splits, config)
         tuning = _Tuning(opened.model, head, splits, config)
-        tuning.fit()
+        tuning.fit(saved)
     outputs = {split: predictions(head, found) for split, found in tuning.finish().items()}
     metrics = {
         split: measure(head_config, found, splits[split].targets, RESAMPLES if split == "test" else 0, config.seed)
@@ -137,6 +144,7 @@ def finetune(
             "metrics": {split: [e.to_dict() for e in found] for split, found in metrics.items()}, **identity,
         }  # fmt: skip
         (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+    saved.remove()
     return FinetuneResult(out, head_config, metrics, tuning.history, tuning.best_epoch, leaks)
 
 
@@ -172,6 +180,8 @@ def _head_config(train: LabelledSet, task: str, pool: str | None, strand: str, c
     pool = pool or ("none" if task == "tokens" else "mean")
     prompt = config.prompt_length if config.method == "prompt" else 0
     means, scales = moments(train, pool == "none") if task == "regression" else ((), ())
+    if config.head_first and pool == "none":
+        raise GenomeLMError("head_first needs states of whole sequences: leave it out with labels at each position")
     if config.reverse_complement and pool == "none":
         raise GenomeLMError("labels at each position belong to one strand: leave --reverse-complement out")
     return HeadConfig(task, output_names(train, task), pool, strand, prompt, means, scales)  # type: ignore[arg-type]
@@ -183,6 +193,14 @@ def _check_metric(config: FinetuneConfig, head: HeadConfig) -> None:
         raise GenomeLMError(f"metric {config.metric!r}: for {head.task} use {', '.join(known)}")
 
 
+def _fit_head(model: HyenaLM, head: Head, splits: dict[str, Data], config: FinetuneConfig) -> None:
+    """Fit the head to the states of the model as it is; the test split has no part in it."""
+    known = {split: data for split, data in splits.items() if split != "test"}
+    tuning = _Tuning(model, head, known, config.of_head())
+    tuning.fit()
+    tuning.finish()
+
+
 class _Tuning:
     """The loop: epochs in a seeded order, the best of them kept."""
 
@@ -190,15 +208,16 @@ class _Tuning:
         self.model, self.head, self.config = model, head, config
         self.metric = config.metric or DEFAULT_METRIC[head.config.task]
         self.history: list[dict[str, float]] = []
-        self.best_epoch = 0
+        self.best_epoch = self._epoch = 0
+        self._best = math.inf
         self._data = splits
-        self._generator = np.random.default_rng(config.seed)
         weights = class_weights(splits["train"], head.config) if config.class_weights else None
         self._weights = None if weights is None else torch.from_numpy(weights).to(head.out.weight.device)
         prepare(model.train(config.method != "frozen"), config)
         self._sources = self._make_sources()
         groups = parameter_groups(model, head, config)
         self._optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), lr=config.learning_rate)
+        self._best_state = trainable_state(model, head)
 
     def _make_sources(self) -> dict[str, Source]:
         config, per_position = self.config, self.head.config.per_position
@@ -218,27 +237,59 @@ class _Tuning:
             source.standardise(self._mean, self._scale)
         return dict(features)
 
-    def fit(self) -> None:
+    def fit(self, saved: Saved | None = None) -> None:
         """Train until the metric gets no better, or to the last epoch; put the best weights back."""
         config, count = self.config, len(self._data["train"].ids)
-        steps = config.epochs * math.ceil(count / config.sequences_per_step)
-        best, best_state, step = math.inf, trainable_state(self.model, self.head), 0
+        if saved is not None and (state := saved.read()) is not None:
+            self._restore(state)
+        elif config.head_first:
+            self._judge(math.nan)  # the model as it is, with its head, may be the best there is
         with progress("finetune", config.epochs * count, "sequences") as bar:
-            for epoch in range(1, config.epochs + 1):
-                order = self._generator.permutation(count).tolist()
-                losses = []
-                for first in range(0, count, config.sequences_per_step):
-                    rows = order[first : first + config.sequences_per_step]
-                    losses.append(self._step(rows, warmup_cosine(step, steps, *self._schedule)))
-                    step += 1
-                    bar.advance(len(rows))
-                value, row = self._validate(epoch, float(np.mean(losses)))
-                bar.describe(f"epoch {epoch} valid {self.metric} {row[f'valid_{self.metric}']:.4f}")
-                if value < best:
-                    best, best_state, self.best_epoch = value, trainable_state(self.model, self.head), epoch
-                if epoch - self.best_epoch >= config.patience:
-                    break
-        restore_state(self.model, self.head, best_state)
+            bar.advance(self._epoch * count)
+            while self._epoch < config.epochs and self._epoch - self.best_epoch < config.patience:
+                row = self._train_epoch(bar)
+                if saved is not None:
+                    saved.write(self._state())
+                bar.describe(f"epoch {self._epoch} valid {self.metric} {row[f'valid_{self.metric}']:.4f}")
+        restore_state(self.model, self.head, self._best_state)
+
+    def _train_epoch(self, bar: Bar) -> dict[str, float]:
+        """The next epoch, all randomness of which is a function of its number; its row of the history."""
+        config, count = self.config, len(self._data["train"].ids)
+        self._epoch += 1
+        self._generator = np.random.default_rng([config.seed, self._epoch])
+        torch.manual_seed(int(self._generator.integers(2**63)))
+        order = self._generator.permutation(count).tolist()
+        each = math.ceil(count / config.sequences_per_step)
+        losses = []
+        for number in range(each):
+            rows = order[number * config.sequences_per_step :][: config.sequences_per_step]
+            step = (self._epoch - 1) * each + number
+            losses.append(self._step(rows, warmup_cosine(step, config.epochs * each, *self._schedule)))
+            bar.advance(len(rows))
+        return self._judge(float(np.mean(losses)))
+
+    def _judge(self, loss: float) -> dict[str, float]:
+        """Keep the weights if they are the best so far; the epoch's row of the history."""
+        value, row = self._validate(self._epoch, loss)
+        if value < self._best:
+            self._best, self.best_epoch = value, self._epoch
+            self._best_state = trainable_state(self.model, self.head)
+        return row
+
+    def _state(self) -> dict[str, Any]:
+        """All that `_restore` needs to go on after this epoch."""
+        return {
+            "epoch": self._epoch, "history": self.history, "tuned": trainable_state(self.model, self.head),
+            "optimizer": self._optimizer.state_dict(),
+            "best": self._best, "best_epoch": self.best_epoch, "best_state": self._best_state,
+        }  # fmt: skip
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        restore_state(self.model, self.head, state["tuned"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._epoch, self.history = state["epoch"], state["history"]
+        self._best, self.best_epoch, self._best_state = state["best"], state["best_epoch"], state["best_state"]
 
     @property
     def _schedule(self) -> tuple[float, float]:

@@ -109,3 +109,17 @@ def windows(records: Iterable[Record], window: int, stride: int) -> Iterator[Rec
             name = f"{record.id}/{start}-{end}"
             place = record.contig, record.start + start, record.start + end
             yield Record(name, *place, record.sequence[start:end])
+
+
+def pieces(records: Iterable[Record], bases: int) -> Iterator[list[Record]]:
+    """Runs of records, each of at least so many bases together but for the last."""
+    piece: list[Record] = []
+    held = 0
+    for record in records:
+        piece.append(record)
+        held += len(record.sequence)
+        if held >= bases:
+            yield piece
+            piece, held = [], 0
+    if piece:
+        yield piece

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genome_lm.alphabet import A, T
+from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.backbone import HyenaBackbone
 
 Task = Literal["classification", "multilabel", "regression", "tokens"]
-HeadPool = Literal["mean", "last", "max", "masked", "none"]
+HeadPool = Literal["mean", "last", "max", "masked", "layers", "none"]
 TASKS: tuple[str, ...] = get_args(Task)
 HEAD_POOLS: tuple[str, ...] = get_args(HeadPool)
 
@@ -27,8 +28,9 @@ class HeadConfig:
             "tokens" (one of the outputs at each position).
         outputs: Names of the classes, labels or values, in the order of the head's outputs.
         pool: How the states of a sequence become one vector: "mean", "last" (which alone has seen all of it), "max",
-            "masked" (mean over the positions that are A, C, G or T), or "none": an output at each position, for
-            tokens, and for tracks (regression).
+            "masked" (mean over the positions that are A, C, G or T), "layers" (mean, standard deviation and maximum
+            of the states after each block, the last one's after the final norm), or "none": an output at each
+            position, for tokens, and for tracks (regression).
         strand: "both" averages the outputs with those of the reverse complement.
         prompt: Vectors of a soft prompt before each sequence (Lester et al. 2021,
             https://arxiv.org/abs/2104.08691; HyenaDNA, section 3.3).
@@ -59,6 +61,8 @@ class HeadConfig:
             raise GenomeLMError(
                 f"task {self.task}: only {', '.join(self.outputs) or 'no'} labels; nothing to tell apart"
             )
+        if self.pool == "layers" and self.prompt:
+            raise GenomeLMError("pool layers does not go with a soft prompt: use mean, last, max or masked")
         if self.prompt < 0:
             raise GenomeLMError(f"prompt of {self.prompt} vectors: must be at least 0")
 
@@ -85,24 +89,32 @@ class HeadConfig:
 
 
 class Head(nn.Module):
-    """A linear layer on the states after the final norm, and a soft prompt if the model was tuned with one."""
+    """A linear layer on the model's states, and a soft prompt if the model was tuned with one."""
 
-    def __init__(self, config: HeadConfig, d_model: int) -> None:
+    def __init__(self, config: HeadConfig, model: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.out = nn.Linear(d_model, len(config.outputs))
+        d_model = model.d_model
+        self.out = nn.Linear(3 * model.n_layer * d_model if config.pool == "layers" else d_model, len(config.outputs))
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
         self.prompt = nn.Parameter(torch.randn(config.prompt, d_model) * 0.02) if config.prompt else None
 
     def features(self, backbone: HyenaBackbone, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Pooled states: (B, L) ids padded on the right, (B,) lengths → (B, d_model), or (B, L, d_model) unpooled."""
+        """Pooled states: (B, L) ids padded on the right, (B,) lengths → (B, d), or (B, L, d) unpooled.
+
+        d is d_model, with "layers" 3 · n_layer · d_model.
+        """
+        inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        if self.config.pool == "layers":
+            layers = [*range(1, backbone.config.n_layer), None]
+            each = [_moments(states, inside) for _, states in backbone.every_layer(ids, layers)]
+            return torch.cat(each, dim=1).to(self.out.weight.dtype)
         states = backbone(ids, prompt=self.prompt).to(self.out.weight.dtype)[:, self.config.prompt :]
         if self.config.per_position:
             return states
         if self.config.pool == "last":
             return states[torch.arange(len(ids), device=ids.device), lengths - 1]
-        inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         if self.config.pool == "max":
             return states.masked_fill(~inside[..., None], -torch.inf).amax(1)
         counted = inside & (ids >= A) & (ids <= T) if self.config.pool == "masked" else inside
@@ -145,3 +157,12 @@ class Head(nn.Module):
             counted = (targets >= 0).float()
             return counted if weights is None else weights[targets.clamp(min=0)] * counted
         return (~targets.isnan()).float()
+
+
+def _moments(states: Tensor, inside: Tensor) -> Tensor:
+    """Mean, standard deviation and maximum over the positions that are inside: (B, L, D) → (B, 3 D)."""
+    counted, count = inside[..., None], inside.sum(1, keepdim=True)
+    mean = (states * counted).sum(1) / count
+    variance = ((states - mean[:, None]).square() * counted).sum(1) / count
+    # The root of zero, of a single position, has no gradient.
+    return torch.cat([mean, (variance + 1e-6).sqrt(), states.masked_fill(~counted, -torch.inf).amax(1)], dim=1)

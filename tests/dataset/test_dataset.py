@@ -294,7 +294,7 @@ def test_manifests_of_benchmarks() -> None:
     for name, benchmark in {**genomic, **tasks}.items():
         assert set(benchmark.files) == {"train", "test"}
         assert all(name in url and "{" not in url for url in benchmark.files.values())
-        assert 0 < benchmark.published["HyenaDNA"] < 100
+    assert all(0 < benchmark.published["HyenaDNA"] < 100 for benchmark in genomic.values())
 
 
 def test_commands(genome: Genome, genes: Genes, tmp_path: Path) -> None:
@@ -324,12 +324,21 @@ def test_commands(genome: Genome, genes: Genes, tmp_path: Path) -> None:
     call("benchmark", manifest, "H3", "--folder", folder, "--out", tmp_path / "h3.csv")
     splits = [e.split for e in read_examples(tmp_path / "h3.csv").examples]
     assert [splits.count(name) for name in ("train", "valid", "test")] == [18, 2, 20]
-    (tmp_path / "H3").mkdir()
-    metric = {"metric": "mcc", "value": 0.8, "low": 0.75, "high": 0.85}
-    (tmp_path / "H3/summary.json").write_text(json.dumps({"metrics": {"test": [metric]}}))
-    call("compare", manifest, tmp_path / "H3", "--out", tmp_path / "compare.csv")
-    row = pd.read_csv(tmp_path / "compare.csv").iloc[0]
-    assert (row["ours"], row["HyenaDNA"], row["metric"]) == (80.0, 81.7, "mcc")
+    for name, benchmark, expected in (
+        (
+            "demo_human_or_worm",
+            "genomic_benchmarks",
+            {"metric": "accuracy", "ours": 80.0, "CNN": 93.0, "HyenaDNA": 96.6},
+        ),
+        ("H3", "nucleotide_transformer", {"metric": "mcc", "ours": 80.0}),
+    ):
+        (tmp_path / name).mkdir()
+        metric = {"metric": expected["metric"], "value": 0.8, "low": 0.75, "high": 0.85}
+        (tmp_path / name / "summary.json").write_text(json.dumps({"metrics": {"test": [metric]}}))
+        out = tmp_path / f"{name}.csv"
+        call("compare", ROOT / f"data_manifests/{benchmark}.yaml", tmp_path / name, "--out", out)
+        row = pd.read_csv(out).iloc[0].to_dict()
+        assert {key: row[key] for key in row.keys() - {"set", "low", "high", "source"}} == expected
     with pytest.raises(GenomeLMError, match="no set of this name"):
         call("compare", manifest, tmp_path, "--out", tmp_path / "other.csv")
     with pytest.raises(GenomeLMError, match="no set 'H9'"):

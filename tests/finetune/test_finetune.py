@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.finetune import FinetuneConfig, finetune
 from genome_lm.finetune.adapters import LowRank, merge, prepare
 from genome_lm.finetune.batches import Sequences, stack_targets
+from genome_lm.finetune.run import _Tuning
 from genome_lm.finetune.targets import encode_examples
 from genome_lm.model import Head, HeadConfig, HyenaLM
+from genome_lm.progress import Bar
 from genome_lm_cli.main import app
 from tests.conftest import TINY_MODEL
 
@@ -64,7 +67,7 @@ def test_each_method_learns_and_its_checkpoint_predicts_the_same(run: Path, tmp_
 
 
 def test_predictions_do_not_depend_on_the_batch(run: Path, tmp_path: Path) -> None:
-    for pool in ("mean", "last", "max", "masked"):
+    for pool in ("mean", "last", "max", "masked", "layers"):
         config = run_config(epochs=1)
         finetune(run / "checkpoint", rich(60), tmp_path / pool, "classification", config, pool=pool, strand="both")
         model = genome_lm.load(tmp_path / pool / "checkpoint")
@@ -82,7 +85,7 @@ def test_gradients_do_not_depend_on_how_the_batch_is_cut(task: str) -> None:
     torch.manual_seed(0)
     model = HyenaLM(TINY_MODEL).double().eval()
     pool = "none" if task == "tokens" else "masked"
-    head = Head(HeadConfig(task, ("S", "W") if task == "tokens" else ("high", "low"), pool), 16).double()  # type: ignore[arg-type]
+    head = Head(HeadConfig(task, ("S", "W") if task == "tokens" else ("high", "low"), pool), TINY_MODEL).double()  # type: ignore[arg-type]
     labelled = per_position(rich(12)) if task == "tokens" else rich(12)
     data = encode_examples(labelled, head.config, 100)
     gradients = []
@@ -165,7 +168,7 @@ def test_a_soft_prompt_stands_before_the_sequence() -> None:
     torch.manual_seed(0)
     model = HyenaLM(TINY_MODEL).double().eval()
     config = HeadConfig("tokens", ("a", "b"), "none", prompt=3)
-    head = Head(config, TINY_MODEL.d_model).double()
+    head = Head(config, TINY_MODEL).double()
     ids = torch.randint(7, 11, (2, 10))
     assert head.prompt is not None
     with torch.no_grad():
@@ -182,7 +185,7 @@ def test_pools_against_plain_loops() -> None:
     lengths = [4, 6]
     states = model.backbone(ids)
     for pool in ("mean", "last", "max", "masked"):
-        head = Head(HeadConfig("classification", ("a", "b"), pool), TINY_MODEL.d_model)
+        head = Head(HeadConfig("classification", ("a", "b"), pool), TINY_MODEL)
         found = head.features(model.backbone, ids, torch.tensor(lengths))
         for row, length in enumerate(lengths):
             own = states[row, :length]
@@ -191,10 +194,16 @@ def test_pools_against_plain_loops() -> None:
                 "masked": own[ids[row, :length] != 11].mean(0),
             }[pool]  # fmt: skip
             torch.testing.assert_close(found[row], expected)
+    head = Head(HeadConfig("classification", ("a", "b"), "layers"), TINY_MODEL)
+    found = head.features(model.backbone, ids, torch.tensor(lengths))
+    for row, length in enumerate(lengths):
+        every = [model.backbone(ids, layer)[row, :length] for layer in (*range(1, TINY_MODEL.n_layer), None)]
+        expected = torch.cat([each for x in every for each in (x.mean(0), x.std(0, correction=0), x.amax(0))])
+        torch.testing.assert_close(found[row], expected, atol=1e-3, rtol=1e-3)
 
 
 def test_padding_does_not_count_in_the_loss() -> None:
-    head = Head(HeadConfig("tokens", ("a", "b"), "none"), 4)
+    head = Head(HeadConfig("tokens", ("a", "b"), "none"), TINY_MODEL)
     targets = stack_targets([np.array([0, 1, -100]), np.array([1])], 3, head)
     assert targets.tolist() == [[0, 1, -100], [1, -100, -100]]
     outputs = torch.randn(6, 2)
@@ -203,12 +212,72 @@ def test_padding_does_not_count_in_the_loss() -> None:
     assert head.target_weights(targets).sum() == 3
 
 
+def test_the_head_can_be_fitted_before_the_model(run: Path, tmp_path: Path) -> None:
+    labelled = rich(80)
+    frozen = finetune(run / "checkpoint", labelled, tmp_path / "f", "classification", FinetuneConfig(method="frozen"))
+    config = FinetuneConfig(epochs=1, lr=1e-12, head_first=True)
+    result = finetune(run / "checkpoint", labelled, tmp_path / "t", "classification", config)
+    found, expected = (pd.read_parquet(tmp_path / name / "predictions.parquet")["p_high"] for name in "tf")
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert result.metrics["test"] == frozen.metrics["test"]
+    assert result.best_epoch == 0
+    assert [row["epoch"] for row in result.history] == [0, 1]
+    with pytest.raises(GenomeLMError, match="goes with full and lora"):
+        FinetuneConfig(head_first=True, method="prompt")
+    with pytest.raises(GenomeLMError, match="leave it out with labels"):
+        finetune(run / "checkpoint", per_position(labelled), tmp_path / "p", "tokens", config)
+
+
 def test_early_stopping_keeps_the_best_epoch(run: Path, tmp_path: Path) -> None:
     config = run_config(epochs=30, patience=2, lr=3e-2, metric="loss")
     result = finetune(run / "checkpoint", rich(100), tmp_path / "t", "classification", config)
     losses = [row["valid_loss"] for row in result.history]
     assert result.best_epoch == 1 + int(np.argmin(losses))
     assert len(losses) == min(30, result.best_epoch + 2)
+
+
+@pytest.mark.parametrize("method", ["full", "frozen", "lora"])
+def test_a_killed_tuning_goes_on_to_the_same_result(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    config = run_config(method=method, epochs=5, patience=5, reverse_complement=True)
+    arguments = run / "checkpoint", rich(80), tmp_path / "t", "classification", config
+    whole = finetune(*arguments)
+    weights = (tmp_path / "t/checkpoint/head.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "t")
+
+    epochs, train_epoch = [], _Tuning._train_epoch
+
+    def killed(tuning: _Tuning, bar: Bar) -> dict[str, float]:
+        epochs.append(tuning._epoch + 1)
+        if epochs == [1, 2, 3]:
+            raise KeyboardInterrupt
+        return train_epoch(tuning, bar)
+
+    monkeypatch.setattr(_Tuning, "_train_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(*arguments)
+    assert [path.name for path in tmp_path.glob("t*")] == ["t.resume.ckpt"]
+    again = finetune(*arguments)
+    assert epochs == [1, 2, 3, 3, 4, 5]
+    assert "going on after epoch 2" in caplog.text
+    assert (again.history, again.best_epoch) == (whole.history, whole.best_epoch)
+    assert again.metrics["test"] == whole.metrics["test"]
+    assert (tmp_path / "t/checkpoint/head.safetensors").read_bytes() == weights
+    assert [path.name for path in tmp_path.glob("t*")] == ["t"]
+
+
+def test_another_tuning_does_not_go_on_from_a_state(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "t.resume.ckpt"
+    torch.save({"epoch": 3, "identity": "{}"}, state)
+    result = finetune(run / "checkpoint", rich(40), tmp_path / "t", "classification", run_config(epochs=1))
+    assert len(result.history) == 1
+    assert "of another model, data or configuration" in caplog.text
+    state.write_bytes(b"PK half a file")
+    with pytest.raises(GenomeLMError, match=r"t\.resume\.ckpt is damaged"):
+        finetune(run / "checkpoint", rich(40), tmp_path / "t", "classification", run_config(epochs=1))
 
 
 def leaking() -> LabelledSet:
@@ -294,6 +363,39 @@ def test_commands(run: Path, tmp_path: Path) -> None:
         app, ["predict", str(run / "checkpoint"), *predict[2:], "--out", str(tmp_path / "q.csv")]
     )
     assert "has no head" in str(untuned.exception)
+
+
+def test_predict_holds_a_piece_at_a_time(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finetune(run / "checkpoint", per_position(rich(40)), tmp_path / "t", "tokens", run_config(epochs=1))
+    held: list[int] = []
+    predict = genome_lm.GenomeLM.predict
+
+    def watched(model: genome_lm.GenomeLM, sequences: list[str], **options: object) -> list:
+        held.append(sum(map(len, sequences)))
+        return predict(model, sequences, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(genome_lm.GenomeLM, "predict", watched)
+    fasta = tmp_path / "a.fa"
+    fasta.write_text("".join(f">r{i}\n{'ACGGT' * (i + 1)}\n" for i in range(9)))
+    command = ["predict", str(tmp_path / "t/checkpoint"), "--fasta", str(fasta), "--batch-tokens", "20", "--json"]
+
+    def tables(piece: int) -> list[pd.DataFrame]:
+        monkeypatch.setattr("genome_lm_cli.predict.PIECE", piece)
+        for name in ("p.csv", "p.parquet"):
+            result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / name), "--force"])
+            assert json.loads(result.output) == {"path": str(tmp_path / name), "records": 9, "rows": 225}
+        return [pd.read_csv(tmp_path / "p.csv"), pd.read_parquet(tmp_path / "p.parquet")]
+
+    together = tables(1_000)
+    assert held == [225, 225]
+    held.clear()
+    for one, other in zip(tables(50), together, strict=True):
+        pd.testing.assert_frame_equal(one, other, atol=1e-5)
+    assert max(held) < 50 + 45
+    fasta.write_text(fasta.read_text() + ">bad\nACX\n")
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "q.csv")])
+    assert "bad: 'X' at position 3" in str(result.exception)
+    assert not list(tmp_path.glob("*q.csv*"))
 
 
 def test_encoding_counts_what_is_there() -> None:

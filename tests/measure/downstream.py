@@ -1,0 +1,157 @@
+"""Whether a small model, pretrained and tuned, beats logistic regression on counted words with the same labels.
+
+    python -m tests.measure.downstream species --genomes DIR --steps 10000 --out results/species
+    python -m tests.measure.downstream coding --genomes DIR --steps 10000 --out results/coding
+
+species: which of five bacteria a window of 1,024 bases is from. coding: whether a window of 512 bases of U. maydis
+lies in coding sequence, or outside all genes, with the same G + C content. The model sees the training split alone,
+in pretraining too, and the labels of a few of its windows; as many others choose penalties, epochs and the recipe,
+for both sides. The test split is looked at once. A run that was cut off goes on where it was.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from genome_lm.alphabet import encode
+from genome_lm.config import ModelConfig
+from genome_lm.dataset import LabelledSet, gene_set, read_annotation, species_set
+from genome_lm.evaluation.probes import WIDTHS, _logistic, _Split, kmer_frequencies
+from genome_lm.finetune import FinetuneConfig, finetune
+from genome_lm.genome import GenomeStore, build_store, read_bed, split_genome, write_bed
+from genome_lm.training import TrainingConfig, train
+
+BACTERIA = {
+    "ecoli": "ecoli_k12_mg1655", "saureus": "saureus_n315", "hpylori": "hpylori_g27",
+    "vcholerae": "vcholerae_n16961", "kpneumoniae": "kpneumoniae_mgh78578",
+}  # fmt: skip
+RECIPES = {
+    "head alone": FinetuneConfig(method="frozen", reverse_complement=True),
+    "head, then all": FinetuneConfig(head_first=True, lr=1e-4, reverse_complement=True, sequences_per_step=16),
+}
+Right = npt.NDArray[np.bool_]
+"""Which windows of the test split a method is right about."""
+
+
+def built(fastas: Sequence[Path], path: Path) -> GenomeStore:
+    return GenomeStore(path) if path.exists() else build_store(fastas, path)
+
+
+def species(genomes: Path, out: Path) -> tuple[GenomeStore, Path, LabelledSet]:
+    """The genomes as one, to pretrain on, its splits, and labelled windows of them."""
+    fastas = {label: genomes / f"{name}.fa.gz" for label, name in BACTERIA.items()}
+    stores = {label: built([path], out / f"{label}.zarr") for label, path in fastas.items()}
+    regions = [region for store in stores.values() for region in split_genome(store, test=0.2, block=50_000)]
+    write_bed(out / "splits.bed", regions)
+    together = built(list(fastas.values()), out / "genome.zarr")
+    return together, out / "splits.bed", species_set(stores, 1_024, 700, regions, held_out=200)
+
+
+def coding(genomes: Path, out: Path) -> tuple[GenomeStore, Path, LabelledSet]:
+    """The same for coding and intergenic windows."""
+    store = built([genomes / "umaydis.fa.gz"], out / "genome.zarr")
+    write_bed(out / "splits.bed", split_genome(store, test=0.2, block=50_000))
+    genes = read_annotation(genomes / "umaydis.gff3.gz", store, None, "^Umaydis:([^:]+):")
+    return store, out / "splits.bed", gene_set(store, genes, "coding", read_bed(out / "splits.bed", store))
+
+
+def pretrained(store: GenomeStore, splits: Path, out: Path, steps: int) -> Path:
+    """A model trained for so many steps at a constant rate, and a fifth of that while the rate falls."""
+    shape = ModelConfig(d_model=128, n_layer=2, max_length=1_024, embed_dropout=0.0)
+    common: dict[str, Any] = {
+        "tokens_per_step": 4_096, "lr": 3e-3, "beta2": 0.98, "valid_every": 500, "checkpoint_every": 200
+    }  # fmt: skip
+    constant = TrainingConfig(
+        stages=((1_024, steps),), final_lr_fraction=1.0, warmup_fraction=min(1.0, 200 / steps), **common
+    )
+    first = train(store.path, splits, out / "constant", shape, constant)
+    falling = TrainingConfig(
+        stages=((1_024, max(1, steps // 5)),), final_lr_fraction=0.0, warmup_fraction=0.02, seed=1, **common
+    )
+    result = train(store.path, splits, out / "pretrained", None, falling, init=first.checkpoint)
+    if result.checkpoint is None:
+        raise SystemExit("stopped; run the same command to go on")
+    return result.checkpoint
+
+
+def few(labelled: LabelledSet, count: int, seed: int) -> LabelledSet:
+    """So many training windows of each class, as many for validation (100 at most), and the whole test split."""
+    generator = np.random.default_rng([seed, count])
+    left: dict[tuple[str, str], int] = {}
+    kept = []
+    for i in generator.permutation(len(labelled.examples)).tolist():
+        example = labelled.examples[i]
+        key = example.split, example.labels[0]
+        most = {"train": count, "valid": min(count, 100)}.get(example.split, len(labelled.examples))
+        left[key] = left.get(key, most) - 1
+        if left[key] >= 0:
+            kept.append(i)
+    return labelled._replace(examples=[labelled.examples[i] for i in sorted(kept)])
+
+
+def words(labelled: LabelledSet) -> Right:
+    """Logistic regression on the better of two k-mer widths, as in the evaluation suite."""
+    data = _Split.of(labelled, 0)
+    tokens = [[encode(example.sequence) for example in split] for split in data.examples]
+    found = [_logistic(data, [kmer_frequencies(each, width) for each in tokens], 0) for width in WIDTHS]
+    predicted, _ = max(found, key=lambda pair: pair[1])
+    return np.asarray(predicted == data.targets[2])
+
+
+def tuned(checkpoint: Path, labelled: LabelledSet, out: Path) -> tuple[Right, str]:
+    """The recipe that is the best on the validation split."""
+    found = {}
+    for name, recipe in RECIPES.items():
+        folder = out / name.replace(", ", "-").replace(" ", "-")
+        if not folder.exists():
+            finetune(checkpoint, labelled, folder, "classification", recipe, pool="layers", strand="both")
+        metrics = pd.read_json(folder / "summary.json", typ="series")["metrics"]["valid"]
+        found[name] = next(metric["value"] for metric in metrics if metric["metric"] == "accuracy")
+    best = max(found, key=lambda name: found[name])
+    table = pd.read_parquet(out / best.replace(", ", "-").replace(" ", "-") / "predictions.parquet")
+    return (table["target"] == table["prediction"]).to_numpy(), best
+
+
+def interval(values: npt.NDArray[np.float64]) -> str:
+    """Mean over seeds and windows, (seeds, n), in percent, and what 95 % of resamples of the windows give."""
+    draws = np.random.default_rng(0).integers(values.shape[1], size=(2_000, values.shape[1]))
+    low, high = np.quantile(values.mean(0)[draws].mean(1), [0.025, 0.975])
+    return f"{100 * values.mean():.1f} ({100 * low:.1f} – {100 * high:.1f})"
+
+
+TASKS: dict[str, Callable[[Path, Path], tuple[GenomeStore, Path, LabelledSet]]] = {
+    "species": species,
+    "coding": coding,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--genomes", type=Path, required=True, help="folder of the FASTA and GFF3 files")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=10_000, help="of 4,096 bases at a constant rate")
+    parser.add_argument("--counts", type=int, nargs="+", default=[10, 20, 50, 100, 700], help="labels of each class")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of the labelled windows")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    store, splits, labelled = TASKS[options.task](options.genomes, options.out)
+    checkpoint = pretrained(store, splits, options.out, options.steps)
+    print("accuracy, percent: labels of a class, words, model, difference, recipes chosen", flush=True)
+    for count in options.counts:
+        rows = []
+        for seed in range(options.seeds):
+            some = few(labelled, count, seed)
+            rows.append((words(some), *tuned(checkpoint, some, options.out / f"tuned-{count}-{seed}")))
+        counted, model = (np.array([row[i] for row in rows], dtype=float) for i in (0, 1))
+        recipes = "; ".join(row[2] for row in rows)
+        print(count, interval(counted), interval(model), interval(model - counted), recipes, sep="  ", flush=True)
+
+
+if __name__ == "__main__":
+    main()
