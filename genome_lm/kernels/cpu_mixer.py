@@ -36,7 +36,12 @@ FFT_ROWS, FFT_MOST_BYTES = 16, 24 << 20
 """Long sequences go this many in a call within this size all the same: a call makes its tables of sines anew, which
 takes as long as a few transforms. (Beyond 31 MiB the result would be fresh memory from the system.)"""
 
-Spectra = Callable[[int, int], Tensor]
+FILTERS = 16
+"""Filters made at one time, since all features are read for it: as many bytes as for 64 filters."""
+
+Rows = Callable[[int, int], Tensor]
+"""Something of channels [start, stop), a row each."""
+Spectra = Rows
 """Spectra of the filters of channels [start, stop): (stop − start, n/2 + 1), n = fast_fft_size(2L)."""
 Around = Callable[[int, int, Tensor, Callable[[Tensor], Tensor]], Tensor]
 """What stands in the place of the long convolution: given the channels [start, stop), u (stop − start, B, L) and the
@@ -67,6 +72,18 @@ class FilterWeights(NamedTuple):
     def rows(self, start: int, stop: int) -> Tensor:
         """Filters of channels [start, stop): (stop − start, L)."""
         return (self.w[start:stop] @ self.features.T).mul_(self.window(start, stop))
+
+    def in_pieces(self) -> Rows:
+        """`rows` for ranges that come in order, made `FILTERS` at a time."""
+        first, piece = 0, self.w[:0]
+
+        def rows(start: int, stop: int) -> Tensor:
+            nonlocal first, piece
+            if start < first or stop > first + len(piece):
+                first, piece = start, self.rows(start, min(len(self.w), max(stop, start + FILTERS)))
+            return piece[start - first : stop - first]
+
+        return rows
 
 
 def residual_mixer(x: Tensor, weights: MixerWeights, long_filter: FilterWeights, eps: float) -> Tensor:
@@ -240,8 +257,8 @@ class _ResidualMixer(torch.autograd.Function):
         ctx.eps, ctx.window = eps, window
         out = x.clone()
         size = fast_fft_size(2 * x.shape[1])
-        long_filter = FilterWeights(features, w, window)
-        _forward(out, MixerWeights(*rest), lambda *rows: torch.fft.rfft(long_filter.rows(*rows), n=size), eps)
+        filters = FilterWeights(features, w, window).in_pieces()
+        _forward(out, MixerWeights(*rest), lambda *rows: torch.fft.rfft(filters(*rows), n=size), eps)
         return out
 
     @staticmethod
@@ -282,11 +299,12 @@ def _backward_block(
     grad_rows = grad.view(-1, width)
     for source, target in zip(grad_rows.split(CHUNK), dy.flatten(1).split(CHUNK, dim=1), strict=True):
         torch.mm(weights.w_out[:, slice(*block)].T, source.T, out=target)
+    filters = long_filter.in_pieces()
     for start, stop in _groups(block, batch, size, u.itemsize):
         here = slice(start - block[0], stop - block[0])
         skip = weights.skip[start:stop, None, None]
-        h = long_filter.rows(start, stop)
-        filter_spectrum, u_spectrum = torch.fft.rfft(h, n=size)[:, None], torch.fft.rfft(u[here], n=size)
+        filter_spectrum = torch.fft.rfft(filters(start, stop), n=size)[:, None]
+        u_spectrum = torch.fft.rfft(u[here], n=size)
         c = torch.fft.irfft(u_spectrum * filter_spectrum, n=size)[..., :length].addcmul_(u[here], skip)
         dc = dy[here] * x0[here]
         # x0's buffer now takes y, for the out-projection's gradient, and dy's takes the gradient of x0.

@@ -125,12 +125,12 @@ class SpectrumCache:
     def spectra(self, long_filter: ImplicitFilter, length: int) -> Spectra:
         """The function that gives the spectra of a range of channels."""
         size = fast_fft_size(2 * length)
-        weights = cache(lambda: long_filter.weights(length))
+        filters = cache(lambda: long_filter.weights(length).in_pieces())
         held = self._of_length(long_filter, length, size // 2 + 1)
 
         def spectrum(start: int, stop: int) -> Tensor:
             if held is None or not all(held.there[start:stop]):
-                made = torch.fft.rfft(weights().rows(start, stop), n=size)
+                made = torch.fft.rfft(filters()(start, stop), n=size)
                 if held is None:
                     return made
                 held.spectra[start:stop] = made

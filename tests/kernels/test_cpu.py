@@ -30,6 +30,7 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tu
     monkeypatch.setattr(cpu_mixer, "BLOCK_BYTES", 0)
     monkeypatch.setattr(cpu_mixer, "FFT_BYTES", 2_000)
     monkeypatch.setattr(cpu_mixer, "FFT_MOST_BYTES", 3_000)
+    monkeypatch.setattr(cpu_mixer, "FILTERS", 3)
     monkeypatch.setattr(cpu_mlp, "CHUNK", 7)
     torch.manual_seed(0)
     return request.param
