@@ -20,11 +20,9 @@ rule embed:
         if SHARDS == 1
         else RESULTS / "logs/runs/{genome}/{model}/seed{seed}/embed/{shard}.log",
     benchmark:
-        BENCHMARKS
-        / (
-            "embed/{genome}/{model}/seed{seed}"
-            + (".tsv" if SHARDS == 1 else "/{shard}.tsv")
-        )
+        BENCHMARKS / "embed/{genome}/{model}/seed{seed}.tsv"
+        if SHARDS == 1
+        else BENCHMARKS / "embed/{genome}/{model}/seed{seed}/{shard}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
