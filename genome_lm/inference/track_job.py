@@ -30,7 +30,7 @@ from genome_lm.inference.variants import Strands
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
 
-PART_BASES = 1 << 19
+PART_BASES = 1 << 18
 """Bases after which a part ends: what a killed job has to do again, and what is held in memory."""
 PART_STRIDES = 8
 """Strides of a part at least: the windows at its ends may be read for the next one as well."""

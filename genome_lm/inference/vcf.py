@@ -124,8 +124,10 @@ def readable(vcf: Path, folder: Path | None = None) -> Iterator[Path]:
     if not is_stream and (start[:2] != b"\x1f\x8b" or start[12:14] == b"BC"):
         yield vcf
         return
-    with tempfile.TemporaryDirectory(prefix="genome-lm-", dir=folder) as place:
-        copy = Path(place) / "in.vcf"
+    with contextlib.ExitStack() as stack:
+        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="genome-lm-")))
+        copy = place / "in.vcf"
+        stack.callback(copy.unlink, missing_ok=True)
         try:
             with copy.open("wb") as file:
                 file.writelines(_blocks(vcf))

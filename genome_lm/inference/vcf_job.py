@@ -36,7 +36,7 @@ from genome_lm.progress import progress
 
 RECORDS = 2_000
 """Records of a part at most."""
-PART_POSITIONS = 1 << 21
+PART_POSITIONS = 1 << 19
 """Positions of a strand that go through the model for a part, about: what a killed job has to do again."""
 PART_WINDOWS = 8
 """Windows of a part at least, about: those at its ends may be read for the next one as well."""

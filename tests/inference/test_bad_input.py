@@ -66,7 +66,7 @@ def _base64(content: bytes) -> str:
     [
         (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:-20], "can't read: Compressed file ended"),
         (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:11], "can't read"),
-        (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:12] + b"\xff" * 20, "can't read: Error -3 while decompressing"),
+        (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:10] + b"\x07" * 20, "can't read: Error -3 while decompressing"),
         (b"", "no records"),
         (b">a\nACGT\n>b\n>c\nAC\n", r"record 2 \(b\) has no sequence"),
         (b">a\nACGT\n>a\nGG\n", "both named 'a'"),

@@ -120,6 +120,6 @@ def test_standard_output(run: Path, genome: Genome, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     assert result.stdout == (tmp_path / "new.fa").read_text()
-    assert "longest match" in result.stderr
+    assert "prompt1/2" in result.stderr
     with pytest.raises(GenomeLMError, match="--json and --out -"):
         generate(run, *options, "--out", "-", "--json")

@@ -331,14 +331,16 @@ def test_a_shard_goes_on(unfinished: Callable[..., Path], checkpoint: Path, chr2
     assert gather_vcf(sorted(out.parent.glob("*.shard-*.gz")), out) == len(records(REAL))
 
 
-def test_parts_are_of_like_cost() -> None:
+@pytest.mark.parametrize("strides", [50, 3_000, 100_000])
+@pytest.mark.parametrize("layout", [Layout(768, 128, 128), Layout(27_000, 1_024, 4_096)])
+def test_parts_are_of_like_cost(strides: int, layout: Layout) -> None:
     """Many records where windows are shared, few where each needs a long one of its own."""
-    survey = vcf_job.Survey("", {}, 100_000, 100_000, 50, True, "", Counter(), "", "")
-    layout = Layout(27_000, 1_024, 4_096)
-    assert set(vcf_job._rows(survey, 100_000, layout)[:-1]) == {2_000}
-    sparse = vcf_job._rows(survey._replace(strides=100_000), 50_001, layout)
-    assert sum(sparse) == 50_001
-    assert sparse[0] == 63
+    survey = vcf_job.Survey("", {}, 100_000, 100_000, strides, True, "", Counter(), "", "")
+    rows = vcf_job._rows(survey, 50_001, layout)
+    positions = rows[0] * (strides * layout.window / 100_000 + layout.flank)
+    assert sum(rows) == 50_001
+    assert set(rows[:-1]) == {rows[0]}
+    assert rows[0] == vcf_job.RECORDS or 0.9 < positions / vcf_job.PART_POSITIONS <= 1
     assert vcf_job._rows(survey, 0, layout) == []
 
 
