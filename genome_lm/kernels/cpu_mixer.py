@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from genome_lm.kernels.fft import fast_fft_size
 from genome_lm.kernels.products import linear
 from genome_lm.kernels.reference import gated_causal_conv
-from genome_lm.kernels.workspace import workspace
+from genome_lm.kernels.workspace import give_back_holes, workspace
 
 CHANNELS = 64
 """Fewest channels of a block: enough rows for a quick matrix product, small enough at a million positions."""
@@ -36,6 +36,8 @@ FFT_ROWS, FFT_MOST_BYTES = 16, 24 << 20
 """Long sequences go this many in a call within this size all the same: a call makes its tables of sines anew, which
 takes as long as a few transforms. (Beyond 31 MiB the result would be fresh memory from the system.)"""
 
+LONG_BYTES = 256 << 20
+"""A residual stream from which on training gives the allocator's holes back: they outweigh the time it takes."""
 FILTERS = 16
 """Filters made at one time, since all features are read for it: as many bytes as for 64 filters."""
 
@@ -259,6 +261,8 @@ class _ResidualMixer(torch.autograd.Function):
         size = fast_fft_size(2 * x.shape[1])
         filters = FilterWeights(features, w, window).in_pieces()
         _forward(out, MixerWeights(*rest), lambda *rows: torch.fft.rfft(filters(*rows), n=size), eps)
+        if x.nbytes >= LONG_BYTES:
+            give_back_holes()
         return out
 
     @staticmethod
@@ -274,6 +278,8 @@ class _ResidualMixer(torch.autograd.Function):
         grad_filter = torch.zeros_like(features), torch.zeros_like(w)
         for block in _blocks(x):
             _backward_block(block, normed, grad, weights, long_filter, grad_normed, sums, grad_filter)
+            if x.nbytes >= LONG_BYTES:
+                give_back_holes()
         sums.b_out.add_(grad.sum((0, 1)))
         grad_x = grad.clone()
         _backward_norm(x, grad_normed, weights, ctx.eps, grad_x, sums)
