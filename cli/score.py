@@ -238,7 +238,9 @@ def _score_bases(
         force=force,
     )
     if as_json:
-        typer.echo(json.dumps(summary._asdict(), indent=2))
+        # JSON has no NaN: no base has a value.
+        mean = summary.bits_per_base if summary.bases else None
+        typer.echo(json.dumps({**summary._asdict(), "bits_per_base": mean}, indent=2))
         return
     written = " and ".join(str(path) for path in (out, table_out) if path is not None)
     say(f"wrote {written}: {summary.bases:,} bases, {summary.bits_per_base:.4f} bits a base{_resumed(summary)}")

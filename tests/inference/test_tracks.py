@@ -99,6 +99,17 @@ def test_fasta(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "a.bw").exists()
 
 
+def test_no_value_is_null_in_json(run: Path, tmp_path: Path) -> None:
+    fasta = tmp_path / "n.fa"
+    fasta.write_text(">n\nNNNN\n")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    said = json.loads(score(run, "--fasta", fasta, "--table", tmp_path / "n.tsv", "--json"), parse_constant=refuse)
+    assert (said["bases"], said["bits_per_base"]) == (0, None)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
