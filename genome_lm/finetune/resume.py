@@ -1,6 +1,7 @@
 """What a killed tuning goes on from: its state after the last whole epoch, in a file beside the output."""
 
 import hashlib
+import io
 import json
 import logging
 import pickle
@@ -49,8 +50,10 @@ class Saved:
 
     def write(self, state: dict[str, Any]) -> None:
         """Put a state in the place of the one that is there."""
+        whole = io.BytesIO()  # torch.save has an error of its own for a full disk
+        torch.save({**state, "identity": self._identity}, whole)
         with replacing_file(self.path) as temporary:
-            torch.save({**state, "identity": self._identity}, temporary)
+            temporary.write_bytes(whole.getbuffer())
 
     def remove(self) -> None:
         """The output is whole."""

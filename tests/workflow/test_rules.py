@@ -210,7 +210,8 @@ def check_gather_scores(study: Study) -> None:
     gathered, alone = study.results / RUN / "variants/clinic.vcf.gz", study.folder / "unsharded.vcf.gz"
     checkpoint, store, _ = inputs(study)
     study.genome_lm("score", checkpoint, "--genome", store, "--vcf", study.folder / "clinic.vcf", "--out", alone)
-    assert records(gathered) == records(alone)
+    # To rounding: a shard's batches are others.
+    np.testing.assert_allclose(records(gathered), records(alone), atol=1e-5)
     assert [position for position, *_ in records(gathered)] == list(POSITIONS)
     assert all(np.isfinite(ratios).all() and any(ratios) for _, *ratios in records(gathered))
     assert not list(gathered.parent.glob("*shard*.[tc][bs]i"))
