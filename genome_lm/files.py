@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import io
 import os
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from genome_lm.errors import GenomeLMError
 
@@ -57,9 +59,13 @@ def _beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_input(path: Path) -> io.BufferedReader:
-    """A file, or standard input if it is `-`, of which one can peek at the first bytes."""
-    return io.BufferedReader(sys.stdin.buffer) if str(path) == "-" else path.open("rb")  # type: ignore[arg-type]
+@contextlib.contextmanager
+def open_input(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
+    """The bytes of a file, or of standard input if it is `-`, unpacked if they are gzip; nothing is read twice."""
+    stdin: Any = sys.stdin.buffer if str(path) == "-" else None
+    with path.open("rb") if stdin is None else io.BufferedReader(stdin) as file:
+        is_packed = file.peek(2)[:2] == b"\x1f\x8b"
+        yield gzip.GzipFile(fileobj=file) if is_packed else file
 
 
 def refuse_existing(path: Path, force: bool) -> None:

@@ -1,7 +1,6 @@
 """What a command reads: sequences with an id and a place, from FASTA or from intervals of a genome."""
 
 import contextlib
-import gzip
 import io
 import zlib
 from collections.abc import Iterable, Iterator
@@ -58,11 +57,8 @@ def fasta_headers(path: Path) -> Iterator[tuple[str, str]]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
-    # Nothing is read twice: it may be a pipe.
-    with open_input(path) as file:
-        packed = file.peek(2)[:2] == b"\x1f\x8b"
-        with io.TextIOWrapper(gzip.GzipFile(fileobj=file) if packed else file) as text:
-            yield text
+    with open_input(path) as file, io.TextIOWrapper(file) as text:
+        yield text
 
 
 def _from_first_header(file: TextIO, path: Path) -> Iterator[str]:

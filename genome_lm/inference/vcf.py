@@ -5,7 +5,6 @@ process when it translates a record that uses an undeclared tag, of which real f
 """
 
 import contextlib
-import gzip
 import hashlib
 import sys
 import tempfile
@@ -116,8 +115,11 @@ def readable(vcf: Path, folder: Path | None = None) -> Iterator[Path]:
         folder: Where the copy goes; by default a temporary folder.
     """
     is_stream = str(vcf) == "-" or vcf.is_fifo()
+    start = b""
     try:
-        start = b"" if is_stream else vcf.open("rb").read(14)
+        if not is_stream:
+            with vcf.open("rb") as file:
+                start = file.read(14)
     except OSError as error:
         raise GenomeLMError(f"{vcf}: can't read: {error.strerror or error}") from error
     # A bgzip file is gzip with an extra field that begins with BC.
@@ -129,8 +131,8 @@ def readable(vcf: Path, folder: Path | None = None) -> Iterator[Path]:
         copy = place / "in.vcf"
         stack.callback(copy.unlink, missing_ok=True)
         try:
-            with copy.open("wb") as file:
-                file.writelines(_blocks(vcf))
+            with copy.open("wb") as plain:
+                plain.writelines(_blocks(vcf))
         except OSError as error:
             raise GenomeLMError(f"{copy}: can't copy {vcf} there: {error.strerror or error}") from error
         yield copy
@@ -140,9 +142,7 @@ def _blocks(vcf: Path) -> Iterator[bytes]:
     """What is in a file or pipe, gzip or not, read once."""
     try:
         with open_input(vcf) as file:
-            packed = file.peek(2)[:2] == b"\x1f\x8b"
-            plain = gzip.GzipFile(fileobj=file) if packed else file
-            while block := plain.read(1 << 20):
+            while block := file.read(1 << 20):
                 yield block
     except (OSError, EOFError, zlib.error) as error:
         raise GenomeLMError(f"{vcf}: can't read: {getattr(error, 'strerror', None) or error}") from error

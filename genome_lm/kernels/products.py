@@ -16,7 +16,10 @@ FEWEST_ROWS = 512
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weightᵀ + bias without gradients: x (N, K), weight (M, K), both in any layout, bias (M,) → (N, M)."""
+    """x @ weightᵀ + bias without gradients: x (N, K), weight (M, K), bias (M,) → (N, M).
+
+    Both contiguous or the transpose of what is; with gaps between rows oneDNN may take a way that is minutes slower.
+    """
     if not _is_fused(x, weight):
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
