@@ -17,6 +17,7 @@ from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
     from genome_lm.dataset import LabelledSet
+    from genome_lm.finetune import Unlabelled
 
 
 class Task(StrEnum):
@@ -36,6 +37,7 @@ class Pool(StrEnum):
     max = "max"
     masked = "masked"
     layers = "layers"
+    bases = "bases"
     none = "none"
 
 
@@ -80,7 +82,8 @@ def finetune(
     label: Annotated[list[str] | None, typer.Option(help="Label column; several for multilabel.")] = None,
     method: Annotated[Method, typer.Option(help="full, frozen (a linear probe), lora or prompt.")] = Method.full,
     pool: Annotated[
-        Pool | None, typer.Option(help="Default: none for tokens, else mean. none: tracks. layers: of all blocks.")
+        Pool | None,
+        typer.Option(help="Default: none for tokens, else mean; none: tracks; layers, bases: all blocks."),
     ] = None,
     strand: Annotated[Strand, typer.Option(help="both averages the outputs of the two strands.")] = Strand.forward,
     reverse_complement: Annotated[
@@ -89,6 +92,11 @@ def finetune(
     head_first: Annotated[
         bool, typer.Option("--head-first", help="Fit the head alone, then tune the model from there.")
     ] = False,
+    neighbours: Annotated[
+        int,
+        typer.Option(help="Pairs of unlabelled windows, of --genome in --intervals, to fit the head by."),
+    ] = 0,
+    neighbour_distance: Annotated[int, typer.Option(help="Bases between neighbours at most.")] = 50_000,
     epochs: Annotated[int, typer.Option(help="At most; 0: 10, or 100 where the model is frozen.")] = 0,
     sequences_per_step: Annotated[int, typer.Option(help="Sequences a step.")] = 32,
     lr: Annotated[float, typer.Option(help="Peak rate; 0: 6e-4 full, 2e-3 lora, 1e-2 frozen and prompt.")] = 0.0,
@@ -136,6 +144,7 @@ def finetune(
         leak_policy=leaks.value,
         valid_fraction=valid_fraction,
         device=device,
+        unlabelled=_unlabelled(genome, intervals) if neighbours else None,
         provenance={
             "data": [{"name": path.name, "sha256": sha256(path)} for path in files],
             "command": shlex.join(["genome-lm", *sys.argv[1:]]),
@@ -156,6 +165,16 @@ def finetune(
     ]
     table(f"{split}, epoch {result.best_epoch} kept", ("", "value", "95 % interval"), rows)
     say(f"wrote {out}: checkpoint, summary.json, history.csv, predictions.parquet, report.html")
+
+
+def _unlabelled(genome: Path | None, intervals: Path | None) -> "Unlabelled":
+    from genome_lm.finetune import Unlabelled
+    from genome_lm.genome import GenomeStore, read_bed
+
+    if genome is None or intervals is None:
+        raise GenomeLMError("--neighbours are drawn from training regions: give --genome and --intervals")
+    store = GenomeStore(genome)
+    return Unlabelled(store, read_bed(intervals, store))
 
 
 def _read(

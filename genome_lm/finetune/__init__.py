@@ -2,6 +2,7 @@
 
 from genome_lm.finetune.config import METHODS, FinetuneConfig
 from genome_lm.finetune.metrics import Estimate, measure, metrics_of
+from genome_lm.finetune.neighbours import Unlabelled
 from genome_lm.finetune.run import FinetuneResult, finetune, prediction_table
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Estimate",
     "FinetuneConfig",
     "FinetuneResult",
+    "Unlabelled",
     "finetune",
     "measure",
     "metrics_of",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genome_lm.alphabet import reverse_complement
 from genome_lm.finetune.targets import IGNORED, Data
+from genome_lm.genome.codes import Codes
 from genome_lm.inference import head_outputs, padded_batches
 from genome_lm.model import Head, HyenaBackbone
 
@@ -66,38 +67,45 @@ class Features:
     """Pooled states of a frozen model, computed once; only the head is at work."""
 
     def __init__(
-        self, backbone: HyenaBackbone, head: Head, data: Data, device_tokens: int, both_strands: bool
+        self, backbone: HyenaBackbone, head: Head, data: Data, device_tokens: int, either_strand: bool
     ) -> None:
         self.head, self.data = head, data
-        self.states = torch.stack(
-            [
-                _pooled(backbone, head, data, device_tokens, turned)
-                for turned in ((False, True) if both_strands else (False,))
-            ]
-        )
-        """(strands, n, d_model)."""
+        if head.config.strand == "both":
+            # The head is linear: the mean of its outputs is its output of the mean.
+            self.states = pooled_states(backbone, head, data.tokens, device_tokens)[None]
+        else:
+            turned = (False, True) if either_strand else (False,)
+            each = [_pooled(backbone, head, data.tokens, device_tokens, strand) for strand in turned]
+            self.states = torch.stack(each)
+        """(strands, n, d): one strand if the head takes both, or if none is trained on but the forward one."""
 
-    def standardise(self, mean: Tensor, scale: Tensor) -> None:
-        """Shift and scale the states."""
-        self.states = (self.states - mean) / scale
+    def project(self, mean: Tensor, matrix: Tensor) -> None:
+        """Turn the states, of d values, into (states − mean) @ matrix."""
+        self.states = (self.states - mean) @ matrix
 
     def pieces(self, rows: Sequence[int], reverse: Sequence[bool]) -> Iterator[Piece]:
         """All in one."""
-        states = self.states[torch.tensor([int(turned) for turned in reverse]), torch.tensor(rows)]
+        strands = [int(turned) % len(self.states) for turned in reverse]
+        states = self.states[torch.tensor(strands), torch.tensor(rows)]
         targets = stack_targets([self.data.targets[row] for row in rows], 0, self.head)
         device = self.head.out.weight.device
         yield Piece(self.head.out(states.to(device)), targets.to(device))
 
     @torch.no_grad()
     def outputs(self) -> list[npt.NDArray[np.float32]]:
-        """The mean over the strands if both count."""
-        states = self.states.mean(0) if self.head.config.strand == "both" else self.states[0]
-        return list(self.head.out(states.to(self.head.out.weight.device)).cpu().numpy())
+        """In one pass."""
+        return list(self.head.out(self.states[0].to(self.head.out.weight.device)).cpu().numpy())
+
+
+def pooled_states(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], device_tokens: int) -> Tensor:
+    """What the head sees of sequences, averaged over the strands that count: (n, d) float32 on the CPU."""
+    turned = (False, True) if head.config.strand == "both" else (False,)
+    return torch.stack([_pooled(backbone, head, tokens, device_tokens, strand) for strand in turned]).mean(0)
 
 
 @torch.no_grad()
-def _pooled(backbone: HyenaBackbone, head: Head, data: Data, device_tokens: int, turned: bool) -> Tensor:
-    tokens = [reverse_complement(ids) for ids in data.tokens] if turned else data.tokens
+def _pooled(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], device_tokens: int, turned: bool) -> Tensor:
+    tokens = [reverse_complement(ids) for ids in tokens] if turned else tokens
     device = head.out.weight.device
     states = torch.empty(len(tokens), head.out.in_features)
     for numbers, ids, lengths in padded_batches(tokens, device_tokens, device):

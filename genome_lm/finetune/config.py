@@ -45,7 +45,10 @@ class FinetuneConfig:
         head_first: Fit the head alone before, as "frozen" does, so that the first steps do not spoil the model for a
             head that knows nothing (Kumar et al. 2022, https://arxiv.org/abs/2202.10054); its rate is then `lr`, and
             that state, epoch 0, is kept if none after it is better.
-        seed: Of the head, the order and the strands.
+        neighbours: Pairs of unlabelled windows from which a frozen model's head (or the first one) learns what
+            neighbours share, see `genome_lm.finetune.neighbours`; 0 to standardise its input only.
+        neighbour_distance: Most bases between the first bases of two neighbours: as far as the label goes.
+        seed: Of the head, the order, the strands and the neighbours.
     """
 
     method: Method = "full"
@@ -68,6 +71,8 @@ class FinetuneConfig:
     lora_alpha: float = 16.0
     prompt_length: int = 16
     head_first: bool = False
+    neighbours: int = 0
+    neighbour_distance: int = 50_000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,6 +89,10 @@ class FinetuneConfig:
                 raise GenomeLMError(f"finetune config: {name} is {getattr(self, name)}, must be at least 0")
         if self.head_first and self.method not in ("full", "lora"):
             raise GenomeLMError(f"head_first goes with full and lora; {self.method} fits nothing but the head")
+        if self.neighbours < 0 or (self.neighbours and self.method != "frozen" and not self.head_first):
+            raise GenomeLMError(
+                f"neighbours {self.neighbours}: at least 0, with the method frozen or with head_first"
+            )
         if not self.clip > 0:
             raise GenomeLMError(f"finetune config: clip is {self.clip}, must be above 0")
         for name in ("final_lr_fraction", "warmup_fraction", "beta1", "beta2"):

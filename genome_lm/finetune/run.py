@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from genome_lm import __version__
 from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha256
@@ -20,9 +21,10 @@ from genome_lm.dataset import LabelledSet, assign_splits, describe_leaks, find_l
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder
 from genome_lm.finetune.adapters import merge, parameter_groups, prepare, restore_state, trainable_state
-from genome_lm.finetune.batches import Features, Sequences, Source
+from genome_lm.finetune.batches import Features, Sequences, Source, pooled_states
 from genome_lm.finetune.config import FinetuneConfig
 from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, lower_is_better, measure, metrics_of
+from genome_lm.finetune.neighbours import Unlabelled, draw_neighbours, shared_directions
 from genome_lm.finetune.resume import Saved, data_digest
 from genome_lm.finetune.targets import Data, class_weights, encode_examples, moments, output_names
 from genome_lm.inference import predictions
@@ -71,6 +73,7 @@ def finetune(
     leak_policy: LeakPolicy = "report",
     valid_fraction: float = 0.1,
     device: str | None = None,
+    unlabelled: Unlabelled | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> FinetuneResult:
     """Tune a model.
@@ -92,6 +95,7 @@ def finetune(
             to train, or drop them from training.
         valid_fraction: Of the training split, set aside if there is no validation split.
         device: "cpu" or "cuda"; a GPU if there is one, by default.
+        unlabelled: Where `config.neighbours` are drawn from.
         provenance: What is to be known of the data, as JSON values.
 
     Raises:
@@ -99,6 +103,8 @@ def finetune(
             be refused.
     """
     config = config or FinetuneConfig()
+    if bool(config.neighbours) != (unlabelled is not None):
+        raise GenomeLMError("neighbours are drawn from a genome and its splits: give both, or neither")
     labelled, leaks = _checked(labelled, leak_policy, valid_fraction, config.seed)
     opened = open_checkpoint(checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     train = labelled.of_split("train")
@@ -118,14 +124,16 @@ def finetune(
         **(provenance or {}),
     }
     of_result = {name: identity[name] for name in ("weights_sha256", "config", "versions")}
+    if unlabelled is not None:
+        identity["unlabelled"] = of_result["unlabelled"] = unlabelled.store.provenance
     saved = Saved(out, {**of_result, "head": head_config.to_dict(), "data": data_digest(labelled)})
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         device_ = opened.model.backbone.embedding.weight.device
         head = Head(head_config, opened.model.config).to(device_)
         if config.head_first:
-            _fit_head(opened.model, head, splits, config)
-        tuning = _Tuning(opened.model, head, splits, config)
+            _fit_head(opened.model, head, splits, config, unlabelled)
+        tuning = _Tuning(opened.model, head, splits, config, unlabelled)
         tuning.fit(saved)
     outputs = {split: predictions(head, found) for split, found in tuning.finish().items()}
     metrics = {
@@ -193,10 +201,12 @@ def _check_metric(config: FinetuneConfig, head: HeadConfig) -> None:
         raise GenomeLMError(f"metric {config.metric!r}: for {head.task} use {', '.join(known)}")
 
 
-def _fit_head(model: HyenaLM, head: Head, splits: dict[str, Data], config: FinetuneConfig) -> None:
+def _fit_head(
+    model: HyenaLM, head: Head, splits: dict[str, Data], config: FinetuneConfig, unlabelled: Unlabelled | None
+) -> None:
     """Fit the head to the states of the model as it is; the test split has no part in it."""
     known = {split: data for split, data in splits.items() if split != "test"}
-    tuning = _Tuning(model, head, known, config.of_head())
+    tuning = _Tuning(model, head, known, config.of_head(), unlabelled)
     tuning.fit()
     tuning.finish()
 
@@ -204,8 +214,15 @@ def _fit_head(model: HyenaLM, head: Head, splits: dict[str, Data], config: Finet
 class _Tuning:
     """The loop: epochs in a seeded order, the best of them kept."""
 
-    def __init__(self, model: HyenaLM, head: Head, splits: dict[str, Data], config: FinetuneConfig) -> None:
-        self.model, self.head, self.config = model, head, config
+    def __init__(
+        self,
+        model: HyenaLM,
+        head: Head,
+        splits: dict[str, Data],
+        config: FinetuneConfig,
+        unlabelled: Unlabelled | None = None,
+    ) -> None:
+        self.model, self.head, self.config, self.unlabelled = model, head, config, unlabelled
         self.metric = config.metric or DEFAULT_METRIC[head.config.task]
         self.history: list[dict[str, float]] = []
         self.best_epoch = self._epoch = 0
@@ -226,16 +243,26 @@ class _Tuning:
                 split: Sequences(self.model.backbone, self.head, data, config.device_tokens)
                 for split, data in self._data.items()
             }
-        both = config.reverse_complement or self.head.config.strand == "both"
         features = {
-            split: Features(self.model.backbone, self.head, data, config.device_tokens, both)
+            split: Features(self.model.backbone, self.head, data, config.device_tokens, config.reverse_complement)
             for split, data in self._data.items()
         }
-        flat = features["train"].states.flatten(0, 1)
-        self._mean, self._scale = flat.mean(0), flat.std(0, correction=0).clamp(min=1e-6)
+        self._mean, self._matrix = self._coordinates(features["train"].states.flatten(0, 1))
         for source in features.values():
-            source.standardise(self._mean, self._scale)
+            source.project(self._mean, self._matrix)
         return dict(features)
+
+    def _coordinates(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and matrix that the head's input, (n, d), is turned by: neighbours', or what standardises it."""
+        if self.unlabelled is None:
+            return states.mean(0), torch.diag(1 / states.std(0, correction=0).clamp(min=1e-6))
+        config = self.config
+        length = int(np.median([len(tokens) for tokens in self._data["train"].tokens]))
+        pairs = draw_neighbours(self.unlabelled, config.neighbours, length, config.neighbour_distance, config.seed)
+        first, second = (
+            pooled_states(self.model.backbone, self.head, list(side), config.device_tokens) for side in pairs
+        )
+        return shared_directions(first, second)
 
     def fit(self, saved: Saved | None = None) -> None:
         """Train until the metric gets no better, or to the last epoch; put the best weights back."""
@@ -340,14 +367,14 @@ class _Tuning:
         self.head.eval()
         outputs = {split: source.outputs() for split, source in self._sources.items() if split != "train"}
         if isinstance(self._sources["train"], Features):
-            self._fold_scaling()
+            self._fold_coordinates()
         return outputs  # type: ignore[return-value]
 
     @torch.no_grad()
-    def _fold_scaling(self) -> None:
-        """Make the head of standardised states one of the states as they are."""
+    def _fold_coordinates(self) -> None:
+        """Make the head of turned states one of the states as they are."""
         device = self.head.out.weight.device
-        self.head.out.weight.div_(self._scale.to(device))
+        self.head.out.weight.copy_(self.head.out.weight @ self._matrix.T.to(device))
         self.head.out.bias.sub_(self.head.out.weight @ self._mean.to(device))
 
 

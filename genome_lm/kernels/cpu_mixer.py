@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from genome_lm.kernels.fft import fast_fft_size
 from genome_lm.kernels.products import linear
 from genome_lm.kernels.reference import gated_causal_conv
+from genome_lm.kernels.spectra import signal, spectrum
 from genome_lm.kernels.workspace import give_back_holes, workspace
 
 CHANNELS = 64
@@ -44,7 +45,7 @@ FILTERS = 16
 Rows = Callable[[int, int], Tensor]
 """Something of channels [start, stop), a row each."""
 Spectra = Rows
-"""Spectra of the filters of channels [start, stop): (stop − start, n/2 + 1), n = fast_fft_size(2L)."""
+"""Spectra of the filters of channels [start, stop): (stop − start, bins(L)), see `genome_lm.kernels.spectra`."""
 Around = Callable[[int, int, Tensor, Callable[[Tensor], Tensor]], Tensor]
 """What stands in the place of the long convolution: given the channels [start, stop), u (stop − start, B, L) and the
 convolution u ↦ h ∗ u + skip · u of these channels, it returns what is gated with x0."""
@@ -231,17 +232,17 @@ def _forward(x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float, aro
         x0, u = _gated_input(normed, _BlockWeights.of(weights, block), ("x0",))
         for start, stop in _groups(block, batch, size, x.itemsize):
             here = slice(start - block[0], stop - block[0])
-            convolve = partial(_convolve, spectrum=spectra(start, stop), skip=weights.skip[start:stop], size=size)
+            convolve = partial(_convolve, of_filter=spectra(start, stop), skip=weights.skip[start:stop])
             c = convolve(u[here]) if around is None else around(start, stop, u[here], convolve)
             torch.mul(x0[here], c, out=y[start:stop])
     for target, source in zip(x.view(-1, width).split(CHUNK), y.flatten(1).split(CHUNK, dim=1), strict=True):
         target.addmm_(source.T, weights.w_out.T).add_(weights.b_out)
 
 
-def _convolve(u: Tensor, spectrum: Tensor, skip: Tensor, size: int) -> Tensor:
-    """h ∗ u + skip · u for a group of channels: u (C, B, L), spectrum (C, size/2 + 1)."""
-    product = torch.fft.rfft(u, n=size).mul_(spectrum[:, None])
-    return torch.fft.irfft(product, n=size)[..., : u.shape[-1]].addcmul_(u, skip[:, None, None])
+def _convolve(u: Tensor, of_filter: Tensor, skip: Tensor) -> Tensor:
+    """h ∗ u + skip · u for a group of channels: u (C, B, L), spectrum of the filter (C, bins(L))."""
+    product = spectrum(u).mul_(of_filter[:, None])
+    return signal(product, u.shape[-1]).addcmul_(u, skip[:, None, None])
 
 
 class _ResidualMixer(torch.autograd.Function):
@@ -258,9 +259,8 @@ class _ResidualMixer(torch.autograd.Function):
         ctx.save_for_backward(x, features, w, *rest)
         ctx.eps, ctx.window = eps, window
         out = x.clone()
-        size = fast_fft_size(2 * x.shape[1])
         filters = FilterWeights(features, w, window).in_pieces()
-        _forward(out, MixerWeights(*rest), lambda *rows: torch.fft.rfft(filters(*rows), n=size), eps)
+        _forward(out, MixerWeights(*rest), lambda *rows: spectrum(filters(*rows)), eps)
         if x.nbytes >= LONG_BYTES:
             give_back_holes()
         return out
@@ -309,20 +309,20 @@ def _backward_block(
     for start, stop in _groups(block, batch, size, u.itemsize):
         here = slice(start - block[0], stop - block[0])
         skip = weights.skip[start:stop, None, None]
-        filter_spectrum = torch.fft.rfft(filters(start, stop), n=size)[:, None]
-        u_spectrum = torch.fft.rfft(u[here], n=size)
-        c = torch.fft.irfft(u_spectrum * filter_spectrum, n=size)[..., :length].addcmul_(u[here], skip)
+        of_filter = spectrum(filters(start, stop))[:, None]
+        of_u = spectrum(u[here])
+        c = signal(of_u * of_filter, length).addcmul_(u[here], skip)
         dc = dy[here] * x0[here]
         # x0's buffer now takes y, for the out-projection's gradient, and dy's takes the gradient of x0.
         x0[here].mul_(c)
         dy[here].mul_(c)
-        dc_spectrum = torch.fft.rfft(dc, n=size)
+        of_dc = spectrum(dc)
         sums.skip[start:stop] = (dc * u[here]).sum((1, 2))
-        dh = torch.fft.irfft((dc_spectrum * u_spectrum.conj()).sum(1), n=size)[..., :length]
+        dh = signal((of_dc * of_u.conj()).sum(1), length)
         dh.mul_(long_filter.window(start, stop))
         grad_filter[0].addmm_(dh.T, long_filter.w[start:stop])
         grad_filter[1][start:stop] = dh @ long_filter.features
-        du = torch.fft.irfft(dc_spectrum.mul_(filter_spectrum.conj()), n=size)[..., :length].addcmul_(dc, skip)
+        du = signal(of_dc.mul_(of_filter.conj()), length).addcmul_(dc, skip)
         torch.mul(du, v[here], out=v[here])
         torch.mul(du, x1[here], out=u[here])
         # Now v's buffer holds the gradient of x1, and u's that of v.

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels.cpu_mixer import FilterWeights, Spectra
-from genome_lm.kernels.fft import fast_fft_size
+from genome_lm.kernels.spectra import bins, spectrum
 
 FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
 """The window falls to `DECAY_TARGET` at these fractions of the span, in the fastest and the slowest channel."""
@@ -101,7 +101,7 @@ class ImplicitFilter(nn.Module):
 class _Held(NamedTuple):
     """Spectra of the filters over one length, and which of them are there already."""
 
-    spectra: Tensor  # (channels, n/2 + 1)
+    spectra: Tensor  # (channels, bins)
     there: list[bool]
 
 
@@ -124,20 +124,19 @@ class SpectrumCache:
 
     def spectra(self, long_filter: ImplicitFilter, length: int) -> Spectra:
         """The function that gives the spectra of a range of channels."""
-        size = fast_fft_size(2 * length)
         filters = cache(lambda: long_filter.weights(length).in_pieces())
-        held = self._of_length(long_filter, length, size // 2 + 1)
+        held = self._of_length(long_filter, length, bins(length))
 
-        def spectrum(start: int, stop: int) -> Tensor:
+        def rows(start: int, stop: int) -> Tensor:
             if held is None or not all(held.there[start:stop]):
-                made = torch.fft.rfft(filters()(start, stop), n=size)
+                made = spectrum(filters()(start, stop))
                 if held is None:
                     return made
                 held.spectra[start:stop] = made
                 held.there[start:stop] = [True] * (stop - start)
             return held.spectra[start:stop]
 
-        return spectrum
+        return rows
 
     def _of_length(self, long_filter: ImplicitFilter, length: int, frequencies: int) -> _Held | None:
         """What is held of a length, which becomes the one used last; None where it is beyond the budget."""

@@ -2,19 +2,22 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genome_lm.alphabet import A, T
+from genome_lm.alphabet import NUCLEOTIDES, A, T
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.backbone import HyenaBackbone
 
 Task = Literal["classification", "multilabel", "regression", "tokens"]
-HeadPool = Literal["mean", "last", "max", "masked", "layers", "none"]
+HeadPool = Literal["mean", "last", "max", "masked", "layers", "bases", "none"]
+PER_LAYER = {"layers": 3, "bases": 4}
+"""Pools that take the states after every block, and values of each of their channels."""
 TASKS: tuple[str, ...] = get_args(Task)
 HEAD_POOLS: tuple[str, ...] = get_args(HeadPool)
 
@@ -29,8 +32,9 @@ class HeadConfig:
         outputs: Names of the classes, labels or values, in the order of the head's outputs.
         pool: How the states of a sequence become one vector: "mean", "last" (which alone has seen all of it), "max",
             "masked" (mean over the positions that are A, C, G or T), "layers" (mean, standard deviation and maximum
-            of the states after each block, the last one's after the final norm), or "none": an output at each
-            position, for tokens, and for tracks (regression).
+            of the states after each block, the last one's after the final norm), "bases" (of the same states, the sum
+            over the positions before an A, and before C, G and T, over the length: which words are followed by what),
+            or "none": an output at each position, for tokens, and for tracks (regression).
         strand: "both" averages the outputs with those of the reverse complement.
         prompt: Vectors of a soft prompt before each sequence (Lester et al. 2021,
             https://arxiv.org/abs/2104.08691; HyenaDNA, section 3.3).
@@ -61,8 +65,8 @@ class HeadConfig:
             raise GenomeLMError(
                 f"task {self.task}: only {', '.join(self.outputs) or 'no'} labels; nothing to tell apart"
             )
-        if self.pool == "layers" and self.prompt:
-            raise GenomeLMError("pool layers does not go with a soft prompt: use mean, last, max or masked")
+        if self.pool in PER_LAYER and self.prompt:
+            raise GenomeLMError(f"pool {self.pool} does not go with a soft prompt: use mean, last, max or masked")
         if self.prompt < 0:
             raise GenomeLMError(f"prompt of {self.prompt} vectors: must be at least 0")
 
@@ -95,7 +99,8 @@ class Head(nn.Module):
         super().__init__()
         self.config = config
         d_model = model.d_model
-        self.out = nn.Linear(3 * model.n_layer * d_model if config.pool == "layers" else d_model, len(config.outputs))
+        width = PER_LAYER[config.pool] * model.n_layer * d_model if config.pool in PER_LAYER else d_model
+        self.out = nn.Linear(width, len(config.outputs))
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
         self.prompt = nn.Parameter(torch.randn(config.prompt, d_model) * 0.02) if config.prompt else None
@@ -103,12 +108,13 @@ class Head(nn.Module):
     def features(self, backbone: HyenaBackbone, ids: Tensor, lengths: Tensor) -> Tensor:
         """Pooled states: (B, L) ids padded on the right, (B,) lengths → (B, d), or (B, L, d) unpooled.
 
-        d is d_model, with "layers" 3 · n_layer · d_model.
+        d is d_model, with "layers" 3 and with "bases" 4 · n_layer · d_model.
         """
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        if self.config.pool == "layers":
+        if self.config.pool in PER_LAYER:
+            pooled = _moments if self.config.pool == "layers" else partial(_before_bases, ids=ids)
             layers = [*range(1, backbone.config.n_layer), None]
-            each = [_moments(states, inside) for _, states in backbone.every_layer(ids, layers)]
+            each = [pooled(states, inside) for _, states in backbone.every_layer(ids, layers)]
             return torch.cat(each, dim=1).to(self.out.weight.dtype)
         states = backbone(ids, prompt=self.prompt).to(self.out.weight.dtype)[:, self.config.prompt :]
         if self.config.per_position:
@@ -166,3 +172,10 @@ def _moments(states: Tensor, inside: Tensor) -> Tensor:
     variance = ((states - mean[:, None]).square() * counted).sum(1) / count
     # The root of zero, of a single position, has no gradient.
     return torch.cat([mean, (variance + 1e-6).sqrt(), states.masked_fill(~counted, -torch.inf).amax(1)], dim=1)
+
+
+def _before_bases(states: Tensor, inside: Tensor, ids: Tensor) -> Tensor:
+    """Sum over the positions that a base follows, for each base, over the length: (B, L, D) → (B, 4 D)."""
+    following = ids[:, 1:, None] == ids.new_tensor(NUCLEOTIDES)
+    counted = (following & inside[:, 1:, None]).to(states.dtype)
+    return (counted.mT @ states[:, :-1]).flatten(1) / inside.sum(1, keepdim=True)

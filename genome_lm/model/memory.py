@@ -11,6 +11,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.kernels.cpu_mixer import block_channels, fft_group
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.kernels.fft import fast_fft_size
+from genome_lm.kernels.spectra import bins
 from genome_lm.model import backbone
 from genome_lm.model.filter import SPECTRUM_BYTES
 from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
@@ -32,8 +33,7 @@ def forward_bytes(config: ModelConfig, length: int) -> int:
     Weights, the residual stream and the gated results of a block, two streams of a group of channels, the filter's
     hidden features, the cached spectra, and the logits.
     """
-    size = fast_fft_size(2 * length)
-    spectra = config.n_layer * config.d_model * (size // 2 + 1) * COMPLEX
+    spectra = config.n_layer * config.d_model * bins(length) * COMPLEX
     spectra = spectra if spectra <= SPECTRUM_BYTES else 0
     whole = 2 * _stream(config, length) + 2 * _channels(config, length)
     logits = 16 * FLOAT * length

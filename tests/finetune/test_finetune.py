@@ -67,7 +67,7 @@ def test_each_method_learns_and_its_checkpoint_predicts_the_same(run: Path, tmp_
 
 
 def test_predictions_do_not_depend_on_the_batch(run: Path, tmp_path: Path) -> None:
-    for pool in ("mean", "last", "max", "masked", "layers"):
+    for pool in ("mean", "last", "max", "masked", "layers", "bases"):
         config = run_config(epochs=1)
         finetune(run / "checkpoint", rich(60), tmp_path / pool, "classification", config, pool=pool, strand="both")
         model = genome_lm.load(tmp_path / pool / "checkpoint")

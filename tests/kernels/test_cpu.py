@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from genome_lm.kernels import cpu_mixer, cpu_mlp
+from genome_lm.kernels import cpu_mixer, cpu_mlp, spectra
 from genome_lm.kernels.cpu_mixer import FilterWeights, MixerWeights
 from genome_lm.kernels.cpu_mlp import MlpWeights
-from genome_lm.kernels.fft import fast_fft_size
+from genome_lm.kernels.reference import causal_conv
 
 
 def leaf(*shape: int) -> Tensor:
@@ -32,6 +32,7 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tu
     monkeypatch.setattr(cpu_mixer, "FFT_MOST_BYTES", 3_000)
     monkeypatch.setattr(cpu_mixer, "FILTERS", 3)
     monkeypatch.setattr(cpu_mlp, "CHUNK", 7)
+    monkeypatch.setattr(spectra, "LONG", 37)
     torch.manual_seed(0)
     return request.param
 
@@ -52,10 +53,9 @@ def test_mixer_equals_its_reference(shape: tuple[int, int, int]) -> None:
     plain = cpu_mixer.residual_mixer_reference(x, weights, long_filter, 1e-5)
     assert_same(fused, plain, [x, features, last, *weights])
 
-    size = fast_fft_size(2 * length)
     with torch.no_grad():
         updated = x.clone()
-        cpu_mixer.residual_mixer_(updated, weights, lambda a, b: torch.fft.rfft(long_filter.rows(a, b), n=size), 1e-5)
+        cpu_mixer.residual_mixer_(updated, weights, lambda a, b: spectra.spectrum(long_filter.rows(a, b)), 1e-5)
     torch.testing.assert_close(updated, plain)
 
 
@@ -68,3 +68,30 @@ def test_mlp_equals_its_reference(shape: tuple[int, int, int]) -> None:
     with torch.no_grad():
         updated = cpu_mlp.residual_mlp_(x.clone(), weights, 1e-5)
     torch.testing.assert_close(updated, plain)
+
+
+@pytest.mark.parametrize("length", [1, 2, 17, 60, 1_000, 4_096, 10_007])
+def test_split_spectra_convolve_and_correlate(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spectra, "LONG", 1)
+    monkeypatch.setattr(spectra, "BLOCK", 300)
+    torch.manual_seed(0)
+    u, h, seed = (torch.randn(*shape, length, dtype=torch.float64) for shape in [(3, 2), (3,), (3, 2)])
+    u.requires_grad_(), h.requires_grad_()
+    plain = causal_conv(u.transpose(0, 1), h, torch.zeros(3, dtype=torch.float64)).transpose(0, 1)
+    du, dh = torch.autograd.grad(plain, [u, h], seed)
+    with torch.no_grad():
+        of_u, of_h, of_seed = spectra.spectrum(u), spectra.spectrum(h)[:, None], spectra.spectrum(seed)
+        assert of_u.shape == (3, 2, spectra.bins(length))
+        torch.testing.assert_close(spectra.signal(of_u * of_h, length), plain)
+        torch.testing.assert_close(spectra.signal(of_seed * of_h.conj(), length), du)
+        torch.testing.assert_close(spectra.signal((of_seed * of_u.conj()).sum(1), length), dh)
+
+
+def test_split_spectra_lose_no_more_than_plain_ones() -> None:
+    length = spectra.LONG
+    torch.manual_seed(0)
+    u, h = torch.randn(1, 1, length), torch.randn(1, length)
+    exact = causal_conv(u.double(), h.double(), torch.zeros(1, dtype=torch.float64))
+    plain = causal_conv(u, h, torch.zeros(1))
+    split = spectra.signal(spectra.spectrum(u) * spectra.spectrum(h), length)
+    assert (split - exact).abs().max() <= 2 * (plain - exact).abs().max()

@@ -70,6 +70,8 @@ def pretrained(store: GenomeStore, splits: Path, out: Path, steps: int) -> Path:
         stages=((1_024, steps),), final_lr_fraction=1.0, warmup_fraction=min(1.0, 200 / steps), **common
     )
     first = train(store.path, splits, out / "constant", shape, constant)
+    if first.checkpoint is None:
+        raise SystemExit("stopped; run the same command to go on")
     falling = TrainingConfig(
         stages=((1_024, max(1, steps // 5)),), final_lr_fraction=0.0, warmup_fraction=0.02, seed=1, **common
     )

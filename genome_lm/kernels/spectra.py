@@ -1,0 +1,137 @@
+"""Spectra for causal convolutions on a CPU, by the form of the FFT that is the quickest for the length.
+
+Up to `LONG` positions that is the FFT of the zero-padded real signal. A longer one leaves the caches, where FFT
+libraries fall to a fraction of their speed, so that here the transform is split into a matrix of short ones that stay
+in them (Bailey 1990, https://doi.org/10.1007/BF00162341). Without padding, by right-angle convolution: products of
+polynomials modulo X^N − i have the causal convolution of real signals as their real part (Nussbaumer 1982, Fast
+Fourier Transform and Convolution Algorithms, chapter 3).
+
+With ω = exp(iπ/2N), the spectrum of x is the DFT of ωʲ x_j. N = R · C positions are a matrix of R rows: DFTs of the
+columns, twiddle factors, DFTs of the rows. Frequencies stay in the order that this leaves, and the inverse goes the
+same way back, so nothing is transposed. Columns are taken in blocks, and ωʲ goes into the factors of both steps.
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genome_lm.kernels.fft import fast_fft_size
+
+LONG = 300_000
+"""Positions from which on the split form is quicker."""
+BLOCK = 1 << 17
+"""Values of a block of columns, 1 MiB."""
+
+
+def spectrum(x: Tensor) -> Tensor:
+    """What of signals is multiplied for a causal convolution, or with the conjugate for a correlation.
+
+    Args:
+        x: (..., L) float32 or float64.
+
+    Returns:
+        (..., `bins`(L)) complex.
+    """
+    length = x.shape[-1]
+    if length < LONG:
+        return torch.fft.rfft(x, n=fast_fft_size(2 * length))
+    return _split_spectrum(x)
+
+
+def signal(product: Tensor, length: int) -> Tensor:
+    """The first `length` positions of the signals of which `product`, (..., `bins`(length)), is the spectrum."""
+    if length < LONG:
+        return torch.fft.irfft(product, n=fast_fft_size(2 * length))[..., :length]
+    return _split_signal(product, length)
+
+
+def bins(length: int) -> int:
+    """Frequencies of a spectrum of signals of this length."""
+    if length < LONG:
+        return fast_fft_size(2 * length) // 2 + 1
+    rows, columns = _shape(length)
+    return rows * columns
+
+
+class _Tables(NamedTuple):
+    """Factors of the split form, of R rows and C columns."""
+
+    first: Tensor  # (R, 1) complex, of the rows before the DFT of the columns
+    first_parts: tuple[Tensor, Tensor]  # its real and imaginary part
+    twiddles: Tensor  # (R, C) complex
+    inverse: Tensor  # their conjugates
+
+
+@lru_cache(maxsize=64)
+def _shape(length: int) -> tuple[int, int]:
+    """Rows and columns, both sizes at which the FFT is fast, with the fewest values that hold the length."""
+    root = math.isqrt(length)
+    sides = [rows for rows in range(max(1, root // 2), root + 1) if _is_fast(rows)]
+    return min(((rows, _next_fast(-(-length // rows))) for rows in sides), key=math.prod)
+
+
+def _next_fast(least: int) -> int:
+    while not _is_fast(least):
+        least += 1
+    return least
+
+
+def _is_fast(size: int) -> bool:
+    """Whether it is 2^a · 3^b · 5^c."""
+    for factor in (2, 3, 5):
+        while size % factor == 0:
+            size //= factor
+    return size == 1
+
+
+@lru_cache(maxsize=2)
+def _tables(rows: int, columns: int, dtype: torch.dtype) -> _Tables:
+    row = torch.arange(rows, dtype=torch.float64)[:, None]
+    column = torch.arange(columns, dtype=torch.float64)
+    twiddles = _on_circle(column * (1 - 4 * row) / (rows * columns), dtype)
+    first = _on_circle(row / rows, dtype)
+    return _Tables(
+        first, (first.real.contiguous(), first.imag.contiguous()), twiddles, twiddles.conj().resolve_conj()
+    )
+
+
+def _on_circle(quarters: Tensor, dtype: torch.dtype) -> Tensor:
+    """exp(iπ/2 · quarters), computed in float64."""
+    return torch.polar(torch.ones_like(quarters), math.pi / 2 * quarters).to(dtype.to_complex())
+
+
+def _blocks(rows: int, columns: int) -> list[slice]:
+    width = max(1, BLOCK // rows)
+    return [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
+
+
+def _split_spectrum(x: Tensor) -> Tensor:
+    rows, columns = _shape(x.shape[-1])
+    tables = _tables(rows, columns, x.dtype)
+    padding = rows * columns - x.shape[-1]
+    out = torch.empty(*x.shape[:-1], rows * columns, dtype=x.dtype.to_complex())
+    for source, target in zip(x.flatten(0, -2), out.view(-1, rows, columns), strict=True):
+        matrix = (F.pad(source, (0, padding)) if padding else source).view(rows, columns)
+        for block in _blocks(rows, columns):
+            by_column = torch.fft.fft(matrix[:, block] * tables.first, dim=0)
+            torch.mul(by_column, tables.twiddles[:, block], out=target[:, block])
+        for part in target.split(BLOCK // columns):
+            part.copy_(torch.fft.fft(part))
+    return out
+
+
+def _split_signal(product: Tensor, length: int) -> Tensor:
+    rows, columns = _shape(length)
+    tables = _tables(rows, columns, product.dtype.to_real())
+    out = torch.empty(product.shape, dtype=product.dtype.to_real())
+    for source, target in zip(product.view(-1, rows, columns), out.view(-1, rows, columns), strict=True):
+        by_row = torch.fft.ifft(source)
+        for block in _blocks(rows, columns):
+            parts = torch.view_as_real(torch.fft.ifft(by_row[:, block] * tables.inverse[:, block], dim=0))
+            real, imaginary = tables.first_parts
+            torch.mul(parts[..., 0], real, out=target[:, block]).addcmul_(parts[..., 1], imaginary)
+    return out[..., :length]
