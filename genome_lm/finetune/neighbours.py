@@ -78,8 +78,7 @@ class _Inside:
     """Whether windows lie within one region of the training split."""
 
     def __init__(self, source: Unlabelled) -> None:
-        self._offsets = source.store.contigs.starts
-        contigs = source.store.contigs
+        self._contigs = contigs = source.store.contigs
         bounds = sorted(
             (int(contigs.starts[number]) + region.start, int(contigs.starts[number]) + region.end)
             for region in source.regions
@@ -89,9 +88,11 @@ class _Inside:
         self._starts, self._ends = np.array(bounds, dtype=np.int64).reshape(-1, 2).T
 
     def __call__(self, windows: Windows) -> npt.NDArray[np.bool_]:
-        first = self._offsets[windows.contigs] + windows.starts
-        region = np.searchsorted(self._starts, first, side="right") - 1
-        return (windows.starts >= 0) & (region >= 0) & (first + windows.length <= self._ends[region])
+        starts, ends = windows.starts, windows.starts + windows.length
+        offsets = self._contigs.starts[windows.contigs]
+        region = np.searchsorted(self._starts, offsets + starts, side="right") - 1
+        within_contig = (starts >= 0) & (ends <= self._contigs.lengths[windows.contigs])
+        return within_contig & (region >= 0) & (offsets + ends <= self._ends[region])
 
 
 def shared_directions(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
