@@ -31,16 +31,19 @@ BLOCK_BYTES = 32 << 20
 """A stream of a block of more channels than that; each block computes the norm again."""
 CHUNK = 2_048
 """Positions at one time between the in-projection and the first gate; no fewer than the short taps reach back."""
-FFT_BYTES = 8 << 20
+FFT_BYTES = 4 << 20
 """Padded input of one call of the FFT; larger calls leave the caches."""
 FFT_ROWS, FFT_MOST_BYTES = 16, 24 << 20
 """Long sequences go this many in a call within this size all the same: a call makes its tables of sines anew, which
-takes as long as a few transforms. (Beyond 31 MiB the result would be fresh memory from the system.)"""
+takes as long as a few transforms. (From 32 MiB on the result would be fresh memory from the system.)"""
 
-LONG_BYTES = 256 << 20
+KEPT_BYTES = 400 << 20
+"""In-projections of the first blocks that training keeps for its backward pass: three streams each, a sixteenth of a
+step's time. Those of other blocks are computed again, at long sequences (from 100,000 bases of 256 channels) all."""
+LONG_BYTES = 128 << 20
 """A residual stream from which on training gives the allocator's holes back: they outweigh the time it takes."""
-FILTERS = 16
-"""Filters made at one time, since all features are read for it: as many bytes as for 64 filters."""
+FILTERS, FILTER_BYTES = 16, 8 << 20
+"""Filters made at one time, since all features are read for it: so many, in short sequences as many bytes."""
 
 Rows = Callable[[int, int], Tensor]
 """Something of channels [start, stop), a row each."""
@@ -74,19 +77,25 @@ class FilterWeights(NamedTuple):
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Filters of channels [start, stop): (stop − start, L)."""
-        return (self.w[start:stop] @ self.features.T).mul_(self.window(start, stop))
+        return linear(self.w[start:stop], self.features).mul_(self.window(start, stop))
 
     def in_pieces(self) -> Rows:
-        """`rows` for ranges that come in order, made `FILTERS` at a time."""
-        first, piece = 0, self.w[:0]
+        """`rows` for ranges that come in order."""
+        products = self.products()
+        return lambda start, stop: products(start, stop) * self.window(start, stop)
 
-        def rows(start: int, stop: int) -> Tensor:
-            nonlocal first, piece
-            if start < first or stop > first + len(piece):
-                first, piece = start, self.rows(start, min(len(self.w), max(stop, start + FILTERS)))
-            return piece[start - first : stop - first]
+    def products(self) -> Rows:
+        """`in_pieces` without the window, several filters at one time."""
+        first, made = 0, self.w[:0]
+        most = max(FILTERS, FILTER_BYTES // (len(self.features) * self.w.itemsize))
 
-        return rows
+        def products(start: int, stop: int) -> Tensor:
+            nonlocal first, made
+            if start < first or stop > first + len(made):
+                first, made = start, linear(self.w[start : max(stop, start + most)], self.features)
+            return made[start - first : stop - first]
+
+        return products
 
 
 def residual_mixer(x: Tensor, weights: MixerWeights, long_filter: FilterWeights, eps: float) -> Tensor:
@@ -168,68 +177,83 @@ def _chunks(batch: int, length: int) -> Iterator[tuple[slice, slice]]:
 
 
 class _BlockWeights(NamedTuple):
-    """The rows of a block's channels, stream by stream."""
+    """What projects to a block's channels, stream by stream, and convolves them."""
 
     w_in: Tensor  # (3C, D)
     b_in: Tensor  # (3C, 1)
-    taps: Tensor  # (3C, 1, K)
-    tap_bias: Tensor  # (3C, 1, 1)
+    taps: Tensor  # (3, C, 1, K)
+    tap_bias: Tensor  # (3, C, 1, 1)
 
     @classmethod
     def of(cls, weights: MixerWeights, block: tuple[int, int]) -> "_BlockWeights":
         w_in, b_in, taps, tap_bias = (
-            part.unflatten(0, (3, -1))[:, slice(*block)].flatten(0, 1)
-            for part in (weights.w_in, weights.b_in, weights.taps, weights.tap_bias)
+            _of_channels(part, *block) for part in (weights.w_in, weights.b_in, weights.taps, weights.tap_bias)
         )
-        return cls(w_in, b_in[:, None], taps, tap_bias[:, None, None])
+        return cls(w_in.flatten(0, 1), b_in.flatten()[:, None], taps, tap_bias[..., None, None])
 
     def project(self, rows: Tensor, sequences: int) -> Tensor:
         """in_proj of a piece's rows: (3C, sequences, positions)."""
         return linear(self.w_in, rows).add_(self.b_in).unflatten(1, (sequences, -1))
 
-    def convolve(self, z: Tensor, carry: Tensor | None, name: str) -> Tensor:
-        """The short causal convolution of z; `carry` holds the last K − 1 positions before the piece."""
-        out = workspace.take(name, tuple(z.shape), z.dtype)
-        last = self.taps.shape[-1] - 1
-        torch.mul(z, self.taps[..., last, None], out=out).add_(self.tap_bias)
-        for lag in range(1, min(last, z.shape[-1] - 1) + 1):
-            out[..., lag:].addcmul_(z[..., :-lag], self.taps[..., last - lag, None])
-        if carry is not None:
-            for lag in range(1, last + 1):
-                reach = min(lag, z.shape[-1])
-                before = carry[..., last - lag : last - lag + reach]
-                out[..., :reach].addcmul_(before, self.taps[..., last - lag, None])
-        return out
+
+def _of_channels(parameter: Tensor, start: int, stop: int) -> Tensor:
+    """What belongs to channels [start, stop) of the three streams: (3D, …) → (3, stop − start, …), a view."""
+    return parameter.unflatten(0, (3, -1))[:, start:stop]
 
 
-def _gated_input(normed: _Normed, weights: _BlockWeights, names: tuple[str, ...]) -> tuple[Tensor, ...]:
-    """For a block, z (3C, B, L) or streams (C, B, L) by name ("z", "x0", "x1", "v"), and u = x1 · v, in buffers."""
+def _short_conv(z: Tensor, taps: Tensor, bias: Tensor, carry: Tensor | None = None) -> Tensor:
+    """The short causal convolution of z (3, C, B, L), in a buffer; `carry` holds the K − 1 positions before z."""
+    out = workspace.take("mixer.streams", tuple(z.shape), z.dtype)
+    last = taps.shape[-1] - 1
+    torch.mul(z, taps[..., last, None], out=out).add_(bias)
+    for lag in range(1, min(last, z.shape[-1] - 1) + 1):
+        out[..., lag:].addcmul_(z[..., :-lag], taps[..., last - lag, None])
+    if carry is not None:
+        for lag in range(1, last + 1):
+            reach = min(lag, z.shape[-1])
+            before = carry[..., last - lag : last - lag + reach]
+            out[..., :reach].addcmul_(before, taps[..., last - lag, None])
+    return out
+
+
+def _gated_input(normed: _Normed, part: _BlockWeights, kept_z: Tensor | None) -> tuple[Tensor, Tensor]:
+    """For a block, x0 and u = x1 · v, both (C, B, L), in buffers; z is written to `kept_z`, (3C, B, L)."""
     batch, length, _ = normed.x.shape
-    rows = len(weights.w_in)
-    kept = [
-        workspace.take(f"mixer.whole_{name}", (rows if name == "z" else rows // 3, batch, length), normed.x.dtype)
-        for name in (*names, "u")
-    ]
-
+    x0, u = (
+        workspace.take_rows(f"mixer.{name}", (len(part.w_in) // 3, batch, length), normed.x.dtype)
+        for name in ("x0", "u")
+    )
     carry: Tensor | None = None
     for place in _chunks(batch, length):
-        z = weights.project(normed.piece(*place), len(range(batch)[place[0]]))
-        streams = weights.convolve(z, carry if place[1].start > 0 else None, "mixer.streams").unflatten(0, (3, -1))
-        parts = {"z": z, **dict(zip(("x0", "x1", "v"), streams, strict=True))}
-        for name, buffer in zip(names, kept[:-1], strict=True):
-            buffer[:, *place] = parts[name]
-        torch.mul(parts["x1"], parts["v"], out=kept[-1][:, *place])
-        carry = z[..., z.shape[-1] - weights.taps.shape[-1] + 1 :].clone() if place[1].stop < length else None
-    return tuple(kept)
+        z = part.project(normed.piece(*place), len(range(batch)[place[0]]))
+        if kept_z is not None:
+            kept_z[:, *place] = z
+        z = z.unflatten(0, (3, -1))
+        here, x1, v = _short_conv(z, part.taps, part.tap_bias, carry if place[1].start > 0 else None)
+        x0[:, *place] = here
+        torch.mul(x1, v, out=u[:, *place])
+        carry = z[..., z.shape[-1] - part.taps.shape[-1] + 1 :].clone() if place[1].stop < length else None
+    return x0, u
 
 
-def _forward(x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float, around: Around | None = None) -> None:
+def _forward(
+    x: Tensor,
+    weights: MixerWeights,
+    spectra: Spectra,
+    eps: float,
+    around: Around | None = None,
+    kept: dict[tuple[int, int], Tensor] | None = None,
+) -> None:
+    """Write the result over x, and each block's z to `kept`."""
     batch, length, width = x.shape
     size = fast_fft_size(2 * length)
     normed = _Normed(x, weights.norm_weight, weights.norm_bias, eps)
-    y = workspace.take("mixer.whole", (width, batch, length), x.dtype)
+    y = workspace.take_rows("mixer.whole", (width, batch, length), x.dtype)
     for block in _blocks(x):
-        x0, u = _gated_input(normed, _BlockWeights.of(weights, block), ("x0",))
+        part = _BlockWeights.of(weights, block)
+        if kept is not None:
+            kept[block] = workspace.lend_rows((len(part.w_in), batch, length), x.dtype)
+        x0, u = _gated_input(normed, part, None if kept is None else kept[block])
         for start, stop in _groups(block, batch, size, x.itemsize):
             here = slice(start - block[0], stop - block[0])
             convolve = partial(_convolve, of_filter=spectra(start, stop), skip=weights.skip[start:stop])
@@ -258,9 +282,10 @@ class _ResidualMixer(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, features, w, *rest)
         ctx.eps, ctx.window = eps, window
+        ctx.kept = {} if workspace.lent_bytes + 3 * x.nbytes <= KEPT_BYTES else None
         out = x.clone()
         filters = FilterWeights(features, w, window).in_pieces()
-        _forward(out, MixerWeights(*rest), lambda *rows: spectrum(filters(*rows)), eps)
+        _forward(out, MixerWeights(*rest), lambda *rows: spectrum(filters(*rows)), eps, kept=ctx.kept)
         if x.nbytes >= LONG_BYTES:
             give_back_holes()
         return out
@@ -270,14 +295,20 @@ class _ResidualMixer(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, features, w, *rest = ctx.saved_tensors
         weights, long_filter = MixerWeights(*rest), FilterWeights(features, w, ctx.window)
+        kept, ctx.kept = ctx.kept or {}, None
         grad = grad.contiguous()
         batch, length, width = x.shape
         normed = _Normed(x, weights.norm_weight, weights.norm_bias, ctx.eps)
-        grad_normed = workspace.take("mixer.whole", (batch * length, width), x.dtype).zero_()
+        grad_normed = workspace.take("mixer.whole", (batch * length, width), x.dtype)
         sums = MixerWeights(*(torch.zeros_like(parameter) for parameter in rest))
         grad_filter = torch.zeros_like(features), torch.zeros_like(w)
         for block in _blocks(x):
-            _backward_block(block, normed, grad, weights, long_filter, grad_normed, sums, grad_filter)
+            part = _BlockWeights.of(weights, block)
+            z = kept.pop(block, None)
+            z = _projected(normed, part) if z is None else z
+            _backward_convolutions(block, part, grad, z, weights, long_filter, sums, grad_filter)
+            _backward_projection(block, normed, part, z, grad_normed, sums)
+            workspace.give(z)
             if x.nbytes >= LONG_BYTES:
                 give_back_holes()
         sums.b_out.add_(grad.sum((0, 1)))
@@ -286,87 +317,103 @@ class _ResidualMixer(torch.autograd.Function):
         return grad_x, None, None, *grad_filter, *sums
 
 
-def _backward_block(
+def _projected(normed: _Normed, part: _BlockWeights) -> Tensor:
+    """z of a block, (3C, B, L)."""
+    batch, length, _ = normed.x.shape
+    z = workspace.lend_rows((len(part.w_in), batch, length), normed.x.dtype)
+    for place in _chunks(batch, length):
+        z[:, *place] = part.project(normed.piece(*place), len(range(batch)[place[0]]))
+    return z
+
+
+def _backward_convolutions(
     block: tuple[int, int],
-    normed: _Normed,
+    part: _BlockWeights,
     grad: Tensor,
+    z: Tensor,
     weights: MixerWeights,
     long_filter: FilterWeights,
-    grad_normed: Tensor,
     sums: MixerWeights,
     grad_filter: tuple[Tensor, Tensor],
 ) -> None:
-    """Backward of a block of channels, from the gradient of the output to those of the norm's output and weights."""
-    batch, length, width = normed.x.shape
+    """Backward of a block from the gradient of the output to that of z, (3C, B, L), which is written over z."""
+    _, batch, length = z.shape
     size = fast_fft_size(2 * length)
-    part = _BlockWeights.of(weights, block)
-    z, x0, x1, v, u = _gated_input(normed, part, ("z", "x0", "x1", "v"))
-    dy = workspace.take("mixer.dy", tuple(u.shape), u.dtype)
-    grad_rows = grad.view(-1, width)
-    for source, target in zip(grad_rows.split(CHUNK), dy.flatten(1).split(CHUNK, dim=1), strict=True):
-        torch.mm(weights.w_out[:, slice(*block)].T, source.T, out=target)
-    filters = long_filter.in_pieces()
-    for start, stop in _groups(block, batch, size, u.itemsize):
+    y = workspace.take_rows("mixer.x0", (block[1] - block[0], batch, length), z.dtype)
+    products_grad = workspace.take_rows("mixer.u", (len(y), length), z.dtype)
+    grad_rows = grad.flatten(0, 1)
+    w_out = weights.w_out[:, slice(*block)].T.contiguous()
+    # First the gradient of y; a group's y takes its place.
+    for source, target in zip(grad_rows.split(CHUNK), y.flatten(1).split(CHUNK, dim=1), strict=True):
+        target.copy_(linear(w_out, source))
+    products, z_streams = long_filter.products(), z.unflatten(0, (3, -1))
+    for start, stop in _groups(block, batch, size, z.itemsize):
         here = slice(start - block[0], stop - block[0])
         skip = weights.skip[start:stop, None, None]
-        of_filter = spectrum(filters(start, stop))[:, None]
-        of_u = spectrum(u[here])
-        c = signal(of_u * of_filter, length).addcmul_(u[here], skip)
-        dc = dy[here] * x0[here]
-        # x0's buffer now takes y, for the out-projection's gradient, and dy's takes the gradient of x0.
-        x0[here].mul_(c)
-        dy[here].mul_(c)
+        x0, x1, v = _short_conv(z_streams[:, here], part.taps[:, here], part.tap_bias[:, here])
+        dy = y[here]
+        ds = workspace.take("mixer.gradients", (3, *x0.shape), z.dtype)
+        # The places of the streams' gradients take u and the gradient of c before.
+        u, dc = torch.mul(x1, v, out=ds[2]), torch.mul(dy, x0, out=ds[1])
+        window = long_filter.window(start, stop)
+        of_filter = spectrum(products(start, stop) * window)[:, None]
+        of_u = spectrum(u)
+        c = signal(of_u * of_filter, length).addcmul_(u, skip)
+        torch.mul(dy, c, out=ds[0])
+        torch.mul(x0, c, out=dy)
         of_dc = spectrum(dc)
-        sums.skip[start:stop] = (dc * u[here]).sum((1, 2))
-        dh = signal((of_dc * of_u.conj()).sum(1), length)
-        dh.mul_(long_filter.window(start, stop))
-        grad_filter[0].addmm_(dh.T, long_filter.w[start:stop])
-        grad_filter[1][start:stop] = dh @ long_filter.features
-        du = signal(of_dc.mul_(of_filter.conj()), length).addcmul_(dc, skip)
-        torch.mul(du, v[here], out=v[here])
-        torch.mul(du, x1[here], out=u[here])
-        # Now v's buffer holds the gradient of x1, and u's that of v.
-    sums.w_out[:, slice(*block)] = grad_rows.T @ x0.flatten(1).T
-    _backward_streams(block, normed, part, z, (dy, v, u), grad_normed, sums)
+        sums.skip[start:stop] = u.mul_(dc).sum((1, 2))
+        dh = signal(_summed(of_u.conj_physical_().mul_(of_dc)), length)
+        torch.mul(dh, window, out=products_grad[here])
+        du = signal(of_dc.mul_(of_filter.conj_physical_()), length).addcmul_(dc, skip)
+        torch.mul(du, v, out=ds[1])
+        torch.mul(du, x1, out=ds[2])
+        taps, bias = _of_channels(sums.taps, start, stop), _of_channels(sums.tap_bias, start, stop)
+        _backward_short_conv(ds, z_streams[:, here], part.taps[:, here], taps, bias)
+    for source, target in zip(grad_rows.split(CHUNK), y.flatten(1).split(CHUNK, dim=1), strict=True):
+        sums.w_out[:, slice(*block)].addmm_(source.T, target.T)
+    grad_filter[0].addmm_(products_grad.T, long_filter.w[slice(*block)])
+    torch.mm(products_grad, long_filter.features, out=grad_filter[1][slice(*block)])
 
 
-def _backward_streams(
+def _summed(x: Tensor) -> Tensor:
+    """The sum over the batch, (C, B, N) → (C, N)."""
+    return x[:, 0] if x.shape[1] == 1 else x.sum(1)
+
+
+def _backward_short_conv(ds: Tensor, z: Tensor, taps: Tensor, sum_taps: Tensor, sum_bias: Tensor) -> None:
+    """From the gradient ds of the streams that of z, written over z, both (3, C, B, L), and the weights'."""
+    length, last = z.shape[-1], taps.shape[-1] - 1
+    sum_bias.copy_(ds.sum((2, 3)))
+    lags = range(min(last, length - 1) + 1)
+    for lag in lags:
+        sum_taps[..., 0, last - lag] = (ds[..., lag:] * z[..., : length - lag]).sum((2, 3))
+    # dz[t] = Σ_lag tap[lag] · ds[t + lag]
+    torch.mul(ds, taps[..., last, None], out=z)
+    for lag in lags[1:]:
+        z[..., : length - lag].addcmul_(ds[..., lag:], taps[..., last - lag, None])
+
+
+def _backward_projection(
     block: tuple[int, int],
     normed: _Normed,
     part: _BlockWeights,
-    whole_z: Tensor,
-    gradients: tuple[Tensor, Tensor, Tensor],
+    dz: Tensor,
     grad_normed: Tensor,
     sums: MixerWeights,
 ) -> None:
-    """Backward of a block's short convolution and in-projection, given z and the gradients of x0, x1 and v."""
+    """Backward of a block's in-projection, given the gradient of z, (3C, B, L)."""
     batch, length, width = normed.x.shape
-    last = part.taps.shape[-1] - 1
-    totals = _BlockWeights(*(torch.zeros_like(parameter) for parameter in part))
     grads = grad_normed.view(batch, length, width)
-
+    w_in = torch.zeros_like(part.w_in)
     for place in _chunks(batch, length):
-        sequences, positions = place
-        rows, z = normed.piece(*place), whole_z[:, *place]
-        # dz[t] = Σ_lag tap[lag] · ds[t + lag]: the piece of ds reaches `last` positions beyond that of z.
-        ahead = slice(positions.start, min(positions.stop + last, length))
-        ds = torch.cat([gradient[:, sequences, ahead] for gradient in gradients])
-        dz = workspace.take("mixer.z", tuple(z.shape), z.dtype)
-        torch.mul(ds[..., : z.shape[-1]], part.taps[..., last, None], out=dz)
-        totals.taps[..., last].add_((ds[..., : z.shape[-1]] * z).sum((1, 2))[:, None])
-        for lag in range(1, last + 1):
-            shifted = ds[..., lag : lag + z.shape[-1]]
-            reach = shifted.shape[-1]
-            dz[..., :reach].addcmul_(shifted, part.taps[..., last - lag, None])
-            totals.taps[..., last - lag].add_((shifted * z[..., :reach]).sum((1, 2))[:, None])
-        totals.tap_bias.add_(ds[..., : z.shape[-1]].sum((1, 2))[:, None, None])
-        totals.w_in.addmm_(dz.flatten(1), rows)
-        totals.b_in.add_(dz.sum((1, 2))[:, None])
-        grads[place].flatten(0, 1).addmm_(dz.flatten(1).T, part.w_in)
-
-    for total, target in zip(totals, (sums.w_in, sums.b_in, sums.taps, sums.tap_bias), strict=True):
-        rows = target.unflatten(0, (3, -1))[:, slice(*block)]
-        rows.copy_(total.view(rows.shape))
+        piece, target = dz[:, *place].flatten(1), grads[place].flatten(0, 1)
+        w_in.addmm_(piece, normed.piece(*place))
+        # The first block writes what the others add to.
+        torch.addmm(target, piece.T, part.w_in, beta=float(block[0] > 0), out=target)
+    for total, values in ((sums.w_in, w_in), (sums.b_in, dz.sum((1, 2)))):
+        rows = _of_channels(total, *block)
+        rows.copy_(values.view(rows.shape))
 
 
 def _backward_norm(

@@ -18,7 +18,7 @@ FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
 SPECTRUM_BYTES = 3 << 30
 """Budget for the cached spectra of all filters of a model, beyond which there is no cache: those of medium-160k take
 2.6 GB, and save an eighth of the time; of the 17 GB of large-1m's, a part would save next to nothing."""
-FEATURE_CHUNK = 65_536
+FEATURE_CHUNK = 8_192
 """Positions that the filter's MLP takes at one time on the fused CPU path."""
 
 

@@ -8,7 +8,7 @@ PyTorch: 0.25 GB, in training 0.4 GB). The C library's allocator may hold some m
 import torch
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels.cpu_mixer import block_channels, fft_group
+from genome_lm.kernels.cpu_mixer import KEPT_BYTES, block_channels, fft_group
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.kernels.fft import fast_fft_size
 from genome_lm.kernels.spectra import bins
@@ -51,9 +51,9 @@ def training_bytes(config: ModelConfig, length: int) -> int:
     """Most bytes that a training step (forward, backward, AdamW) of `length` bases holds at one time on a CPU.
 
     Weights, their gradients and AdamW's two moments; what every block stores for its backward pass (two streams and
-    the filter's hidden features; where that is too much, one stream, and a block's worth of it computed again; in
-    short sequences, all that its plain form needs); the embedding's dropout mask; and what the backward pass of one
-    block holds.
+    the filter's hidden features, and the in-projections within a budget; where that is too much, one stream, and a
+    block's worth of it computed again; in short sequences, all that its plain form needs); the embedding's dropout
+    mask; and what the backward pass of one block holds.
     """
     stream, features = _stream(config, length), _features(config, length)
     fixed = (
@@ -64,13 +64,17 @@ def training_bytes(config: ModelConfig, length: int) -> int:
     if length * config.d_model < SMALL:
         hidden = 2 * FLOAT * length * config.d_inner + 11 * features
         return fixed + int(config.n_layer * (PLAIN_STREAMS * stream + hidden) + PLAIN_BACKWARD * stream)
-    kept = 2 * config.n_layer * stream
+    kept, blocks = 2 * config.n_layer * stream, config.n_layer
     if kept > backbone.STORED_BYTES:
         kept = (config.n_layer + 2) * stream + features
+        blocks += 1  # the one that is computed again keeps its in-projection too
     else:
         kept += config.n_layer * features
-    # The gradient that comes in, the one that goes out, a third at the norm; eight streams of a block of channels.
-    return fixed + kept + 3 * stream + 8 * _channels(config, length) + features
+    projections = min(blocks, KEPT_BYTES // (3 * stream))
+    # The gradient that comes in, the one that goes out, a third at the norm; two streams of a block of channels, and
+    # the in-projection where it was not kept.
+    channels = 2 if projections == blocks else 5
+    return fixed + kept + (3 * projections + 3) * stream + channels * _channels(config, length) + features
 
 
 def _weights(config: ModelConfig) -> int:

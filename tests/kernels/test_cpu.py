@@ -8,6 +8,7 @@ from genome_lm.kernels import cpu_mixer, cpu_mlp, spectra
 from genome_lm.kernels.cpu_mixer import FilterWeights, MixerWeights
 from genome_lm.kernels.cpu_mlp import MlpWeights
 from genome_lm.kernels.reference import causal_conv
+from genome_lm.kernels.workspace import Workspace
 
 
 def leaf(*shape: int) -> Tensor:
@@ -31,8 +32,10 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tu
     monkeypatch.setattr(cpu_mixer, "FFT_BYTES", 2_000)
     monkeypatch.setattr(cpu_mixer, "FFT_MOST_BYTES", 3_000)
     monkeypatch.setattr(cpu_mixer, "FILTERS", 3)
+    monkeypatch.setattr(cpu_mixer, "FILTER_BYTES", 0)
     monkeypatch.setattr(cpu_mlp, "CHUNK", 7)
     monkeypatch.setattr(spectra, "LONG", 37)
+    monkeypatch.setattr(cpu_mlp, "BACKWARD_CHUNK", 9)
     torch.manual_seed(0)
     return request.param
 
@@ -44,7 +47,9 @@ def mixer_weights(width: int, taps: int) -> MixerWeights:
     )  # fmt: skip
 
 
-def test_mixer_equals_its_reference(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_mixer_equals_its_reference(shape: tuple[int, int, int], kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_mixer, "KEPT_BYTES", kept)
     (batch, length, taps), width = shape, 12
     x, features, last = leaf(batch, length, width), leaf(length, 6), leaf(width, 6)
     window = torch.rand(width, length, dtype=torch.float64)
@@ -95,3 +100,30 @@ def test_split_spectra_lose_no_more_than_plain_ones() -> None:
     plain = causal_conv(u, h, torch.zeros(1))
     split = spectra.signal(spectra.spectrum(u) * spectra.spectrum(h), length)
     assert (split - exact).abs().max() <= 2 * (plain - exact).abs().max()
+
+
+def test_mixer_goes_back_twice(shape: tuple[int, int, int]) -> None:
+    """The first time takes what was kept; it is computed again for the second."""
+    (batch, length, taps), width = shape, 12
+    x, features, last = leaf(batch, length, width), leaf(length, 6), leaf(width, 6)
+    long_filter = FilterWeights(features, last, lambda a, b: torch.ones(b - a, length, dtype=torch.float64))
+    out = cpu_mixer.residual_mixer(x, mixer_weights(width, taps), long_filter, 1e-5)
+    (first,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+    (second,) = torch.autograd.grad(out.sum(), x)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_lent_rows_are_handed_out_once() -> None:
+    lender = Workspace()
+    one, other = (lender.lend_rows((3, 2, 5), torch.float32) for _ in range(2))
+    assert one.data_ptr() != other.data_ptr()
+    assert lender.lent_bytes == 2 * one.nbytes
+    place = one.data_ptr()
+    lender.give(one)
+    assert lender.lent_bytes == other.nbytes
+    assert lender.lend_rows((2, 9), torch.float64).data_ptr() != place
+    lender.give(other)
+    again = lender.lend_rows((3, 9), torch.float32)
+    assert again.data_ptr() == other.data_ptr()
+    del again
+    assert lender.lent_bytes == 0
