@@ -32,7 +32,7 @@ def check(values):
 def check_names(values):
     """Raise an error if one part of the configuration names what another part does not have."""
     for section, items in values.items():
-        if section not in ("models", "tasks", "variants"):
+        if section not in ("models", "tasks", "variants", "benchmarks"):
             continue
         for name, item in items.items():
             for kind in ("genomes", "models"):
@@ -55,8 +55,43 @@ def check_names(values):
             )
 
 
+def benchmark_tasks(name):
+    """The sets of a benchmark as tasks, each tuned with the options of its manifest."""
+    wanted = config["benchmarks"][name]
+    try:
+        manifest = yaml.safe_load(Path(wanted["manifest"]).read_text())
+        sets = {
+            key: values.get("options", {}) for key, values in manifest["sets"].items()
+        }
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise WorkflowError(
+            f"config: benchmarks.{name}: {wanted['manifest']}: no manifest of sets: {error}"
+        )
+    if unknown := set(wanted.get("sets", sets)) - set(sets):
+        raise WorkflowError(
+            f"config: benchmarks.{name}.sets: {', '.join(sorted(unknown))}: there are {', '.join(sets)}"
+        )
+    common = {"runtime": wanted["runtime"], "task": "classification", "set_options": {}}
+    chosen = {key: wanted[key] for key in ("genomes", "models") if key in wanted}
+    return {
+        key: {
+            "benchmark": {"manifest": wanted["manifest"], "set": key},
+            "options": {**manifest.get("options", {}), **own},
+            **common,
+            **chosen,
+        }
+        for key, own in sets.items()
+        if key in wanted.get("sets", sets)
+    }
+
+
 check(config)
 validate(config, "../schemas/config.schema.yaml")
+
+# The tasks of each benchmark, which join those that the configuration names.
+BENCHMARK_TASKS = {name: benchmark_tasks(name) for name in config["benchmarks"]}
+for tasks in BENCHMARK_TASKS.values():
+    config["tasks"].update(tasks)
 
 RESULTS = Path(config["results"])
 RUN = RESULTS / "runs/{genome}/{model}/seed{seed}"
@@ -88,6 +123,7 @@ wildcard_constraints:
     model="[A-Za-z0-9_-]+",
     task="[A-Za-z0-9_-]+",
     variants="[A-Za-z0-9_-]+",
+    comparison="[A-Za-z0-9_-]+",
     seed=r"\d+",
     shard=r"\d+",
     shards=r"\d+",

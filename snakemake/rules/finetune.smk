@@ -9,6 +9,17 @@ FINETUNED = [
 ]
 
 
+def comparisons(name):
+    """A table of each run that a benchmark is for."""
+    wanted = config["benchmarks"][name]
+    return for_runs(
+        f"comparisons/{name}.csv", wanted.get("genomes"), wanted.get("models")
+    )
+
+
+COMPARED = [path for name in config["benchmarks"] for path in comparisons(name)]
+
+
 # Benchmarks are fetched from the network, which compute nodes often lack.
 localrules:
     dataset,
@@ -74,3 +85,39 @@ rule finetune:
     shell:
         "genome-lm finetune {input.checkpoint:q} --task {params.task:q} --out {params.folder:q} "
         "--seed {wildcards.seed} --force {params.options:q} &> {log:q}"
+
+
+rule compare:
+    input:
+        tuned=lambda wildcards: [
+            RUN / f"tasks/{task}/summary.json"
+            for task in BENCHMARK_TASKS[wildcards.comparison]
+        ],
+    output:
+        ensure(RUN / "comparisons/{comparison}.csv", non_empty=True),
+    log:
+        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/comparisons/{comparison}.log",
+    benchmark:
+        BENCHMARKS / "compare/{genome}/{model}/seed{seed}/{comparison}.tsv"
+    conda:
+        "../envs/genome-lm.yaml"
+    resources:
+        mem_mb=1_000,
+        runtime=10,
+    params:
+        manifest=lambda wildcards: config["benchmarks"][wildcards.comparison][
+            "manifest"
+        ],
+        folders=lambda wildcards, input: [Path(path).parent for path in input.tuned],
+    shell:
+        "genome-lm dataset compare {params.manifest:q} {params.folders:q} --out {output:q} --force &> {log:q}"
+
+
+# `snakemake … genomic_benchmarks` asks for a benchmark by its name.
+for name in config["benchmarks"]:
+
+    rule:
+        name:
+            name
+        input:
+            comparisons(name),

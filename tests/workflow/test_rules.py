@@ -40,7 +40,7 @@ from tests.workflow.harness import (
 pytestmark = pytest.mark.slow
 
 GENOME = "genomes/tiny"
-TARGETS = {"all", "evaluate_all"}
+TARGETS = {"all", "evaluate_all", "toys"}
 """Rules that name what is wanted, and make nothing."""
 CONFIG = {
     "genomes": {
@@ -60,8 +60,16 @@ CONFIG = {
             "options": {"epochs": 2},
         }
     },
+    "benchmarks": {"toys": {"manifest": "toys.yaml"}},
     "suite": {"only": ["context", "strands"], "scale": 0.05},
 }
+TOYS = """
+source: a list
+files: {train: "{set}.train.fna", test: "{set}.test.fna"}
+options: {method: frozen, epochs: 2}
+sets:
+  rich: {metric: accuracy, published: {HyenaDNA: 85.1}}
+"""
 POSITIONS = range(5_001, 15_001, 1_000)
 """Of the variants, 1-based, on the contig `one`."""
 
@@ -90,6 +98,12 @@ class Study:
         manifest = (folder / "manifest.yaml").read_text()
         (folder / "other.yaml").write_text(manifest.replace("genome.fa", "other.fa"))
         (folder / "clinic.vcf").write_text(self._vcf())
+        (folder / "toys.yaml").write_text(TOYS)
+        for split in ("train", "test"):
+            records = (
+                f">{split}{n}|{'at' if n % 2 else 'gc'}\n{('AT' if n % 2 else 'GC') * (20 + n)}" for n in range(20)
+            )
+            (folder / f"rich.{split}.fna").write_text("\n".join(records))
 
     def _vcf(self) -> str:
         letters = [chr(self.genome.store["one", place - 1 : place][0]) for place in POSITIONS]
@@ -238,6 +252,13 @@ def check_finetune(study: Study) -> None:
     assert np.isclose(np.sum(probabilities), 1)
 
 
+def check_compare(study: Study) -> None:
+    with (study.results / RUN / "comparisons/toys.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["set"], row["metric"], row["HyenaDNA"]) == ("rich", "accuracy", "85.1")
+    assert 0 <= float(row["low"]) <= float(row["ours"]) <= float(row["high"]) <= 100
+
+
 def check_suite(study: Study) -> None:
     tables = study.json(f"{RUN}/suite/suite.json")["tables"]
     assert set(tables) == {"context", "strands"}
@@ -280,13 +301,16 @@ RULES = {
         tuple(f"{RUN}/variants/clinic.shard-{shard}-of-2.vcf.gz" for shard in (1, 2)), ("train",), check_score
     ),
     "gather_scores": Rule((f"{RUN}/variants/clinic.vcf.gz",), ("score",), check_gather_scores),
-    "dataset": Rule(("datasets/species.parquet",), ("genome",), check_dataset),
-    "finetune": Rule((f"{RUN}/tasks/species/summary.json",), ("train", "dataset"), check_finetune),
+    "dataset": Rule(("datasets/species.parquet", "datasets/rich.parquet"), ("genome",), check_dataset),
+    "finetune": Rule(
+        (f"{RUN}/tasks/species/summary.json", f"{RUN}/tasks/rich/summary.json"), ("train", "dataset"), check_finetune
+    ),
+    "compare": Rule((f"{RUN}/comparisons/toys.csv",), ("finetune",), check_compare),
     "suite": Rule((f"{RUN}/suite/report.html",), ("train",), check_suite),
     "report": Rule((f"{RUN}/report.html",), ("evaluate",), check_report),
     "overview": Rule(("report.html",), ("report",), check_overview),
     "benchmarks": Rule(
-        ("benchmarks.svg",), ("report", "gather_embeddings", "gather_scores", "finetune", "suite"), check_benchmarks
+        ("benchmarks.svg",), ("report", "gather_embeddings", "gather_scores", "compare", "suite"), check_benchmarks
     ),
 }
 

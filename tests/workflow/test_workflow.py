@@ -225,8 +225,9 @@ def test_the_example_of_a_study_is_planned(tmp_path: Path) -> None:
     result = snakemake(tmp_path, "-n")
     assert result.returncode == 0, result.stdout
     planned = [job["rule"] for job in plan(result.stdout)]
-    # tiny on both genomes and million on hg38, three seeds each; both tasks for the runs on hg38.
-    counts = {"download": 2, "train": 9, "embed": 9 * 16, "dataset": 2, "finetune": 12, "suite": 9}
+    # tiny on both genomes and million on hg38, three seeds each; both tasks for the runs on hg38, and for tiny there
+    # the eight sets of a benchmark.
+    counts = {"download": 2, "train": 9, "embed": 144, "dataset": 10, "finetune": 12 + 24, "compare": 3, "suite": 9}
     assert {rule: planned.count(rule) for rule in counts} == counts
 
 
@@ -272,6 +273,11 @@ MODELS = {"small": {"d_model": 16, "n_layer": 2, "max_length": 128}}
         (
             {"tasks": {"t": {"task": "classification"}}},
             "tasks.t: give data or benchmark or annotation or species",
+        ),
+        ({"benchmarks": {"b": {"manifest": "none.yaml"}}}, "config: benchmarks.b: none.yaml: no manifest of sets"),
+        (
+            {"benchmarks": {"b": {"manifest": str(ROOT / "data_manifests/genomic_benchmarks.yaml"), "sets": ["x"]}}},
+            "config: benchmarks.b.sets: x: there are dummy_mouse_enhancers_ensembl, ",
         ),
         ({"variants": {"v": {"genome": "other", "vcf": "v.vcf"}}}, "config: variants.v: 'other' is not among"),
         ({"cluster": {"gpus": -1}}, "config: cluster.gpus: -1 is less than"),
