@@ -101,7 +101,9 @@ class FinetuneConfig:
 
     @property
     def learning_rate(self) -> float:
-        """`lr`, or the method's own: 6e-4 in full tuning, 2e-3 for LoRA, 1e-2 for the others."""
+        """`lr`, or the method's own: 6e-4 in full tuning, 2e-3 for LoRA, 1e-2 for the others, 10 with neighbours."""
+        if self.method == "frozen" and self.neighbours:
+            return self.lr or 10.0  # of plain gradient descent, on inputs of length 1
         return self.lr or {"full": 6e-4, "lora": 2e-3}.get(self.method, 1e-2)
 
     @property

@@ -2,9 +2,10 @@
 
 Neighbours share their species, and at a short distance their gene; what they differ in is noise to such a label.
 States are turned so that differences between neighbours have the same variance in every direction, and each direction
-is scaled by how much neighbours share along it. In these coordinates a head that is kept small prefers what is shared
-(relevant component analysis, Bar-Hillel et al. 2005, https://jmlr.org/papers/v6/bar-hillel05a.html; the scales are
-those of a Gaussian model of classes, as in probabilistic LDA, Ioffe 2006, https://doi.org/10.1007/11744085_41).
+is scaled by how much neighbours share along it. In these coordinates a head that gradient descent keeps small, by
+stopping early, prefers what is shared (relevant component analysis, Bar-Hillel et al. 2005,
+https://jmlr.org/papers/v6/bar-hillel05a.html; scaled as in probabilistic LDA, Ioffe 2006,
+https://doi.org/10.1007/11744085_41).
 """
 
 from collections.abc import Sequence
@@ -103,7 +104,8 @@ def shared_directions(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         second: (n, d) those of their neighbours.
 
     Returns:
-        Mean (d,) and matrix (d, d), so that (states − mean) @ matrix are the coordinates; in the dtype of `first`.
+        Mean (d,) and matrix (d, d), so that (states − mean) @ matrix are the coordinates, of mean square length 1; in
+        the dtype of `first`.
     """
     both = torch.cat([first, second]).double()
     mean, scale = both.mean(0), both.std(0, correction=0).clamp(min=1e-6)
@@ -114,4 +116,5 @@ def shared_directions(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     shared = (one @ whiten).T @ (other @ whiten) / len(first)
     amounts, turn = torch.linalg.eigh((shared + shared.T) / 2)
     matrix = whiten @ (turn * amounts.clamp(min=0).sqrt()) / scale[:, None]
+    matrix /= ((both - mean) @ matrix).square().sum(1).mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
     return mean.to(first.dtype), matrix.to(first.dtype)

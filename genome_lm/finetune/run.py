@@ -233,7 +233,14 @@ class _Tuning:
         prepare(model.train(config.method != "frozen"), config)
         self._sources = self._make_sources()
         groups = parameter_groups(model, head, config)
-        self._optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), lr=config.learning_rate)
+        self._optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            groups, betas=(config.beta1, config.beta2), lr=config.learning_rate
+        )
+        if config.method == "frozen" and config.neighbours:
+            # AdamW would undo the scales of the coordinates: its steps are as long along each.
+            self._optimizer = torch.optim.SGD(
+                [{**group, "weight_decay": 0.0} for group in groups], lr=config.learning_rate
+            )
         self._best_state = trainable_state(model, head)
 
     def _make_sources(self) -> dict[str, Source]:

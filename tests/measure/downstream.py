@@ -8,8 +8,8 @@ lies in coding sequence, or outside all genes, with the same G + C content. The 
 in pretraining too, and the labels of a few of its windows; as many others choose penalties, epochs and the recipe,
 for both sides. The test split is looked at once. A run that was cut off goes on where it was.
 
-The model's head is fitted by what unlabelled neighbours share (`genome_lm.finetune.neighbours`). How much of its lead
-is due to that is seen from words that are given the same.
+Species go on for the length of a genome: there the model's head is fitted by what unlabelled neighbours share
+(`genome_lm.finetune.neighbours`). How much of its lead is due to that is seen from words that are given the same.
 """
 
 import argparse
@@ -37,10 +37,8 @@ BACTERIA = {
     "ecoli": "ecoli_k12_mg1655", "saureus": "saureus_n315", "hpylori": "hpylori_g27",
     "vcholerae": "vcholerae_n16961", "kpneumoniae": "kpneumoniae_mgh78578",
 }  # fmt: skip
-RECIPES = {
-    "head alone": FinetuneConfig(method="frozen", metric="loss"),
-    "head, then all": FinetuneConfig(head_first=True, lr=1e-4, reverse_complement=True, sequences_per_step=16),
-}
+HEAD = FinetuneConfig(method="frozen", metric="loss", lr=1e-3)
+ALL = FinetuneConfig(head_first=True, lr=1e-4, reverse_complement=True, sequences_per_step=16)
 FEW = 100
 """Labels of a class below which only the head is tuned: more of the model is none the better for it."""
 PAIRS = 1_000
@@ -50,12 +48,17 @@ Right = npt.NDArray[np.bool_]
 
 
 class Task(NamedTuple):
-    """A genome to pretrain on, its splits, labelled windows of it, and how far a label goes on average, in bases."""
+    """A genome to pretrain on, its splits, labelled windows, and within what distance neighbours share a label (or 0)."""
 
     store: GenomeStore
     splits: Path
     labelled: LabelledSet
     distance: int
+
+    @property
+    def unlabelled(self) -> Unlabelled:
+        """What neighbours are drawn from."""
+        return Unlabelled(self.store, read_bed(self.splits, self.store))
 
 
 def built(fastas: Sequence[Path], path: Path) -> GenomeStore:
@@ -63,7 +66,7 @@ def built(fastas: Sequence[Path], path: Path) -> GenomeStore:
 
 
 def species(genomes: Path, out: Path) -> Task:
-    """Which genome a window is from; a label goes as far as the blocks of the split and their neighbours."""
+    """Which genome a window is from."""
     fastas = {label: genomes / f"{name}.fa.gz" for label, name in BACTERIA.items()}
     stores = {label: built([path], out / f"{label}.zarr") for label, path in fastas.items()}
     regions = [region for store in stores.values() for region in split_genome(store, test=0.2, block=50_000)]
@@ -73,12 +76,12 @@ def species(genomes: Path, out: Path) -> Task:
 
 
 def coding(genomes: Path, out: Path) -> Task:
-    """Whether a window is coding or intergenic; a label goes as far as a gene."""
+    """Whether a window is coding or intergenic; what is next to it is often the other."""
     store = built([genomes / "umaydis.fa.gz"], out / "genome.zarr")
     write_bed(out / "splits.bed", split_genome(store, test=0.2, block=50_000))
     genes = read_annotation(genomes / "umaydis.gff3.gz", store, None, "^Umaydis:([^:]+):")
     labelled = gene_set(store, genes, "coding", read_bed(out / "splits.bed", store))
-    return Task(store, out / "splits.bed", labelled, 1_024)
+    return Task(store, out / "splits.bed", labelled, 0)
 
 
 def pretrained(store: GenomeStore, splits: Path, out: Path, steps: int) -> Path:
@@ -126,12 +129,12 @@ def words(labelled: LabelledSet) -> Right:
     return np.asarray(predicted == data.targets[2])
 
 
-def words_by_neighbours(labelled: LabelledSet, source: Unlabelled, distance: int) -> Right:
+def words_by_neighbours(labelled: LabelledSet, task: Task) -> Right:
     """The same on the shorter k-mers, in the coordinates that the model's head is fitted in."""
     data, width = _Split.of(labelled, 0), WIDTHS[0]
     tokens = [[encode(example.sequence) for example in split] for split in data.examples]
     length = int(np.median([len(each) for each in tokens[0]]))
-    pairs = draw_neighbours(source, PAIRS, length, distance, 0)
+    pairs = draw_neighbours(task.unlabelled, PAIRS, length, task.distance, 0)
     mean, matrix = shared_directions(*(torch.from_numpy(kmer_frequencies(list(side), width)) for side in pairs))
     turned = [((torch.from_numpy(kmer_frequencies(each, width)) - mean) @ matrix).numpy() for each in tokens]
     # Without the scaling of `_logistic`: the scales are what neighbours say.
@@ -140,17 +143,23 @@ def words_by_neighbours(labelled: LabelledSet, source: Unlabelled, distance: int
     return np.asarray(best.predict(turned[2]) == data.targets[2])
 
 
-def tuned(
-    checkpoint: Path, labelled: LabelledSet, source: Unlabelled, distance: int, count: int, out: Path
-) -> tuple[Right, str]:
+def tuned(checkpoint: Path, task: Task, labelled: LabelledSet, count: int, out: Path) -> tuple[Right, str]:
     """The recipe that is the best on the validation split."""
+    recipes = {"head alone": HEAD, "head, then all": ALL} if count >= FEW else {"head alone": HEAD}
+    if task.distance:
+        # Inputs of another scale need another rate: its default.
+        by_neighbours = {"neighbours": PAIRS, "neighbour_distance": task.distance}
+        recipes = {
+            name: dataclasses.replace(recipe, **by_neighbours, lr=0.0 if recipe is HEAD else recipe.lr)
+            for name, recipe in recipes.items()
+        }
     found = {}
-    for name, recipe in RECIPES.items() if count >= FEW else [*RECIPES.items()][:1]:
+    for name, recipe in recipes.items():
         folder = out / name.replace(", ", "-").replace(" ", "-")
         if not folder.exists():
-            config = dataclasses.replace(recipe, neighbours=PAIRS, neighbour_distance=distance)
+            source = task.unlabelled if recipe.neighbours else None
             finetune(
-                checkpoint, labelled, folder, "classification", config, pool="bases", strand="both", unlabelled=source
+                checkpoint, labelled, folder, "classification", recipe, pool="bases", strand="both", unlabelled=source
             )
         metrics = pd.read_json(folder / "summary.json", typ="series")["metrics"]["valid"]
         found[name] = next(metric["value"] for metric in metrics if metric["metric"] == "accuracy")
@@ -181,19 +190,21 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     task = TASKS[options.task](options.genomes, options.out)
     checkpoint = pretrained(task.store, task.splits, options.out, options.steps)
-    source = Unlabelled(task.store, read_bed(task.splits, task.store))
-    print(
-        "accuracy, percent: labels of a class, words, words by neighbours, model, its lead on words, recipes chosen"
-    )
     for count in options.counts:
-        rows = []
+        found: dict[str, list[Right]] = {"words": [], "words by neighbours": [], "model": []}
+        recipes = []
         for seed in range(options.seeds):
             some, out = few(task.labelled, count, seed), options.out / f"tuned-{count}-{seed}"
-            model, recipe = tuned(checkpoint, some, source, task.distance, count, out)
-            rows.append((words(some), words_by_neighbours(some, source, task.distance), model, recipe))
-        plain, turned, model = (np.array([row[i] for row in rows], dtype=float) for i in range(3))
-        columns = *(interval(right) for right in (plain, turned, model, model - plain)), "; ".join(r[3] for r in rows)
-        print(count, *columns, sep="  ", flush=True)
+            model, recipe = tuned(checkpoint, task, some, count, out)
+            recipes.append(recipe)
+            found["model"].append(model)
+            found["words"].append(words(some))
+            if task.distance:
+                found["words by neighbours"].append(words_by_neighbours(some, task))
+        accuracy = {name: np.array(rows, dtype=float) for name, rows in found.items() if rows}
+        accuracy["lead"] = accuracy["model"] - accuracy["words"]
+        each = "; ".join(f"{name} {interval(rows)}" for name, rows in accuracy.items())
+        print(f"{count} labels of a class, accuracy in %: {each} ({', '.join(recipes)})", flush=True)
 
 
 if __name__ == "__main__":
