@@ -99,7 +99,7 @@ def finetune(
     neighbour_distance: Annotated[int, typer.Option(help="Bases between neighbours at most.")] = 50_000,
     epochs: Annotated[int, typer.Option(help="At most; 0: 10, or 100 where the model is frozen.")] = 0,
     sequences_per_step: Annotated[int, typer.Option(help="Sequences a step.")] = 32,
-    lr: Annotated[float, typer.Option(help="Peak rate; 0: 6e-4 full, 2e-3 lora, 1e-2 frozen and prompt.")] = 0.0,
+    lr: Annotated[float, typer.Option(help="Peak rate; 0: 6e-4 full, 2e-3 lora, else 1e-2 (neighbours: 10).")] = 0.0,
     head_lr: Annotated[float, typer.Option(help="Peak rate of the head; 0: ten times --lr of a tuned model.")] = 0.0,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.1,
     class_weights: Annotated[bool, typer.Option("--class-weights", help="Weigh rare classes up.")] = False,

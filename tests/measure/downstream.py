@@ -48,12 +48,12 @@ Right = npt.NDArray[np.bool_]
 
 
 class Task(NamedTuple):
-    """A genome to pretrain on, its splits, labelled windows, and within what distance neighbours share a label (or 0)."""
+    """A genome to pretrain on, its splits, labelled windows, and within how many bases neighbours share a label."""
 
     store: GenomeStore
     splits: Path
     labelled: LabelledSet
-    distance: int
+    distance: int  # 0: they often do not
 
     @property
     def unlabelled(self) -> Unlabelled:
