@@ -149,6 +149,14 @@ def for_runs(name, genomes=None, models=None):
     ]
 
 
+def comparisons(name):
+    """A table of each run that a benchmark is for."""
+    wanted = config["benchmarks"][name]
+    return for_runs(
+        f"comparisons/{name}.csv", wanted.get("genomes"), wanted.get("models")
+    )
+
+
 def store(wildcards):
     """The store of a run's genome."""
     return RESULTS / f"genomes/{wildcards.genome}/genome.zarr"

@@ -9,14 +9,6 @@ FINETUNED = [
 ]
 
 
-def comparisons(name):
-    """A table of each run that a benchmark is for."""
-    wanted = config["benchmarks"][name]
-    return for_runs(
-        f"comparisons/{name}.csv", wanted.get("genomes"), wanted.get("models")
-    )
-
-
 COMPARED = [path for name in config["benchmarks"] for path in comparisons(name)]
 
 
