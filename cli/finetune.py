@@ -18,6 +18,7 @@ from genome_lm_cli.output import say, table
 if TYPE_CHECKING:
     from genome_lm.dataset import LabelledSet
     from genome_lm.finetune import Unlabelled
+    from genome_lm.genome import GenomeStore
 
 
 class Task(StrEnum):
@@ -124,6 +125,7 @@ def finetune(
     Example: genome-lm finetune run/checkpoint --data train.csv --test test.csv --task classification --out tuned
     """
     from genome_lm.finetune import FinetuneConfig, finetune
+    from genome_lm.genome import GenomeStore
     from genome_lm.report import write_finetune_report
 
     refuse_existing(out, force)
@@ -131,7 +133,8 @@ def finetune(
     fields = {f.name for f in dataclasses.fields(FinetuneConfig)}
     given = {name: value for name, value in options.items() if name in fields} | {"method": method.value}
     config = FinetuneConfig(**given, device_tokens=batch_tokens)
-    labelled = _read(data, valid_data, test_data, genome, intervals, label, (valid_fraction, test_fraction), seed)
+    store = GenomeStore(genome) if genome else None
+    labelled = _read(data, valid_data, test_data, store, intervals, label, (valid_fraction, test_fraction), seed)
     files = [path for path in (*data, valid_data, test_data) if path is not None]
     result = finetune(
         checkpoint,
@@ -144,7 +147,7 @@ def finetune(
         leak_policy=leaks.value,
         valid_fraction=valid_fraction,
         device=device,
-        unlabelled=_unlabelled(genome, intervals) if neighbours else None,
+        unlabelled=_unlabelled(store, intervals) if neighbours else None,
         provenance={
             "data": [{"name": path.name, "sha256": sha256(path)} for path in files],
             "command": shlex.join(["genome-lm", *sys.argv[1:]]),
@@ -167,13 +170,12 @@ def finetune(
     say(f"wrote {out}: checkpoint, summary.json, history.csv, predictions.parquet, report.html")
 
 
-def _unlabelled(genome: Path | None, intervals: Path | None) -> "Unlabelled":
+def _unlabelled(store: "GenomeStore | None", intervals: Path | None) -> "Unlabelled":
     from genome_lm.finetune import Unlabelled
-    from genome_lm.genome import GenomeStore, read_bed
+    from genome_lm.genome import read_bed
 
-    if genome is None or intervals is None:
+    if store is None or intervals is None:
         raise GenomeLMError("--neighbours are drawn from training regions: give --genome and --intervals")
-    store = GenomeStore(genome)
     return Unlabelled(store, read_bed(intervals, store))
 
 
@@ -181,16 +183,15 @@ def _read(
     data: list[Path],
     valid: Path | None,
     test: Path | None,
-    genome: Path | None,
+    store: "GenomeStore | None",
     intervals: Path | None,
     label: list[str] | None,
     fractions: tuple[float, float],
     seed: int,
 ) -> "LabelledSet":
     from genome_lm.dataset import assign_splits, joined, read_examples, split_by_regions
-    from genome_lm.genome import GenomeStore, read_bed
+    from genome_lm.genome import read_bed
 
-    store = GenomeStore(genome) if genome else None
     columns = tuple(label or ["label"])
     sets = [read_examples(path, store, columns) for path in data]
     for path, split in ((valid, "valid"), (test, "test")):

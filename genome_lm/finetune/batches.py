@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genome_lm.alphabet import reverse_complement
 from genome_lm.finetune.targets import IGNORED, Data
@@ -63,6 +63,25 @@ class Sequences:
         return found
 
 
+class Coordinates(NamedTuple):
+    """What a frozen model's states are turned to for the head: (states − mean) times a matrix."""
+
+    mean: Tensor  # (d,)
+    matrix: Tensor  # (d, d), or (d,) the diagonal of one
+
+    def turn(self, states: Tensor) -> Tensor:
+        """States, (…, d), in these coordinates."""
+        centred = states - self.mean
+        return centred * self.matrix if self.matrix.ndim == 1 else centred @ self.matrix
+
+    @torch.no_grad()
+    def fold(self, out: nn.Linear) -> None:
+        """Make a layer of these coordinates one of the states as they are."""
+        mean, matrix = (part.to(out.weight.device) for part in self)
+        out.weight.copy_(out.weight * matrix if matrix.ndim == 1 else out.weight @ matrix.T)
+        out.bias.sub_(out.weight @ mean)
+
+
 class Features:
     """Pooled states of a frozen model, computed once; only the head is at work."""
 
@@ -78,10 +97,6 @@ class Features:
             each = [_pooled(backbone, head, data.tokens, device_tokens, strand) for strand in turned]
             self.states = torch.stack(each)
         """(strands, n, d): one strand if the head takes both, or if none is trained on but the forward one."""
-
-    def project(self, mean: Tensor, matrix: Tensor) -> None:
-        """Turn the states, of d values, into (states − mean) @ matrix."""
-        self.states = (self.states - mean) @ matrix
 
     def pieces(self, rows: Sequence[int], reverse: Sequence[bool]) -> Iterator[Piece]:
         """All in one."""

@@ -100,10 +100,15 @@ class FinetuneConfig:
                 raise GenomeLMError(f"finetune config: {name} is {getattr(self, name)}, must be between 0 and 1")
 
     @property
+    def by_neighbours(self) -> bool:
+        """Whether this fits a head in neighbours' coordinates, by plain gradient descent."""
+        return self.method == "frozen" and self.neighbours > 0
+
+    @property
     def learning_rate(self) -> float:
         """`lr`, or the method's own: 6e-4 in full tuning, 2e-3 for LoRA, 1e-2 for the others, 10 with neighbours."""
-        if self.method == "frozen" and self.neighbours:
-            return self.lr or 10.0  # of plain gradient descent, on inputs of length 1
+        if self.by_neighbours:
+            return self.lr or 10.0  # on inputs of length 1
         return self.lr or {"full": 6e-4, "lora": 2e-3}.get(self.method, 1e-2)
 
     @property

@@ -21,7 +21,7 @@ from genome_lm.dataset import LabelledSet, assign_splits, describe_leaks, find_l
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder
 from genome_lm.finetune.adapters import merge, parameter_groups, prepare, restore_state, trainable_state
-from genome_lm.finetune.batches import Features, Sequences, Source, pooled_states
+from genome_lm.finetune.batches import Coordinates, Features, Sequences, Source, pooled_states
 from genome_lm.finetune.config import FinetuneConfig
 from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, lower_is_better, measure, metrics_of
 from genome_lm.finetune.neighbours import Unlabelled, draw_neighbours, shared_directions
@@ -233,14 +233,14 @@ class _Tuning:
         prepare(model.train(config.method != "frozen"), config)
         self._sources = self._make_sources()
         groups = parameter_groups(model, head, config)
-        self._optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            groups, betas=(config.beta1, config.beta2), lr=config.learning_rate
-        )
-        if config.method == "frozen" and config.neighbours:
+        self._optimizer: torch.optim.Optimizer
+        if config.by_neighbours:
             # AdamW would undo the scales of the coordinates: its steps are as long along each.
-            self._optimizer = torch.optim.SGD(
-                [{**group, "weight_decay": 0.0} for group in groups], lr=config.learning_rate
-            )
+            plain = [{**group, "weight_decay": 0.0} for group in groups]
+            self._optimizer = torch.optim.SGD(plain, lr=config.learning_rate)
+        else:
+            betas = config.beta1, config.beta2
+            self._optimizer = torch.optim.AdamW(groups, betas=betas, lr=config.learning_rate)
         self._best_state = trainable_state(model, head)
 
     def _make_sources(self) -> dict[str, Source]:
@@ -254,22 +254,22 @@ class _Tuning:
             split: Features(self.model.backbone, self.head, data, config.device_tokens, config.reverse_complement)
             for split, data in self._data.items()
         }
-        self._mean, self._matrix = self._coordinates(features["train"].states.flatten(0, 1))
+        self._coordinates = self._find_coordinates(features["train"].states.flatten(0, 1))
         for source in features.values():
-            source.project(self._mean, self._matrix)
+            source.states = self._coordinates.turn(source.states)
         return dict(features)
 
-    def _coordinates(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and matrix that the head's input, (n, d), is turned by: neighbours', or what standardises it."""
+    def _find_coordinates(self, states: Tensor) -> Coordinates:
+        """What the head's input, (n, d), is turned to: neighbours' coordinates, or standard ones."""
         if self.unlabelled is None:
-            return states.mean(0), torch.diag(1 / states.std(0, correction=0).clamp(min=1e-6))
+            return Coordinates(states.mean(0), 1 / states.std(0, correction=0).clamp(min=1e-6))
         config = self.config
         length = int(np.median([len(tokens) for tokens in self._data["train"].tokens]))
         pairs = draw_neighbours(self.unlabelled, config.neighbours, length, config.neighbour_distance, config.seed)
         first, second = (
             pooled_states(self.model.backbone, self.head, list(side), config.device_tokens) for side in pairs
         )
-        return shared_directions(first, second)
+        return Coordinates(*shared_directions(first, second))
 
     def fit(self, saved: Saved | None = None) -> None:
         """Train until the metric gets no better, or to the last epoch; put the best weights back."""
@@ -374,15 +374,8 @@ class _Tuning:
         self.head.eval()
         outputs = {split: source.outputs() for split, source in self._sources.items() if split != "train"}
         if isinstance(self._sources["train"], Features):
-            self._fold_coordinates()
+            self._coordinates.fold(self.head.out)
         return outputs  # type: ignore[return-value]
-
-    @torch.no_grad()
-    def _fold_coordinates(self) -> None:
-        """Make the head of turned states one of the states as they are."""
-        device = self.head.out.weight.device
-        self.head.out.weight.copy_(self.head.out.weight @ self._matrix.T.to(device))
-        self.head.out.bias.sub_(self.head.out.weight @ self._mean.to(device))
 
 
 def write_predictions(path: Path, head: HeadConfig, data: Data, outputs: Sequence[np.ndarray]) -> None:

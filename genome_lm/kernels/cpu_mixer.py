@@ -156,15 +156,15 @@ def _blocks(x: Tensor) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, channels)) for start in range(0, channels, step))
 
 
-def fft_group(batch: int, size: int, itemsize: int) -> int:
+def fft_group(batch: int, length: int, itemsize: int) -> int:
     """Channels that go through one call of the FFT; two at least, one a core."""
-    channel = batch * size * itemsize
+    channel = batch * fast_fft_size(2 * length) * itemsize
     shared = min(FFT_ROWS // batch, FFT_MOST_BYTES // channel)
     return max(2 if batch == 1 else 1, FFT_BYTES // channel, shared)
 
 
-def _groups(block: tuple[int, int], batch: int, size: int, itemsize: int) -> Iterator[tuple[int, int]]:
-    width = fft_group(batch, size, itemsize)
+def _groups(block: tuple[int, int], batch: int, length: int, itemsize: int) -> Iterator[tuple[int, int]]:
+    width = fft_group(batch, length, itemsize)
     return ((start, min(start + width, block[1])) for start in range(*block, width))
 
 
@@ -246,7 +246,6 @@ def _forward(
 ) -> None:
     """Write the result over x, and each block's z to `kept`."""
     batch, length, width = x.shape
-    size = fast_fft_size(2 * length)
     normed = _Normed(x, weights.norm_weight, weights.norm_bias, eps)
     y = workspace.take_rows("mixer.whole", (width, batch, length), x.dtype)
     for block in _blocks(x):
@@ -254,7 +253,7 @@ def _forward(
         if kept is not None:
             kept[block] = workspace.lend_rows((len(part.w_in), batch, length), x.dtype)
         x0, u = _gated_input(normed, part, None if kept is None else kept[block])
-        for start, stop in _groups(block, batch, size, x.itemsize):
+        for start, stop in _groups(block, batch, length, x.itemsize):
             here = slice(start - block[0], stop - block[0])
             convolve = partial(_convolve, of_filter=spectra(start, stop), skip=weights.skip[start:stop])
             c = convolve(u[here]) if around is None else around(start, stop, u[here], convolve)
@@ -338,7 +337,6 @@ def _backward_convolutions(
 ) -> None:
     """Backward of a block from the gradient of the output to that of z, (3C, B, L), which is written over z."""
     _, batch, length = z.shape
-    size = fast_fft_size(2 * length)
     y = workspace.take_rows("mixer.x0", (block[1] - block[0], batch, length), z.dtype)
     products_grad = workspace.take_rows("mixer.u", (len(y), length), z.dtype)
     grad_rows = grad.flatten(0, 1)
@@ -347,7 +345,7 @@ def _backward_convolutions(
     for source, target in zip(grad_rows.split(CHUNK), y.flatten(1).split(CHUNK, dim=1), strict=True):
         target.copy_(linear(w_out, source))
     products, z_streams = long_filter.products(), z.unflatten(0, (3, -1))
-    for start, stop in _groups(block, batch, size, z.itemsize):
+    for start, stop in _groups(block, batch, length, z.itemsize):
         here = slice(start - block[0], stop - block[0])
         skip = weights.skip[start:stop, None, None]
         x0, x1, v = _short_conv(z_streams[:, here], part.taps[:, here], part.tap_bias[:, here])

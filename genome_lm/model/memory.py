@@ -99,5 +99,5 @@ def _features(config: ModelConfig, length: int) -> int:
 def _pieces(config: ModelConfig, length: int, groups: int) -> int:
     """Temporaries: an FFT's padded inputs, spectra and results, and a loss chunk's logits; two channels at least."""
     size = fast_fft_size(2 * length)
-    group = FLOAT * size * min(fft_group(1, size, FLOAT), config.d_model)
+    group = FLOAT * size * min(fft_group(1, length, FLOAT), config.d_model)
     return PIECES + groups * group + 3 * LOSS_CHUNK * 16 * FLOAT
