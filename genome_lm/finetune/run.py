@@ -188,8 +188,9 @@ def _head_config(train: LabelledSet, task: str, pool: str | None, strand: str, c
     pool = pool or ("none" if task == "tokens" else "mean")
     prompt = config.prompt_length if config.method == "prompt" else 0
     means, scales = moments(train, pool == "none") if task == "regression" else ((), ())
-    if config.head_first and pool == "none":
-        raise GenomeLMError("head_first needs states of whole sequences: leave it out with labels at each position")
+    for name in ("head_first", "neighbours"):
+        if getattr(config, name) and pool == "none":
+            raise GenomeLMError(f"{name} needs states of whole sequences: leave it out with labels at each position")
     if config.reverse_complement and pool == "none":
         raise GenomeLMError("labels at each position belong to one strand: leave --reverse-complement out")
     return HeadConfig(task, output_names(train, task), pool, strand, prompt, means, scales)  # type: ignore[arg-type]

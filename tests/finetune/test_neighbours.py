@@ -114,6 +114,8 @@ def test_the_tuned_checkpoint_predicts_from_states_as_they_are(run: Path, source
         predicted = model.predict([example.sequence for example in labelled.of_split("test").examples])
         written = pd.read_parquet(out / "predictions.parquet")
         np.testing.assert_allclose(np.stack(predicted), written[["p_at", "p_gc"]], atol=1e-4)
+    with pytest.raises(GenomeLMError, match="neighbours needs states of whole sequences"):
+        finetune(run / "checkpoint", labelled, tmp_path / "none", "tokens", config, unlabelled=source)
     with pytest.raises(GenomeLMError, match="give both, or neither"):
         finetune(run / "checkpoint", labelled, tmp_path / "none", "classification", config)
 
