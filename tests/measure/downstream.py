@@ -39,6 +39,8 @@ BACTERIA = {
 }  # fmt: skip
 HEAD = FinetuneConfig(method="frozen", metric="loss", lr=1e-3)
 ALL = FinetuneConfig(head_first=True, lr=1e-4, reverse_complement=True, sequences_per_step=16)
+SPLIT = 1
+"""Seed of the splits. The recipes were chosen on those of seed 0: their test windows are none of these."""
 FEW = 100
 """Labels of a class below which only the head is tuned: more of the model is none the better for it."""
 PAIRS = 1_000
@@ -69,18 +71,18 @@ def species(genomes: Path, out: Path) -> Task:
     """Which genome a window is from."""
     fastas = {label: genomes / f"{name}.fa.gz" for label, name in BACTERIA.items()}
     stores = {label: built([path], out / f"{label}.zarr") for label, path in fastas.items()}
-    regions = [region for store in stores.values() for region in split_genome(store, test=0.2, block=50_000)]
+    regions = [region for store in stores.values() for region in split_genome(store, test=0.2, block=50_000, seed=SPLIT)]
     write_bed(out / "splits.bed", regions)
     together = built(list(fastas.values()), out / "genome.zarr")
-    return Task(together, out / "splits.bed", species_set(stores, 1_024, 700, regions, held_out=200), 100_000)
+    return Task(together, out / "splits.bed", species_set(stores, 1_024, 700, regions, held_out=200, seed=SPLIT), 100_000)
 
 
 def coding(genomes: Path, out: Path) -> Task:
     """Whether a window is coding or intergenic; what is next to it is often the other."""
     store = built([genomes / "umaydis.fa.gz"], out / "genome.zarr")
-    write_bed(out / "splits.bed", split_genome(store, test=0.2, block=50_000))
+    write_bed(out / "splits.bed", split_genome(store, test=0.2, block=50_000, seed=SPLIT))
     genes = read_annotation(genomes / "umaydis.gff3.gz", store, None, "^Umaydis:([^:]+):")
-    labelled = gene_set(store, genes, "coding", read_bed(out / "splits.bed", store))
+    labelled = gene_set(store, genes, "coding", read_bed(out / "splits.bed", store), seed=SPLIT)
     return Task(store, out / "splits.bed", labelled, 0)
 
 
@@ -153,9 +155,10 @@ def tuned(checkpoint: Path, task: Task, labelled: LabelledSet, count: int, out: 
             name: dataclasses.replace(recipe, **by_neighbours, lr=0.0 if recipe is HEAD else recipe.lr)
             for name, recipe in recipes.items()
         }
+    folders = {name: out / name.replace(", ", "-").replace(" ", "-") for name in recipes}
     found = {}
     for name, recipe in recipes.items():
-        folder = out / name.replace(", ", "-").replace(" ", "-")
+        folder = folders[name]
         if not folder.exists():
             source = task.unlabelled if recipe.neighbours else None
             finetune(
@@ -164,7 +167,7 @@ def tuned(checkpoint: Path, task: Task, labelled: LabelledSet, count: int, out: 
         metrics = pd.read_json(folder / "summary.json", typ="series")["metrics"]["valid"]
         found[name] = next(metric["value"] for metric in metrics if metric["metric"] == "accuracy")
     best = max(found, key=lambda name: found[name])
-    table = pd.read_parquet(out / best.replace(", ", "-").replace(" ", "-") / "predictions.parquet")
+    table = pd.read_parquet(folders[best] / "predictions.parquet")
     return (table["target"] == table["prediction"]).to_numpy(), best
 
 
