@@ -63,9 +63,11 @@ ABLATIONS = (
         "genome_lm.model.language_model:LOSS_CHUNK": _WHOLE,
     }),
     Side("no-onednn", settings={"genome_lm.kernels.products:FUSED": False}),
+    Side("no-compiler", settings={"genome_lm.kernels.pointwise:COMPILED": False}),
     Side("no-buffers", settings={"genome_lm.kernels.workspace:Workspace.take": _fresh}),
 )  # fmt: skip
-"""This package with a lever off: fusing, caching, blocks of channels, pieces of positions, oneDNN, kept buffers."""
+"""This package with a lever off: fusing, caching, blocks of channels, pieces of positions, oneDNN, stages in C, kept
+buffers."""
 
 _MODEL_SIDES = (
     Side(OURS),

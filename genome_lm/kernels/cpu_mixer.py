@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.fft import fast_fft_size
+from genome_lm.kernels.pointwise import conv_inputs, gate_backward, gate_out, gates_in, streams_backward, windowed
 from genome_lm.kernels.products import linear
 from genome_lm.kernels.reference import gated_causal_conv
 from genome_lm.kernels.spectra import signal, spectrum
@@ -69,20 +70,28 @@ class MixerWeights(NamedTuple):
 
 
 class FilterWeights(NamedTuple):
-    """The last stage of the implicit filter: h = (w @ featuresᵀ) · window(t), with W the filter MLP's width."""
+    """The last stage of the implicit filter: h = (w @ featuresᵀ) · (exp(rates · times) + shift)."""
 
-    features: Tensor  # (L, W)
+    features: Tensor  # (L, W), with W the filter MLP's width
     w: Tensor  # (D, W)
-    window: Callable[[int, int], Tensor]  # channels [start, stop) → (stop − start, L)
+    rates: Tensor  # (D,), below 0
+    times: Tensor  # (L,)
+    shift: float
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Filters of channels [start, stop): (stop − start, L)."""
-        return linear(self.w[start:stop], self.features).mul_(self.window(start, stop))
+        return self.in_window(start, stop, linear(self.w[start:stop], self.features))
+
+    def in_window(self, start: int, stop: int, products: Tensor, out: Tensor | None = None) -> Tensor:
+        """The products of channels [start, stop), times their windows."""
+        out = torch.empty_like(products) if out is None else out
+        windowed(products, self.rates[start:stop], self.times, self.shift, out)
+        return out
 
     def in_pieces(self) -> Rows:
         """`rows` for ranges that come in order."""
         products = self.products()
-        return lambda start, stop: products(start, stop) * self.window(start, stop)
+        return lambda start, stop: self.in_window(start, stop, products(start, stop))
 
     def products(self) -> Rows:
         """`in_pieces` without the window, several filters at one time."""
@@ -110,14 +119,15 @@ def residual_mixer(x: Tensor, weights: MixerWeights, long_filter: FilterWeights,
     Returns:
         (B, L, D).
     """
-    return _ResidualMixer.apply(x, eps, long_filter.window, long_filter.features, long_filter.w, *weights)
+    _, _, *window = long_filter
+    return _ResidualMixer.apply(x, eps, *window, long_filter.features, long_filter.w, *weights)
 
 
 def residual_mixer_(
     x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float, around: Around | None = None
 ) -> Tensor:
     """As `residual_mixer`, without gradients, from the filters' spectra, written over `x`."""
-    _forward(x, weights, spectra, eps, around)
+    _forward(x, x, weights, spectra, eps, around)
     return x
 
 
@@ -126,7 +136,8 @@ def residual_mixer_reference(x: Tensor, weights: MixerWeights, long_filter: Filt
     normed = F.layer_norm(x, x.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
     z = F.pad(F.linear(normed, weights.w_in, weights.b_in).mT, (weights.taps.shape[-1] - 1, 0))
     x0, x1, v = F.conv1d(z, weights.taps, weights.tap_bias, groups=len(weights.taps)).chunk(3, dim=1)
-    h = (long_filter.w @ long_filter.features.T) * long_filter.window(0, len(long_filter.w))
+    window = torch.exp(long_filter.rates[:, None] * long_filter.times) + long_filter.shift
+    h = (long_filter.w @ long_filter.features.T) * window
     y = gated_causal_conv(x0, x1, v, h, weights.skip)
     return x + F.linear(y.mT, weights.w_out, weights.b_out)
 
@@ -180,7 +191,7 @@ class _BlockWeights(NamedTuple):
     """What projects to a block's channels, stream by stream, and convolves them."""
 
     w_in: Tensor  # (3C, D)
-    b_in: Tensor  # (3C, 1)
+    b_in: Tensor  # (3, C, 1, 1)
     taps: Tensor  # (3, C, 1, K)
     tap_bias: Tensor  # (3, C, 1, 1)
 
@@ -189,11 +200,11 @@ class _BlockWeights(NamedTuple):
         w_in, b_in, taps, tap_bias = (
             _of_channels(part, *block) for part in (weights.w_in, weights.b_in, weights.taps, weights.tap_bias)
         )
-        return cls(w_in.flatten(0, 1), b_in.flatten()[:, None], taps, tap_bias[..., None, None])
+        return cls(w_in.flatten(0, 1), b_in[..., None, None], taps, tap_bias[..., None, None])
 
     def project(self, rows: Tensor, sequences: int) -> Tensor:
-        """in_proj of a piece's rows: (3C, sequences, positions)."""
-        return linear(self.w_in, rows).add_(self.b_in).unflatten(1, (sequences, -1))
+        """in_proj of a piece's rows without its bias: (3, C, sequences, positions)."""
+        return linear(self.w_in, rows).view(3, -1, sequences, len(rows) // sequences)
 
 
 def _of_channels(parameter: Tensor, start: int, stop: int) -> Tensor:
@@ -201,50 +212,42 @@ def _of_channels(parameter: Tensor, start: int, stop: int) -> Tensor:
     return parameter.unflatten(0, (3, -1))[:, start:stop]
 
 
-def _short_conv(z: Tensor, taps: Tensor, bias: Tensor, carry: Tensor | None = None) -> Tensor:
-    """The short causal convolution of z (3, C, B, L), in a buffer; `carry` holds the K − 1 positions before z."""
-    out = workspace.take("mixer.streams", tuple(z.shape), z.dtype)
-    last = taps.shape[-1] - 1
-    torch.mul(z, taps[..., last, None], out=out).add_(bias)
-    for lag in range(1, min(last, z.shape[-1] - 1) + 1):
-        out[..., lag:].addcmul_(z[..., :-lag], taps[..., last - lag, None])
-    if carry is not None:
-        for lag in range(1, last + 1):
-            reach = min(lag, z.shape[-1])
-            before = carry[..., last - lag : last - lag + reach]
-            out[..., :reach].addcmul_(before, taps[..., last - lag, None])
-    return out
-
-
 def _gated_input(normed: _Normed, part: _BlockWeights, kept_z: Tensor | None) -> tuple[Tensor, Tensor]:
-    """For a block, x0 and u = x1 · v, both (C, B, L), in buffers; z is written to `kept_z`, (3C, B, L)."""
+    """For a block, x0 and u = x1 · v, both (C, B, L), in buffers; z is written to `kept_z`, (3, C, B, L)."""
     batch, length, _ = normed.x.shape
     x0, u = (
         workspace.take_rows(f"mixer.{name}", (len(part.w_in) // 3, batch, length), normed.x.dtype)
         for name in ("x0", "u")
     )
-    carry: Tensor | None = None
-    for place in _chunks(batch, length):
-        z = part.project(normed.piece(*place), len(range(batch)[place[0]]))
-        if kept_z is not None:
-            kept_z[:, *place] = z
-        z = z.unflatten(0, (3, -1))
-        here, x1, v = _short_conv(z, part.taps, part.tap_bias, carry if place[1].start > 0 else None)
-        x0[:, *place] = here
-        torch.mul(x1, v, out=u[:, *place])
-        carry = z[..., z.shape[-1] - part.taps.shape[-1] + 1 :].clone() if place[1].stop < length else None
+    carry = torch.empty(3, len(x0), 1, part.taps.shape[-1] - 1, dtype=x0.dtype)
+    for sequences, positions in _chunks(batch, length):
+        if positions.start == 0:
+            carry.zero_()
+        z = part.project(normed.piece(sequences, positions), len(range(batch)[sequences]))
+        here = slice(None), sequences, positions
+        gates_in(
+            z,
+            part.b_in,
+            part.taps,
+            part.tap_bias,
+            None if z.shape[-1] == length else carry,
+            x0[here],
+            u[here],
+            None if kept_z is None else kept_z[:, *here],
+        )
     return x0, u
 
 
 def _forward(
     x: Tensor,
+    out: Tensor,
     weights: MixerWeights,
     spectra: Spectra,
     eps: float,
     around: Around | None = None,
     kept: dict[tuple[int, int], Tensor] | None = None,
 ) -> None:
-    """Write the result over x, and each block's z to `kept`."""
+    """Write the result to `out`, which may be x, and each block's z to `kept`."""
     batch, length, width = x.shape
     normed = _Normed(x, weights.norm_weight, weights.norm_bias, eps)
     y = workspace.take_rows("mixer.whole", (width, batch, length), x.dtype)
@@ -252,20 +255,24 @@ def _forward(
         part = _BlockWeights.of(weights, block)
         if kept is not None:
             kept[block] = workspace.lend_rows((len(part.w_in), batch, length), x.dtype)
-        x0, u = _gated_input(normed, part, None if kept is None else kept[block])
+        x0, u = _gated_input(normed, part, None if kept is None else kept[block].unflatten(0, (3, -1)))
         for start, stop in _groups(block, batch, length, x.itemsize):
             here = slice(start - block[0], stop - block[0])
-            convolve = partial(_convolve, of_filter=spectra(start, stop), skip=weights.skip[start:stop])
-            c = convolve(u[here]) if around is None else around(start, stop, u[here], convolve)
-            torch.mul(x0[here], c, out=y[start:stop])
-    for target, source in zip(x.view(-1, width).split(CHUNK), y.flatten(1).split(CHUNK, dim=1), strict=True):
-        target.addmm_(source.T, weights.w_out.T).add_(weights.b_out)
+            of_filter, skip = spectra(start, stop)[:, None], weights.skip[start:stop, None, None]
+            if around is None:
+                gate_out(x0[here], _convolve(u[here], of_filter), u[here], skip, y[start:stop])
+            else:
+                convolve = partial(_convolve, of_filter=of_filter, skip=skip)
+                torch.mul(x0[here], around(start, stop, u[here], convolve), out=y[start:stop])
+    rows = (whole.view(-1, width).split(CHUNK) for whole in (x, out))
+    for residual, target, gated in zip(*rows, y.flatten(1).split(CHUNK, dim=1), strict=True):
+        torch.addmm(residual, gated.T, weights.w_out.T, out=target).add_(weights.b_out)
 
 
-def _convolve(u: Tensor, of_filter: Tensor, skip: Tensor) -> Tensor:
-    """h ∗ u + skip · u for a group of channels: u (C, B, L), spectrum of the filter (C, bins(L))."""
-    product = spectrum(u).mul_(of_filter[:, None])
-    return signal(product, u.shape[-1]).addcmul_(u, skip[:, None, None])
+def _convolve(u: Tensor, of_filter: Tensor, skip: Tensor | None = None) -> Tensor:
+    """h ∗ u (+ skip · u) for a group of channels: u (C, B, L), spectrum of the filter (C, 1, bins(L))."""
+    c = signal(spectrum(u).mul_(of_filter), u.shape[-1])
+    return c if skip is None else c.addcmul_(u, skip)
 
 
 class _ResidualMixer(torch.autograd.Function):
@@ -274,17 +281,19 @@ class _ResidualMixer(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         eps: float,
-        window: Callable[[int, int], Tensor],
+        rates: Tensor,
+        times: Tensor,
+        shift: float,
         features: Tensor,
         w: Tensor,
         *rest: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(x, features, w, *rest)
-        ctx.eps, ctx.window = eps, window
+        ctx.save_for_backward(x, features, w, rates, times, *rest)
+        ctx.eps, ctx.shift = eps, shift
         ctx.kept = {} if workspace.lent_bytes + 3 * x.nbytes <= KEPT_BYTES else None
-        out = x.clone()
-        filters = FilterWeights(features, w, window).in_pieces()
-        _forward(out, MixerWeights(*rest), lambda *rows: spectrum(filters(*rows)), eps, kept=ctx.kept)
+        out = torch.empty_like(x)
+        filters = FilterWeights(features, w, rates, times, shift).in_pieces()
+        _forward(x, out, MixerWeights(*rest), lambda *rows: spectrum(filters(*rows)), eps, kept=ctx.kept)
         if x.nbytes >= LONG_BYTES:
             give_back_holes()
         return out
@@ -292,8 +301,8 @@ class _ResidualMixer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, features, w, *rest = ctx.saved_tensors
-        weights, long_filter = MixerWeights(*rest), FilterWeights(features, w, ctx.window)
+        x, features, w, rates, times, *rest = ctx.saved_tensors
+        weights, long_filter = MixerWeights(*rest), FilterWeights(features, w, rates, times, ctx.shift)
         kept, ctx.kept = ctx.kept or {}, None
         grad = grad.contiguous()
         batch, length, width = x.shape
@@ -311,9 +320,9 @@ class _ResidualMixer(torch.autograd.Function):
             if x.nbytes >= LONG_BYTES:
                 give_back_holes()
         sums.b_out.add_(grad.sum((0, 1)))
-        grad_x = grad.clone()
-        _backward_norm(x, grad_normed, weights, ctx.eps, grad_x, sums)
-        return grad_x, None, None, *grad_filter, *sums
+        grad_x = torch.empty_like(grad)
+        _backward_norm(x, grad, grad_normed, weights, ctx.eps, grad_x, sums)
+        return grad_x, None, None, None, None, *grad_filter, *sums
 
 
 def _projected(normed: _Normed, part: _BlockWeights) -> Tensor:
@@ -321,7 +330,8 @@ def _projected(normed: _Normed, part: _BlockWeights) -> Tensor:
     batch, length, _ = normed.x.shape
     z = workspace.lend_rows((len(part.w_in), batch, length), normed.x.dtype)
     for place in _chunks(batch, length):
-        z[:, *place] = part.project(normed.piece(*place), len(range(batch)[place[0]]))
+        here = z.unflatten(0, (3, -1))[:, :, *place]
+        torch.add(part.project(normed.piece(*place), len(range(batch)[place[0]])), part.b_in, out=here)
     return z
 
 
@@ -347,27 +357,19 @@ def _backward_convolutions(
     products, z_streams = long_filter.products(), z.unflatten(0, (3, -1))
     for start, stop in _groups(block, batch, length, z.itemsize):
         here = slice(start - block[0], stop - block[0])
-        skip = weights.skip[start:stop, None, None]
-        x0, x1, v = _short_conv(z_streams[:, here], part.taps[:, here], part.tap_bias[:, here])
-        dy = y[here]
-        ds = workspace.take("mixer.gradients", (3, *x0.shape), z.dtype)
-        # The places of the streams' gradients take u and the gradient of c before.
-        u, dc = torch.mul(x1, v, out=ds[2]), torch.mul(dy, x0, out=ds[1])
-        window = long_filter.window(start, stop)
-        of_filter = spectrum(products(start, stop) * window)[:, None]
-        of_u = spectrum(u)
-        c = signal(of_u * of_filter, length).addcmul_(u, skip)
-        torch.mul(dy, c, out=ds[0])
-        torch.mul(x0, c, out=dy)
-        of_dc = spectrum(dc)
-        sums.skip[start:stop] = u.mul_(dc).sum((1, 2))
+        skip, taps, tap_bias = weights.skip[start:stop, None, None], part.taps[:, here], part.tap_bias[:, here]
+        z_here, dy = z_streams[:, here], y[here]
+        u, dc, dx0 = workspace.take("mixer.gradients", (3, *dy.shape), z.dtype)
+        conv_inputs(z_here, dy, taps, tap_bias, u, dc)
+        of_filter = spectrum(long_filter.in_window(start, stop, products(start, stop)))[:, None]
+        of_u, of_dc = spectrum(u), spectrum(dc)
+        c = signal(of_u * of_filter, length)
+        gate_backward(z_here, dy, c, u, skip, taps, tap_bias, dx0, sums.skip[start:stop, None, None])
         dh = signal(_summed(of_u.conj_physical_().mul_(of_dc)), length)
-        torch.mul(dh, window, out=products_grad[here])
-        du = signal(of_dc.mul_(of_filter.conj_physical_()), length).addcmul_(dc, skip)
-        torch.mul(du, v, out=ds[1])
-        torch.mul(du, x1, out=ds[2])
-        taps, bias = _of_channels(sums.taps, start, stop), _of_channels(sums.tap_bias, start, stop)
-        _backward_short_conv(ds, z_streams[:, here], part.taps[:, here], taps, bias)
+        long_filter.in_window(start, stop, dh, products_grad[here])
+        du = signal(of_dc.mul_(of_filter.conj_physical_()), length)
+        dtaps, dtap_bias = (_of_channels(total, start, stop) for total in (sums.taps, sums.tap_bias))
+        streams_backward(z_here, dx0, du, dc, skip, taps, tap_bias, dtaps, dtap_bias[..., None, None])
     for source, target in zip(grad_rows.split(CHUNK), y.flatten(1).split(CHUNK, dim=1), strict=True):
         sums.w_out[:, slice(*block)].addmm_(source.T, target.T)
     grad_filter[0].addmm_(products_grad.T, long_filter.w[slice(*block)])
@@ -377,19 +379,6 @@ def _backward_convolutions(
 def _summed(x: Tensor) -> Tensor:
     """The sum over the batch, (C, B, N) → (C, N)."""
     return x[:, 0] if x.shape[1] == 1 else x.sum(1)
-
-
-def _backward_short_conv(ds: Tensor, z: Tensor, taps: Tensor, sum_taps: Tensor, sum_bias: Tensor) -> None:
-    """From the gradient ds of the streams that of z, written over z, both (3, C, B, L), and the weights'."""
-    length, last = z.shape[-1], taps.shape[-1] - 1
-    sum_bias.copy_(ds.sum((2, 3)))
-    lags = range(min(last, length - 1) + 1)
-    for lag in lags:
-        sum_taps[..., 0, last - lag] = (ds[..., lag:] * z[..., : length - lag]).sum((2, 3))
-    # dz[t] = Σ_lag tap[lag] · ds[t + lag]
-    torch.mul(ds, taps[..., last, None], out=z)
-    for lag in lags[1:]:
-        z[..., : length - lag].addcmul_(ds[..., lag:], taps[..., last - lag, None])
 
 
 def _backward_projection(
@@ -415,18 +404,22 @@ def _backward_projection(
 
 
 def _backward_norm(
-    x: Tensor, grad_normed: Tensor, weights: MixerWeights, eps: float, grad_x: Tensor, sums: MixerWeights
+    x: Tensor,
+    grad: Tensor,
+    grad_normed: Tensor,
+    weights: MixerWeights,
+    eps: float,
+    grad_x: Tensor,
+    sums: MixerWeights,
 ) -> None:
-    """Add the gradient that passes the norm to grad_x, (B, L, D), and those of the norm's parameters to sums."""
+    """Write what passes by the norm, `grad`, and what passes it to grad_x, and its parameters' gradients to sums."""
     width = x.shape[-1]
-    pieces = zip(
-        x.view(-1, width).split(CHUNK), grad_normed.split(CHUNK), grad_x.view(-1, width).split(CHUNK), strict=True
-    )
-    for source, grad, target in pieces:
+    pieces = (whole.view(-1, width).split(CHUNK) for whole in (x, grad, grad_normed, grad_x))
+    for source, direct, normed, target in zip(*pieces, strict=True):
         _, mean, rstd = torch.native_layer_norm(source, [width], weights.norm_weight, weights.norm_bias, eps)
         through, norm_weight, norm_bias = torch.ops.aten.native_layer_norm_backward(
-            grad, source, [width], mean, rstd, weights.norm_weight, weights.norm_bias, [True] * 3
+            normed, source, [width], mean, rstd, weights.norm_weight, weights.norm_bias, [True] * 3
         )
-        target.add_(through)
+        torch.add(direct, through, out=target)
         sums.norm_weight.add_(norm_weight)
         sums.norm_bias.add_(norm_bias)

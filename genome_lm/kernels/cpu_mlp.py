@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from genome_lm.kernels.products import add_linear_, linear, linear_gelu
-from genome_lm.kernels.workspace import workspace
+from genome_lm.kernels.pointwise import gelu_backward
+from genome_lm.kernels.products import add_linear, linear, linear_gelu
 
 CHUNK = 1_024
 """Positions at one time: the hidden layer of a chunk fits the second-level caches of two cores."""
@@ -48,7 +48,7 @@ def residual_mlp(x: Tensor, weights: MlpWeights, eps: float) -> Tensor:
 
 def residual_mlp_(x: Tensor, weights: MlpWeights, eps: float) -> Tensor:
     """As `residual_mlp`, without gradients, written over `x`."""
-    _forward(x.view(-1, x.shape[-1]), weights, eps)
+    _forward(x, x, weights, eps)
     return x
 
 
@@ -59,11 +59,12 @@ def residual_mlp_reference(x: Tensor, weights: MlpWeights, eps: float) -> Tensor
     return x + F.linear(hidden, weights.w2, weights.b2)
 
 
-def _forward(x: Tensor, weights: MlpWeights, eps: float) -> None:
-    """Update the residual stream x, (N, D), in place."""
-    for chunk in x.split(CHUNK):
+def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float) -> None:
+    """Write the result to `out`, which may be x."""
+    pieces = (whole.view(-1, x.shape[-1]).split(CHUNK) for whole in (x, out))
+    for chunk, target in zip(*pieces, strict=True):
         normed = F.layer_norm(chunk, chunk.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
-        add_linear_(chunk, linear_gelu(normed, weights.w1, weights.b1), weights.w2, weights.b2)
+        add_linear(chunk, linear_gelu(normed, weights.w1, weights.b1), weights.w2, weights.b2, target)
 
 
 class _ResidualMlp(torch.autograd.Function):
@@ -71,8 +72,8 @@ class _ResidualMlp(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, eps: float, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, *weights)
         ctx.eps = eps
-        out = x.clone()
-        _forward(out.view(-1, x.shape[-1]), MlpWeights(*weights), eps)
+        out = torch.empty_like(x)
+        _forward(x, out, MlpWeights(*weights), eps)
         return out
 
     @staticmethod
@@ -80,23 +81,20 @@ class _ResidualMlp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
         weights, width = MlpWeights(*parameters), x.shape[-1]
-        grad_x = grad.contiguous().clone()
+        grad_x = torch.empty_like(x)
         sums = MlpWeights(*(torch.zeros_like(parameter) for parameter in parameters))
         sum_w2 = torch.zeros_like(weights.w1)  # transposed: a sixth quicker
-        pieces = (whole.view(-1, width).split(BACKWARD_CHUNK) for whole in (x, grad_x))
-        for chunk, out in zip(*pieces, strict=True):
+        pieces = (whole.view(-1, width).split(BACKWARD_CHUNK) for whole in (x, grad.contiguous(), grad_x))
+        for chunk, out, target in zip(*pieces, strict=True):
             normed, mean, rstd = torch.native_layer_norm(
                 chunk, [width], weights.norm_weight, weights.norm_bias, ctx.eps
             )
             hidden = linear(normed, weights.w1, weights.b1)
-            active = workspace.take("mlp.active", tuple(hidden.shape), hidden.dtype)
-            torch.ops.aten.gelu.out(hidden, approximate="tanh", out=active)
-            sum_w2.addmm_(active.T, out)
-            sums.b2.add_(out.sum(0))
             grad_hidden = linear(out, weights.w2.T)
-            torch.ops.aten.gelu_backward.grad_input(grad_hidden, hidden, approximate="tanh", grad_input=grad_hidden)
+            gelu_backward(hidden, grad_hidden, sums.b1)
+            sum_w2.addmm_(hidden.T, out)
+            sums.b2.add_(out.sum(0))
             sums.w1.addmm_(grad_hidden.T, normed)
-            sums.b1.add_(grad_hidden.sum(0))
             through_norm, norm_weight, norm_bias = torch.ops.aten.native_layer_norm_backward(
                 linear(grad_hidden, weights.w1.T),
                 chunk,
@@ -107,7 +105,7 @@ class _ResidualMlp(torch.autograd.Function):
                 weights.norm_bias,
                 [True] * 3,
             )
-            out.add_(through_norm)
+            torch.add(out, through_norm, out=target)
             sums.norm_weight.add_(norm_weight)
             sums.norm_bias.add_(norm_bias)
         sums.w2.copy_(sum_w2.T)

@@ -33,11 +33,11 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
 
 
-def add_linear_(target: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """target += `linear`(x, weight, bias), target (N, M)."""
+def add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+    """Write residual + `linear`(x, weight, bias) to `out`, (N, M), which may be the residual."""
     if not _is_fused(x, weight):
-        return target.addmm_(x, weight.T).add_(bias)
-    return target.copy_(torch.ops.mkldnn._linear_pointwise.binary(x, target, weight, bias, "add"))
+        return torch.addmm(residual, x, weight.T, out=out).add_(bias)
+    return out.copy_(torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add"))
 
 
 def _is_fused(x: Tensor, weight: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """The implicit long filter of a Hyena operator."""
 
 import math
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -70,10 +70,10 @@ class ImplicitFilter(nn.Module):
             x = torch.sin(self.freq * layer(x))
         return x
 
-    def window(self, length: int, start: int = 0, stop: int | None = None) -> Tensor:
-        """The window of channels [start, stop) over the first `length` positions: (channels, length)."""
+    def window(self, length: int) -> Tensor:
+        """The window of each channel over the first `length` positions: (channels, length)."""
         t = self.times(length).to(self.deltas.dtype)
-        return torch.exp(self.deltas[start:stop, None].abs() * -t).add_(WINDOW_SHIFT)
+        return torch.exp(self.deltas[:, None].abs() * -t).add_(WINDOW_SHIFT)
 
     def forward(self, length: int) -> Tensor:
         """The filters over the first `length` positions: (channels, length), float32 within autocast too."""
@@ -91,7 +91,8 @@ class ImplicitFilter(nn.Module):
             hidden = [checkpoint(self._hidden, z, use_reentrant=False, preserve_rng_state=False) for z in pieces]
         else:
             hidden = [self._hidden(z) for z in pieces]
-        return FilterWeights(torch.cat(hidden), self.out.weight, partial(self.window, length))
+        rates, times = -self.deltas.abs(), self.times(length).to(self.deltas.dtype)
+        return FilterWeights(torch.cat(hidden), self.out.weight, rates, times, WINDOW_SHIFT)
 
     def spectra(self, length: int) -> Spectra:
         """Spectra of the filters over the first `length` positions, without gradients, cached within a budget."""

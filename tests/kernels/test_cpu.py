@@ -40,6 +40,10 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tu
     return request.param
 
 
+def window(width: int, length: int) -> tuple[Tensor, Tensor, float]:
+    return -3 * torch.rand(width, dtype=torch.float64), torch.rand(length, dtype=torch.float64), 0.05
+
+
 def mixer_weights(width: int, taps: int) -> MixerWeights:
     return MixerWeights(
         leaf(width), leaf(width), leaf(3 * width, width), leaf(3 * width), leaf(3 * width, 1, taps), leaf(3 * width),
@@ -52,8 +56,7 @@ def test_mixer_equals_its_reference(shape: tuple[int, int, int], kept: int, monk
     monkeypatch.setattr(cpu_mixer, "KEPT_BYTES", kept)
     (batch, length, taps), width = shape, 12
     x, features, last = leaf(batch, length, width), leaf(length, 6), leaf(width, 6)
-    window = torch.rand(width, length, dtype=torch.float64)
-    weights, long_filter = mixer_weights(width, taps), FilterWeights(features, last, lambda a, b: window[a:b])
+    weights, long_filter = mixer_weights(width, taps), FilterWeights(features, last, *window(width, length))
     fused = cpu_mixer.residual_mixer(x, weights, long_filter, 1e-5)
     plain = cpu_mixer.residual_mixer_reference(x, weights, long_filter, 1e-5)
     assert_same(fused, plain, [x, features, last, *weights])
@@ -106,7 +109,7 @@ def test_mixer_goes_back_twice(shape: tuple[int, int, int]) -> None:
     """The first time takes what was kept; it is computed again for the second."""
     (batch, length, taps), width = shape, 12
     x, features, last = leaf(batch, length, width), leaf(length, 6), leaf(width, 6)
-    long_filter = FilterWeights(features, last, lambda a, b: torch.ones(b - a, length, dtype=torch.float64))
+    long_filter = FilterWeights(features, last, *window(width, length))
     out = cpu_mixer.residual_mixer(x, mixer_weights(width, taps), long_filter, 1e-5)
     (first,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
     (second,) = torch.autograd.grad(out.sum(), x)

@@ -71,10 +71,14 @@ def species(genomes: Path, out: Path) -> Task:
     """Which genome a window is from."""
     fastas = {label: genomes / f"{name}.fa.gz" for label, name in BACTERIA.items()}
     stores = {label: built([path], out / f"{label}.zarr") for label, path in fastas.items()}
-    regions = [region for store in stores.values() for region in split_genome(store, test=0.2, block=50_000, seed=SPLIT)]
+    regions = [
+        region for store in stores.values() for region in split_genome(store, test=0.2, block=50_000, seed=SPLIT)
+    ]
     write_bed(out / "splits.bed", regions)
     together = built(list(fastas.values()), out / "genome.zarr")
-    return Task(together, out / "splits.bed", species_set(stores, 1_024, 700, regions, held_out=200, seed=SPLIT), 100_000)
+    return Task(
+        together, out / "splits.bed", species_set(stores, 1_024, 700, regions, held_out=200, seed=SPLIT), 100_000
+    )
 
 
 def coding(genomes: Path, out: Path) -> Task:

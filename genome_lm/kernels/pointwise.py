@@ -1,0 +1,218 @@
+"""The stages of the CPU kernels between matrix products and FFTs, each in one pass over memory.
+
+A stage is a function in plain PyTorch, which takes up to a dozen passes. For float32, and short convolutions of
+`TAPS` taps, the function of the same name in pointwise.c takes its place where there is a compiler; `.__wrapped__`
+is the plain form. All write to the tensors that they are given, without gradients.
+
+Shapes are those of a group of C channels and B sequences of L positions. With z (3, C, B, L) what the in-projection
+gives, (x0, x1, v) is its short convolution, u = x1 · v goes through the long one, whose result is c = h ∗ u, and the
+operator gives y = x0 · (c + skip · u). Of each channel there are the short convolution's taps (3, C, 1, K) and
+tap_bias (3, C, 1, 1), and skip (C, 1, 1). A name with a d before it is the gradient with respect to the rest.
+"""
+
+import ctypes
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import torch
+from torch import Tensor
+
+from genome_lm.kernels.compiled import compiled
+from genome_lm.kernels.workspace import workspace
+
+TAPS = 3
+"""Taps of the short convolution that pointwise.c is written for."""
+COMPILED = True
+"""Whether to look for a compiler."""
+_Stage = ParamSpec("_Stage")
+
+
+class _View(ctypes.Structure):
+    """A tensor whose last dimension is dense, with 0 as distance along what it has once or lacks."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("stream", ctypes.c_ssize_t),
+        ("channel", ctypes.c_ssize_t),
+        ("sequence", ctypes.c_ssize_t),
+    ]  # fmt: skip
+
+    @classmethod
+    def of(cls, tensor: Tensor | None) -> "_View":
+        if tensor is None:
+            return cls()
+        distances = [
+            step if size > 1 else 0 for step, size in zip(tensor.stride()[:-1], tensor.shape[:-1], strict=True)
+        ]
+        # A matrix is rows of channels; only what has four dimensions has streams.
+        return cls(tensor.data_ptr(), *([0] * (tensor.ndim != 4) + distances + [0, 0])[:3])
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_ssize_t) for name in ("channels", "sequences", "length")]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Shape":
+        channels, *sequences, length = tensor.shape[-3:]
+        return cls(channels, *(sequences or [1]), length)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    return compiled(Path(__file__).with_suffix(".c"))
+
+
+def _in_one_pass(plain: Callable[_Stage, None]) -> Callable[_Stage, None]:
+    """Let the C function of this name do it if it can; it takes the same tensors and the shape of the first."""
+    names = list(inspect.signature(plain).parameters)
+    of_taps = names.index("taps") if "taps" in names else None
+
+    @functools.wraps(plain)
+    def stage(*given: _Stage.args, **named: _Stage.kwargs) -> None:
+        arguments: tuple[Any, ...] = given
+        taken = of_taps is None or arguments[of_taps].shape[-1] == TAPS
+        library = _library() if COMPILED and taken and all(map(_fits, arguments)) else None
+        if library is None:
+            plain(*given, **named)
+        else:
+            getattr(library, plain.__name__)(*map(_as_argument, arguments), _Shape.of(arguments[0]))
+
+    return stage
+
+
+def _fits(given: Tensor | float | None) -> bool:
+    if not isinstance(given, Tensor):
+        return True
+    return given.dtype == torch.float32 and (given.shape[-1] == 1 or given.stride(-1) == 1)
+
+
+def _as_argument(given: Tensor | float | None) -> ctypes.Structure | ctypes.c_float:
+    return ctypes.c_float(given) if isinstance(given, float) else _View.of(given)
+
+
+@_in_one_pass
+def gelu_backward(hidden: Tensor, grad: Tensor, column_sums: Tensor) -> None:
+    """Write gelu(hidden), in the tanh form, over `hidden` and its gradient grad · gelu'(hidden) over `grad`.
+
+    Args:
+        hidden: (N, I).
+        grad: (N, I), the gradient with respect to gelu(hidden).
+        column_sums: (I,), to which the sum of the result over N is added.
+    """
+    torch.ops.aten.gelu_backward.grad_input(grad, hidden, approximate="tanh", grad_input=grad)
+    column_sums.add_(grad.sum(0))
+    torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
+
+
+@_in_one_pass
+def windowed(h: Tensor, rates: Tensor, times: Tensor, shift: float, out: Tensor) -> None:
+    """Write h · (exp(rates · times) + shift) to `out`: h (C, L), rates (C,), times (L,)."""
+    torch.mul(h, torch.exp(rates[:, None] * times).add_(shift), out=out)
+
+
+@_in_one_pass
+def gates_in(
+    z: Tensor,
+    bias: Tensor,
+    taps: Tensor,
+    tap_bias: Tensor,
+    carry: Tensor | None,
+    x0: Tensor,
+    u: Tensor,
+    kept: Tensor | None,
+) -> None:
+    """From a piece of z without its bias, (3, C, 1, 1), write x0 and u, and z with its bias to `kept` if it is given.
+
+    `carry`, (3, C, 1, K − 1), is what precedes the piece in z, or zeros, and becomes what precedes the next one; None
+    before pieces that are whole sequences.
+    """
+    z = torch.add(z, bias, out=z if kept is None else kept)
+    streams = _short_conv(z, taps, tap_bias, carry)
+    x0.copy_(streams[0])
+    torch.mul(streams[1], streams[2], out=u)
+    if carry is not None and (last := carry.shape[-1]):
+        carry.copy_(torch.cat([carry, z[..., -last:]], dim=-1)[..., -last:])
+
+
+@_in_one_pass
+def gate_out(x0: Tensor, c: Tensor, u: Tensor, skip: Tensor, y: Tensor) -> None:
+    """Write x0 · (c + skip · u) to y."""
+    torch.mul(x0, torch.addcmul(c, u, skip, out=c), out=y)
+
+
+@_in_one_pass
+def conv_inputs(z: Tensor, dy: Tensor, taps: Tensor, tap_bias: Tensor, u: Tensor, dc: Tensor) -> None:
+    """Write u and dc = dy · x0, which both go through FFTs."""
+    x0, x1, v = _short_conv(z, taps, tap_bias)
+    torch.mul(x1, v, out=u)
+    torch.mul(dy, x0, out=dc)
+
+
+@_in_one_pass
+def gate_backward(
+    z: Tensor,
+    y: Tensor,
+    c: Tensor,
+    u: Tensor,
+    skip: Tensor,
+    taps: Tensor,
+    tap_bias: Tensor,
+    dx0: Tensor,
+    dskip: Tensor,
+) -> None:
+    """Write dx0 = dy · (c + skip · u), dskip (C, 1, 1) = Σ u · dc, and y over dy, which `y` holds before."""
+    x0 = _short_conv(z[:1], taps[:1], tap_bias[:1])[0]
+    c = torch.addcmul(c, u, skip, out=c)
+    dskip.copy_((y * x0).mul_(u).sum((1, 2), keepdim=True))
+    torch.mul(y, c, out=dx0)
+    torch.mul(x0, c, out=y)
+
+
+@_in_one_pass
+def streams_backward(
+    z: Tensor,
+    dx0: Tensor,
+    du: Tensor,
+    dc: Tensor,
+    skip: Tensor,
+    taps: Tensor,
+    tap_bias: Tensor,
+    dtaps: Tensor,
+    dtap_bias: Tensor,
+) -> None:
+    """Write dz over z, and the gradients of the taps, (3, C, 1, K), and their bias, (3, C, 1, 1).
+
+    `du` is what comes back through the long convolution; skip · dc, what comes through the skip, is added here.
+    """
+    _, x1, v = _short_conv(z, taps, tap_bias)
+    du = torch.addcmul(du, dc, skip, out=du)
+    # Gradients of the streams, for which the plain form takes memory of their own.
+    ds = torch.stack([dx0, du * v, du * x1])
+    length, last = z.shape[-1], taps.shape[-1] - 1
+    dtap_bias.copy_(ds.sum((2, 3), keepdim=True))
+    dtaps.zero_()
+    lags = range(min(last, length - 1) + 1)
+    for lag in lags:
+        dtaps[..., 0, last - lag] = (ds[..., lag:] * z[..., : length - lag]).sum((2, 3))
+    # dz[t] = Σ_lag tap[lag] · ds[t + lag]
+    torch.mul(ds, taps[..., last, None], out=z)
+    for lag in lags[1:]:
+        z[..., : length - lag].addcmul_(ds[..., lag:], taps[..., last - lag, None])
+
+
+def _short_conv(z: Tensor, taps: Tensor, bias: Tensor, carry: Tensor | None = None) -> Tensor:
+    """The short causal convolution of z (…, C, B, L), in a buffer; `carry` holds the K − 1 positions before z."""
+    out = workspace.take("pointwise.streams", tuple(z.shape), z.dtype)
+    last = taps.shape[-1] - 1
+    torch.mul(z, taps[..., last, None], out=out).add_(bias)
+    for lag in range(1, min(last, z.shape[-1] - 1) + 1):
+        out[..., lag:].addcmul_(z[..., :-lag], taps[..., last - lag, None])
+    if carry is not None:
+        for lag in range(1, last + 1):
+            reach = min(lag, z.shape[-1])
+            before = carry[..., last - lag : last - lag + reach]
+            out[..., :reach].addcmul_(before, taps[..., last - lag, None])
+    return out
