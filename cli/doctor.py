@@ -29,6 +29,8 @@ def doctor(as_json: Json = False) -> None:
         rows = [("genome-lm", found["genome_lm"]), ("Python", found["python"]), *libraries]
         rows += [("CUDA", found["cuda"] or "not in this torch"), ("CPU threads", str(found["cpu_threads"]))]
         rows += [("memory", f"{found['memory_bytes'] / 1e9:.1f} GB"), ("platform", found["platform"])]
+        stages = "compiled" if found["compiled_stages"] else "plain: no C compiler that works, or not Linux"
+        rows.append(("CPU stages", stages))
         if found["kernel_forced"]:
             rows.append(("GENOME_LM_KERNEL", found["kernel_forced"]))
         table("installed", ("", ""), rows)

@@ -15,6 +15,7 @@ from genome_lm import __version__
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import backend_for
 from genome_lm.kernels.dispatch import VARIABLE
+from genome_lm.kernels.pointwise import is_compiled
 from genome_lm.model import HyenaLM
 
 LIBRARIES = ("torch", "triton", "lightning", "numpy", "zarr", "pyarrow", "h5py", "pyfaidx", "biopython", "snakemake")
@@ -63,6 +64,7 @@ def examine() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "cuda": torch.version.cuda,
         "cpu_threads": torch.get_num_threads(),
+        "compiled_stages": is_compiled(),
         "memory_bytes": psutil.virtual_memory().total,
         "kernel_forced": os.environ.get(VARIABLE),
         "devices": [{**check._asdict(), "passed": check.passed} for check in checks],

@@ -65,6 +65,11 @@ def _library() -> ctypes.CDLL | None:
     return compiled(Path(__file__).with_suffix(".c"))
 
 
+def is_compiled() -> bool:
+    """Whether stages run in C where their tensors allow it."""
+    return COMPILED and _library() is not None
+
+
 def _in_one_pass(plain: Callable[_Stage, None]) -> Callable[_Stage, None]:
     """Let the C function of this name do it if it can; it takes the same tensors and the shape of the first."""
     names = list(inspect.signature(plain).parameters)

@@ -28,6 +28,13 @@ def test_all_is_well() -> None:
     assert "right" in CliRunner().invoke(app, ["doctor"]).stdout
 
 
+@pytest.mark.parametrize(("looked_for", "shown"), [(False, "plain: no C compiler"), (True, "compiled")])
+def test_whether_stages_are_compiled_is_shown(looked_for: bool, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "is_compiled", lambda: looked_for)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert shown in CliRunner().invoke(app, ["doctor"]).stdout
+
+
 @pytest.mark.parametrize("forced", ["reference", "cpu"])
 def test_a_forced_kernel_is_the_one_that_is_tested(monkeypatch: pytest.MonkeyPatch, forced: str) -> None:
     monkeypatch.setenv("GENOME_LM_KERNEL", forced)
