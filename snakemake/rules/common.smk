@@ -90,7 +90,11 @@ validate(config, "../schemas/config.schema.yaml")
 
 # The tasks of each benchmark, which join those that the configuration names.
 BENCHMARK_TASKS = {name: benchmark_tasks(name) for name in config["benchmarks"]}
-for tasks in BENCHMARK_TASKS.values():
+for name, tasks in BENCHMARK_TASKS.items():
+    if taken := config["tasks"].keys() & tasks.keys():
+        raise WorkflowError(
+            f"config: benchmarks.{name}: {', '.join(sorted(taken))}: a task has this name; give it another"
+        )
     config["tasks"].update(tasks)
 
 RESULTS = Path(config["results"])

@@ -247,6 +247,7 @@ def test_sizes_of_the_presets_are_the_packages() -> None:
     assert sizes == {name: (c.d_model, c.n_layer, c.max_length) for name, c in PRESETS.items()}
 
 
+TASKS_OF_BENCHMARK = str(ROOT / "data_manifests/nucleotide_transformer.yaml")
 MODELS = {"small": {"d_model": 16, "n_layer": 2, "max_length": 128}}
 
 
@@ -276,8 +277,12 @@ MODELS = {"small": {"d_model": 16, "n_layer": 2, "max_length": 128}}
         ),
         ({"benchmarks": {"b": {"manifest": "none.yaml"}}}, "config: benchmarks.b: none.yaml: no manifest of sets"),
         (
-            {"benchmarks": {"b": {"manifest": str(ROOT / "data_manifests/genomic_benchmarks.yaml"), "sets": ["x"]}}},
-            "config: benchmarks.b.sets: x: there are dummy_mouse_enhancers_ensembl, ",
+            {"benchmarks": {"b": {"manifest": TASKS_OF_BENCHMARK, "sets": ["x"]}}},
+            "config: benchmarks.b.sets: x: there are enhancers, ",
+        ),
+        (
+            {"benchmarks": {name: {"manifest": TASKS_OF_BENCHMARK, "sets": ["H3"]} for name in ("a", "b")}},
+            "config: benchmarks.b: H3: a task has this name",
         ),
         ({"variants": {"v": {"genome": "other", "vcf": "v.vcf"}}}, "config: variants.v: 'other' is not among"),
         ({"cluster": {"gpus": -1}}, "config: cluster.gpus: -1 is less than"),
