@@ -52,20 +52,37 @@ static inline float exponential(float x)
     return p * power;
 }
 
+/* gelu(x) = x s(x) in the tanh form: since 1 + tanh(y) = 2 sigmoid(2 y), s is a sigmoid. */
+#define GELU_A 1.5957691216057308f /* 2 sqrt(2 / pi) */
+#define GELU_B 0.044715f
+
+static inline float gelu_slope(float x, float square)
+{
+    return 1.0f / (1.0f + exponential(-GELU_A * x * (1.0f + GELU_B * square)));
+}
+
+void gelu(View hidden, Shape shape)
+{
+    #pragma omp parallel for schedule(static)
+    for (idx i = 0; i < shape.channels; i++) {
+        float *h = row(hidden, 0, i, 0);
+        SIMD
+        for (idx j = 0; j < shape.length; j++)
+            h[j] *= gelu_slope(h[j], h[j] * h[j]);
+    }
+}
+
 void gelu_backward(View hidden, View grad, View column_sums, Shape shape)
 {
-    const float a = 1.5957691216057308f, b = 0.044715f; /* 2 sqrt(2 / pi), since 1 + tanh(y) = 2 sigmoid(2 y) */
     float *sums = column_sums.data;
     #pragma omp parallel for reduction(+ : sums[:shape.length]) schedule(static)
     for (idx i = 0; i < shape.channels; i++) {
         float *h = row(hidden, 0, i, 0), *g = row(grad, 0, i, 0);
         SIMD
         for (idx j = 0; j < shape.length; j++) {
-            const float x = h[j], square = x * x;
-            const float s = 1.0f / (1.0f + exponential(-a * x * (1.0f + b * square)));
-            const float active = x * s;
+            const float square = h[j] * h[j], s = gelu_slope(h[j], square), active = h[j] * s;
             h[j] = active;
-            g[j] *= s + active * (1.0f - s) * a * (1.0f + 3.0f * b * square);
+            g[j] *= s + active * (1.0f - s) * GELU_A * (1.0f + 3.0f * GELU_B * square);
             sums[j] += g[j];
         }
     }

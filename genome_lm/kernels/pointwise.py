@@ -99,6 +99,12 @@ def _as_argument(given: Tensor | float | None) -> ctypes.Structure | ctypes.c_fl
 
 
 @_in_one_pass
+def gelu(hidden: Tensor) -> None:
+    """Write the GELU of `hidden`, (N, I), in the tanh form, over it."""
+    torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
+
+
+@_in_one_pass
 def gelu_backward(hidden: Tensor, grad: Tensor, column_sums: Tensor) -> None:
     """Write gelu(hidden), in the tanh form, over `hidden` and its gradient grad · gelu'(hidden) over `grad`.
 

@@ -26,6 +26,7 @@ def stages(channels: int, sequences: int, length: int) -> dict[str, tuple[list[G
     a, b, c, d = (row(channels) for _ in range(4))
     carry = torch.randn(3, channels, 1, 2) if sequences == 1 else None
     return {
+        "gelu": ([3 * torch.randn(length, 37)], [0]),
         "gelu_backward": ([3 * torch.randn(length, 37), torch.randn(length, 37), torch.zeros(37)], [0, 1, 2]),
         "windowed": ([a[:, 0], -9 * torch.rand(channels), torch.linspace(0, 1, length), 0.05, b[:, 0]], [4]),
         "gates_in": ([z, of_z, taps, tap_bias, carry, a, b, None], [4, 5, 6]),
