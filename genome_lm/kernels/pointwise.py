@@ -15,7 +15,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, TypeVarTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ TAPS = 3
 """Taps of the short convolution that pointwise.c is written for."""
 COMPILED = True
 """Whether to look for a compiler."""
-_Stage = ParamSpec("_Stage")
+_Given = TypeVarTuple("_Given")
 
 
 class _View(ctypes.Structure):
@@ -70,18 +70,18 @@ def is_compiled() -> bool:
     return COMPILED and _library() is not None
 
 
-def _in_one_pass(plain: Callable[_Stage, None]) -> Callable[_Stage, None]:
+def _in_one_pass(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:
     """Let the C function of this name do it if it can; it takes the same tensors and the shape of the first."""
     names = list(inspect.signature(plain).parameters)
     of_taps = names.index("taps") if "taps" in names else None
 
     @functools.wraps(plain)
-    def stage(*given: _Stage.args, **named: _Stage.kwargs) -> None:
+    def stage(*given: *_Given) -> None:
         arguments: tuple[Any, ...] = given
         taken = of_taps is None or arguments[of_taps].shape[-1] == TAPS
         library = _library() if COMPILED and taken and all(map(_fits, arguments)) else None
         if library is None:
-            plain(*given, **named)
+            plain(*given)
         else:
             getattr(library, plain.__name__)(*map(_as_argument, arguments), _Shape.of(arguments[0]))
 
