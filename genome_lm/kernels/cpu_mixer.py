@@ -5,9 +5,10 @@ each of its dozen operations. Here a block of channels goes all the way from the
 while it is in the caches: positions in chunks up to the first gate, then channels in groups through the FFT. Streams
 are laid out (channel, sequence, position), so that the projection of a batch is one matrix product and nothing is
 transposed. For the backward pass only the input is kept; a block's streams are computed again when their turn comes.
+What is done between products and FFTs is in `genome_lm.kernels.pointwise`.
 
-With z = in_proj(norm(x)), (x0, x1, v) = short_conv(z), u = x1 · v, c = h ∗ u + skip · u, the sub-block is
-x + out_proj(x0 · c) (Poli et al. 2023, https://arxiv.org/abs/2302.10866, definition 3.1).
+With z = in_proj(norm(x)), (x0, x1, v) = short_conv(z), u = x1 · v, c = h ∗ u, the sub-block is
+x + out_proj(x0 · (c + skip · u)) (Poli et al. 2023, https://arxiv.org/abs/2302.10866, definition 3.1).
 """
 
 from collections.abc import Callable, Iterator
