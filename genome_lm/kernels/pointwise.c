@@ -32,8 +32,8 @@ static inline float *row(View v, idx stream, idx channel, idx sequence)
 
 static inline idx least(idx a, idx b) { return a < b ? a : b; }
 
-/* e^x to 2 ulp, of an argument within float's range of results (Cody and Waite's reduction, a polynomial on
- * [-ln 2 / 2, ln 2 / 2]); written so that compilers make vectors of it. */
+/* e^x to 2 ulp, of an argument within float's range of results (Cody and Waite's reduction, the polynomial of
+ * Cephes' expf on [-ln 2 / 2, ln 2 / 2]); written so that compilers make vectors of it. */
 static inline float exponential(float x)
 {
     x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
