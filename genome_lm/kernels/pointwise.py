@@ -1,7 +1,7 @@
 """The stages of the CPU kernels between matrix products and FFTs, each in one pass over memory.
 
-A stage is a function in plain PyTorch, which takes up to a dozen passes. For float32, and short convolutions of
-`TAPS` taps, the function of the same name in pointwise.c takes its place where there is a compiler; `.__wrapped__`
+A stage is a function in plain PyTorch, which takes up to a dozen passes. For float32 on a CPU, and short convolutions
+of `TAPS` taps, the function of the same name in pointwise.c takes its place where there is a compiler; `.__wrapped__`
 is the plain form. All write to the tensors that they are given, without gradients.
 
 Shapes are those of a group of C channels and B sequences of L positions. With z (3, C, B, L) what the in-projection
@@ -91,7 +91,7 @@ def _in_one_pass(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:
 def _fits(given: Tensor | float | None) -> bool:
     if not isinstance(given, Tensor):
         return True
-    return given.dtype == torch.float32 and (given.shape[-1] == 1 or given.stride(-1) == 1)
+    return given.is_cpu and given.dtype == torch.float32 and (given.shape[-1] == 1 or given.stride(-1) == 1)
 
 
 def _as_argument(given: Tensor | float | None) -> ctypes.Structure | ctypes.c_float:

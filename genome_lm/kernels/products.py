@@ -44,4 +44,4 @@ def add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, out: T
 
 
 def _is_fused(x: Tensor, weight: Tensor) -> bool:
-    return FUSED and x.dtype == torch.float32 and max(len(x), len(weight)) >= FEWEST_ROWS
+    return FUSED and x.is_cpu and x.dtype == torch.float32 and max(len(x), len(weight)) >= FEWEST_ROWS

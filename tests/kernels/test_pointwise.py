@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genome_lm.kernels import compiled, pointwise
+from genome_lm.kernels import compiled, pointwise, products
 
 TILE = 1_024  # of pointwise.c
 Given = Tensor | float | None
@@ -74,6 +74,14 @@ def test_extremes_of_gelu_stay_finite(library: ctypes.CDLL) -> None:
     hidden = torch.full((1, 5), torch.nan)
     pointwise.gelu_backward(hidden, grad, sums)
     assert hidden.isnan().all()
+
+
+def test_what_lies_on_another_device_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generation on a GPU makes its filters by the same functions."""
+    monkeypatch.setattr(pointwise, "_library", lambda: pytest.fail("C was asked"))
+    h, times = torch.empty(2, 1_000, device="meta"), torch.empty(1_000, device="meta")
+    pointwise.windowed(h, torch.empty(2, device="meta"), times, 0.05, h)
+    assert not products._is_fused(h, torch.empty(1_000, 1_000, device="meta"))
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
