@@ -21,7 +21,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.fft import fast_fft_size
-from genome_lm.kernels.pointwise import conv_inputs, gate_backward, gate_out, gates_in, streams_backward, windowed
+from genome_lm.kernels.pointwise import (
+    conv_inputs,
+    decay_window,
+    gate_backward,
+    gate_out,
+    gates_in,
+    streams_backward,
+    windowed,
+)
 from genome_lm.kernels.products import linear
 from genome_lm.kernels.reference import gated_causal_conv
 from genome_lm.kernels.spectra import signal, spectrum
@@ -120,8 +128,7 @@ def residual_mixer(x: Tensor, weights: MixerWeights, long_filter: FilterWeights,
     Returns:
         (B, L, D).
     """
-    _, _, *window = long_filter
-    return _ResidualMixer.apply(x, eps, *window, long_filter.features, long_filter.w, *weights)
+    return _ResidualMixer.apply(x, eps, *long_filter, *weights)
 
 
 def residual_mixer_(
@@ -137,8 +144,7 @@ def residual_mixer_reference(x: Tensor, weights: MixerWeights, long_filter: Filt
     normed = F.layer_norm(x, x.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
     z = F.pad(F.linear(normed, weights.w_in, weights.b_in).mT, (weights.taps.shape[-1] - 1, 0))
     x0, x1, v = F.conv1d(z, weights.taps, weights.tap_bias, groups=len(weights.taps)).chunk(3, dim=1)
-    window = torch.exp(long_filter.rates[:, None] * long_filter.times) + long_filter.shift
-    h = (long_filter.w @ long_filter.features.T) * window
+    h = (long_filter.w @ long_filter.features.T) * decay_window(*long_filter[2:])
     y = gated_causal_conv(x0, x1, v, h, weights.skip)
     return x + F.linear(y.mT, weights.w_out, weights.b_out)
 
@@ -203,9 +209,10 @@ class _BlockWeights(NamedTuple):
         )
         return cls(w_in.flatten(0, 1), b_in[..., None, None], taps, tap_bias[..., None, None])
 
-    def project(self, rows: Tensor, sequences: int) -> Tensor:
-        """in_proj of a piece's rows without its bias: (3, C, sequences, positions)."""
-        return linear(self.w_in, rows).view(3, -1, sequences, len(rows) // sequences)
+    def project(self, normed: _Normed, sequences: slice, positions: slice) -> Tensor:
+        """in_proj of a piece without its bias: (3, C, sequences, positions)."""
+        z = linear(self.w_in, normed.piece(sequences, positions))
+        return z.view(3, len(z) // 3, len(normed.x[sequences]), -1)
 
 
 def _of_channels(parameter: Tensor, start: int, stop: int) -> Tensor:
@@ -224,7 +231,7 @@ def _gated_input(normed: _Normed, part: _BlockWeights, kept_z: Tensor | None) ->
     for sequences, positions in _chunks(batch, length):
         if positions.start == 0:
             carry.zero_()
-        z = part.project(normed.piece(sequences, positions), len(range(batch)[sequences]))
+        z = part.project(normed, sequences, positions)
         here = slice(None), sequences, positions
         gates_in(
             z,
@@ -282,11 +289,11 @@ class _ResidualMixer(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         eps: float,
+        features: Tensor,
+        w: Tensor,
         rates: Tensor,
         times: Tensor,
         shift: float,
-        features: Tensor,
-        w: Tensor,
         *rest: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(x, features, w, rates, times, *rest)
@@ -323,7 +330,7 @@ class _ResidualMixer(torch.autograd.Function):
         sums.b_out.add_(grad.sum((0, 1)))
         grad_x = torch.empty_like(grad)
         _backward_norm(x, grad, grad_normed, weights, ctx.eps, grad_x, sums)
-        return grad_x, None, None, None, None, *grad_filter, *sums
+        return grad_x, None, *grad_filter, None, None, None, *sums
 
 
 def _projected(normed: _Normed, part: _BlockWeights) -> Tensor:
@@ -332,7 +339,7 @@ def _projected(normed: _Normed, part: _BlockWeights) -> Tensor:
     z = workspace.lend_rows((len(part.w_in), batch, length), normed.x.dtype)
     for place in _chunks(batch, length):
         here = z.unflatten(0, (3, -1))[:, :, *place]
-        torch.add(part.project(normed.piece(*place), len(range(batch)[place[0]])), part.b_in, out=here)
+        torch.add(part.project(normed, *place), part.b_in, out=here)
     return z
 
 

@@ -79,11 +79,10 @@ def _in_one_pass(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:
     def stage(*given: *_Given) -> None:
         arguments: tuple[Any, ...] = given
         taken = of_taps is None or arguments[of_taps].shape[-1] == TAPS
-        library = _library() if COMPILED and taken and all(map(_fits, arguments)) else None
-        if library is None:
-            plain(*given)
+        if taken and all(map(_fits, arguments)) and is_compiled():
+            getattr(_library(), plain.__name__)(*map(_as_argument, arguments), _Shape.of(arguments[0]))
         else:
-            getattr(library, plain.__name__)(*map(_as_argument, arguments), _Shape.of(arguments[0]))
+            plain(*given)
 
     return stage
 
@@ -118,10 +117,15 @@ def gelu_backward(hidden: Tensor, grad: Tensor, column_sums: Tensor) -> None:
     torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
 
 
+def decay_window(rates: Tensor, times: Tensor, shift: float) -> Tensor:
+    """exp(rates · times) + shift, the window of each filter: rates (C,), times (L,) → (C, L)."""
+    return torch.exp(rates[:, None] * times).add_(shift)
+
+
 @_in_one_pass
 def windowed(h: Tensor, rates: Tensor, times: Tensor, shift: float, out: Tensor) -> None:
-    """Write h · (exp(rates · times) + shift) to `out`: h (C, L), rates (C,), times (L,)."""
-    torch.mul(h, torch.exp(rates[:, None] * times).add_(shift), out=out)
+    """Write h · `decay_window`(rates, times, shift) to `out`, both (C, L)."""
+    torch.mul(h, decay_window(rates, times, shift), out=out)
 
 
 @_in_one_pass

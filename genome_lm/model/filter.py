@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels.cpu_mixer import FilterWeights, Spectra
+from genome_lm.kernels.pointwise import decay_window
 from genome_lm.kernels.spectra import bins, spectrum
 
 FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
@@ -72,8 +73,11 @@ class ImplicitFilter(nn.Module):
 
     def window(self, length: int) -> Tensor:
         """The window of each channel over the first `length` positions: (channels, length)."""
-        t = self.times(length).to(self.deltas.dtype)
-        return torch.exp(self.deltas[:, None].abs() * -t).add_(WINDOW_SHIFT)
+        return decay_window(*self._decay(length), WINDOW_SHIFT)
+
+    def _decay(self, length: int) -> tuple[Tensor, Tensor]:
+        """Rates of the windows, (channels,), and the times of the first `length` positions, (length,)."""
+        return -self.deltas.abs(), self.times(length).to(self.deltas.dtype)
 
     def forward(self, length: int) -> Tensor:
         """The filters over the first `length` positions: (channels, length), float32 within autocast too."""
@@ -91,8 +95,7 @@ class ImplicitFilter(nn.Module):
             hidden = [checkpoint(self._hidden, z, use_reentrant=False, preserve_rng_state=False) for z in pieces]
         else:
             hidden = [self._hidden(z) for z in pieces]
-        rates, times = -self.deltas.abs(), self.times(length).to(self.deltas.dtype)
-        return FilterWeights(torch.cat(hidden), self.out.weight, rates, times, WINDOW_SHIFT)
+        return FilterWeights(torch.cat(hidden), self.out.weight, *self._decay(length), WINDOW_SHIFT)
 
     def spectra(self, length: int) -> Spectra:
         """Spectra of the filters over the first `length` positions, without gradients, cached within a budget."""

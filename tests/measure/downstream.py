@@ -30,7 +30,7 @@ from genome_lm.dataset import LabelledSet, gene_set, read_annotation, species_se
 from genome_lm.evaluation.probes import PENALTIES, WIDTHS, _logistic, _Split, kmer_frequencies
 from genome_lm.finetune import FinetuneConfig, Unlabelled, finetune
 from genome_lm.finetune.neighbours import draw_neighbours, shared_directions
-from genome_lm.genome import GenomeStore, build_store, read_bed, split_genome, write_bed
+from genome_lm.genome import GenomeStore, Interval, build_store, read_bed, split_genome, write_bed
 from genome_lm.training import TrainingConfig, train
 
 BACTERIA = {
@@ -67,24 +67,25 @@ def built(fastas: Sequence[Path], path: Path) -> GenomeStore:
     return GenomeStore(path) if path.exists() else build_store(fastas, path)
 
 
+def split(store: GenomeStore) -> list[Interval]:
+    return split_genome(store, test=0.2, block=50_000, seed=SPLIT)
+
+
 def species(genomes: Path, out: Path) -> Task:
     """Which genome a window is from."""
     fastas = {label: genomes / f"{name}.fa.gz" for label, name in BACTERIA.items()}
     stores = {label: built([path], out / f"{label}.zarr") for label, path in fastas.items()}
-    regions = [
-        region for store in stores.values() for region in split_genome(store, test=0.2, block=50_000, seed=SPLIT)
-    ]
+    regions = [region for store in stores.values() for region in split(store)]
     write_bed(out / "splits.bed", regions)
     together = built(list(fastas.values()), out / "genome.zarr")
-    return Task(
-        together, out / "splits.bed", species_set(stores, 1_024, 700, regions, held_out=200, seed=SPLIT), 100_000
-    )
+    labelled = species_set(stores, 1_024, 700, regions, held_out=200, seed=SPLIT)
+    return Task(together, out / "splits.bed", labelled, 100_000)
 
 
 def coding(genomes: Path, out: Path) -> Task:
     """Whether a window is coding or intergenic; what is next to it is often the other."""
     store = built([genomes / "umaydis.fa.gz"], out / "genome.zarr")
-    write_bed(out / "splits.bed", split_genome(store, test=0.2, block=50_000, seed=SPLIT))
+    write_bed(out / "splits.bed", split(store))
     genes = read_annotation(genomes / "umaydis.gff3.gz", store, None, "^Umaydis:([^:]+):")
     labelled = gene_set(store, genes, "coding", read_bed(out / "splits.bed", store), seed=SPLIT)
     return Task(store, out / "splits.bed", labelled, 0)
