@@ -1,6 +1,7 @@
 """`genome-lm checkpoint`: import, export, extend and look at checkpoints."""
 
 import json
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from genome_lm.files import refuse_existing
 from genome_lm_cli.options import Force, Json
 from genome_lm_cli.output import finish, table
 
+_GPU_FIGURES = "forward", "training", "recomputed"
 app = typer.Typer(help="Import, export, extend and look at checkpoints.", no_args_is_help=True)
 
 Source = Annotated[
@@ -104,7 +106,7 @@ def info(
     """
     from genome_lm.alphabet import VOCABULARY
     from genome_lm.checkpoint import open_checkpoint
-    from genome_lm.model.memory import forward_bytes, training_bytes
+    from genome_lm.model.memory import cuda_forecast, forward_bytes, training_bytes
 
     opened = open_checkpoint(checkpoint, revision=revision)
     config = opened.model.config
@@ -118,6 +120,7 @@ def info(
         "length": length,
         "forward_bytes": forward_bytes(config, length),
         "training_bytes": training_bytes(config, length),
+        "cuda": cuda_forecast(config, length),
         "provenance": opened.provenance,
     }
     if as_json:
@@ -131,6 +134,17 @@ def info(
         ("vocabulary", " ".join(f"{token}={number}" for number, token in enumerate(VOCABULARY))),
         (f"memory, forward of {length:,} bases", f"{forward_bytes(config, length) / 1e9:.2f} GB (CPU, estimated)"),
         (f"memory, training step of {length:,}", f"{training_bytes(config, length) / 1e9:.2f} GB (CPU, estimated)"),
+        *_gpu_rows(facts["cuda"]),
         ("provenance", json.dumps(opened.provenance, indent=1)),
     ]
     table(str(checkpoint), ("", ""), rows)
+
+
+def _gpu_rows(forecast: dict[str, dict[str, int]]) -> Iterator[tuple[str, str]]:
+    """The forecast for a GPU as rows of a table."""
+    for precision, needed in forecast.items():
+        forward, training, recomputed = (f"{needed[f'{name}_bytes'] / 1e9:.2f} GB" for name in _GPU_FIGURES)
+        yield (
+            f"the same on a GPU, {precision}",
+            f"{forward}, {training}, computing blocks again {recomputed} (counted, not measured)",
+        )

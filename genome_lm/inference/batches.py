@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -11,6 +10,7 @@ from genome_lm.alphabet import PAD, encode
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
+from genome_lm.machine import free_memory
 
 BATCH_TOKENS = 32_768
 """Positions of a batch on a CPU, padding included, where memory allows: larger ones leave the caches."""
@@ -18,6 +18,16 @@ _MOST_TOKENS = 262_144
 """Positions of a batch on a GPU: more don't make it quicker."""
 _STATES = 24
 """Arrays of (positions, d_model) float32 that a forward pass holds at most, roughly."""
+
+_MEMORY_ERRORS = (
+    ("DefaultCPUAllocator", "memory"),
+    ("CUDA error: out of memory",),
+    ("CUFFT_ALLOC_FAILED",),
+    ("CUBLAS_STATUS_ALLOC_FAILED",),
+    ("CUDNN_STATUS_ALLOC_FAILED",),
+    ("Triton Error [CUDA]", "out of memory"),
+)
+"""Words of the messages that tell of short memory."""
 
 
 class BatchSize:
@@ -38,7 +48,7 @@ class BatchSize:
         if device.type == "cuda":
             free, most = torch.cuda.mem_get_info(device)[0], _MOST_TOKENS
         else:
-            free, most = psutil.virtual_memory().available, BATCH_TOKENS
+            free, most = free_memory(), BATCH_TOKENS
         return cls(max(1, min(most, free // 2 // (_STATES * 4 * config.d_model))))
 
 
@@ -123,14 +133,20 @@ def _fits(attempt: Callable[[], None]) -> bool:
     try:
         attempt()
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        is_cpu = "DefaultCPUAllocator" in str(error) and "memory" in str(error)
-        if not (isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or is_cpu):
+        if not _is_out_of_memory(error):
             raise
     else:
         return True
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return False
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was short: PyTorch's own errors, and the plain RuntimeErrors of the libraries below it."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return any(all(word in str(error) for word in words) for words in _MEMORY_ERRORS)
 
 
 def _longest_first(tokens: Sequence[Codes]) -> list[int]:

@@ -1,6 +1,8 @@
 """Which implementation computes: chosen by device and dtype, or forced by GENOME_LM_KERNEL."""
 
+import logging
 import os
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal, get_args
 
@@ -10,9 +12,17 @@ from torch import Tensor
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import reference
 
+log = logging.getLogger(__name__)
+
 Backend = Literal["reference", "cpu", "triton"]
 VARIABLE = "GENOME_LM_KERNEL"
 HAS_TRITON = find_spec("triton") is not None
+LEAST_CAPABILITY = 8, 0
+"""Oldest GPUs (Ampere) that the Triton kernels are compiled for: older ones have no products in bfloat16."""
+SELF_TEST_LENGTHS = 300, 1_100
+"""Lengths that the self-test tries: one program per sequence, and several passes over it."""
+SELF_TEST_BOUND = 1e-4
+"""Largest error of the self-test, relative to the largest value: float32 kernels have about 1e-6."""
 SMALL = 2 << 20
 """Elements of the residual stream below which a training step is quicker in plain form: there, storing what the
 backward pass needs is cheaper than the fused operations' computing it again."""
@@ -22,27 +32,33 @@ def backend_for(x: Tensor) -> Backend:
     """The backend for a computation on `x`.
 
     `cpu`: fused operations in blocks, for float32 and float64 outside autocast, in training from `SMALL` elements on.
-    `triton`: kernels for CUDA devices, if triton is installed, for float32, float16 and bfloat16. `reference`: plain
-    PyTorch, with its FFTs, on any device. The variable GENOME_LM_KERNEL forces one (`auto` or unset: chosen here).
+    `triton`: kernels for CUDA devices on which they work (see `reason_against_triton`), for float32, float16 and
+    bfloat16. `reference`: plain PyTorch, with its FFTs, on any device. The variable GENOME_LM_KERNEL forces one
+    (`auto` or unset: chosen here).
 
     Raises:
-        GenomeLMError: If the variable holds something else.
+        GenomeLMError: If the variable holds something else, or forces `cpu` on tensors of another device.
     """
     forced = os.environ.get(VARIABLE, "auto")
+    if forced == "cpu" and x.device.type not in ("cpu", "meta"):
+        raise GenomeLMError(
+            f"{VARIABLE}=cpu: these operations take tensors on the CPU, not on {x.device.type}; "
+            "unset it, or use --device cpu"
+        )
     if forced in get_args(Backend):
         return forced  # type: ignore[return-value]
     if forced != "auto":
         raise GenomeLMError(f"{VARIABLE}={forced}: use auto, {', '.join(get_args(Backend))}")
     if x.device.type == "cuda":
         taken = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-        return "triton" if taken and torch.version.cuda and HAS_TRITON else "reference"
+        return "triton" if taken and _triton_works(x.device) else "reference"
     plain = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     small = torch.is_grad_enabled() and x.numel() < SMALL
     return "cpu" if x.device.type == "cpu" and plain and not small else "reference"
 
 
 def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
-    """`reference.gated_causal_conv`, in Triton where `backend_for` says so and it is worthwhile at this length.
+    """`reference.gated_causal_conv`, in Triton where `backend_for` says so and it is worthwhile for this shape.
 
     Raises:
         GenomeLMError: If GENOME_LM_KERNEL=triton forces what can't be.
@@ -51,10 +67,65 @@ def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor
         return reference.gated_causal_conv(x0, x1, v, h, bias)
     from genome_lm.kernels.costs import worthwhile
 
-    if os.environ.get(VARIABLE) != "triton" and not worthwhile(x0.shape[-1], x0.dtype):
+    training = torch.is_grad_enabled() and x0.requires_grad
+    if os.environ.get(VARIABLE) != "triton" and not worthwhile(x0.shape[-1], x0.dtype, len(x0), training):
         return reference.gated_causal_conv(x0, x1, v, h, bias)
     if not HAS_TRITON:
         raise GenomeLMError(f"{VARIABLE}=triton: triton is not installed; pip install 'genome-lm[gpu]' (on Linux)")
     from genome_lm.kernels import triton_op
 
     return triton_op.gated_causal_conv(x0, x1, v, h, bias)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _triton_works(device: torch.device) -> bool:
+    return not reason_against_triton(device)
+
+
+@cache
+def reason_against_triton(device: torch.device) -> str:
+    """Why the Triton kernels are not used on a CUDA device; empty if they are.
+
+    The device's capability is looked at, then the kernels are compiled and compared with the reference on a small
+    input, once per process. A reason other than that triton is not installed is logged as a warning. Random states
+    stay as they are.
+    """
+    if not torch.version.cuda:
+        return "this torch is not built for CUDA"
+    if not HAS_TRITON:
+        return "triton is not installed"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < LEAST_CAPABILITY:
+        least, has = (".".join(map(str, pair)) for pair in (LEAST_CAPABILITY, capability))
+        reason = f"compute capability {has} is below {least}"
+    else:
+        reason = _self_test(device)
+    if reason:
+        log.warning("%s: convolutions run in torch.fft, without the Triton kernels: %s", device, reason)
+    return reason
+
+
+def _self_test(device: torch.device) -> str:
+    """Compile the forward kernels for `device` and compare them with float64 on the CPU; what is wrong, if anything.
+
+    A missing C compiler, a driver that is too old and a wrong result all end here.
+    """
+    try:
+        from genome_lm.kernels import triton_op
+
+        for length in SELF_TEST_LENGTHS:
+            # Waves of many frequencies; drawing random numbers would change what a seeded run draws next.
+            phase = torch.arange(3 * 2 * length, dtype=torch.float64).square().view(3, 1, 2, length)
+            x0, x1, v = phase.mul(0.1).sin()
+            h, bias = phase[0, 0].mul(0.3).cos() / length, torch.tensor([0.5, -1.0], dtype=torch.float64)
+            operands = x0, x1, v, h, bias
+            expected = reference.gated_causal_conv(*operands)
+            with torch.no_grad():
+                y = triton_op.gated_causal_conv(*(operand.to(device, torch.float32) for operand in operands))
+            error = float((y.cpu().double() - expected).abs().max() / expected.abs().max())
+            if not error <= SELF_TEST_BOUND:
+                return f"a self-test of {length} positions is off by {error:.1e} of the largest value"
+    except Exception as error:  # whatever compiler, driver and launch may raise: it is the reason
+        lines = str(error).strip().splitlines() or [""]
+        return f"{type(error).__name__}: {lines[0]}"
+    return ""

@@ -13,12 +13,15 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import backend_for
 from genome_lm.kernels.cpu_mixer import Around
 from genome_lm.kernels.cpu_mlp import MlpWeights, residual_mlp, residual_mlp_
+from genome_lm.model.cuda_memory import GpuBatch, free_bytes
 from genome_lm.model.hyena import HyenaOperator
 
 NORM_CHUNK = 8_192
 """Positions that the final norm takes at one time where it writes over its input."""
 STORED_BYTES = 8 << 30
 """Residual streams that the blocks on a CPU keep for the backward pass; beyond it, each is computed again."""
+ALWAYS_STORED_BYTES = 128 << 20
+"""Residual streams on a GPU for which nobody asks the driver how much memory is free, which takes its time."""
 
 
 class Mlp(nn.Module):
@@ -117,14 +120,15 @@ class HyenaBackbone(nn.Module):
             raise GenomeLMError(
                 f"there is no layer {layer}; this model has layers 0 (the embedding) to {self.config.n_layer}"
             )
-        recompute = self.training and torch.is_grad_enabled() and self._recomputes(ids)
         x = self.embedding(ids.long())
         if prompt is not None:
             x = torch.cat([prompt.expand(len(ids), -1, -1), x], dim=1)
         x = self.dropout(x)
+        recompute = self.training and torch.is_grad_enabled() and self._recomputes(x)
+        random = self.config.resid_dropout > 0
         for block in self.blocks[:layer]:
             if recompute:
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=random)
             else:
                 x = block(x, inplace=not torch.is_grad_enabled())
         return x if layer is not None else self._final_norm(x)
@@ -137,10 +141,20 @@ class HyenaBackbone(nn.Module):
             rows.copy_(self.norm(rows))
         return x
 
-    def _recomputes(self, ids: Tensor) -> bool:
-        """Whether blocks are computed again in the backward pass: if asked for, or if storing takes too much."""
-        stored = 2 * self.config.n_layer * ids.numel() * self.config.d_model * self.embedding.weight.itemsize
-        return self.activation_checkpointing or (ids.device.type == "cpu" and stored > STORED_BYTES)
+    def _recomputes(self, x: Tensor) -> bool:
+        """Whether blocks are computed again in the backward pass: if asked for, or if storing takes too much.
+
+        Args:
+            x: (B, L, D), the residual stream.
+        """
+        if self.activation_checkpointing or torch.compiler.is_compiling():
+            return self.activation_checkpointing
+        stored = 2 * self.config.n_layer * x.nbytes
+        if x.device.type == "cuda" and stored > ALWAYS_STORED_BYTES:
+            dtype = torch.bfloat16 if torch.is_autocast_enabled("cuda") else torch.float32
+            batch = GpuBatch(self.config, *x.shape[:2], dtype, backend_for(x) == "triton")
+            return batch.must_recompute(free_bytes(x.device))
+        return x.device.type == "cpu" and stored > STORED_BYTES
 
     def every_layer(self, ids: Tensor, layers: Collection[int | None]) -> Iterator[tuple[int | None, Tensor]]:
         """Hidden states of several layers in one pass, in the order of depth.

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.kernels.cpu_mixer import FilterWeights, Spectra
 from genome_lm.kernels.pointwise import decay_window
+from genome_lm.kernels.numerics import outside_autocast
 from genome_lm.kernels.spectra import bins, spectrum
 
 FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
@@ -81,7 +82,7 @@ class ImplicitFilter(nn.Module):
 
     def forward(self, length: int) -> Tensor:
         """The filters over the first `length` positions: (channels, length), float32 within autocast too."""
-        with torch.autocast(device_type=self.freq.device.type, enabled=False):
+        with outside_autocast(self.freq):
             return (self.out.weight @ self.hidden_features(length).T) * self.window(length)
 
     def weights(self, length: int) -> FilterWeights:

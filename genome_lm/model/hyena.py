@@ -9,6 +9,9 @@ from genome_lm.kernels import causal_conv, gated_causal_conv
 from genome_lm.kernels.cpu_mixer import Around, MixerWeights, residual_mixer, residual_mixer_
 from genome_lm.model.filter import ImplicitFilter
 
+MOST_INDEXED = 1 << 31
+"""Elements that PyTorch's depthwise convolution on a GPU can't take at one time: it counts them in 32 bits."""
+
 
 class HyenaOperator(nn.Module):
     """Order-N Hyena (Poli et al. 2023, https://arxiv.org/abs/2302.10866, definition 3.1), causal.
@@ -33,7 +36,7 @@ class HyenaOperator(nn.Module):
     def forward(self, x: Tensor, around: Around | None = None) -> Tensor:
         """Mix along the sequence: (B, L, D) → (B, L, D); `around` stands in the place of the last convolution."""
         taps = self.short_conv.kernel_size[0]
-        streams = self.short_conv(F.pad(self.in_proj(x).mT, (taps - 1, 0)))
+        streams = self._convolve_shortly(F.pad(self.in_proj(x).mT, (taps - 1, 0)))
         x0, *gates, v = streams.chunk(self.order + 1, dim=1)
         # The filter MLP's outputs go step by step: channel c of the recurrence's step o is row o · D + c.
         filters, biases = self.filter(x.shape[1]).chunk(self.order - 1), self.filter_bias.chunk(self.order - 1)
@@ -47,6 +50,15 @@ class HyenaOperator(nn.Module):
 
         c = around(0, x.shape[-1], (gates[0] * v).transpose(0, 1), convolve)
         return self.out_proj((x0 * c.transpose(0, 1)).mT)
+
+    def _convolve_shortly(self, x: Tensor) -> Tensor:
+        """The short convolution of padded streams: (B, S, taps − 1 + L) → (B, S, L)."""
+        if x.numel() < MOST_INDEXED:
+            return self.short_conv(x)
+        width = max(1, (MOST_INDEXED - 1) // (x.numel() // x.shape[1]))
+        weight, bias = self.short_conv.weight.split(width), self.short_conv.bias.split(width)
+        parts = zip(x.split(width, dim=1), weight, bias, strict=True)
+        return torch.cat([F.conv1d(part, w, b, groups=len(w)) for part, w, b in parts], dim=1)
 
     def fused_residual(self, x: Tensor, norm: nn.LayerNorm, around: Around | None = None) -> Tensor:
         """x + forward(norm(x)) in one operation on the CPU, order 2; without gradients written over x, (B, L, D)."""

@@ -10,12 +10,15 @@ from torch.utils.checkpoint import checkpoint
 
 from genome_lm.alphabet import NUCLEOTIDES
 from genome_lm.config import ModelConfig
+from genome_lm.kernels.numerics import outside_autocast
 from genome_lm.model.backbone import HyenaBackbone
 from genome_lm.model.filter import ImplicitFilter
 
 INITIALIZER_RANGE = 0.02
 LOSS_CHUNK = 8_192
-"""Positions whose logits exist at one time while the loss is computed."""
+"""Positions whose logits exist at one time on a CPU while the loss is computed: they stay in the caches."""
+CUDA_LOSS_CHUNK = 131_072
+"""The same on a GPU, where each piece costs launches: 128 MiB of float32 for the norm of 256 channels."""
 
 
 class HyenaLM(nn.Module):
@@ -38,8 +41,12 @@ class HyenaLM(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits of the token after each position: (B, L) ids → (B, L, 16)."""
-        return F.linear(self.backbone(ids), self.backbone.embedding.weight)
+        """Logits of the token after each position: (B, L) ids → (B, L, 16), float32 within autocast too."""
+        return self._logits(self.backbone(ids))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        with outside_autocast(hidden):
+            return F.linear(hidden, self.backbone.embedding.weight)
 
     def loss(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Cross-entropy of the next nucleotide, averaged over the targets that count.
@@ -64,20 +71,16 @@ class HyenaLM(nn.Module):
             counted = counted * weights
         # The final norm is in the pieces, so that its output is never whole.
         hidden = self.backbone(ids, layer=self.config.n_layer).flatten(0, 1)
-        pieces = zip(
-            hidden.split(LOSS_CHUNK),
-            targets.flatten().split(LOSS_CHUNK),
-            counted.flatten().split(LOSS_CHUNK),
-            strict=True,
-        )
+        rows = CUDA_LOSS_CHUNK if hidden.device.type == "cuda" else LOSS_CHUNK
+        pieces = zip(*(values.split(rows) for values in (hidden, targets.flatten(), counted.flatten())), strict=True)
         total = sum(
-            (checkpoint(self._chunk_loss, *piece, use_reentrant=False) for piece in pieces),
+            (checkpoint(self._chunk_loss, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces),
             start=hidden.new_zeros(()),
         )
         return total, counted.sum()
 
     def _chunk_loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        logits = F.linear(self.backbone.norm(hidden), self.backbone.embedding.weight).float()
+        logits = self._logits(self.backbone.norm(hidden)).float()
         return (F.cross_entropy(logits, targets.long(), reduction="none") * weights).sum()
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""How much memory a sequence needs on a CPU, reckoned from the shapes of what the operations hold at one time.
+"""How much memory a sequence needs, counted from the shapes of what the operations hold at one time.
 
-All figures are for one sequence in float32 and an order of 2, and leave out what the process itself takes (Python and
-PyTorch: 0.25 GB, in training 0.4 GB). The C library's allocator may hold some more: it keeps freed pieces of under
-32 MiB, most of what there is at lengths of a few ten thousand. A stream is length · d_model values.
+`forward_bytes` and `training_bytes` are for a CPU, `cuda_forecast` is for a GPU. Those for a CPU are for one sequence
+in float32 and an order of 2. They leave out what the process itself takes (Python and PyTorch: 0.25 GB, in training
+0.4 GB). The C library's allocator may hold some more: it keeps freed pieces of under 32 MiB, most of what there is at
+lengths of a few ten thousand. A stream is length · d_model values.
 """
 
 import torch
@@ -13,6 +14,7 @@ from genome_lm.kernels.dispatch import SMALL
 from genome_lm.kernels.fft import fast_fft_size
 from genome_lm.kernels.spectra import bins
 from genome_lm.model import backbone
+from genome_lm.model.cuda_memory import GpuBatch
 from genome_lm.model.filter import SPECTRUM_BYTES
 from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
 
@@ -75,6 +77,25 @@ def training_bytes(config: ModelConfig, length: int) -> int:
     # the in-projection where it was not kept.
     channels = 2 if projections == blocks else 5
     return fixed + kept + (3 * projections + 3) * stream + channels * _channels(config, length) + features
+
+
+def cuda_forecast(config: ModelConfig, length: int) -> dict[str, dict[str, int]]:
+    """Bytes that one sequence of `length` bases needs on a GPU, weights included, CUDA's own (0.5 GB) left out.
+
+    Returns:
+        For "float32" and "bf16-mixed": `forward_bytes` (without gradients), `training_bytes` (a step with AdamW), and
+        `recomputed_bytes` (a step that computes each block again in its backward pass, as training does by itself
+        where memory does not suffice).
+    """
+    forecast = {}
+    for name, dtype in (("float32", torch.float32), ("bf16-mixed", torch.bfloat16)):
+        batch = GpuBatch(config, 1, length, dtype)
+        forecast[name] = {
+            "forward_bytes": _weights(config) + batch.forward_bytes(),
+            "training_bytes": 4 * _weights(config) + batch.training_bytes(),
+            "recomputed_bytes": 4 * _weights(config) + batch.training_bytes(recompute=True),
+        }
+    return forecast
 
 
 def _weights(config: ModelConfig) -> int:

@@ -44,7 +44,10 @@ class TrainingConfig:
         soft_mask_weight: Weight of a soft-masked (lower-case) base in the loss; 1 counts it as any other.
         reverse_complement: Draw each window from either strand.
         max_n_fraction: Windows with more N than this are left out.
-        precision: "float32", or "bf16-mixed" (autocast; parameters, residual stream and FFTs stay in float32).
+        precision: "float32", or "bf16-mixed": products of the projections and the MLP in bfloat16, within autocast.
+            Parameters, residual stream, norms, filters, logits, loss, and the validations stay in float32. So do the
+            FFTs on a CPU and those of torch.fft; the Triton kernels on a GPU transform in bfloat16 with sums in
+            float32 (relative error of the convolution about 6e-3, see `genome_lm.kernels.triton_conv`).
         activation_checkpointing: Recompute each block in the backward pass: less memory, more time.
         valid_every: Steps between two validations.
         valid_windows: Windows of the validation split, spread evenly over it.

@@ -24,6 +24,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, sha256
 from genome_lm.genome import GenomeStore, WindowSampler, of_split, read_bed
+from genome_lm.kernels.numerics import deterministic
 from genome_lm.model import HyenaLM
 from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
 from genome_lm.training.config import TrainingConfig
@@ -236,7 +237,8 @@ def _fit(
             default_root_dir=out,
             callbacks=[Log(out, validation, config, system.next_step), saver],
         )
-        trainer.fit(system, GenomeData(system.steps, system.next_step, num_workers))
+        with deterministic():
+            trainer.fit(system, GenomeData(system.steps, system.next_step, num_workers))
     return saver
 
 

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from genome_lm.alphabet import PAD
 from genome_lm.errors import GenomeLMError
+from genome_lm.kernels.numerics import outside_autocast
 from genome_lm.model import HyenaLM, target_mask
 from genome_lm.training.config import TrainingConfig
 from genome_lm.training.data import StepBatch, TrainingSteps
@@ -100,7 +101,8 @@ class TrainingSystem(LightningModule):
             with gradients_exchanged(self.trainer.strategy.model, self.model, number == len(pieces)):
                 summed, _ = self.model.summed_loss(*piece)
                 # Data-parallel training averages the gradients over the devices; this makes it their sum.
-                self.manual_backward(summed * scale * self.trainer.world_size)
+                with outside_autocast(summed):
+                    self.manual_backward(summed * scale * self.trainer.world_size)
             total += summed.detach()
         return float(self._over_devices(total) * scale)
 

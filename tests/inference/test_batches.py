@@ -12,10 +12,15 @@ OUT_OF_MEMORY = [
     MemoryError(),
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously"),
+    RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
 ]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: str(error)[:40] or "MemoryError")
 def test_batches_shrink_until_they_fit(error: Exception) -> None:
     lengths = np.random.default_rng(0).integers(1, 60, 200)
     done: list[int] = []
@@ -47,6 +52,14 @@ def test_other_errors_pass_through() -> None:
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
+        compute_in_batches([np.full(9, 7, np.uint8)], BatchSize(100), CPU, compute)
+
+
+def test_a_launch_that_fails_otherwise_passes_through() -> None:
+    def compute(numbers: list[int], ids: Tensor) -> None:
+        raise RuntimeError("cuFFT error: CUFFT_INVALID_SIZE")
+
+    with pytest.raises(RuntimeError, match="INVALID_SIZE"):
         compute_in_batches([np.full(9, 7, np.uint8)], BatchSize(100), CPU, compute)
 
 

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,18 +48,6 @@ def test_cpu_tensors_never_go_to_triton_by_themselves(monkeypatch: pytest.Monkey
     monkeypatch.delenv("GENOME_LM_KERNEL", raising=False)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         assert backend_for(torch.zeros(1, dtype=dtype)) in ("cpu", "reference")
-
-
-def test_cuda_goes_to_triton_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The choice looks at no more than a tensor's device and dtype."""
-    monkeypatch.delenv("GENOME_LM_KERNEL", raising=False)
-    monkeypatch.setattr(dispatch, "HAS_TRITON", True)
-    monkeypatch.setattr(torch.version, "cuda", "12.8")
-    for dtype, backend in ((torch.float32, "triton"), (torch.float64, "reference"), (torch.bfloat16, "triton")):
-        on_cuda = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
-        assert backend_for(on_cuda) == backend  # type: ignore[arg-type]
-    monkeypatch.setattr(dispatch, "HAS_TRITON", False)
-    assert backend_for(on_cuda) == "reference"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("backward", [False, True])

@@ -181,3 +181,20 @@ def test_presets_are_the_published_sizes() -> None:
     assert shapes["tiny-1k"] == (128, 2, 1_024, 1_026)
     assert shapes["large-1m"] == (256, 8, 1_000_000, 1_000_002)
     assert len(shapes) == 7
+
+
+def test_logits_are_float32_within_autocast() -> None:
+    torch.manual_seed(0)
+    model, ids = HyenaLM(CONFIG).eval(), random_ids(2, 50)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        logits, hidden = model(ids), model.backbone(ids)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, hidden @ model.backbone.embedding.weight.T, rtol=1e-6, atol=1e-7)
+
+
+def test_more_streams_than_32_bits_count_are_convolved_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    operator, x = HyenaOperator(CONFIG).double(), torch.randn(2, 30, 16, dtype=torch.float64)
+    expected = operator(x)
+    monkeypatch.setattr("genome_lm.model.hyena.MOST_INDEXED", 5 * 2 * 32 + 1)  # five of 48 channels at one time
+    torch.testing.assert_close(operator(x), expected, rtol=0, atol=1e-12)

@@ -1,3 +1,4 @@
+import copy
 import csv
 import dataclasses
 import json
@@ -14,9 +15,12 @@ from genome_lm.checkpoint import load_checkpoint
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import WindowSampler, read_bed
 from genome_lm.model import HyenaLM
-from genome_lm.training import TrainingConfig, train
-from genome_lm.training.data import TrainingSteps
-from tests.conftest import TINY_MODEL, TINY_RECIPE, Genome
+from genome_lm.model.filter import ImplicitFilter
+from genome_lm.training import Stage, TrainingConfig, train
+from genome_lm.training.data import StepBatch, TrainingSteps
+from genome_lm.training.system import TrainingSystem
+from tests.conftest import Genome
+from tests.tiny import TINY_MODEL, TINY_RECIPE
 
 TIMING = {"bases_per_second", "memory_mb"}
 
@@ -156,3 +160,36 @@ def test_a_batch_without_a_target_gives_no_nan() -> None:
     loss.backward()
     assert loss.item() == 0
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+def test_gradients_of_the_filters_are_not_rounded_in_a_bf16_run(
+    genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backward pass is outside autocast: from the gradient of a filter, its parameters' follow in float32."""
+    reached: dict[ImplicitFilter, torch.Tensor] = {}
+    errors: list[float] = []
+    forward, accumulate = ImplicitFilter.forward, TrainingSystem._accumulate
+
+    def watched(self: ImplicitFilter, length: int) -> torch.Tensor:
+        h = forward(self, length)
+        h.register_hook(lambda gradient: reached.update({self: gradient.double()}))
+        return h
+
+    def compared(self: TrainingSystem, batch: StepBatch) -> float:
+        loss = accumulate(self, batch)
+        assert torch.is_autocast_enabled("cpu")
+        for long_filter, gradient in reached.items():
+            exact = copy.deepcopy(long_filter).double()
+            expected = torch.autograd.grad(
+                forward(exact, gradient.shape[1]), list(exact.parameters()), gradient, allow_unused=True
+            )
+            for parameter, want in zip(long_filter.parameters(), expected, strict=True):
+                errors.append(float((parameter.grad.double() - want).norm() / want.norm()))
+        return loss
+
+    monkeypatch.setattr(TrainingSystem, "_accumulate", compared)
+    monkeypatch.setattr(ImplicitFilter, "forward", watched)
+    config = changed(precision="bf16-mixed", stages=(Stage(128, 1),), valid_windows=1)
+    train(genome.store.path, genome.intervals, tmp_path / "run", TINY_MODEL, config)
+    assert len(reached) == TINY_MODEL.n_layer
+    assert max(errors) < 1e-5

@@ -1,0 +1,47 @@
+"""Which precision and which algorithms PyTorch may choose by itself, and where it may not."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.utils.deterministic
+from torch import Tensor
+
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+
+
+def outside_autocast(x: Tensor) -> torch.autocast:
+    """A context in which operations on the device of `x` compute in the dtypes of their operands.
+
+    Filters and logits are computed in it, and so is every backward pass: within autocast, the products of a backward
+    pass are rounded to half precision even where the forward pass turned autocast off.
+    """
+    return torch.autocast(device_type=x.device.type, enabled=False)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Ask for algorithms on a GPU that give the same bits each time; the process's own settings come back in the end.
+
+    Training needs them to go on after a kill as if nothing had happened. An operation that has no such algorithm
+    warns and computes all the same. Without a GPU nothing changes: the operations on a CPU are deterministic.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill, cudnn = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn
+    flags, cublas = (cudnn.deterministic, cudnn.benchmark), os.environ.get(_CUBLAS)
+    os.environ.setdefault(_CUBLAS, ":4096:8")  # one of the two with which cuBLAS promises the same bits
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a help in finding errors that costs time
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+        cudnn.deterministic, cudnn.benchmark = flags
+        if cublas is None:
+            del os.environ[_CUBLAS]

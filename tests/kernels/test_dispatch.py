@@ -1,0 +1,89 @@
+"""Which implementation is taken on a GPU, without one: devices and their capability are stand-ins."""
+
+import logging
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.kernels import backend_for, dispatch
+
+CUDA = torch.device("cuda", 0)
+Choice = Callable[[torch.dtype], str]
+
+
+@pytest.fixture
+def choice(monkeypatch: pytest.MonkeyPatch) -> Choice:
+    """The backend for a dtype on an H100 with triton, whose self-test passes."""
+    monkeypatch.delenv("GENOME_LM_KERNEL", raising=False)
+    monkeypatch.setattr(dispatch, "HAS_TRITON", True)
+    monkeypatch.setattr(dispatch, "_self_test", lambda device: "")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    dispatch.reason_against_triton.cache_clear()
+    yield lambda dtype: backend_for(SimpleNamespace(device=CUDA, dtype=dtype))  # type: ignore[arg-type]
+    dispatch.reason_against_triton.cache_clear()
+
+
+def test_a_gpu_takes_triton_where_it_works(choice: Choice) -> None:
+    assert choice(torch.float32) == choice(torch.float16) == choice(torch.bfloat16) == "triton"
+    assert choice(torch.float64) == "reference"
+
+
+@pytest.mark.parametrize(
+    ("changed", "value"), [(dispatch, ("HAS_TRITON", False)), (torch.version, ("cuda", None))], ids=["triton", "CUDA"]
+)
+def test_what_was_never_asked_for_is_no_reason_to_warn(
+    choice: Choice, changed: object, value: tuple[str, object], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(changed, *value)
+    assert choice(torch.float32) == "reference"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda patch: patch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5)), "7.5 is below 8.0"),
+        (lambda patch: patch.setattr(dispatch, "_self_test", lambda device: "no C compiler"), "no C compiler"),
+    ],
+    ids=["old GPU", "self-test"],
+)
+def test_where_triton_does_not_work_torch_fft_does_and_it_is_said_once(
+    choice: Choice,
+    change: Callable[[pytest.MonkeyPatch], None],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    change(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        assert [choice(torch.float32) for _ in range(3)] == ["reference"] * 3
+    assert [reason in record.message for record in caplog.records] == [True]
+
+
+def test_a_self_test_that_can_t_compile_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU outside of the interpreter the operation refuses its tensors, as a missing compiler would raise."""
+    pytest.importorskip("triton")
+    state = torch.get_rng_state()
+    assert "need a CUDA device, not cpu" in dispatch._self_test(torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.01, False), (float("nan"), False)])
+def test_a_self_test_compares_with_the_reference(
+    factor: float, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton_op = pytest.importorskip("genome_lm.kernels.triton_op")
+    reference = dispatch.reference.gated_causal_conv
+    monkeypatch.setattr(triton_op, "gated_causal_conv", lambda *operands: factor * reference(*operands))
+    assert (dispatch._self_test(torch.device("cpu")) == "") is passes
+
+
+def test_the_operations_of_the_cpu_are_not_forced_on_a_gpu(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENOME_LM_KERNEL", "cpu")
+    with pytest.raises(GenomeLMError, match=r"GENOME_LM_KERNEL=cpu.*not on cuda; unset it"):
+        choice(torch.float32)

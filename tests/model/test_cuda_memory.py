@@ -1,0 +1,116 @@
+"""The counts of a GPU's memory, against what exists at one time when the model runs on tensors without data."""
+
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from genome_lm.config import PRESETS, ModelConfig
+from genome_lm.kernels import dispatch
+from genome_lm.model import HyenaLM, backbone, cuda_memory
+from genome_lm.model.cuda_memory import GpuBatch
+
+FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
+
+
+class Memory(TorchDispatchMode):
+    """Adds up the storages that operations make, as long as they exist.
+
+    Attributes:
+        most: Largest sum so far, in bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: object, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        out = func(*args, **(kwargs or {}))  # type: ignore[operator]
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self._known:
+                storage = tensor.untyped_storage()
+                self._known.add(storage._cdata)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return out
+
+    def _forget(self, storage: int, nbytes: int) -> None:
+        self._known.discard(storage)
+        self.now -= nbytes
+
+
+@pytest.fixture(params=["triton", "reference"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which convolution is run and counted; the CPU's own savings are turned off."""
+    if request.param == "triton":
+        pytest.importorskip("triton")
+        from genome_lm.kernels import triton_conv
+
+        monkeypatch.setattr(triton_conv.INTERPRETED, "value", True)  # takes tensors of the CPU
+    monkeypatch.setenv("GENOME_LM_KERNEL", request.param)
+    monkeypatch.setattr(cuda_memory, "worthwhile", lambda *_: request.param == "triton")
+    monkeypatch.setattr(cuda_memory, "FFT_WORKSPACE", 0)
+    monkeypatch.setattr(backbone, "STORED_BYTES", 1 << 60)
+    return request.param
+
+
+def peak(batch: GpuBatch, training: bool, recompute: bool = False) -> int:
+    with FakeTensorMode():
+        model, ids = HyenaLM(batch.config).train(training), torch.zeros(batch.batch, batch.length, dtype=torch.int64)
+        model.backbone.activation_checkpointing = recompute
+        with Memory() as memory:
+            with (
+                torch.autocast("cpu", dtype=BFLOAT16, enabled=batch.dtype == BFLOAT16),
+                torch.set_grad_enabled(training),
+            ):
+                result = model.summed_loss(ids, ids)[0] if training else model(ids)
+            if training:
+                result.backward()
+    return memory.most
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
+@pytest.mark.parametrize("shape", [(1, 200_000, 256), (4, 60_000, 128)], ids=str)
+def test_counts_are_what_exists_at_one_time(kernel: str, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    sequences, length, width = shape
+    config = ModelConfig(d_model=width, n_layer=3, max_length=length, embed_dropout=0.0)
+    batch = GpuBatch(config, sequences, length, dtype)
+    assert batch.training_bytes() == pytest.approx(peak(batch, training=True), rel=0.02)
+    assert batch.training_bytes(recompute=True) == pytest.approx(peak(batch, training=True, recompute=True), rel=0.02)
+    assert batch.forward_bytes() == pytest.approx(peak(batch, training=False), rel=0.1)
+
+
+def test_a_million_bases_train_on_80_gb_by_computing_blocks_again() -> None:
+    free = 79 << 30
+    for dtype in (FLOAT32, BFLOAT16):
+        batch = GpuBatch(PRESETS["large-1m"], 1, 1_000_000, dtype)
+        assert batch.must_recompute(free)
+        assert batch.training_bytes(recompute=True) < cuda_memory.MARGIN * free
+        assert not batch._replace(length=32_768).must_recompute(free)
+
+
+@pytest.mark.parametrize(("free", "recomputes"), [(80 << 30, True), (1 << 40, False)])
+def test_blocks_on_a_gpu_are_computed_again_where_memory_is_short(
+    free: int, recomputes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone, "free_bytes", lambda device: free)
+    monkeypatch.setattr(dispatch, "_triton_works", lambda device: False)
+    length, width = 1_000_000, 256
+    stream = SimpleNamespace(
+        device=torch.device("cuda"), dtype=FLOAT32, shape=(1, length, width), nbytes=4 * length * width
+    )
+    with torch.device("meta"):
+        model = HyenaLM(PRESETS["large-1m"])
+    assert model.backbone._recomputes(stream) is recomputes  # type: ignore[arg-type]
+
+
+def test_nobody_asks_the_driver_about_short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(backbone, "free_bytes")
+    stream = SimpleNamespace(device=torch.device("cuda"), dtype=FLOAT32, shape=(1, 1_000, 128), nbytes=512_000)
+    assert not HyenaLM(PRESETS["tiny-1k"]).backbone._recomputes(stream)  # type: ignore[arg-type]
