@@ -171,15 +171,14 @@ def compare(
 
     Example: genome-lm dataset compare data_manifests/genomic_benchmarks.yaml tuned/* --out comparison.csv
     """
-    import pandas as pd
-
     from genome_lm.dataset import compare_benchmark, read_benchmarks
     from genome_lm.files import replacing_file
+    from genome_lm.optional import require
 
     refuse_existing(out, force)
     rows = compare_benchmark(read_benchmarks(manifest), tuned)
     with replacing_file(out) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+        require("pandas").DataFrame(rows).to_csv(temporary, index=False)
     if as_json:
         typer.echo(json.dumps(rows))
         return

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.kernels import backend_for
 from genome_lm.kernels.dispatch import VARIABLE
 from genome_lm.kernels.pointwise import is_compiled
+from genome_lm.machine import total_memory
 from genome_lm.model import HyenaLM
 
 LIBRARIES = ("torch", "triton", "lightning", "numpy", "zarr", "pyarrow", "h5py", "pyfaidx", "biopython", "snakemake")
@@ -65,7 +65,7 @@ def examine() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cpu_threads": torch.get_num_threads(),
         "compiled_stages": is_compiled(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": total_memory(),
         "kernel_forced": os.environ.get(VARIABLE),
         "devices": [{**check._asdict(), "passed": check.passed} for check in checks],
         "passed": all(check.passed for check in checks),

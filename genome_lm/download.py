@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import jsonschema
-import requests
-import urllib3
-import yaml
-
 from genome_lm.errors import GenomeLMError
+from genome_lm.optional import require
 from genome_lm.progress import Bar, progress
+
+if TYPE_CHECKING:
+    import requests
 
 PAUSES = (1.0, 4.0, 15.0)
 """Seconds before each further try after a dropped connection."""
@@ -59,6 +59,7 @@ def read_manifest(path: Path) -> Manifest:
         GenomeLMError: If it can't be read or a field is missing, unknown or of another form, or a file has no name of
             its own; the field is named.
     """
+    yaml, jsonschema = require("yaml"), require("jsonschema")
     schema = json.loads((resources.files("genome_lm") / "manifest.schema.json").read_text())
     try:
         values = yaml.safe_load(path.read_text())
@@ -150,11 +151,13 @@ def _copy(url: str, part: Path) -> None:
 
 def _fetch_patiently(url: str, part: Path, pauses: Sequence[float], bar: Bar) -> None:
     """Fetch a URL, trying again when the connection drops."""
+    requests, urllib3 = require("requests"), require("urllib3")
+    dropped = requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError
     for pause in (*pauses, None):
         try:
             _fetch(url, part, bar)
             return
-        except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
+        except dropped as error:
             if pause is None:
                 raise GenomeLMError(
                     f"{url}: no answer, or the connection drops again and again ({error}); "
@@ -167,6 +170,7 @@ def _fetch_patiently(url: str, part: Path, pauses: Sequence[float], bar: Bar) ->
 
 def _fetch(url: str, part: Path, bar: Bar) -> None:
     """One request: the rest of what lies in `part`, or all if the file on the server is another one by now."""
+    requests = require("requests")
     offset, validator = _resumable(part)
     headers = {"Accept-Encoding": "identity"}
     if offset:
@@ -199,7 +203,7 @@ def _validator(part: Path) -> Path:
     return part.with_name(f"{part.name}.validator")
 
 
-def _remember(part: Path, response: requests.Response) -> None:
+def _remember(part: Path, response: "requests.Response") -> None:
     """Keep what identifies this version of the file, for If-Range; weak ETags don't vouch for bytes."""
     tag = response.headers.get("ETag", "")
     validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")

@@ -5,7 +5,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "alphabet", "config", "files", "progress", "download", "__init__"},
+    {"errors", "alphabet", "config", "files", "progress", "download", "machine", "optional", "__init__"},
     {"genome", "kernels"},
     {"model"},
     {"checkpoint"},

@@ -15,6 +15,7 @@ from genome_lm.bench.sides import OURS, Kind
 from genome_lm.config import PRESETS
 from genome_lm.genome import GenomeStore
 from genome_lm.model import HyenaLM
+from genome_lm.optional import require
 
 BASES_LOADED = 8 << 20
 """Bases of a run of `load`, one window at least and `MOST_WINDOWS` at most."""
@@ -149,9 +150,7 @@ def _load_store(job: Job) -> Work:
 
 
 def _load_pyfaidx(job: Job) -> Work:
-    import pyfaidx
-
-    store, fasta = GenomeStore(Path(job.genome)), pyfaidx.Fasta(job.fasta)
+    store, fasta = GenomeStore(Path(job.genome)), require("pyfaidx").Fasta(job.fasta)
 
     def run(number: int) -> npt.NDArray[np.generic]:
         tokens = np.empty((job.windows, job.length), dtype=np.uint8)

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -22,6 +19,7 @@ from genome_lm.checkpoint.pickles import StoredTensor, read_pickled
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import Head, HyenaLM
+from genome_lm.optional import require
 
 PINNED = {
     "LongSafari/hyenadna-tiny-1k-seqlen-hf": "e8c1effa8673814e257e627d2e1eda9ea5a373f6",
@@ -78,10 +76,11 @@ def open_checkpoint(
 
 
 def _from_hub(hub_id: str, device: str | torch.device, revision: str | None) -> Opened:
+    hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
     revision = revision or PINNED.get(hub_id)
     try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=[CONFIG, *_FOLDER_WEIGHTS]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        folder = Path(hub.snapshot_download(hub_id, revision=revision, allow_patterns=[CONFIG, *_FOLDER_WEIGHTS]))
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError, ValueError) as error:
         raise GenomeLMError(f"{hub_id}: not a folder here, and can't be had from the hub: {error}") from error
     opened = _from_folder(folder, device)
     # A snapshot's folder is named by its commit.
@@ -158,12 +157,22 @@ def _read_config(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        values = yaml.safe_load(path.read_text()) if path.suffix != ".json" else json.loads(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = _parsed(path)
+    except (OSError, ValueError) as error:
         raise GenomeLMError(f"{path}: can't read the config: {error}") from error
     if not isinstance(values, dict):
         raise GenomeLMError(f"{path}: not a config: a mapping of names to values is expected")
     return values
+
+
+def _parsed(path: Path) -> Any:
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    yaml = require("yaml")
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(error) from error
 
 
 _THEIR_NAMES = {

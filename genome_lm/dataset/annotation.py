@@ -4,14 +4,17 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import gffutils
 import numpy as np
 import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
+from genome_lm.optional import require
+
+if TYPE_CHECKING:
+    import gffutils
 
 _GENIC = frozenset({"gene", "mRNA", "transcript", "exon", "CDS", "ncRNA", "rRNA", "tRNA", "pseudogene"})
 _TRANSCRIPT_KEYS = ("Parent", "transcript_id", "protein_id", "ID")
@@ -94,7 +97,8 @@ def read_annotation(
     return Annotation(transcripts, {contig: np.array(sorted(places)) for contig, places in genic.items()})
 
 
-def _features(path: Path) -> Iterator[gffutils.Feature]:
+def _features(path: Path) -> Iterator["gffutils.Feature"]:
+    gffutils = require("gffutils")
     if not path.exists():
         raise GenomeLMError(f"{path}: no such file")
     try:
@@ -115,7 +119,7 @@ def _features(path: Path) -> Iterator[gffutils.Feature]:
         raise GenomeLMError(f"{path}: not GFF3 or GTF: {error}") from error
 
 
-def _transcript_name(feature: gffutils.Feature) -> str:
+def _transcript_name(feature: "gffutils.Feature") -> str:
     for key in _TRANSCRIPT_KEYS:
         if values := feature.attributes.get(key):
             return str(values[0])

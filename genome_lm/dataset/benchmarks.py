@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import yaml
-
 from genome_lm.dataset.examples import Example, LabelledSet, joined, read_examples
 from genome_lm.download import Source, download
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
+from genome_lm.optional import require
 
 _INTERVALS = ["id", "region", "start", "end", "strand"]
 
@@ -49,6 +47,7 @@ def read_benchmarks(path: Path) -> dict[str, Benchmark]:
     Raises:
         GenomeLMError: If it can't be read, or a field is missing or unknown.
     """
+    yaml = require("yaml")
     try:
         values = yaml.safe_load(path.read_text())
         common = {"source": values["source"], "options": values.get("options", {})}
@@ -159,7 +158,7 @@ def _read_intervals(path: Path, label: str, split: str, store: GenomeStore | Non
     if store is None:
         raise GenomeLMError(f"{path}: holds places of a genome, no sequences; give the genome too (--genome)")
     try:
-        table = pd.read_csv(path, dtype={"region": str, "strand": str})[_INTERVALS]
+        table = require("pandas").read_csv(path, dtype={"region": str, "strand": str})[_INTERVALS]
     except (OSError, ValueError, KeyError) as error:
         raise GenomeLMError(f"{path}: expected the columns {', '.join(_INTERVALS)}: {error}") from error
     known = set(store.contigs.names)

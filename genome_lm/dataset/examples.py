@@ -3,10 +3,9 @@
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,6 +14,10 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
 from genome_lm.genome import GenomeStore
 from genome_lm.inference import fasta_headers
+from genome_lm.optional import require
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLES = (".csv", ".tsv", ".parquet")
 FASTA = (".fa", ".fasta", ".fna", ".fas")
@@ -103,13 +106,13 @@ def write_examples(path: Path, labelled: LabelledSet) -> None:
     """
     check_table_suffix(path)
     rows = [example._asdict() for example in labelled.examples]
-    table = pd.DataFrame(rows).drop(columns="labels")
+    table = require("pandas").DataFrame(rows).drop(columns="labels")
     for number, column in enumerate(labelled.columns):
         table.insert(2 + number, column, [example.labels[number] for example in labelled.examples])
     write_table(path, [table])
 
 
-def write_table(path: Path, tables: Iterable[pd.DataFrame]) -> int:
+def write_table(path: Path, tables: Iterable["pd.DataFrame"]) -> int:
     """Write tables of the same columns, one below the other, whole or not at all; no more than one is held.
 
     Args:
@@ -150,7 +153,8 @@ def reverse_complement_text(sequence: str) -> str:
     return LETTER_COMPLEMENT[letters(sequence)[::-1]].tobytes().decode("ascii")
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _read_table(path: Path) -> "pd.DataFrame":
+    pd = require("pandas")
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
@@ -160,7 +164,8 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise GenomeLMError(f"{path}: can't read the table: {error}") from error
 
 
-def _read_labelled_bed(path: Path) -> pd.DataFrame:
+def _read_labelled_bed(path: Path) -> "pd.DataFrame":
+    pd = require("pandas")
     try:
         table = pd.read_csv(path, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
     except (OSError, ValueError, UnicodeDecodeError) as error:
@@ -172,7 +177,7 @@ def _read_labelled_bed(path: Path) -> pd.DataFrame:
 
 
 def _from_table(
-    table: pd.DataFrame, path: Path, store: GenomeStore | None, columns: Sequence[str]
+    table: "pd.DataFrame", path: Path, store: GenomeStore | None, columns: Sequence[str]
 ) -> Iterator[Example]:
     placed = all(name in table for name in _PLACE)
     sequence = next((name for name in _SEQUENCE_NAMES if name in table), None)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from Bio.Data import CodonTable
 
 from genome_lm.alphabet import A, encode, reverse_complement
 from genome_lm.dataset import Annotation, Transcript
@@ -11,6 +10,7 @@ from genome_lm.evaluation.losses import base_losses, mean_and_error, sample_wind
 from genome_lm.genome import GenomeStore, Interval
 from genome_lm.genome.codes import Codes
 from genome_lm.model import HyenaLM
+from genome_lm.optional import require
 
 Row = dict[str, Any]
 _BASES = "ACGT"
@@ -165,7 +165,7 @@ def _coding_tokens(store: GenomeStore, transcript: Transcript) -> Codes:
 
 def _synonyms(genetic_code: int) -> dict[tuple[int, int, int], tuple[list[int], list[int]]]:
     """Codon → third bases that keep the amino acid, and those that change it to another one (not to a stop)."""
-    table = CodonTable.unambiguous_dna_by_id[genetic_code].forward_table
+    table = require("Bio.Data.CodonTable").unambiguous_dna_by_id[genetic_code].forward_table
     found = {}
     for codon, amino in table.items():
         others = [base for base in _BASES if base != codon[2]]

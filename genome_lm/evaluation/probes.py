@@ -8,10 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import matthews_corrcoef
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from genome_lm.alphabet import PAD, A, encode
@@ -20,6 +16,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
 from genome_lm.inference import GenomeLM
 from genome_lm.model import HyenaLM
+from genome_lm.optional import require
 
 Row = dict[str, Any]
 Array = npt.NDArray[Any]
@@ -50,6 +47,7 @@ def probe_set(
     Raises:
         GenomeLMError: If there is no training or no test split, or a single class.
     """
+    require("sklearn")  # before anything is embedded
     data = _Split.of(labelled, seed)
     texts = [[e.sequence for e in split] for split in data.examples]
     rows = []
@@ -103,17 +101,21 @@ class _Split:
     def row(self, method: str, predicted: Array) -> Row:
         right = (predicted == self.targets[2]).astype(float)
         low, high = np.quantile(right[self._draws].mean(1), [0.025, 0.975]).tolist()
-        mcc = float(matthews_corrcoef(self.targets[2], predicted))
+        mcc = float(require("sklearn.metrics").matthews_corrcoef(self.targets[2], predicted))
         counts = {"train": len(self.targets[0]), "test": len(self.targets[2])}
         return {"method": method, "accuracy": float(right.mean()), "low": low, "high": high, "mcc": mcc, **counts}
 
 
 def _logistic(data: _Split, features: Sequence[Array], seed: int) -> tuple[Array, float]:
     """Predictions of the test split, and the accuracy on the validation split."""
+    linear, pipeline, preprocessing = (
+        require(f"sklearn.{name}") for name in ("linear_model", "pipeline", "preprocessing")
+    )
     found: tuple[float, Array] | None = None
     for penalty in PENALTIES:
-        classifier = make_pipeline(
-            StandardScaler(), LogisticRegression(C=penalty, max_iter=300, random_state=seed, tol=1e-3)
+        classifier = pipeline.make_pipeline(
+            preprocessing.StandardScaler(),
+            linear.LogisticRegression(C=penalty, max_iter=300, random_state=seed, tol=1e-3),
         )
         classifier.fit(features[0], data.targets[0])
         score = float(classifier.score(features[1], data.targets[1]))

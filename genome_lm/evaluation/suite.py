@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from genome_lm import __version__
 from genome_lm.checkpoint import weights_sha256
 from genome_lm.dataset import Annotation, LabelledSet
@@ -20,6 +18,7 @@ from genome_lm.evaluation.variants import variant_separation
 from genome_lm.files import replacing_folder
 from genome_lm.genome import GenomeStore, Interval, of_split
 from genome_lm.inference import GenomeLM
+from genome_lm.optional import require
 from genome_lm.progress import progress
 
 SUMMARY = "suite.json"
@@ -76,6 +75,7 @@ def run_suite(
     Raises:
         GenomeLMError: On an unknown analysis, or one whose input is missing.
     """
+    pd = require("pandas")
     chosen = _chosen(only, given)
     regions = of_split(given.intervals, given.split)
     lm, store = model.model, given.store

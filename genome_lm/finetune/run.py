@@ -8,10 +8,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -29,8 +28,12 @@ from genome_lm.finetune.resume import Saved, data_digest
 from genome_lm.finetune.targets import Data, class_weights, encode_examples, moments, output_names
 from genome_lm.inference import predictions
 from genome_lm.model import Head, HeadConfig, HyenaLM
+from genome_lm.optional import require
 from genome_lm.progress import Bar, progress
 from genome_lm.training import warmup_cosine
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +105,7 @@ def finetune(
         GenomeLMError: If there is no training example, a label or sequence does not fit, or the split leaks and is to
             be refused.
     """
+    require("pandas")  # writes the predictions in the end: its absence is told before hours of training
     config = config or FinetuneConfig()
     if bool(config.neighbours) != (unlabelled is not None):
         raise GenomeLMError("neighbours are drawn from a genome and its splits: give both, or neither")
@@ -393,7 +397,7 @@ def write_predictions(path: Path, head: HeadConfig, data: Data, outputs: Sequenc
     table.to_parquet(path, index=False)
 
 
-def prediction_table(head: HeadConfig, ids: Sequence[str], outputs: Sequence[np.ndarray]) -> pd.DataFrame:
+def prediction_table(head: HeadConfig, ids: Sequence[str], outputs: Sequence[np.ndarray]) -> "pd.DataFrame":
     """Predictions as a table: id, position where there is an output at each, class, and a column an output."""
     counts = [len(found) if head.per_position else 1 for found in outputs]
     columns: dict[str, Any] = {"id": np.repeat(np.array(ids, dtype=object), counts)}
@@ -404,7 +408,8 @@ def prediction_table(head: HeadConfig, ids: Sequence[str], outputs: Sequence[np.
         columns["prediction"] = np.array(head.outputs)[flat.argmax(1)]
     for number, name in enumerate(head.outputs):
         columns[f"p_{name}" if head.task != "regression" else name] = flat[:, number]
-    return pd.DataFrame(columns)
+    table: pd.DataFrame = require("pandas").DataFrame(columns)
+    return table
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:

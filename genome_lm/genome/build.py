@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from genome_lm import __version__
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, replacing_folder
-from genome_lm.genome.chunks import COMPRESSORS, write_shard
+from genome_lm.genome.chunks import compressors, write_shard
 from genome_lm.genome.codes import LETTERS, MASK_BIT, Codes, is_ambiguous
 from genome_lm.genome.fasta import FastaFile, Header
 from genome_lm.genome.store import FORMAT, FORMAT_VERSION, GenomeStore
+from genome_lm.optional import require
 from genome_lm.progress import progress
 
 CHUNK = 32 << 10
@@ -54,14 +54,14 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
     """Collects codes to whole shards, and the tables of contigs and of runs of N."""
 
     def __init__(self, folder: Path) -> None:
-        self._group = zarr.open_group(folder, mode="w", zarr_format=3)
+        self._group = require("zarr").open_group(folder, mode="w", zarr_format=3)
         self._array = self._group.create_array(
             "sequence",
             shape=(0,),
             dtype="uint8",
             chunks=(CHUNK,),
             shards=(SHARD,),
-            compressors=COMPRESSORS,
+            compressors=compressors(),
             fill_value=0,
         )
         self._shards = folder / "sequence" / "c"

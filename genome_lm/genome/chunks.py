@@ -9,30 +9,58 @@ thread, lock or file position is involved, so that a reader works in forked proc
 
 import os
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
-from numcodecs import blosc
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
-
-# Threads of the codec are of no use on chunks this small, and a process forked while they run waits for them forever.
-blosc.use_threads = False
+from genome_lm.optional import require
 
 _LEVEL = 5
-COMPRESSORS = (BloscCodec(cname="lz4", clevel=_LEVEL, shuffle="bitshuffle", typesize=1), Crc32cCodec())
-"""The codecs of a chunk as zarr has them."""
-
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4
 
 
+def compressors() -> tuple[Any, ...]:
+    """The codecs of a chunk as zarr has them."""
+    codecs = require("zarr.codecs")
+    return codecs.BloscCodec(cname="lz4", clevel=_LEVEL, shuffle="bitshuffle", typesize=1), codecs.Crc32cCodec()
+
+
+class _Codec:
+    """The codecs of a chunk as functions, which are looked up once: a chunk takes microseconds."""
+
+    def __init__(self) -> None:
+        self._crc32c = require("google_crc32c").value
+        self._blosc = require("numcodecs.blosc")
+        # Threads are of no use on chunks this small, and a process forked while they run waits for them forever.
+        self._blosc.use_threads = False
+        self.decompress = self._blosc.decompress
+
+    def compress(self, piece: Codes) -> bytes:
+        """A chunk as it lies in a shard."""
+        return self.with_checksum(self._blosc.compress(piece, b"lz4", _LEVEL, self._blosc.BITSHUFFLE))
+
+    def with_checksum(self, data: bytes) -> bytes:
+        """Bytes with their checksum at their end."""
+        return data + self._crc32c(data).to_bytes(_CHECKSUM, "little")
+
+    def is_whole(self, data: bytes) -> bool:
+        """Whether bytes agree with the checksum at their end."""
+        return self._crc32c(data[:-_CHECKSUM]) == int.from_bytes(data[-_CHECKSUM:], "little")
+
+
+@cache
+def _codec() -> _Codec:
+    return _Codec()
+
+
 def write_shard(path: Path, codes: Codes, chunk: int, shard: int) -> None:
-    """Write one shard, compressed as `COMPRESSORS` says.
+    """Write one shard, compressed as `compressors` says.
 
     Args:
         path: The file.
@@ -40,6 +68,7 @@ def write_shard(path: Path, codes: Codes, chunk: int, shard: int) -> None:
         chunk: Bases a chunk.
         shard: Bases a shard, a multiple of `chunk`.
     """
+    codec = _codec()
     index = np.full((shard // chunk, 2), _ABSENT, dtype="<u8")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -47,9 +76,8 @@ def write_shard(path: Path, codes: Codes, chunk: int, shard: int) -> None:
             piece = codes[start : start + chunk]
             if len(piece) < chunk:
                 piece = np.concatenate([piece, np.zeros(chunk - len(piece), dtype=np.uint8)])
-            data = blosc.compress(piece, b"lz4", _LEVEL, blosc.BITSHUFFLE)
-            index[place] = file.tell(), file.write(_with_checksum(data))
-        file.write(_with_checksum(index.tobytes()))
+            index[place] = file.tell(), file.write(codec.compress(piece))
+        file.write(codec.with_checksum(index.tobytes()))
 
 
 class Chunks:
@@ -66,6 +94,7 @@ class Chunks:
         self.chunk, self.count = chunk, -(-bases // chunk)
         self._folder, self._per_shard = folder, shard // chunk
         self._shards: dict[int, tuple[int, npt.NDArray[np.uint64]]] = {}
+        self._codec = _codec()
 
     def decode(self, number: int, out: Codes) -> None:
         """Fill `out`, (chunk,) uint8, with the codes of a chunk.
@@ -80,10 +109,10 @@ class Chunks:
             out[:] = 0
             return
         data = os.pread(file, size, offset)
-        if not _is_whole(data):
+        if not self._codec.is_whole(data):
             raise self._damaged(shard)
         try:
-            blosc.decompress(data[:-_CHECKSUM], out)
+            self._codec.decompress(data[:-_CHECKSUM], out)
         except (RuntimeError, ValueError) as error:
             raise self._damaged(shard) from error
 
@@ -94,7 +123,7 @@ class Chunks:
             raise self._damaged(shard) from error
         size = self._per_shard * 16 + _CHECKSUM
         tail = os.pread(file, size, max(0, os.fstat(file).st_size - size))
-        if len(tail) < size or not _is_whole(tail):
+        if len(tail) < size or not self._codec.is_whole(tail):
             os.close(file)
             raise self._damaged(shard)
         index = np.frombuffer(tail[:-_CHECKSUM], dtype="<u8").reshape(-1, 2)
@@ -158,12 +187,3 @@ class ChunkReader:
         if self._table is not None:
             chunk[:] = np.frombuffer(chunk.tobytes().translate(self._table), dtype=np.uint8)
         return chunk
-
-
-def _with_checksum(data: bytes) -> bytes:
-    return data + google_crc32c.value(data).to_bytes(_CHECKSUM, "little")
-
-
-def _is_whole(data: bytes) -> bool:
-    """Whether bytes agree with the checksum at their end."""
-    return google_crc32c.value(data[:-_CHECKSUM]) == int.from_bytes(data[-_CHECKSUM:], "little")

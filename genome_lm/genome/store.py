@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from genome_lm.alphabet import PAD, TOKEN_COMPLEMENT
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.chunks import ChunkReader, Chunks
 from genome_lm.genome.codes import CODE_COMPLEMENT, CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE, Codes
 from genome_lm.genome.resident import PackedTokens, PlainTokens, ResidentTokens
+from genome_lm.optional import require
 
 FORMAT = "genome-lm-genome"
 FORMAT_VERSION = 1
@@ -117,13 +117,11 @@ class GenomeStore:
         self._cache_bytes = cache_bytes
         attributes = _read_attributes(self.path)
         self.provenance: dict[str, Any] = attributes["provenance"]
-        group = zarr.open_group(self.path, mode="r", zarr_format=3)
-        headers = group["contig_headers"][:].tobytes().decode().split("\n")  # type: ignore[index, union-attr]
-        self.contigs = ContigTable(tuple(headers), np.asarray(group["contig_starts"][:]))  # type: ignore[index]
-        self._n_runs = np.asarray(group["n_runs"][:])  # type: ignore[index]
+        group = require("zarr").open_group(self.path, mode="r", zarr_format=3)
+        headers = group["contig_headers"][:].tobytes().decode().split("\n")
+        self.contigs = ContigTable(tuple(headers), np.asarray(group["contig_starts"][:]))
+        self._n_runs = np.asarray(group["n_runs"][:])
         sequence = group["sequence"]
-        assert isinstance(sequence, zarr.Array)
-        assert sequence.shards is not None
         self._chunks = Chunks(self.path / "sequence", sequence.chunks[0], sequence.shards[0], self.bases)
         self._reader = cache(self._make_reader)
 

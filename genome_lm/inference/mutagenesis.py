@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-import zarr
 
 from genome_lm.alphabet import NUCLEOTIDES, decode, reverse_complement
 from genome_lm.errors import GenomeLMError
@@ -16,6 +15,7 @@ from genome_lm.genome import GenomeStore
 from genome_lm.genome.codes import Codes
 from genome_lm.inference.variants import Layout, Strands, Variant, score_variants
 from genome_lm.model import HyenaLM, target_mask
+from genome_lm.optional import require
 from genome_lm.progress import progress
 
 Method = Literal["substitutions", "gradient"]
@@ -205,7 +205,7 @@ def write_mutagenesis(out: Path, result: Mutagenesis) -> None:
     check_mutagenesis_name(out)
     if out.suffix == ".zarr":
         with replacing_folder(out) as folder:
-            group = zarr.open_group(folder, mode="w", zarr_format=3)
+            group = require("zarr").open_group(folder, mode="w", zarr_format=3)
             group.create_array("llr", shape=result.llr.shape, dtype="float32")[...] = result.llr
             group.attrs.update(
                 contig=result.contig,

@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zarr
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, replacing_folder
 from genome_lm.inference.parts import Parts
+from genome_lm.optional import require
 
 SUFFIXES = (".npz", ".parquet", ".zarr", ".h5ad")
 PIECE = 8 << 20
@@ -34,9 +34,11 @@ PROVENANCE = "genome_lm"
 
 
 def check_suffix(path: Path) -> None:
-    """Raise a `GenomeLMError` if the name does not say which format is meant."""
+    """Raise a `GenomeLMError` if the name does not say which format is meant, or that can't be written."""
     if path.suffix not in SUFFIXES:
         raise GenomeLMError(f"{path}: the format is told by the name; end it in {', '.join(SUFFIXES)}")
+    if path.suffix == ".zarr":
+        require("zarr")
 
 
 def write_parts(path: Path, parts: Parts) -> None:
@@ -67,7 +69,7 @@ def _write_parquet(path: Path, parts: Parts) -> None:
 
 
 def _write_zarr(folder: Path, parts: Parts) -> None:
-    group = zarr.open_group(folder, mode="w", zarr_format=3)
+    group = require("zarr").open_group(folder, mode="w", zarr_format=3)
     group.attrs[PROVENANCE] = json.loads(_provenance(parts))
     rows = _rows_together(parts)
     arrays = {}

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from Bio.SeqIO.FastaIO import SimpleFastaParser
-
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_input
 from genome_lm.genome import GenomeStore, Interval
+from genome_lm.optional import require
 
 
 class Record(NamedTuple):
@@ -37,10 +36,11 @@ def fasta_records(path: Path) -> Iterator[Record]:
 
 def fasta_headers(path: Path) -> Iterator[tuple[str, str]]:
     """Whole header, without `>`, and sequence of each record; otherwise as `fasta_records`."""
+    parse = require("Bio.SeqIO.FastaIO").SimpleFastaParser
     count = 0
     try:
         with _opened(path) as file:
-            for title, sequence in SimpleFastaParser(_from_first_header(file, path)):
+            for title, sequence in parse(_from_first_header(file, path)):
                 count += 1
                 name = title.split(maxsplit=1)[0] if title.strip() else ""
                 if not name or not sequence:

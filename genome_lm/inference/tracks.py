@@ -7,12 +7,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import pyBigWig
 import torch
 
 from genome_lm.alphabet import NUCLEOTIDES, PAD, encode, reverse_complement
@@ -24,6 +22,10 @@ from genome_lm.genome.codes import Codes
 from genome_lm.inference.records import Record
 from genome_lm.inference.variants import Strands
 from genome_lm.model import HyenaLM
+from genome_lm.optional import require
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Bits = npt.NDArray[np.float32]
 TRACKS = (".bedgraph", ".bedgraph.gz", ".bw", ".bigwig")
@@ -196,11 +198,15 @@ def merged(intervals: Sequence[Interval], contigs: Sequence[Contig]) -> list[Int
 
 
 def check_track_names(track: Path | None, table: Path | None) -> None:
-    """Raise a `GenomeLMError` if an output's name does not say which format is meant."""
+    """Raise a `GenomeLMError` if an output's name does not say which format is meant, or that can't be written."""
     if track is not None and not track.name.lower().endswith(TRACKS):
         raise GenomeLMError(f"{track}: the format is told by the name; end it in {', '.join(TRACKS)}")
+    if track is not None and _is_bigwig(track):
+        require("pyBigWig")
     if table is not None and table.suffix not in TABLES:
         raise GenomeLMError(f"{table}: the format is told by the name; end it in {', '.join(TABLES)}")
+    if table is not None:
+        require("pandas")
 
 
 def write_track(path: Path, contigs: Sequence[Contig], found: Iterator[Region]) -> Iterator[Region]:
@@ -212,9 +218,9 @@ def write_track(path: Path, contigs: Sequence[Contig], found: Iterator[Region]) 
         The regions; the file takes its place when all are taken.
     """
     with replacing_file(path) as temporary:
-        if path.name.lower().endswith((".bw", ".bigwig")):
+        if _is_bigwig(path):
             bases = 0
-            with pyBigWig.open(str(temporary), "w") as wig:
+            with require("pyBigWig").open(str(temporary), "w") as wig:
                 wig.addHeader([(contig.name, contig.length) for contig in contigs])
                 for region in found:
                     for start, values in _runs(region):
@@ -231,10 +237,14 @@ def write_track(path: Path, contigs: Sequence[Contig], found: Iterator[Region]) 
                     yield region
 
 
+def _is_bigwig(path: Path) -> bool:
+    return path.name.lower().endswith((".bw", ".bigwig"))
+
+
 def _is_whole(path: Path, bases: int) -> bool:
     """Whether a bigWig file has all bases and the mark at its end: pyBigWig raises nothing where there is no room."""
     try:
-        with pyBigWig.open(str(path)) as wig, path.open("rb") as file:
+        with require("pyBigWig").open(str(path)) as wig, path.open("rb") as file:
             file.seek(-4, os.SEEK_END)
             return file.read() == BIGWIG_END and wig.header()["nBasesCovered"] == bases
     except (RuntimeError, OSError):
@@ -257,7 +267,7 @@ def _write_bedgraph(file: TextIO, region: Region) -> None:
         )
 
 
-def summarise(intervals: Sequence[Interval], found: Iterator[Region]) -> pd.DataFrame:
+def summarise(intervals: Sequence[Interval], found: Iterator[Region]) -> "pd.DataFrame":
     """A row an interval, in their order: id, contig, start, end, bases with a value, their bits and mean bits.
 
     Args:
@@ -277,7 +287,7 @@ def summarise(intervals: Sequence[Interval], found: Iterator[Region]) -> pd.Data
         for sums, values in ((bases, known), (bits, np.where(known, region.bits, 0))):
             before = np.concatenate([[0], np.cumsum(values, dtype=sums.dtype)])
             sums[numbers[some]] += before[span[1]] - before[span[0]]
-    table = pd.DataFrame(intervals, columns=["contig", "start", "end", "id"])
+    table: pd.DataFrame = require("pandas").DataFrame(intervals, columns=["contig", "start", "end", "id"])
     table["id"] = [name or f"{contig}:{start}-{end}" for contig, start, end, name in intervals]
     table["bases"], table["bits"] = bases, bits
     table["bits_per_base"] = np.divide(bits, bases, out=np.full(len(bits), np.nan), where=bases > 0)
@@ -293,7 +303,7 @@ def _by_contig(intervals: Sequence[Interval]) -> dict[str, tuple[npt.NDArray[np.
     }
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: "pd.DataFrame") -> None:
     """Write a table as .tsv, .parquet or .json, whole or not at all."""
     with replacing_file(path) as temporary:
         if path.suffix == ".tsv":

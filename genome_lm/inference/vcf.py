@@ -12,16 +12,19 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pysam
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_input, replacing_file
 from genome_lm.genome import GenomeStore
 from genome_lm.inference.variants import REASONS, Variant, VariantScores, why_not
+from genome_lm.optional import require
+
+if TYPE_CHECKING:
+    import pysam
 
 ContigNames = Literal["as-is", "add-chr", "strip-chr"]
 LARGEST_TBI = 1 << 29
@@ -160,6 +163,7 @@ def read_records(path: Path, name: Path) -> Iterator["pysam.VariantRecord"]:
 
 @contextlib.contextmanager
 def _opened(path: Path, name: Path) -> Iterator["pysam.VariantFile"]:
+    pysam = require("pysam")
     # htslib's own messages would stand between ours; what they say is in the errors.
     before = pysam.set_verbosity(0)
     try:
@@ -350,6 +354,7 @@ def write_vcf(
     out: Path, header: Sequence[str], lines: Iterable[str], contigs: dict[str, tuple[int, int]], is_sorted: bool
 ) -> None:
     """Write a compressed VCF and its index; both take their places together."""
+    pysam = require("pysam")
     if not is_sorted:
         lines = sorted(lines, key=lambda line: _position(line, contigs))
     large = any(length >= LARGEST_TBI for _, length in contigs.values())

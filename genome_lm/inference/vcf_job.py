@@ -6,11 +6,10 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pysam
 
 from genome_lm import __version__
 from genome_lm.checkpoint import weights_sha256
@@ -33,6 +32,9 @@ from genome_lm.inference.vcf import (
 )
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
+
+if TYPE_CHECKING:
+    import pysam
 
 RECORDS = 2_000
 """Records of a part at most."""

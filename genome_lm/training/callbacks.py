@@ -1,28 +1,35 @@
 """What happens around the steps: logs, validation, saving, stopping in time."""
 
 import csv
+import logging
 import math
 import os
 import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from lightning import Callback, Trainer
-from torch.utils.tensorboard import SummaryWriter
 
+from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
 from genome_lm.genome import GenomeStore, Interval, tile
+from genome_lm.machine import process_memory
+from genome_lm.optional import require
 from genome_lm.progress import progress
 from genome_lm.training.config import TrainingConfig
 from genome_lm.training.data import StepBatch
 from genome_lm.training.metrics import METRICS, read_metrics
 from genome_lm.training.system import TrainingSystem
 from genome_lm.training.validation import mean_loss
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger(__name__)
 
 RESUME = "resume.ckpt"
 
@@ -80,7 +87,7 @@ class Log(Callback):
             return
         self._trim()
         self._file = (self.run / METRICS).open("a", newline="")
-        self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.first_step)
+        self._board = _open_board(self.run / "tensorboard", self.first_step)
         plans = [self.config.plan(step) for step in (*range(self.config.steps),)]
         self._bases = np.cumsum([plan.length * plan.batch for plan in plans])
         done = int(self._bases[self.first_step - 1]) if self.first_step else 0
@@ -113,6 +120,8 @@ class Log(Callback):
     def _write(self, row: Metrics) -> None:
         csv.writer(self._file).writerow(["" if value != value else value for value in row])
         self._file.flush()
+        if self._board is None:
+            return
         for name, value in zip(row._fields[5:], row[5:], strict=True):
             if value == value:
                 self._board.add_scalar(f"train/{name}".replace("train/valid_", "valid/"), value, row.step)
@@ -130,14 +139,27 @@ class Log(Callback):
         if hasattr(self, "_display"):
             self._display.__exit__(None, None, None)
             self._file.close()
-            self._board.close()
+            if self._board is not None:
+                self._board.close()
+
+
+def _open_board(folder: Path, first_step: int) -> "SummaryWriter | None":
+    """Where curves go for TensorBoard; without it, training goes on with metrics.csv, and says so."""
+    try:
+        require("tensorboard")
+    except GenomeLMError as error:
+        log.warning("TensorBoard's files are not written, metrics.csv is: %s", error)
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=first_step)
 
 
 def _memory_mb() -> float:
     """Peak of the GPU's memory, or what the process holds now."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    return psutil.Process().memory_info().rss / 2**20
+    return process_memory() / 2**20
 
 
 class SaveAndStop(Callback):

@@ -1,0 +1,27 @@
+"""Memory of the machine and of this process, as Linux tells it, with stand-ins for macOS."""
+
+import os
+import resource
+from pathlib import Path
+
+_MEMORY, _OURS = Path("/proc/meminfo"), Path("/proc/self/statm")
+
+
+def total_memory() -> int:
+    """Bytes of the machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_memory() -> int:
+    """Bytes that can be taken without swapping; half of the machine's where the system does not say."""
+    if not _MEMORY.exists():
+        return total_memory() // 2
+    fields = dict(line.split(":", maxsplit=1) for line in _MEMORY.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) << 10
+
+
+def process_memory() -> int:
+    """Bytes of memory that this process holds; the most that it has held where the system does not say."""
+    if not _OURS.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS gives bytes
+    return int(_OURS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,53 @@
+"""Libraries that some uses need and most do without: imported where they are used, named where they are missing."""
+
+from importlib import import_module
+from typing import Any
+
+from genome_lm.errors import GenomeLMError
+
+_PACKAGES = {
+    "Bio": "biopython",
+    "google_crc32c": "google-crc32c",
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
+}
+"""What pip calls a library, where Python calls it otherwise."""
+_USES = {
+    "Bio": "FASTA files and genetic codes",
+    "gffutils": "GFF3 and GTF files",
+    "google_crc32c": "genome stores",
+    "huggingface_hub": "checkpoints from the Hugging Face hub",
+    "jsonschema": "manifests of downloads",
+    "numcodecs": "genome stores",
+    "pandas": "tables",
+    "pyBigWig": "bigWig files",
+    "pyfaidx": "comparisons with pyfaidx",
+    "pysam": "VCF and BCF files",
+    "requests": "downloads",
+    "sklearn": "linear probes",
+    "tensorboard": "TensorBoard's files",
+    "urllib3": "downloads",
+    "yaml": "YAML files",
+    "zarr": "genome stores and other zarr arrays",
+}
+
+
+def require(name: str) -> Any:
+    """Import a library, or a module of one, for a use that needs it.
+
+    Args:
+        name: Full name of the module.
+
+    Returns:
+        The module.
+
+    Raises:
+        GenomeLMError: If it is not installed, or a library that it needs itself is not.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        package = _PACKAGES.get(library := missing.partition(".")[0], library)
+        use = _USES[name.partition(".")[0]]
+        raise GenomeLMError(f"{missing} is not installed, and {use} need it: pip install {package}") from error
