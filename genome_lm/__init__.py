@@ -4,7 +4,6 @@
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from genome_lm.genome import GenomeStore
     from genome_lm.inference import GenomeLM, load
 
-__version__ = version("genome-lm")
+__version__ = "0.1.0"
 __all__ = ["PRESETS", "GenomeLM", "GenomeLMError", "GenomeStore", "ModelConfig", "load"]
 
 _HOMES = {
