@@ -1,7 +1,7 @@
 import os
 import signal
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,19 +14,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from genome_lm.config import ModelConfig
-from genome_lm.genome import GenomeStore, build_store, split_genome, write_bed
-from genome_lm.training import Stage, TrainingConfig, train
-
-TINY_MODEL = ModelConfig(d_model=16, n_layer=2, max_length=128, filter_order=8)
-TINY_RECIPE = TrainingConfig(
-    stages=(Stage(32, 30), Stage(128, 30)), tokens_per_step=512, lr=5e-3, valid_every=20, checkpoint_every=7
-)
+# Fixtures import what they need themselves, so that tests that need less of it run where the rest is not installed.
+if TYPE_CHECKING:
+    from genome_lm.genome import GenomeStore
 
 
 class Genome(NamedTuple):
     fasta: Path
-    store: GenomeStore
+    store: "GenomeStore"
     intervals: Path
 
 
@@ -43,6 +38,8 @@ def biased_dna(bases: int, seed: int) -> str:
 
 @pytest.fixture(scope="session")
 def genome(tmp_path_factory: pytest.TempPathFactory) -> Genome:
+    from genome_lm.genome import build_store, split_genome, write_bed
+
     folder = tmp_path_factory.mktemp("genome")
     one, two = biased_dna(40_000, 1), biased_dna(20_000, 2)
     two = two[:5_000] + "N" * 700 + two[5_700:9_000] + two[9_000:11_000].lower() + two[11_000:]
@@ -56,6 +53,9 @@ def genome(tmp_path_factory: pytest.TempPathFactory) -> Genome:
 @pytest.fixture(scope="session")
 def run(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished training run."""
+    from genome_lm.training import train
+    from tests.tiny import TINY_MODEL, TINY_RECIPE
+
     folder = tmp_path_factory.mktemp("run") / "run"
     train(genome.store.path, genome.intervals, folder, TINY_MODEL, TINY_RECIPE)
     return folder

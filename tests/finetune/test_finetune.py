@@ -20,7 +20,7 @@ from genome_lm.finetune.targets import encode_examples
 from genome_lm.model import Head, HeadConfig, HyenaLM
 from genome_lm.progress import Bar
 from genome_lm_cli.main import app
-from tests.conftest import TINY_MODEL
+from tests.tiny import TINY_MODEL
 
 SPLITS = ("train", "train", "train", "valid", "test")
 

@@ -15,7 +15,7 @@ from genome_lm.finetune import FinetuneConfig, Unlabelled, finetune
 from genome_lm.finetune.neighbours import draw_neighbours, shared_directions
 from genome_lm.genome import GenomeStore, Interval, build_store
 from genome_lm.model import Head, HeadConfig
-from tests.conftest import TINY_MODEL
+from tests.tiny import TINY_MODEL
 
 
 @pytest.fixture

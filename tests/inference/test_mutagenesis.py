@@ -14,7 +14,8 @@ from genome_lm.inference import Layout
 from genome_lm.inference.mutagenesis import BASES, mutagenesis, parse_region
 from genome_lm.model import HyenaLM
 from genome_lm_cli.main import app
-from tests.conftest import TINY_MODEL, Genome
+from tests.conftest import Genome
+from tests.tiny import TINY_MODEL
 
 LAYOUT = Layout(context=60, flank=20, stride=16)
 
