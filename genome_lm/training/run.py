@@ -74,8 +74,8 @@ def train(
 ) -> TrainingResult:
     """Train a model, or go on where a run was left; a finished run is not repeated.
 
-    The folder `out` gets run.json (what is trained, on what), metrics.csv and tensorboard/, resume.ckpt (Lightning's
-    file, only for resuming), checkpoint/ (native), and last of all summary.json.
+    The folder `out` gets run.json (what is trained, on what), metrics.csv, tensorboard/ if TensorBoard is installed,
+    resume.ckpt (Lightning's file, only for resuming), checkpoint/ (native), and last of all summary.json.
 
     Args:
         genome: Genome store.
