@@ -27,6 +27,7 @@ from genome_lm.finetune.neighbours import Unlabelled, draw_neighbours, shared_di
 from genome_lm.finetune.resume import Saved, data_digest
 from genome_lm.finetune.targets import Data, class_weights, encode_examples, moments, output_names
 from genome_lm.inference import predictions
+from genome_lm.kernels.numerics import deterministic, outside_autocast
 from genome_lm.model import Head, HeadConfig, HyenaLM
 from genome_lm.optional import require
 from genome_lm.progress import Bar, progress
@@ -131,7 +132,7 @@ def finetune(
     if unlabelled is not None:
         identity["unlabelled"] = of_result["unlabelled"] = unlabelled.store.provenance
     saved = Saved(out, {**of_result, "head": head_config.to_dict(), "data": data_digest(labelled)})
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), deterministic():
         torch.manual_seed(config.seed)
         device_ = opened.model.backbone.embedding.weight.device
         head = Head(head_config, opened.model.config).to(device_)
@@ -346,7 +347,8 @@ class _Tuning:
         total = 0.0
         for piece in self._sources["train"].pieces(rows, turned.tolist()):
             loss = self.head.loss(piece.outputs, piece.targets, self._weights) / max(weight, 1e-12)
-            loss.backward()
+            with outside_autocast(loss):
+                loss.backward()
             total += float(loss.detach())
         if not math.isfinite(total):
             raise GenomeLMError(f"the loss is {total}; lower --lr, or look for values out of bounds among the labels")
