@@ -8,7 +8,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Device, Force, Json
+from genome_lm_cli.options import Device, Force, Json, Threads
 from genome_lm_cli.output import finish
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def embed(
         int | None, typer.Option(help="Bases that go through the model at one time; default: what pays off and fits.")
     ] = None,
     device: Device = None,
+    threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import refuse_existing, replacing_file
-from genome_lm_cli.options import Device, Force, Json
+from genome_lm_cli.options import Device, Force, Json, Threads
 from genome_lm_cli.output import say, table
 
 
@@ -25,6 +25,7 @@ def evaluate(
     max_bases: Annotated[int | None, typer.Option(help="Score only so many bases, spread over the split.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
     device: Device = None,
+    threads: Threads = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
     as_json: Json = False,
     force: Force = False,

@@ -9,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm_cli.options import ContigMap, ContigPattern, Device, Force, Json
+from genome_lm_cli.options import ContigMap, ContigPattern, Device, Force, Json, Threads
 from genome_lm_cli.output import finish
 
 
@@ -33,6 +33,7 @@ def evaluate_suite(
     scale: Annotated[float, typer.Option(help="More or fewer windows, genes and variants than usual.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     device: Device = None,
+    threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

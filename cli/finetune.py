@@ -12,7 +12,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm_cli.options import Device, Force, Json
+from genome_lm_cli.options import Device, Force, Json, Threads
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def finetune(
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
     seed: Annotated[int, typer.Option(help="Of the head, the order, the strands and the splits.")] = 0,
     device: Device = None,
+    threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

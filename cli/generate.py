@@ -9,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Device, Force, Json
+from genome_lm_cli.options import Device, Force, Json, Threads
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def generate(
     kmer: Annotated[int, typer.Option(help="Length of the words that --check-against looks up.")] = 32,
     batch: Annotated[int | None, typer.Option(help="Sequences at one time; default: by memory.")] = None,
     device: Device = None,
+    threads: Threads = None,
     as_json: Json = False,
     force: Force = False,
 ) -> None:

@@ -7,6 +7,7 @@ from types import FrameType
 import typer
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.threads import limit_threads
 from genome_lm_cli import (
     bench,
     checkpoint,
@@ -69,6 +70,11 @@ app.command()(mutagenesis.mutagenesis)
 app.command()(report.report)
 app.command()(doctor.doctor)
 app.command()(bench.bench)
+
+
+@app.callback()
+def _before_any_command(context: typer.Context) -> None:
+    context.obj = limit_threads()  # here, as nothing has loaded PyTorch yet
 
 
 def _raise_on_sigterm(_signal: int, _frame: FrameType | None) -> None:

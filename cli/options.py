@@ -5,10 +5,29 @@ from typing import Annotated
 
 import typer
 
+from genome_lm.threads import limit_threads
+
+
+def _limit_threads(context: typer.Context, threads: int | None) -> int | None:
+    """Set the number where it is given; without it, that of `genome_lm_cli.main` stays."""
+    if threads is not None:
+        context.obj = limit_threads(threads)
+    return threads
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 """All commands have it."""
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads on the CPU; default: as many as this job may use (genome-lm doctor says why).",
+        metavar="N",
+        callback=_limit_threads,
+    ),
+]
+"""All commands that compute have it. It acts before the command's body, where PyTorch is loaded."""
 ContigMap = Annotated[Path | None, typer.Option(help="Table of names: annotation, tab, genome.", metavar="TSV")]
 ContigPattern = Annotated[
     str | None, typer.Option(help="Regular expression whose group is the annotation's name.", metavar="REGEX")

@@ -9,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Device, Force, Json
+from genome_lm_cli.options import Device, Force, Json, Threads
 from genome_lm_cli.output import finish
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def predict(
     stride: Annotated[int | None, typer.Option(help="From one window to the next; default: --window.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
     device: Device = None,
+    threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -10,7 +10,7 @@ import typer
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
 from genome_lm_cli.embed import parse_shard
-from genome_lm_cli.options import Device, Force, Json
+from genome_lm_cli.options import Device, Force, Json, Threads
 from genome_lm_cli.output import say, table
 
 
@@ -68,6 +68,7 @@ def score(
     ] = None,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
     device: Device = None,
+    threads: Threads = None,
     as_json: Json = False,
     force: Force = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli.options import Json
+from genome_lm_cli.options import Json, Threads
 from genome_lm_cli.output import finish
 
 _MODEL = ("d_model", "n_layer", "max_length")
@@ -49,6 +49,7 @@ def train(
     devices: Annotated[int, typer.Option(help="Devices to train on together, in each node.")] = 1,
     num_nodes: Annotated[int, typer.Option(help="Nodes; start this command on each of them, as srun does.")] = 1,
     strategy: Annotated[str, typer.Option(help="auto, ddp, or fsdp for models that outgrow a device.")] = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Train a model, or go on where a killed run was left.
