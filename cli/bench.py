@@ -10,7 +10,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, replacing_file
-from genome_lm_cli.options import Json
+from genome_lm_cli.options import Json, Threads
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ def bench(
         Path | None, typer.Option(help="Its store; built for the occasion if missing.", metavar="G.zarr")
     ] = None,
     repeat: Annotated[int, typer.Option(min=0, help="Runs of each side after a first, cold one.")] = 5,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: PyTorch's.")] = None,
+    busy: Annotated[
+        int, typer.Option(min=0, help="Measure also beside so many processes that keep a CPU busy each.", metavar="N")
+    ] = 0,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Of weights, sequences and windows.")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
     plot: Annotated[Path | None, typer.Option(help="Figure to write (.png, .svg, .pdf).", metavar="FILE")] = None,
@@ -49,6 +52,8 @@ def bench(
     """Measure seconds, bases a second and peak memory, side by side in one run, and the machine's floor.
 
     Example: genome-lm bench forward --preset small-32k --length 4096 --length 32768 --against original
+
+    Example: genome-lm bench train --length 8192 --against original --busy 1
     """
     from genome_lm.bench import ABLATIONS, OURS, Comparison, Job, compare, measure_machine, side
     from genome_lm.bench.figure import plot as draw
@@ -77,7 +82,7 @@ def bench(
         ]
         with progress(kind.value, len(jobs), "lengths") as bar:
             for job in jobs:
-                comparisons.append(compare(job, sides, machine, repeat, threads))
+                comparisons.append(compare(job, sides, machine, repeat, threads, busy))
                 bar.advance(1)
                 if not as_json:
                     _show(comparisons[-1].to_dict())
@@ -105,8 +110,9 @@ def _show(result: dict[str, Any]) -> None:
         f"{result['kind']} {result['preset']} {result['length']:,} bp; floor {floor['seconds']:.3g} s: "
         f"{floor['operations'] / 1e9:,.0f} Gop, {floor['bytes'] / 1e9:,.2f} GB"
     )
+    columns = ["", "seconds", "bases/s", "GB", "× s", "× CPU", "× GB", "× floor"]
     rows = [
-        (
+        [
             side["side"],
             f"{side['median']:.3g}",
             f"{side['bases_per_second']:,.0f}",
@@ -115,8 +121,13 @@ def _show(result: dict[str, Any]) -> None:
             f"{side['times_cpu']:.2f}",
             f"{side['times_memory']:.2f}",
             f"{side['times_floor']:.2f}",
-        )
+        ]
         for side in result["sides"]
     ]
-    table(title, ("", "seconds", "bases/s", "GB", "× s", "× CPU", "× GB", "× floor"), rows)
+    if result["neighbours"]:
+        columns += ["busy s", "× busy s", "busy / quiet"]
+        for row, side in zip(rows, result["sides"], strict=True):
+            ratios = (f"{side[name]:.2f}" for name in ("busy_times_slower", "busy_times_quiet"))
+            row += [f"{side['busy_median']:.3g}", *ratios]
+    table(title, columns, rows)
     say(f"results differ by at most {max(side['difference'] for side in result['sides']):.1e} of the largest")

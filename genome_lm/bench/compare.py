@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from genome_lm.bench.floor import Floor, Machine, floor
+from genome_lm.bench.neighbours import neighbours
 from genome_lm.bench.sides import Side
 from genome_lm.bench.work import Job
 from genome_lm.bench.worker import Worker
@@ -29,6 +30,7 @@ class Measured:
         peak: Most bytes that its process held at one time, all in all.
         start: Bytes that the process held before it made the model or opened the genome.
         difference: Largest difference of the first run's result from the first side's, over the largest value.
+        busy: Seconds of the runs beside busy neighbours; empty without any.
     """
 
     side: str
@@ -38,6 +40,7 @@ class Measured:
     peak: int
     start: int
     difference: float
+    busy: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
@@ -52,6 +55,14 @@ class Measured:
         """As `times_slower_than`, of CPU seconds."""
         return _median_ratio(self.cpu, other.cpu)
 
+    def busy_figures(self, other: "Measured") -> dict[str, float]:
+        """Median seconds beside the neighbours, their ratio to `other`'s there and to its own without neighbours."""
+        return {
+            "busy_median": statistics.median(self.busy),
+            "busy_times_slower": _median_ratio(self.busy, other.busy),
+            "busy_times_quiet": _median_ratio(self.busy, self.seconds or [self.first]),
+        }
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -61,6 +72,7 @@ class Comparison:
     sides: tuple[Measured, ...]
     floor: Floor
     threads: int
+    neighbours: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, with the ratios."""
@@ -73,22 +85,38 @@ class Comparison:
                 "times_slower": side.times_slower_than(ours),
                 "times_cpu": side.times_cpu_of(ours),
                 "times_memory": side.peak / ours.peak,
-                "times_floor": self._busy(side) / self.floor.seconds,
+                "times_floor": self._counted(side) / self.floor.seconds,
+                **(side.busy_figures(ours) if self.neighbours else {}),
             }
             for side in self.sides
         ]
         work = {key: value for key, value in asdict(self.job).items() if key not in ("fasta", "genome")}
-        return {**work, "threads": self.threads, "bases": self.job.bases, "floor": asdict(self.floor), "sides": sides}
+        state = {"threads": self.threads, "neighbours": self.neighbours}
+        return {**work, **state, "bases": self.job.bases, "floor": asdict(self.floor), "sides": sides}
 
-    def _busy(self, side: Measured) -> float:
+    def _counted(self, side: Measured) -> float:
         """Seconds to set against the floor: with one thread CPU seconds, which leave out what others had it wait."""
         return statistics.median(side.cpu) if self.threads == 1 else side.median
 
 
 def compare(
-    job: Job, sides: Sequence[Side], machine: Machine, repeats: int = 5, threads: int | None = None
+    job: Job, sides: Sequence[Side], machine: Machine, repeats: int = 5, threads: int | None = None, busy: int = 0
 ) -> Comparison:
     """Run the sides in turn, each in its own process: once cold, then `repeats` times.
+
+    With busy neighbours every warm round (the cold one, if it is the only one) is done again beside them, so that
+    both states bear the same noise.
+
+    Args:
+        job: What to measure.
+        sides: The ways of doing it, the first of which the others are compared with.
+        machine: What the machine can do, for the floor.
+        repeats: Rounds after the cold one.
+        threads: Threads of each process; None leaves it to the environment.
+        busy: Neighbours; 0 measures the quiet state alone.
+
+    Returns:
+        What was measured.
 
     Raises:
         GenomeLMError: If a side's process fails.
@@ -99,7 +127,7 @@ def compare(
             stack.enter_context(Worker(job, side, threads, result))
             for side, result in zip(sides, results, strict=True)
         ]
-        rounds = [[worker.run(number) for worker in workers] for number in range(repeats + 1)]
+        quiet_rounds, busy_rounds = _run_in_turn(workers, repeats, busy)
         differences = list(_differences(results))
     measured = [
         Measured(
@@ -110,10 +138,26 @@ def compare(
             answers[-1]["peak"],
             answers[0]["start"],
             difference,
+            tuple(round_[number]["seconds"] for round_ in busy_rounds),
         )
-        for side, answers, difference in zip(sides, zip(*rounds, strict=True), differences, strict=True)
+        for number, (side, answers, difference) in enumerate(
+            zip(sides, zip(*quiet_rounds, strict=True), differences, strict=True)
+        )
     ]
-    return Comparison(job, tuple(measured), floor(job, machine), machine.threads)
+    return Comparison(job, tuple(measured), floor(job, machine), machine.threads, busy)
+
+
+def _run_in_turn(
+    workers: Sequence[Worker], repeats: int, busy: int
+) -> tuple[list[list[dict[str, Any]]], list[list[dict[str, Any]]]]:
+    """What the workers answer, by round: without neighbours, and beside them."""
+    quiet_rounds, busy_rounds = [], []
+    for number in range(repeats + 1):
+        quiet_rounds.append([worker.run(number) for worker in workers])
+        if busy and (number or not repeats):
+            with neighbours(busy):
+                busy_rounds.append([worker.run(number) for worker in workers])
+    return quiet_rounds, busy_rounds
 
 
 def _median_ratio(these: Sequence[float], others: Sequence[float]) -> float:

@@ -16,6 +16,8 @@ from genome_lm.errors import GenomeLMError
 Kind = Literal["forward", "train", "generate", "load"]
 OURS = "genome-lm"
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 50)}
+_SPIN = {"GOMP_SPINCOUNT": "300000"}
+"""GNU OpenMP's own way of waiting, whatever the command line has set for this package (`genome_lm.threads`)."""
 _WHOLE = 1 << 50
 
 
@@ -65,14 +67,15 @@ ABLATIONS = (
     Side("no-onednn", settings={"genome_lm.kernels.products:FUSED": False}),
     Side("no-compiler", settings={"genome_lm.kernels.pointwise:COMPILED": False}),
     Side("no-buffers", settings={"genome_lm.kernels.workspace:Workspace.take": _fresh}),
+    Side("no-yielding", environment=_SPIN),
 )  # fmt: skip
 """This package with a lever off: fusing, caching, blocks of channels, pieces of positions, oneDNN, stages in C, kept
-buffers."""
+buffers, threads that yield when they wait."""
 
 _MODEL_SIDES = (
     Side(OURS),
-    Side("original", "original"),
-    Side("original-kept-memory", "original", environment=_KEEP_MEMORY),
+    Side("original", "original", environment=_SPIN),
+    Side("original-kept-memory", "original", environment={**_KEEP_MEMORY, **_SPIN}),
     *ABLATIONS,
 )
 SIDES: dict[Kind, dict[str, Side]] = {

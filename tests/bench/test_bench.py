@@ -1,6 +1,9 @@
 """The bench: the original's way is the same model, sides run in processes of their own, the floor counts right."""
 
+import contextlib
+import importlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +13,16 @@ import torch
 from genome_lm.alphabet import A, T
 from genome_lm.bench import ABLATIONS, OURS, Job, Machine, compare, side
 from genome_lm.bench.floor import floor
+from genome_lm.bench.neighbours import neighbours
 from genome_lm.bench.original import OriginalLM
 from genome_lm.bench.work import prepare
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM
+from genome_lm.threads import NUMBER
 from tests.conftest import Genome
 
+compare_module = importlib.import_module("genome_lm.bench.compare")
 MACHINE = Machine(flops=1e11, bandwidth=1e10, threads=1)
 
 
@@ -72,6 +78,29 @@ def test_compare_runs_each_side_in_its_process() -> None:
     figures = json.loads(json.dumps(result.to_dict()))
     assert figures["sides"][0]["times_slower"] == 1
     assert figures["sides"][1]["bases_per_second"] == pytest.approx(64 / original.median)
+    assert figures["neighbours"] == 0
+    assert not [name for name in figures["sides"][0] if name.startswith("busy_")]
+
+
+@pytest.mark.parametrize("repeats", [0, 2])
+def test_both_states_are_measured_in_turn(repeats: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = []
+
+    @contextlib.contextmanager
+    def counted(count: int) -> Iterator[None]:
+        states.append(count)
+        with neighbours(count):
+            yield
+
+    monkeypatch.setattr(compare_module, "neighbours", counted)
+    job = Job("forward", length=64, preset="tiny-1k")
+    result = compare(job, [side("forward", OURS), side("forward", "original")], MACHINE, repeats, threads=1, busy=1)
+    assert states == [1] * max(1, repeats)
+    assert [len(s.busy) for s in result.sides] == [len(states)] * 2
+    ours, original = result.to_dict()["sides"]
+    assert ours["busy_times_slower"] == 1
+    assert original["busy_median"] == pytest.approx(np.median(original["busy"]))
+    assert ours["busy_times_quiet"] > 0
 
 
 def test_load_reads_the_same_windows_from_both(genome: Genome) -> None:
@@ -118,16 +147,20 @@ def test_floor_counts_the_matrix_products() -> None:
     )
 
 
-def test_command_writes_what_it_measured(tmp_path: Path) -> None:
+def test_command_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
     from genome_lm_cli.main import app
 
     out, plot = tmp_path / "bench.json", tmp_path / "bench.png"
     arguments = ["bench", "forward", "--preset", "tiny-1k", "--length", "32", "--length", "64", "--repeat", "1"]
-    arguments += ["--against", "original", "--threads", "1", "--out", str(out), "--plot", str(plot)]
+    arguments += ["--against", "original", "--threads", "1", "--busy", "1", "--out", str(out), "--plot", str(plot)]
+    monkeypatch.setenv("COLUMNS", "140")
+    for name in NUMBER:
+        monkeypatch.setenv(name, "1")  # so that what the option sets is undone
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
+    assert "busy / quiet" in result.output
     written = json.loads(out.read_text())
     assert [c["length"] for c in written["comparisons"]] == [32, 64]
     assert [s["side"] for s in written["comparisons"][0]["sides"]] == [OURS, "original"]
