@@ -40,7 +40,7 @@ rule embed:
         ),
     shell:
         "genome-lm embed {input.checkpoint:q} --genome {input.genome:q} --bed {input.intervals:q} "
-        "--out {params.out:q} --force {params.options:q} {params.shard} &> {log:q}"
+        "--out {params.out:q} --force --threads {threads} {params.options:q} {params.shard} &> {log:q}"
 
 
 if SHARDS > 1:

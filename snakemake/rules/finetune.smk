@@ -76,7 +76,7 @@ rule finetune:
         options=labelled_options,
     shell:
         "genome-lm finetune {input.checkpoint:q} --task {params.task:q} --out {params.folder:q} "
-        "--seed {wildcards.seed} --force {params.options:q} &> {log:q}"
+        "--seed {wildcards.seed} --force --threads {threads} {params.options:q} &> {log:q}"
 
 
 rule compare:

@@ -36,4 +36,4 @@ rule suite:
         + options(SUITE, leave_out=("only",)),
     shell:
         "genome-lm evaluate-suite {input.checkpoint:q} --genome {input.genome:q} --intervals {input.intervals:q} "
-        "--out {params.folder:q} --force {params.options:q} &> {log:q}"
+        "--out {params.folder:q} --force --threads {threads} {params.options:q} &> {log:q}"

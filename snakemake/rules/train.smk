@@ -51,7 +51,7 @@ rule train:
         "echo {params.recipe:q} | "
         "${{SLURM_JOB_ID:+srun --nodes={resources.nodes} --ntasks-per-node={params.processes} --cpus-per-task={threads}}} "
         "genome-lm train --genome {input.genome:q} --intervals {input.intervals:q} --out {params.run:q} "
-        "--config - {params.init:q} {params.devices} --num-workers {params.workers} "
+        "--config - {params.init:q} {params.devices} --num-workers {params.workers} --threads {threads} "
         "--restart-if-changed &> {log:q}"
 
 
@@ -78,7 +78,7 @@ rule evaluate:
         options=options(config["evaluation"]),
     shell:
         "genome-lm evaluate {input.checkpoint:q} --genome {input.genome:q} --intervals {input.intervals:q} "
-        "--out {output:q} --force {params.options:q} &> {log:q}"
+        "--out {output:q} --force --threads {threads} {params.options:q} &> {log:q}"
 
 
 rule report:

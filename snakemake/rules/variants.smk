@@ -39,7 +39,7 @@ rule score:
         ),
     shell:
         "genome-lm score {input.checkpoint:q} --genome {input.genome:q} --vcf {input.vcf:q} --out {params.out:q} "
-        "--force --shard {wildcards.shard}/{wildcards.shards} {params.options:q} &> {log:q}"
+        "--force --threads {threads} --shard {wildcards.shard}/{wildcards.shards} {params.options:q} &> {log:q}"
 
 
 rule gather_scores:

@@ -94,6 +94,7 @@ STUDY = {
         "long": {"preset": "small-32k", "genomes": ["tiny"], "training": {"stages": "1024:10,32768:10"}},
     },
     "seeds": [0, 1, 2],
+    "threads": 2,
     "embedding": {"split": "test", "window": 128, "shards": 4},
     "tasks": {
         "promoters": {
@@ -172,6 +173,9 @@ def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genom
         f"from-gff genes.gff --genome={stores[0]}",
         "benchmark manifest.yaml H3",
     }
+    for job in planned:
+        if job["rule"] in ("train", "evaluate", "embed", "finetune", "score", "suite"):
+            assert f"--threads {job.get('threads', '1')} " in job["shell"], job["rule"]
     shards = {job["shell"].split("--shard=")[1].split()[0] for job in planned if job["rule"] == "embed"}
     assert shards == {"1/4", "2/4", "3/4", "4/4"}
 
