@@ -1,13 +1,12 @@
-"""The gated causal convolution in Triton as one operation of PyTorch: plans, tables, launches, gradients.
+"""The gated causal convolution in Triton as one operation of PyTorch: plans, launches, gradients.
 
 Importing this module needs triton. Under autograd and torch.compile the operation is opaque: `genome_lm::
 gated_causal_conv` and, for its gradients, `genome_lm::gated_causal_conv_backward`.
 """
 
 import math
-from collections.abc import Iterator
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import triton
@@ -17,19 +16,17 @@ from torch import Tensor
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import triton_conv as kernels
 from genome_lm.kernels.plan import Plan, plan_for
+from genome_lm.kernels.tables import table_for
 
-WORKSPACE_BYTES = 32 << 20
-"""What stands between the passes over a long sequence; channels are done in groups so that it fits an H100's L2."""
+WORKSPACE_BYTES = 16 << 20
+"""What stands between the passes over a long sequence, all of it; channels are done in groups so that it fits.
+
+An H100 has 50 MB of L2 in two halves, and what one half holds the other may hold a copy of. 16 MiB leave room for the
+operands that stream by. One workspace serves all groups: of two that alternate, each would push the other's lines out
+to memory, though nobody wants them anymore. A single channel may need more.
+"""
 PROGRAMS = 1_024
 """Programs of a launch that are enough to fill a GPU; beyond these the backward walks through the batch instead."""
-
-
-class Table(NamedTuple):
-    """Constants of a plan on a device, float32, complex numbers as planes of real and imaginary parts."""
-
-    tile: Tensor  # F_R, twiddle, F_C
-    phases: Tensor  # factors of the twiddle between columns and rows; empty without columns
-    columns: Tensor  # (2, pitch, pitch), zero beyond n_columns; empty without columns
 
 
 def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
@@ -43,7 +40,8 @@ def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor
         bias: (D,), any floating dtype.
 
     Returns:
-        (B, D, L) contiguous. With bfloat16 the matrix products are bfloat16; accumulation is always float32.
+        (B, D, L) contiguous. With bfloat16 the matrix products are bfloat16, with float32 and float16 each is split
+        into three TF32 products; accumulation is always float32.
 
     Raises:
         GenomeLMError: If the device or the dtype is one that the kernels can't take.
@@ -125,6 +123,15 @@ def _plan(x: Tensor, backward: bool) -> Plan:
     return plan
 
 
+def _bound(n: int) -> Any:
+    """An argument that bounds a loop.
+
+    A compiled kernel learns it at run time, so that no length needs a compilation of its own. The interpreter gets a
+    constant: it turns integers into tensors, and Triton 3.6's can't loop up to a tensor under numpy 2.4.
+    """
+    return tl.constexpr(n) if kernels.INTERPRETED.value else n
+
+
 def _constants(plan: Plan) -> dict[str, Any]:
     """Compile-time constants of the kernels that work on tiles."""
     dot = tl.bfloat16 if plan.dot == torch.bfloat16 else tl.float32
@@ -137,33 +144,6 @@ def _column_constants(plan: Plan) -> dict[str, Any]:
         "ROWS": plan.block_rows, "COLUMNS": plan.block_columns, "STEP": plan.step, "DOT": _constants(plan)["DOT"],
         "num_warps": plan.column_warps, "num_stages": 2,
     }  # fmt: skip
-
-
-def _root(exponents: Tensor) -> Tensor:
-    """Planes of exp(−2πi · exponents), exponents in float64, as float32: (2, …)."""
-    angle = -2 * math.pi * exponents.remainder(1.0)
-    return torch.stack([angle.cos(), angle.sin()]).float()
-
-
-@lru_cache(maxsize=32)
-def table_for(plan: Plan, device: torch.device) -> Table:
-    """The constants of a plan; computed in float64, kept for the plans used last."""
-    rows, columns, count = (torch.arange(n, dtype=torch.float64) for n in (plan.rows, plan.columns, plan.n_columns))
-    # Frequencies of a whole sequence are shifted by 1/4. With columns these take the shift, and rows have none.
-    shifted = rows - (0.25 if plan.n_columns == 1 else 0.0)
-    tile = [
-        _root(shifted[:, None] * rows / plan.rows),
-        _root(shifted[:, None] * columns / plan.tile),
-        _root(columns[:, None] * columns / plan.columns),
-    ]
-    phases, factors = torch.empty(0), torch.empty(0)
-    if plan.n_columns > 1:
-        k = (count - 0.25)[:, None]
-        size = plan.n_columns * plan.tile
-        phases = torch.cat([_root(k * rows * plan.columns / size).flatten(), _root(k * columns / size).flatten()])
-        factors = torch.zeros(2, plan.pitch, plan.pitch)
-        factors[:, : plan.n_columns, : plan.n_columns] = _root(k * count / plan.n_columns)
-    return Table(torch.cat([part.flatten() for part in tile]).to(device), phases.to(device), factors.to(device))
 
 
 def _tile_spectra(plan: Plan, h: Tensor, tables: Tensor) -> Tensor:
@@ -187,19 +167,19 @@ def _tile_backward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     batch, channels, length = x0.shape
     tables = table_for(plan, x0.device).tile
-    per_program = triton.cdiv(batch, min(batch, triton.cdiv(PROGRAMS, channels)))
+    per_program = -(-batch // min(batch, -(-PROGRAMS // channels)))
     parts = triton.cdiv(batch, per_program)
     dh = torch.empty(parts, channels, length, dtype=torch.float32, device=x0.device)
     dbias = torch.empty(parts, channels, dtype=torch.float32, device=x0.device)
     kernels.tile_conv_backward[(parts * channels,)](
         dy, x0, x1, v, bias, dx0, dx1, dv, dh, dbias, _tile_spectra(plan, h, tables), tables,
-        batch, channels, length, x0.stride(0), x0.stride(1), per_program, **_constants(plan),
+        batch, channels, length, x0.stride(0), x0.stride(1), _bound(per_program), **_constants(plan),
     )  # fmt: skip
     return dh.sum(0) if parts > 1 else dh[0], dbias.sum(0)
 
 
 class _Passes:
-    """The passes over a group of channels [start, stop) of a long sequence."""
+    """The passes over a group of channels [start, stop) of long sequences."""
 
     def __init__(self, plan: Plan, x: Tensor, start: int, stop: int) -> None:
         self.plan, self.start, self.stop = plan, start, stop
@@ -207,38 +187,37 @@ class _Passes:
         self.channels = stop - start
         self.table = table_for(plan, x.device)
 
-    def empty(self, batch: int) -> Tensor:
-        """Room for the complex numbers between the passes."""
-        shape = batch, self.channels, 2, self.plan.n_columns, self.plan.tile
-        return torch.empty(shape, dtype=self.plan.dot, device=self.table.tile.device)
+    def rooms(self, workspace: Tensor, batches: Sequence[int]) -> list[Tensor]:
+        """Places in the workspace for the complex numbers between the passes, for batches of so many sequences."""
+        shape = self.channels, 2, self.plan.n_columns, self.plan.tile
+        places = workspace[: sum(batches) * math.prod(shape)].view(-1, *shape)
+        return list(places.split(list(batches)))
 
     def _programs(self, batch: int) -> int:
         blocks = triton.cdiv(self.plan.n_columns, self.plan.block_rows)
         return batch * self.channels * blocks * (self.plan.tile // self.plan.block_columns)
 
-    def _shape(self) -> tuple[int, int, int]:
-        return self.plan.n_columns, self.plan.tile, self.plan.pitch
+    def _shape(self) -> tuple[Any, int, int]:
+        return _bound(self.plan.n_columns), self.plan.tile, self.plan.pitch
 
     def here(self, x: Tensor) -> Tensor:
         """The part of (B, D, …) or (D, …) from the group's first channel on."""
         return x[..., self.start :, :] if x.ndim > 1 else x[self.start :]
 
-    def columns(self, a: Tensor, b: Tensor | None) -> Tensor:
-        """First pass over a · b, or over a alone; each (B, D, L)."""
-        z, gate = self.empty(len(a)), a if b is None else b
+    def columns(self, a: Tensor, b: Tensor | None, z: Tensor) -> None:
+        """First pass over a · b, or over a alone, into z; a, b: (B, D, L)."""
+        gate = a if b is None else b
         kernels.columns_fft[(self._programs(len(a)),)](
             self.here(a), self.here(gate), z, self.table.columns, self.channels, self.length,
             *a.stride()[:2], *gate.stride()[:2], *self._shape(), GATED=b is not None, **_column_constants(self.plan),
         )  # fmt: skip
-        return z
 
-    def spectrum(self, h: Tensor) -> Tensor:
-        """Transform of the filters (D, L): (1, channels, 2, n_columns, tile)."""
-        z = self.columns(h[None], None)
+    def spectrum(self, h: Tensor, z: Tensor) -> None:
+        """Transform of the filters (D, L) into z, (1, channels, 2, n_columns, tile)."""
+        self.columns(h[None], None, z)
         kernels.rows_spectrum[(self.channels * self.plan.n_columns,)](
             z, self.table.phases, self.table.tile, self.plan.n_columns, **_constants(self.plan)
         )
-        return z
 
     def rows(self, z: Tensor, h: Tensor) -> None:
         """Second pass."""
@@ -249,7 +228,7 @@ class _Passes:
     def rows_backward(self, z: Tensor, g: Tensor, h: Tensor) -> None:
         """Second pass of the backward."""
         kernels.rows_conv_backward[(self.channels * self.plan.n_columns,)](
-            z, g, h, self.table.phases, self.table.tile, self.batch, self.channels, self.plan.n_columns,
+            z, g, h, self.table.phases, self.table.tile, _bound(self.batch), self.channels, self.plan.n_columns,
             **_constants(self.plan),
         )  # fmt: skip
 
@@ -276,17 +255,21 @@ class _Passes:
         return dbias.view(self.batch, self.channels, -1).sum((0, 2))
 
 
-def _groups(plan: Plan, x: Tensor, buffers: int) -> Iterator[_Passes]:
-    """Groups of channels whose complex sequences, `buffers` of them a channel, fit the workspace."""
-    channels = x.shape[1]
-    width = max(1, WORKSPACE_BYTES // (buffers * 2 * plan.n_columns * plan.tile * plan.dot.itemsize))
-    return (_Passes(plan, x, start, min(start + width, channels)) for start in range(0, channels, width))
+def _groups(plan: Plan, x: Tensor, batches: Sequence[int]) -> Iterator[tuple[_Passes, list[Tensor]]]:
+    """Groups of channels, with their rooms in one workspace for batches of so many complex sequences."""
+    channels, sequence = x.shape[1], 2 * plan.n_columns * plan.tile
+    width = min(channels, max(1, WORKSPACE_BYTES // (sum(batches) * sequence * plan.dot.itemsize)))
+    workspace = torch.empty(width * sum(batches) * sequence, dtype=plan.dot, device=x.device)
+    for start in range(0, channels, width):
+        group = _Passes(plan, x, start, min(start + width, channels))
+        yield group, group.rooms(workspace, batches)
 
 
 def _columns_forward(plan: Plan, x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor, y: Tensor) -> None:
-    for group in _groups(plan, x0, len(x0) + 1):
-        z = group.columns(x1, v)
-        group.rows(z, group.spectrum(h))
+    for group, (z, spectrum) in _groups(plan, x0, (len(x0), 1)):
+        group.spectrum(h, spectrum)
+        group.columns(x1, v, z)
+        group.rows(z, spectrum)
         group.inverse(z, y, (x0, x1, v, bias))
 
 
@@ -296,10 +279,12 @@ def _columns_backward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dh = torch.empty(h.shape, dtype=torch.float32, device=h.device)
     dbias = torch.empty(bias.shape, dtype=torch.float32, device=h.device)
-    for group in _groups(plan, x0, 2 * len(x0) + 1):
-        z, g, spectrum = group.columns(x1, v), group.columns(dy, x0), group.spectrum(h)
+    for group, (z, g, spectrum) in _groups(plan, x0, (len(x0), len(x0), 1)):
+        group.spectrum(h, spectrum)
+        group.columns(x1, v, z)
+        group.columns(dy, x0, g)
         group.rows_backward(z, g, spectrum)
-        group.inverse(z, dx0, (dy, x1, v, bias))
         dbias[group.start : group.stop] = group.inverse_backward(g, dy, x0, x1, v, bias, dx1, dv)
+        group.inverse(z, dx0, (dy, x1, v, bias))  # after the other inverse, as it loads the gates for the last time
         group.inverse(spectrum, dh[None], None)
     return dh, dbias

@@ -39,8 +39,29 @@ def test_several_passes(shape: tuple[int, int, int], dtype: torch.dtype) -> None
 
 
 @pytest.mark.usefixtures("small")
-def test_a_batch_is_split_among_programs() -> None:
-    assert_equals_reference(7, 3, 100, FLOAT32, "cpu")
+@pytest.mark.parametrize("batch", [7, 9])
+def test_a_batch_is_split_among_programs(batch: int) -> None:
+    """Two programs a channel, with turns for four or five sequences each: the second has one turn too many."""
+    assert_equals_reference(batch, 3, 100, FLOAT32, "cpu")
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16, torch.float16], ids=str)
+@pytest.mark.parametrize("length", [1_023, 1_024])
+def test_the_largest_tile(length: int, dtype: torch.dtype) -> None:
+    assert_equals_reference(1, 2, length, dtype, "cpu")
+
+
+@pytest.mark.usefixtures("small")
+def test_groups_of_channels_share_a_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of three channels, of which the last has one: nothing of a group before may be left in its results."""
+    inputs = operands(2, 7, 300, FLOAT32, "cpu")
+    plan = triton_op.plan_for(300, FLOAT32)
+    sequence = 2 * plan.n_columns * plan.tile * 4
+    monkeypatch.setattr(triton_op, "WORKSPACE_BYTES", 3 * 3 * sequence)
+    groups = list(triton_op._groups(plan, inputs[0], (2, 1)))
+    assert [group.channels for group, _ in groups] == [3, 3, 1]
+    assert len({rooms[0].data_ptr() for _, rooms in groups}) == 1
+    assert_equals_reference(2, 7, 300, FLOAT32, "cpu")
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
