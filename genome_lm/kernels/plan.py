@@ -51,11 +51,13 @@ def make_plan(length: int, dtype: torch.dtype, rows: int, columns: int, warps: i
 def plan_for(length: int, dtype: torch.dtype, backward: bool = False) -> Plan | None:
     """The plan for a length and direction, or None where the kernels can't take it.
 
-    Tiles are as large as fit the registers of sm_80 and sm_90 without spilling (test_triton_compile.py):
-    the operands of a chain of products are held whole, and the backward holds two transforms and a sum.
+    Tiles are bound by registers: the operands of a chain of products are held whole, and the backward holds two
+    transforms and a sum. Two warps share a tile of 32 rows, for more would take the same products twice. What doesn't
+    fit is spilled: that costs fewer instructions than smaller tiles do, and up to 1,024 positions it saves two passes
+    over memory. Float32's backward would spill too much (test_triton_compile.py).
     """
     if not 0 < length <= LONGEST or dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return None
-    if dtype == torch.bfloat16 and not backward:
-        return make_plan(length, dtype, 32, 32, warps=2)
-    return make_plan(length, dtype, 16, 32, warps=4)
+    if dtype != torch.bfloat16 and backward:
+        return make_plan(length, dtype, 16, 32, warps=4)
+    return make_plan(length, dtype, 32, 32, warps=2)
