@@ -1,12 +1,23 @@
 """Bytes and operations of the long convolution on a GPU, counted from shapes: ours, FlashFFTConv's scheme, torch.fft.
 
-`python -m genome_lm.kernels.costs` prints the table. These are counts, not measurements: the floor is what a GPU that
-did nothing but these transfers, or nothing but these operations, at full rate would need. Each count is for one
-sequence of one channel, of a batch so large that what belongs to the filter alone (its transform, its gradient's
-inverse) is shared.
+`python -m genome_lm.kernels.costs` prints the table. These are counts, not measurements. For one sequence of one
+channel, ours are counted by:
+
+- bytes read from and written to memory. What stands between the passes counts too, though it should stay in L2.
+- bytes that programs ask of L2. A column pass loads its operands and factors for each block of its result. Tables of
+  the tiles are left out, as L1 has them after a processor's first program.
+- operations: those of the column passes, at the card's full rate; the instructions of the kernels on tiles.
+- what belongs to the filter alone, its transform and its gradient's inverse, divided by the batch.
+
+A kernel takes at least the longest of these, its floor, and a pass the sum of its kernels' floors. torch.fft and
+FlashFFTConv are flattered: each is counted as one kernel that is bound by memory or by operations, whichever takes
+longer, with the filter's own transform left out.
 """
 
+import json
+from functools import lru_cache
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,31 +26,48 @@ from genome_lm.kernels.fft import fast_fft_size
 from genome_lm.kernels.plan import Plan, plan_for
 
 COPY = 3.0e12
-"""Bytes a second that an H100 reads and writes."""
-RATES = {"bfloat16": 800e12, "tf32": 400e12, "float32": 67e12}
-"""Operations a second of an H100: products of matrices in bfloat16 and TF32, and everything else in float32."""
+"""Bytes a second that an H100 reads from and writes to memory."""
+CACHE = 5.5e12
+"""Bytes a second that an H100's L2 delivers."""
+PLAIN = 67e12
+"""Operations a second of an H100 in float32, those outside products of matrices."""
+RATES = {"bfloat16": 800e12, "tf32": 400e12}
+"""Operations a second in products of large matrices."""
+ISSUED = 0.5 * 132 * 4 * 1.7e9
+"""Instructions a second that the kernels on tiles are taken to issue: half of what an H100's processors could."""
+INSTRUCTIONS = {"bfloat16": 1.8, "tf32": 6.0}
+"""Instructions a point of one transform of a tile, which bound these kernels; of 32 threads each. They are counted in
+the compiled kernels for sm_90: `rows_conv`, with two transforms of 1,024 points, has 3,700 and 12,200."""
+POSITIONS = 1 << 18
+"""Positions of a batch in the table."""
 
 
 class Cost(NamedTuple):
     """What one sequence of one channel costs."""
 
-    bytes: int  # read from and written to memory
-    matrix: int  # operations in products of matrices, in TF32 three times those of float32
-    plain: int  # other operations, float32
-    rate: float  # operations a second of the products
+    bytes: float  # read from and written to memory
+    cached: float  # read from and written to L2
+    matrix: float  # operations in products of matrices, in TF32 three times those of float32
+    plain: float  # other operations, float32
+    floor: float  # seconds that it takes at least
 
     @property
     def memory_floor(self) -> float:
-        """Seconds that the transfers take."""
+        """Seconds that the transfers from and to memory take."""
         return self.bytes / COPY
 
-    @property
-    def floor(self) -> float:
-        """Seconds that the slower of transfers and operations takes."""
-        return max(self.memory_floor, self.matrix / self.rate + self.plain / RATES["float32"])
+
+def _cost(moved: float, cached: float, matrix: float, plain: float, seconds: float) -> Cost:
+    """The cost of one kernel, whose operations take so many seconds."""
+    return Cost(moved, cached, matrix, plain, max(moved / COPY, cached / CACHE, seconds))
 
 
-def kernel_costs(length: int, dtype: torch.dtype, backward: bool = False) -> dict[str, Cost]:
+def _shared(cost: Cost, batch: int) -> Cost:
+    """A sequence's part of what is done once a batch."""
+    return Cost(*(count / batch for count in cost))
+
+
+def kernel_costs(length: int, dtype: torch.dtype, backward: bool = False, batch: int = 1) -> dict[str, Cost]:
     """Each kernel of the forward or of the backward on one sequence of one channel.
 
     Raises:
@@ -48,48 +76,102 @@ def kernel_costs(length: int, dtype: torch.dtype, backward: bool = False) -> dic
     plan = plan_for(length, dtype, backward)
     if plan is None:
         raise ValueError(f"no plan for {length} positions in {dtype}")
-    parts, rate = (1, RATES["bfloat16"]) if plan.dot == torch.bfloat16 else (3, RATES["tf32"])
-    return (_tile_costs if plan.n_columns == 1 else _column_costs)(
-        plan, length, dtype.itemsize, parts, rate, backward
-    )
+    if plan.n_columns == 1:
+        return _tile_costs(plan, length, dtype.itemsize, backward, batch)
+    return _column_costs(plan, length, dtype.itemsize, backward, batch)
 
 
-def _tile_costs(plan: Plan, length: int, item: int, parts: int, rate: float, backward: bool) -> dict[str, Cost]:
+def _precision(plan: Plan) -> tuple[str, int]:
+    """What the products are taken in, and how many one takes."""
+    return ("bfloat16", 1) if plan.dot == torch.bfloat16 else ("tf32", 3)
+
+
+def _tile_costs(plan: Plan, length: int, item: int, backward: bool, batch: int) -> dict[str, Cost]:
     """All in one program.
 
-    A transform and its inverse are a real product from the left and a complex one from the right each; twiddles and
-    the filter's spectrum take 6 operations a point.
+    A transform, or its inverse, is a real product from the left and a complex one from the right; twiddles and the
+    filter's spectrum take 6 operations a point.
     """
-    matrix = plan.tile * 2 * parts * (4 * plan.rows + 8 * plan.columns)
+    unit, parts = _precision(plan)
+    tile, seconds = plan.tile, plan.tile * INSTRUCTIONS[unit] / ISSUED
+    one = tile * 2 * parts * (2 * plan.rows + 4 * plan.columns)
+    moved, spectrum = 4 * length + 8 * tile, 8 * tile  # of the filter, float32
+    costs = {"tile_spectrum": _shared(_cost(moved, moved, one, tile * 6, seconds), batch)}
     if not backward:
-        return {"tile_conv": Cost(4 * length * item, matrix, plan.tile * (3 * 6 + 4), rate)}
+        gates = 4 * length * item
+        return costs | {"tile_conv": _cost(gates, gates + spectrum, 2 * one, tile * (3 * 6 + 4), 2 * seconds)}
     # Both u and dc go there and back: four twiddles, two products with the filter, one summed for its gradient.
-    return {"tile_conv_backward": Cost(7 * length * item, 2 * matrix, plan.tile * (6 * 6 + 8 + 9), rate)}
-
-
-def _column_costs(plan: Plan, length: int, item: int, parts: int, rate: float, backward: bool) -> dict[str, Cost]:
-    """Three passes, with complex numbers between them."""
-    points = plan.tile * plan.n_columns
-    column = 2 * 2 * parts * plan.pitch * plan.tile * plan.pitch  # two real products with a padded matrix
-    row = points * 8 * 2 * parts * (plan.rows + plan.columns)
-    between = 2 * points * plan.dot.itemsize
-    if not backward:
-        return {
-            "columns_fft": Cost(2 * length * item + between, column, length, rate),
-            "rows_conv": Cost(2 * between, row, points * 7 * 6, rate),
-            "columns_ifft": Cost(4 * length * item + between, column, 4 * length, rate),
-        }
-    return {
-        "columns_fft (twice)": Cost(4 * length * item + 2 * between, 2 * column, 2 * length, rate),
-        "rows_conv_backward": Cost(4 * between, 2 * row, points * (14 * 6 + 8), rate),
-        "columns_ifft": Cost(4 * length * item + between, column, 4 * length, rate),
-        "columns_ifft_backward": Cost(6 * length * item + between, column, 7 * length, rate),
+    gates, gradient = 7 * length * item, 4 * length / batch
+    transforms, plain = 4 + 1 / batch, tile * (6 * 6 + 8 + 9 + 6 / batch)
+    cached = gates + 2 * spectrum + gradient
+    return costs | {
+        "tile_conv_backward": _cost(gates + gradient, cached, transforms * one, plain, transforms * seconds)
     }
 
 
-def ours(length: int, dtype: torch.dtype, backward: bool = False) -> Cost:
-    """All kernels together."""
-    return _total(list(kernel_costs(length, dtype, backward).values()))
+class _ColumnPass:
+    """Costs of the passes of one plan over columns."""
+
+    def __init__(self, plan: Plan) -> None:
+        unit, parts = _precision(plan)
+        depth = -(-plan.n_columns // plan.step) * plan.step
+        blocks = plan.pitch // plan.block_rows
+        self._rate = RATES[unit]
+        self._matrix = 2 * 2 * parts * plan.pitch * plan.tile * depth  # two real products with a padded matrix
+        self._factors = blocks * (plan.tile // plan.block_columns) * 2 * plan.block_rows * depth * plan.dot.itemsize
+        self._blocks = blocks
+        self.between = 2 * plan.n_columns * plan.tile * plan.dot.itemsize  # complex numbers between two passes
+
+    def fft(self, operands: float, plain: float) -> Cost:
+        """The transform of so many bytes of operands, each of which is loaded for every block of rows."""
+        cached = self._factors + self._blocks * operands + self.between
+        return self._cost(operands, cached, plain)
+
+    def inverse(self, operands: float, plain: float) -> Cost:
+        """The inverse, with so many bytes of gates and results, each moved once."""
+        cached = self._factors + self._blocks * self.between + operands
+        return self._cost(operands, cached, plain)
+
+    def _cost(self, operands: float, cached: float, plain: float) -> Cost:
+        seconds = self._matrix / self._rate + plain / PLAIN
+        return _cost(operands + self.between, cached, self._matrix, plain, seconds)
+
+
+def _column_costs(plan: Plan, length: int, item: int, backward: bool, batch: int) -> dict[str, Cost]:
+    """Three passes, with complex numbers between them."""
+    unit, parts = _precision(plan)
+    columns = _ColumnPass(plan)
+    points, gate, between = plan.tile * plan.n_columns, length * item, columns.between
+    row, seconds = points * 8 * parts * (plan.rows + plan.columns), points * INSTRUCTIONS[unit] / ISSUED  # one way
+    costs = {
+        "columns_fft, filter": _shared(columns.fft(4 * length, 0), batch),
+        "rows_spectrum": _shared(_cost(2 * between, 2 * between, row, points * 3 * 6, seconds), batch),
+    }
+    if not backward:
+        return costs | {
+            "columns_fft": columns.fft(2 * gate, length),
+            "rows_conv": _cost((2 + 1 / batch) * between, 3 * between, 2 * row, points * 7 * 6, 2 * seconds),
+            "columns_ifft": columns.inverse(4 * gate, 4 * length),
+        }
+    transforms = 4 + 1 / batch
+    rows = _cost(
+        (4 + 2 / batch) * between, (6 + 1 / batch) * between,
+        transforms * row, points * (14 * 6 + 8 + 18 / batch), transforms * seconds,
+    )  # fmt: skip
+    return costs | {
+        "columns_fft, x1 · v": columns.fft(2 * gate, length),
+        "columns_fft, dy · x0": columns.fft(2 * gate, length),
+        "rows_conv_backward": rows,
+        "columns_ifft": columns.inverse(4 * gate, 4 * length),
+        "columns_ifft_backward": columns.inverse(6 * gate, 7 * length),
+        "columns_ifft, filter": _shared(columns.inverse(4 * length, 0), batch),
+    }
+
+
+def ours(length: int, dtype: torch.dtype, backward: bool = False, batch: int = 1) -> Cost:
+    """All kernels together, one after the other."""
+    costs = kernel_costs(length, dtype, backward, batch).values()
+    return Cost(*map(sum, zip(*costs, strict=True)))
 
 
 def flash_fft_conv(length: int) -> Cost:
@@ -108,7 +190,8 @@ def flash_fft_conv(length: int) -> Cost:
     passes = 1 if size <= 32_768 else 3
     between = (passes - 1) * 2 * size * 2 * half
     matrix = sum(16 * size * n for n in sizes)
-    return Cost(4 * length * half + between, matrix, 10 * size, RATES["bfloat16"])
+    moved = 4 * length * half + between
+    return _cost(moved, 0, matrix, 10 * size, matrix / RATES["bfloat16"] + 10 * size / PLAIN)
 
 
 def torch_fft(length: int, dtype: torch.dtype, backward: bool = False) -> Cost:
@@ -136,7 +219,8 @@ def torch_fft(length: int, dtype: torch.dtype, backward: bool = False) -> Cost:
         "gate again": gate,
     }
     if not backward:
-        return Cost(sum(moved.values()), 0, int(2 * transform) + 3 * size + 4 * length, RATES["float32"])
+        plain = 2 * transform + 3 * size + 4 * length
+        return _cost(sum(moved.values()), 0, 0, plain, plain / PLAIN)
     moved = {
         "gate again": 2 * gate,
         "to float32": convert,
@@ -150,40 +234,61 @@ def torch_fft(length: int, dtype: torch.dtype, backward: bool = False) -> Cost:
         "to dtype": convert,
         "gate": 2 * gate,
     }
-    return Cost(sum(moved.values()), 0, int(3 * transform) + 10 * size + 8 * length, RATES["float32"])
+    plain = 3 * transform + 10 * size + 8 * length
+    return _cost(sum(moved.values()), 0, 0, plain, plain / PLAIN)
 
 
-def worthwhile(length: int, dtype: torch.dtype) -> bool:
-    """Whether the counts promise a quicker forward with our kernels than with torch.fft; False where they have none.
+# Read on import, for torch.compile, which traces what asks for it, can't read files.
+_MEASURED: dict[str, int] = json.loads(Path(__file__).with_name("crossover.json").read_text())["longest"]
 
-    In float32 the dense products of the column passes, thrice each, outgrow what is saved in bytes at some length.
+
+def measured_crossover() -> dict[str, int]:
+    """The longest lengths at which our kernels were measured to be faster, by "dtype direction"; empty: not measured.
+
+    A direction is `forward`, or `training` for forward and backward.
     """
-    return plan_for(length, dtype) is not None and ours(length, dtype).floor < torch_fft(length, dtype).floor
+    return _MEASURED
 
 
-def _total(costs: list[Cost]) -> Cost:
-    return Cost(
-        sum(cost.bytes for cost in costs), sum(cost.matrix for cost in costs), sum(cost.plain for cost in costs),
-        costs[0].rate,
-    )  # fmt: skip
+@lru_cache(maxsize=4096)
+def worthwhile(length: int, dtype: torch.dtype, batch: int = 1, training: bool = False) -> bool:
+    """Whether our kernels should be quicker than torch.fft: as measured, or by the counts where nothing was.
+
+    In training the forward and the backward count together. Dense products of the column passes grow with the square
+    of the length, so that torch.fft wins in the end. False where our kernels can't take the length or the dtype.
+    """
+    if plan_for(length, dtype) is None:
+        return False
+    longest = measured_crossover().get(f"{_name(dtype)} {'training' if training else 'forward'}")
+    if longest is not None:
+        return length <= longest
+    directions = (False, True) if training else (False,)
+    mine = sum(ours(length, dtype, backward, batch).floor for backward in directions)
+    return mine < sum(torch_fft(length, dtype, backward).floor for backward in directions)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def table(lengths: list[int]) -> str:
     """The counts as a Markdown table; for one channel of one sequence, floors in microseconds."""
     lines = [
-        "| length | dtype | direction | scheme | bytes a base | operations a base | memory floor, µs | floor, µs |",
-        "|---:|---|---|---|---:|---:|---:|---:|",
+        "| length | batch | dtype | direction | scheme | bytes a base | of L2 | operations a base "
+        "| memory floor, µs | floor, µs |",
+        "|---:|---:|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for length, dtype, backward in product(lengths, (torch.bfloat16, torch.float32), (False, True)):
-        rows = kernel_costs(length, dtype, backward)
-        rows |= {"**ours**": ours(length, dtype, backward)} if len(rows) > 1 else {}
+        batch = max(1, POSITIONS // length)
+        rows = kernel_costs(length, dtype, backward, batch)
+        rows["**ours**"] = ours(length, dtype, backward, batch)
         if dtype == torch.bfloat16 and not backward:
             rows["FlashFFTConv's scheme"] = flash_fft_conv(length)
         rows["torch.fft"] = torch_fft(length, dtype, backward)
-        of = f"| {length:,} | {str(dtype).removeprefix('torch.')} | {'backward' if backward else 'forward'}"
+        of = f"| {length:,} | {batch} | {_name(dtype)} | {'backward' if backward else 'forward'}"
         lines += [
-            f"{of} | {name} | {cost.bytes / length:.1f} | {(cost.matrix + cost.plain) / length:,.0f} "
-            f"| {cost.memory_floor * 1e6:.3f} | {cost.floor * 1e6:.3f} |"
+            f"{of} | {name} | {cost.bytes / length:.1f} | {f'{cost.cached / length:.1f}' if cost.cached else '–'} "
+            f"| {(cost.matrix + cost.plain) / length:,.0f} | {cost.memory_floor * 1e6:.3f} | {cost.floor * 1e6:.3f} |"
             for name, cost in rows.items()
         ]
     return "\n".join(lines)

@@ -1,32 +1,70 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+from genome_lm.kernels import costs
 from genome_lm.kernels.costs import flash_fft_conv, kernel_costs, ours, table, torch_fft, worthwhile
+from genome_lm.kernels.plan import plan_for
 
 LENGTHS = [1_024, 32_768, 160_000, 450_000, 1_000_000]
 
 
+MANY = 1 << 20
+"""A batch so large that what belongs to the filter alone is shared."""
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The crossovers measured, none at first."""
+    longest: dict[str, int] = {}
+    monkeypatch.setattr(costs, "measured_crossover", lambda: longest)
+    return longest
+
+
+@pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_ours_moves_at_least_the_operands_and_less_than_torch_fft(length: int, dtype: torch.dtype) -> None:
-    operands = 4 * length * dtype.itemsize
-    assert operands <= ours(length, dtype).bytes < torch_fft(length, dtype).bytes
-    if list(kernel_costs(length, dtype)) == ["tile_conv"]:
-        assert ours(length, dtype).bytes == operands
+def test_ours_moves_at_least_the_operands_and_less_than_torch_fft(
+    length: int, dtype: torch.dtype, backward: bool
+) -> None:
+    operands = (7 if backward else 4) * length * dtype.itemsize
+    cost = ours(length, dtype, backward, MANY)
+    assert operands <= cost.bytes < torch_fft(length, dtype, backward).bytes
+    assert cost.cached >= cost.bytes
+    if "tile_conv" in kernel_costs(length, dtype, backward):
+        assert cost.bytes == pytest.approx(operands, rel=1e-4)
 
 
+@pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_backward_moves_at_least_its_operands_and_less_than_torch_fft(length: int, dtype: torch.dtype) -> None:
-    operands = 7 * length * dtype.itemsize
-    assert operands <= ours(length, dtype, backward=True).bytes < torch_fft(length, dtype, backward=True).bytes
-    assert ours(length, dtype, backward=True).matrix >= 2 * ours(length, dtype).matrix * 15 // 16
-
-
-@pytest.mark.parametrize("length", LENGTHS)
-def test_floor_is_no_less_than_the_transfers(length: int) -> None:
-    for cost in (ours(length, torch.bfloat16), flash_fft_conv(length), torch_fft(length, torch.bfloat16)):
+def test_floors(length: int, backward: bool) -> None:
+    """A pass takes as long as its kernels one after the other, each at least as long as its transfers."""
+    for batch in (1, 8):
+        kernels = kernel_costs(length, torch.bfloat16, backward, batch).values()
+        assert all(cost.floor >= max(cost.memory_floor, cost.cached / costs.CACHE) > 0 for cost in kernels)
+        total = ours(length, torch.bfloat16, backward, batch)
+        assert total.floor == pytest.approx(sum(cost.floor for cost in kernels))
+    for cost in (flash_fft_conv(length), torch_fft(length, torch.bfloat16, backward)):
         assert cost.floor >= cost.memory_floor > 0
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_batch_shares_the_filter(backward: bool) -> None:
+    one, many = (kernel_costs(5_000, torch.bfloat16, backward, batch) for batch in (1, 10))
+    for name in ("columns_fft, filter", "rows_spectrum"):
+        assert many[name].floor == pytest.approx(one[name].floor / 10)
+    assert many["columns_ifft"] == one["columns_ifft"]
+
+
+def test_l2_of_a_column_pass() -> None:
+    """One program, counted by hand: 2 columns padded to a block of 32 × 64, factors twice 32 × 32 in bfloat16."""
+    plan = plan_for(2_048, torch.bfloat16)
+    assert plan is not None
+    assert (plan.n_columns, plan.block_rows, plan.block_columns, plan.step) == (2, 32, 64, 32)
+    factors, gates, result = 2 * 32 * 32 * 2, 2 * 2 * 64 * 2, 2 * 2 * 64 * 2
+    assert kernel_costs(2_048, torch.bfloat16)["columns_fft"].cached == (factors + gates + result) * 1_024 // 64
 
 
 def test_padding_costs_operations_but_no_operands() -> None:
@@ -36,11 +74,47 @@ def test_padding_costs_operations_but_no_operands() -> None:
     assert long["columns_fft"].bytes - short["columns_fft"].bytes == 2 * 2 * (2_048 - 1_030)
 
 
-def test_worthwhile_up_to_a_million_in_bfloat16_but_not_in_float32() -> None:
-    assert worthwhile(1_000_000, torch.bfloat16)
-    assert worthwhile(160_000, torch.float32)
-    assert not worthwhile(1_000_000, torch.float32)
+@pytest.mark.usefixtures("measured")
+def test_by_the_counts_ours_is_worthwhile_up_to_some_length() -> None:
+    for training in (False, True):
+        assert worthwhile(1_024, torch.bfloat16, 256, training)
+        assert worthwhile(160_000, torch.bfloat16, 1, training)
+        assert not worthwhile(1_000_000, torch.bfloat16, 1, training)
+        assert not worthwhile(160_000, torch.float32, 1, training)
+    assert worthwhile(1_024, torch.float32, 256)
     assert not worthwhile(100, torch.float64)
+
+
+def test_a_measured_crossover_takes_precedence(measured: dict[str, int]) -> None:
+    measured |= {"bfloat16 forward": 1_000, "bfloat16 training": 2_000_000}
+    assert worthwhile(1_000, torch.bfloat16)
+    assert not worthwhile(1_001, torch.bfloat16)
+    assert worthwhile(1_000_000, torch.bfloat16, training=True)
+    assert not worthwhile(2_000_000, torch.bfloat16, training=True), "beyond what the kernels take"
+    assert not worthwhile(160_000, torch.float32), "not measured"
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_torch_compile_sees_through_the_decision(dynamic: bool | None) -> None:
+    def choose(x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if worthwhile(x.shape[-1], x.dtype, len(x)) else x * 2
+
+    torch.compiler.reset()
+    compiled = torch.compile(choose, backend="eager", fullgraph=True, dynamic=dynamic)
+    for length in (1_000, 5_000, 1_000_000):
+        x = torch.zeros(1, length, dtype=torch.bfloat16)
+        assert torch.equal(compiled(x), choose(x))
+
+
+def test_the_file_of_measured_crossovers() -> None:
+    dtypes, directions = ("float32", "float16", "bfloat16"), ("forward", "training")
+    assert set(json.loads(Path(costs.__file__).with_name("crossover.json").read_text())) == {
+        "card",
+        "date",
+        "commit",
+        "longest",
+    }
+    assert set(costs.measured_crossover()) <= {f"{dtype} {direction}" for dtype in dtypes for direction in directions}
 
 
 def test_no_plan_no_cost() -> None:
