@@ -13,6 +13,7 @@ from genome_lm import threads
 from genome_lm.errors import GenomeLMError
 from genome_lm.threads import Limit, choose, cpu_quota, limit_threads
 from tests.cli.test_main import GENOME_LM
+from tests.quota import one_core
 
 V1 = "31 23 0:28 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
 V2 = "30 23 0:27 / /sys/fs/cgroup rw,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -239,29 +240,18 @@ def test_importing_changes_nothing() -> None:
 
 
 @pytest.fixture
-def one_core() -> Iterator[Path]:
-    """A control group, of either version, that may use one CPU's time: the file that takes its processes."""
+def join() -> Iterator[list[str]]:
+    """A command that runs the rest of its line in a control group that may use one CPU's time."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("with one CPU, its quota is no limit")
-    for place, file, quota in (("cpu", "cpu.cfs_quota_us", "100000"), ("", "cpu.max", "100000 100000")):
-        group = Path("/sys/fs/cgroup", place, f"genome-lm-test-{os.getpid()}")
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            (group / file).write_text(quota)
-            yield group / "cgroup.procs"
-            return
-        except OSError:
-            continue
-        finally:
-            group.rmdir()
-    pytest.skip("control groups can't be made here: it takes root and the cpu controller")
+    try:
+        with one_core() as processes:
+            yield ["sh", "-c", f'echo $$ > {processes} && exec "$@"', "sh"]
+    except OSError as error:
+        pytest.skip(str(error))
 
 
-def test_doctor_takes_one_thread_where_the_quota_is_one_core(one_core: Path) -> None:
-    join = ["sh", "-c", f'echo $$ > {one_core} && exec "$@"', "sh"]
+def test_doctor_takes_one_thread_where_the_quota_is_one_core(join: list[str]) -> None:
     shown = subprocess.run(
         [*join, GENOME_LM, "doctor", "--json"], env=bare_environment(), text=True, capture_output=True
     )

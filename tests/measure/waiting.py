@@ -13,7 +13,7 @@ from genome_lm.bench import Job, compare, measure_machine
 from genome_lm.bench.compare import Measured
 from genome_lm.bench.sides import OURS, Side
 
-SPINS = 300_000, 100_000, 10_000, 3_000, 1_000, 100, 0
+SPINS = 300_000, 50_000, 20_000, 10_000, 5_000, 1_000
 WAYS = {
     **{f"{spins:,} rounds": {"GOMP_SPINCOUNT": str(spins)} for spins in SPINS},
     "passive": {"OMP_WAIT_POLICY": "passive"},
