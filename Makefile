@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test clean
+.PHONY: demo test gpu-kit clean
 
 demo: .venv/workflow
 	snakemake -s snakemake/Snakefile --workflow-profile snakemake/profiles/local
@@ -17,6 +17,10 @@ test: .venv/dev
 	snakefmt --check snakemake
 	pytest -n 2 --dist loadfile
 
+# Packs what the GPU kit needs on a machine without a network, and prints the commands to give there.
+gpu-kit: .venv/dev
+	python -m tests.gpu.pack
+
 # The stamp goes last, so that a killed installation is done again.
 .venv/workflow .venv/dev: pyproject.toml .ci/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -24,4 +28,4 @@ test: .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv results .snakemake
+	rm -rf .venv results .snakemake .gpu

@@ -111,6 +111,7 @@ def info(
     opened = open_checkpoint(checkpoint, revision=revision)
     config = opened.model.config
     length = length or config.max_length
+    on_gpu = cuda_forecast(config, length)
     facts = {
         "form": opened.form,
         "parameters": sum(parameter.numel() for parameter in opened.model.parameters()),
@@ -120,7 +121,7 @@ def info(
         "length": length,
         "forward_bytes": forward_bytes(config, length),
         "training_bytes": training_bytes(config, length),
-        "cuda": cuda_forecast(config, length),
+        "cuda": on_gpu,
         "provenance": opened.provenance,
     }
     if as_json:
@@ -134,7 +135,7 @@ def info(
         ("vocabulary", " ".join(f"{token}={number}" for number, token in enumerate(VOCABULARY))),
         (f"memory, forward of {length:,} bases", f"{forward_bytes(config, length) / 1e9:.2f} GB (CPU, estimated)"),
         (f"memory, training step of {length:,}", f"{training_bytes(config, length) / 1e9:.2f} GB (CPU, estimated)"),
-        *_gpu_rows(facts["cuda"]),
+        *_gpu_rows(on_gpu),
         ("provenance", json.dumps(opened.provenance, indent=1)),
     ]
     table(str(checkpoint), ("", ""), rows)

@@ -1,25 +1,42 @@
 """`genome-lm doctor`: what is installed, what computes, and whether it computes right."""
 
 import json
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from genome_lm_cli.options import Json
+from genome_lm.errors import GenomeLMError
+from genome_lm_cli.options import Json, Threads
 from genome_lm_cli.output import say, table
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    context: typer.Context,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Prove the whole GPU path instead: at most 5 minutes.")] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="With --gpu: file for all that was measured, JSON.", metavar="FILE")
+    ] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
     """Show versions, devices and the kernels chosen for them, and test those against float64 arithmetic.
 
-    Exits with 1 if a kernel computes something else than the reference, forward or backward.
+    With --gpu, kernels, models, training and inference run on the GPU, each in a process of its own: values and
+    gradients against float64, a run that is killed and resumed, times beside torch.fft.
+
+    Exits with 1 if a kernel computes something else than the reference, forward or backward, or a stage fails.
 
     Example: genome-lm doctor
 
-    Example: genome-lm doctor --json
+    Example: genome-lm doctor --gpu --results gpu.json
     """
+    if gpu or results is not None:
+        _prove_gpu(gpu, results, as_json)
+        return
     from genome_lm.doctor import TOLERANCE, examine
 
-    found = examine()
+    found = examine(context.obj)
     if as_json:
         # JSON has no infinity: what could not be computed is null, and `error` says why.
         devices = [{k: None if v == float("inf") else v for k, v in d.items()} for d in found["devices"]]
@@ -27,7 +44,8 @@ def doctor(as_json: Json = False) -> None:
     else:
         libraries = [(name, version or "not installed") for name, version in found["libraries"].items()]
         rows = [("genome-lm", found["genome_lm"]), ("Python", found["python"]), *libraries]
-        rows += [("CUDA", found["cuda"] or "not in this torch"), ("CPU threads", str(found["cpu_threads"]))]
+        rows.append(("CUDA", found["cuda"] or "not in this torch"))
+        rows.append(("CPU threads", f"{found['cpu_threads']} ({found['cpu_threads_reason']})"))
         rows += [("memory", f"{found['memory_bytes'] / 1e9:.1f} GB"), ("platform", found["platform"])]
         stages = "compiled" if found["compiled_stages"] else "plain: no C compiler that works, or not Linux"
         rows.append(("CPU stages", stages))
@@ -48,6 +66,11 @@ def doctor(as_json: Json = False) -> None:
                 for device in found["devices"]
             ],
         )
+        if found["cpus_free"] < found["cpu_threads"]:
+            say(
+                f"other programs leave {found['cpus_free']} CPUs free for {found['cpu_threads']} threads, which will "
+                "wait for each other: --threads takes fewer"
+            )
         for device in found["devices"]:
             if device["error"]:
                 say(f"{device['device']}: {device['error']}")
@@ -57,4 +80,20 @@ def doctor(as_json: Json = False) -> None:
             else "something is wrong: don't trust results of the devices marked WRONG"
         )
     if not found["passed"]:
+        raise typer.Exit(1)
+
+
+def _prove_gpu(gpu: bool, results: Path | None, as_json: bool) -> None:
+    """The short form of the GPU kit."""
+    from genome_lm.doctor import prove_gpu
+    from genome_lm.gpukit import summary
+
+    if not gpu:
+        raise GenomeLMError("--results goes with --gpu")
+    proof = prove_gpu(results, lambda line: say(line, stderr=as_json))
+    if as_json:
+        typer.echo(json.dumps(proof, indent=1))
+    else:
+        say(f"\n{summary(proof)}" + (f"\nwrote {results}" if results else ""))
+    if not proof["passed"]:
         raise typer.Exit(1)

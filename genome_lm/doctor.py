@@ -3,8 +3,9 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,16 +13,21 @@ from torch import Tensor
 
 from genome_lm import __version__
 from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.gpukit import Options, run_kit
+from genome_lm.gpukit.expected import random_model
 from genome_lm.kernels import backend_for
-from genome_lm.kernels.dispatch import VARIABLE
+from genome_lm.kernels.dispatch import VARIABLE, Backend, forced_backend
 from genome_lm.kernels.pointwise import is_compiled
 from genome_lm.machine import total_memory
 from genome_lm.model import HyenaLM
+from genome_lm.threads import Limit, available_cpus, choose, cpu_quota, free_cpus
 
 LIBRARIES = ("torch", "triton", "lightning", "numpy", "zarr", "pyarrow", "h5py", "pyfaidx", "biopython", "snakemake")
 TOLERANCE = 1e-3
 """Largest difference from float64 arithmetic, relative to the largest value, that float32 kernels may have:
 about 5e-5 is usual, TF32 convolutions on a GPU have some 5e-4, and a wrong kernel is off by far more."""
+GPU_SECONDS = 300.0
 _SHAPE = ModelConfig(d_model=64, n_layer=2, max_length=3_000, filter_order=16)
 _BATCH = 2
 _LARGE = 1 << 30
@@ -54,8 +60,17 @@ class Check(NamedTuple):
         return not self.error and max(self.forward, self.backward) <= TOLERANCE
 
 
-def examine() -> dict[str, Any]:
-    """Versions, machine, devices with their kernels and self-tests, as JSON values; `passed` is the verdict."""
+def examine(limit: Limit | None = None) -> dict[str, Any]:
+    """Versions, machine, devices with their kernels and self-tests, as JSON values; `passed` is the verdict.
+
+    Args:
+        limit: What decided the number of threads, where `limit_threads` was called; None to find it out.
+
+    Returns:
+        The findings.
+    """
+    limit = limit or choose(os.environ, available_cpus(), cpu_quota())
+    free = free_cpus()  # before the checks, which take some themselves
     checks = [check_device(torch.device(name)) for name in _devices()]
     return {
         "genome_lm": __version__,
@@ -64,12 +79,37 @@ def examine() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "cuda": torch.version.cuda,
         "cpu_threads": torch.get_num_threads(),
+        "cpu_threads_reason": limit.reason,
+        "cpus_free": free,
         "compiled_stages": is_compiled(),
         "memory_bytes": total_memory(),
         "kernel_forced": os.environ.get(VARIABLE),
         "devices": [{**check._asdict(), "passed": check.passed} for check in checks],
         "passed": all(check.passed for check in checks),
     }
+
+
+def prove_gpu(results: Path | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run the short form of the GPU kit (`genome_lm.gpukit`), which takes at most `GPU_SECONDS`.
+
+    Args:
+        results: File of results, which is whole after each stage; None for none.
+        say: Takes a line whenever a stage ends.
+
+    Returns:
+        The results, see `genome_lm.gpukit.run_kit`.
+
+    Raises:
+        GenomeLMError: If there is no GPU that this PyTorch can use.
+    """
+    if not torch.cuda.is_available():
+        built = (
+            f"this torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch has no CUDA"
+        )
+        raise GenomeLMError(f"no GPU that PyTorch can use ({built}): look at nvidia-smi, or install torch for CUDA")
+    options = Options(form="short", device="cuda", deadline=GPU_SECONDS)
+    with tempfile.TemporaryDirectory() as folder:
+        return run_kit(results or Path(folder) / "results.json", options, say=say)
 
 
 def check_device(device: torch.device) -> Check:
@@ -87,14 +127,15 @@ def check_device(device: torch.device) -> Check:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     inference = training = ""
     try:
-        inference, training = _chosen(device, gradients=False), _chosen(device, gradients=True)
-        model, ids = _model(), _ids()
-        with _kernel("reference"):
+        kernels = _chosen(device, gradients=False), _chosen(device, gradients=True)
+        inference, training = kernels
+        model, ids = random_model(_SHAPE), _ids()
+        with forced_backend("reference"):
             expected = _states(model.double(), ids), _gradients(model.double(), ids)
         model = model.float().to(device)
-        with _kernel(inference):
+        with forced_backend(kernels[0]):
             forward = _difference(_states(model, ids.to(device)), expected[0])
-        with _kernel(training):
+        with forced_backend(kernels[1]):
             backward = _difference(_gradients(model, ids.to(device)), expected[1])
     except Exception as error:  # whatever a kernel may raise: it is the finding
         return Check(str(device), name, inference, training, torch.inf, torch.inf, f"{type(error).__name__}: {error}")
@@ -112,33 +153,10 @@ def _version(library: str) -> str | None:
         return None
 
 
-def _chosen(device: torch.device, gradients: bool) -> str:
+def _chosen(device: torch.device, gradients: bool) -> Backend:
     """The kernel for a residual stream too large for any shortcut; expanded, so that it takes no memory."""
     with torch.set_grad_enabled(gradients):
         return backend_for(torch.empty(1, device=device).expand(1, _LARGE // _SHAPE.d_model, _SHAPE.d_model))
-
-
-@contextmanager
-def _kernel(name: str) -> Iterator[None]:
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = name
-    try:
-        yield
-    finally:
-        os.environ.pop(VARIABLE)
-        if before is not None:
-            os.environ[VARIABLE] = before
-
-
-def _model() -> HyenaLM:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = HyenaLM(_SHAPE).eval()
-        # Weights as large as a trained model's: with those of the start, the mixers hardly add to the embedding.
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
-    return model
 
 
 def _ids() -> Tensor:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from typing import Literal, get_args
@@ -57,6 +59,19 @@ def backend_for(x: Tensor) -> Backend:
     return "cpu" if x.device.type == "cpu" and plain and not small else "reference"
 
 
+@contextmanager
+def forced_backend(name: Backend) -> Iterator[None]:
+    """A context in which GENOME_LM_KERNEL forces a backend; the variable comes back as it was."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
 def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
     """`reference.gated_causal_conv`, in Triton where `backend_for` says so and it is worthwhile for this shape.
 
@@ -77,7 +92,7 @@ def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor
     return triton_op.gated_causal_conv(x0, x1, v, h, bias)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _triton_works(device: torch.device) -> bool:
     return not reason_against_triton(device)
 

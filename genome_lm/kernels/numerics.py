@@ -31,17 +31,18 @@ def deterministic() -> Iterator[None]:
         yield
         return
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill, cudnn = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn
+    memory, cudnn = torch.utils.deterministic, torch.backends.cudnn
+    fill = memory.fill_uninitialized_memory  # type: ignore[attr-defined]
     flags, cublas = (cudnn.deterministic, cudnn.benchmark), os.environ.get(_CUBLAS)
     os.environ.setdefault(_CUBLAS, ":4096:8")  # one of the two with which cuBLAS promises the same bits
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a help in finding errors that costs time
+    memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a help in finding errors that costs time
     cudnn.deterministic, cudnn.benchmark = True, False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
         cudnn.deterministic, cudnn.benchmark = flags
         if cublas is None:
             del os.environ[_CUBLAS]

@@ -152,7 +152,7 @@ class HyenaBackbone(nn.Module):
         stored = 2 * self.config.n_layer * x.nbytes
         if x.device.type == "cuda" and stored > ALWAYS_STORED_BYTES:
             dtype = torch.bfloat16 if torch.is_autocast_enabled("cuda") else torch.float32
-            batch = GpuBatch(self.config, *x.shape[:2], dtype, backend_for(x) == "triton")
+            batch = GpuBatch(self.config, x.shape[0], x.shape[1], dtype, backend_for(x) == "triton")
             return batch.must_recompute(free_bytes(x.device))
         return x.device.type == "cpu" and stored > STORED_BYTES
 

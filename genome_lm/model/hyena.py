@@ -55,6 +55,7 @@ class HyenaOperator(nn.Module):
         """The short convolution of padded streams: (B, S, taps − 1 + L) → (B, S, L)."""
         if x.numel() < MOST_INDEXED:
             return self.short_conv(x)
+        assert self.short_conv.bias is not None
         width = max(1, (MOST_INDEXED - 1) // (x.numel() // x.shape[1]))
         weight, bias = self.short_conv.weight.split(width), self.short_conv.bias.split(width)
         parts = zip(x.split(width, dim=1), weight, bias, strict=True)

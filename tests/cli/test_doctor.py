@@ -6,6 +6,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from genome_lm import doctor
+from genome_lm.threads import NUMBER
 from genome_lm_cli.main import app
 
 
@@ -33,6 +34,29 @@ def test_whether_stages_are_compiled_is_shown(looked_for: bool, shown: str, monk
     monkeypatch.setattr(doctor, "is_compiled", lambda: looked_for)
     monkeypatch.setenv("COLUMNS", "120")
     assert shown in CliRunner().invoke(app, ["doctor"]).stdout
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_threads_are_shown_with_their_reason(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "free_cpus", lambda: free)
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in NUMBER:
+        monkeypatch.setenv(name, "1")  # so that what the option sets is undone
+    before = torch.get_num_threads()
+    try:
+        found = json.loads(CliRunner().invoke(app, ["doctor", "--json", "--threads", "1"]).stdout)
+        shown = CliRunner().invoke(app, ["doctor", "--threads", "1"]).stdout
+    finally:
+        torch.set_num_threads(before)
+    assert (found["cpu_threads"], found["cpu_threads_reason"], found["cpus_free"]) == (1, "--threads 1", free)
+    assert "1 (--threads 1)" in shown
+    assert ("leave 0 CPUs free for 1 thread" in " ".join(shown.split())) == (free == 0)
+
+
+def test_a_python_user_is_told_the_reason_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    assert doctor.examine()["cpu_threads_reason"] == "OMP_NUM_THREADS=1"
 
 
 @pytest.mark.parametrize("forced", ["reference", "cpu"])

@@ -1,0 +1,133 @@
+"""What the Triton kernels take of a processor: compiled ahead of time, without a GPU. Needs triton."""
+
+import re
+import subprocess
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from genome_lm.kernels import triton_conv, triton_op
+from genome_lm.kernels.plan import Plan, plan_for
+
+SHARED_KIB = {80: 99, 90: 227}
+"""Shared memory that a program may have, by architecture."""
+COLUMNS = ["columns_fft", "columns_ifft", "columns_ifft_backward"]
+ROWS = ["rows_spectrum", "rows_conv", "rows_conv_backward"]
+TILES = ["tile_spectrum", "tile_conv", "tile_conv_backward"]
+_OPERANDS = {"a", "b", "x0", "x1", "v", "y", "dy", "dx0", "dx1", "dv"}
+_BETWEEN = {"z", "g", "h", "factors"}
+"""What is in the dtype of the products; h but for `tile_spectrum`, which reads the filters themselves."""
+_ALIGNED = {"z", "g", "factors", "phases", "spectra", "tables", "dh", "dbias", "width", "pitch"}
+"""Arguments that are allocated by us, or multiples of 16 by the plan: aligned in every launch."""
+_POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+_FLOAT32 = {"h", "bias", "phases", "spectra", "tables", "dh", "dbias"}
+_STACK = {
+    ("tile_conv_backward", torch.bfloat16): 208,
+    ("tile_conv", torch.float16): 144,
+    ("tile_conv", torch.float32): 144,
+    ("rows_spectrum", torch.float32): 48,
+    ("rows_conv", torch.float32): 144,
+    ("rows_conv_backward", torch.bfloat16): 80,
+}
+"""Bytes per thread that may be spilled where tiles of 32 × 32 are worth it; zero elsewhere.
+
+With four or eight warps less is spilled, but each warp has as many instructions as with two: for `tile_conv_backward`
+in bfloat16, of 1,024 points, 7,700 in two warps, 13,000 in four and 23,000 in eight, spills counted.
+"""
+
+
+class Variant(NamedTuple):
+    """A kernel as it is compiled for some launches.
+
+    Attributes:
+        kernel: Its name.
+        dtype: Of the operands.
+        arch: Such as 90, for compute capability 9.0.
+        aligned: Whether operands and integers are multiples of 16; Triton compiles anew for those that are not.
+    """
+
+    kernel: str
+    dtype: torch.dtype
+    arch: int
+    aligned: bool
+
+
+class Resources(NamedTuple):
+    """What a kernel takes: registers per thread, bytes of stack per thread, bytes of shared memory per program."""
+
+    registers: int
+    stack: int
+    shared: int
+
+
+def variants(arch: int) -> list[Variant]:
+    """Every kernel in bfloat16 and float32, in both forms; rows of long sequences are aligned in every launch."""
+    dtypes = torch.bfloat16, torch.float32
+    chosen = [Variant(*one, arch, aligned) for one in product(TILES + COLUMNS, dtypes) for aligned in (True, False)]
+    chosen += [Variant(*one, arch, True) for one in product(ROWS, dtypes)]
+    return [*chosen, Variant("tile_conv", torch.float16, arch, False)]
+
+
+def spilled_at_most(variant: Variant) -> int:
+    """Bytes of stack per thread that are allowed."""
+    return _STACK.get((variant.kernel, variant.dtype), 0)
+
+
+def resources(variant: Variant) -> Resources:
+    """Compile a kernel at the sizes that 1,024 or a million positions have, and read what it takes.
+
+    Raises:
+        ValueError: If it does not use tensor cores.
+    """
+    kernel, dtype = variant.kernel, variant.dtype
+    plan = plan_for(1_024 if kernel in TILES else 1_000_000, dtype, kernel.endswith("backward"))
+    assert plan is not None
+    constants = triton_op._column_constants(plan) if kernel in COLUMNS else triton_op._constants(plan)
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+    if kernel in ("columns_fft", "columns_ifft"):
+        constants["GATED"] = True
+    types = _signature(variant, plan, constants)
+    divisible = {
+        (number,): [["tt.divisibility", 16]]
+        for number, name in enumerate(types)
+        if types[name] != "constexpr" and (variant.aligned or name in _ALIGNED)
+    }
+    source = ASTSource(getattr(triton_conv, kernel), types, constants, divisible)
+    compiled = triton.compile(source, target=GPUTarget("cuda", variant.arch, 32), options=options)
+    if "mma" not in compiled.asm["ptx"]:
+        raise ValueError(f"{kernel}: no tensor cores")
+    return Resources(*_registers_and_stack(compiled.asm["cubin"]), compiled.metadata.shared)
+
+
+def _signature(variant: Variant, plan: Plan, constants: dict[str, object]) -> dict[str, str]:
+    """Types of the arguments, as a launch would find them."""
+    types = {}
+    for name in getattr(triton_conv, variant.kernel).arg_names:
+        if name in constants:
+            types[name] = "constexpr"
+        elif name in _OPERANDS:
+            types[name] = _POINTERS[variant.dtype]
+        elif name in _BETWEEN and variant.kernel != "tile_spectrum":
+            types[name] = _POINTERS[plan.dot]
+        else:
+            types[name] = "*fp32" if name in _FLOAT32 else "i32"
+    return types
+
+
+def _registers_and_stack(cubin: bytes) -> tuple[int, int]:
+    """As the tool that comes with Triton reads them; what is spilled lies on the stack."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder, "kernel.cubin")
+        binary.write_bytes(cubin)
+        usage = subprocess.run([tool, "-res-usage", binary], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if match is None:
+        raise ValueError(f"cuobjdump says no registers: {usage}")
+    return int(match[1]), int(match[2])

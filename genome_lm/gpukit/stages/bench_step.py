@@ -1,0 +1,81 @@
+"""Whole models timed: a forward pass and a training step, with our kernels as they are chosen and with torch.fft."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genome_lm.config import ModelConfig
+from genome_lm.gpukit.kit import Case, Kit, Skip
+from genome_lm.gpukit.timing import alternate
+from genome_lm.kernels.dispatch import VARIABLE
+from genome_lm.kernels.numerics import outside_autocast
+from genome_lm.model import HyenaLM
+from genome_lm.model.cuda_memory import GpuBatch
+
+SIDES = {"genome-lm": "auto", "torch.fft": "reference"}
+"""Value of GENOME_LM_KERNEL for each side."""
+_KERNELS = 25
+"""Kernels of a step that are listed, those that take most of the time."""
+
+
+def run(kit: Kit) -> None:
+    """Each preset, forward and training step, in bf16-mixed."""
+    for config, batch, length in kit.form.steps:
+        for direction in ("forward", "training"):
+            shape = batch, config.d_model, length
+            with kit.case("model", shape=shape, layers=config.n_layer, direction=direction) as case:
+                _measure(case, kit, config, batch, direction == "training")
+
+
+def _measure(case: Case, kit: Kit, config: ModelConfig, batch: int, training: bool) -> None:
+    length = config.max_length
+    if kit.on_gpu:
+        needed = GpuBatch(config, batch, length, torch.bfloat16, has_triton=False)
+        free = torch.cuda.mem_get_info(kit.device)[0]
+        if (needed.training_bytes(recompute=True) if training else needed.forward_bytes()) > free:
+            raise Skip(f"needs more than the {free / 1e9:.0f} GB of free memory")
+    model = HyenaLM(config).to(kit.device).train(training)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    ids = torch.randint(7, 11, (batch, length + 1), device=kit.device)
+
+    def work(kernel: str, _round: int = 0) -> Tensor:
+        os.environ[VARIABLE] = kernel
+        with torch.autocast(kit.device.type, dtype=torch.bfloat16), torch.set_grad_enabled(training):
+            if not training:
+                return model(ids[:, :-1])
+            optimizer.zero_grad()
+            loss = model.loss(ids[:, :-1], ids[:, 1:])
+            with outside_autocast(loss):
+                loss.backward()
+        optimizer.step()
+        return loss
+
+    sides = {name: partial(work, kernel) for name, kernel in SIDES.items()}
+    times = alternate(sides, kit.form.rounds, kit.device)
+    case.record(ms=times, bases_per_s={name: round(batch * length / t.median * 1e3) for name, t in times.items()})
+    if kit.on_gpu:
+        case.record(peak_GB={name: _peak(kit, partial(work, kernel)) for name, kernel in SIDES.items()})
+        case.record(kernels=_kernels(partial(work, "auto")))
+
+
+def _peak(kit: Kit, run: Callable[[], object]) -> float:
+    torch.cuda.reset_peak_memory_stats(kit.device)
+    run()
+    return round(torch.cuda.max_memory_allocated(kit.device) / 1e9, 2)
+
+
+def _kernels(run: Callable[[], object]) -> list[dict[str, Any]]:
+    """The kernels that take most of the GPU's time: name, calls, milliseconds."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+    rows = sorted(profiler.key_averages(), key=lambda row: -row.self_device_time_total)[:_KERNELS]
+    return [
+        {"name": row.key[:80], "calls": row.count, "ms": round(row.self_device_time_total / 1e3, 3)} for row in rows
+    ]

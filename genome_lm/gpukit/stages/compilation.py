@@ -1,0 +1,74 @@
+"""The kernels compiled in many processes: what each takes of a processor, and a warm cache for later stages."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from genome_lm.gpukit.forms import Shape
+from genome_lm.gpukit.kit import Kit, Skip
+from genome_lm.gpukit.stages.kernels import DTYPES, name_of, operands, results
+from genome_lm.kernels.dispatch import HAS_TRITON
+
+PROCESSES = 16
+_H100 = 90
+
+
+def run(kit: Kit) -> None:
+    """Ahead of time for this card, or an H100 where there is none; then by launches, which fills Triton's cache."""
+    with kit.case("triton") as case:
+        if not HAS_TRITON:
+            raise Skip("triton is not installed")
+        case.record(processes=min(PROCESSES, os.cpu_count() or 1))
+    if not HAS_TRITON:
+        return
+    _compile_ahead(kit)
+    if kit.on_gpu:
+        _launch_all(kit)
+
+
+def _compile_ahead(kit: Kit) -> None:
+    from genome_lm.gpukit.resources import SHARED_KIB, Variant, resources, spilled_at_most, variants
+
+    arch = _H100
+    if kit.on_gpu:
+        major, minor = torch.cuda.get_device_capability(kit.device)
+        arch = 10 * major + minor
+    chosen: list[Variant] = [one for one in variants(arch) if one.kernel in kit.form.compiled]
+    for variant, outcome in zip(chosen, _in_processes(resources, [(one,) for one in chosen]), strict=True):
+        with kit.case("ahead of time", **{**variant._asdict(), "dtype": name_of(variant.dtype)}) as case:
+            if isinstance(outcome, Exception):
+                raise outcome
+            case.bounded("registers", outcome.registers, 255)
+            case.bounded("stack", outcome.stack, spilled_at_most(variant))
+            case.bounded("shared", outcome.shared, SHARED_KIB.get(arch, SHARED_KIB[_H100]) << 10)
+
+
+def _launch_all(kit: Kit) -> None:
+    shapes = {shape[2]: shape for shape in (*kit.form.shapes, *kit.form.timed)}
+    tasks = [((1, 1, length), dtype, str(kit.device)) for length in shapes for dtype in DTYPES]
+    for (shape, dtype, _), outcome in zip(tasks, _in_processes(launch, tasks), strict=True):
+        with kit.case("launched", shape=shape, dtype=name_of(dtype)) as case:
+            if isinstance(outcome, Exception):
+                raise outcome
+            case.record(compile_seconds=round(outcome, 2))
+
+
+def launch(shape: Shape, dtype: torch.dtype, device: str) -> float:
+    """Seconds of the first forward and backward pass of a shape in this process."""
+    inputs = operands(shape, dtype, torch.device(device))
+    start = time.perf_counter()
+    results(inputs, torch.ones_like(inputs[0]))
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _in_processes(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Results of a function for each task, computed side by side; the exception where one fails."""
+    with ProcessPoolExecutor(min(PROCESSES, os.cpu_count() or 1), get_context("spawn")) as pool:
+        futures = [pool.submit(function, *task) for task in tasks]
+        return [future.exception() or future.result() for future in futures]

@@ -1,0 +1,74 @@
+"""A whole model against float64: states, likelihoods, loss and gradients, in each precision, and compiled."""
+
+import torch
+from torch import Tensor
+
+from genome_lm.gpukit.expected import Expected, OfLength, load_expected, make_expected
+from genome_lm.gpukit.kit import Case, Kit, needs_gpu
+from genome_lm.kernels.numerics import outside_autocast
+from genome_lm.model import HyenaLM
+
+BOUNDS = {"float32": (1e-3, 5e-3), "bf16-mixed": (5e-2, 2e-1)}
+"""Largest relative errors (Euclidean) of states and of a parameter's gradient. PyTorch's convolutions on a GPU take
+TF32 by default, which alone is some 5e-4; a wrong kernel is off by about 1."""
+
+
+def run(kit: Kit) -> None:
+    """Each length in each precision, then torch.compile."""
+    expected = expectations(kit)
+    model = expected.model.to(kit.device)
+    for length, want in expected.lengths.items():
+        for precision in BOUNDS:
+            with kit.case("states, loss and gradients", length=length, precision=precision) as case:
+                _compare(case, kit, model, want, precision)
+    with kit.case("batches of one and of three", length=min(expected.lengths)) as case:
+        ids = expected.lengths[min(expected.lengths)].ids[:, :-1].to(kit.device)
+        with torch.no_grad():
+            alone, among = model.backbone(ids), model.backbone(ids.expand(3, -1))
+        case.bounded("difference", _relative(among[1:2], alone), 1e-4)
+    with kit.case("torch.compile", length=min(expected.lengths)) as case:
+        needs_gpu(kit)
+        _compiled(case, model, expected.lengths[min(expected.lengths)].ids.to(kit.device))
+
+
+def expectations(kit: Kit) -> Expected:
+    """The float64 results that were given, or else made now."""
+    return load_expected(kit.expected) if kit.expected else make_expected(kit.form)
+
+
+def _compare(case: Case, kit: Kit, model: HyenaLM, want: OfLength, precision: str) -> None:
+    ids, positions = want.ids.to(kit.device), want.positions.to(kit.device)
+    states_bound, gradient_bound = BOUNDS[precision]
+    half = torch.autocast(kit.device.type, dtype=torch.bfloat16, enabled=precision == "bf16-mixed")
+    with half, torch.no_grad():
+        states, logits = model.backbone(ids[:, :-1])[0, positions], model(ids[:, :-1])[0, positions]
+    likelihoods = logits.float().log_softmax(-1).gather(1, ids[0, positions + 1, None])[:, 0]
+    case.bounded("states", _relative(states, want.states), states_bound)
+    case.bounded("log-likelihoods", _relative(likelihoods, want.log_likelihoods), states_bound)
+    case.demand("logits are float32", logits.dtype == torch.float32)
+    model.zero_grad()
+    with half:
+        loss = model.loss(ids[:, :-1], ids[:, 1:])
+        with outside_autocast(loss):
+            loss.backward()
+    case.bounded("loss", _relative(loss.detach(), want.loss), states_bound)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    relative = {name: _relative(found[name], gradient) for name, gradient in want.gradients.items()}
+    worst = max(relative, key=relative.__getitem__)
+    case.record(worst=worst, gradients={name: float(f"{value:.2e}") for name, value in relative.items()})
+    case.bounded("gradient", relative[worst], gradient_bound)
+
+
+def _relative(found: Tensor, want: Tensor) -> float:
+    """Euclidean norm of the difference over that of what is wanted."""
+    return float((found.cpu().double() - want.cpu()).norm() / want.cpu().double().norm().clamp(min=1e-30))
+
+
+def _compiled(case: Case, model: HyenaLM, ids: Tensor) -> None:
+    parameters = list(model.parameters())
+    eager = model.loss(ids[:, :-1], ids[:, 1:])
+    expected = torch.autograd.grad(eager, parameters)
+    compiled = torch.compile(model.loss)(ids[:, :-1], ids[:, 1:])
+    case.bounded("loss", _relative(compiled.detach(), eager.detach()), 1e-3)
+    found = torch.autograd.grad(compiled, parameters)
+    case.bounded("gradient", max(map(_relative, found, expected)), 5e-3)
