@@ -24,7 +24,7 @@ class Worker:
     Args:
         job: What to measure.
         chosen: The side.
-        threads: Threads to compute with; None leaves it to PyTorch.
+        threads: Threads to compute with; None leaves it to the environment.
         result: Where the process writes the first run's result (.npy).
     """
 
