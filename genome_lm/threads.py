@@ -206,9 +206,7 @@ def _slurm_tasks(environment: Mapping[str, str]) -> int:
     """Tasks on this node: of the step that srun started, else of the job. SLURM writes 2(x3),1 for 2,2,2,1."""
     text = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE", "")
     counts = [
-        int(count)
-        for count, times in re.findall(r"([1-9]\d*)(?:\(x(\d+)\))?", text)
-        for _ in range(int(times or 1))
+        int(count) for count, times in re.findall(r"([1-9]\d*)(?:\(x(\d+)\))?", text) for _ in range(int(times or 1))
     ]
     node = environment.get("SLURM_NODEID", "")
     position = int(node) if node.isdecimal() else 0
