@@ -41,7 +41,7 @@ STAGES = {
     "machine": Stage("genome_lm.gpukit.stages.machine", 30),
     "compile": Stage("genome_lm.gpukit.stages.compilation", 80),
     "kernels": Stage("genome_lm.gpukit.stages.kernels", 90, interpreted=True),
-    "model": Stage("genome_lm.gpukit.stages.model", 70),
+    "model": Stage("genome_lm.gpukit.stages.model", 90),
     "training": Stage("genome_lm.gpukit.stages.training", 100),
     "use": Stage("genome_lm.gpukit.stages.use", 60),
     "bench_conv": Stage("genome_lm.gpukit.stages.bench_conv", 110, interpreted=True),

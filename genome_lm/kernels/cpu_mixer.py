@@ -7,11 +7,15 @@ are laid out (channel, sequence, position), so that the projection of a batch is
 transposed. For the backward pass only the input is kept; a block's streams are computed again when their turn comes.
 What is done between products and FFTs is in `genome_lm.kernels.pointwise`.
 
+Chunks and spans of channels are the pieces that threads share (`genome_lm.kernels.workers`), which meet once between
+the stages of a block: its projection, its convolutions, and the projection of what they gave.
+
 With z = in_proj(norm(x)), (x0, x1, v) = short_conv(z), u = x1 · v, c = h ∗ u, the sub-block is
 x + out_proj(x0 · (c + skip · u)) (Poli et al. 2023, https://arxiv.org/abs/2302.10866, definition 3.1).
 """
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,17 +37,18 @@ from genome_lm.kernels.pointwise import (
 from genome_lm.kernels.products import linear
 from genome_lm.kernels.reference import gated_causal_conv
 from genome_lm.kernels.spectra import signal, spectrum
+from genome_lm.kernels.workers import PARTS, rows_of_piece, runs, share, summed
 from genome_lm.kernels.workspace import give_back_holes, workspace
 
 CHANNELS = 64
 """Fewest channels of a block: enough rows for a quick matrix product, small enough at a million positions."""
 BLOCK_BYTES = 32 << 20
 """A stream of a block of more channels than that; each block computes the norm again."""
-CHUNK = 2_048
-"""Positions at one time between the in-projection and the first gate; no fewer than the short taps reach back."""
-FFT_BYTES = 4 << 20
+CHUNK, LEAST_CHUNK = 1_024, 128
+"""Positions that a thread takes at one time; no fewer than the short taps reach back."""
+FFT_BYTES = 2 << 20
 """Padded input of one call of the FFT; larger calls leave the caches."""
-FFT_ROWS, FFT_MOST_BYTES = 16, 24 << 20
+FFT_ROWS, FFT_MOST_BYTES = 8, 12 << 20
 """Long sequences go this many in a call within this size all the same: a call makes its tables of sines anew, which
 takes as long as a few transforms. (From 32 MiB on the result would be fresh memory from the system.)"""
 
@@ -52,8 +57,9 @@ KEPT_BYTES = 400 << 20
 step's time. Those of other blocks are computed again, at long sequences (from 100,000 bases of 256 channels) all."""
 LONG_BYTES = 128 << 20
 """A residual stream from which on training gives the allocator's holes back: they outweigh the time it takes."""
-FILTERS, FILTER_BYTES = 16, 8 << 20
-"""Filters made at one time, since all features are read for it: so many, in short sequences as many bytes."""
+FILTERS, FILTER_BYTES = 16, 2 << 20
+"""Filters that a thread makes at one time, since all features are read for it: so many, in short sequences as many
+bytes."""
 
 Rows = Callable[[int, int], Tensor]
 """Something of channels [start, stop), a row each."""
@@ -97,23 +103,24 @@ class FilterWeights(NamedTuple):
         windowed(products, self.rates[start:stop], self.times, self.shift, out)
         return out
 
-    def in_pieces(self) -> Rows:
-        """`rows` for ranges that come in order."""
-        products = self.products()
-        return lambda start, stop: self.in_window(start, stop, products(start, stop))
+    def in_spans(self) -> Rows:
+        """`rows` for ranges in order within spans of channels; a thread makes those of its span at one time."""
+        made = _Made()
+        most = span_channels(len(self.w), len(self.features), self.w.itemsize)
 
-    def products(self) -> Rows:
-        """`in_pieces` without the window, several filters at one time."""
-        first, made = 0, self.w[:0]
-        most = max(FILTERS, FILTER_BYTES // (len(self.features) * self.w.itemsize))
+        def rows(start: int, stop: int) -> Tensor:
+            if start < made.first or stop > made.first + len(made.products):
+                made.first = start
+                made.products = linear(self.w[start : max(stop, start + most)], self.features)
+            return self.in_window(start, stop, made.products[start - made.first : stop - made.first])
 
-        def products(start: int, stop: int) -> Tensor:
-            nonlocal first, made
-            if start < first or stop > first + len(made):
-                first, made = start, linear(self.w[start : max(stop, start + most)], self.features)
-            return made[start - first : stop - first]
+        return rows
 
-        return products
+
+class _Made(threading.local):
+    """Filters of channels from `first` on, without their windows."""
+
+    first, products = 0, torch.empty(0)
 
 
 def residual_mixer(x: Tensor, weights: MixerWeights, long_filter: FilterWeights, eps: float) -> Tensor:
@@ -170,28 +177,41 @@ def block_channels(batch: int, length: int, itemsize: int) -> int:
 
 def _blocks(x: Tensor) -> Iterator[tuple[int, int]]:
     batch, length, channels = x.shape
-    step = block_channels(batch, length, x.itemsize)
-    return ((start, min(start + step, channels)) for start in range(0, channels, step))
+    return _ranges(0, channels, block_channels(batch, length, x.itemsize))
 
 
 def fft_group(batch: int, length: int, itemsize: int) -> int:
-    """Channels that go through one call of the FFT; two at least, one a core."""
+    """Channels that go through one call of the FFT."""
     channel = batch * fast_fft_size(2 * length) * itemsize
     shared = min(FFT_ROWS // batch, FFT_MOST_BYTES // channel)
-    return max(2 if batch == 1 else 1, FFT_BYTES // channel, shared)
+    return max(1, FFT_BYTES // channel, shared)
 
 
-def _groups(block: tuple[int, int], batch: int, length: int, itemsize: int) -> Iterator[tuple[int, int]]:
-    width = fft_group(batch, length, itemsize)
-    return ((start, min(start + width, block[1])) for start in range(*block, width))
+def span_channels(channels: int, length: int, itemsize: int) -> int:
+    """Channels whose convolutions are one piece of work: as many as have their filters made at one time."""
+    return min(max(FILTERS, FILTER_BYTES // (length * itemsize)), -(-channels // PARTS))
+
+
+def _spans(block: tuple[int, int], x: Tensor) -> Iterator[tuple[int, int]]:
+    _, length, channels = x.shape
+    return _ranges(*block, span_channels(channels, length, x.itemsize))
+
+
+def _groups(span: tuple[int, int], x: Tensor) -> Iterator[tuple[int, int]]:
+    batch, length, _ = x.shape
+    return _ranges(*span, fft_group(batch, length, x.itemsize))
+
+
+def _ranges(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+    return ((first, min(first + step, stop)) for first in range(start, stop, step))
 
 
 def _chunks(batch: int, length: int) -> Iterator[tuple[slice, slice]]:
     """Cover (batch, length) by pieces of about `CHUNK` positions: some whole sequences, or a part of one."""
-    sequences = max(1, CHUNK // length)
-    for first in range(0, batch, sequences):
-        for start in range(0, length, CHUNK):
-            yield slice(first, min(first + sequences, batch)), slice(start, min(start + CHUNK, length))
+    chunk = rows_of_piece(batch * length, LEAST_CHUNK, CHUNK)
+    for first, last in _ranges(0, batch, max(1, chunk // length)):
+        for start, stop in _ranges(0, length, chunk):
+            yield slice(first, last), slice(start, stop)
 
 
 class _BlockWeights(NamedTuple):
@@ -209,10 +229,16 @@ class _BlockWeights(NamedTuple):
         )
         return cls(w_in.flatten(0, 1), b_in[..., None, None], taps, tap_bias[..., None, None])
 
-    def project(self, normed: _Normed, sequences: slice, positions: slice) -> Tensor:
-        """in_proj of a piece without its bias: (3, C, sequences, positions)."""
-        z = linear(self.w_in, normed.piece(sequences, positions))
-        return z.view(3, len(z) // 3, len(normed.x[sequences]), -1)
+    def project(self, normed: _Normed, sequences: slice, positions: slice) -> tuple[Tensor, Tensor]:
+        """in_proj of a piece without its bias, (3, C, sequences, positions), and of what precedes it.
+
+        That is what the short convolution reaches back to, K − 1 positions or none at the beginning of sequences. It
+        is projected twice, since another thread has the piece before.
+        """
+        back = min(positions.start, self.taps.shape[-1] - 1)
+        z = linear(self.w_in, normed.piece(sequences, slice(positions.start - back, positions.stop)))
+        z = z.view(3, len(z) // 3, len(normed.x[sequences]), -1)
+        return z[..., back:], z[..., :back]
 
 
 def _of_channels(parameter: Tensor, start: int, stop: int) -> Tensor:
@@ -227,22 +253,17 @@ def _gated_input(normed: _Normed, part: _BlockWeights, kept_z: Tensor | None) ->
         workspace.take_rows(f"mixer.{name}", (len(part.w_in) // 3, batch, length), normed.x.dtype)
         for name in ("x0", "u")
     )
-    carry = torch.empty(3, len(x0), 1, part.taps.shape[-1] - 1, dtype=x0.dtype)
-    for sequences, positions in _chunks(batch, length):
-        if positions.start == 0:
-            carry.zero_()
-        z = part.project(normed, sequences, positions)
-        here = slice(None), sequences, positions
-        gates_in(
-            z,
-            part.b_in,
-            part.taps,
-            part.tap_bias,
-            None if z.shape[-1] == length else carry,
-            x0[here],
-            u[here],
-            None if kept_z is None else kept_z[:, *here],
-        )
+    last = part.taps.shape[-1] - 1
+
+    def gate(place: tuple[slice, slice]) -> None:
+        z, before = part.project(normed, *place)
+        is_whole = z.shape[-1] == length
+        carry = None if is_whole else F.pad(before + part.b_in, (last - before.shape[-1], 0))
+        here = slice(None), *place
+        kept = None if kept_z is None else kept_z[:, *here]
+        gates_in(z, part.b_in, part.taps, part.tap_bias, carry, x0[here], u[here], kept)
+
+    share(gate, _chunks(batch, length))
     return x0, u
 
 
@@ -264,17 +285,41 @@ def _forward(
         if kept is not None:
             kept[block] = workspace.lend_rows((len(part.w_in), batch, length), x.dtype)
         x0, u = _gated_input(normed, part, None if kept is None else kept[block].unflatten(0, (3, -1)))
-        for start, stop in _groups(block, batch, length, x.itemsize):
-            here = slice(start - block[0], stop - block[0])
-            of_filter, skip = spectra(start, stop)[:, None], weights.skip[start:stop, None, None]
-            if around is None:
-                gate_out(x0[here], _convolve(u[here], of_filter), u[here], skip, y[start:stop])
-            else:
-                convolve = partial(_convolve, of_filter=of_filter, skip=skip)
-                torch.mul(x0[here], around(start, stop, u[here], convolve), out=y[start:stop])
-    rows = (whole.view(-1, width).split(CHUNK) for whole in (x, out))
-    for residual, target, gated in zip(*rows, y.flatten(1).split(CHUNK, dim=1), strict=True):
+
+        def convolve(span: tuple[int, int], first: int = block[0], x0: Tensor = x0, u: Tensor = u) -> None:
+            for start, stop in _groups(span, x):
+                here = slice(start - first, stop - first)
+                of_filter, skip = spectra(start, stop)[:, None], weights.skip[start:stop, None, None]
+                if around is None:
+                    gate_out(x0[here], _convolve(u[here], of_filter), u[here], skip, y[start:stop])
+                else:
+                    plain = partial(_convolve, of_filter=of_filter, skip=skip)
+                    torch.mul(x0[here], around(start, stop, u[here], plain), out=y[start:stop])
+
+        share(convolve, _spans(block, x))
+    _project_out(x, y, weights, out)
+
+
+def _project_out(x: Tensor, y: Tensor, weights: MixerWeights, out: Tensor) -> None:
+    """Write x + out_proj(y) to `out`: x and out (B, L, D), y (D, B, L)."""
+
+    def project(piece: tuple[Tensor, Tensor, Tensor]) -> None:
+        residual, gated, target = piece
         torch.addmm(residual, gated.T, weights.w_out.T, out=target).add_(weights.b_out)
+
+    share(project, zip(_rows(x), _columns(y), _rows(out), strict=True))
+
+
+def _rows(x: Tensor) -> tuple[Tensor, ...]:
+    """(B, L, D) in pieces of positions, (n, D) each."""
+    rows = x.flatten(0, 1)
+    return rows.split(rows_of_piece(len(rows), LEAST_CHUNK, CHUNK))
+
+
+def _columns(y: Tensor) -> tuple[Tensor, ...]:
+    """(C, B, L) in pieces of positions, (C, n) each, as `_rows` cuts them."""
+    columns = y.flatten(1)
+    return columns.split(rows_of_piece(columns.shape[1], LEAST_CHUNK, CHUNK), dim=1)
 
 
 def _convolve(u: Tensor, of_filter: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -300,7 +345,7 @@ class _ResidualMixer(torch.autograd.Function):
         ctx.eps, ctx.shift = eps, shift
         ctx.kept = {} if workspace.lent_bytes + 3 * x.nbytes <= KEPT_BYTES else None
         out = torch.empty_like(x)
-        filters = FilterWeights(features, w, rates, times, shift).in_pieces()
+        filters = FilterWeights(features, w, rates, times, shift).in_spans()
         _forward(x, out, MixerWeights(*rest), lambda *rows: spectrum(filters(*rows)), eps, kept=ctx.kept)
         if x.nbytes >= LONG_BYTES:
             give_back_holes()
@@ -313,23 +358,22 @@ class _ResidualMixer(torch.autograd.Function):
         weights, long_filter = MixerWeights(*rest), FilterWeights(features, w, rates, times, ctx.shift)
         kept, ctx.kept = ctx.kept or {}, None
         grad = grad.contiguous()
-        batch, length, width = x.shape
         normed = _Normed(x, weights.norm_weight, weights.norm_bias, ctx.eps)
-        grad_normed = workspace.take("mixer.whole", (batch * length, width), x.dtype)
+        grad_normed = workspace.take("mixer.whole", tuple(x.shape), x.dtype)
         sums = MixerWeights(*(torch.zeros_like(parameter) for parameter in rest))
         grad_filter = torch.zeros_like(features), torch.zeros_like(w)
         for block in _blocks(x):
             part = _BlockWeights.of(weights, block)
             z = kept.pop(block, None)
             z = _projected(normed, part) if z is None else z
-            _backward_convolutions(block, part, grad, z, weights, long_filter, sums, grad_filter)
-            _backward_projection(block, normed, part, z, grad_normed, sums)
+            step = _BlockStep(block, part, grad, z, weights, long_filter, sums, grad_filter)
+            step.through_convolutions()
+            step.through_projection(normed, grad_normed)
             workspace.give(z)
             if x.nbytes >= LONG_BYTES:
                 give_back_holes()
-        sums.b_out.add_(grad.sum((0, 1)))
         grad_x = torch.empty_like(grad)
-        _backward_norm(x, grad, grad_normed, weights, ctx.eps, grad_x, sums)
+        _backward_norm(normed, grad, grad_normed, grad_x, sums)
         return grad_x, None, *grad_filter, None, None, None, *sums
 
 
@@ -337,51 +381,102 @@ def _projected(normed: _Normed, part: _BlockWeights) -> Tensor:
     """z of a block, (3C, B, L)."""
     batch, length, _ = normed.x.shape
     z = workspace.lend_rows((len(part.w_in), batch, length), normed.x.dtype)
-    for place in _chunks(batch, length):
+
+    def project(place: tuple[slice, slice]) -> None:
         here = z.unflatten(0, (3, -1))[:, :, *place]
-        torch.add(part.project(normed, *place), part.b_in, out=here)
+        torch.add(part.project(normed, *place)[0], part.b_in, out=here)
+
+    share(project, _chunks(batch, length))
     return z
 
 
-def _backward_convolutions(
-    block: tuple[int, int],
-    part: _BlockWeights,
-    grad: Tensor,
-    z: Tensor,
-    weights: MixerWeights,
-    long_filter: FilterWeights,
-    sums: MixerWeights,
-    grad_filter: tuple[Tensor, Tensor],
-) -> None:
-    """Backward of a block from the gradient of the output to that of z, (3C, B, L), which is written over z."""
-    _, batch, length = z.shape
-    y = workspace.take_rows("mixer.x0", (block[1] - block[0], batch, length), z.dtype)
-    products_grad = workspace.take_rows("mixer.u", (len(y), length), z.dtype)
-    grad_rows = grad.flatten(0, 1)
-    w_out = weights.w_out[:, slice(*block)].T.contiguous()
-    # First the gradient of y; a group's y takes its place.
-    for source, target in zip(grad_rows.split(CHUNK), y.flatten(1).split(CHUNK, dim=1), strict=True):
-        target.copy_(linear(w_out, source))
-    products, z_streams = long_filter.products(), z.unflatten(0, (3, -1))
-    for start, stop in _groups(block, batch, length, z.itemsize):
-        here = slice(start - block[0], stop - block[0])
-        skip, taps, tap_bias = weights.skip[start:stop, None, None], part.taps[:, here], part.tap_bias[:, here]
-        z_here, dy = z_streams[:, here], y[here]
+class _BlockStep(NamedTuple):
+    """A block on the way back: from the gradient of the output to that of z, which is written over z."""
+
+    block: tuple[int, int]
+    part: _BlockWeights
+    grad: Tensor  # (B, L, D), of the output
+    z: Tensor  # (3C, B, L)
+    weights: MixerWeights
+    long_filter: FilterWeights
+    sums: MixerWeights  # gradients of the weights
+    grad_filter: tuple[Tensor, Tensor]  # of the filter's features and its last weight
+
+    def through_convolutions(self) -> None:
+        """Write the gradient of z over z, and those of what belongs to single channels."""
+        y, products_grad = self._buffers()
+        w_out = self.weights.w_out[:, slice(*self.block)].T.contiguous()
+
+        def project(piece: tuple[Tensor, Tensor]) -> None:
+            source, target = piece
+            target.copy_(linear(w_out, source))
+
+        # First the gradient of y; a group's y takes its place.
+        share(project, zip(_rows(self.grad), _columns(y), strict=True))
+        filters = self.long_filter.in_spans()
+
+        def convolve(span: tuple[int, int]) -> None:
+            for group in _groups(span, self.grad):
+                self._convolve(group, filters(*group), y, products_grad)
+            rows = products_grad[slice(*(channel - self.block[0] for channel in span))]
+            torch.mm(rows, self.long_filter.features, out=self.grad_filter[1][slice(*span)])
+
+        share(convolve, _spans(self.block, self.grad))
+
+    def _buffers(self) -> tuple[Tensor, Tensor]:
+        """Of y and its gradient, (C, B, L), and of the gradient of the filters without their windows, (C, L)."""
+        _, batch, length = self.z.shape
+        channels = self.block[1] - self.block[0]
+        return (
+            workspace.take_rows("mixer.x0", (channels, batch, length), self.z.dtype),
+            workspace.take_rows("mixer.u", (channels, length), self.z.dtype),
+        )
+
+    def _convolve(self, group: tuple[int, int], filters: Tensor, y: Tensor, products_grad: Tensor) -> None:
+        """A group of channels: y takes the place of its gradient, and the gradient of z that of z."""
+        length, here = self.z.shape[-1], slice(*(channel - self.block[0] for channel in group))
+        skip = self.weights.skip[slice(*group), None, None]
+        z, dy, taps, tap_bias = (
+            self.z.unflatten(0, (3, -1))[:, here], y[here], self.part.taps[:, here], self.part.tap_bias[:, here],
+        )  # fmt: skip
         u, dc, dx0 = workspace.take("mixer.gradients", (3, *dy.shape), z.dtype)
-        conv_inputs(z_here, dy, taps, tap_bias, u, dc)
-        of_filter = spectrum(long_filter.in_window(start, stop, products(start, stop)))[:, None]
-        of_u, of_dc = spectrum(u), spectrum(dc)
+        conv_inputs(z, dy, taps, tap_bias, u, dc)
+        of_filter, of_u, of_dc = spectrum(filters)[:, None], spectrum(u), spectrum(dc)
         c = signal(of_u * of_filter, length)
-        gate_backward(z_here, dy, c, u, skip, taps, tap_bias, dx0, sums.skip[start:stop, None, None])
+        gate_backward(z, dy, c, u, skip, taps, tap_bias, dx0, self.sums.skip[slice(*group), None, None])
         dh = signal(_summed(of_u.conj_physical_().mul_(of_dc)), length)
-        long_filter.in_window(start, stop, dh, products_grad[here])
+        self.long_filter.in_window(*group, dh, products_grad[here])
         du = signal(of_dc.mul_(of_filter.conj_physical_()), length)
-        dtaps, dtap_bias = (_of_channels(total, start, stop) for total in (sums.taps, sums.tap_bias))
-        streams_backward(z_here, dx0, du, dc, skip, taps, tap_bias, dtaps, dtap_bias[..., None, None])
-    for source, target in zip(grad_rows.split(CHUNK), y.flatten(1).split(CHUNK, dim=1), strict=True):
-        sums.w_out[:, slice(*block)].addmm_(source.T, target.T)
-    grad_filter[0].addmm_(products_grad.T, long_filter.w[slice(*block)])
-    torch.mm(products_grad, long_filter.features, out=grad_filter[1][slice(*block)])
+        dtaps, dtap_bias, db_in = (
+            _of_channels(total, *group) for total in (self.sums.taps, self.sums.tap_bias, self.sums.b_in)
+        )
+        streams_backward(z, dx0, du, dc, skip, taps, tap_bias, dtaps, dtap_bias[..., None, None])
+        db_in.copy_(z.sum((2, 3)))
+
+    def through_projection(self, normed: _Normed, grad_normed: Tensor) -> None:
+        """Add to the gradient of the norm, (B, L, D), and write those of both projections and the features."""
+        y, products_grad = self._buffers()
+        of_block = slice(*self.block)
+
+        def project(places: Sequence[tuple[slice, slice]]) -> tuple[Tensor, Tensor]:
+            w_in, w_out = torch.zeros_like(self.part.w_in), self.grad.new_zeros(self.grad.shape[-1], len(y))
+            for place in places:
+                dz, target = self.z[:, *place].flatten(1), grad_normed[place].flatten(0, 1)
+                w_in.addmm_(dz, normed.piece(*place))
+                # The first block writes what the others add to.
+                torch.addmm(target, dz.T, self.part.w_in, beta=float(self.block[0] > 0), out=target)
+                w_out.addmm_(self.grad[place].flatten(0, 1).T, y[:, *place].flatten(1).T)
+                sequences, positions = place
+                if sequences.start == 0:  # the filters are those of all sequences
+                    of_filters = products_grad[:, positions].T
+                    self.grad_filter[0][positions].addmm_(of_filters, self.long_filter.w[of_block])
+            return w_in, w_out
+
+        batch, length, _ = self.grad.shape
+        w_in, w_out = summed(share(project, runs([*_chunks(batch, length)])))
+        rows = _of_channels(self.sums.w_in, *self.block)
+        rows.copy_(w_in.view(rows.shape))
+        self.sums.w_out[:, of_block] = w_out
 
 
 def _summed(x: Tensor) -> Tensor:
@@ -389,45 +484,24 @@ def _summed(x: Tensor) -> Tensor:
     return x[:, 0] if x.shape[1] == 1 else x.sum(1)
 
 
-def _backward_projection(
-    block: tuple[int, int],
-    normed: _Normed,
-    part: _BlockWeights,
-    dz: Tensor,
-    grad_normed: Tensor,
-    sums: MixerWeights,
-) -> None:
-    """Backward of a block's in-projection, given the gradient of z, (3C, B, L)."""
-    batch, length, width = normed.x.shape
-    grads = grad_normed.view(batch, length, width)
-    w_in = torch.zeros_like(part.w_in)
-    for place in _chunks(batch, length):
-        piece, target = dz[:, *place].flatten(1), grads[place].flatten(0, 1)
-        w_in.addmm_(piece, normed.piece(*place))
-        # The first block writes what the others add to.
-        torch.addmm(target, piece.T, part.w_in, beta=float(block[0] > 0), out=target)
-    for total, values in ((sums.w_in, w_in), (sums.b_in, dz.sum((1, 2)))):
-        rows = _of_channels(total, *block)
-        rows.copy_(values.view(rows.shape))
+def _backward_norm(normed: _Normed, grad: Tensor, grad_normed: Tensor, grad_x: Tensor, sums: MixerWeights) -> None:
+    """Write what passes by the norm, `grad`, and what passes it to grad_x, and what is left to sum to `sums`."""
+    width = grad.shape[-1]
 
+    def through_norm(pieces: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor, Tensor]:
+        norm_weight, norm_bias, b_out = grad.new_zeros(3, width)
+        for source, direct, inside, target in pieces:
+            _, mean, rstd = torch.native_layer_norm(source, [width], normed.weight, normed.bias, normed.eps)
+            through, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
+                inside, source, [width], mean, rstd, normed.weight, normed.bias, [True] * 3
+            )
+            torch.add(direct, through, out=target)
+            norm_weight += dweight
+            norm_bias += dbias
+            b_out += direct.sum(0)
+        return norm_weight, norm_bias, b_out
 
-def _backward_norm(
-    x: Tensor,
-    grad: Tensor,
-    grad_normed: Tensor,
-    weights: MixerWeights,
-    eps: float,
-    grad_x: Tensor,
-    sums: MixerWeights,
-) -> None:
-    """Write what passes by the norm, `grad`, and what passes it to grad_x, and its parameters' gradients to sums."""
-    width = x.shape[-1]
-    pieces = (whole.view(-1, width).split(CHUNK) for whole in (x, grad, grad_normed, grad_x))
-    for source, direct, normed, target in zip(*pieces, strict=True):
-        _, mean, rstd = torch.native_layer_norm(source, [width], weights.norm_weight, weights.norm_bias, eps)
-        through, norm_weight, norm_bias = torch.ops.aten.native_layer_norm_backward(
-            normed, source, [width], mean, rstd, weights.norm_weight, weights.norm_bias, [True] * 3
-        )
-        torch.add(direct, through, out=target)
-        sums.norm_weight.add_(norm_weight)
-        sums.norm_bias.add_(norm_bias)
+    pieces = zip(*map(_rows, (normed.x, grad, grad_normed, grad_x)), strict=True)
+    found = summed(share(through_norm, runs([*pieces])))
+    for total, value in zip((sums.norm_weight, sums.norm_bias, sums.b_out), found, strict=True):
+        total.copy_(value)

@@ -4,6 +4,7 @@ What the plain form stores for the backward pass (the norm's output and the MLP'
 computed again here, chunk by chunk: memory is the input's, the cost a sixth of the sub-block's matrix products.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,11 +14,12 @@ from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.pointwise import gelu_backward
 from genome_lm.kernels.products import add_linear, linear, linear_gelu
+from genome_lm.kernels.workers import rows_of_piece, runs, share, summed
 
-CHUNK = 1_024
-"""Positions at one time: the hidden layer of a chunk fits the second-level caches of two cores."""
+CHUNK, LEAST_CHUNK = 512, 128
+"""Positions that a thread takes at one time: most of the hidden layer of a chunk stays in its second-level cache."""
 
-BACKWARD_CHUNK = 2_048
+BACKWARD_CHUNK = 1_024
 """The same in the backward pass, where the products that sum over a chunk's positions need more of them."""
 
 
@@ -61,10 +63,19 @@ def residual_mlp_reference(x: Tensor, weights: MlpWeights, eps: float) -> Tensor
 
 def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float) -> None:
     """Write the result to `out`, which may be x."""
-    pieces = (whole.view(-1, x.shape[-1]).split(CHUNK) for whole in (x, out))
-    for chunk, target in zip(*pieces, strict=True):
+
+    def through(piece: tuple[Tensor, Tensor]) -> None:
+        chunk, target = piece
         normed = F.layer_norm(chunk, chunk.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
         add_linear(chunk, linear_gelu(normed, weights.w1, weights.b1), weights.w2, weights.b2, target)
+
+    share(through, zip(*(_rows(whole, CHUNK) for whole in (x, out)), strict=True))
+
+
+def _rows(x: Tensor, most: int) -> tuple[Tensor, ...]:
+    """(B, L, D) in pieces of positions, (n, D) each."""
+    rows = x.flatten(0, 1)
+    return rows.split(rows_of_piece(len(rows), LEAST_CHUNK, most))
 
 
 class _ResidualMlp(torch.autograd.Function):
@@ -80,33 +91,40 @@ class _ResidualMlp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
-        weights, width = MlpWeights(*parameters), x.shape[-1]
+        weights = MlpWeights(*parameters)
         grad_x = torch.empty_like(x)
-        sums = MlpWeights(*(torch.zeros_like(parameter) for parameter in parameters))
-        sum_w2 = torch.zeros_like(weights.w1)  # transposed: a sixth quicker
-        pieces = (whole.view(-1, width).split(BACKWARD_CHUNK) for whole in (x, grad.contiguous(), grad_x))
-        for chunk, out, target in zip(*pieces, strict=True):
-            normed, mean, rstd = torch.native_layer_norm(
-                chunk, [width], weights.norm_weight, weights.norm_bias, ctx.eps
-            )
-            hidden = linear(normed, weights.w1, weights.b1)
-            grad_hidden = linear(out, weights.w2.T)
-            gelu_backward(hidden, grad_hidden, sums.b1)
-            sum_w2.addmm_(hidden.T, out)
-            sums.b2.add_(out.sum(0))
-            sums.w1.addmm_(grad_hidden.T, normed)
-            through_norm, norm_weight, norm_bias = torch.ops.aten.native_layer_norm_backward(
-                linear(grad_hidden, weights.w1.T),
-                chunk,
-                [width],
-                mean,
-                rstd,
-                weights.norm_weight,
-                weights.norm_bias,
-                [True] * 3,
-            )
-            torch.add(out, through_norm, out=target)
-            sums.norm_weight.add_(norm_weight)
-            sums.norm_bias.add_(norm_bias)
-        sums.w2.copy_(sum_w2.T)
-        return grad_x, None, *sums
+        pieces = [*zip(*(_rows(whole, BACKWARD_CHUNK) for whole in (x, grad.contiguous(), grad_x)), strict=True)]
+        sums = MlpWeights(*summed(share(lambda run: _backward(run, weights, ctx.eps), runs(pieces))))
+        return grad_x, None, *sums._replace(w2=sums.w2.T)
+
+
+def _backward(pieces: Sequence[tuple[Tensor, Tensor, Tensor]], weights: MlpWeights, eps: float) -> MlpWeights:
+    """Go back through pieces of the input, with the gradients of their outputs, and write those of the inputs.
+
+    Returns:
+        The sums of the weights' gradients; that of w2 transposed, which is a sixth quicker.
+    """
+    width = weights.w1.shape[1]
+    sums = MlpWeights(*map(torch.zeros_like, weights))._replace(w2=torch.zeros_like(weights.w1))
+    for chunk, out, target in pieces:
+        normed, mean, rstd = torch.native_layer_norm(chunk, [width], weights.norm_weight, weights.norm_bias, eps)
+        hidden = linear(normed, weights.w1, weights.b1)
+        grad_hidden = linear(out, weights.w2.T)
+        gelu_backward(hidden, grad_hidden, sums.b1)
+        sums.w2.addmm_(hidden.T, out)
+        sums.b2.add_(out.sum(0))
+        sums.w1.addmm_(grad_hidden.T, normed)
+        through_norm, norm_weight, norm_bias = torch.ops.aten.native_layer_norm_backward(
+            linear(grad_hidden, weights.w1.T),
+            chunk,
+            [width],
+            mean,
+            rstd,
+            weights.norm_weight,
+            weights.norm_bias,
+            [True] * 3,
+        )
+        torch.add(out, through_norm, out=target)
+        sums.norm_weight.add_(norm_weight)
+        sums.norm_bias.add_(norm_bias)
+    return sums

@@ -1,7 +1,6 @@
 """The implicit long filter of a Hyena operator."""
 
 import math
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels.cpu_mixer import FilterWeights, Spectra
-from genome_lm.kernels.pointwise import decay_window
 from genome_lm.kernels.numerics import outside_autocast
+from genome_lm.kernels.pointwise import decay_window
 from genome_lm.kernels.spectra import bins, spectrum
 
 FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
@@ -129,16 +128,18 @@ class SpectrumCache:
 
     def spectra(self, long_filter: ImplicitFilter, length: int) -> Spectra:
         """The function that gives the spectra of a range of channels."""
-        filters = cache(lambda: long_filter.weights(length).in_pieces())
         held = self._of_length(long_filter, length, bins(length))
+        if held is not None and all(held.there):
+            return lambda start, stop: held.spectra[start:stop]
+        # Before several threads ask for rows.
+        filters = long_filter.weights(length).in_spans()
 
         def rows(start: int, stop: int) -> Tensor:
-            if held is None or not all(held.there[start:stop]):
-                made = spectrum(filters()(start, stop))
-                if held is None:
-                    return made
-                held.spectra[start:stop] = made
-                held.there[start:stop] = [True] * (stop - start)
+            made = spectrum(filters(start, stop))
+            if held is None:
+                return made
+            held.spectra[start:stop] = made
+            held.there[start:stop] = [True] * (stop - start)
             return held.spectra[start:stop]
 
         return rows

@@ -85,18 +85,19 @@ def table(results: dict[str, Any]) -> str:
         f"{card(results)}, {results['date'][:10]}, commit {commit}; {stages} stages of the kit {verdict}. "
         "Medians in ms, sides in turns.",
         "",
-        "| what | sequences × channels × bases | precision | genome-lm | torch.fft | ratio |",
-        "| --- | --- | --- | ---: | ---: | ---: |",
+        "| what | sequences × channels × bases | precision | genome-lm | torch.fft | ratio | of the copy rate |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for case in _cases(results, "bench_conv"):
         for direction in DIRECTIONS:
             if direction in case:
-                times = case[direction]
-                lines.append(_row(f"convolution, {direction}", case, case["dtype"], times, "triton"))
+                times, moved = case[direction], case[f"{direction} counted"]["triton"]["GB"]
+                share = f"{100 * moved / _copy_rate(results) / _median(times, 'triton'):.0f} %"
+                lines.append(_row(f"convolution, {direction}", case, case["dtype"], times, "triton") + f" {share} |")
     for case in _cases(results, "bench_step"):
         if "ms" in case:
             what = f"model of {case['layers']} layers, {case['direction']}"
-            lines.append(_row(what, case, "bf16-mixed", case["ms"], "genome-lm"))
+            lines.append(_row(what, case, "bf16-mixed", case["ms"], "genome-lm") + " |")
     return "\n".join(lines)
 
 
@@ -104,6 +105,11 @@ def _row(what: str, case: dict[str, Any], precision: str, times: dict[str, list[
     mine, theirs = _median(times, side), _median(times, "torch.fft")
     shape = " × ".join(f"{size:,}" for size in case["shape"])
     return f"| {what} | {shape} | {precision} | {mine:.3g} | {theirs:.3g} | {theirs / mine:.2f} |"
+
+
+def _copy_rate(results: dict[str, Any]) -> float:
+    """Terabytes per second, which are gigabytes per millisecond, that a copy on the card came to."""
+    return float(next(case["TB_per_s"] for case in _cases(results, "machine") if "TB_per_s" in case))
 
 
 def with_table(readme: str, text: str) -> str:

@@ -115,15 +115,10 @@ def test_the_profiled_commands_name_kernels_that_exist() -> None:
 
 def measured(length: int, dtype: str, ours: float, theirs: float) -> dict[str, Any]:
     times = {"triton": [ours, ours, ours], "torch.fft": [theirs, theirs, theirs]}
-    shape = [1, 256, length]
-    return {
-        "what": "convolution",
-        "shape": shape,
-        "dtype": dtype,
-        "forward": times,
-        "training": times,
-        "passed": True,
-    }
+    counted = {"triton": {"GB": 1.5}}
+    directions = dict.fromkeys(report.DIRECTIONS, times)
+    directions |= {f"{name} counted": counted for name in report.DIRECTIONS}
+    return {"what": "convolution", "shape": [1, 256, length], "dtype": dtype, "passed": True, **directions}
 
 
 @pytest.fixture
@@ -137,7 +132,12 @@ def results() -> dict[str, Any]:
         "ms": {"genome-lm": [9.0, 10.0, 11.0], "torch.fft": [24.0, 25.0, 26.0]},
     }  # fmt: skip
     stages = {
-        "machine": {"cases": [{"what": "card", "gpu": "NVIDIA H100 80GB HBM3", "passed": True}]},
+        "machine": {
+            "cases": [
+                {"what": "card", "gpu": "NVIDIA H100 80GB HBM3", "passed": True},
+                {"what": "copy", "TB_per_s": 3.0},
+            ]
+        },
         "bench_conv": {"cases": convolutions},
         "bench_step": {"cases": [step]},
     }
@@ -168,7 +168,8 @@ def test_the_readme_gets_table_and_card(
     assert text.endswith("\nafter\n")
     assert "old" not in text
     assert "NVIDIA H100 80GB HBM3, 2026-11-27, commit 0123456" in text
-    assert "| model of 4 layers, training | 8 × 256 × 32,768 | bf16-mixed | 10 | 25 | 2.50 |" in text
+    assert "| model of 4 layers, training | 8 × 256 × 32,768 | bf16-mixed | 10 | 25 | 2.50 | |" in text
+    assert "| convolution, forward | 1 × 256 × 1,024 | bfloat16 | 1 | 2 | 2.00 | 50 % |" in text
     assert json.loads(crossover.read_text()) == report.crossover(results)
     assert json.loads((tmp_path / "results" / "nvidia-h100-80gb-hbm3.json").read_text()) == results
 

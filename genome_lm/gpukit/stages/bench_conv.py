@@ -42,17 +42,29 @@ def _measure(case: Case, kit: Kit, shape: Shape, dtype: torch.dtype) -> None:
     for direction, work in (("forward", forward), ("training", training)):
         sides = {name: partial(work, operation) for name, operation in SIDES.items()}
         case.record(**{direction: alternate(sides, kit.form.rounds, kit.device)})
-    case.record(floor_ms=_floors(shape, dtype))
+        case.record(**{f"{direction} counted": _counted(shape, dtype, direction)})
 
 
-def _floors(shape: Shape, dtype: torch.dtype) -> dict[str, float]:
-    """Milliseconds that an H100 would need by count at full rate, see `genome_lm.kernels.costs`."""
+def _counted(shape: Shape, dtype: torch.dtype, direction: str) -> dict[str, dict[str, float]]:
+    """What each side moves and computes by count, see `genome_lm.kernels.costs`.
+
+    Returns:
+        By side: `GB` from and to memory, `GFLOP`, and `floor_ms`, which an H100 would need for them.
+    """
     batch, channels, length = shape
-    sequences = batch * channels * 1e3
-    floors = {}
-    for direction, backward in (("forward", (False,)), ("training", (False, True))):
-        floors[f"triton {direction}"] = sum(our_cost(length, dtype, way).memory_floor for way in backward)
-        floors[f"torch.fft {direction}"] = sum(torch_fft(length, dtype, way).floor for way in backward)
-    if dtype == torch.bfloat16:
-        floors["FlashFFTConv forward, by count"] = flash_fft_conv(length).floor
-    return {name: round(seconds * sequences, 4) for name, seconds in floors.items()}
+    passes = (False,) if direction == "forward" else (False, True)
+    costs = {
+        "triton": [our_cost(length, dtype, backward, batch) for backward in passes],
+        "torch.fft": [torch_fft(length, dtype, backward) for backward in passes],
+    }
+    if dtype == torch.bfloat16 and direction == "forward":
+        costs["FlashFFTConv"] = [flash_fft_conv(length)]
+    sequences = batch * channels
+    return {
+        side: {
+            "GB": round(sum(cost.bytes for cost in each) * sequences / 1e9, 4),
+            "GFLOP": round(sum(cost.matrix + cost.plain for cost in each) * sequences / 1e9, 3),
+            "floor_ms": round(sum(cost.floor for cost in each) * sequences * 1e3, 4),
+        }
+        for side, each in costs.items()
+    }

@@ -15,7 +15,7 @@ from genome_lm.model import Head, HeadConfig
 
 _BOUND = 2e-3
 """Largest relative error allowed in float32."""
-_HEADROOM = 64 << 20
+_HEADROOM = 128 << 20
 """Bytes that may still be taken when memory is made to run out."""
 
 
