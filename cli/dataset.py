@@ -59,8 +59,8 @@ def from_gff(
 
     Example: genome-lm dataset from-gff g.gff3.gz --genome g.zarr --contig-pattern '^Umaydis:([^:]+):' --out cds.csv
     """
-    from genome_lm.dataset import check_table_suffix, gene_set, read_annotation, read_contig_map
-    from genome_lm.genome import GenomeStore, read_bed, split_genome
+    from genome_lm.dataset import check_table_suffix, gene_set, read_annotation
+    from genome_lm.genome import GenomeStore, read_bed, read_contig_map, split_genome
 
     check_table_suffix(out)
     refuse_existing(out, force)

@@ -127,7 +127,7 @@ def gather(
     Example: genome-lm gather all.shard-*.vcf.gz --out all.vcf.gz
     """
     from genome_lm.inference import gather
-    from genome_lm.inference.vcf import gather_vcf
+    from genome_lm.inference.vcf_shards import gather_vcf
 
     if out.name.endswith(".vcf.gz"):
         refuse_existing(out, force)

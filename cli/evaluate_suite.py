@@ -43,9 +43,9 @@ def evaluate_suite(
 
     Example: genome-lm evaluate-suite run/checkpoint --genome g.zarr --intervals splits.bed --out suite
     """
-    from genome_lm.dataset import read_annotation, read_contig_map, read_examples
+    from genome_lm.dataset import read_annotation, read_examples
     from genome_lm.evaluation import SuiteInput, run_suite
-    from genome_lm.genome import GenomeStore, read_bed
+    from genome_lm.genome import GenomeStore, read_bed, read_contig_map
     from genome_lm.inference import load
     from genome_lm.report import write_suite_report
 

@@ -140,10 +140,11 @@ def _score_vcf(
     device: str | None,
     force: bool,
 ) -> Any:
-    from genome_lm.genome import GenomeStore
+    from genome_lm.genome import GenomeStore, read_contig_map, renaming
     from genome_lm.inference import Layout, load
-    from genome_lm.inference.vcf import check_vcf_name, read_contig_map, renaming, vcf_shard_path
+    from genome_lm.inference.vcf import check_vcf_name
     from genome_lm.inference.vcf_job import score_vcf
+    from genome_lm.inference.vcf_shards import vcf_shard_path
 
     assert genome is not None
     check_vcf_name(out)

@@ -1,6 +1,6 @@
 """Labelled sequences: read, written, made from annotation and genomes, split without leaks."""
 
-from genome_lm.dataset.annotation import Annotation, Transcript, read_annotation, read_contig_map
+from genome_lm.dataset.annotation import Annotation, Transcript, read_annotation
 from genome_lm.dataset.benchmarks import (
     Benchmark,
     compare_benchmark,
@@ -41,7 +41,6 @@ __all__ = [
     "read_annotation",
     "read_benchmark_folder",
     "read_benchmarks",
-    "read_contig_map",
     "read_examples",
     "species_set",
     "split_by_regions",

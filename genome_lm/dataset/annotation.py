@@ -148,19 +148,3 @@ def _why_nothing(unknown: set[str], store: GenomeStore) -> str:
         f"none of its contigs ({', '.join(sorted(unknown)[:3])} …) is in the genome "
         f"({', '.join(store.contigs.names[:3])} …); give --contig-map or --contig-pattern"
     )
-
-
-def read_contig_map(path: Path) -> dict[str, str]:
-    """A table of two columns between tabs: name in the annotation, name in the genome.
-
-    Raises:
-        GenomeLMError: If it can't be read, or a line has other than two columns.
-    """
-    try:
-        rows = [line.split("\t") for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise GenomeLMError(f"{path}: can't read: {error}") from error
-    for number, row in enumerate(rows, start=1):
-        if len(row) != 2:
-            raise GenomeLMError(f"{path}: line {number}: expected two names between tabs, found {row}")
-    return {one.strip(): other.strip() for one, other in rows}

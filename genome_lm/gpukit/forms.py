@@ -81,7 +81,7 @@ KERNELS = (
 _SMALL = (1, 37, 255, 257, 1_023, 1_024, 1_025, 1_026, 4_099)
 _MODEL = ModelConfig(d_model=128, n_layer=2, max_length=32_768, embed_dropout=0.0)
 _TINY = ModelConfig(d_model=16, n_layer=2, max_length=300, filter_order=8, embed_dropout=0.0)
-_TRAINING = Training(PRESETS["tiny-1k"], 1_024, 60, 25, 65_536, 0.004, 1.99, PRESETS["large-1m"])
+_TRAINING = Training(PRESETS["tiny-1k"], 1_024, 60, 25, 65_536, 0.004, 1.98, PRESETS["large-1m"])
 
 FULL = Form(
     name="full",
@@ -116,7 +116,7 @@ SHORT = Form(
     large=None,
     lengths=(1_024, 4_096),
     model=_MODEL,
-    training=Training(PRESETS["tiny-1k"], 1_024, 40, 15, 65_536, 0.004, 2.0, PRESETS["small-32k"]),
+    training=Training(PRESETS["tiny-1k"], 1_024, 40, 15, 65_536, 0.004, 1.9, PRESETS["small-32k"]),
     generated=50,
     timed=((256, 128, 1_024), (8, 256, 32_768)),
     rounds=3,

@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +26,10 @@ from genome_lm.optional import require
 if TYPE_CHECKING:
     import pysam
 
-ContigNames = Literal["as-is", "add-chr", "strip-chr"]
 LARGEST_TBI = 1 << 29
 """A contig of this many bases or more needs a CSI index."""
-SETTINGS, SHARD = "##genome_lm_score=", "##genome_lm_shard="
+OURS = "##genome_lm_"
+"""What the lines of a header that we write begin with, but for those of INFO."""
 PREFIX = "GLM_"
 
 _NATS = "in nats, over all tokens of the model"
@@ -44,51 +44,6 @@ _FIELDS = {
     "N_REV": ("A", "Integer", "bases compared on the reverse complement"),
     "SKIP": (".", "String", "why an ALT was not scored: " + "; ".join(f"{key}: {REASONS[key]}" for key in REASONS)),
 }
-
-
-def read_contig_map(path: Path) -> dict[str, str]:
-    """Read a table of contig names, a line each: the VCF's name, a tab, the genome's.
-
-    Raises:
-        GenomeLMError: If it can't be read, or a line has not two columns or gives a name a second meaning.
-    """
-    names: dict[str, str] = {}
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise GenomeLMError(f"{path}: can't read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        fields = [field.strip() for field in line.split("\t")]
-        if len(fields) != 2 or not all(fields):
-            raise GenomeLMError(f"{path}: line {number}: expected two names between a tab, found {line[:60]!r}")
-        if names.setdefault(fields[0], fields[1]) != fields[1]:
-            raise GenomeLMError(f"{path}: line {number}: {fields[0]} stands there a second time")
-    return names
-
-
-def renaming(contig_names: ContigNames = "as-is", contig_map: dict[str, str] | None = None) -> Callable[[str], str]:
-    """The function from a VCF's contig name to the genome's; names that a map lacks stay as they are.
-
-    Raises:
-        GenomeLMError: On an unknown way.
-    """
-    if contig_map is not None:
-        return lambda name: contig_map.get(name, name)
-    ways: dict[str, Callable[[str], str]] = {
-        "as-is": lambda name: name,
-        "add-chr": lambda name: f"chr{name}",
-        "strip-chr": lambda name: name.removeprefix("chr"),
-    }
-    if contig_names not in ways:
-        raise GenomeLMError(f"contig names {contig_names!r}: use {', '.join(ways)}")
-    return ways[contig_names]
-
-
-def vcf_shard_path(out: Path, number: int, of: int) -> Path:
-    """Where a shard of a scored VCF goes: all.vcf.gz → all.shard-1-of-4.vcf.gz."""
-    return out.with_name(f"{out.name.removesuffix('.vcf.gz')}.shard-{number}-of-{of}.vcf.gz")
 
 
 def check_vcf_name(out: Path) -> None:
@@ -157,12 +112,13 @@ def read_records(path: Path, name: Path) -> Iterator["pysam.VariantRecord"]:
     Raises:
         GenomeLMError: If it can't be read; the record and the file's own `name` are named.
     """
-    with _opened(path, name) as file:
+    with open_vcf(path, name) as file:
         yield from _records_of(file, name)
 
 
 @contextlib.contextmanager
-def _opened(path: Path, name: Path) -> Iterator["pysam.VariantFile"]:
+def open_vcf(path: Path, name: Path) -> Iterator["pysam.VariantFile"]:
+    """A VCF or BCF that htslib can read; errors call it `name`."""
     pysam = require("pysam")
     # htslib's own messages would stand between ours; what they say is in the errors.
     before = pysam.set_verbosity(0)
@@ -251,7 +207,7 @@ def survey_records(path: Path, name: Path, store: GenomeStore, rename: Callable[
     count, alleles, strides, is_sorted, reasons = 0, 0, 0, True, Counter[str]()
     strange = mismatch = ""
     before, finished, digest = ("", 0), set[str](), hashlib.sha256()
-    with _opened(path, name) as file:
+    with open_vcf(path, name) as file:
         for record in _records_of(file, name):
             variants = alleles_of(record, rename)
             digest.update(f"{variants}\n".encode())
@@ -271,11 +227,13 @@ def survey_records(path: Path, name: Path, store: GenomeStore, rename: Callable[
                 strange = strange or record.chrom
             elif reason in ("ref_mismatch", "outside_contig"):
                 mismatch = mismatch or _mismatch(store, ref, f"{record.chrom}:{record.pos} {record.id or ''}".strip())
-        contigs = {
-            contig.name: (rank, contig.length or 0) for rank, contig in enumerate(file.header.contigs.values())
-        }
-        header, sha256 = str(file.header), digest.hexdigest()
+        header, contigs, sha256 = str(file.header), contigs_of(file), digest.hexdigest()
     return Survey(header, contigs, count, alleles, strides, is_sorted, sha256, reasons, strange, mismatch)
+
+
+def contigs_of(file: "pysam.VariantFile") -> dict[str, tuple[int, int]]:
+    """Rank and length of each contig that the header declares; 0 for a length that it does not tell."""
+    return {contig.name: (rank, contig.length or 0) for rank, contig in enumerate(file.header.contigs.values())}
 
 
 def _mismatch(store: GenomeStore, variant: Variant, place: str) -> str:
@@ -299,11 +257,11 @@ def alleles_of(record: "pysam.VariantRecord", rename: Callable[[str], str]) -> l
 
 def scored_header(original: str, settings: dict[str, Any], mark: str) -> list[str]:
     """The lines of the header: the input's, less what an earlier scoring left there, and ours."""
-    ours = (f"##INFO=<ID={PREFIX}", SETTINGS, SHARD)
+    ours = (f"##INFO=<ID={PREFIX}", OURS)
     *lines, columns = [line for line in original.splitlines() if not line.startswith(ours)]
     for name, (number, kind, text) in _FIELDS.items():
         lines.append(f'##INFO=<ID={PREFIX}{name},Number={number},Type={kind},Description="{text}">')
-    lines.append(SETTINGS + " ".join(f"{name}={value}" for name, value in settings.items()))
+    lines.append(f"{OURS}score=" + " ".join(f"{name}={value}" for name, value in settings.items()))
     return [*lines, *([mark] if mark else []), columns]
 
 
@@ -372,55 +330,3 @@ def write_vcf(
 def _position(line: str, contigs: dict[str, tuple[int, int]]) -> tuple[int, int]:
     contig, position, _ = line.split("\t", maxsplit=2)
     return contigs[contig][0], int(position)
-
-
-def gather_vcf(parts: Sequence[Path], out: Path) -> int:
-    """Join the shards of a scored VCF, in order, compressed and indexed.
-
-    Args:
-        parts: All n shards, in any order.
-        out: .vcf.gz.
-
-    Returns:
-        Records written.
-
-    Raises:
-        GenomeLMError: If a shard can't be read, is missing or given twice, or is of another job.
-    """
-    check_vcf_name(out)
-    by_number: dict[int, Path] = {}
-    headers: dict[Path, list[str]] = {}
-    for part in parts:
-        with _opened(part, part) as file:
-            headers[part] = str(file.header).splitlines()
-        marks = [line.removeprefix(SHARD) for line in headers[part] if line.startswith(SHARD)]
-        if not marks:
-            raise GenomeLMError(f"{part}: not a shard; `genome-lm score --shard i/n` writes them")
-        number = int(marks[0].split("/")[0])
-        if number in by_number:
-            raise GenomeLMError(f"{part}: shard {number} is given twice, as {by_number[number]} too")
-        by_number[number] = part
-    if not by_number:
-        raise GenomeLMError("no shards to gather")
-    ordered = [by_number[number] for number in sorted(by_number)]
-    common = {_common(headers[part]) for part in ordered}
-    if len(common) > 1:
-        odd = next(part for part in ordered if _common(headers[part]) != _common(headers[ordered[0]]))
-        raise GenomeLMError(f"{odd}: of another job than {ordered[0]}: their headers differ")
-    of = int(next(iter(common))[0].split(" ")[0])
-    if missing := sorted(set(range(1, of + 1)) - by_number.keys()):
-        raise GenomeLMError(f"shards missing: {', '.join(f'{number}/{of}' for number in missing)}")
-    header = [line for line in headers[ordered[0]] if not line.startswith(SHARD)]
-    with _opened(ordered[0], ordered[0]) as file:
-        contigs = {
-            contig.name: (rank, contig.length or 0) for rank, contig in enumerate(file.header.contigs.values())
-        }
-    lines = (str(record) for part in ordered for record in read_records(part, part))
-    write_vcf(out, header, lines, contigs, is_sorted=not next(iter(common))[0].endswith("unsorted"))
-    return int(next(iter(common))[0].split(" ")[2])
-
-
-def _common(header: list[str]) -> tuple[str, ...]:
-    """What all shards of a job have the same: n and the number of records first, then the other lines."""
-    mark = next(line for line in header if line.startswith(SHARD))
-    return mark.split("/", maxsplit=1)[1], *(line for line in header if not line.startswith(SHARD))

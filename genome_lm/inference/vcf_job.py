@@ -18,7 +18,6 @@ from genome_lm.genome import GenomeStore
 from genome_lm.inference.parts import PARTS, PartsFolder, open_parts, working_in
 from genome_lm.inference.variants import Layout, Strands, Variant, VariantScores, score_variants
 from genome_lm.inference.vcf import (
-    SHARD,
     Survey,
     alleles_of,
     check_vcf_name,
@@ -30,6 +29,7 @@ from genome_lm.inference.vcf import (
     survey_records,
     write_vcf,
 )
+from genome_lm.inference.vcf_shards import Shard
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
 
@@ -147,8 +147,7 @@ def score_vcf(
                 flat = [allele for of in alleles for allele in of]
                 parts.write(number, _table(score_variants(model, store, flat, layout, **options), some, alleles))
         counts: Counter[str] = Counter()
-        order = "in the order of the genome" if survey.is_sorted else "unsorted"
-        mark = "" if shard == (1, 1) else f"{SHARD}{shard[0]}/{shard[1]} of {survey.records} records, {order}"
+        mark = "" if shard == (1, 1) else Shard(*shard, survey.records, survey.is_sorted).header_line()
         settings = {"version": __version__, "checkpoint": checkpoint, "genome": store.path.name, "strand": strand}
         header = scored_header(survey.header, {**settings, **asdict(layout)}, mark)
         write_vcf(out, header, _lines(records(), parts, counts), survey.contigs, survey.is_sorted)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +7,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from genome_lm import doctor
+from genome_lm.errors import GenomeLMError
+from genome_lm.gpukit import Options
 from genome_lm.threads import NUMBER
 from genome_lm_cli.main import app
 
@@ -117,3 +120,30 @@ def test_nan_is_a_difference() -> None:
     nan = {"x": torch.tensor([torch.nan, 1.0])}
     assert doctor._difference(nan, {"x": torch.ones(2)}) == float("inf")
     assert doctor._difference({}, {"x": torch.ones(2)}) == float("inf")
+
+
+def test_without_a_gpu_there_is_nothing_to_prove(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    shown = CliRunner().invoke(app, ["doctor", "--gpu"])
+    assert isinstance(shown.exception, GenomeLMError)
+    assert "no GPU that PyTorch can use" in str(shown.exception)
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_gpu_is_proved_by_the_short_form(passed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The stages are stand-ins: tests/gpu runs them."""
+    case = {"what": "copy", "passed": passed, "problems": ["too slow"]}
+    stages = {"machine": {"passed": passed, "seconds": 1.0, "cases": [case]}}
+    asked: list[object] = []
+
+    def run_kit(out: Path, options: Options, say: object) -> dict[str, object]:
+        asked.extend([out, options])
+        return {"passed": passed, "stages": stages}
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(doctor, "run_kit", run_kit)
+    shown = CliRunner().invoke(app, ["doctor", "--gpu", "--results", str(tmp_path / "gpu.json")])
+    assert shown.exit_code == (0 if passed else 1)
+    assert asked == [tmp_path / "gpu.json", Options(form="short", device="cuda", deadline=300.0)]
+    assert ("all passed" if passed else "copy : too slow") in shown.stdout
+    assert f"wrote {tmp_path / 'gpu.json'}" in shown.stdout.replace("\n", "")

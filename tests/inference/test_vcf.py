@@ -17,7 +17,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, build_store
 from genome_lm.inference import Layout, parts, vcf_job
-from genome_lm.inference.vcf import gather_vcf, read_contig_map, renaming
+from genome_lm.inference.vcf_shards import Shard, gather_vcf
 from genome_lm.model import HyenaLM
 from genome_lm_cli.main import app
 from tests.conftest import Genome
@@ -157,6 +157,18 @@ def test_shards_gather_to_the_whole(
         gather_vcf([tmp_path / "whole.vcf.gz"], tmp_path / "b.vcf.gz")
     with pytest.raises(GenomeLMError, match="use i/n"):
         score(checkpoint, chr22, REAL, tmp_path / "c.vcf.gz", "--shard", "0/3")
+    score(checkpoint, chr22, REAL, tmp_path / "all.vcf.gz", "--shard", "1/3", "--flank", 5, "--force")
+    with pytest.raises(GenomeLMError, match=r"shard-2-of-3\.vcf\.gz: of another job than .*shard-1-of-3"):
+        gather_vcf(shards, tmp_path / "b.vcf.gz")
+
+
+def test_facts_of_a_shard_are_read_as_they_were_written() -> None:
+    for facts in (Shard(1, 3, 1_000, True), Shard(12, 12, 0, False)):
+        assert Shard.parse(facts.header_line()) == facts
+    line = Shard(1, 3, 1_000, True).header_line()
+    for damaged in (line.replace("count=3", "count=x"), line.replace("sorted=yes", "sorted=so"), line.split()[0]):
+        with pytest.raises(GenomeLMError, match="damaged header line"):
+            Shard.parse(damaged)
 
 
 def test_contig_names(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
@@ -172,11 +184,9 @@ def test_contig_names(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
     score(checkpoint, genome.store, vcf, tmp_path / "mapped.vcf.gz", "--contig-map", table)
     assert [str(r) for r in records(tmp_path / "out.vcf.gz")] == [str(r) for r in records(tmp_path / "mapped.vcf.gz")]
     assert records(tmp_path / "out.vcf.gz")[0].chrom == "chrone"
-    assert renaming("add-chr")("1") == "chr1"
-    for text, message in (("a\n", "line 1: expected two names"), ("a\tb\na\tc\n", "line 2: a stands")):
-        table.write_text(text)
-        with pytest.raises(GenomeLMError, match=message):
-            read_contig_map(table)
+    table.write_text("chrone\tone\nchrone\ttwo\n")
+    with pytest.raises(GenomeLMError, match=r"names\.tsv: line 2: chrone stands for one"):
+        score(checkpoint, genome.store, vcf, tmp_path / "other.vcf.gz", "--contig-map", table)
 
 
 def test_a_vcf_of_another_assembly(checkpoint: Path, chr22: GenomeStore, tmp_path: Path) -> None:
