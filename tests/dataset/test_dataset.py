@@ -310,6 +310,11 @@ def test_commands(genome: Genome, genes: Genes, tmp_path: Path) -> None:
     assert read_examples(out).columns == ("label",)
     with pytest.raises(GenomeLMError, match="--force"):
         call(*gff)
+    names, mapped = tmp_path / "names.tsv", tmp_path / "mapped.parquet"
+    names.write_text("# annotation\tgenome\n\nchr1\tOrg:chr1:1:+:60000\n")
+    gff[4:] = ["--contig-map", names, "--out", mapped]
+    call(*gff, "--length", 50, "--block", 6_000, "--per-class", 20)
+    assert read_examples(mapped) == read_examples(out)
     genomes = ["--species", f"a={genome.store.path}", "--species", f"b={genes.store.path}"]
     call("species", *genomes, "--out", tmp_path / "s.csv", "--length", 100, "--per-class", 20, "--block", 3_000)
     with pytest.raises(GenomeLMError, match=r"write LABEL=G\.zarr"):

@@ -1,0 +1,58 @@
+"""Names of contigs in other files, such as 1 for chr1, and what the genome calls them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from genome_lm.errors import GenomeLMError
+
+ContigNames = Literal["as-is", "add-chr", "strip-chr"]
+
+
+def read_contig_map(path: Path) -> dict[str, str]:
+    """Read a table of contig names. Each line holds a file's name, a tab, and the genome's name.
+
+    Blank lines and lines that start with # are skipped.
+
+    Returns:
+        The file's names → the genome's names.
+
+    Raises:
+        GenomeLMError: If the table can't be read or has no names. Naming the line, if it has other than two columns,
+            an empty name, or a second meaning for a name.
+    """
+    names: dict[str, str] = {}
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GenomeLMError(f"{path}: can't read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = [field.strip() for field in line.split("\t")]
+        if len(fields) != 2 or not all(fields):
+            raise GenomeLMError(f"{path}: line {number}: expected two names with a tab between, found {line[:60]!r}")
+        name, meaning = fields
+        if names.setdefault(name, meaning) != meaning:
+            raise GenomeLMError(f"{path}: line {number}: {name} stands for {names[name]} in an earlier line")
+    if not names:
+        raise GenomeLMError(f"{path}: no names in this table")
+    return names
+
+
+def renaming(contig_names: ContigNames = "as-is", contig_map: dict[str, str] | None = None) -> Callable[[str], str]:
+    """The function from a file's contig name to the genome's. Names that a map lacks stay as they are.
+
+    Raises:
+        GenomeLMError: On an unknown way.
+    """
+    if contig_map is not None:
+        return lambda name: contig_map.get(name, name)
+    ways: dict[str, Callable[[str], str]] = {
+        "as-is": lambda name: name,
+        "add-chr": lambda name: f"chr{name}",
+        "strip-chr": lambda name: name.removeprefix("chr"),
+    }
+    if contig_names not in ways:
+        raise GenomeLMError(f"contig names {contig_names!r}: use {', '.join(ways)}")
+    return ways[contig_names]
