@@ -1,0 +1,219 @@
+"""Work in pieces, shared among threads that meet once when all of it is done.
+
+An operation of PyTorch that runs on several threads ends when the last of them is ready. A forward pass of fused
+operations has more than a thousand of these meetings, and where another program has one of the CPUs, each lasts until
+the system gives that CPU back. Here a thread takes a piece through all its operations by itself, and then the next
+piece that nobody has taken: a slow thread takes fewer, and those that wait sleep.
+
+Results do not depend on the number of threads: pieces are cut by the shapes alone, and what they give comes back in
+their order. Threads are started at the first need and stay, asleep. A fork starts with none.
+"""
+
+import ctypes
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+MOST = 16
+"""Threads that take pieces, each with buffers of its own. Where PyTorch has more, several compute each piece."""
+PARTS = 8
+"""Pieces that work is cut into at least, where they are large enough: few threads then end at about the same time."""
+
+_Piece = TypeVar("_Piece")
+_Result = TypeVar("_Result")
+
+
+def share(work: Callable[[_Piece], _Result], pieces: Iterable[_Piece]) -> list[_Result]:
+    """Call `work` for each piece, on as many threads as PyTorch computes with, the calling one among them.
+
+    A call within another one's work stays on its thread, as all does where PyTorch has one thread only.
+
+    Args:
+        work: Uses nothing that another piece writes; its mode of gradients is the caller's.
+        pieces: In the order in which they are begun.
+
+    Returns:
+        What `work` gave, in the order of the pieces.
+
+    Raises:
+        BaseException: What `work` raised for one of the pieces; those not begun by then are left.
+    """
+    pieces = list(pieces)
+    threads = torch.get_num_threads()
+    helpers = min(threads, len(pieces), MOST) - 1
+    if helpers < 1 or not _can_share():
+        return [work(piece) for piece in pieces]
+    return _hand_out(_Job(work, pieces, threads // (helpers + 1)), helpers)
+
+
+@contextmanager
+def own_threads(count: int) -> Iterator[None]:
+    """Let the operations of the calling thread, and of no other, run on so many threads.
+
+    It changes nothing where that can't be told: `torch.set_num_threads` would also tell threads to come.
+    """
+    before, setters = torch.get_num_threads(), _setters()
+    if setters is None or count == before:
+        yield
+        return
+    # MKL's is 0 where a thread has none of its own.
+    of_mkl = setters.mkl(count)
+    setters.openmp(count)
+    try:
+        yield
+    finally:
+        setters.openmp(before)
+        setters.mkl(of_mkl)
+
+
+def rows_of_piece(rows: int, least: int, most: int) -> int:
+    """Rows of a piece, so that there are `PARTS` pieces unless they came to be below `least` or above `most`."""
+    return min(most, max(least, -(-rows // PARTS)))
+
+
+def runs(pieces: Sequence[_Piece]) -> list[Sequence[_Piece]]:
+    """Up to `PARTS` runs of successive pieces, for work that adds up as it goes: one sum a run."""
+    step = max(1, -(-len(pieces) // PARTS))
+    return [pieces[start : start + step] for start in range(0, len(pieces), step)]
+
+
+def summed(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The sums of what several runs gave, tensor by tensor, in order; the first run's tensors become them."""
+
+    def add(tensors: Sequence[Tensor]) -> Tensor:
+        total, *others = tensors
+        for other in others:
+            total += other
+        return total
+
+    return share(add, zip(*parts, strict=True))
+
+
+class _Job(Generic[_Piece, _Result]):
+    """Pieces, of which the threads that join take one after the other."""
+
+    def __init__(self, work: Callable[[_Piece], _Result], pieces: Sequence[_Piece], threads: int) -> None:
+        self._work, self._pieces, self._threads = work, pieces, threads
+        self._results: list[Any] = [None] * len(pieces)
+        self._modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+        self._next = iter(range(len(pieces)))
+        self._present = 0
+        self._error: BaseException | None = None
+        self._left = threading.Condition()
+
+    def join(self) -> None:
+        """Take pieces until none is left; nothing happens if that is so already."""
+        with self._left:
+            self._present += 1
+        inference, gradients = self._modes
+        try:
+            with own_threads(self._threads), torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+                # One thread runs Python at a time, so that no two get the same number.
+                while (number := next(self._next, None)) is not None:
+                    self._results[number] = self._work(self._pieces[number])
+        except BaseException as error:
+            self._stop(error)
+        finally:
+            with self._left:
+                self._present -= 1
+                self._left.notify_all()
+
+    def results(self) -> list[_Result]:
+        """What all pieces gave, when the last thread has left."""
+        try:
+            self._wait()
+        except BaseException as error:  # Ctrl-C; what the threads write to must stay until they have left
+            self._stop(error)
+            self._wait()
+        if self._error is not None:
+            raise self._error
+        return self._results
+
+    def _stop(self, error: BaseException) -> None:
+        self._next = iter(())
+        self._error = self._error or error
+
+    def _wait(self) -> None:
+        with self._left:
+            while self._present:
+                self._left.wait()
+
+
+class _Helpers:
+    """Threads of this process that wait for jobs."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[_Job[Any, Any]] = SimpleQueue()
+        self._started = 0
+        self._starting = threading.Lock()
+
+    def ask(self, job: _Job[Any, Any], count: int) -> None:
+        """Let so many threads join a job; one that comes too late finds nothing to do."""
+        with self._starting:
+            while self._started < count:
+                threading.Thread(target=self._serve, name="genome-lm worker", daemon=True).start()
+                self._started += 1
+        for _ in range(count):
+            self._jobs.put(job)
+
+    def _serve(self) -> None:
+        _inside.work = True
+        while True:
+            # Nothing is held while it waits: a job holds tensors.
+            self._jobs.get().join()
+
+
+class _Inside(threading.local):
+    work = False
+
+
+class _Setters:
+    """OpenMP's and MKL's own functions, which set the number of threads for the calling thread alone."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.openmp: Callable[[int], None] = library.omp_set_num_threads
+        has_mkl = torch.backends.mkl.is_available()
+        self.mkl: Callable[[int], int] = library.MKL_Set_Num_Threads_Local if has_mkl else lambda _: 0
+
+
+def _hand_out(job: _Job[Any, _Result], helpers: int) -> list[_Result]:
+    _helpers(os.getpid()).ask(job, helpers)
+    _inside.work = True
+    try:
+        job.join()
+    finally:
+        _inside.work = False
+    return job.results()
+
+
+def _can_share() -> bool:
+    """Whether other threads would do the same: they have neither autocast nor modes that watch operations."""
+    watched = torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack() > 0
+    return not _inside.work and not watched and _setters() is not None
+
+
+@functools.lru_cache(maxsize=1)
+def _helpers(_process: int) -> _Helpers:
+    return _Helpers()
+
+
+@functools.cache
+def _setters() -> _Setters | None:
+    """None where PyTorch's libraries do not show these functions (on Windows)."""
+    name = {"linux": "libtorch_cpu.so", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "")
+    try:
+        return _Setters(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name)))
+    except (AttributeError, OSError):
+        return None
+
+
+_inside = _Inside()
