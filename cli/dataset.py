@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing
+from genome_lm.files import refuse_existing, require_suffix
 from genome_lm_cli.options import ContigMap, ContigPattern, Force, Json
 from genome_lm_cli.output import table
 
@@ -59,10 +59,10 @@ def from_gff(
 
     Example: genome-lm dataset from-gff g.gff3.gz --genome g.zarr --contig-pattern '^Umaydis:([^:]+):' --out cds.csv
     """
-    from genome_lm.dataset import check_table_suffix, gene_set, read_annotation
+    from genome_lm.dataset import TABLES, gene_set, read_annotation
     from genome_lm.genome import GenomeStore, read_bed, read_contig_map, split_genome
 
-    check_table_suffix(out)
+    require_suffix(out, TABLES)
     refuse_existing(out, force)
     store = GenomeStore(genome)
     genes = read_annotation(annotation, store, read_contig_map(contig_map) if contig_map else None, contig_pattern)
@@ -96,10 +96,10 @@ def from_species(
 
     Example: genome-lm dataset species --species ecoli=ecoli.zarr --species saureus=saureus.zarr --out species.csv
     """
-    from genome_lm.dataset import check_table_suffix, species_set
+    from genome_lm.dataset import TABLES, species_set
     from genome_lm.genome import GenomeStore, read_bed
 
-    check_table_suffix(out)
+    require_suffix(out, TABLES)
     refuse_existing(out, force)
     stores = {}
     for given in species:
@@ -135,8 +135,8 @@ def benchmark(
     Example: genome-lm dataset benchmark data_manifests/nucleotide_transformer.yaml H3K4me1 --out h3k4me1.parquet
     """
     from genome_lm.dataset import (
+        TABLES,
         assign_splits,
-        check_table_suffix,
         download_benchmark,
         joined,
         read_benchmark_folder,
@@ -144,7 +144,7 @@ def benchmark(
     )
     from genome_lm.genome import GenomeStore
 
-    check_table_suffix(out)
+    require_suffix(out, TABLES)
     refuse_existing(out, force)
     sets = read_benchmarks(manifest)
     if name not in sets:

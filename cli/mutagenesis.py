@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing
+from genome_lm.files import refuse_existing, require_suffix
 from genome_lm_cli.options import Device, Force, Json, Threads
 from genome_lm_cli.output import finish
 
@@ -59,12 +59,12 @@ def mutagenesis(
     from genome_lm.inference import Layout, load
     from genome_lm.inference.mutagenesis import check_mutagenesis_name, parse_region, write_mutagenesis
     from genome_lm.inference.mutagenesis import mutagenesis as saturate
-    from genome_lm.report.mutagenesis import check_figure_name, draw_mutagenesis
+    from genome_lm.report.mutagenesis import FORMATS, draw_mutagenesis
 
     check_mutagenesis_name(out)
     refuse_existing(out, force)
     if figure is not None:
-        check_figure_name(figure)
+        require_suffix(figure, FORMATS)
         refuse_existing(figure, force)
     with tempfile.TemporaryDirectory(prefix="genome-lm-") as folder:
         if genome is not None and fasta is None:

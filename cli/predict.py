@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing
+from genome_lm.files import refuse_existing, require_suffix
 from genome_lm_cli.options import Device, Force, Json, Threads
 from genome_lm_cli.output import finish
 
@@ -41,12 +41,12 @@ def predict(
 
     Example: genome-lm predict tuned/checkpoint --fasta genes.fa --out predictions.csv
     """
-    from genome_lm.dataset import check_table_suffix, write_table
+    from genome_lm.dataset import TABLES, write_table
     from genome_lm.inference import load
     from genome_lm.inference import windows as cut
     from genome_lm.progress import progress
 
-    check_table_suffix(out)
+    require_suffix(out, TABLES)
     refuse_existing(out, force)
     if stride is not None and window is None:
         raise GenomeLMError("--stride goes with --window")

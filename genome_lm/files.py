@@ -9,12 +9,17 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from genome_lm.errors import GenomeLMError
 
+GZIP_MAGIC = b"\x1f\x8b"
+"""The first bytes of a gzip file."""
+_BLOCK = 1 << 20
+"""Bytes read at one time."""
 _ROOM = 1 << 16
 """Bytes below which a disk is full."""
 
@@ -61,11 +66,53 @@ def _beside(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def open_input(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
-    """The bytes of a file, or of standard input if it is `-`, unpacked if they are gzip; nothing is read twice."""
-    stdin: Any = sys.stdin.buffer if str(path) == "-" else None
-    with path.open("rb") if stdin is None else io.BufferedReader(stdin) as file:
-        is_packed = file.peek(2)[:2] == b"\x1f\x8b"
-        yield gzip.GzipFile(fileobj=file) if is_packed else file
+    """Open a file, or standard input if the path is `-`, and unpack it if it is gzip. Pipes work too.
+
+    Raises:
+        GenomeLMError: If it can't be read, whether on opening or within the block.
+    """
+    try:
+        stdin: Any = sys.stdin.buffer if str(path) == "-" else None
+        with path.open("rb") if stdin is None else io.BufferedReader(stdin) as file:
+            yield unpacked(file)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise GenomeLMError(f"{path}: can't read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def unpacked(file: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
+    """An open file, unpacked if its first bytes are those of gzip, whatever its name. No byte is read twice."""
+    return gzip.GzipFile(fileobj=file) if file.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC) else file
+
+
+def read_blocks(path: Path) -> Iterator[bytes]:
+    """The bytes of an input in blocks; see `open_input`."""
+    with open_input(path) as file:
+        while block := file.read(_BLOCK):
+            yield block
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of an input, each with its end; see `open_input`."""
+    with open_input(path) as file, io.TextIOWrapper(file) as text:
+        yield from text
+
+
+def require_suffix(path: Path, suffixes: Sequence[str], *, any_case: bool = False) -> str:
+    """The one of `suffixes` that a file's name ends in, and that says its format.
+
+    Args:
+        path: The file.
+        suffixes: In lower case.
+        any_case: Whether the name may have upper case there, as in .bedGraph.
+
+    Raises:
+        GenomeLMError: If the name ends otherwise.
+    """
+    name = path.name.lower() if any_case else path.name
+    for suffix in suffixes:
+        if name.endswith(suffix):
+            return suffix
+    raise GenomeLMError(f"{path}: the end of the name says the format; end it in {', '.join(suffixes)}")
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -77,6 +124,13 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, as hexadecimal digits.
+
+    Raises:
+        GenomeLMError: If it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise GenomeLMError(f"{path}: can't read: {error.strerror or error}") from error

@@ -1,10 +1,10 @@
 """The two forms of a genome that `load` reads, made where they are not there."""
 
 import gzip
-import shutil
 from pathlib import Path
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import open_input, read_blocks
 from genome_lm.genome import build_store
 
 
@@ -26,11 +26,11 @@ def load_inputs(fasta: Path, genome: Path | None, folder: Path) -> tuple[Path, P
         raise GenomeLMError(f"{fasta}: no such file")
     # Under a name of its own, so that the index that pyfaidx writes does not land beside the user's file.
     plain = folder / "genome.fa"
-    with fasta.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    if zipped:
-        with gzip.open(fasta) as source, plain.open("wb") as target:
-            shutil.copyfileobj(source, target)
+    with open_input(fasta) as file:
+        is_packed = isinstance(file, gzip.GzipFile)
+    if is_packed:
+        with plain.open("wb") as target:
+            target.writelines(read_blocks(fasta))
     else:
         plain.symlink_to(fasta.resolve())
     return plain, genome or build_store([plain], folder / "genome.zarr").path

@@ -9,9 +9,9 @@ from genome_lm.dataset.benchmarks import (
     read_benchmarks,
 )
 from genome_lm.dataset.examples import (
+    TABLES,
     Example,
     LabelledSet,
-    check_table_suffix,
     joined,
     read_examples,
     summarise,
@@ -24,6 +24,7 @@ from genome_lm.dataset.splits import Leak, assign_splits, describe_leaks, find_l
 
 __all__ = [
     "KINDS",
+    "TABLES",
     "Annotation",
     "Benchmark",
     "Example",
@@ -31,7 +32,6 @@ __all__ = [
     "Leak",
     "Transcript",
     "assign_splits",
-    "check_table_suffix",
     "compare_benchmark",
     "describe_leaks",
     "download_benchmark",

@@ -14,6 +14,7 @@ from typing import Any
 from genome_lm.dataset.examples import Example, LabelledSet, joined, read_examples
 from genome_lm.download import Source, download
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import open_input
 from genome_lm.genome import GenomeStore
 from genome_lm.optional import require
 
@@ -158,7 +159,8 @@ def _read_intervals(path: Path, label: str, split: str, store: GenomeStore | Non
     if store is None:
         raise GenomeLMError(f"{path}: holds places of a genome, no sequences; give the genome too (--genome)")
     try:
-        table = require("pandas").read_csv(path, dtype={"region": str, "strand": str})[_INTERVALS]
+        with open_input(path) as file:
+            table = require("pandas").read_csv(file, dtype={"region": str, "strand": str})[_INTERVALS]
     except (OSError, ValueError, KeyError) as error:
         raise GenomeLMError(f"{path}: expected the columns {', '.join(_INTERVALS)}: {error}") from error
     known = set(store.contigs.names)

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 
 from genome_lm.alphabet import LETTER_COMPLEMENT, letters
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file
-from genome_lm.genome import GenomeStore
-from genome_lm.inference import fasta_headers
+from genome_lm.files import open_input, replacing_file, require_suffix
+from genome_lm.genome import GenomeStore, read_fasta
 from genome_lm.optional import require
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".tsv", ".parquet")
 FASTA = (".fa", ".fasta", ".fna", ".fas")
+INPUTS = (".parquet", *(f"{text}{packed}" for text in (".csv", ".tsv", *FASTA, ".bed") for packed in ("", ".gz")))
 _SEQUENCE_NAMES = ("sequence", "seq")
 _PLACE = ("contig", "start", "end")
 
@@ -60,7 +60,7 @@ class LabelledSet(NamedTuple):
 def read_examples(
     path: Path, store: GenomeStore | None = None, columns: Sequence[str] = ("label",), split: str = ""
 ) -> LabelledSet:
-    """Read labelled sequences; the format is told by the file's name.
+    """Read labelled sequences. The end of the file's name says the format.
 
     - .csv, .tsv, .parquet (.gz): a column `sequence` (or `seq`), or, with a genome, `contig`, `start`, `end` and
       perhaps `strand`; the label columns; perhaps `split` and `id`.
@@ -81,16 +81,13 @@ def read_examples(
         GenomeLMError: Naming the file and the record: on an unknown format, a missing column, label, or genome, or
             a place outside the genome.
     """
-    kind = path.name.removesuffix(".gz")
-    if kind.endswith(TABLES):
-        examples = list(_from_table(_read_table(path), path, store, columns))
-    elif kind.endswith(FASTA):
-        examples, columns = [_from_header(record, path) for record in fasta_headers(path)], ("label",)
-    elif kind.endswith(".bed"):
+    suffix = require_suffix(path, INPUTS).removesuffix(".gz")
+    if suffix in FASTA:
+        examples, columns = [_from_header(record, path) for record in read_fasta(path)], ("label",)
+    elif suffix == ".bed":
         examples, columns = list(_from_table(_read_labelled_bed(path), path, store, ("label",))), ("label",)
     else:
-        known = ", ".join((*TABLES, *FASTA, ".bed"))
-        raise GenomeLMError(f"{path}: the format is told by the name; end it in {known}, perhaps with .gz")
+        examples = list(_from_table(_read_table(path, suffix), path, store, columns))
     if not examples:
         raise GenomeLMError(f"{path}: no examples in this file")
     if split:
@@ -104,7 +101,7 @@ def write_examples(path: Path, labelled: LabelledSet) -> None:
     Raises:
         GenomeLMError: On another suffix.
     """
-    check_table_suffix(path)
+    require_suffix(path, TABLES)
     rows = [example._asdict() for example in labelled.examples]
     table = require("pandas").DataFrame(rows).drop(columns="labels")
     for number, column in enumerate(labelled.columns):
@@ -116,7 +113,7 @@ def write_table(path: Path, tables: Iterable["pd.DataFrame"]) -> int:
     """Write tables of the same columns, one below the other, whole or not at all; no more than one is held.
 
     Args:
-        path: A .csv, .tsv or .parquet, see `check_table_suffix`.
+        path: A .csv, .tsv or .parquet.
         tables: At least one.
 
     Returns:
@@ -125,27 +122,21 @@ def write_table(path: Path, tables: Iterable["pd.DataFrame"]) -> int:
     Raises:
         GenomeLMError: If there is no table, or it can't be written.
     """
-    rows = 0
+    rows, suffix = 0, require_suffix(path, TABLES)
     with replacing_file(path) as temporary, contextlib.ExitStack() as stack:
         for number, table in enumerate(tables):
             rows += len(table)
-            if path.suffix == ".parquet":
+            if suffix == ".parquet":
                 arrow = pa.Table.from_pandas(table, preserve_index=False)
                 if number == 0:
                     writer = stack.enter_context(pq.ParquetWriter(temporary, arrow.schema))
                 writer.write_table(arrow)
             else:
-                separator = "\t" if path.suffix == ".tsv" else ","
+                separator = "\t" if suffix == ".tsv" else ","
                 table.to_csv(temporary, index=False, sep=separator, mode="a", header=number == 0)
         if not rows:
             raise GenomeLMError(f"{path}: nothing to write: the input has no records")
     return rows
-
-
-def check_table_suffix(path: Path) -> None:
-    """Raise a `GenomeLMError` if the name does not say which table is meant."""
-    if path.suffix not in TABLES:
-        raise GenomeLMError(f"{path}: the format is told by the name; end it in {', '.join(TABLES)}")
 
 
 def reverse_complement_text(sequence: str) -> str:
@@ -153,13 +144,13 @@ def reverse_complement_text(sequence: str) -> str:
     return LETTER_COMPLEMENT[letters(sequence)[::-1]].tobytes().decode("ascii")
 
 
-def _read_table(path: Path) -> "pd.DataFrame":
+def _read_table(path: Path, suffix: str) -> "pd.DataFrame":
     pd = require("pandas")
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             return pd.read_parquet(path)
-        separator = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else ","
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+        with open_input(path) as file:
+            return pd.read_csv(file, sep="\t" if suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
     except (OSError, ValueError, UnicodeDecodeError) as error:
         raise GenomeLMError(f"{path}: can't read the table: {error}") from error
 
@@ -167,7 +158,8 @@ def _read_table(path: Path) -> "pd.DataFrame":
 def _read_labelled_bed(path: Path) -> "pd.DataFrame":
     pd = require("pandas")
     try:
-        table = pd.read_csv(path, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
+        with open_input(path) as file:
+            table = pd.read_csv(file, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
     except (OSError, ValueError, UnicodeDecodeError) as error:
         raise GenomeLMError(f"{path}: can't read: {error}") from error
     if table.shape[1] < 4:

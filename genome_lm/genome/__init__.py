@@ -2,6 +2,7 @@
 
 from genome_lm.genome.build import build_store, export_fasta
 from genome_lm.genome.contig_names import ContigNames, read_contig_map, renaming
+from genome_lm.genome.fasta_text import read_fasta
 from genome_lm.genome.intervals import SPLITS, Interval, of_split, read_bed, write_bed
 from genome_lm.genome.sampling import Windows, WindowSampler, fetch_windows, soft_masks, tile
 from genome_lm.genome.splits import SplitSummary, split_genome, summarise_splits
@@ -21,6 +22,7 @@ __all__ = [
     "of_split",
     "read_bed",
     "read_contig_map",
+    "read_fasta",
     "renaming",
     "soft_masks",
     "split_genome",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import read_lines
 
 ContigNames = Literal["as-is", "add-chr", "strip-chr"]
 
@@ -22,12 +23,8 @@ def read_contig_map(path: Path) -> dict[str, str]:
             an empty name, or a second meaning for a name.
     """
     names: dict[str, str] = {}
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise GenomeLMError(f"{path}: can't read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
+    for number, line in enumerate(map(str.rstrip, read_lines(path)), start=1):
+        if not line or line.startswith("#"):
             continue
         fields = [field.strip() for field in line.split("\t")]
         if len(fields) != 2 or not all(fields):

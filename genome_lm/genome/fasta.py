@@ -16,13 +16,13 @@ import numpy as np
 
 from genome_lm.alphabet import INVALID
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import unpacked
 from genome_lm.genome.codes import LETTER_TO_CODE, Codes
 
 BLOCK = 4 << 20
 """Bytes of FASTA at one time."""
 _TABLE = LETTER_TO_CODE.tobytes()
 _BLANKS = b"\r\n\t "
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
 class Header(NamedTuple):
@@ -60,10 +60,8 @@ class FastaFile:
         """
         try:
             with self.path.open("rb", buffering=0) as raw:
-                packed = raw.read(2) == _GZIP_MAGIC
-                raw.seek(0)
                 counted = io.BufferedReader(_Counted(raw, self._count), BLOCK)
-                yield from self._parse(gzip.GzipFile(fileobj=counted) if packed else counted)
+                yield from self._parse(unpacked(counted))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise GenomeLMError(f"{self.path}: truncated or damaged gzip file ({error}); get it again") from error
         except OSError as error:

@@ -1,13 +1,11 @@
 """Intervals with a split, as BED4 files hold them."""
 
-import gzip
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file
+from genome_lm.files import read_lines, replacing_file
 from genome_lm.genome.store import GenomeStore
 
 SPLITS = ("train", "valid", "test")
@@ -23,10 +21,11 @@ class Interval(NamedTuple):
 
 
 def read_bed(path: Path, store: GenomeStore | None = None) -> list[Interval]:
-    """Read a BED file, plain or gzip; columns after the fourth are passed over.
+    """Read a BED file. Columns after the fourth are ignored.
 
     Args:
-        path: The file; blank lines, comments, and `track` and `browser` lines are skipped.
+        path: The file, plain or gzip; - is standard input. Blank lines, comments, and `track` and `browser` lines
+            are skipped.
         store: If given, every interval must lie in this genome.
 
     Returns:
@@ -37,15 +36,10 @@ def read_bed(path: Path, store: GenomeStore | None = None) -> list[Interval]:
             or reaches beyond its contig, or an unknown contig; also if there is no interval at all.
     """
     intervals = []
-    try:
-        opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-        with opened as file:
-            for number, line in enumerate(file, start=1):
-                first_word = (line.split(maxsplit=1) or [""])[0]
-                if first_word and not line.startswith("#") and first_word not in ("track", "browser"):
-                    intervals.append(_parse(line.rstrip("\n").split("\t"), f"{path}: line {number}", store))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise GenomeLMError(f"{path}: can't read: {error}") from error
+    for number, line in enumerate(read_lines(path), start=1):
+        first_word = (line.split(maxsplit=1) or [""])[0]
+        if first_word and not line.startswith("#") and first_word not in ("track", "browser"):
+            intervals.append(_parse(line.rstrip("\n").split("\t"), f"{path}: line {number}", store))
     if not intervals:
         raise GenomeLMError(f"{path}: no intervals in this BED file")
     return intervals

@@ -9,7 +9,7 @@ from genome_lm.inference.jobs import Embedded, embed_to_file, gather, shard_path
 from genome_lm.inference.memorisation import Contig, Memorisation, fasta_contigs, find_memorised, store_contigs
 from genome_lm.inference.output import check_suffix
 from genome_lm.inference.pooling import POOLS
-from genome_lm.inference.records import Record, fasta_headers, fasta_records, interval_records, pieces, windows
+from genome_lm.inference.records import Record, fasta_records, interval_records, pieces, windows
 from genome_lm.inference.sources import FastaSource, GenomeSource, Tiling
 from genome_lm.inference.variants import REASONS, Layout, Variant, VariantScores, score_variants
 
@@ -34,7 +34,6 @@ __all__ = [
     "embed_to_file",
     "encode_all",
     "fasta_contigs",
-    "fasta_headers",
     "fasta_records",
     "find_memorised",
     "gather",

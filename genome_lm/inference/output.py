@@ -21,8 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file, replacing_folder
+from genome_lm.files import replacing_file, replacing_folder, require_suffix
 from genome_lm.inference.parts import Parts
 from genome_lm.optional import require
 
@@ -35,9 +34,7 @@ PROVENANCE = "genome_lm"
 
 def check_suffix(path: Path) -> None:
     """Raise a `GenomeLMError` if the name does not say which format is meant, or that can't be written."""
-    if path.suffix not in SUFFIXES:
-        raise GenomeLMError(f"{path}: the format is told by the name; end it in {', '.join(SUFFIXES)}")
-    if path.suffix == ".zarr":
+    if require_suffix(path, SUFFIXES) == ".zarr":
         require("zarr")
 
 

@@ -1,16 +1,11 @@
 """What a command reads: sequences with an id and a place, from FASTA or from intervals of a genome."""
 
-import contextlib
-import io
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import open_input
-from genome_lm.genome import GenomeStore, Interval
-from genome_lm.optional import require
+from genome_lm.genome import GenomeStore, Interval, read_fasta
 
 
 class Record(NamedTuple):
@@ -24,53 +19,10 @@ class Record(NamedTuple):
 
 
 def fasta_records(path: Path) -> Iterator[Record]:
-    """Records of a FASTA file, plain or gzip; `-` is standard input.
-
-    Raises:
-        GenomeLMError: If the file can't be read, is not FASTA, or a record has no name or no sequence.
-    """
-    for title, sequence in fasta_headers(path):
+    """Records of a FASTA file; see `read_fasta`."""
+    for title, sequence in read_fasta(path):
         name = title.split(maxsplit=1)[0]
         yield Record(name, name, 0, len(sequence), sequence)
-
-
-def fasta_headers(path: Path) -> Iterator[tuple[str, str]]:
-    """Whole header, without `>`, and sequence of each record; otherwise as `fasta_records`."""
-    parse = require("Bio.SeqIO.FastaIO").SimpleFastaParser
-    count = 0
-    try:
-        with _opened(path) as file:
-            for title, sequence in parse(_from_first_header(file, path)):
-                count += 1
-                name = title.split(maxsplit=1)[0] if title.strip() else ""
-                if not name or not sequence:
-                    lack = "sequence" if name else "name"
-                    raise GenomeLMError(
-                        f"{path}: record {count} ({name or 'unnamed'}) has no {lack}; mend or drop it"
-                    )
-                yield title, sequence
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise GenomeLMError(f"{path}: can't read: {getattr(error, 'strerror', None) or error}") from error
-    if not count:
-        raise GenomeLMError(f"{path}: no records in this FASTA file")
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    with open_input(path) as file, io.TextIOWrapper(file) as text:
-        yield text
-
-
-def _from_first_header(file: TextIO, path: Path) -> Iterator[str]:
-    """The lines; Biopython passes over what stands before the first header, which is seldom meant."""
-    lines = iter(file)
-    for line in lines:
-        if line.strip():
-            if not line.startswith(">"):
-                raise GenomeLMError(f"{path}: not FASTA: expected a header that starts with '>', found {line[:20]!r}")
-            yield line
-            break
-    yield from lines
 
 
 def interval_records(store: GenomeStore, intervals: Iterable[Interval]) -> Iterator[Record]:

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import sys
 import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import open_input, replacing_file
+from genome_lm.files import GZIP_MAGIC, read_blocks, replacing_file
 from genome_lm.genome import GenomeStore
 from genome_lm.inference.variants import REASONS, Variant, VariantScores, why_not
 from genome_lm.optional import require
@@ -81,7 +80,7 @@ def readable(vcf: Path, folder: Path | None = None) -> Iterator[Path]:
     except OSError as error:
         raise GenomeLMError(f"{vcf}: can't read: {error.strerror or error}") from error
     # A bgzip file is gzip with an extra field that begins with BC.
-    if not is_stream and (start[:2] != b"\x1f\x8b" or start[12:14] == b"BC"):
+    if not is_stream and (not start.startswith(GZIP_MAGIC) or start[12:14] == b"BC"):
         yield vcf
         return
     with contextlib.ExitStack() as stack:
@@ -90,20 +89,10 @@ def readable(vcf: Path, folder: Path | None = None) -> Iterator[Path]:
         stack.callback(copy.unlink, missing_ok=True)
         try:
             with copy.open("wb") as plain:
-                plain.writelines(_blocks(vcf))
+                plain.writelines(read_blocks(vcf))
         except OSError as error:
             raise GenomeLMError(f"{copy}: can't copy {vcf} there: {error.strerror or error}") from error
         yield copy
-
-
-def _blocks(vcf: Path) -> Iterator[bytes]:
-    """What is in a file or pipe, gzip or not, read once."""
-    try:
-        with open_input(vcf) as file:
-            while block := file.read(1 << 20):
-                yield block
-    except (OSError, EOFError, zlib.error) as error:
-        raise GenomeLMError(f"{vcf}: can't read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_records(path: Path, name: Path) -> Iterator["pysam.VariantRecord"]:

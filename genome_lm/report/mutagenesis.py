@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file
+from genome_lm.files import replacing_file, require_suffix
 from genome_lm.inference.mutagenesis import BASES, Mutagenesis
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -20,12 +20,6 @@ LINE = 100
 """Bases of a line of the figure."""
 MOST_BASES = 2_000
 """Of a figure; letters of longer regions are not to be made out."""
-
-
-def check_figure_name(path: Path) -> None:
-    """Raise a `GenomeLMError` if the name does not say which format is meant."""
-    if path.suffix not in FORMATS:
-        raise GenomeLMError(f"{path}: the format is told by the name; end it in {', '.join(FORMATS)}")
 
 
 def draw_mutagenesis(path: Path, result: Mutagenesis) -> None:
@@ -40,7 +34,7 @@ def draw_mutagenesis(path: Path, result: Mutagenesis) -> None:
     Raises:
         GenomeLMError: If the region is too long to be drawn, or the file can't be written.
     """
-    check_figure_name(path)
+    require_suffix(path, FORMATS)
     n = len(result.reference)
     if n > MOST_BASES:
         raise GenomeLMError(f"{path}: a region of {n:,} bases is too long for a figure; at most {MOST_BASES:,}")

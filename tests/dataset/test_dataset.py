@@ -1,5 +1,7 @@
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,17 @@ def test_fasta_headers(tmp_path: Path) -> None:
     assert [(e.labels[0], e.sequence, e.split) for e in found] == [("0", "ACGT", ""), ("1", "GGCC", "test")]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_packed_tables_of_any_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(b"sequence,label\nACGT,x\n"))
+    assert read_examples(tmp_path / name).examples == [Example("record 1", "ACGT", ("x",))]
+
+
+def test_without_torch() -> None:
+    code = "import sys, genome_lm.dataset; print({'torch', 'pandas'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
 def test_places_of_a_genome(genome: Genome, tmp_path: Path) -> None:
     (tmp_path / "a.bed").write_text("one\t5\t25\tup\t0\t-\ntwo\t0\t9\tdown\n")
     found = read_examples(tmp_path / "a.bed", genome.store).examples
@@ -70,7 +83,7 @@ def test_places_of_a_genome(genome: Genome, tmp_path: Path) -> None:
         ("t.bed", "one\t1\t2\n", "the fourth has to hold the label"),
         ("t.fa", ">a\nACGT\n", "no label in the header"),
         ("t.parquet", "no parquet", "can't read the table"),
-        ("absent.csv", None, "can't read the table"),
+        ("absent.csv", None, "can't read"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, text: str | None, message: str) -> None:
