@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
 
+Tokens = npt.NDArray[np.uint8]
+"""Token ids."""
+
 VOCABULARY: tuple[str, ...] = (
     "[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N",
 )  # fmt: skip

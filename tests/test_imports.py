@@ -5,12 +5,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "alphabet", "config", "files", "progress", "download", "machine", "optional", "threads", "__init__"},
+    {
+        "errors", "alphabet", "config", "files", "progress", "download", "machine", "optional", "strands", "threads",
+        "__init__",
+    },
     {"genome", "kernels"},
     {"model"},
     {"checkpoint"},
-    {"training", "inference"},
-    {"dataset"},
+    {"training", "inference", "dataset"},
     {"finetune", "evaluation"},
     {"report", "gpukit", "bench"},
     {"doctor"},

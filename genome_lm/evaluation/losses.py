@@ -3,17 +3,16 @@
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
+from genome_lm.alphabet import Tokens
 from genome_lm.genome import GenomeStore, Interval, fetch_windows, tile
-from genome_lm.genome.codes import Codes
-from genome_lm.model import HyenaLM, target_mask
+from genome_lm.model import HyenaLM, likelihood
 
 Floats = npt.NDArray[np.float32]
 
 
 @torch.no_grad()
-def base_losses(model: HyenaLM, tokens: Codes, device_tokens: int = 32_768) -> Floats:
+def base_losses(model: HyenaLM, tokens: Tokens, device_tokens: int = 32_768) -> Floats:
     """Loss of each base given those before it in its row.
 
     Args:
@@ -24,20 +23,18 @@ def base_losses(model: HyenaLM, tokens: Codes, device_tokens: int = 32_768) -> F
     Returns:
         (n, L) float32 in nats; NaN for the first base, and where there is no A, C, G or T.
     """
-    found = np.full(tokens.shape, np.nan, dtype=np.float32)
+    losses = np.empty(tokens.shape, dtype=np.float32)
     device = next(model.parameters()).device
     rows = max(1, device_tokens // tokens.shape[1])
     for start in range(0, len(tokens), rows):
         ids = torch.from_numpy(tokens[start : start + rows].astype(np.int64)).to(device)
-        logits, targets = model(ids[:, :-1]).float(), ids[:, 1:]
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
-        found[start : start + rows, 1:] = losses.masked_fill(~target_mask(targets), torch.nan).cpu().numpy()
-    return found
+        losses[start : start + rows] = likelihood.base_losses(model(ids[:, :-1]), ids).cpu().numpy()
+    return losses
 
 
 def sample_windows(
     store: GenomeStore, intervals: list[Interval], length: int, count: int, generator: np.random.Generator
-) -> Codes:
+) -> Tokens:
     """Up to `count` windows without N that share no base, in random order: (n, length) uint8 token ids."""
     windows, inside = tile(store, intervals, length, length)
     offsets = store.contigs.starts[windows.contigs] + windows.starts

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genome_lm.alphabet import PAD, encode
+from genome_lm.alphabet import PAD, Tokens, encode
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome.codes import Codes
 from genome_lm.machine import free_memory
 
 BATCH_TOKENS = 32_768
@@ -52,7 +51,7 @@ class BatchSize:
         return cls(max(1, min(most, free // 2 // (_STATES * 4 * config.d_model))))
 
 
-def encode_all(sequences: Sequence[str], names: Sequence[str] | None, most: int) -> list[Codes]:
+def encode_all(sequences: Sequence[str], names: Sequence[str] | None, most: int) -> list[Tokens]:
     """Token ids of each sequence, none of them empty or longer than `most` bases.
 
     Raises:
@@ -80,7 +79,7 @@ def check_length(name: str, length: int, most: int) -> None:
 
 
 def padded_batches(
-    tokens: Sequence[Codes], batch_tokens: int, device: torch.device
+    tokens: Sequence[Tokens], batch_tokens: int, device: torch.device
 ) -> Iterator[tuple[list[int], Tensor, list[int]]]:
     """Batches of sequences of like length.
 
@@ -100,7 +99,7 @@ def padded_batches(
 
 
 def compute_in_batches(
-    tokens: Sequence[Codes], size: BatchSize, device: torch.device, compute: Callable[[list[int], Tensor], None]
+    tokens: Sequence[Tokens], size: BatchSize, device: torch.device, compute: Callable[[list[int], Tensor], None]
 ) -> None:
     """Call `compute(numbers, ids)` on batches as `padded_batches` makes them, on smaller ones when memory runs out.
 
@@ -149,11 +148,11 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(all(word in str(error) for word in words) for words in _MEMORY_ERRORS)
 
 
-def _longest_first(tokens: Sequence[Codes]) -> list[int]:
+def _longest_first(tokens: Sequence[Tokens]) -> list[int]:
     return sorted(range(len(tokens)), key=lambda number: len(tokens[number]), reverse=True)
 
 
-def _padded(tokens: Sequence[Codes], numbers: list[int]) -> Tensor:
+def _padded(tokens: Sequence[Tokens], numbers: list[int]) -> Tensor:
     ids = np.full((len(numbers), len(tokens[numbers[0]])), PAD, dtype=np.int64)
     for row, number in enumerate(numbers):
         ids[row, : len(tokens[number])] = tokens[number]

@@ -8,10 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genome_lm.alphabet import reverse_complement
+from genome_lm.alphabet import Tokens, reverse_complement
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome.codes import Codes
 from genome_lm.inference.batches import BatchSize, compute_in_batches
 from genome_lm.inference.pooling import Pooling, parse_pool, pool_states
 from genome_lm.model import HyenaBackbone
@@ -23,7 +22,7 @@ Floats = npt.NDArray[np.float32]
 class Piece(NamedTuple):
     """A sequence with its context: the first `left` and the last `right` bases are seen, but not pooled."""
 
-    tokens: Codes
+    tokens: Tokens
     left: int = 0
     right: int = 0
 

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genome_lm.alphabet import NUCLEOTIDES, VOCABULARY
+from genome_lm.alphabet import VOCABULARY
 from genome_lm.checkpoint import open_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
@@ -20,6 +20,7 @@ from genome_lm.inference.generation import Generated, Sampling, generate
 from genome_lm.inference.heads import head_outputs, predictions
 from genome_lm.inference.variants import Layout, Strands, Variant, VariantScores, score_variants
 from genome_lm.model import Head, HyenaBackbone, HyenaLM
+from genome_lm.model.likelihood import Alphabet, log_likelihoods
 
 
 def load(
@@ -154,7 +155,7 @@ class GenomeLM:
         self,
         sequences: Sequence[str],
         *,
-        alphabet: Literal["all", "acgt"] = "all",
+        alphabet: Alphabet = "all",
         names: Sequence[str] | None = None,
         batch_tokens: int = BATCH_TOKENS,
     ) -> list[Floats]:
@@ -173,19 +174,14 @@ class GenomeLM:
         Raises:
             GenomeLMError: On a sequence that is empty, too long or not DNA, or an unknown alphabet.
         """
-        if alphabet not in ("all", "acgt"):
+        if alphabet not in get_args(Alphabet):
             raise GenomeLMError(f"alphabet {alphabet!r}: use all or acgt")
         tokens = encode_all(sequences, names, self.config.max_length)
         likelihoods: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
-        low, high = NUCLEOTIDES[0], NUCLEOTIDES[-1]
         for numbers, ids, lengths in padded_batches(tokens, batch_tokens, self.device):
-            logits = self.model(ids).float()[:, :-1]
-            over = logits if alphabet == "all" else logits[..., low : high + 1]
-            targets = ids[:, 1:]
-            chosen = logits.gather(-1, targets[..., None])[..., 0] - over.logsumexp(-1)
-            chosen = chosen.masked_fill((targets < low) | (targets > high), torch.nan).cpu().numpy()
-            for row, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
-                likelihoods[number] = np.concatenate([[np.float32(np.nan)], chosen[row, : length - 1]])
+            rows = log_likelihoods(self.model(ids), ids, alphabet).float().cpu().numpy()
+            for number, row, length in zip(numbers, rows, lengths, strict=True):
+                likelihoods[number] = row[:length].copy()
         return likelihoods
 
     def generate(

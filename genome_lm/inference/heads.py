@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from genome_lm.alphabet import reverse_complement
-from genome_lm.genome.codes import Codes
+from genome_lm.alphabet import Tokens, reverse_complement
 from genome_lm.inference.batches import padded_batches
 from genome_lm.model import Head, HyenaBackbone
 
@@ -15,7 +14,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @torch.no_grad()
-def head_outputs(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], batch_tokens: int) -> list[Floats]:
+def head_outputs(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], batch_tokens: int) -> list[Floats]:
     """Outputs before the softmax, sigmoid or scaling; those of a sequence do not depend on the others.
 
     Args:
@@ -37,7 +36,7 @@ def head_outputs(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], b
     return [np.asarray((one + other) / 2, dtype=np.float32) for one, other in zip(found, reverse, strict=True)]
 
 
-def _one_strand(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], batch_tokens: int) -> list[Floats]:
+def _one_strand(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], batch_tokens: int) -> list[Floats]:
     found: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
     for rows, ids, lengths in padded_batches(tokens, batch_tokens, head.out.weight.device):
         outputs = head(backbone, ids, torch.tensor(lengths, device=ids.device)).float().cpu().numpy()

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.alphabet import NUCLEOTIDES, A, encode, reverse_complement
+from genome_lm.alphabet import NUCLEOTIDES, A, Tokens, encode, reverse_complement
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
-from genome_lm.genome.codes import Codes
 from genome_lm.inference.records import fasta_records
 from genome_lm.progress import progress
 
+Letters = npt.NDArray[np.uint8]
+"""Letters of three bits, see `_letters`."""
 Words = npt.NDArray[np.uint64]
 SEED = 20
 """Letters of a seed: three bits each in 64, so that the ends of sequences and N have values of their own."""
@@ -35,7 +36,7 @@ class Contig(NamedTuple):
     """A sequence of a genome, as token ids."""
 
     name: str
-    tokens: Codes
+    tokens: Tokens
 
 
 class Match(NamedTuple):
@@ -82,7 +83,7 @@ def fasta_contigs(path: Path) -> Iterator[Contig]:
     return (Contig(record.id, encode(record.sequence, f"{path}: {record.id}")) for record in fasta_records(path))
 
 
-def find_memorised(sequences: Sequence[Codes], contigs: Iterable[Contig], k: int = 32) -> list[Memorisation]:
+def find_memorised(sequences: Sequence[Tokens], contigs: Iterable[Contig], k: int = 32) -> list[Memorisation]:
     """Compare sequences with a genome, exactly, on both strands; N and the like match nothing.
 
     Args:
@@ -111,7 +112,7 @@ def find_memorised(sequences: Sequence[Codes], contigs: Iterable[Contig], k: int
 class _Piece:
     """Contigs, or a part of one, in one array of letters, each with an end after it."""
 
-    def __init__(self, parts: Sequence[tuple[str, int, Codes]]) -> None:
+    def __init__(self, parts: Sequence[tuple[str, int, Tokens]]) -> None:
         self._names, self._offsets = [name for name, *_ in parts], [offset for _, offset, _ in parts]
         self._starts = np.cumsum([0] + [len(tokens) + 1 for *_, tokens in parts])
         self.letters = np.concatenate([_letters(tokens, _GENOME_END) for *_, tokens in parts])
@@ -133,7 +134,7 @@ class _Piece:
 class _PrefixHashes:
     """Hashes of all words of any length in an array of letters."""
 
-    def __init__(self, letters: Codes) -> None:
+    def __init__(self, letters: Letters) -> None:
         self._powers, self._inverses = _powers(_BASE, len(letters)), _powers(_inverse(_BASE), len(letters))
         self._sums = np.zeros(len(letters) + 1, dtype=np.uint64)
         np.cumsum(_LETTERS[letters] * self._powers, out=self._sums[1:])
@@ -146,7 +147,7 @@ class _PrefixHashes:
 class _Query:
     """A sequence, both strands in one array, and what was found of it so far."""
 
-    def __init__(self, tokens: Codes, k: int) -> None:
+    def __init__(self, tokens: Tokens, k: int) -> None:
         self._k, self._length = k, len(tokens)
         strands = [_letters(tokens, _QUERY_END), _letters(reverse_complement(tokens), _QUERY_END)]
         self._letters = np.concatenate(strands)
@@ -228,7 +229,7 @@ class _Query:
 
 def _pieces(contigs: Iterable[Contig], overlap: int) -> Iterator[_Piece]:
     """Pieces of about `PIECE` bases; parts of one contig overlap by the longest match there can be."""
-    parts: list[tuple[str, int, Codes]] = []
+    parts: list[tuple[str, int, Tokens]] = []
     for name, tokens in contigs:
         for start in range(0, len(tokens), PIECE):
             parts.append((name, start, tokens[start : start + PIECE + overlap]))
@@ -239,14 +240,14 @@ def _pieces(contigs: Iterable[Contig], overlap: int) -> Iterator[_Piece]:
         yield _Piece(parts)
 
 
-def _letters(tokens: Codes, end: int) -> Codes:
+def _letters(tokens: Tokens, end: int) -> Letters:
     """Letters of token ids: 1 to 4 for A to T, `end` for all else, and once more after the last."""
     table = np.full(256, end, dtype=np.uint8)
     table[list(NUCLEOTIDES)] = np.array(NUCLEOTIDES) - A + _FIRST_BASE
     return np.append(table[tokens], np.uint8(end))
 
 
-def _seeds(letters: Codes, end: int) -> Words:
+def _seeds(letters: Letters, end: int) -> Words:
     """The word of `SEED` letters at each position, the first letter in the highest bits: (n,) uint64."""
     padded = np.concatenate([letters, np.full(SEED - 1, end, dtype=np.uint8)]).astype(np.uint64)
     # Words of 1, 2, 4, … letters from two of half the length.
@@ -280,16 +281,16 @@ def _bit_length(values: Words) -> npt.NDArray[np.intp]:
     return lengths + left.astype(np.intp)
 
 
-def _is_base(letters: Codes) -> npt.NDArray[np.bool_]:
+def _is_base(letters: Letters) -> npt.NDArray[np.bool_]:
     return (letters != _GENOME_END) & (letters != _QUERY_END)
 
 
-def _runs(letters: Codes) -> npt.NDArray[np.intp]:
+def _runs(letters: Letters) -> npt.NDArray[np.intp]:
     """Bases from each position up to the next letter that is none: (n,)."""
     return _runs_at(letters, np.arange(len(letters)))
 
 
-def _runs_at(letters: Codes, positions: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+def _runs_at(letters: Letters, positions: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
     ends = np.flatnonzero(~_is_base(letters))
     return ends[np.searchsorted(ends, positions)] - positions
 

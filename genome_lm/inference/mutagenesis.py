@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from genome_lm.alphabet import NUCLEOTIDES, decode, reverse_complement
+from genome_lm.alphabet import NUCLEOTIDES, Tokens, decode, reverse_complement
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, replacing_folder
 from genome_lm.genome import GenomeStore
-from genome_lm.genome.codes import Codes
 from genome_lm.inference.variants import Layout, Strands, Variant, score_variants
-from genome_lm.model import HyenaLM, target_mask
+from genome_lm.model import HyenaLM
+from genome_lm.model.likelihood import base_losses, base_table
 from genome_lm.optional import require
 from genome_lm.progress import progress
 
@@ -166,7 +166,7 @@ def _gradients(
     return np.asarray(np.mean(found, axis=0))
 
 
-def _gradient(model: HyenaLM, tokens: Codes, start: int, end: int) -> npt.NDArray[np.float64]:
+def _gradient(model: HyenaLM, tokens: Tokens, start: int, end: int) -> npt.NDArray[np.float64]:
     """First-order LLR of each base at positions [start, end) of a window, (L,) token ids: (end − start, 4)."""
     backbone = model.backbone
     weight = backbone.embedding.weight
@@ -177,15 +177,11 @@ def _gradient(model: HyenaLM, tokens: Codes, start: int, end: int) -> npt.NDArra
         for block in backbone.blocks:
             x = block(x)
         logits = torch.nn.functional.linear(backbone.norm(x), weight)
-        table = logits.log_softmax(-1)[0, :-1]
-        chosen = table.gather(-1, ids[0, 1:, None])[:, 0]
-        likelihood = chosen[target_mask(ids[0, 1:])].sum()
-        (gradient,) = torch.autograd.grad(likelihood, embedded)
+        (gradient,) = torch.autograd.grad(-base_losses(logits, ids).nansum(), embedded)
     four = slice(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1)
     effect = gradient[0, start:end] @ weight[four].detach().T
-    # What is predicted at a position is linear in its one-hot row; nothing predicts the first base.
-    first = max(start, 1)
-    effect[first - start :] += table.detach()[first - 1 : end - 1, four]
+    # The likelihood of a base is linear in its own one-hot row. Nothing predicts the first base.
+    effect += base_table(logits.detach())[0, start:end].nan_to_num(0)
     bases = (ids[0, start:end, None] - NUCLEOTIDES[0]).clamp(0, 3)
     return (effect - effect.gather(-1, bases)).double().cpu().numpy()
 

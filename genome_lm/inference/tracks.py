@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from genome_lm.alphabet import NUCLEOTIDES, PAD, encode, reverse_complement
+from genome_lm.alphabet import PAD, Tokens, encode, reverse_complement
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
 from genome_lm.genome import GenomeStore, Interval
-from genome_lm.genome.codes import Codes
 from genome_lm.inference.records import Record
 from genome_lm.inference.variants import Strands
 from genome_lm.model import HyenaLM
+from genome_lm.model.likelihood import log_likelihoods
 from genome_lm.optional import require
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Contig(NamedTuple):
 
     name: str
     length: int
-    fetch: Callable[[int, int], Codes]
+    fetch: Callable[[int, int], Tokens]
 
 
 class Region(NamedTuple):
@@ -142,14 +142,11 @@ def _strand_bits(
         for row, (left, _, right) in zip(ids, places, strict=True):
             row[: right - left] = contig.fetch(left, right)
         batch = torch.from_numpy(ids).to(device)
-        logits, targets = model(batch)[:, :-1].float(), batch[:, 1:]
-        nats = logits.logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
-        known = (targets >= NUCLEOTIDES[0]) & (targets <= NUCLEOTIDES[-1])
-        values = (nats / math.log(2)).masked_fill(~known, torch.nan).cpu().numpy()
+        values = (-log_likelihoods(model(batch), batch) / math.log(2)).cpu().numpy()
         for row, (left, middle, right) in zip(values, places, strict=True):
-            begin = max(start, middle, left + 1)
-            bits[begin - start : right - start] = row[begin - left - 1 : right - left - 1]
-            advance(right - max(start, middle))
+            begin = max(start, middle)
+            bits[begin - start : right - start] = row[begin - left : right - left]
+            advance(right - begin)
     return bits
 
 

@@ -8,23 +8,23 @@ score depends on the genome and the options, never on which other variants are s
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, letters, reverse_complement
+from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, Tokens, letters, reverse_complement
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
-from genome_lm.genome.codes import Codes
 from genome_lm.model import HyenaLM
 from genome_lm.model import recompute as shared
+from genome_lm.model.likelihood import base_table
+from genome_lm.strands import Strands, check_strand, orientations
 
 Floats = npt.NDArray[np.float64]
-Strands = Literal["forward", "reverse", "both"]
 MAX_FLANK, MAX_STRIDE = 1_024, 16_384
 
 REASONS = {
@@ -133,15 +133,6 @@ class VariantScores:
         both = np.stack([self.llr_forward, self.llr_reverse])
         return np.where(np.isnan(both).all(0), np.nan, np.nansum(both, 0) / np.maximum(1, (~np.isnan(both)).sum(0)))
 
-    @classmethod
-    def empty(cls, n: int) -> "VariantScores":
-        """Nothing scored yet."""
-        one, four, two = (n,), (n, 4), (n, 2)
-        return cls(
-            np.full(one, np.nan), np.full(one, np.nan), np.full(four, np.nan), np.full(four, np.nan),
-            np.zeros(two, dtype=np.int64), np.zeros(two, dtype=np.int64), [""] * n,
-        )  # fmt: skip
-
 
 def why_not(store: GenomeStore, variant: Variant, flank: int) -> str:
     """Why a variant can't be scored, a key of `REASONS`, or "" if it can; what concerns REF comes first."""
@@ -177,7 +168,7 @@ def _length_reason(variant: Variant, flank: int) -> str:
     return "too_long" if max(len(variant.ref), len(variant.alt)) > flank else ""
 
 
-def _are_bases(tokens: Codes) -> bool:
+def _are_bases(tokens: Tokens) -> bool:
     return bool(tokens.size and ((tokens >= NUCLEOTIDES[0]) & (tokens <= NUCLEOTIDES[-1])).all())
 
 
@@ -211,19 +202,21 @@ def score_variants(
     Raises:
         GenomeLMError: On an unknown strand.
     """
-    if strand not in ("forward", "reverse", "both"):
-        raise GenomeLMError(f"strand {strand!r}: use forward, reverse or both")
-    scores = VariantScores.empty(len(variants))
-    scores.reasons[:] = [why_not(store, variant, layout.flank) for variant in variants]
-    numbers = [number for number, reason in enumerate(scores.reasons) if not reason]
-    for reverse in (False, True):
-        if strand in ("both", "reverse" if reverse else "forward"):
-            places = [_place(store, variants[number], number, reverse) for number in numbers]
-            _score_strand(model, store, places, layout, reverse, batch_tokens, share, scores, advance)
-    for number in numbers:
-        if not scores.scored[number].any():
-            scores.reasons[number] = "no_room"
-    return scores
+    check_strand(strand, Strands)
+    llr, sites = np.full((2, len(variants)), np.nan), np.full((2, len(variants), 4), np.nan)
+    context, scored = (np.zeros((len(variants), 2), dtype=np.int64) for _ in range(2))
+    reasons = [why_not(store, variant, layout.flank) for variant in variants]
+    scorable = {number: variants[number] for number, reason in enumerate(reasons) if not reason}
+    for reverse in orientations(strand):
+        scorer = _StrandScorer(model, store, layout, reverse, batch_tokens, share, advance)
+        side = int(reverse)
+        for score in scorer.scores(scorable):
+            llr[side, score.number], sites[side, score.number] = score.llr, score.site
+            context[score.number, side], scored[score.number, side] = score.context, score.scored
+    for number in scorable:
+        if not scored[number].any():
+            reasons[number] = "no_room"
+    return VariantScores(llr[0], llr[1], sites[0], sites[1], context, scored, reasons)
 
 
 class _Place(NamedTuple):
@@ -232,8 +225,8 @@ class _Place(NamedTuple):
     number: int
     contig: int
     start: int
-    ref: Codes
-    alt: Codes
+    ref: Tokens
+    alt: Tokens
 
 
 class _Window(NamedTuple):
@@ -244,154 +237,141 @@ class _Window(NamedTuple):
     places: list[_Place]
 
 
-def _place(store: GenomeStore, variant: Variant, number: int, reverse: bool) -> _Place:
-    contig = store.contigs.index(variant.contig)
-    ref, alt = (LETTER_TO_TOKEN[letters(allele)] for allele in (variant.ref, variant.alt))
-    if not reverse:
-        return _Place(number, contig, variant.start, ref, alt)
-    start = int(store.contigs.lengths[contig]) - variant.start - len(ref)
-    return _Place(number, contig, start, reverse_complement(ref), reverse_complement(alt))
-
-
-def _windows(places: list[_Place], layout: Layout) -> list[_Window]:
-    """Windows on the grid, in the order of the genome."""
-    windows: dict[tuple[int, int], list[_Place]] = {}
-    for place in places:
-        start = max(0, (place.start - layout.context) // layout.stride * layout.stride)
-        windows.setdefault((place.contig, start), []).append(place)
-    return [_Window(*key, windows[key]) for key in sorted(windows)]
-
-
-def _score_strand(
-    model: HyenaLM,
-    store: GenomeStore,
-    places: list[_Place],
-    layout: Layout,
-    reverse: bool,
-    batch_tokens: int,
-    share: bool,
-    scores: VariantScores,
-    advance: Callable[[float], None],
-) -> None:
-    windows = _windows(places, layout)
-    # Behind the window, what a deletion moves into it.
-    length = layout.window + layout.flank
-    size = max(1, batch_tokens // layout.window)
-    for first in range(0, len(windows), size):
-        batch = windows[first : first + size]
-        contigs = np.array([window.contig for window in batch])
-        starts = np.array([window.start for window in batch])
-        if reverse:
-            fetched = store.contigs.lengths[contigs] - starts - length
-            tokens = store.fetch_many(contigs, fetched, length, np.ones(len(batch), dtype=bool), pad=True)
-        else:
-            tokens = store.fetch_many(contigs, starts, length, pad=True)
-        _score_windows(model, batch, tokens, layout, reverse, batch_tokens, share, scores, advance)
-
-
 class _Row(NamedTuple):
     """An alternative in a batch of windows."""
 
     place: _Place
-    row: int
+    row: int  # of the window in the batch
     start: int  # in the window
-    ends: tuple[Codes, Codes]  # reference and alternative from `start` on, as many bases as are compared
+    ref: Tokens  # the reference from `start` on, as many bases as are compared
+    alt: Tokens  # the alternative, as many bases
 
 
-def _rows(batch: list[_Window], tokens: Codes, flank: int) -> Iterator[_Row]:
-    for row, window in enumerate(batch):
+class _Score(NamedTuple):
+    """The score of a variant on one strand; see `VariantScores`."""
+
+    number: int
+    llr: float
+    site: npt.NDArray[np.floating]  # (4,)
+    context: int
+    scored: int
+
+
+@dataclass(frozen=True)
+class _StrandScorer:
+    """Scores variants on one strand; the fields are the arguments of `score_variants`."""
+
+    model: HyenaLM
+    store: GenomeStore
+    layout: Layout
+    reverse: bool
+    batch_tokens: int
+    share: bool
+    advance: Callable[[float], None]
+
+    def scores(self, variants: dict[int, Variant]) -> Iterator[_Score]:
+        """The scores of variants by number, window by window; those without room have none."""
+        windows = self._windows([self._place(number, variant) for number, variant in variants.items()])
+        size = max(1, self.batch_tokens // self.layout.window)
+        for first in range(0, len(windows), size):
+            yield from self._scores_of(windows[first : first + size])
+
+    def _place(self, number: int, variant: Variant) -> _Place:
+        contig = self.store.contigs.index(variant.contig)
+        ref, alt = (LETTER_TO_TOKEN[letters(allele)] for allele in (variant.ref, variant.alt))
+        if not self.reverse:
+            return _Place(number, contig, variant.start, ref, alt)
+        start = int(self.store.contigs.lengths[contig]) - variant.start - len(ref)
+        return _Place(number, contig, start, reverse_complement(ref), reverse_complement(alt))
+
+    def _windows(self, places: list[_Place]) -> list[_Window]:
+        """Windows on the grid, in the order of the genome."""
+        context, stride = self.layout.context, self.layout.stride
+        windows: dict[tuple[int, int], list[_Place]] = {}
+        for place in places:
+            start = max(0, (place.start - context) // stride * stride)
+            windows.setdefault((place.contig, start), []).append(place)
+        return [_Window(*key, windows[key]) for key in sorted(windows)]
+
+    def _tokens(self, windows: list[_Window]) -> Tokens:
+        """The bases of windows, and behind each those that a deletion moves into it: (R, window + flank)."""
+        length = self.layout.window + self.layout.flank
+        contigs = np.array([window.contig for window in windows])
+        starts = np.array([window.start for window in windows])
+        if not self.reverse:
+            return self.store.fetch_many(contigs, starts, length, pad=True)
+        starts = self.store.contigs.lengths[contigs] - starts - length
+        return self.store.fetch_many(contigs, starts, length, np.ones(len(windows), dtype=bool), pad=True)
+
+    def _scores_of(self, windows: list[_Window]) -> Iterator[_Score]:
+        """The scores of windows that go through the model together."""
+        tokens = self._tokens(windows)
+        rows = list(_rows(windows, tokens, self.layout.flank))
+        self.advance(sum(len(window.places) for window in windows) - len(rows))
+        if not rows:
+            return
+        backbone = self.model.backbone
+        sharing = self.share and shared.covers(backbone)
+        read_reference = shared.reference_states if sharing else shared.plain_reference_states
+        read_alternatives = shared.alternative_states if sharing else shared.plain_alternative_states
+        device = backbone.embedding.weight.device
+        ids = torch.from_numpy(tokens[:, : self.layout.window].astype(np.int64)).to(device)
+        reference = read_reference(backbone, ids, min(row.start for row in rows))
+        of_reference = self._table(reference.hidden)
+        size = max(1, self.batch_tokens // (self.layout.flank if sharing else self.layout.window))
+        for first in range(0, len(rows), size):
+            some = rows[first : first + size]
+            # The last base of an end predicts nothing that is scored. All ends have one length for the filters.
+            ends = torch.from_numpy(_padded([row.alt for row in some], self.layout.flank)).to(device)
+            numbers = torch.tensor([row.row for row in some], device=device)
+            starts = torch.tensor([row.start for row in some], device=device)
+            of_ends = self._table(read_alternatives(backbone, reference, numbers, starts, ends))
+            for row, of_end in zip(some, of_ends, strict=True):
+                yield self._score(row, of_reference[row.row, row.start - reference.begin :], of_end)
+            self.advance(len(some))
+
+    @torch.no_grad()
+    def _table(self, hidden: Tensor) -> npt.NDArray[np.floating]:
+        """ln p of the four bases at each position, from hidden states: (..., P, D) → (..., P + 1, 4)."""
+        logits = torch.nn.functional.linear(hidden, self.model.backbone.embedding.weight)
+        return base_table(logits).cpu().numpy()
+
+    def _score(self, row: _Row, of_ref: npt.NDArray[np.floating], of_alt: npt.NDArray[np.floating]) -> _Score:
+        """The score of an alternative; both tables, (≥ bases compared, 4), begin at its first base."""
+        # The base before the variant, which both sequences share, predicts the first base of each.
+        of_alt[0] = of_ref[0]
+        first = 0 if row.start else 1  # nothing predicts the first base of a contig
+        llr = _total(of_alt[first:], row.alt[first:]) - _total(of_ref[first:], row.ref[first:])
+        # POS is the first base of REF on the forward strand, hence the last one on the reverse strand.
+        site = of_ref[len(row.place.ref) - 1][::-1] if self.reverse else of_ref[0]
+        return _Score(row.place.number, llr, site, row.start, len(row.ref) - first)
+
+
+def _rows(windows: list[_Window], tokens: Tokens, flank: int) -> Iterator[_Row]:
+    """The alternatives that have room: their own bases, and a base before or behind them, without an N."""
+    for number, window in enumerate(windows):
         for place in window.places:
             start = place.start - window.start
-            behind = tokens[row, start + len(place.ref) :]
-            ref = tokens[row, start : start + flank]
-            alt = np.concatenate([place.alt, behind])[:flank]
-            outside = [np.flatnonzero((end < NUCLEOTIDES[0]) | (end > NUCLEOTIDES[-1])) for end in (ref, alt)]
-            span = min([flank, *(int(where[0]) for where in outside if where.size)])
+            ref = tokens[number, start : start + flank]
+            alt = np.concatenate([place.alt, tokens[number, start + len(place.ref) :]])[:flank]
+            span = min(flank, _bases_until_n(ref), _bases_until_n(alt))
             if span >= max(len(place.ref), len(place.alt)) and (start > 0 or span > 1):
-                yield _Row(place, row, start, (ref[:span], alt[:span]))
+                yield _Row(place, number, start, ref[:span], alt[:span])
 
 
-def _score_windows(
-    model: HyenaLM,
-    batch: list[_Window],
-    tokens: Codes,
-    layout: Layout,
-    reverse: bool,
-    batch_tokens: int,
-    share: bool,
-    scores: VariantScores,
-    advance: Callable[[float], None],
-) -> None:
-    """Score the variants of windows, (R, window + flank) token ids, into `scores`."""
-    rows = list(_rows(batch, tokens, layout.flank))
-    advance(sum(len(window.places) for window in batch) - len(rows))
-    if not rows:
-        return
-    backbone = model.backbone
-    sharing = share and shared.covers(backbone)
-    read = shared.reference_states if sharing else shared.plain_reference_states
-    device = backbone.embedding.weight.device
-    ids = torch.from_numpy(tokens[:, : layout.window].astype(np.int64)).to(device)
-    reference = read(backbone, ids, min(row.start for row in rows))
-    predicted = _log_probabilities(model, reference.hidden)
-    size = max(1, batch_tokens // (layout.flank if sharing else layout.window))
-    alternatives = shared.alternative_states if sharing else shared.plain_alternative_states
-    for first in range(0, len(rows), size):
-        some = rows[first : first + size]
-        # The last base of a flank predicts nothing that is scored, but the ends stay of one length for the filters.
-        ends = torch.from_numpy(_padded([row.ends[1] for row in some], layout.flank)).to(device)
-        of_row = torch.tensor([row.row for row in some], device=device)
-        starts = torch.tensor([row.start for row in some], device=device)
-        changed = _log_probabilities(model, alternatives(backbone, reference, of_row, starts, ends))
-        for number, row in enumerate(some):
-            _write(row, predicted[row.row], reference.begin, changed[number], reverse, scores)
-        advance(len(some))
+def _bases_until_n(tokens: Tokens) -> int:
+    others = np.flatnonzero((tokens < NUCLEOTIDES[0]) | (tokens > NUCLEOTIDES[-1]))
+    return int(others[0]) if others.size else len(tokens)
 
 
-@torch.no_grad()
-def _log_probabilities(model: HyenaLM, hidden: Tensor) -> npt.NDArray[np.floating]:
-    """ln p of the four bases behind each position: (..., D) hidden states → (..., 4), over all rows of the head."""
-    logits = torch.nn.functional.linear(hidden, model.backbone.embedding.weight)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits.log_softmax(-1)[..., NUCLEOTIDES[0] : NUCLEOTIDES[-1] + 1].cpu().numpy()
-
-
-def _padded(ends: list[Codes], length: int) -> npt.NDArray[np.int64]:
+def _padded(ends: list[Tokens], length: int) -> npt.NDArray[np.int64]:
     ids = np.full((len(ends), length), NUCLEOTIDES[0], dtype=np.int64)
     for row, end in zip(ids, ends, strict=True):
         row[: len(end)] = end
     return ids
 
 
-def _write(
-    row: _Row,
-    predicted: npt.NDArray[np.floating],
-    begin: int,
-    changed: npt.NDArray[np.floating],
-    reverse: bool,
-    scores: VariantScores,
-) -> None:
-    """Put the scores of one alternative on one strand in their place.
-
-    `predicted`, (n, 4), holds ln p behind each position of the reference from `begin` on; `changed`, (S, 4), behind
-    each position of the alternative from its start on.
-    """
-    number, (ref, alt) = row.place.number, row.ends
-    before = row.start - 1 - begin
-    of_ref = predicted[max(0, before) : before + len(ref)]
-    of_alt = np.concatenate([predicted[before : before + 1] if before >= 0 else changed[:0], changed[: len(alt) - 1]])
-    # Nothing predicts the first base of a contig.
-    first = 0 if before >= 0 else 1
-    llr = _total(of_alt, alt[first:]) - _total(of_ref, ref[first:])
-    (scores.llr_reverse if reverse else scores.llr_forward)[number] = llr
-    scores.context[number, int(reverse)] = row.start
-    scores.scored[number, int(reverse)] = len(ref) - first
-    # The site is `start` on the forward strand: on the reverse one, the last base of REF.
-    site = before + (len(row.place.ref) - 1 if reverse else 0)
-    if site >= 0:
-        (scores.site_reverse if reverse else scores.site_forward)[number] = predicted[site][:: -1 if reverse else 1]
-
-
-def _total(log_probabilities: npt.NDArray[np.floating], bases: Codes) -> float:
-    chosen = np.take_along_axis(log_probabilities, bases[:, None].astype(np.intp) - NUCLEOTIDES[0], axis=1)
-    return float(chosen.sum(dtype=np.float64))
+def _total(table: npt.NDArray[np.floating], bases: Tokens) -> float:
+    """Σ ln p of bases, (n,) token ids, by a table that begins with them: (≥ n, 4)."""
+    columns = bases[:, None].astype(np.intp) - NUCLEOTIDES[0]
+    return float(np.take_along_axis(table[: len(bases)], columns, axis=1).sum(dtype=np.float64))

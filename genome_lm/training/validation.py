@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from genome_lm.alphabet import PAD
 from genome_lm.genome import GenomeStore, Windows, fetch_windows
 from genome_lm.model import HyenaLM, target_mask
+from genome_lm.model.likelihood import base_losses
 
 
 @torch.no_grad()
@@ -35,10 +35,8 @@ def window_losses(
         tokens = fetch_windows(store, part)
         tokens[np.arange(windows.length) >= inside[start : start + rows, None]] = PAD
         ids = torch.from_numpy(tokens).to(device)
-        logits, targets = model(ids[:, :-1]).float(), ids[:, 1:]
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten().long(), reduction="none").view(targets.shape)
-        counted = target_mask(targets)
-        yield (losses.double() * counted).sum(1).cpu().numpy(), counted.sum(1).cpu().numpy()
+        losses, counted = base_losses(model(ids[:, :-1]), ids)[:, 1:].double(), target_mask(ids[:, 1:])
+        yield torch.where(counted, losses, 0).sum(1).cpu().numpy(), counted.sum(1).cpu().numpy()
 
 
 def mean_loss(

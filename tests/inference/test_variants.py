@@ -75,7 +75,9 @@ def by_hand(model: HyenaLM, whole: str, variant: Variant) -> tuple[float, np.nda
 
 
 def expected(model: HyenaLM, genome: Genome, variants: Sequence[Variant]) -> VariantScores:
-    scores = VariantScores.empty(len(variants))
+    n = len(variants)
+    nothing = [np.full(shape, np.nan) for shape in (n, n, (n, 4), (n, 4))]
+    scores = VariantScores(*nothing, np.zeros((n, 2), dtype=int), np.zeros((n, 2), dtype=int), [""] * n)
     for i, variant in enumerate(variants):
         if "N" in variant.ref:
             continue
