@@ -19,9 +19,7 @@ def evaluate_suite(
     intervals: Annotated[Path, typer.Option(help="BED4 file with the splits.", metavar="SPLITS.bed")],
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
     split: Annotated[str, typer.Option(help="The split to look at.")] = "test",
-    annotation: Annotated[
-        Path | None, typer.Option(help="GFF3 or GTF file of the genome, for codons.", metavar="GFF")
-    ] = None,
+    annotation: Annotated[Path | None, typer.Option(help="Genes of the genome, GFF3 or GTF.", metavar="GFF")] = None,
     contig_map: ContigMap = None,
     contig_pattern: ContigPattern = None,
     vcf: Annotated[Path | None, typer.Option(help="Common variants, with --vcf-genome.", metavar="VCF")] = None,
@@ -29,7 +27,9 @@ def evaluate_suite(
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="A labelled set to probe.", metavar="NAME=TABLE")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this analysis; can be given again.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this analysis; can be given again. A wrong name lists them.")
+    ] = None,
     scale: Annotated[float, typer.Option(help="More or fewer windows, genes and variants than usual.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     device: Device = None,
@@ -37,9 +37,9 @@ def evaluate_suite(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model: context, recall, strands, shuffles, codons, variants, probes, each beside its baselines.
+    """Evaluate a model by a suite of analyses, each beside its baselines.
 
-    DIR gets suite.json, a CSV for each analysis, and report.html; what has no input is left out.
+    DIR gets suite.json, a CSV file per table, and report.html. An analysis whose input is not given is left out.
 
     Example: genome-lm evaluate-suite run/checkpoint --genome g.zarr --intervals splits.bed --out suite
     """

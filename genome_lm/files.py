@@ -79,7 +79,7 @@ def open_input(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
         raise GenomeLMError(f"{path}: can't read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def unpacked(file: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
+def unpacked(file: "io.BufferedReader[Any]") -> io.BufferedReader | gzip.GzipFile:
     """An open file, unpacked if its first bytes are those of gzip, whatever its name. No byte is read twice."""
     return gzip.GzipFile(fileobj=file) if file.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC) else file
 

@@ -18,6 +18,7 @@ _USES = {
     "google_crc32c": "genome stores",
     "huggingface_hub": "checkpoints from the Hugging Face hub",
     "jsonschema": "manifests of downloads",
+    "matplotlib": "figures",
     "numcodecs": "genome stores",
     "pandas": "tables",
     "pyBigWig": "bigWig files",

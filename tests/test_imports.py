@@ -6,7 +6,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {
-        "errors", "alphabet", "config", "files", "progress", "download", "machine", "optional", "strands", "threads",
+        "errors",
+        "alphabet",
+        "config",
+        "files",
+        "progress",
+        "download",
+        "drawing",
+        "machine",
+        "optional",
+        "strands",
+        "threads",
         "__init__",
     },
     {"genome", "kernels"},

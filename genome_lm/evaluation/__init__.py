@@ -1,21 +1,22 @@
 """Evaluation: perplexity, and a suite of analyses, beside honest baselines."""
 
-from genome_lm.evaluation.context import loss_by_context, recall
-from genome_lm.evaluation.invariances import (
-    codon_sensitivity,
-    dinucleotide_shuffle,
-    shuffle_sensitivity,
-    strand_consistency,
-)
+from genome_lm.evaluation.analyses import ANALYSES
+from genome_lm.evaluation.analyses.codons import codon_sensitivity
+from genome_lm.evaluation.analyses.context import loss_by_context
+from genome_lm.evaluation.analyses.probes import kmer_frequencies, probe_set
+from genome_lm.evaluation.analyses.recall import recall
+from genome_lm.evaluation.analyses.shuffles import dinucleotide_shuffle, shuffle_sensitivity
+from genome_lm.evaluation.analyses.strands import strand_consistency
+from genome_lm.evaluation.analyses.variants import variant_separation
+from genome_lm.evaluation.analysis import Analysis, SuiteInput
 from genome_lm.evaluation.losses import base_losses
 from genome_lm.evaluation.markov import MarkovModel
 from genome_lm.evaluation.perplexity import Perplexity, Score, evaluate_perplexity
-from genome_lm.evaluation.probes import kmer_frequencies, probe_set
-from genome_lm.evaluation.suite import ANALYSES, SuiteInput, run_suite
-from genome_lm.evaluation.variants import variant_separation
+from genome_lm.evaluation.suite import run_suite
 
 __all__ = [
     "ANALYSES",
+    "Analysis",
     "MarkovModel",
     "Perplexity",
     "Score",

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import torch
 
 from genome_lm.alphabet import Tokens
+from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval, fetch_windows, tile
 from genome_lm.model import HyenaLM, likelihood
 
@@ -35,10 +36,16 @@ def base_losses(model: HyenaLM, tokens: Tokens, device_tokens: int = 32_768) -> 
 def sample_windows(
     store: GenomeStore, intervals: list[Interval], length: int, count: int, generator: np.random.Generator
 ) -> Tokens:
-    """Up to `count` windows without N that share no base, in random order: (n, length) uint8 token ids."""
+    """Up to `count` windows without N that share no base, in random order: (n, length) uint8 token ids.
+
+    Raises:
+        GenomeLMError: If fewer than two fit into the intervals.
+    """
     windows, inside = tile(store, intervals, length, length)
     offsets = store.contigs.starts[windows.contigs] + windows.starts
     whole = np.flatnonzero((inside == length) & (store.n_count(offsets, offsets + length) == 0))
+    if len(whole) < 2:
+        raise GenomeLMError(f"{store.path}: fewer than two windows of {length:,} bases without N in the intervals")
     return fetch_windows(store, windows.take(generator.permutation(whole)[:count]))
 
 

@@ -1,14 +1,10 @@
-"""Figures of the report, as SVG text to stand inside a page."""
+"""Figures of the report of a run, as SVG text to stand inside a page."""
 
-import io
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
+from genome_lm.drawing import BASELINE, MODEL, MUTED, new_figure, svg_text
 from genome_lm.evaluation import Score
 
-INK, MUTED, MODEL, BASELINE = "#1d2733", "#8a94a0", "#0b6e99", "#c9d1d9"
 ROLLING = 25
 """Steps that the drawn training loss is averaged over."""
 
@@ -48,20 +44,3 @@ def score_bars(model: Score, baselines: Sequence[Score]) -> str:
         axes.text(value, place, f" {value:.4f}", va="center", fontsize=8)
     axes.set_xlabel(f"bits per base, lower is better (axis starts at {left:.2f})")
     return svg_text(figure)
-
-
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure in the report's style; sizes in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8, colors=INK)
-    return figure, axes
-
-
-def svg_text(figure: Figure) -> str:
-    """The figure as an <svg> element, without the XML prologue; the same figure gives the same text."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]

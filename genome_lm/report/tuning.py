@@ -11,9 +11,9 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import RocCurveDisplay, confusion_matrix
 
 from genome_lm import __version__
+from genome_lm.drawing import INK, MODEL, MUTED, new_figure, svg_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
-from genome_lm.report.figures import INK, MODEL, MUTED, new_figure, svg_text
 from genome_lm.report.page import environment, fixed_svg
 
 _BINS = 10

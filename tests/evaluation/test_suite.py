@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import itertools
 import json
@@ -17,6 +18,7 @@ from genome_lm.alphabet import decode, encode
 from genome_lm.dataset import Annotation, Example, LabelledSet, Transcript, write_examples
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import (
+    ANALYSES,
     base_losses,
     codon_sensitivity,
     dinucleotide_shuffle,
@@ -28,12 +30,14 @@ from genome_lm.evaluation import (
     strand_consistency,
     variant_separation,
 )
-from genome_lm.evaluation.invariances import _synonyms
-from genome_lm.evaluation.variants import _auroc
+from genome_lm.evaluation.analyses.codons import _synonyms
+from genome_lm.evaluation.analyses.variants import _auroc
 from genome_lm.genome import of_split, read_bed
 from genome_lm.inference import GenomeLM
+from genome_lm.report import write_suite_report
 from genome_lm_cli.main import app
 from tests.conftest import Genome
+from tests.evaluation import gc_content
 
 
 @pytest.fixture(scope="module")
@@ -263,3 +267,34 @@ def test_command(run: Path, genome: Genome, tmp_path: Path) -> None:
         call("--out", tmp_path / "suite")
     with pytest.raises(GenomeLMError, match="analysis dreams"):
         call("--out", tmp_path / "other", "--only", "dreams")
+
+
+def test_an_analysis_is_one_file_and_one_registration(
+    run: Path, genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ANALYSES, "gc", gc_content.ANALYSIS)
+    command = ["evaluate-suite", run / "checkpoint", "--genome", genome.store.path, "--intervals", genome.intervals]
+    command += ["--only", "gc", "--only", "strands", "--scale", 0.2, "--out", tmp_path / "suite"]
+    result = CliRunner().invoke(app, list(map(str, command)))
+    assert result.exit_code == 0, result.output
+    tables = json.loads((tmp_path / "suite/suite.json").read_text())["tables"]
+    assert list(tables) == ["strands", "gc", "gc_each"]
+    assert 0.3 < tables["gc"][0]["value"] < 0.7
+    assert len(pd.read_csv(tmp_path / "suite/gc_each.csv")) == tables["gc"][0]["cases"] == 8
+    page = (tmp_path / "suite/report.html").read_text()
+    assert "<h2>Gc</h2>\n<p>How much of the split is G or C.</p>\n<svg" in page
+    assert page.count("<svg") == 2
+
+
+def test_no_table_is_left_out_of_the_page(tmp_path: Path) -> None:
+    record = {"model": {"n_layer": 2, "d_model": 16, "max_length": 128}, "genome": {"assembly": "x", "sources": []}}
+    record |= {"split": "test", "weights_sha256": "0", "files": {}, "command": "", "seed": 0, "scale": 1.0}
+    for tables in ({"dreams": []}, {"strands": [], "dreams_each": []}):
+        (tmp_path / "suite.json").write_text(json.dumps({"record": record, "tables": tables}))
+        with pytest.raises(GenomeLMError, match="no analysis makes a table 'dreams"):
+            write_suite_report(tmp_path, tmp_path / "page.html")
+    (tmp_path / "suite.json").write_text(json.dumps({"record": record, "tables": {"recall": []}}))
+    write_suite_report(tmp_path, tmp_path / "page.html")
+    assert ANALYSES["recall"].words in (tmp_path / "page.html").read_text()
+    with pytest.raises(ValueError, match="needs words"):
+        dataclasses.replace(gc_content.ANALYSIS, words="")

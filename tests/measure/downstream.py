@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from genome_lm.alphabet import encode
 from genome_lm.config import ModelConfig
 from genome_lm.dataset import LabelledSet, gene_set, read_annotation, species_set
-from genome_lm.evaluation.probes import PENALTIES, WIDTHS, _logistic, _Split, kmer_frequencies
+from genome_lm.evaluation.analyses.probes import PENALTIES, WIDTHS, _logistic, _Split, kmer_frequencies
 from genome_lm.finetune import FinetuneConfig, Unlabelled, finetune
 from genome_lm.finetune.neighbours import draw_neighbours, shared_directions
 from genome_lm.genome import GenomeStore, Interval, build_store, read_bed, split_genome, write_bed

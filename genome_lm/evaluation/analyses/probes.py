@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,16 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from genome_lm.alphabet import PAD, A, encode
+from genome_lm.alphabet import PAD, A, Tokens, encode
 from genome_lm.dataset import LabelledSet
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome.codes import Codes
+from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
+from genome_lm.evaluation.measures import draw_bars
 from genome_lm.inference import GenomeLM
 from genome_lm.model import HyenaLM
 from genome_lm.optional import require
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Array = npt.NDArray[Any]
+PROBE = "linear probe"
 RESAMPLES = 1_000
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 """Inverse strengths of the logistic regressions' penalty; the best on the validation split is taken."""
@@ -55,7 +59,7 @@ def probe_set(
     torch.manual_seed(seed)
     untrained = GenomeLM(HyenaLM(model.config).to(model.device))
     torch.set_rng_state(torch_state)
-    for name, each in (("linear probe", model), ("untrained model, linear probe", untrained)):
+    for name, each in ((PROBE, model), (f"untrained model, {PROBE}", untrained)):
         embedded = [each.embed(sequences, pool=pool, strand="both") for sequences in texts]
         rows.append(data.row(name, _logistic(data, embedded, seed)[0]))  # type: ignore[arg-type]
     tokens = [[encode(sequence) for sequence in sequences] for sequences in texts]
@@ -125,7 +129,7 @@ def _logistic(data: _Split, features: Sequence[Array], seed: int) -> tuple[Array
     return found[1], found[0]
 
 
-def kmer_frequencies(tokens: Sequence[Codes], width: int) -> npt.NDArray[np.float32]:
+def kmer_frequencies(tokens: Sequence[Tokens], width: int) -> npt.NDArray[np.float32]:
     """Frequencies of words, those with N left out, each counted with its reverse complement: (n, words) float32."""
     words = np.array(list(product(range(4), repeat=width)))
     powers = 4 ** np.arange(width - 1, -1, -1)
@@ -139,7 +143,7 @@ def kmer_frequencies(tokens: Sequence[Codes], width: int) -> npt.NDArray[np.floa
     return found
 
 
-def _words(ids: Codes, width: int) -> npt.NDArray[np.int64]:
+def _words(ids: Tokens, width: int) -> npt.NDArray[np.int64]:
     """Numbers of the words without N: (count,) int64."""
     if len(ids) < width:
         return np.empty(0, dtype=np.int64)
@@ -148,7 +152,7 @@ def _words(ids: Codes, width: int) -> npt.NDArray[np.int64]:
     return views[((views >= 0) & (views < 4)).all(1)] @ (4 ** np.arange(width - 1, -1, -1))
 
 
-def _markov(data: _Split, tokens: Sequence[Sequence[Codes]], order: int) -> Array:
+def _markov(data: _Split, tokens: Sequence[Sequence[Tokens]], order: int) -> Array:
     """The class under whose chain, of both strands, with one pseudo-count a base, the sequence is likeliest."""
     tables = []
     for number in range(len(data.classes)):
@@ -177,7 +181,7 @@ class _SmallCnn(nn.Module):
         return self.out(torch.cat([x.amax(-1), x.mean(-1)], dim=1))
 
 
-def _cnn(data: _Split, tokens: Sequence[Sequence[Codes]], seed: int, epochs: int = 12) -> Array:
+def _cnn(data: _Split, tokens: Sequence[Sequence[Tokens]], seed: int, epochs: int = 12) -> Array:
     """Trained with AdamW on either strand at random; the best epoch on the validation split predicts."""
     generator = np.random.default_rng(seed)
     with torch.random.fork_rng():
@@ -208,17 +212,35 @@ def _cnn(data: _Split, tokens: Sequence[Sequence[Codes]], seed: int, epochs: int
     return best[1]
 
 
-def _parts(ids: Codes) -> list[Codes]:
+def _parts(ids: Tokens) -> list[Tokens]:
     return [ids[start : start + 256] for start in range(0, len(ids), 256)]
 
 
-def _padded(tokens: Sequence[Codes]) -> Codes:
+def _padded(tokens: Sequence[Tokens]) -> Tokens:
     padded = np.full((len(tokens), max(len(ids) for ids in tokens)), PAD, dtype=np.uint8)
     for row, ids in enumerate(tokens):
         padded[row, : len(ids)] = ids
     return padded
 
 
-def _one_hot(ids: Codes) -> torch.Tensor:
+def _one_hot(ids: Tokens) -> torch.Tensor:
     """(B, L) → (B, 4, L) float32, zeros for what is no base; flipping both axes is the reverse complement."""
     return torch.from_numpy((ids[:, None, :] == np.arange(A, A + 4)[None, :, None]).astype(np.float32))
+
+
+def _run(setting: Setting) -> Tables:
+    sets = setting.given.sets
+    return Tables([{"set": name, **row} for name, each in sets.items() for row in probe_set(setting.model, each)])
+
+
+def _draw(rows: list[Row]) -> "Figure":
+    labels = [f"{row['set']}: {row['method']}" for row in rows]
+    return draw_bars(rows, labels, "accuracy", tuple(row["method"] != PROBE for row in rows))
+
+
+ANALYSIS = Analysis(
+    "Test accuracy of linear probes on embeddings and of baselines trained on the same sequences.",
+    _run,
+    _draw,
+    needs="sets",
+)

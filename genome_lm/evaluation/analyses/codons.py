@@ -1,85 +1,17 @@
-"""What a model of DNA should know without labels: strands, codons, reading frames, order beyond dinucleotides."""
-
-from typing import Any
+"""Whether a model knows codons and reading frames."""
 
 import numpy as np
 
-from genome_lm.alphabet import A, encode, reverse_complement
+from genome_lm.alphabet import A, Tokens, encode, reverse_complement
 from genome_lm.dataset import Annotation, Transcript
-from genome_lm.evaluation.losses import base_losses, mean_and_error, sample_windows
+from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
+from genome_lm.evaluation.losses import base_losses
+from genome_lm.evaluation.measures import draw_measures, measure_row
 from genome_lm.genome import GenomeStore, Interval
-from genome_lm.genome.codes import Codes
 from genome_lm.model import HyenaLM
 from genome_lm.optional import require
 
-Row = dict[str, Any]
 _BASES = "ACGT"
-
-
-def strand_consistency(
-    model: HyenaLM, store: GenomeStore, intervals: list[Interval], windows: int = 100, seed: int = 0
-) -> list[Row]:
-    """Mean loss of windows and of their reverse complements, and how well the two go together.
-
-    Returns:
-        Rows of measure, value and error: the loss on each strand, their mean absolute difference, in nats a base, and
-        Pearson's correlation over the windows.
-    """
-    tokens = sample_windows(store, intervals, model.config.max_length, windows, np.random.default_rng(seed))
-    forward = np.nanmean(base_losses(model, tokens), axis=1)
-    reverse = np.nanmean(base_losses(model, reverse_complement(tokens)), axis=1)
-    rows = [_row("loss, forward", forward), _row("loss, reverse complement", reverse)]
-    rows.append(_row("absolute difference", np.abs(forward - reverse)))
-    correlation = float(np.corrcoef(forward, reverse)[0, 1]) if len(tokens) > 2 else float("nan")
-    return [*rows, {"measure": "correlation", "value": correlation, "error": float("nan"), "cases": len(tokens)}]
-
-
-def shuffle_sensitivity(
-    model: HyenaLM, store: GenomeStore, intervals: list[Interval], windows: int = 100, seed: int = 0
-) -> list[Row]:
-    """Loss of windows and of shuffles that keep every dinucleotide's count: order beyond these is what differs.
-
-    Returns:
-        Rows of measure, value and error, in nats a base: the loss of either, and the paired difference.
-    """
-    generator = np.random.default_rng(seed)
-    tokens = sample_windows(store, intervals, model.config.max_length, windows, generator)
-    shuffled = np.stack([dinucleotide_shuffle(row, generator) for row in tokens])
-    real, other = (np.nanmean(base_losses(model, each), axis=1) for each in (tokens, shuffled))
-    return [_row("loss, real", real), _row("loss, shuffled", other), _row("shuffled − real", other - real)]
-
-
-def dinucleotide_shuffle(tokens: Codes, generator: np.random.Generator) -> Codes:
-    """A random sequence of the same dinucleotides with the same ends: (L,) uint8 → (L,) uint8.
-
-    A random Eulerian path (Altschul and Erickson 1985, Molecular Biology and Evolution 2:526): the last edges out of
-    the letters form a tree towards the last letter, drawn by a loop-erased walk (Kandel et al. 1996); the other edges
-    come in random order.
-    """
-    edges = {letter: tokens[1:][tokens[:-1] == letter] for letter in np.unique(tokens).tolist()}
-    last: dict[int, int] = {}
-    reached = {int(tokens[-1])}
-    for letter in edges:
-        walk, node = {}, letter
-        while node not in reached:
-            walk[node] = int(generator.integers(len(edges[node])))
-            node = int(edges[node][walk[node]])
-        node = letter
-        while node not in reached:
-            last[node] = walk[node]
-            reached.add(node)
-            node = int(edges[node][walk[node]])
-    order = {}
-    for letter, targets in edges.items():
-        rest = np.delete(targets, last[letter]) if letter in last else targets
-        rest = generator.permutation(rest)
-        order[letter] = [*rest.tolist(), *([int(targets[last[letter]])] if letter in last else [])]
-    path, used = [int(tokens[0])], dict.fromkeys(edges, 0)
-    while len(path) < len(tokens):
-        node = path[-1]
-        path.append(order[node][used[node]])
-        used[node] += 1
-    return np.array(path, dtype=np.uint8)
 
 
 def codon_sensitivity(
@@ -126,9 +58,9 @@ def codon_sensitivity(
             shifted = after[place + inserted + 3 : place + inserted + 63]
             frames[inserted].append(float(shifted.mean() - before[place + 3 : place + 63].mean()))
     one, other = np.array(scores["synonymous"]), np.array(scores["non-synonymous"])
-    rows = [_row(f"log-likelihood change, {name}", np.array(values)) for name, values in scores.items()]
-    rows.append(_row("synonymous preferred", (one > other).astype(float)))
-    return rows + [_row(f"loss after an insertion of {n}", np.array(values)) for n, values in frames.items()]
+    rows = [measure_row(f"log-likelihood change, {name}", np.array(values)) for name, values in scores.items()]
+    rows.append(measure_row("synonymous preferred", (one > other).astype(float)))
+    return rows + [measure_row(f"loss after an insertion of {n}", np.array(values)) for n, values in frames.items()]
 
 
 def _coding_sequences(
@@ -138,9 +70,9 @@ def _coding_sequences(
     intervals: list[Interval],
     count: int,
     generator: np.random.Generator,
-) -> list[Codes]:
+) -> list[Tokens]:
     """Coding sequences within the intervals from their start codons on, as long as the context, without N."""
-    found: list[Codes] = []
+    found: list[Tokens] = []
     for i in generator.permutation(len(annotation.transcripts)).tolist():
         transcript = annotation.transcripts[i]
         if len(found) == count:
@@ -157,7 +89,7 @@ def _is_inside(transcript: Transcript, intervals: list[Interval]) -> bool:
     return any(i.contig == transcript.contig and i.start <= start and end <= i.end for i in intervals)
 
 
-def _coding_tokens(store: GenomeStore, transcript: Transcript) -> Codes:
+def _coding_tokens(store: GenomeStore, transcript: Transcript) -> Tokens:
     pieces = [store.fetch(transcript.contig, start, end) for start, end in transcript.segments]
     tokens = np.concatenate(pieces)
     return tokens if transcript.strand == "+" else reverse_complement(tokens)
@@ -177,11 +109,11 @@ def _synonyms(genetic_code: int) -> dict[tuple[int, int, int], tuple[list[int], 
 
 
 def _codon_pairs(
-    tokens: Codes,
+    tokens: Tokens,
     synonyms: dict[tuple[int, int, int], tuple[list[int], list[int]]],
     count: int,
     generator: np.random.Generator,
-) -> list[tuple[Codes, Codes]]:
+) -> list[tuple[Tokens, Tokens]]:
     """The sequence with a synonymous change of a codon, and with one that is not, at the same position."""
     pairs = []
     for codon in generator.permutation(np.arange(10, len(tokens) // 3 - 1)).tolist():
@@ -196,6 +128,17 @@ def _codon_pairs(
     return pairs
 
 
-def _row(measure: str, values: np.ndarray) -> Row:
-    value, error = mean_and_error(values)
-    return {"measure": measure, "value": value, "error": error, "cases": int((~np.isnan(values)).sum())}
+def _run(setting: Setting) -> Tables:
+    annotation, genes = setting.given.annotation, setting.number(60)
+    assert annotation is not None
+    regions, seed = setting.regions, setting.seed
+    return Tables(codon_sensitivity(setting.lm, setting.store, annotation, regions, genes=genes, seed=seed))
+
+
+ANALYSIS = Analysis(
+    "Synonymous and non-synonymous changes at third positions of codons; insertions that shift the frame "
+    "(1, 2) or don't (3).",
+    _run,
+    draw_measures,
+    needs="annotation",
+)

@@ -1,20 +1,19 @@
 """Whether a model finds common variants less surprising than random ones."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.alphabet import A, decode, reverse_complement
+from genome_lm.alphabet import A, Tokens, decode, reverse_complement
 from genome_lm.errors import GenomeLMError
+from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
 from genome_lm.evaluation.losses import base_losses
+from genome_lm.evaluation.measures import draw_measures
 from genome_lm.genome import GenomeStore
-from genome_lm.genome.codes import Codes
 from genome_lm.inference.vcf import vcf_alleles
 from genome_lm.model import HyenaLM
 
-Row = dict[str, Any]
 Variant = tuple[str, int, str, str]
 RESAMPLES = 1_000
 
@@ -30,7 +29,7 @@ def variant_separation(
 
     Returns:
         Rows of measure, value, low and high: the AUROC of the score (common above random; 0.5 by chance, 95 %
-        interval from bootstrap resamples of the pairs) and the mean scores; and a row a variant.
+        interval from bootstrap resamples of the pairs) and the mean scores; and one row per variant.
 
     Raises:
         GenomeLMError: If the file can't be read, its REF is not what the genome holds, or it has no SNV.
@@ -81,7 +80,7 @@ def _snvs(vcf: Path, store: GenomeStore) -> list[Variant]:
     return found
 
 
-def _window(store: GenomeStore, variant: Variant, flank: int) -> Codes | None:
+def _window(store: GenomeStore, variant: Variant, flank: int) -> Tokens | None:
     contig, position = variant[0], variant[1]
     limit = int(store.contigs.lengths[store.contigs.index(contig)])
     if position < flank or position + flank + 1 > limit:
@@ -133,3 +132,17 @@ def _auroc(above: npt.NDArray[np.float64], below: npt.NDArray[np.float64]) -> fl
     order = np.sort(below)
     less, most = np.searchsorted(order, above, "left"), np.searchsorted(order, above, "right")
     return float((less + most).mean() / (2 * len(below)))
+
+
+def _run(setting: Setting) -> Tables:
+    assert setting.given.variants is not None
+    vcf, genome = setting.given.variants
+    return Tables(*variant_separation(setting.lm, genome, vcf, most=setting.number(400), seed=setting.seed))
+
+
+ANALYSIS = Analysis(
+    "Common variants against random ones of the same trinucleotide and change; AUROC 0.5 is chance.",
+    _run,
+    draw_measures,
+    needs="variants",
+)

@@ -1,0 +1,94 @@
+"""Whether what stood long ago in a sequence is remembered."""
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from genome_lm.drawing import MUTED, new_figure
+from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
+from genome_lm.evaluation.losses import base_losses, mean_and_error, sample_windows
+from genome_lm.genome import GenomeStore, Interval
+from genome_lm.model import HyenaLM
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def recall(
+    model: HyenaLM,
+    store: GenomeStore,
+    intervals: list[Interval],
+    *,
+    segment: int = 64,
+    windows: int = 60,
+    places: int = 4,
+    seed: int = 0,
+) -> list[Row]:
+    """How much the loss of a real segment falls where it has stood before, by distance and by position in the window.
+
+    In a real window the segment that ends at some position is copied to a place so many bases before; the control is
+    the same window as it was. Both are scored on the same bases, the later segment.
+
+    Args:
+        model: In eval mode.
+        store: The genome.
+        intervals: Where windows come from.
+        segment: Bases that are repeated.
+        windows: Windows per distance and position.
+        places: Positions of the earlier copy that are tried, evenly spread over what the distance leaves.
+        seed: Of the windows.
+
+    Returns:
+        One row per distance and position: distance (from the first copy's start to the second's), position (of the
+        first copy's start in the window), loss of the copy and of the control, and drop with its standard error; in
+        nats.
+    """
+    length = model.config.max_length
+    tokens = sample_windows(store, intervals, length, windows, np.random.default_rng(seed))
+    control = base_losses(model, tokens)
+    rows = []
+    distance = segment
+    while distance + segment <= length:
+        for first in np.unique(np.linspace(0, length - segment - distance, places).astype(int)).tolist():
+            second = slice(first + distance, first + distance + segment)
+            repeated = tokens.copy()
+            repeated[:, first : first + segment] = tokens[:, second]
+            copy = base_losses(model, repeated[:, : second.stop])[:, second].mean(1)
+            each = control[:, second].mean(1)
+            drop, error = mean_and_error(each - copy)
+            rows.append(
+                {"distance": distance, "position": first, "loss": float(copy.mean()), "control": float(each.mean()),
+                 "drop": drop, "error": error, "windows": len(tokens)}
+            )  # fmt: skip
+        distance *= 2
+    return rows
+
+
+def _run(setting: Setting) -> Tables:
+    windows = setting.number(60)
+    return Tables(recall(setting.lm, setting.store, setting.regions, windows=windows, seed=setting.seed))
+
+
+def _draw(rows: list[Row]) -> "Figure":
+    figure, axes = new_figure(6.4, 3.0)
+    last, longest = (max(row[name] for row in rows) for name in ("position", "distance"))
+    for distance, of_distance in groupby(rows, key=lambda row: row["distance"]):
+        points = [(row["position"], row["drop"], 1.96 * row["error"]) for row in of_distance]
+        positions, drops, errors = zip(*points, strict=True)
+        shade, label = (0.15 + 0.75 * distance / longest, 0.43, 0.6), f"{distance:,} bp"
+        axes.errorbar(positions, drops, yerr=errors, marker="o", markersize=3, color=shade, label=label, linewidth=1)
+    axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=":")
+    axes.set_xlim(-0.02 * (last or 1), 1.05 * (last or 1))
+    axes.set_xlabel("position of the first copy in the window")
+    axes.set_ylabel("fall of the loss, nats a base")
+    axes.legend(frameon=False, fontsize=7, title="distance", title_fontsize=7)
+    return figure
+
+
+ANALYSIS = Analysis(
+    "How much the loss of a real segment falls where it has stood before, in nats a base, by the distance "
+    "and by the position of the first copy. At 0 nothing is remembered.",
+    _run,
+    _draw,
+)
