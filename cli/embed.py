@@ -8,19 +8,11 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Device, Force, Json, Threads
-from genome_lm_cli.output import finish
+from genome_lm_cli.options import Device, EmbeddedStrand, Force, Json, Threads
+from genome_lm_cli.output import finish, resumed
 
 if TYPE_CHECKING:
     from genome_lm.inference import FastaSource, GenomeSource, Tiling
-
-
-class Strand(StrEnum):
-    """Which strands are embedded."""
-
-    forward = "forward"
-    both = "both"
-    concat = "concat"
 
 
 class Edges(StrEnum):
@@ -65,8 +57,9 @@ def embed(
         typer.Option(help="final: after the last norm; k: after block k (0: embedding). Can be given several times."),
     ] = None,
     strand: Annotated[
-        Strand, typer.Option(help="both averages with the reverse complement, concat puts the two side by side.")
-    ] = Strand.forward,
+        EmbeddedStrand,
+        typer.Option(help="both averages with the reverse complement, concat puts the two side by side."),
+    ] = EmbeddedStrand.forward,
     shard: Annotated[
         str | None, typer.Option(help="i/n: embed only the i-th of n shards; join them with genome-lm gather.")
     ] = None,
@@ -100,7 +93,7 @@ def embed(
     which = None if shard is None else parse_shard(shard)
     refuse_existing(out if which is None else shard_path(out, *which), force)
     chosen = edges or (Edges.drop if genome is not None and bed is None else Edges.keep)
-    right = 0 if strand is Strand.forward else context
+    right = 0 if strand is EmbeddedStrand.forward else context
     source = _source(fasta, genome, bed, split, Tiling(window, stride, chosen.value, context, right))
     model = load(checkpoint, device)
     recipe = Recipe.of(pool, [_layer(text) for text in layer or ["final"]], strand.value, model.config)
@@ -109,7 +102,7 @@ def embed(
     finish(
         as_json,
         f"wrote {done.path}: {done.records:,} sequences, {done.bases:,} bases, {shape} dimensions"
-        + (f" ({done.resumed:,} of {done.parts:,} parts from an earlier run)" if done.resumed else ""),
+        + resumed(done.resumed, done.parts),
         **{**done._asdict(), "path": str(done.path)},
     )
 

@@ -1,7 +1,7 @@
 """`genome-lm generate`: new sequence from a model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,15 +101,17 @@ def generate(
         say(f"wrote {out}: {len(generated):,} sequences of {length:,} bases")
 
 
-def _contigs(path: Path) -> "Iterator[Contig]":
-    """The training sequence, opened at once, so that a wrong path is told before the work begins."""
+def _contigs(path: Path) -> "Iterable[Contig]":
+    """The training sequence; a wrong path is an error at once, before the work begins."""
     from genome_lm.genome import GenomeStore
     from genome_lm.inference import fasta_contigs, store_contigs
 
+    if not path.exists():
+        raise GenomeLMError(f"{path}: no such genome store or FASTA file")
     return store_contigs(GenomeStore(path)) if path.is_dir() else fasta_contigs(path)
 
 
-def _check(sequences: list[str], contigs: "Iterator[Contig]", kmer: int) -> list[dict[str, Any]]:
+def _check(sequences: list[str], contigs: "Iterable[Contig]", kmer: int) -> list[dict[str, Any]]:
     from genome_lm.alphabet import encode
     from genome_lm.inference import find_memorised
 

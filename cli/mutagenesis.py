@@ -8,7 +8,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, require_suffix
-from genome_lm_cli.options import Device, Force, Json, Threads
+from genome_lm_cli.options import BatchTokens, Device, Force, Json, Strand, Threads
 from genome_lm_cli.output import finish
 
 
@@ -17,14 +17,6 @@ class Method(StrEnum):
 
     substitutions = "substitutions"
     gradient = "gradient"
-
-
-class Strand(StrEnum):
-    """Which strands are read."""
-
-    forward = "forward"
-    reverse = "reverse"
-    both = "both"
 
 
 def mutagenesis(
@@ -43,7 +35,7 @@ def mutagenesis(
     context: Annotated[int | None, typer.Option(help="Bases before each base, at least.")] = None,
     flank: Annotated[int | None, typer.Option(help="Bases scored from each base on.")] = None,
     stride: Annotated[int | None, typer.Option(help="Windows start at multiples of this.")] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
+    batch_tokens: BatchTokens = 32_768,
     device: Device = None,
     threads: Threads = None,
     as_json: Json = False,

@@ -1,5 +1,6 @@
 """Options that several commands have, so that they are spelt and explained alike."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,11 @@ def _limit_threads(context: typer.Context, threads: int | None) -> int | None:
     return threads
 
 
+Strand = StrEnum("Strand", "forward reverse both")
+EmbeddedStrand = StrEnum("EmbeddedStrand", "forward both concat")
+HeadStrand = StrEnum("HeadStrand", "forward both")
+"""The words of `genome_lm.strands`, as the command line takes them."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 """All commands have it."""
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
@@ -28,6 +34,7 @@ Threads = Annotated[
     ),
 ]
 """All commands that compute have it. It acts before the command's body, where PyTorch is loaded."""
+BatchTokens = Annotated[int, typer.Option(help="Bases that go through the model at one time.")]
 ContigMap = Annotated[Path | None, typer.Option(help="Table of names: annotation, tab, genome.", metavar="TSV")]
 ContigPattern = Annotated[
     str | None, typer.Option(help="Regular expression whose group is the annotation's name.", metavar="REGEX")

@@ -22,6 +22,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], std
     Console(stderr=stderr).print(shown)
 
 
+def resumed(kept: int, parts: int) -> str:
+    """The end of a line that says how many parts of a job an earlier run had done; nothing if none."""
+    return f" ({kept:,} of {parts:,} parts from an earlier run)" if kept else ""
+
+
 def finish(as_json: bool, text: str, **facts: object) -> None:
     """Say what a command did: a line for people, or its facts as a JSON object for machines."""
     if as_json:

@@ -9,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, require_suffix
-from genome_lm_cli.options import Device, Force, Json, Threads
+from genome_lm_cli.options import BatchTokens, Device, Force, Json, Threads
 from genome_lm_cli.output import finish
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def predict(
     split: Annotated[str | None, typer.Option(help="Only intervals with this name in the BED's column 4.")] = None,
     window: Annotated[int | None, typer.Option(help="Cut longer sequences into windows of so many bases.")] = None,
     stride: Annotated[int | None, typer.Option(help="From one window to the next; default: --window.")] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
+    batch_tokens: BatchTokens = 32_768,
     device: Device = None,
     threads: Threads = None,
     force: Force = False,

@@ -3,23 +3,19 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
 from genome_lm_cli.embed import parse_shard
-from genome_lm_cli.options import Device, Force, Json, Threads
-from genome_lm_cli.output import say, table
+from genome_lm_cli.options import BatchTokens, Device, Force, Json, Strand, Threads
+from genome_lm_cli.output import resumed, say, table
 
-
-class Strand(StrEnum):
-    """Which strands are read."""
-
-    forward = "forward"
-    reverse = "reverse"
-    both = "both"
+if TYPE_CHECKING:
+    from genome_lm.inference.track_job import TrackRequest
+    from genome_lm.inference.vcf_job import VcfRequest
 
 
 class ContigNames(StrEnum):
@@ -66,7 +62,7 @@ def score(
     shard: Annotated[
         str | None, typer.Option(help="i/n: score only the i-th of n parts of a VCF, into OUT.shard-i-of-n.vcf.gz.")
     ] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
+    batch_tokens: BatchTokens = 32_768,
     device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -85,96 +81,54 @@ def score(
 
     Example: genome-lm score run/checkpoint --genome g.zarr --bed genes.bed --out bits.bw --table genes.tsv
     """
-    sources = [source is not None for source in (vcf, bed, fasta)]
-    if sum(sources) != 1 or (fasta is not None) == (genome is not None):
+    from genome_lm.genome import read_contig_map, renaming
+    from genome_lm.inference.track_job import TrackRequest
+    from genome_lm.inference.tracks import check_track_names
+    from genome_lm.inference.vcf import check_vcf_name
+    from genome_lm.inference.vcf_job import VcfRequest
+    from genome_lm.inference.vcf_shards import vcf_shard_path
+
+    if sum(source is not None for source in (vcf, bed, fasta)) != 1 or (fasta is None) == (genome is None):
         raise GenomeLMError("give --genome and --vcf, or --genome and --bed, or --fasta")
-    layout = {"context": context, "flank": flank, "stride": stride}
-    if vcf is not None:
+    settings: dict[str, Any] = {
+        "context": context,
+        "stride": stride,
+        "strand": strand.value,
+        "batch_tokens": batch_tokens,
+        "force": force,
+    }
+    if vcf is not None and genome is not None:
         if out is None or table_out is not None:
             raise GenomeLMError("--vcf goes with --out, and without --table")
-        summary = _score_vcf(
-            checkpoint,
-            genome,
-            vcf,
-            out,
-            layout,
-            strand,
-            (contig_names, contig_map),
-            shard,
-            batch_tokens,
-            device,
-            force,
-        )
-        _tell_vcf(summary, as_json)
+        if contig_map is not None and contig_names != ContigNames.as_is:
+            raise GenomeLMError("give either --contig-names or --contig-map")
+        check_vcf_name(out)
+        part = None if shard is None else parse_shard(shard)
+        out = out if part is None else vcf_shard_path(out, *part)
+        refuse_existing(out, force)
+        rename = renaming(contig_names.value, read_contig_map(contig_map) if contig_map else None)
+        asked = VcfRequest(vcf, out, flank=flank, rename=rename, checkpoint=checkpoint, shard=part, **settings)
+        _score_vcf(asked, genome, device, as_json)
         return
     if flank is not None or shard is not None or contig_map is not None or contig_names != ContigNames.as_is:
         raise GenomeLMError("--flank, --shard, --contig-names and --contig-map go with --vcf")
     if out is None and table_out is None:
         raise GenomeLMError("give --out (a track), --table, or both")
-    _score_bases(
-        checkpoint,
-        genome,
-        bed,
-        fasta,
-        out,
-        table_out,
-        (context, stride),
-        strand,
-        batch_tokens,
-        device,
-        force,
-        as_json,
-    )
+    check_track_names(out, table_out)
+    for path in (out, table_out):
+        if path is not None:
+            refuse_existing(path, force)
+    if sequences := bed or fasta:
+        _score_bases(TrackRequest(out, table_out, **settings), checkpoint, genome, sequences, device, as_json)
 
 
-def _score_vcf(
-    checkpoint: str,
-    genome: Path | None,
-    vcf: Path,
-    out: Path,
-    layout: dict[str, int | None],
-    strand: Strand,
-    contigs: tuple[ContigNames, Path | None],
-    shard: str | None,
-    batch_tokens: int,
-    device: str | None,
-    force: bool,
-) -> Any:
-    from genome_lm.genome import GenomeStore, read_contig_map, renaming
-    from genome_lm.inference import Layout, load
-    from genome_lm.inference.vcf import check_vcf_name
+def _score_vcf(request: "VcfRequest", genome: Path, device: str | None, as_json: bool) -> None:
+    from genome_lm.genome import GenomeStore
+    from genome_lm.inference import REASONS, load
     from genome_lm.inference.vcf_job import score_vcf
-    from genome_lm.inference.vcf_shards import vcf_shard_path
 
-    assert genome is not None
-    check_vcf_name(out)
-    part = (1, 1) if shard is None else parse_shard(shard)
-    out = out if shard is None else vcf_shard_path(out, *part)
-    refuse_existing(out, force)
-    names, table_path = contigs
-    if table_path is not None and names != ContigNames.as_is:
-        raise GenomeLMError("give either --contig-names or --contig-map")
-    rename = renaming(names.value, None if table_path is None else read_contig_map(table_path))
     store = GenomeStore(genome)
-    model = load(checkpoint, device)
-    return score_vcf(
-        model.model,
-        store,
-        vcf,
-        out,
-        Layout.of(model.config, **layout),
-        checkpoint=checkpoint,
-        rename=rename,
-        strand=strand.value,
-        batch_tokens=batch_tokens,
-        shard=part,
-        force=force,
-    )
-
-
-def _tell_vcf(summary: Any, as_json: bool) -> None:
-    from genome_lm.inference import REASONS
-
+    summary = score_vcf(load(request.checkpoint, device), store, request)
     if as_json:
         typer.echo(json.dumps(summary.to_dict(), indent=2))
         return
@@ -187,62 +141,34 @@ def _tell_vcf(summary: Any, as_json: bool) -> None:
         say("the records were not in the order of the genome; they are now")
     say(
         f"wrote {summary.out}: {summary.records:,} records, {summary.scored:,} of {summary.alleles:,} alleles scored"
-        + _resumed(summary)
+        + resumed(summary.resumed, summary.parts)
     )
-
-
-def _resumed(summary: Any) -> str:
-    return f" ({summary.resumed:,} of {summary.parts:,} parts from an earlier run)" if summary.resumed else ""
 
 
 def _score_bases(
+    request: "TrackRequest",
     checkpoint: str,
     genome: Path | None,
-    bed: Path | None,
-    fasta: Path | None,
-    out: Path | None,
-    table_out: Path | None,
-    tiling: tuple[int | None, int | None],
-    strand: Strand,
-    batch_tokens: int,
+    sequences: Path,
     device: str | None,
-    force: bool,
     as_json: bool,
 ) -> None:
+    """Score the intervals of a BED file in a genome, or, without one, the records of a FASTA file."""
     from genome_lm.genome import GenomeStore, read_bed
-    from genome_lm.inference import fasta_records, load, tracks
-    from genome_lm.inference.track_job import score_bases
+    from genome_lm.inference import load
+    from genome_lm.inference.track_job import ScoredSequences, score_bases
 
-    tracks.check_track_names(out, table_out)
-    for path in (out, table_out):
-        if path is not None:
-            refuse_existing(path, force)
-    if fasta is not None:
-        contigs, intervals = tracks.fasta_contigs(fasta_records(fasta))
-        source: Any = tracks.sha256_of(contigs)
+    if genome is None:
+        scored = ScoredSequences.of_fasta(sequences)
     else:
-        assert genome is not None
-        assert bed is not None
         store = GenomeStore(genome)
-        contigs, intervals = tracks.genome_contigs(store), read_bed(bed, store)
-        source = store.provenance
-    model = load(checkpoint, device)
-    summary = score_bases(
-        model.model,
-        contigs,
-        intervals,
-        tracks.Tiling.of(model.config, *tiling),
-        source=source,
-        strand=strand.value,
-        batch_tokens=batch_tokens,
-        track=out,
-        table=table_out,
-        force=force,
-    )
+        scored = ScoredSequences.of_genome(store, read_bed(sequences, store))
+    summary = score_bases(load(checkpoint, device), scored, request)
     if as_json:
         # JSON has no NaN: no base has a value.
         mean = summary.bits_per_base if summary.bases else None
         typer.echo(json.dumps({**summary._asdict(), "bits_per_base": mean}, indent=2))
         return
-    written = " and ".join(str(path) for path in (out, table_out) if path is not None)
-    say(f"wrote {written}: {summary.bases:,} bases, {summary.bits_per_base:.4f} bits a base{_resumed(summary)}")
+    written = " and ".join(str(path) for path in (request.track, request.table) if path is not None)
+    text = f"wrote {written}: {summary.bases:,} bases, {summary.bits_per_base:.4f} bits a base"
+    say(text + resumed(summary.resumed, summary.parts))

@@ -89,7 +89,7 @@ def said(bare: Run) -> dict[str, str]:
     ("modules", "absent"),
     [
         ("config alphabet model kernels checkpoint doctor", MORE_ABSENT),
-        ("genome training training.run inference inference.jobs finetune evaluation dataset", ABSENT),
+        ("genome training training.run inference inference.embed_job finetune evaluation dataset", ABSENT),
     ],
     ids=["models", "the rest"],
 )

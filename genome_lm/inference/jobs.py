@@ -1,225 +1,100 @@
-"""Embedding as a job: a whole input to a file, in parts, resumable, in shards if so wished."""
+"""The loop of a resumable job: what an earlier run has done is kept, what is missing is computed part by part."""
 
-import contextlib
-import shutil
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from genome_lm import __version__
 from genome_lm.checkpoint import weights_sha256
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing
-from genome_lm.inference.batches import BatchSize, check_length
-from genome_lm.inference.embedding import Floats, Recipe, embed_pieces
-from genome_lm.inference.genome_lm import GenomeLM
-from genome_lm.inference.output import check_suffix, write_parts
-from genome_lm.inference.parts import PARTS, Parts, PartsFolder, open_parts, working_in
-from genome_lm.inference.plan import Plan, make_plan, model_length, shard_range
-from genome_lm.inference.sources import FastaSource, Source, Span
+from genome_lm.inference.parts import PartsFolder, open_parts
+from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
 
-STREAM = "stream.fa"
-"""Copy of an input that comes through a pipe."""
+Advance = Callable[[float], None]
+"""Tells the progress bar how much work was done."""
 
 
-class Embedded(NamedTuple):
-    """What a job wrote.
+@dataclass(frozen=True)
+class Job:
+    """A job in parts.
 
     Attributes:
-        path: The file or folder.
-        records: Records in it.
-        bases: Bases that were pooled.
-        row_shape: Shape of a row of each layer.
-        resumed: Parts that were there from an earlier run.
-        parts: Parts in all.
+        verb: What the progress bar is called.
+        unit: What the bar counts.
+        identity: All that the result depends on, see `identity_of`.
+        numbers: The parts that are to be done here; a shard has not all of them.
+        work: Work in each part of the whole job, in `unit`.
+        compute: Given the numbers of the parts that are missing, yields the rows of each in turn.
+        shard: Number and count of this shard; None for a job in one.
     """
 
-    path: Path
-    records: int
-    bases: int
-    row_shape: tuple[int, ...]
+    verb: str
+    unit: str
+    identity: dict[str, Any]
+    numbers: range
+    work: Sequence[float]
+    compute: Callable[[Sequence[int], Advance], Iterator[pa.Table]]
+    shard: tuple[int, int] | None = None
+
+
+class Done(NamedTuple):
+    """A job whose parts are all there.
+
+    Attributes:
+        folder: Where they are.
+        resumed: How many were there from an earlier run.
+    """
+
+    folder: PartsFolder
     resumed: int
-    parts: int
 
 
-def embed_to_file(
-    model: GenomeLM,
-    source: Source,
-    out: Path,
-    recipe: Recipe,
-    batch_tokens: int | None = None,
-    shard: tuple[int, int] | None = None,
-    force: bool = False,
-) -> Embedded:
-    """Embed all of an input, with bounded memory.
-
-    What is done lies in a folder beside the output, OUT.parts, until the end. If the job is killed, calling this
-    again goes on with what is missing: no record is lost or doubled. Records come in the order of the input.
+def identity_of(model: HyenaLM, **facts: Any) -> dict[str, Any]:
+    """All that the result of a job depends on, but not device, size of batches or output format, as JSON values.
 
     Args:
         model: The model.
-        source: The input; it is looked through before anything is computed. See `FastaSource` and `GenomeSource`.
-        out: .npz, .parquet, .zarr or .h5ad, see `genome_lm.inference.output`.
-        recipe: How to embed.
-        batch_tokens: Positions of a batch; None for as many as pay off and fit.
-        shard: (i, n): embed only the i-th (from 1) of n parts of the input, to the folder that `shard_path` names;
-            `gather` joins them.
-        force: Replace an output that is there, and what another unfinished job left.
-
-    Returns:
-        What was written.
-
-    Raises:
-        GenomeLMError: If the output is there, something is wrong with the input, the options or the place, a record
-            is too long, memory does not do for one record, or the parts that are there are of another job.
+        facts: Options and input of the job, with `rows`, the rows of each of its parts.
     """
-    check_suffix(out)
-    target = out if shard is None else shard_path(out, *shard)
-    refuse_existing(target, force)
-    folder = target.with_name(target.name + PARTS)
-    with working_in(folder):
-        source = _kept(source, folder)
-        plan = _checked_plan(source, model, recipe)
-        chosen = range(len(plan.parts)) if shard is None else shard_range(len(plan.parts), *shard)
-        parts = open_parts(folder, _job(model, source, recipe, plan), shard, force)
-        missing = [number for number in chosen if not parts.has(number)]
-        size = BatchSize.automatic(model.config, model.device) if batch_tokens is None else BatchSize(batch_tokens)
-        with progress("embed", 0, "bases") as bar:
-            total = sum(plan.parts[number].bases for number in chosen)
-            bar.start(total - sum(plan.parts[number].bases for number in missing), total)
-            ranges = [plan.parts[number][:2] for number in missing]
-            for number, items in zip(missing, source.read(ranges), strict=True):
-                if len(items) != plan.parts[number].stop - plan.parts[number].first:
-                    raise GenomeLMError("the input changed while it was read; run the same command again")
-                embedded = embed_pieces(model.backbone, [piece for _, piece in items], recipe, size, bar.advance)
-                parts.write(number, _table([span for span, _ in items], recipe, embedded))
-        if shard is None:
-            write_parts(out, Parts(parts.job, [parts.file(number) for number in chosen]))
-            shutil.rmtree(folder)
-        else:
-            _finish_shard(folder, target)
-    done = [plan.parts[number] for number in chosen]
-    records, bases = sum(part.stop - part.first for part in done), sum(part.bases for part in done)
-    return Embedded(target, records, bases, recipe.shape(model.config), len(chosen) - len(missing), len(chosen))
-
-
-def shard_path(out: Path, number: int, count: int) -> Path:
-    """The folder of a shard of an output: OUT.shard-1-of-8."""
-    return out.with_name(f"{out.name}.shard-{number}-of-{count}")
-
-
-def gather(shards: Sequence[Path], out: Path, force: bool = False) -> int:
-    """Join all shards of a job to one output, in the order of the input, with bounded memory; the shards stay.
-
-    Args:
-        shards: Folders that `embed_to_file` wrote, in any order.
-        out: .npz, .parquet, .zarr or .h5ad.
-        force: Replace an output that is there.
-
-    Returns:
-        Rows written.
-
-    Raises:
-        GenomeLMError: If a shard is missing, unfinished, there twice, or of another job.
-    """
-    check_suffix(out)
-    refuse_existing(out, force)
-    if not shards:
-        raise GenomeLMError(f"{out}: no shards to join")
-    for path in shards:
-        if path.name.endswith(PARTS):
-            raise GenomeLMError(f"{path}: this shard is not finished; run its command again")
-    folders = [PartsFolder.read(path) for path in shards]
-    found: dict[int, PartsFolder] = {}
-    for folder in folders:
-        if folder.shard is None or (folder.job, folder.shard[1]) != (folders[0].job, (folders[0].shard or (0, 0))[1]):
-            raise GenomeLMError(f"{folder.path}: not a shard of the same job as {folders[0].path}")
-        if folder.shard[0] in found:
-            raise GenomeLMError(f"{folder.path}: the same shard as {found[folder.shard[0]].path}")
-        found[folder.shard[0]] = folder
-    count = (folders[0].shard or (0, 0))[1] if folders else 0
-    if missing := [f"{number}/{count}" for number in range(1, count + 1) if number not in found]:
-        raise GenomeLMError(f"{out}: of {count} shards these are missing: {', '.join(missing)}")
-    total = len(folders[0].job["rows"])
-    files = []
-    for number in range(1, count + 1):
-        for part in shard_range(total, number, count):
-            if not found[number].has(part):
-                raise GenomeLMError(
-                    f"{found[number].file(part)}: missing or damaged; run shard {number}/{count} again"
-                )
-            files.append(found[number].file(part))
-    parts = Parts(folders[0].job, files)
-    write_parts(out, parts)
-    return parts.rows
-
-
-def _kept(source: Source, folder: Path) -> Source:
-    """The source, or, as standard input and pipes can be read only once, one of a copy."""
-    if not isinstance(source, FastaSource) or not source.is_stream:
-        return source
-    copy = folder / STREAM
-    try:
-        with contextlib.ExitStack() as stack, copy.open("wb") as file:
-            stream = sys.stdin.buffer if str(source.path) == "-" else stack.enter_context(source.path.open("rb"))
-            shutil.copyfileobj(stream, file, 1 << 20)
-    except OSError as error:
-        raise GenomeLMError(f"{copy}: can't copy {source.path} there: {error.strerror or error}") from error
-    return FastaSource(copy, source.tiling)
-
-
-def _checked_plan(source: Source, model: GenomeLM, recipe: Recipe) -> Plan:
-    """The plan, and no record in it that would stop the job hours later."""
-    values = len(recipe.layers) * int(np.prod(recipe.shape(model.config)))
-    plan = make_plan(source, values, recipe.pooling.kind == "none")
-    check_length(plan.longest.id, model_length(plan.longest), model.config.max_length)
-    if (bases := plan.shortest.end - plan.shortest.start) < recipe.pooling.bins:
-        raise GenomeLMError(f"{plan.shortest.id}: {bases} bases can't be cut into {recipe.pooling.bins} bins")
-    return plan
-
-
-def _job(model: GenomeLM, source: Source, recipe: Recipe, plan: Plan) -> dict[str, Any]:
-    """All that the result depends on, but not what it doesn't: device, batches, format."""
     return {
         "version": __version__,
         "model": model.config.to_dict(),
-        "weights_sha256": weights_sha256(model.model),
-        "pool": list(recipe.pooling),
-        "layers": list(recipe.layers),
-        "strand": recipe.strand,
-        "row_shape": list(recipe.shape(model.config)),
-        "windows": source.tiling._asdict(),
-        "input_sha256": plan.sha256,
-        "rows": [part.rows for part in plan.parts],
+        "weights_sha256": weights_sha256(model),
+        **facts,
     }
 
 
-def _table(spans: list[Span], recipe: Recipe, embedded: list[list[Floats]]) -> pa.Table:
-    """The rows of a part."""
-    lengths = [span.end - span.start for span in spans]
-    columns: dict[str, Any] = {name: [getattr(span, name) for span in spans] for name in ("id", "contig")}
-    if recipe.pooling.kind == "none":
-        columns = {name: np.repeat(np.array(texts, dtype=object), lengths) for name, texts in columns.items()}
-        columns["position"] = np.concatenate([np.arange(span.start, span.end) for span in spans])
-    else:
-        columns |= {name: np.array([getattr(span, name) for span in spans]) for name in ("start", "end")}
-    table = {name: pa.array(values) for name, values in columns.items()}
-    for layer, rows in zip(recipe.layers, embedded, strict=True):
-        values = np.concatenate(rows) if recipe.pooling.kind == "none" else np.stack(rows)
-        name = "embedding" if len(recipe.layers) == 1 else f"embedding_{'final' if layer is None else layer}"
-        table[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values[0].size)
-    return pa.table(table)
+def run_job(job: Job, path: Path, force: bool) -> Done:
+    """Compute the parts of a job that are missing, and write each as soon as it is there.
+
+    Args:
+        job: The job.
+        path: Its folder, which `working_in` holds.
+        force: Throw away the parts of another job.
+
+    Raises:
+        GenomeLMError: If another job's parts are there, a part can't be written, or `compute` raises it.
+    """
+    folder = open_parts(path, job.identity, job.shard, force)
+    missing = [number for number in job.numbers if not folder.has(number)]
+    total = sum(job.work[number] for number in job.numbers)
+    with progress(job.verb, 0, job.unit) as bar:
+        bar.start(total - sum(job.work[number] for number in missing), total)
+        for number, table in zip(missing, job.compute(missing, bar.advance), strict=True):
+            folder.write(number, table)
+    return Done(folder, len(job.numbers) - len(missing))
 
 
-def _finish_shard(folder: Path, target: Path) -> None:
-    """Give the folder of a shard that is whole its name."""
-    (folder / STREAM).unlink(missing_ok=True)
-    if target.exists():
-        shutil.rmtree(target)
-    folder.rename(target)
-    (target / "lock").unlink(missing_ok=True)
+def shard_range(parts: int, number: int, count: int) -> range:
+    """The parts (or records) of shard `number`, counted from 1: consecutive ones, about as many as in the others.
+
+    Raises:
+        GenomeLMError: If there is no such shard.
+    """
+    if not 1 <= number <= count:
+        raise GenomeLMError(f"shard {number}/{count}: shards are counted from 1/{count} to {count}/{count}")
+    return range(parts * (number - 1) // count, parts * number // count)

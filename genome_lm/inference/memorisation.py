@@ -7,16 +7,13 @@ that are in both, so their lengths are found among these few places, by bisectio
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.alphabet import NUCLEOTIDES, A, Tokens, encode, reverse_complement
-from genome_lm.errors import GenomeLMError
-from genome_lm.genome import GenomeStore
-from genome_lm.inference.records import fasta_records
+from genome_lm.alphabet import NUCLEOTIDES, A, Tokens, reverse_complement
+from genome_lm.inference.contigs import Contig
 from genome_lm.progress import progress
 
 Letters = npt.NDArray[np.uint8]
@@ -30,13 +27,6 @@ _GENOME_END, _QUERY_END, _FIRST_BASE = 0, 7, 1
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _LETTERS = np.random.default_rng(0).integers(1 << 63, size=8, dtype=np.uint64)
 """An odd base and arbitrary values of letters for polynomial hashes modulo 2⁶⁴."""
-
-
-class Contig(NamedTuple):
-    """A sequence of a genome, as token ids."""
-
-    name: str
-    tokens: Tokens
 
 
 class Match(NamedTuple):
@@ -64,23 +54,6 @@ class Memorisation:
 
     longest: Match | None
     kmer_fraction: float
-
-
-def store_contigs(store: GenomeStore) -> Iterator[Contig]:
-    """The contigs of a genome store."""
-    for name, length in zip(store.contigs.names, store.contigs.lengths, strict=True):
-        yield Contig(name, store.fetch(name, 0, int(length)))
-
-
-def fasta_contigs(path: Path) -> Iterator[Contig]:
-    """The records of a FASTA file, plain or gzip.
-
-    Raises:
-        GenomeLMError: If there is no such file; while iterating, see `fasta_records` and `encode`.
-    """
-    if not path.exists():
-        raise GenomeLMError(f"{path}: no such genome store or FASTA file")
-    return (Contig(record.id, encode(record.sequence, f"{path}: {record.id}")) for record in fasta_records(path))
 
 
 def find_memorised(sequences: Sequence[Tokens], contigs: Iterable[Contig], k: int = 32) -> list[Memorisation]:
@@ -230,9 +203,10 @@ class _Query:
 def _pieces(contigs: Iterable[Contig], overlap: int) -> Iterator[_Piece]:
     """Pieces of about `PIECE` bases; parts of one contig overlap by the longest match there can be."""
     parts: list[tuple[str, int, Tokens]] = []
-    for name, tokens in contigs:
-        for start in range(0, len(tokens), PIECE):
-            parts.append((name, start, tokens[start : start + PIECE + overlap]))
+    for contig in contigs:
+        for start in range(0, contig.length, PIECE):
+            end = min(start + PIECE + overlap, contig.length)
+            parts.append((contig.name, start, contig.fetch(start, end)))
             if sum(len(part) for *_, part in parts) >= PIECE:
                 yield _Piece(parts)
                 parts = []

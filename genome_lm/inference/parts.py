@@ -92,9 +92,16 @@ def _cannot_write(path: Path, error: OSError) -> GenomeLMError:
     )
 
 
+def parts_folder(out: Path) -> Path:
+    """The folder of the parts of an output, beside it."""
+    return out.with_name(out.name + PARTS)
+
+
 @contextlib.contextmanager
-def working_in(path: Path) -> Iterator[None]:
-    """Hold a folder of parts for this process, made if need be; taken away again if no part comes to be in it.
+def working_in(path: Path) -> Iterator[Path]:
+    """Make a folder of parts, or take one that is there, and lock it for this process.
+
+    When the block ends, the folder is deleted. If it ends with an error, a folder that holds parts stays.
 
     Raises:
         GenomeLMError: If it can't be made, or another process works in it.
@@ -108,11 +115,21 @@ def working_in(path: Path) -> Iterator[None]:
     except OSError as error:
         raise GenomeLMError(f"{path}: can't write there: {error.strerror or error}") from error
     try:
-        yield
+        yield path
+        if path.exists():  # that of a shard has another name now
+            shutil.rmtree(path)
     finally:
         lock.release()
         if path.exists() and not any(path.glob("part-*.parquet")):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def finish_as(path: Path, target: Path) -> None:
+    """Keep the folder of a shard that is whole under its own name, in place of what is there, without the lock."""
+    if target.exists():
+        shutil.rmtree(target)
+    path.rename(target)
+    (target / _LOCK).unlink(missing_ok=True)
 
 
 def open_parts(path: Path, job: dict[str, Any], shard: tuple[int, int] | None, force: bool) -> PartsFolder:

@@ -82,14 +82,3 @@ def make_plan(source: Source, values: int, row_a_base: bool) -> Plan:
 def model_length(span: Span) -> int:
     """Bases of a span that go through the model at one time, on the strand that has more context."""
     return span.end - span.start + max(span.left, span.right)
-
-
-def shard_range(parts: int, number: int, count: int) -> range:
-    """Which of so many parts shard `number` of `count`, counted from 1, has: as equal as can be, in order.
-
-    Raises:
-        GenomeLMError: If there is no such shard.
-    """
-    if not 1 <= number <= count:
-        raise GenomeLMError(f"shard {number}/{count}: shards are counted from 1/{count} to {count}/{count}")
-    return range(parts * (number - 1) // count, parts * number // count)

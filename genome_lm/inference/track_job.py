@@ -3,8 +3,8 @@
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,23 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genome_lm import __version__
-from genome_lm.checkpoint import weights_sha256
-from genome_lm.genome import Interval
-from genome_lm.inference.parts import PARTS, PartsFolder, open_parts, working_in
-from genome_lm.inference.tracks import (
-    Contig,
-    Region,
-    Tiling,
-    bits_per_base,
-    merged,
-    summarise,
-    write_table,
-    write_track,
-)
-from genome_lm.inference.variants import Strands
-from genome_lm.model import HyenaLM
-from genome_lm.progress import progress
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome import GenomeStore, Interval
+from genome_lm.inference.bases import WindowGrid, bits_per_base
+from genome_lm.inference.batches import BATCH_TOKENS
+from genome_lm.inference.contigs import Contig, fasta_contigs, store_contigs
+from genome_lm.inference.genome_lm import GenomeLM
+from genome_lm.inference.jobs import Advance, Job, identity_of, run_job
+from genome_lm.inference.parts import PartsFolder, parts_folder, working_in
+from genome_lm.inference.tables import save_table
+from genome_lm.inference.tracks import Region, check_track_names, summarise, write_track
+from genome_lm.strands import Strands, orientations
 
 PART_BASES = 1 << 18
 """Bases after which a part ends: what a killed job has to do again, and what is held in memory."""
@@ -54,78 +48,137 @@ class TrackSummary(NamedTuple):
     parts: int
 
 
-def score_bases(
-    model: HyenaLM,
-    contigs: Sequence[Contig],
-    intervals: Sequence[Interval],
-    tiling: Tiling,
-    *,
-    source: Any,
-    strand: Strands = "both",
-    batch_tokens: int = 32_768,
-    track: Path | None = None,
-    table: Path | None = None,
-    force: bool = False,
-) -> TrackSummary:
-    """Write the bits of each base as a track, their means as a table, or both; see `bits_per_base`.
+class ScoredSequences(NamedTuple):
+    """What is scored.
 
-    What is done lies in a folder beside the track, else the table, OUT.parts, until the end: if the job is killed,
-    calling this again goes on with what is missing.
-
-    Args:
-        model: In eval mode.
+    Attributes:
         contigs: All sequences.
-        intervals: What of them is scored.
-        tiling: How windows lie.
-        source: What the sequences are, JSON values: a job goes on only with the same ones.
+        intervals: The parts of them that are scored.
+        identity: What the sequences are, as JSON values: a job goes on with the same ones only.
+    """
+
+    contigs: Sequence[Contig]
+    intervals: Sequence[Interval]
+    identity: Any
+
+    @classmethod
+    def of_genome(cls, store: GenomeStore, intervals: Sequence[Interval]) -> "ScoredSequences":
+        """Intervals of a genome."""
+        return cls(store_contigs(store), intervals, store.provenance)
+
+    @classmethod
+    def of_fasta(cls, path: Path) -> "ScoredSequences":
+        """Whole records of a FASTA file.
+
+        Raises:
+            GenomeLMError: On a name that stands there twice, or a letter that is not DNA.
+        """
+        contigs: dict[str, Contig] = {}
+        digest = hashlib.sha256()
+        for contig in fasta_contigs(path):
+            if contig.name in contigs:
+                raise GenomeLMError(f"record {contig.name} stands there twice; give the records names of their own")
+            contigs[contig.name] = contig
+            digest.update(f">{contig.name} {contig.length}\n".encode())
+            digest.update(contig.fetch(0, contig.length).tobytes())
+        intervals = [Interval(name, 0, contig.length, name) for name, contig in contigs.items()]
+        return cls(list(contigs.values()), intervals, digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class TrackRequest:
+    """How bases are scored, and where to.
+
+    Attributes:
+        track: See `write_track`; one of the two outputs must be given.
+        table: See `save_table`.
+        context: See `WindowGrid.of`.
+        stride: See `WindowGrid.of`.
         strand: As in `bits_per_base`.
         batch_tokens: As in `bits_per_base`.
-        track: See `write_track`; one of the two outputs must be given.
-        table: See `write_table`.
         force: Throw away what another unfinished job left.
+    """
+
+    track: Path | None = None
+    table: Path | None = None
+    context: int | None = None
+    stride: int | None = None
+    strand: Strands = "both"
+    batch_tokens: int = BATCH_TOKENS
+    force: bool = False
+
+
+def score_bases(model: GenomeLM, sequences: ScoredSequences, request: TrackRequest) -> TrackSummary:
+    """Write the bits of each base as a track, their means as a table, or both; see `bits_per_base`.
+
+    What is done lies in a folder beside the track, else the table, OUT.parts, until the end. If the job is killed,
+    calling this again goes on with what is missing.
 
     Raises:
         GenomeLMError: If parts of another job are there, or an output can't be written.
     """
-    out = track or table
-    assert out is not None
-    pieces = [list(of) for of in _parts(merged(intervals, contigs), max(PART_BASES, PART_STRIDES * tiling.stride))]
-    job = {
-        "version": __version__,
-        "model": model.config.to_dict(),
-        "weights_sha256": weights_sha256(model),
-        "source": source,
-        "intervals_sha256": hashlib.sha256(json.dumps(intervals).encode()).hexdigest(),
-        "strand": strand,
-        "windows": tiling._asdict(),
-        "rows": [sum(end - start for _, start, end, _ in of) for of in pieces],
-    }
-    by_name = {contig.name: contig for contig in contigs}
-    folder = out.with_name(out.name + PARTS)
-    with working_in(folder):
-        parts = open_parts(folder, job, None, force)
-        missing = [number for number in range(len(pieces)) if not parts.has(number)]
-        with progress("score", 0, "bases") as bar:
-            strands = 2 if strand == "both" else 1
-            total = strands * sum(job["rows"])
-            bar.start(total - strands * sum(job["rows"][number] for number in missing), total)
-            for number in missing:
-                bits = [
-                    bits_per_base(
-                        model, by_name[name], start, end, tiling,
-                        strand=strand, batch_tokens=batch_tokens, advance=bar.advance,
-                    )
-                    for name, start, end, _ in pieces[number]
-                ]  # fmt: skip
-                parts.write(number, pa.table({"bits": np.concatenate(bits)}))
-        found = _regions(parts, pieces, by_name)
-        summary = summarise(intervals, found if track is None else write_track(track, contigs, found))
-        if table is not None:
-            write_table(table, summary)
-        shutil.rmtree(folder)
-    bases, bits_sum = int(summary["bases"].sum()), float(summary["bits"].sum())
-    mean = bits_sum / bases if bases else math.nan
-    return TrackSummary(len(summary), bases, mean, len(pieces) - len(missing), len(pieces))
+    check_track_names(request.track, request.table)
+    out = request.track or request.table
+    if out is None:
+        raise GenomeLMError("a track, a table or both must be given")
+    contigs, intervals, _ = sequences
+    grid = WindowGrid.of(model.config, request.context, request.stride)
+    parts = list(_parts(merged(intervals, contigs), max(PART_BASES, PART_STRIDES * grid.stride)))
+    job = _job(model, sequences, request, grid, parts)
+    with working_in(parts_folder(out)) as folder:
+        done = run_job(job, folder, request.force)
+        regions = _regions(done.folder, parts, {contig.name: contig for contig in contigs})
+        if request.track is not None:
+            regions = write_track(request.track, contigs, regions)
+        summary = summarise(intervals, regions)
+        if request.table is not None:
+            save_table(request.table, summary)
+    bases, bits = int(summary["bases"].sum()), float(summary["bits"].sum())
+    return TrackSummary(len(summary), bases, bits / bases if bases else math.nan, done.resumed, len(parts))
+
+
+def _job(
+    model: GenomeLM,
+    sequences: ScoredSequences,
+    request: TrackRequest,
+    grid: WindowGrid,
+    parts: Sequence[Sequence[Interval]],
+) -> Job:
+    """The job, each part of which is some intervals."""
+    contigs = {contig.name: contig for contig in sequences.contigs}
+    rows = [sum(interval.end - interval.start for interval in part) for part in parts]
+
+    def tables(numbers: Sequence[int], advance: Advance) -> Iterator[pa.Table]:
+        options: dict[str, Any] = {"strand": request.strand, "batch_tokens": request.batch_tokens, "advance": advance}
+        for number in numbers:
+            bits = [
+                bits_per_base(model.model, contigs[name], start, end, grid, **options)
+                for name, start, end, _ in parts[number]
+            ]
+            yield pa.table({"bits": np.concatenate(bits)})
+
+    identity = identity_of(
+        model.model,
+        source=sequences.identity,
+        intervals_sha256=hashlib.sha256(json.dumps(sequences.intervals).encode()).hexdigest(),
+        strand=request.strand,
+        windows=grid._asdict(),
+        rows=rows,
+    )
+    work = [len(orientations(request.strand)) * bases for bases in rows]
+    return Job("score", "bases", identity, range(len(parts)), work, tables)
+
+
+def merged(intervals: Sequence[Interval], contigs: Sequence[Contig]) -> list[Interval]:
+    """What intervals cover, in the order of the contigs, each base once."""
+    rank = {contig.name: number for number, contig in enumerate(contigs)}
+    covered: list[Interval] = []
+    for contig, start, end, _ in sorted(intervals, key=lambda interval: (rank[interval.contig], interval.start)):
+        if covered and covered[-1].contig == contig and start <= covered[-1].end:
+            covered[-1] = covered[-1]._replace(end=max(end, covered[-1].end))
+        else:
+            covered.append(Interval(contig, start, end))
+    return covered
 
 
 def _parts(regions: Sequence[Interval], most: int) -> Iterator[list[Interval]]:
@@ -144,11 +197,11 @@ def _parts(regions: Sequence[Interval], most: int) -> Iterator[list[Interval]]:
 
 
 def _regions(
-    parts: PartsFolder, pieces: Sequence[Sequence[Interval]], by_name: dict[str, Contig]
+    folder: PartsFolder, parts: Sequence[Sequence[Interval]], by_name: dict[str, Contig]
 ) -> Iterator[Region]:
     """What is in the parts, in order."""
-    for number, of_part in enumerate(pieces):
-        bits, at = pq.read_table(parts.file(number))["bits"].to_numpy(), 0
+    for number, of_part in enumerate(parts):
+        bits, at = pq.read_table(folder.file(number))["bits"].to_numpy(), 0
         for name, start, end, _ in of_part:
             yield Region(by_name[name], start, end, bits[at : at + end - start])
             at += end - start

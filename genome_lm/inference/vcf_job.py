@@ -1,9 +1,9 @@
 """Scoring a VCF as a job: in parts, resumable, in shards if so wished."""
 
-import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genome_lm import __version__
-from genome_lm.checkpoint import weights_sha256
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
-from genome_lm.inference.parts import PARTS, PartsFolder, open_parts, working_in
-from genome_lm.inference.variants import Layout, Strands, Variant, VariantScores, score_variants
+from genome_lm.inference.batches import BATCH_TOKENS
+from genome_lm.inference.genome_lm import GenomeLM
+from genome_lm.inference.jobs import Advance, Job, identity_of, run_job, shard_range
+from genome_lm.inference.parts import PartsFolder, parts_folder, working_in
+from genome_lm.inference.variants import Layout, Variant, VariantScores, score_variants
 from genome_lm.inference.vcf import (
     Survey,
     alleles_of,
@@ -30,8 +32,7 @@ from genome_lm.inference.vcf import (
     write_vcf,
 )
 from genome_lm.inference.vcf_shards import Shard
-from genome_lm.model import HyenaLM
-from genome_lm.progress import progress
+from genome_lm.strands import Strands, orientations
 
 if TYPE_CHECKING:
     import pysam
@@ -75,38 +76,43 @@ class VcfSummary:
         return asdict(self)
 
 
-def score_vcf(
-    model: HyenaLM,
-    store: GenomeStore,
-    vcf: Path,
-    out: Path,
-    layout: Layout,
-    *,
-    checkpoint: str = "",
-    rename: Callable[[str], str] = lambda name: name,
-    strand: Strands = "both",
-    batch_tokens: int = 32_768,
-    shard: tuple[int, int] = (1, 1),
-    force: bool = False,
-) -> VcfSummary:
-    """Score a VCF and write it with the scores in INFO, bgzip-compressed and indexed, whole or not at all.
+@dataclass(frozen=True)
+class VcfRequest:
+    """Which variants are scored, how, and where to.
 
-    Records that can't be scored pass through with a reason. Those of an unsorted file are sorted, in memory. What is
-    done lies in a folder beside the output, OUT.parts, until the end: if the job is killed, calling this again goes
-    on with what is missing.
-
-    Args:
-        model: In eval mode.
-        store: The genome.
+    Attributes:
         vcf: VCF or BCF, plain, gzip or bgzip, or a pipe; - is standard input.
         out: .vcf.gz; the index goes beside it.
-        layout: How windows lie.
-        checkpoint: Name of the model, for the header.
-        rename: From the VCF's contig names to the genome's; the records keep theirs.
+        context: See `Layout.of`.
+        flank: See `Layout.of`.
+        stride: See `Layout.of`.
         strand: As in `score_variants`.
+        rename: From the VCF's contig names to the genome's; the records keep theirs.
+        checkpoint: Name of the model, for the header.
         batch_tokens: As in `score_variants`.
         shard: (i, n) scores the i-th of n parts of the records alone, 1 ≤ i ≤ n; see `gather_vcf`.
         force: Throw away what another unfinished job left.
+    """
+
+    vcf: Path
+    out: Path
+    context: int | None = None
+    flank: int | None = None
+    stride: int | None = None
+    strand: Strands = "both"
+    rename: Callable[[str], str] = str
+    checkpoint: str = ""
+    batch_tokens: int = BATCH_TOKENS
+    shard: tuple[int, int] | None = None
+    force: bool = False
+
+
+def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSummary:
+    """Score a VCF and write it with the scores in INFO, bgzip-compressed and indexed, whole or not at all.
+
+    Records that can't be scored pass through with a reason. Those of an unsorted file are sorted, in memory. What is
+    done lies in a folder beside the output, OUT.parts, until the end. If the job is killed, calling this again goes
+    on with what is missing.
 
     Returns:
         What was scored and what was not.
@@ -115,56 +121,128 @@ def score_vcf(
         GenomeLMError: If the VCF can't be read (the record is named), none of its contigs is in the genome, most of
             its REFs are not what the genome has, parts of another job are there, or it can't be written.
     """
-    check_vcf_name(out)
-    folder = out.with_name(out.name + PARTS)
-    with working_in(folder), readable(vcf, folder) as path:
-        survey = survey_records(path, vcf, store, rename, layout.stride)
-        survey.check(vcf, store)
-        first, stop = (survey.records * part // shard[1] for part in (shard[0] - 1, shard[0]))
-
-        def records() -> Iterator["pysam.VariantRecord"]:
-            return islice(read_records(path, vcf), first, stop)
-
-        job: dict[str, Any] = {
-            "version": __version__,
-            "model": model.config.to_dict(),
-            "weights_sha256": weights_sha256(model),
-            "genome": store.provenance,
-            "strand": strand,
-            "layout": asdict(layout),
-            "input_sha256": survey.sha256,
-            "rows": _rows(survey, stop - first, layout),
-        }
-        parts = open_parts(folder, job, None if shard == (1, 1) else shard, force)
-        missing = {number for number in range(len(job["rows"])) if not parts.has(number)}
-        with progress("score", 0, "alleles") as bar:
-            of_record = survey.alleles / max(1, survey.records) * (2 if strand == "both" else 1)
-            left = sum(job["rows"][number] for number in missing)
-            bar.start(of_record * (stop - first - left), of_record * (stop - first))
-            options: dict[str, Any] = {"strand": strand, "batch_tokens": batch_tokens, "advance": bar.advance}
-            for number, some in _of_parts(records(), parts, missing):
-                alleles = [alleles_of(record, rename) for record in some]
-                flat = [allele for of in alleles for allele in of]
-                parts.write(number, _table(score_variants(model, store, flat, layout, **options), some, alleles))
-        counts: Counter[str] = Counter()
-        mark = "" if shard == (1, 1) else Shard(*shard, survey.records, survey.is_sorted).header_line()
-        settings = {"version": __version__, "checkpoint": checkpoint, "genome": store.path.name, "strand": strand}
-        header = scored_header(survey.header, {**settings, **asdict(layout)}, mark)
-        write_vcf(out, header, _lines(records(), parts, counts), survey.contigs, survey.is_sorted)
-        shutil.rmtree(folder)
-    scored = counts.pop("", 0)
-    skipped = dict(counts.most_common())
+    check_vcf_name(request.out)
+    layout = Layout.of(model.config, request.context, request.flank, request.stride)
+    with working_in(parts_folder(request.out)) as folder, readable(request.vcf, folder) as path:
+        survey = survey_records(path, request.vcf, store, request.rename, layout.stride)
+        survey.check(request.vcf, store)
+        work = _VcfWork(model, store, request, layout, path, survey)
+        job = work.job()
+        done = run_job(job, folder, request.force)
+        reasons = Counter(reason for number in job.numbers for reason in _reasons(done.folder.file(number)))
+        write_vcf(request.out, work.header(), work.lines(done.folder), survey.contigs, survey.is_sorted)
+    alleles, scored = reasons.total(), reasons.pop("", 0)
     return VcfSummary(
-        out=str(out),
-        records=stop - first,
-        alleles=scored + sum(skipped.values()),
+        out=str(request.out),
+        records=len(work.numbers),
+        alleles=alleles,
         scored=scored,
-        skipped=skipped,
+        skipped=dict(reasons.most_common()),
         first_mismatch=survey.mismatch,
         was_sorted=survey.is_sorted,
-        resumed=len(job["rows"]) - len(missing),
-        parts=len(job["rows"]),
+        resumed=done.resumed,
+        parts=len(job.numbers),
     )
+
+
+@dataclass(frozen=True)
+class _VcfWork:
+    """A request whose VCF was looked through.
+
+    Attributes:
+        model: The model.
+        store: The genome.
+        request: What is asked for.
+        layout: How windows lie.
+        path: The VCF, or a copy that can be read twice.
+        survey: What is in it.
+    """
+
+    model: GenomeLM
+    store: GenomeStore
+    request: VcfRequest
+    layout: Layout
+    path: Path
+    survey: Survey
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the records that are scored here."""
+        records = self.survey.records
+        return shard_range(records, *self.request.shard) if self.request.shard else range(records)
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """The records of each part."""
+        return _rows(self.survey, len(self.numbers), self.layout)
+
+    def job(self) -> Job:
+        """The job in parts."""
+        request, survey = self.request, self.survey
+        alleles_per_record = survey.alleles / max(1, survey.records) * len(orientations(request.strand))
+        return Job(
+            verb="score",
+            unit="alleles",
+            identity=identity_of(
+                self.model.model,
+                genome=self.store.provenance,
+                strand=request.strand,
+                layout=asdict(self.layout),
+                input_sha256=survey.sha256,
+                rows=self.rows,
+            ),
+            numbers=range(len(self.rows)),
+            work=[alleles_per_record * records for records in self.rows],
+            compute=self._tables,
+            shard=request.shard,
+        )
+
+    def _records_of_parts(self, numbers: Container[int]) -> Iterator[tuple[int, list["pysam.VariantRecord"]]]:
+        """Number and records of these parts."""
+        records = islice(read_records(self.path, self.request.vcf), self.numbers.start, self.numbers.stop)
+        for number, count in enumerate(self.rows):
+            of_part = islice(records, count)
+            if number not in numbers:
+                deque(of_part, maxlen=0)
+                continue
+            if len(kept := list(of_part)) != count:
+                raise GenomeLMError("the VCF changed while it was read; run the same command again")
+            yield number, kept
+
+    def _tables(self, numbers: Sequence[int], advance: Advance) -> Iterator[pa.Table]:
+        """The scores of parts, one part after the other."""
+        request = self.request
+        for _, records in self._records_of_parts(numbers):
+            alleles = [alleles_of(record, request.rename) for record in records]
+            scores = score_variants(
+                self.model.model,
+                self.store,
+                [allele for of_record in alleles for allele in of_record],
+                self.layout,
+                strand=request.strand,
+                batch_tokens=request.batch_tokens,
+                advance=advance,
+            )
+            yield _table(scores, records, alleles)
+
+    def header(self) -> list[str]:
+        """The lines of the header."""
+        request, survey = self.request, self.survey
+        shard = Shard(*request.shard, survey.records, survey.is_sorted) if request.shard else None
+        settings = {
+            "version": __version__,
+            "checkpoint": request.checkpoint,
+            "genome": self.store.path.name,
+            "strand": request.strand,
+            **asdict(self.layout),
+        }
+        return scored_header(survey.header, settings, shard.header_line() if shard else "")
+
+    def lines(self, folder: PartsFolder) -> Iterator[str]:
+        """The records with their scores, which are in a folder of parts."""
+        for number, records in self._records_of_parts(range(len(self.rows))):
+            scored = pq.read_table(folder.file(number))["info"].to_pylist()
+            yield from map(scored_line, records, scored)
 
 
 def _rows(survey: Survey, records: int, layout: Layout) -> list[int]:
@@ -175,23 +253,8 @@ def _rows(survey: Survey, records: int, layout: Layout) -> list[int]:
     return [min(size, records - at) for at in range(0, records, size)]
 
 
-def _of_parts(
-    records: Iterator["pysam.VariantRecord"], parts: PartsFolder, chosen: Container[int]
-) -> Iterator[tuple[int, list["pysam.VariantRecord"]]]:
-    """Number and records of the chosen parts."""
-    for number, rows in enumerate(parts.job["rows"]):
-        some = islice(records, rows)
-        if number not in chosen:
-            deque(some, maxlen=0)
-            continue
-        found = list(some)
-        if len(found) != rows:
-            raise GenomeLMError("the VCF changed while it was read; run the same command again")
-        yield number, found
-
-
 def _table(scores: VariantScores, records: list["pysam.VariantRecord"], alleles: list[list[Variant]]) -> pa.Table:
-    """A row a record: its new fields of INFO, and for each allele, between commas, why it was not scored."""
+    """One row per record: what is added to INFO, and per allele, between commas, why it was not scored."""
     info, why, at = [], [], 0
     for record, of_record in zip(records, alleles, strict=True):
         span = range(at, at := at + len(of_record))
@@ -203,10 +266,7 @@ def _table(scores: VariantScores, records: list["pysam.VariantRecord"], alleles:
     return pa.table({"info": info, "why": why})
 
 
-def _lines(records: Iterator["pysam.VariantRecord"], parts: PartsFolder, counts: Counter[str]) -> Iterator[str]:
-    """The scored lines; reasons ("" where an allele is scored) are added to `counts` as they come."""
-    for number, some in _of_parts(records, parts, range(len(parts.job["rows"]))):
-        table = pq.read_table(parts.file(number)).to_pydict()
-        for record, info, why in zip(some, table["info"], table["why"], strict=True):
-            counts.update(why.split(","))
-            yield scored_line(record, info)
+def _reasons(part: Path) -> Iterator[str]:
+    """Why each allele of a part was not scored; "" where it was."""
+    for reasons in pq.read_table(part, columns=["why"])["why"].to_pylist():
+        yield from reasons.split(",")

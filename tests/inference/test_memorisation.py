@@ -5,7 +5,8 @@ import pytest
 
 from genome_lm.alphabet import decode, encode, reverse_complement
 from genome_lm.inference import memorisation as module
-from genome_lm.inference.memorisation import Contig, find_memorised
+from genome_lm.inference.contigs import Contig
+from genome_lm.inference.memorisation import find_memorised
 
 
 def reverse(sequence: str) -> str:
@@ -51,7 +52,7 @@ def test_equals_a_plain_search(seed: int, monkeypatch: pytest.MonkeyPatch) -> No
     k = int(generator.choice([1, 3, 8, 19, 20, 21, 32]))
     monkeypatch.setattr(module, "PIECE", int(generator.choice([7, 50, 1 << 20])))
     results = find_memorised(
-        [encode(query) for query in queries], (Contig(n, encode(c)) for n, c in contigs.items()), k
+        [encode(query) for query in queries], (Contig.of_tokens(n, encode(c)) for n, c in contigs.items()), k
     )
     for query, result in zip(queries, results, strict=True):
         longest, fraction = by_search(query, contigs, k)
@@ -65,7 +66,7 @@ def test_equals_a_plain_search(seed: int, monkeypatch: pytest.MonkeyPatch) -> No
 def test_repeats_cost_no_more_than_their_length() -> None:
     """Every word of the one is every word of the other; pairs of places would be 10¹⁰."""
     genome, query = encode("AC" * 50_000 + "G"), encode("T" + "AC" * 50_000)
-    result = find_memorised([query], [Contig("repeat", genome)])[0]
+    result = find_memorised([query], [Contig.of_tokens("repeat", genome)])[0]
     assert result.longest is not None
     assert result.longest.length == 100_000
     assert result.kmer_fraction == pytest.approx(1, abs=1e-4)
@@ -73,9 +74,11 @@ def test_repeats_cost_no_more_than_their_length() -> None:
 
 def test_n_and_ends_match_nothing() -> None:
     for query, contig in (("N" * 50, "N" * 50), ("ACGTNN", "NNNN")):
-        result = find_memorised([encode(query)], [Contig("n", encode(contig))], 2)[0]
+        result = find_memorised([encode(query)], [Contig.of_tokens("n", encode(contig))], 2)[0]
         assert result.longest is None
         assert not result.kmer_fraction > 0
-    joined = find_memorised([encode("AAAACCCC")], [Contig("a", encode("GAAAA")), Contig("b", encode("CCCCA"))])[0]
+    joined = find_memorised(
+        [encode("AAAACCCC")], [Contig.of_tokens("a", encode("GAAAA")), Contig.of_tokens("b", encode("CCCCA"))]
+    )[0]
     assert joined.longest is not None
     assert joined.longest.length == 4

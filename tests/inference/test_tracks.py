@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 import genome_lm
 from genome_lm.alphabet import decode, encode, reverse_complement
 from genome_lm.errors import GenomeLMError
-from genome_lm.inference.tracks import Tiling, bits_per_base, genome_contigs
+from genome_lm.inference.bases import WindowGrid, bits_per_base
+from genome_lm.inference.contigs import store_contigs
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 
@@ -26,40 +27,40 @@ def score(run: Path, *options: object) -> str:
     return result.output
 
 
-def plain(model: genome_lm.GenomeLM, dna: str, position: int, tiling: Tiling) -> float:
+def plain(model: genome_lm.GenomeLM, dna: str, position: int, grid: WindowGrid) -> float:
     """Bits of one base from a window cut by hand."""
-    left = max(0, position // tiling.stride * tiling.stride - tiling.context)
+    left = max(0, position // grid.stride * grid.stride - grid.context)
     value = model.log_likelihood([dna[left : position + 1]])[0][-1]
     return float(-value / np.log(2))
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 1_000])
 def test_each_base_has_its_context(run: Path, genome: Genome, batch_tokens: int) -> None:
-    model, tiling = genome_lm.load(run / "checkpoint", "cpu"), Tiling(70, 50)
-    contig = genome_contigs(genome.store)[1]
+    model, grid = genome_lm.load(run / "checkpoint", "cpu"), WindowGrid(70, 50)
+    contig = store_contigs(genome.store)[1]
     dna = genome.store["two", 0:20_000].tobytes().decode()
     other = decode(reverse_complement(encode(dna)))
     for start, end in ((0, 130), (4_980, 5_010), (5_690, 5_810), (19_900, 20_000)):
         forward, reverse, both = (
-            bits_per_base(model.model, contig, start, end, tiling, strand=strand, batch_tokens=batch_tokens)
+            bits_per_base(model.model, contig, start, end, grid, strand=strand, batch_tokens=batch_tokens)
             for strand in ("forward", "reverse", "both")
         )
         for position in range(start, end, 7):
             at = position - start
-            expected = plain(model, dna, position, tiling), plain(model, other, len(dna) - 1 - position, tiling)
+            expected = plain(model, dna, position, grid), plain(model, other, len(dna) - 1 - position, grid)
             np.testing.assert_allclose((forward[at], reverse[at]), expected, atol=1e-4)
             known = [value for value in expected if not np.isnan(value)]
             np.testing.assert_allclose(both[at], np.mean(known) if known else np.nan, atol=1e-4)
 
 
-def test_tilings(run: Path) -> None:
+def test_grids(run: Path) -> None:
     config = genome_lm.load(run / "checkpoint", "cpu").config
-    assert Tiling.of(config) == Tiling(64, 64)
-    assert Tiling.of(config, context=100) == Tiling(100, 28)
-    assert Tiling.of(config, stride=28) == Tiling(100, 28)
+    assert WindowGrid.of(config) == WindowGrid(64, 64)
+    assert WindowGrid.of(config, context=100) == WindowGrid(100, 28)
+    assert WindowGrid.of(config, stride=28) == WindowGrid(100, 28)
     for options in ({"context": 128}, {"stride": 0}, {"context": 100, "stride": 29}):
         with pytest.raises(GenomeLMError, match="at most the model's 128"):
-            Tiling.of(config, **options)
+            WindowGrid.of(config, **options)
 
 
 def test_genome_to_bigwig_and_bedgraph(run: Path, genome: Genome, tmp_path: Path) -> None:
@@ -130,11 +131,11 @@ def test_bad_options(run: Path, options: list[str], message: str) -> None:
 def test_a_base_does_not_depend_on_its_region(run: Path, genome: Genome) -> None:
     """A region cut in two gives the same bases as the whole: the grid is the contig's."""
     model = genome_lm.load(run / "checkpoint", "cpu").model
-    contig = genome_contigs(genome.store)[0]
+    contig = store_contigs(genome.store)[0]
     with torch.no_grad():
-        whole = bits_per_base(model, contig, 1_000, 1_300, Tiling(64, 64), strand="both")
+        whole = bits_per_base(model, contig, 1_000, 1_300, WindowGrid(64, 64), strand="both")
         parts = [
-            bits_per_base(model, contig, a, b, Tiling(64, 64), strand="both")
+            bits_per_base(model, contig, a, b, WindowGrid(64, 64), strand="both")
             for a, b in ((1_000, 1_111), (1_111, 1_300))
         ]
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)

@@ -1,0 +1,126 @@
+"""The likelihood of each base along sequences that are longer than the model's context."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from genome_lm.alphabet import PAD
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.inference.batches import BATCH_TOKENS
+from genome_lm.inference.contigs import Contig
+from genome_lm.model import HyenaLM
+from genome_lm.model.likelihood import log_likelihoods
+from genome_lm.strands import Strands, check_strand, orientations
+
+Bits = npt.NDArray[np.float32]
+
+
+class Window(NamedTuple):
+    """Bases [left, end) of a contig are read, and [begin, end) are scored."""
+
+    left: int
+    begin: int
+    end: int
+
+
+class WindowGrid(NamedTuple):
+    """How long sequences are read: windows that score `stride` bases each, after `context` bases of context."""
+
+    context: int
+    stride: int
+
+    @classmethod
+    def of(cls, config: ModelConfig, context: int | None = None, stride: int | None = None) -> "WindowGrid":
+        """The grid for a model, by default half of the model's context each.
+
+        Raises:
+            GenomeLMError: If they are out of range, or together exceed the model's context.
+        """
+        most = config.max_length
+        if stride is None:
+            stride = max(1, most // 2 if context is None else most - context)
+        context = most - stride if context is None else context
+        if context < 0 or stride < 1 or context + stride > most:
+            raise GenomeLMError(
+                f"context {context:,} and stride {stride:,}: together at most the model's {most:,} bases, stride at "
+                "least 1"
+            )
+        return cls(context, stride)
+
+    def windows(self, start: int, end: int) -> list[Window]:
+        """The windows that score [start, end); their places do not depend on it."""
+        return [
+            Window(max(0, at - self.context), max(start, at), min(end, at + self.stride))
+            for at in range(start // self.stride * self.stride, end, self.stride)
+        ]
+
+
+@torch.no_grad()
+def bits_per_base(
+    model: HyenaLM,
+    contig: Contig,
+    start: int,
+    end: int,
+    grid: WindowGrid,
+    *,
+    strand: Strands = "forward",
+    batch_tokens: int = BATCH_TOKENS,
+    advance: Callable[[float], None] = lambda amount: None,
+) -> Bits:
+    """−log2 p of each base of a region, over all tokens of the model, given the contig's bases before it.
+
+    Args:
+        model: In eval mode.
+        contig: The sequence, which goes on to the left and right of the region.
+        start: First base, 0-based.
+        end: One after the last.
+        grid: How windows lie. A base's value does not depend on the region.
+        strand: "reverse" reads the reverse complement; "both" takes the mean.
+        batch_tokens: Positions that go through the model at one time; a longer window goes alone.
+        advance: Told how many bases are done, on a strand.
+
+    Returns:
+        (end − start,) float32; NaN for what is not A, C, G or T, and for a first base that nothing predicts.
+    """
+    check_strand(strand, Strands)
+    readings = []
+    for reverse in orientations(strand):
+        if reverse:
+            mirrored, length = contig.reverse_complement(), contig.length
+            bits = _strand_bits(model, mirrored, length - end, length - start, grid, batch_tokens, advance)[::-1]
+        else:
+            bits = _strand_bits(model, contig, start, end, grid, batch_tokens, advance)
+        readings.append(bits)
+    one, other = readings[0], readings[-1]
+    return np.where(np.isnan(one), other, np.where(np.isnan(other), one, (one + other) / 2)).astype(np.float32)
+
+
+def _strand_bits(
+    model: HyenaLM,
+    contig: Contig,
+    start: int,
+    end: int,
+    grid: WindowGrid,
+    batch_tokens: int,
+    advance: Callable[[float], None],
+) -> Bits:
+    bits = np.full(end - start, np.nan, dtype=np.float32)
+    device = model.backbone.embedding.weight.device
+    windows = grid.windows(start, end)
+    size = max(1, batch_tokens // (grid.context + grid.stride))
+    for first in range(0, len(windows), size):
+        batch = windows[first : first + size]
+        ids = np.full((len(batch), max(window.end - window.left for window in batch)), PAD, dtype=np.int64)
+        for row, (left, _, stop) in zip(ids, batch, strict=True):
+            row[: stop - left] = contig.fetch(left, stop)
+        tokens = torch.from_numpy(ids).to(device)
+        values = (-log_likelihoods(model(tokens), tokens) / math.log(2)).cpu().numpy()
+        for row, (left, begin, stop) in zip(values, batch, strict=True):
+            bits[begin - start : stop - start] = row[begin - left : stop - left]
+            advance(stop - begin)
+    return bits

@@ -1,0 +1,226 @@
+"""Embedding as a job: a whole input to a file, in parts, resumable, in shards if so wished."""
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import refuse_existing
+from genome_lm.inference.batches import BatchSize, check_length
+from genome_lm.inference.embedding import Floats, Recipe, embed_pieces
+from genome_lm.inference.genome_lm import GenomeLM
+from genome_lm.inference.jobs import Advance, Job, identity_of, run_job, shard_range
+from genome_lm.inference.output import check_suffix, write_parts
+from genome_lm.inference.parts import PARTS, Parts, PartsFolder, finish_as, parts_folder, working_in
+from genome_lm.inference.plan import Plan, make_plan, model_length
+from genome_lm.inference.sources import FastaSource, Source, Span
+
+STREAM = "stream.fa"
+"""Copy of an input that comes through a pipe."""
+
+
+class Embedded(NamedTuple):
+    """What a job wrote.
+
+    Attributes:
+        path: The file or folder.
+        records: Records in it.
+        bases: Bases that were pooled.
+        row_shape: Shape of a row of each layer.
+        resumed: Parts that were there from an earlier run.
+        parts: Parts in all.
+    """
+
+    path: Path
+    records: int
+    bases: int
+    row_shape: tuple[int, ...]
+    resumed: int
+    parts: int
+
+
+def embed_to_file(
+    model: GenomeLM,
+    source: Source,
+    out: Path,
+    recipe: Recipe,
+    batch_tokens: int | None = None,
+    shard: tuple[int, int] | None = None,
+    force: bool = False,
+) -> Embedded:
+    """Embed all of an input, with bounded memory.
+
+    What is done lies in a folder beside the output, OUT.parts, until the end. If the job is killed, calling this
+    again goes on with what is missing: no record is lost or doubled. Records come in the order of the input.
+
+    Args:
+        model: The model.
+        source: The input; it is looked through before anything is computed. See `FastaSource` and `GenomeSource`.
+        out: .npz, .parquet, .zarr or .h5ad, see `genome_lm.inference.output`.
+        recipe: How to embed.
+        batch_tokens: Positions of a batch; None for as many as pay off and fit.
+        shard: (i, n): embed only the i-th (from 1) of n parts of the input, to the folder that `shard_path` names;
+            `gather` joins them.
+        force: Replace an output that is there, and what another unfinished job left.
+
+    Returns:
+        What was written.
+
+    Raises:
+        GenomeLMError: If the output is there, something is wrong with the input, the options or the place, a record
+            is too long, memory does not do for one record, or the parts that are there are of another job.
+    """
+    check_suffix(out)
+    target = out if shard is None else shard_path(out, *shard)
+    refuse_existing(target, force)
+    with working_in(parts_folder(target)) as folder:
+        source = _readable_twice(source, folder)
+        plan = _checked_plan(source, model, recipe)
+        numbers = range(len(plan.parts)) if shard is None else shard_range(len(plan.parts), *shard)
+        size = BatchSize.automatic(model.config, model.device) if batch_tokens is None else BatchSize(batch_tokens)
+        job = Job(
+            verb="embed",
+            unit="bases",
+            identity=_identity(model, source, recipe, plan),
+            numbers=numbers,
+            work=[part.bases for part in plan.parts],
+            compute=partial(_tables, model, source, recipe, plan, size),
+            shard=shard,
+        )
+        done = run_job(job, folder, force)
+        if shard is None:
+            write_parts(out, Parts(done.folder.job, [done.folder.file(number) for number in numbers]))
+        else:
+            (folder / STREAM).unlink(missing_ok=True)
+            finish_as(folder, target)
+    parts = [plan.parts[number] for number in numbers]
+    records, bases = sum(part.stop - part.first for part in parts), sum(part.bases for part in parts)
+    return Embedded(target, records, bases, recipe.shape(model.config), done.resumed, len(parts))
+
+
+def shard_path(out: Path, number: int, count: int) -> Path:
+    """The folder of a shard of an output: OUT.shard-1-of-8."""
+    return out.with_name(f"{out.name}.shard-{number}-of-{count}")
+
+
+def gather(shards: Sequence[Path], out: Path, force: bool = False) -> int:
+    """Join all shards of a job to one output, in the order of the input, with bounded memory; the shards stay.
+
+    Args:
+        shards: Folders that `embed_to_file` wrote, in any order.
+        out: .npz, .parquet, .zarr or .h5ad.
+        force: Replace an output that is there.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        GenomeLMError: If a shard is missing, unfinished, there twice, or of another job.
+    """
+    check_suffix(out)
+    refuse_existing(out, force)
+    if not shards:
+        raise GenomeLMError(f"{out}: no shards to join")
+    for path in shards:
+        if path.name.endswith(PARTS):
+            raise GenomeLMError(f"{path}: this shard is not finished; run its command again")
+    folders = [PartsFolder.read(path) for path in shards]
+    by_number: dict[int, PartsFolder] = {}
+    job, (_, count) = folders[0].job, folders[0].shard or (0, 0)
+    for folder in folders:
+        if folder.shard is None or (folder.job, folder.shard[1]) != (job, count):
+            raise GenomeLMError(f"{folder.path}: not a shard of the same job as {folders[0].path}")
+        if folder.shard[0] in by_number:
+            raise GenomeLMError(f"{folder.path}: the same shard as {by_number[folder.shard[0]].path}")
+        by_number[folder.shard[0]] = folder
+    if missing := [f"{number}/{count}" for number in range(1, count + 1) if number not in by_number]:
+        raise GenomeLMError(f"{out}: of {count} shards these are missing: {', '.join(missing)}")
+    files = []
+    for number in range(1, count + 1):
+        for part in shard_range(len(job["rows"]), number, count):
+            file = by_number[number].file(part)
+            if not by_number[number].has(part):
+                raise GenomeLMError(f"{file}: missing or damaged; run shard {number}/{count} again")
+            files.append(file)
+    parts = Parts(job, files)
+    write_parts(out, parts)
+    return parts.rows
+
+
+def _readable_twice(source: Source, folder: Path) -> Source:
+    """The source, or if it is standard input or a pipe, which can be read only once, a copy of it in the folder."""
+    if not isinstance(source, FastaSource) or not source.is_stream:
+        return source
+    copy = folder / STREAM
+    try:
+        with contextlib.ExitStack() as stack, copy.open("wb") as file:
+            stream = sys.stdin.buffer if str(source.path) == "-" else stack.enter_context(source.path.open("rb"))
+            shutil.copyfileobj(stream, file, 1 << 20)
+    except OSError as error:
+        raise GenomeLMError(f"{copy}: can't copy {source.path} there: {error.strerror or error}") from error
+    return FastaSource(copy, source.tiling)
+
+
+def _checked_plan(source: Source, model: GenomeLM, recipe: Recipe) -> Plan:
+    """The plan, and no record in it that would stop the job hours later."""
+    values = len(recipe.layers) * int(np.prod(recipe.shape(model.config)))
+    plan = make_plan(source, values, recipe.pooling.kind == "none")
+    check_length(plan.longest.id, model_length(plan.longest), model.config.max_length)
+    if (bases := plan.shortest.end - plan.shortest.start) < recipe.pooling.bins:
+        raise GenomeLMError(f"{plan.shortest.id}: {bases} bases can't be cut into {recipe.pooling.bins} bins")
+    return plan
+
+
+def _identity(model: GenomeLM, source: Source, recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    return identity_of(
+        model.model,
+        pool=list(recipe.pooling),
+        layers=list(recipe.layers),
+        strand=recipe.strand,
+        row_shape=list(recipe.shape(model.config)),
+        windows=source.tiling._asdict(),
+        input_sha256=plan.sha256,
+        rows=[part.rows for part in plan.parts],
+    )
+
+
+def _tables(
+    model: GenomeLM,
+    source: Source,
+    recipe: Recipe,
+    plan: Plan,
+    size: BatchSize,
+    numbers: Sequence[int],
+    advance: Advance,
+) -> Iterator[pa.Table]:
+    """The rows of parts, one part after the other."""
+    ranges = [plan.parts[number][:2] for number in numbers]
+    for (first, stop), items in zip(ranges, source.read(ranges), strict=True):
+        if len(items) != stop - first:
+            raise GenomeLMError("the input changed while it was read; run the same command again")
+        spans, pieces = [span for span, _ in items], [piece for _, piece in items]
+        yield _table(spans, recipe, embed_pieces(model.backbone, pieces, recipe, size, advance))
+
+
+def _table(spans: list[Span], recipe: Recipe, embedded: list[list[Floats]]) -> pa.Table:
+    """The rows of a part."""
+    lengths = [span.end - span.start for span in spans]
+    columns: dict[str, Any] = {name: [getattr(span, name) for span in spans] for name in ("id", "contig")}
+    if recipe.pooling.kind == "none":
+        columns = {name: np.repeat(np.array(texts, dtype=object), lengths) for name, texts in columns.items()}
+        columns["position"] = np.concatenate([np.arange(span.start, span.end) for span in spans])
+    else:
+        columns |= {name: np.array([getattr(span, name) for span in spans]) for name in ("start", "end")}
+    table = {name: pa.array(values) for name, values in columns.items()}
+    for layer, rows in zip(recipe.layers, embedded, strict=True):
+        values = np.concatenate(rows) if recipe.pooling.kind == "none" else np.stack(rows)
+        name = "embedding" if len(recipe.layers) == 1 else f"embedding_{'final' if layer is None else layer}"
+        table[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values[0].size)
+    return pa.table(table)

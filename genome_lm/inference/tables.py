@@ -1,0 +1,29 @@
+"""Tables of results."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genome_lm.files import replacing_file, require_suffix
+from genome_lm.optional import require
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = (".tsv", ".parquet", ".json")
+
+
+def check_table_name(path: Path) -> None:
+    """Raise a `GenomeLMError` if the name does not say which format is meant."""
+    require_suffix(path, TABLES)
+    require("pandas")
+
+
+def save_table(path: Path, table: "pd.DataFrame") -> None:
+    """Write a table as .tsv, .parquet or .json, whole or not at all; texts have six digits, and nothing for NaN."""
+    with replacing_file(path) as temporary:
+        if path.suffix == ".tsv":
+            table.to_csv(temporary, sep="\t", index=False, float_format="%.6g")
+        elif path.suffix == ".parquet":
+            table.to_parquet(temporary, index=False)
+        else:
+            table.to_json(temporary, orient="records", indent=1)
