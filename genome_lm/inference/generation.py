@@ -18,6 +18,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
 from genome_lm.genome.codes import Codes
+from genome_lm.kernels.workers import own_threads
 from genome_lm.model import HyenaLM
 from genome_lm.model.stepping import Stepper
 from genome_lm.progress import progress
@@ -187,7 +188,8 @@ def _run(
     device = stepper.device
     logits = stepper.prefill(torch.from_numpy(ids).to(device), lengths, torch.from_numpy(rows))
     everyone = np.arange(len(numbers))
-    with _threads(device, len(numbers) * stepper.width**2):
+    is_small = device.type == "cpu" and len(numbers) * stepper.width**2 <= SMALL_STEP
+    with own_threads(1) if is_small else contextlib.nullcontext():
         for position, row_draws in enumerate(draws, 1):
             scores = logits.cpu().double().numpy()
             tokens = sampling.choose(scores[:, NUCLEOTIDES[0] : NUCLEOTIDES[-1] + 1], row_draws) + NUCLEOTIDES[0]
@@ -195,18 +197,6 @@ def _run(
             yield tokens, scores[everyone, tokens] - top - np.log(np.exp(scores - top[:, None]).sum(1))
             if position < len(draws):
                 logits = stepper.step(torch.from_numpy(tokens).to(device))
-
-
-@contextlib.contextmanager
-def _threads(device: torch.device, work: int) -> Iterator[None]:
-    """One thread for small steps on a CPU; as many as before in the end."""
-    before = torch.get_num_threads()
-    if device.type == "cpu" and work <= SMALL_STEP:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def write_generated(

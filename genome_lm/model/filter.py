@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels.cpu_mixer import FilterWeights, Spectra
 from genome_lm.kernels.numerics import outside_autocast
 from genome_lm.kernels.pointwise import decay_window
+from genome_lm.kernels.recomputed import recomputed
 from genome_lm.kernels.spectra import bins, spectrum
 
 FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
@@ -19,8 +19,8 @@ FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
 SPECTRUM_BYTES = 3 << 30
 """Budget for the cached spectra of all filters of a model, beyond which there is no cache: those of medium-160k take
 2.6 GB, and save an eighth of the time; of the 17 GB of large-1m's, a part would save next to nothing."""
-FEATURE_CHUNK = 8_192
-"""Positions that the filter's MLP takes at one time on the fused CPU path."""
+FEATURE_CHUNK = 1_024
+"""Positions that the filter's MLP takes at one time on the fused CPU path, on each thread."""
 
 
 class ImplicitFilter(nn.Module):
@@ -90,12 +90,9 @@ class ImplicitFilter(nn.Module):
         The MLP runs over pieces of the positions, and its inner activations are computed again in the backward pass:
         kept, they would take as much memory as the two residual streams that a block keeps.
         """
-        pieces = self.features(length).split(FEATURE_CHUNK)
-        if torch.is_grad_enabled():
-            hidden = [checkpoint(self._hidden, z, use_reentrant=False, preserve_rng_state=False) for z in pieces]
-        else:
-            hidden = [self._hidden(z) for z in pieces]
-        return FilterWeights(torch.cat(hidden), self.out.weight, *self._decay(length), WINDOW_SHIFT)
+        parameters = [self.freq, *self.hidden.parameters()]
+        hidden = recomputed(self._hidden, [self.features(length)], parameters, FEATURE_CHUNK)
+        return FilterWeights(hidden, self.out.weight, *self._decay(length), WINDOW_SHIFT)
 
     def spectra(self, length: int) -> Spectra:
         """Spectra of the filters over the first `length` positions, without gradients, cached within a budget."""

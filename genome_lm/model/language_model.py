@@ -6,17 +6,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from genome_lm.alphabet import NUCLEOTIDES
 from genome_lm.config import ModelConfig
 from genome_lm.kernels.numerics import outside_autocast
+from genome_lm.kernels.recomputed import recomputed
 from genome_lm.model.backbone import HyenaBackbone
 from genome_lm.model.filter import ImplicitFilter
 
 INITIALIZER_RANGE = 0.02
-LOSS_CHUNK = 8_192
-"""Positions whose logits exist at one time on a CPU while the loss is computed: they stay in the caches."""
+LOSS_CHUNK = 1_024
+"""Positions whose logits each thread of a CPU has at one time while the loss is computed: they stay in the caches."""
 CUDA_LOSS_CHUNK = 131_072
 """The same on a GPU, where each piece costs launches: 128 MiB of float32 for the norm of 256 channels."""
 
@@ -72,16 +72,13 @@ class HyenaLM(nn.Module):
         # The final norm is in the pieces, so that its output is never whole.
         hidden = self.backbone(ids, layer=self.config.n_layer).flatten(0, 1)
         rows = CUDA_LOSS_CHUNK if hidden.device.type == "cuda" else LOSS_CHUNK
-        pieces = zip(*(values.split(rows) for values in (hidden, targets.flatten(), counted.flatten())), strict=True)
-        total = sum(
-            (checkpoint(self._chunk_loss, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces),
-            start=hidden.new_zeros(()),
-        )
-        return total, counted.sum()
+        parameters = [*self.backbone.norm.parameters(), self.backbone.embedding.weight]
+        losses = recomputed(self._chunk_loss, [hidden, targets.flatten(), counted.flatten()], parameters, rows)
+        return losses.sum(), counted.sum()
 
     def _chunk_loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         logits = self._logits(self.backbone.norm(hidden)).float()
-        return (F.cross_entropy(logits, targets.long(), reduction="none") * weights).sum()
+        return (F.cross_entropy(logits, targets.long(), reduction="none") * weights).sum()[None]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW groups of the recipe: no weight decay on norms, biases, and the parameters of the long filters."""

@@ -1,0 +1,68 @@
+"""Functions of rows whose intermediate results are computed again in the backward pass, piece by piece.
+
+As `torch.utils.checkpoint`, by which it is done on a GPU. On a CPU threads share the pieces, forward and backward.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from genome_lm.kernels.workers import share, summed
+
+Function = Callable[..., Tensor]
+
+
+def recomputed(function: Function, rows: Sequence[Tensor], parameters: Sequence[Tensor], most: int) -> Tensor:
+    """What a function gives for pieces of at most `most` rows, joined along the first dimension.
+
+    Differentiable in the first of `rows` and in the parameters. It draws no random numbers.
+
+    Args:
+        function: Takes a piece of each of `rows`.
+        rows: (N, …) each.
+        parameters: All else that the function depends on.
+        most: Rows of a piece.
+    """
+    pieces = zip(*(whole.split(most) for whole in rows), strict=True)
+    if rows[0].device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        way = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([(way if torch.is_grad_enabled() else function)(*piece) for piece in pieces])
+    return _Recomputed.apply(function, most, len(rows), *rows, *parameters)
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Function, most: int, count: int, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        ctx.function, ctx.most, ctx.count = function, most, count
+        pieces = zip(*(whole.split(most) for whole in tensors[:count]), strict=True)
+        parts = share(lambda piece: function(*piece), pieces)
+        ctx.sizes = [len(part) for part in parts]
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, parameters = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        through_rows: bool = ctx.needs_input_grad[3]
+        by_parameter: Sequence[bool] = ctx.needs_input_grad[3 + ctx.count :]
+        wanted = [parameter for parameter, is_wanted in zip(parameters, by_parameter, strict=True) if is_wanted]
+
+        def back(piece: Sequence[Tensor]) -> list[Tensor]:
+            first, *others, grad_part = piece
+            with torch.enable_grad():
+                first = first.detach().requires_grad_(through_rows)
+                part = ctx.function(first, *others)
+            return [*torch.autograd.grad(part, [first, *wanted] if through_rows else wanted, grad_part)]
+
+        cut = [*(whole.split(ctx.most) for whole in rows), grad.split(ctx.sizes)]
+        found = share(back, zip(*cut, strict=True))
+        grad_rows = torch.cat([part.pop(0) for part in found]) if through_rows else None
+        sums = iter(summed(found))
+        of_parameters = (next(sums) if is_wanted else None for is_wanted in by_parameter)
+        return None, None, None, grad_rows, *[None] * (ctx.count - 1), *of_parameters
