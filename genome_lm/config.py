@@ -1,7 +1,9 @@
 """What a model is: its shape, and the published sizes by name."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from genome_lm.errors import GenomeLMError
@@ -88,13 +90,8 @@ _LEAST = {
     "filter_order": 1, "num_inner_mlps": 0,
 }  # fmt: skip
 
-PRESETS: dict[str, ModelConfig] = {
-    "tiny-1k": ModelConfig(d_model=128, n_layer=2, max_length=1_024),
-    "tiny-1k-d256": ModelConfig(d_model=256, n_layer=2, max_length=1_024),
-    "tiny-16k": ModelConfig(d_model=128, n_layer=2, max_length=16_384),
-    "small-32k": ModelConfig(d_model=256, n_layer=4, max_length=32_768),
-    "medium-160k": ModelConfig(d_model=256, n_layer=8, max_length=160_000),
-    "medium-450k": ModelConfig(d_model=256, n_layer=8, max_length=450_000),
-    "large-1m": ModelConfig(d_model=256, n_layer=8, max_length=1_000_000),
+PRESETS = {
+    name: ModelConfig(**shape)
+    for name, shape in json.loads(Path(__file__).with_name("presets.json").read_text()).items()
 }
-"""The seven published sizes."""
+"""The seven published sizes; the workflow, which may run where this package is not installed, reads the same file."""

@@ -1,5 +1,9 @@
 """Embeddings of a split: by one job, or by one job a shard and a gathering."""
 
+
+include: "embed.helpers.smk"
+
+
 EMBEDDING = config["embedding"] or {}
 SHARDS = EMBEDDING.get("shards", 1)
 EMBEDDINGS = RUN / "embeddings.parquet"

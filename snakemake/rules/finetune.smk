@@ -1,5 +1,9 @@
 """Downstream tasks: labelled data, and each run's model fine-tuned on them."""
 
+
+include: "finetune.helpers.smk"
+
+
 FINETUNED = [
     path
     for name, values in config["tasks"].items()
@@ -7,14 +11,13 @@ FINETUNED = [
         f"tasks/{name}/summary.json", values.get("genomes"), values.get("models")
     )
 ]
-
-
 COMPARED = [path for name in config["benchmarks"] for path in comparisons(name)]
 
 
-# Benchmarks are fetched from the network, which compute nodes often lack.
+# Benchmarks are fetched from the network, which compute nodes often lack; a comparison takes a moment.
 localrules:
     dataset,
+    compare,
 
 
 rule dataset:
@@ -40,7 +43,7 @@ rule dataset:
 rule finetune:
     input:
         checkpoint=RUN / "train/checkpoint",
-        data=labelled,
+        data=lambda wildcards: list(data_files(wildcards).values()),
     output:
         ensure(RUN / "tasks/{task}/summary.json", non_empty=True),
         report(
@@ -73,7 +76,7 @@ rule finetune:
     params:
         folder=lambda wildcards, output: Path(output[0]).parent,
         task=lambda wildcards: config["tasks"][wildcards.task]["task"],
-        options=labelled_options,
+        options=finetune_options,
     shell:
         "genome-lm finetune {input.checkpoint:q} --task {params.task:q} --out {params.folder:q} "
         "--seed {wildcards.seed} --force --threads {threads} {params.options:q} &> {log:q}"

@@ -37,11 +37,12 @@ rule overview:
 
 rule benchmarks:
     input:
-        # Whatever writes a table has ended when these are there.
-        for_runs("report.html"),
+        # All other rules have ended, and written their tables, when these are there.
+        RESULTS / "report.html",
         EMBEDDED,
         SCORED,
         FINETUNED,
+        COMPARED,
         SUITES,
     output:
         report(

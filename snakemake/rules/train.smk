@@ -1,5 +1,9 @@
 """The models: training, perplexity, the page of each run."""
 
+
+include: "train.helpers.smk"
+
+
 # Processes of a node: one a GPU.
 PROCESSES = max(1, CLUSTER["gpus"])
 

@@ -1,5 +1,9 @@
 """Effects of variants: VCF files scored by the runs on their genome, by one job a shard and a gathering."""
 
+
+include: "variants.helpers.smk"
+
+
 SCORED = [
     path
     for name, values in config["variants"].items()

@@ -12,6 +12,8 @@ import yaml
 from genome_lm.config import PRESETS
 from tests.conftest import Genome
 from tests.workflow.harness import (
+    COMMAND,
+    ENVIRONMENT,
     ROOT,
     RULES,
     RUN,
@@ -245,10 +247,23 @@ def test_resources_grow_with_the_attempt(genome: Genome, tmp_path: Path) -> None
         assert int(resource(third[rule], "runtime")) > int(resource(first[rule], "runtime"))
 
 
-def test_sizes_of_the_presets_are_the_packages() -> None:
-    common = (ROOT / "snakemake" / "rules" / "common.smk").read_text()
-    sizes = eval(common.split("\nSIZES = ")[1].split("\n}\n")[0] + "}")
-    assert sizes == {name: (c.d_model, c.n_layer, c.max_length) for name, c in PRESETS.items()}
+def test_the_presets_of_the_schema_are_the_packages() -> None:
+    schema = yaml.safe_load((ROOT / "snakemake" / "schemas" / "config.schema.yaml").read_text())
+    assert schema["$defs"]["model"]["properties"]["preset"]["enum"] == list(PRESETS)
+
+
+def test_the_figure_of_the_jobs_waits_for_all_of_them(genome: Genome, tmp_path: Path) -> None:
+    """A job that ran beside it would be missing, or half written."""
+    toys = {"source": "a list", "files": {"train": "{set}.fna"}, "sets": {"rich": {"metric": "accuracy"}}}
+    (tmp_path / "toys.yaml").write_text(yaml.safe_dump(toys))
+    folder = project(tmp_path, genome, **STUDY, benchmarks={"toys": {"manifest": "toys.yaml", "genomes": ["tiny"]}})
+    for name in ("promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff"):
+        (folder / name).touch()
+    result = snakemake(folder, "-n", "results/benchmarks.svg")
+    assert result.returncode == 0, result.stdout
+    command = [*COMMAND, "--list-rules"]
+    listed = subprocess.run(command, cwd=folder, env=ENVIRONMENT, text=True, capture_output=True, check=True).stdout
+    assert jobs(result.stdout) == set(listed.split()) - {"all", "evaluate_all", "toys"}
 
 
 TASKS_OF_BENCHMARK = str(ROOT / "data_manifests/nucleotide_transformer.yaml")

@@ -1,0 +1,66 @@
+"""The data of tasks, how it is made, and the comparisons of benchmarks."""
+
+
+def comparisons(name):
+    """One table per run that a benchmark is for."""
+    wanted = config["benchmarks"][name]
+    return for_runs(
+        f"comparisons/{name}.csv", wanted.get("genomes"), wanted.get("models")
+    )
+
+
+def data_files(wildcards):
+    """A task's data by option of `genome-lm finetune`: the study's own files, or the set that is made."""
+    task = config["tasks"][wildcards.task]
+    made = RESULTS / f"datasets/{wildcards.task}.parquet"
+    own = {key: task[key] for key in ("data", "valid", "test") if key in task}
+    return {"data": made, **own}
+
+
+def finetune_options(wildcards):
+    """Options of `genome-lm finetune`: the files of the task's data, then the task's own options."""
+    task = config["tasks"][wildcards.task]
+    return options(data_files(wildcards)) + options(task["options"])
+
+
+def set_inputs(wildcards):
+    """What a labelled set is made of."""
+    task = config["tasks"][wildcards.task]
+    files = [
+        task[kind][key]
+        for kind, key in (("annotation", "file"), ("benchmark", "manifest"))
+        if kind in task
+    ]
+    return files + [
+        RESULTS / f"genomes/{genome}/genome.zarr" for genome in set_genomes(task)
+    ]
+
+
+def set_command(wildcards):
+    """The subcommand of `genome-lm dataset` that makes a labelled set, with its options."""
+    task = config["tasks"][wildcards.task]
+    stores = [
+        (genome, f"{RESULTS}/genomes/{genome}/genome.zarr")
+        for genome in set_genomes(task)
+    ]
+    if "species" in task:
+        return [
+            "species",
+            *options(task["set_options"]),
+            *(f"--species={name}={path}" for name, path in stores),
+        ]
+    genome = [f"--genome={path}" for _, path in stores]
+    if "annotation" in task:
+        return [
+            "from-gff",
+            task["annotation"]["file"],
+            *genome,
+            *options(task["set_options"]),
+        ]
+    return [
+        "benchmark",
+        task["benchmark"]["manifest"],
+        task["benchmark"]["set"],
+        *genome,
+        *options(task["set_options"]),
+    ]
