@@ -49,11 +49,11 @@ def mutagenesis(
 
     from genome_lm.genome import GenomeStore, build_store
     from genome_lm.inference import Layout, load
-    from genome_lm.inference.mutagenesis import check_mutagenesis_name, parse_region, write_mutagenesis
+    from genome_lm.inference.mutagenesis import SUFFIXES, parse_region, write_mutagenesis
     from genome_lm.inference.mutagenesis import mutagenesis as saturate
     from genome_lm.report.mutagenesis import FORMATS, draw_mutagenesis
 
-    check_mutagenesis_name(out)
+    require_suffix(out, SUFFIXES)
     refuse_existing(out, force)
     if figure is not None:
         require_suffix(figure, FORMATS)

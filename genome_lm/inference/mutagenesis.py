@@ -10,7 +10,7 @@ import torch
 
 from genome_lm.alphabet import NUCLEOTIDES, Tokens, decode, reverse_complement
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file, replacing_folder
+from genome_lm.files import replacing_file, replacing_folder, require_suffix
 from genome_lm.genome import GenomeStore
 from genome_lm.inference.variants import Layout, Strands, Variant, score_variants
 from genome_lm.model import HyenaLM
@@ -186,20 +186,13 @@ def _gradient(model: HyenaLM, tokens: Tokens, start: int, end: int) -> npt.NDArr
     return (effect - effect.gather(-1, bases)).double().cpu().numpy()
 
 
-def check_mutagenesis_name(out: Path) -> None:
-    """Raise a `GenomeLMError` if the name does not say which format is meant."""
-    if out.suffix not in SUFFIXES:
-        raise GenomeLMError(f"{out}: the format is told by the name; end it in {', '.join(SUFFIXES)}")
-
-
 def write_mutagenesis(out: Path, result: Mutagenesis) -> None:
     """Write the effects, whole or not at all.
 
     .tsv: a line a base with contig, pos (1-based, as in VCF), ref, and the LLR of A, C, G and T. .zarr: the array
     `llr`, (n, 4) float32, and contig, start (0-based), reference and method as attributes.
     """
-    check_mutagenesis_name(out)
-    if out.suffix == ".zarr":
+    if require_suffix(out, SUFFIXES) == ".zarr":
         with replacing_folder(out) as folder:
             group = require("zarr").open_group(folder, mode="w", zarr_format=3)
             group.create_array("llr", shape=result.llr.shape, dtype="float32")[...] = result.llr
