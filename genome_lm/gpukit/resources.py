@@ -96,7 +96,7 @@ def resources(variant: Variant) -> Resources:
     divisible = {
         (number,): [["tt.divisibility", 16]]
         for number, name in enumerate(types)
-        if types[name] != "constexpr" and (variant.aligned or name in _ALIGNED)
+        if types[name] != "constexpr" and (name in _ALIGNED or (variant.aligned and name not in triton_conv.GENERAL))
     }
     source = ASTSource(getattr(triton_conv, kernel), types, constants, divisible)
     compiled = triton.compile(source, target=GPUTarget("cuda", variant.arch, 32), options=options)

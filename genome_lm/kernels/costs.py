@@ -239,13 +239,14 @@ def torch_fft(length: int, dtype: torch.dtype, backward: bool = False) -> Cost:
 
 
 # Read on import, for torch.compile, which traces what asks for it, can't read files.
-_MEASURED: dict[str, int] = json.loads(Path(__file__).with_name("crossover.json").read_text())["longest"]
+_MEASURED: dict[str, tuple[int, int]] = json.loads(Path(__file__).with_name("crossover.json").read_text())["faster"]
 
 
-def measured_crossover() -> dict[str, int]:
-    """The longest lengths at which our kernels were measured to be faster, by "dtype direction"; empty: not measured.
+def measured_crossover() -> dict[str, tuple[int, int]]:
+    """Shortest and longest length at which our kernels were measured to be faster; empty where nothing was measured.
 
-    A direction is `forward`, or `training` for forward and backward.
+    The keys are "dtype direction". A direction is `forward`, or `training` for forward and backward. Where they were
+    faster at no length, both lengths are 0. `tests/gpu/report.py` writes the file from the results on a GPU.
     """
     return _MEASURED
 
@@ -259,9 +260,9 @@ def worthwhile(length: int, dtype: torch.dtype, batch: int = 1, training: bool =
     """
     if plan_for(length, dtype) is None:
         return False
-    longest = measured_crossover().get(f"{_name(dtype)} {'training' if training else 'forward'}")
-    if longest is not None:
-        return length <= longest
+    measured = measured_crossover().get(f"{_name(dtype)} {'training' if training else 'forward'}")
+    if measured is not None:
+        return measured[0] <= length <= measured[1]
     directions = (False, True) if training else (False,)
     mine = sum(ours(length, dtype, backward, batch).floor for backward in directions)
     return mine < sum(torch_fft(length, dtype, backward).floor for backward in directions)

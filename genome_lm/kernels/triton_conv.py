@@ -36,6 +36,15 @@ import triton.language as tl
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on"))
 """Whether Triton's interpreter runs the kernels, on the CPU: TRITON_INTERPRET=1 was set when triton came in."""
 
+GENERAL = "batch", "channels", "all_channels", "per_program"
+"""Arguments that make no code of their own where they are 1 or a multiple of 16: they would compile kernels anew."""
+
+
+def _kernel(function):
+    """A kernel that is launched on arrays of any shape."""
+    general = [name for name in function.__code__.co_varnames[: function.__code__.co_argcount] if name in GENERAL]
+    return triton.jit(function, do_not_specialize=general)
+
 
 @triton.jit
 def _product(a_re, a_im, b_re, b_im):
@@ -185,7 +194,7 @@ def tile_spectrum(h, spectra, tables, length, R: tl.constexpr, C: tl.constexpr, 
     tl.store(spectra + R * C + at, im)
 
 
-@triton.jit
+@_kernel
 def tile_conv(
     x0, x1, v, bias, y, spectra, tables,
     batch, channels, length, stride_b, stride_d, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr,
@@ -206,7 +215,7 @@ def tile_conv(
     tl.store(y + out + at, _cast(_real(x0 + start + at, inside) * c, y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@_kernel
 def tile_conv_backward(
     dy, x0, x1, v, bias, dx0, dx1, dv, dh, dbias, spectra, tables,
     batch, channels, length, stride_b, stride_d, per_program,
@@ -268,7 +277,7 @@ def _factors(pointer, pitch):
     return tl.load(pointer), tl.load(pointer + pitch * pitch)
 
 
-@triton.jit
+@_kernel
 def columns_fft(
     a, b, z, factors,
     channels, length, a_stride_b, a_stride_d, b_stride_b, b_stride_d, n_columns, width, pitch,
@@ -338,7 +347,7 @@ def rows_spectrum(h, phases, tables, n_columns, R: tl.constexpr, C: tl.constexpr
     tl.store(h + n_columns * R * C + at, _cast(im * (1.0 / (R * C)), DOT))
 
 
-@triton.jit
+@_kernel
 def rows_conv(
     z, h, phases, tables, channels, n_columns, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr
 ):  # fmt: skip
@@ -355,7 +364,7 @@ def rows_conv(
     _store_row(re, im, z, phases, row, n_columns, tables, R, C, DOT)
 
 
-@triton.jit
+@_kernel
 def rows_conv_backward(
     z, g, h, phases, tables, batch, channels, n_columns, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr
 ):  # fmt: skip
@@ -402,7 +411,7 @@ def _columns_inverse(
     return total * (1.0 / n_columns)
 
 
-@triton.jit
+@_kernel
 def columns_ifft(
     z, x0, x1, v, bias, y, factors,
     channels, all_channels, length, x0_stride_b, x0_stride_d, stride_b, stride_d, n_columns, width, pitch,
@@ -426,7 +435,7 @@ def columns_ifft(
     tl.store(y + (b * all_channels + channel) * length + at, _cast(c, y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@_kernel
 def columns_ifft_backward(
     g, dy, x0, x1, v, bias, dx1, dv, dbias, factors,
     channels, all_channels, length, stride_b, stride_d, n_columns, width, pitch,

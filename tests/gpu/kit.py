@@ -5,12 +5,11 @@ Exit status: 0 if all passed, else 1. `--form toy --device cpu` tries the kit it
 """
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
 from genome_lm.gpukit import FORMS, STAGES, Options, run_kit, summary
-from tests.gpu.pack import FOLDER, ROOT
+from tests.gpu.pack import FOLDER, ROOT, commit
 
 FASTA = ROOT / "data_manifests" / "ecoli_k12_mg1655.fa.gz"
 
@@ -40,11 +39,9 @@ def _fasta(form: str) -> Path | None:
 
 
 def _commit() -> str | None:
-    """As packed, or as git has it."""
-    if (FOLDER / "commit").exists():
-        return (FOLDER / "commit").read_text().strip()
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return head.stdout.strip() or None
+    """As git has it, or as packed where the tree was copied without it."""
+    packed = FOLDER / "commit"
+    return commit() or (packed.read_text() if packed.exists() else None)
 
 
 if __name__ == "__main__":

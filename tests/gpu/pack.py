@@ -22,6 +22,8 @@ MOST_BYTES = 40 << 20
 
 INSTALL = "python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .gpu/whl/*.whl"
 ENVIRONMENT = "export PYTHONUNBUFFERED=1 PYTHONPATH=/tmp/site:.gpu/site:."
+WARM = "python3 -c 'import torch; torch.zeros(1, device=0)'"
+"""Reads gigabytes from a disk that nobody has read, outside of the stages' limits."""
 KIT = "python3 -m tests.gpu.kit --deadline 560 --out $OUT/kit.json"
 PROFILE = "python3 -m tests.gpu.profile --deadline 560 --out $OUT"
 
@@ -36,15 +38,21 @@ def main() -> None:
         download_wheels(FOLDER / "whl")
     write_metadata(FOLDER / "site")
     write_expected(FOLDER / "expected.safetensors", options.form)
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    (FOLDER / "commit").write_text(head.stdout)
+    (FOLDER / "commit").write_text(commit())
     packed = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
     if packed > MOST_BYTES:
         sys.exit(f"{FOLDER}: {packed / 2**20:.0f} MiB are over the {MOST_BYTES >> 20} that may travel")
     print(f"packed {packed / 2**20:.1f} MiB into {FOLDER}\n")
     print("Copy the tree with .gpu to the machine; there, in its root, with $OUT a folder for what comes back:\n")
-    print(f"{INSTALL};\n{ENVIRONMENT}; {KIT}\n\nthen, in a second call:\n\n{INSTALL};\n{ENVIRONMENT}; {PROFILE}\n")
+    ready = f"{INSTALL};\n{ENVIRONMENT}"
+    print(f"{ready}; {WARM}; {KIT}\n\nthen, in a second call:\n\n{ready}; {PROFILE}\n")
     print("and here, with the file that came back:\n\npython -m tests.gpu.report kit.json --write")
+
+
+def commit() -> str:
+    """The commit of the tree, and whether it has changes that are not in it."""
+    described = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def download_wheels(folder: Path) -> None:

@@ -126,10 +126,11 @@ def results() -> dict[str, Any]:
     convolutions = [
         measured(1_024, "bfloat16", 1.0, 2.0), measured(1_000_000, "bfloat16", 1.0, 5.0),
         measured(160_000, "bfloat16", 3.0, 2.0), measured(1_024, "float32", 2.0, 1.0),
+        *(measured(1_000_000 + n, "float16", 2.0, 1.0) for n in range(6)),
     ]  # fmt: skip
     step = {
         "what": "model", "shape": [8, 256, 32_768], "layers": 4, "direction": "training", "passed": True,
-        "ms": {"genome-lm": [9.0, 10.0, 11.0], "torch.fft": [24.0, 25.0, 26.0]},
+        "ms": {"triton": [9.0, 10.0, 11.0], "torch.fft": [24.0, 25.0, 26.0]},
     }  # fmt: skip
     stages = {
         "machine": {
@@ -138,19 +139,55 @@ def results() -> dict[str, Any]:
                 {"what": "copy", "TB_per_s": 3.0},
             ]
         },
+        "kernels": {"passed": True, "cases": []},
         "bench_conv": {"cases": convolutions},
         "bench_step": {"cases": [step]},
     }
-    date = "2026-11-27T01:00:00+00:00"
-    return {"device": "cuda", "date": date, "commit": "0123456789", "passed": True, "stages": stages}
+    about = {"form": "full", "device": "cuda", "date": "2026-11-27T01:00:00+00:00", "commit": "0123456789"}
+    return {**about, "complete": True, "passed": True, "stages": stages}
 
 
-def test_the_crossover_ends_at_the_first_length_that_is_slower(results: dict[str, Any]) -> None:
+def test_the_crossover_is_where_our_kernels_were_faster(results: dict[str, Any]) -> None:
     found = report.crossover(results)
     assert (found["card"], found["date"], found["commit"]) == ("NVIDIA H100 80GB HBM3", "2026-11-27", "0123456789")
-    assert found["longest"] == {
-        "bfloat16 forward": 1_024, "bfloat16 training": 1_024, "float32 forward": 0, "float32 training": 0,
+    assert found["faster"] == {
+        "bfloat16 forward": (1, 1_024), "bfloat16 training": (1, 1_024),
+        "float32 forward": (0, 0), "float32 training": (0, 0),
     }  # fmt: skip
+    assert found["measured"]["float32 forward"] == [[1, 256, 1_024]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "run"),
+    [
+        ([(1, True), (2, True), (3, False), (4, True)], (1, 2)),
+        ([(1_024, False), (32_768, True), (160_000, True), (450_000, False)], (32_768, 160_000)),
+        ([(1_024, True), (32_768, True)], (1, 32_768)),
+        ([], (0, 0)),
+    ],
+)
+def test_the_longest_run_of_faster_lengths_counts(rows: list[tuple[int, bool]], run: tuple[int, int]) -> None:
+    assert report._longest_run(rows) == run
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("form",), "short", "full form"),
+        (("complete",), False, "full form"),
+        (("stages", "kernels", "passed"), False, "did not all compute right"),
+        (("stages", "bench_conv", "cases"), [], "not all convolutions were timed"),
+    ],
+)
+def test_results_that_prove_less_choose_no_kernels(
+    results: dict[str, Any], path: tuple[str, ...], value: object, reason: str
+) -> None:
+    assert report.unproven(results) == ""
+    place = results
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert reason in report.unproven(results)
 
 
 def test_the_readme_gets_table_and_card(
@@ -170,7 +207,7 @@ def test_the_readme_gets_table_and_card(
     assert "NVIDIA H100 80GB HBM3, 2026-11-27, commit 0123456" in text
     assert "| model of 4 layers, training | 8 × 256 × 32,768 | bf16-mixed | 10 | 25 | 2.50 | |" in text
     assert "| convolution, forward | 1 × 256 × 1,024 | bfloat16 | 1 | 2 | 2.00 | 50 % |" in text
-    assert json.loads(crossover.read_text()) == report.crossover(results)
+    assert json.loads(crossover.read_text()) == json.loads(json.dumps(report.crossover(results)))
     assert json.loads((tmp_path / "results" / "nvidia-h100-80gb-hbm3.json").read_text()) == results
 
 

@@ -16,11 +16,11 @@ MANY = 1 << 20
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
     """The crossovers measured, none at first."""
-    longest: dict[str, int] = {}
-    monkeypatch.setattr(costs, "measured_crossover", lambda: longest)
-    return longest
+    faster: dict[str, tuple[int, int]] = {}
+    monkeypatch.setattr(costs, "measured_crossover", lambda: faster)
+    return faster
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -85,8 +85,10 @@ def test_by_the_counts_ours_is_worthwhile_up_to_some_length() -> None:
     assert not worthwhile(100, torch.float64)
 
 
-def test_a_measured_crossover_takes_precedence(measured: dict[str, int]) -> None:
-    measured |= {"bfloat16 forward": 1_000, "bfloat16 training": 2_000_000}
+def test_a_measured_crossover_takes_precedence(measured: dict[str, tuple[int, int]]) -> None:
+    measured |= {"bfloat16 forward": (900, 1_000), "bfloat16 training": (1, 2_000_000)}
+    assert not worthwhile(899, torch.bfloat16)
+    assert worthwhile(900, torch.bfloat16)
     assert worthwhile(1_000, torch.bfloat16)
     assert not worthwhile(1_001, torch.bfloat16)
     assert worthwhile(1_000_000, torch.bfloat16, training=True)
@@ -112,7 +114,8 @@ def test_the_file_of_measured_crossovers() -> None:
         "card",
         "date",
         "commit",
-        "longest",
+        "measured",
+        "faster",
     }
     assert set(costs.measured_crossover()) <= {f"{dtype} {direction}" for dtype in dtypes for direction in directions}
 

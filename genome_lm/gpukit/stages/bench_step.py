@@ -1,6 +1,5 @@
-"""Whole models timed: a forward pass and a training step, with our kernels as they are chosen and with torch.fft."""
+"""Whole models timed: a forward pass and a training step, with the Triton kernels and with torch.fft."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,13 +10,13 @@ from torch import Tensor
 from genome_lm.config import ModelConfig
 from genome_lm.gpukit.kit import Case, Kit, Skip
 from genome_lm.gpukit.timing import alternate
-from genome_lm.kernels.dispatch import VARIABLE
+from genome_lm.kernels.costs import worthwhile
+from genome_lm.kernels.dispatch import Backend, forced_backend
 from genome_lm.kernels.numerics import outside_autocast
 from genome_lm.model import HyenaLM
-from genome_lm.model.cuda_memory import GpuBatch
+from genome_lm.model.cuda_memory import GpuBatch, free_bytes
 
-SIDES = {"genome-lm": "auto", "torch.fft": "reference"}
-"""Value of GENOME_LM_KERNEL for each side."""
+SIDES: dict[str, Backend] = {"triton": "triton", "torch.fft": "reference"}
 _KERNELS = 25
 """Kernels of a step that are listed, those that take most of the time."""
 
@@ -35,15 +34,19 @@ def _measure(case: Case, kit: Kit, config: ModelConfig, batch: int, training: bo
     length = config.max_length
     if kit.on_gpu:
         needed = GpuBatch(config, batch, length, torch.bfloat16, has_triton=False)
-        free = torch.cuda.mem_get_info(kit.device)[0]
+        torch.cuda.empty_cache()
+        free = free_bytes(kit.device)
         if (needed.training_bytes(recompute=True) if training else needed.forward_bytes()) > free:
             raise Skip(f"needs more than the {free / 1e9:.0f} GB of free memory")
     model = HyenaLM(config).to(kit.device).train(training)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     ids = torch.randint(7, 11, (batch, length + 1), device=kit.device)
 
-    def work(kernel: str, _round: int = 0) -> Tensor:
-        os.environ[VARIABLE] = kernel
+    def work(kernel: Backend, _round: int = 0) -> Tensor:
+        with forced_backend(kernel):
+            return step()
+
+    def step() -> Tensor:
         with torch.autocast(kit.device.type, dtype=torch.bfloat16), torch.set_grad_enabled(training):
             if not training:
                 return model(ids[:, :-1])
@@ -54,12 +57,16 @@ def _measure(case: Case, kit: Kit, config: ModelConfig, batch: int, training: bo
         optimizer.step()
         return loss
 
-    sides = {name: partial(work, kernel) for name, kernel in SIDES.items()}
+    # Without a GPU our kernels would take the interpreter's time for whole models.
+    compared = SIDES if kit.on_gpu else {"torch.fft": SIDES["torch.fft"]}
+    sides = {name: partial(work, kernel) for name, kernel in compared.items()}
     times = alternate(sides, kit.form.rounds, kit.device)
+    chosen = "triton" if worthwhile(length, torch.bfloat16, batch, training) else "torch.fft"
+    case.record(chosen=chosen)
     case.record(ms=times, bases_per_s={name: round(batch * length / t.median * 1e3) for name, t in times.items()})
     if kit.on_gpu:
         case.record(peak_GB={name: _peak(kit, partial(work, kernel)) for name, kernel in SIDES.items()})
-        case.record(kernels=_kernels(partial(work, "auto")))
+        case.record(kernels=_kernels(partial(work, "triton")))
 
 
 def _peak(kit: Kit, run: Callable[[], object]) -> float:

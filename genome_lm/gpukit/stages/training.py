@@ -23,6 +23,8 @@ from genome_lm.training import Stage, TrainingConfig, read_metrics, train
 _BASES = 400_000
 """Of the made genome."""
 _OF_STORES = "zarr", "numcodecs", "google_crc32c"
+_MOST_OF_FORECAST = 1.15
+"""Weights, gradients and AdamW's state are not in the forecast."""
 _FILTER_BOUND = 1e-3
 """Largest relative error of a filter's gradient in a bf16-mixed pass: rounding to bfloat16 alone makes 3e-3."""
 
@@ -82,18 +84,24 @@ def _child(kit: Kit, out: Path) -> subprocess.Popen[bytes]:
         "train_here(Path(sys.argv[1]), FORMS[sys.argv[2]], sys.argv[3], Path(sys.argv[4]))"
     )
     arguments = str(kit.folder), kit.form.name, str(kit.device), str(out)
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE)
+    with _errors(out).open("w") as stderr:
+        return subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=stderr)
 
 
-def _finish(process: subprocess.Popen[bytes]) -> None:
-    _, error = process.communicate()
-    if process.returncode:
-        raise RuntimeError(error.decode(errors="replace").strip()[-1_500:])
+def _errors(out: Path) -> Path:
+    """Where the process of a run writes what goes wrong."""
+    return out.with_suffix(".stderr")
+
+
+def _train(kit: Kit, out: Path) -> None:
+    """A run to its end."""
+    if _child(kit, out).wait():
+        raise RuntimeError(_errors(out).read_text(errors="replace").strip()[-1_500:])
 
 
 def _learn(case: Case, kit: Kit) -> None:
     """Undisturbed, to a loss that only a model that learns reaches."""
-    _finish(_child(kit, kit.folder / "undisturbed"))
+    _train(kit, kit.folder / "undisturbed")
     rows = read_metrics(kit.folder / "undisturbed")
     last = [float(row["bits_per_base"]) for row in rows[-10:]]
     case.record(first_bits=float(rows[0]["bits_per_base"]), bases_per_second=float(rows[-2]["bases_per_second"]))
@@ -108,10 +116,10 @@ def _resume(case: Case, kit: Kit) -> None:
     while process.poll() is None and _steps(out) < kit.form.training.kill_at:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     case.record(killed_after=_steps(out))
     case.demand("it was killed on its way", not (out / "checkpoint").exists())
-    _finish(_child(kit, out))
+    _train(kit, out)
     weights = [(kit.folder / name / "checkpoint" / "model.safetensors") for name in ("undisturbed", "killed")]
     case.demand("the same weights, bit for bit", weights[0].read_bytes() == weights[1].read_bytes())
 
@@ -183,4 +191,6 @@ def _long_step(case: Case, kit: Kit) -> None:
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     case.demand("all gradients are finite", all(bool(torch.isfinite(g).all()) for g in gradients))
     if kit.on_gpu:
-        case.record(peak_GB=round(torch.cuda.max_memory_allocated(kit.device) / 1e9, 2))
+        peak = torch.cuda.max_memory_allocated(kit.device)
+        case.record(peak_GB=round(peak / 1e9, 2))
+        case.bounded("peak over forecast", peak / forecast, _MOST_OF_FORECAST)
