@@ -38,9 +38,12 @@ def recomputed(function: Function, rows: Sequence[Tensor], parameters: Sequence[
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Function, most: int, count: int, *tensors: Tensor) -> Tensor:
-        ctx.save_for_backward(*tensors)
-        ctx.function, ctx.most, ctx.count = function, most, count
-        pieces = zip(*(whole.split(most) for whole in tensors[:count]), strict=True)
+        rows = tensors[:count]
+        ctx.save_for_backward(*rows)
+        # Themselves, as the function has them: saved within a checkpoint they would come back as others.
+        ctx.parameters = tensors[count:]
+        ctx.function, ctx.most = function, most
+        pieces = zip(*(whole.split(most) for whole in rows), strict=True)
         parts = share(lambda piece: function(*piece), pieces)
         ctx.sizes = [len(part) for part in parts]
         return torch.cat(parts)
@@ -48,10 +51,10 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, parameters = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        rows = ctx.saved_tensors
         through_rows: bool = ctx.needs_input_grad[3]
-        by_parameter: Sequence[bool] = ctx.needs_input_grad[3 + ctx.count :]
-        wanted = [parameter for parameter, is_wanted in zip(parameters, by_parameter, strict=True) if is_wanted]
+        by_parameter: Sequence[bool] = ctx.needs_input_grad[3 + len(rows) :]
+        wanted = [parameter for parameter, is_wanted in zip(ctx.parameters, by_parameter, strict=True) if is_wanted]
 
         def back(piece: Sequence[Tensor]) -> list[Tensor]:
             first, *others, grad_part = piece
@@ -65,4 +68,4 @@ class _Recomputed(torch.autograd.Function):
         grad_rows = torch.cat([part.pop(0) for part in found]) if through_rows else None
         sums = iter(summed(found))
         of_parameters = (next(sums) if is_wanted else None for is_wanted in by_parameter)
-        return None, None, None, grad_rows, *[None] * (ctx.count - 1), *of_parameters
+        return None, None, None, grad_rows, *[None] * (len(rows) - 1), *of_parameters

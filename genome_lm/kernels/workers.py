@@ -49,10 +49,15 @@ def share(work: Callable[[_Piece], _Result], pieces: Iterable[_Piece]) -> list[_
     """
     pieces = list(pieces)
     threads = torch.get_num_threads()
-    helpers = min(threads, len(pieces), MOST) - 1
+    helpers = min(most_sharing(), len(pieces)) - 1
     if helpers < 1 or not _can_share():
         return [work(piece) for piece in pieces]
     return _hand_out(_Job(work, pieces, threads // (helpers + 1)), helpers)
+
+
+def most_sharing() -> int:
+    """Threads that take pieces at one time, where there are as many."""
+    return min(torch.get_num_threads(), MOST)
 
 
 @contextmanager

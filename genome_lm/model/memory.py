@@ -13,6 +13,7 @@ from genome_lm.kernels.cpu_mixer import KEPT_BYTES, block_channels, fft_group
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.kernels.fft import fast_fft_size
 from genome_lm.kernels.spectra import bins
+from genome_lm.kernels.workers import most_sharing
 from genome_lm.model import backbone
 from genome_lm.model.cuda_memory import GpuBatch
 from genome_lm.model.filter import SPECTRUM_BYTES
@@ -20,7 +21,7 @@ from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
 
 FLOAT, COMPLEX = 4, 8
 PIECES = 8 << 20
-"""Buffers and temporaries of the pieces (positions, groups of channels) that do not grow with the length."""
+"""A thread's buffers and temporaries of the pieces (positions, groups of channels) that do not grow with the length."""
 FORWARD_GROUPS, BACKWARD_GROUPS = 4, 12
 """Padded signals, spectra and results of a call of the FFT that exist at one time."""
 PLAIN_STREAMS = 21.5
@@ -118,7 +119,7 @@ def _features(config: ModelConfig, length: int) -> int:
 
 
 def _pieces(config: ModelConfig, length: int, groups: int) -> int:
-    """Temporaries: an FFT's padded inputs, spectra and results, and a loss chunk's logits; two channels at least."""
+    """Temporaries of all threads: an FFT's padded inputs, spectra and results, and a loss chunk's logits."""
     size = fast_fft_size(2 * length)
     group = FLOAT * size * min(fft_group(1, length, FLOAT), config.d_model)
-    return PIECES + groups * group + 3 * LOSS_CHUNK * 16 * FLOAT
+    return most_sharing() * (PIECES + groups * group + 3 * LOSS_CHUNK * 16 * FLOAT)

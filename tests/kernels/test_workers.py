@@ -6,9 +6,11 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from genome_lm.kernels import cpu_mixer, cpu_mlp, workers
 from genome_lm.kernels.cpu_mixer import FilterWeights
@@ -161,8 +163,10 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("outer", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_recomputed_equals_the_plain_function(threads: int, frozen: bool) -> None:
+def test_recomputed_equals_the_plain_function(threads: int, frozen: bool, outer: bool) -> None:
+    """Within an outer checkpoint too, as blocks are in long training steps."""
     torch.manual_seed(0)
     rows, others = torch.randn(23, 4, dtype=torch.float64), torch.randn(23, 3, dtype=torch.float64)
     first, second = (torch.randn(4, 3, dtype=torch.float64).requires_grad_() for _ in range(2))
@@ -174,7 +178,8 @@ def test_recomputed_equals_the_plain_function(threads: int, frozen: bool) -> Non
 
     wanted = [second] if frozen else [rows, first, second]
     results = []
-    for out in (recomputed(function, [rows, others], [first, second], 5), function(rows, others)):
+    ours = partial(recomputed, function, [rows, others], [first, second], 5)
+    for out in (checkpoint(ours, use_reentrant=False) if outer else ours(), function(rows, others)):
         seed = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
         results.append([out, *torch.autograd.grad(out, wanted, seed)])
     torch.testing.assert_close(*results)
