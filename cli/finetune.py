@@ -1,6 +1,5 @@
 """`genome-lm finetune`: tune a model on labelled sequences."""
 
-import dataclasses
 import json
 import shlex
 import sys
@@ -12,7 +11,8 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm_cli.options import Device, Force, Json, Threads
+from genome_lm.finetune_config import FinetuneConfig
+from genome_lm_cli.options import Device, Force, HeadStrand, Json, Threads, given
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -21,52 +21,14 @@ if TYPE_CHECKING:
     from genome_lm.genome import GenomeStore
 
 
-class Task(StrEnum):
-    """What the labels are."""
-
-    classification = "classification"
-    multilabel = "multilabel"
-    regression = "regression"
-    tokens = "tokens"
-
-
-class Pool(StrEnum):
-    """How the states of a sequence become one vector."""
-
-    mean = "mean"
-    last = "last"
-    max = "max"
-    masked = "masked"
-    layers = "layers"
-    bases = "bases"
-    none = "none"
-
-
-class Method(StrEnum):
-    """What of the model is tuned."""
-
-    full = "full"
-    frozen = "frozen"
-    lora = "lora"
-    prompt = "prompt"
-
-
-class Strand(StrEnum):
-    """Which strands count."""
-
-    forward = "forward"
-    both = "both"
-
-
-class Leaks(StrEnum):
-    """What to do about a split that leaks."""
-
-    report = "report"
-    refuse = "refuse"
-    drop = "drop"
+Task = StrEnum("Task", "classification multilabel regression tokens")
+Pool = StrEnum("Pool", "mean last max masked layers bases none")
+Method = StrEnum("Method", "full frozen lora prompt")
+Leaks = StrEnum("Leaks", "report refuse drop")
 
 
 def finetune(
+    context: typer.Context,
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint of any form.", metavar="CKPT")],
     data: Annotated[
         list[Path],
@@ -86,33 +48,53 @@ def finetune(
         Pool | None,
         typer.Option(help="Default: none for tokens, else mean; none: tracks; layers, bases: all blocks."),
     ] = None,
-    strand: Annotated[Strand, typer.Option(help="both averages the outputs of the two strands.")] = Strand.forward,
+    strand: Annotated[
+        HeadStrand, typer.Option(help="both averages the outputs of the two strands.")
+    ] = HeadStrand.forward,
     reverse_complement: Annotated[
         bool, typer.Option("--reverse-complement", help="Train on either strand of each sequence.")
-    ] = False,
+    ] = FinetuneConfig.reverse_complement,
     head_first: Annotated[
         bool, typer.Option("--head-first", help="Fit the head alone, then tune the model from there.")
-    ] = False,
+    ] = FinetuneConfig.head_first,
     neighbours: Annotated[
         int,
         typer.Option(help="Pairs of unlabelled windows, of --genome in --intervals, to fit the head by."),
-    ] = 0,
-    neighbour_distance: Annotated[int, typer.Option(help="Bases between neighbours at most.")] = 50_000,
-    epochs: Annotated[int, typer.Option(help="At most; 0: 10, or 100 where the model is frozen.")] = 0,
-    sequences_per_step: Annotated[int, typer.Option(help="Sequences a step.")] = 32,
-    lr: Annotated[float, typer.Option(help="Peak rate; 0: 6e-4 full, 2e-3 lora, else 1e-2 (neighbours: 10).")] = 0.0,
-    head_lr: Annotated[float, typer.Option(help="Peak rate of the head; 0: ten times --lr of a tuned model.")] = 0.0,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.1,
-    class_weights: Annotated[bool, typer.Option("--class-weights", help="Weigh rare classes up.")] = False,
-    metric: Annotated[str, typer.Option(help="What early stopping watches; default: mcc, auprc or pearson.")] = "",
-    patience: Annotated[int, typer.Option(help="Epochs without a better value; 0: 3, or 10 if frozen.")] = 0,
-    lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's matrices.")] = 8,
-    prompt_length: Annotated[int, typer.Option(help="Vectors of the soft prompt.")] = 16,
+    ] = FinetuneConfig.neighbours,
+    neighbour_distance: Annotated[
+        int, typer.Option(help="Bases between neighbours at most.")
+    ] = FinetuneConfig.neighbour_distance,
+    epochs: Annotated[
+        int, typer.Option(help="At most; 0: 10, or 100 where the model is frozen.")
+    ] = FinetuneConfig.epochs,
+    sequences_per_step: Annotated[int, typer.Option(help="Sequences a step.")] = FinetuneConfig.sequences_per_step,
+    lr: Annotated[
+        float, typer.Option(help="Peak rate; 0: 6e-4 full, 2e-3 lora, else 1e-2 (neighbours: 10).")
+    ] = FinetuneConfig.lr,
+    head_lr: Annotated[
+        float, typer.Option(help="Peak rate of the head; 0: ten times --lr of a tuned model.")
+    ] = FinetuneConfig.head_lr,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = FinetuneConfig.weight_decay,
+    class_weights: Annotated[
+        bool, typer.Option("--class-weights", help="Weigh rare classes up.")
+    ] = FinetuneConfig.class_weights,
+    metric: Annotated[
+        str, typer.Option(help="What early stopping watches; default: mcc, auprc or pearson.")
+    ] = FinetuneConfig.metric,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without a better value; 0: 3, or 10 if frozen.")
+    ] = FinetuneConfig.patience,
+    lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's matrices.")] = FinetuneConfig.lora_rank,
+    prompt_length: Annotated[int, typer.Option(help="Vectors of the soft prompt.")] = FinetuneConfig.prompt_length,
     leaks: Annotated[Leaks, typer.Option(help="Of the split: report, refuse, or drop from training.")] = Leaks.report,
     valid_fraction: Annotated[float, typer.Option(help="Set aside if there is no validation split.")] = 0.1,
     test_fraction: Annotated[float, typer.Option(help="Set aside if no example has a split.")] = 0.2,
-    batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
-    seed: Annotated[int, typer.Option(help="Of the head, the order, the strands and the splits.")] = 0,
+    device_tokens: Annotated[
+        int, typer.Option("--batch-tokens", help="Bases that go through the model at one time.")
+    ] = FinetuneConfig.device_tokens,
+    seed: Annotated[
+        int, typer.Option(help="Of the head, the order, the strands and the splits.")
+    ] = FinetuneConfig.seed,
     device: Device = None,
     threads: Threads = None,
     force: Force = False,
@@ -125,15 +107,12 @@ def finetune(
 
     Example: genome-lm finetune run/checkpoint --data train.csv --test test.csv --task classification --out tuned
     """
-    from genome_lm.finetune import FinetuneConfig, finetune
+    from genome_lm.finetune import finetune
     from genome_lm.genome import GenomeStore
     from genome_lm.report import write_finetune_report
 
     refuse_existing(out, force)
-    options = locals()
-    fields = {f.name for f in dataclasses.fields(FinetuneConfig)}
-    given = {name: value for name, value in options.items() if name in fields} | {"method": method.value}
-    config = FinetuneConfig(**given, device_tokens=batch_tokens)
+    config = FinetuneConfig(**given(FinetuneConfig, context))
     store = GenomeStore(genome) if genome else None
     labelled = _read(data, valid_data, test_data, store, intervals, label, (valid_fraction, test_fraction), seed)
     files = [path for path in (*data, valid_data, test_data) if path is not None]
@@ -145,7 +124,7 @@ def finetune(
         config,
         pool=pool.value if pool else None,
         strand=strand.value,
-        leak_policy=leaks.value,
+        leak_policy=leaks.value,  # type: ignore[arg-type]
         valid_fraction=valid_fraction,
         device=device,
         unlabelled=_unlabelled(store, intervals) if neighbours else None,

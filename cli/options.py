@@ -1,8 +1,9 @@
 """Options that several commands have, so that they are spelt and explained alike."""
 
+import dataclasses
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,3 +40,9 @@ ContigMap = Annotated[Path | None, typer.Option(help="Table of names: annotation
 ContigPattern = Annotated[
     str | None, typer.Option(help="Regular expression whose group is the annotation's name.", metavar="REGEX")
 ]
+
+
+def given(config: type, context: typer.Context) -> dict[str, Any]:
+    """The options of a command that are fields of a dataclass and have a value, by name."""
+    names = [field.name for field in dataclasses.fields(config)]
+    return {name: context.params[name] for name in names if context.params.get(name) is not None}

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli.options import Json, Threads
+from genome_lm.training_config import TrainingConfig, parse_stages
+from genome_lm_cli.options import Json, Threads, given
 from genome_lm_cli.output import finish
-
-_MODEL = ("d_model", "n_layer", "max_length")
 
 
 def train(
+    context: typer.Context,
     genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
     intervals: Annotated[
         Path, typer.Option("--intervals", "--bed", help="BED4 file with the splits.", metavar="SPLITS.bed")
@@ -26,15 +27,28 @@ def train(
     max_length: Annotated[int | None, typer.Option(help="Context in bases.")] = None,
     init: Annotated[str | None, typer.Option(help="Checkpoint to start from, of any form.", metavar="CKPT")] = None,
     stages: Annotated[str | None, typer.Option(help="length:steps, joined by commas: 1024:5000,8192:2000.")] = None,
-    tokens_per_step: Annotated[int | None, typer.Option(help="Bases in a step, at every length.")] = None,
-    device_tokens: Annotated[int | None, typer.Option(help="Bases that go through the model at one time.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    soft_mask_weight: Annotated[float | None, typer.Option(help="Weight of soft-masked bases in the loss.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bf16-mixed.")] = None,
+    tokens_per_step: Annotated[
+        int | None,
+        typer.Option(help=f"Bases in a step, at every length; default: {TrainingConfig.tokens_per_step:,}."),
+    ] = None,
+    device_tokens: Annotated[
+        int | None,
+        typer.Option(help=f"Bases that go through the model at one time; default: {TrainingConfig.device_tokens:,}."),
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help=f"Peak learning rate; default: {TrainingConfig.lr}.")] = None,
+    soft_mask_weight: Annotated[
+        float | None,
+        typer.Option(help=f"Weight of soft-masked bases in the loss; default: {TrainingConfig.soft_mask_weight}."),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help=f"float32 or bf16-mixed; default: {TrainingConfig.precision}.")
+    ] = None,
     activation_checkpointing: Annotated[
         bool | None, typer.Option("--activation-checkpointing/", help="Less memory, more time.", show_default=False)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, sampling and dropout.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help=f"Of weights, sampling and dropout; default: {TrainingConfig.seed}.")
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -61,13 +75,9 @@ def train(
     """
     from genome_lm.training import train
 
-    options = locals()
     model, recipe = _sections(config)
-    model |= {name: options[name] for name in _MODEL if options[name] is not None}
-    if preset is not None:
-        model["preset"] = preset
-    given = (*_recipe_options(), "stages")
-    recipe |= {name: options[name] for name in given if options.get(name) is not None}
+    model |= given(ModelConfig, context) | ({} if preset is None else {"preset": preset})
+    recipe |= given(TrainingConfig, context)
     result = train(
         genome,
         intervals,
@@ -93,12 +103,6 @@ def train(
     finish(as_json, text, path=str(result.checkpoint), steps=result.steps, finished=True, summary=summary)
 
 
-def _recipe_options() -> tuple[str, ...]:
-    from genome_lm.training import TrainingConfig
-
-    return tuple(field.name for field in dataclasses.fields(TrainingConfig))
-
-
 def _sections(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The model and training sections of a YAML file."""
     import yaml
@@ -115,9 +119,7 @@ def _sections(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     return dict(values.get("model") or {}), dict(values.get("training") or {})
 
 
-def _model_config(values: dict[str, Any]) -> Any:
-    from genome_lm.config import PRESETS, ModelConfig
-
+def _model_config(values: dict[str, Any]) -> ModelConfig:
     preset = values.pop("preset", None)
     if preset is None:
         if not values:
@@ -130,12 +132,10 @@ def _model_config(values: dict[str, Any]) -> Any:
     return ModelConfig.from_dict({**PRESETS[preset].to_dict(), "d_inner": 0, **values})
 
 
-def _training_config(values: dict[str, Any]) -> Any:
-    from genome_lm.training import TrainingConfig, parse_stages
-
-    if unknown := values.keys() - set(_recipe_options()):
-        known = ", ".join(_recipe_options())
-        raise GenomeLMError(f"training config: unknown field {', '.join(sorted(unknown))}; known: {known}")
+def _training_config(values: dict[str, Any]) -> TrainingConfig:
+    names = [field.name for field in dataclasses.fields(TrainingConfig)]
+    if unknown := values.keys() - set(names):
+        raise GenomeLMError(f"training config: unknown field {', '.join(sorted(unknown))}; known: {', '.join(names)}")
     if "stages" not in values:
         raise GenomeLMError("training config: no stages; give --stages length:steps, such as 1024:5000")
     if isinstance(values["stages"], str):

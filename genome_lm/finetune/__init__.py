@@ -1,9 +1,9 @@
 """Tuning on labelled sequences: heads, full, frozen, LoRA and soft-prompt tuning, metrics with intervals."""
 
-from genome_lm.finetune.config import METHODS, FinetuneConfig
 from genome_lm.finetune.metrics import Estimate, measure, metrics_of
 from genome_lm.finetune.neighbours import Unlabelled
 from genome_lm.finetune.run import FinetuneResult, finetune, prediction_table
+from genome_lm.finetune_config import METHODS, FinetuneConfig
 
 __all__ = [
     "METHODS",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from genome_lm.finetune.config import FinetuneConfig
+from genome_lm.finetune_config import FinetuneConfig
 from genome_lm.model import Head, HyenaLM
 
 _ADAPTED = ("in_proj", "out_proj", "fc1", "fc2")

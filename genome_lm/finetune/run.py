@@ -21,11 +21,11 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder
 from genome_lm.finetune.adapters import merge, parameter_groups, prepare, restore_state, trainable_state
 from genome_lm.finetune.batches import Coordinates, Features, Sequences, Source, pooled_states
-from genome_lm.finetune.config import FinetuneConfig
 from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, lower_is_better, measure, metrics_of
 from genome_lm.finetune.neighbours import Unlabelled, draw_neighbours, shared_directions
 from genome_lm.finetune.resume import Saved, data_digest
 from genome_lm.finetune.targets import Data, class_weights, encode_examples, moments, output_names
+from genome_lm.finetune_config import FinetuneConfig
 from genome_lm.inference import predictions
 from genome_lm.kernels.numerics import deterministic, outside_autocast
 from genome_lm.model import Head, HeadConfig, HyenaLM

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from genome_lm.training.config import Stage, TrainingConfig, parse_stages, warmup_cosine
 from genome_lm.training.metrics import read_metrics
 from genome_lm.training.validation import window_losses
+from genome_lm.training_config import Stage, TrainingConfig, parse_stages, warmup_cosine
 
 if TYPE_CHECKING:
     from genome_lm.training.run import TrainingResult, train

@@ -20,11 +20,11 @@ from genome_lm.genome import GenomeStore, Interval, tile
 from genome_lm.machine import process_memory
 from genome_lm.optional import require
 from genome_lm.progress import progress
-from genome_lm.training.config import TrainingConfig
 from genome_lm.training.data import StepBatch
 from genome_lm.training.metrics import METRICS, read_metrics
 from genome_lm.training.system import TrainingSystem
 from genome_lm.training.validation import mean_loss
+from genome_lm.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

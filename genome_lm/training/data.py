@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from genome_lm.genome import Windows, WindowSampler, fetch_windows, soft_masks
-from genome_lm.training.config import TrainingConfig
+from genome_lm.training_config import TrainingConfig
 
 
 class StepBatch(NamedTuple):

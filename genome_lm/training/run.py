@@ -27,11 +27,11 @@ from genome_lm.genome import GenomeStore, WindowSampler, of_split, read_bed
 from genome_lm.kernels.numerics import deterministic
 from genome_lm.model import HyenaLM
 from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
-from genome_lm.training.config import TrainingConfig
 from genome_lm.training.data import GenomeData, TrainingSteps
 from genome_lm.training.devices import StrategyName, choose_strategy, process_rank
 from genome_lm.training.metrics import METRICS, read_metrics
 from genome_lm.training.system import TrainingSystem
+from genome_lm.training_config import TrainingConfig
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from genome_lm.alphabet import PAD
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.numerics import outside_autocast
 from genome_lm.model import HyenaLM, target_mask
-from genome_lm.training.config import TrainingConfig
 from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.devices import gradients_exchanged, load_optimizer, shard
+from genome_lm.training_config import TrainingConfig
 
 
 class StepResult(NamedTuple):

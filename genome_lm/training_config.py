@@ -26,7 +26,7 @@ class StepPlan(NamedTuple):
     first_sample: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrainingConfig:
     """The recipe; its defaults are HyenaDNA's (Nguyen et al. 2023, https://arxiv.org/abs/2306.15794, appendix A).
 

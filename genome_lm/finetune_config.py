@@ -13,7 +13,7 @@ _PASSES = {"epochs": (10, 100), "patience": (3, 10)}
 """Defaults where the model is tuned, and where it is frozen and an epoch takes no time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FinetuneConfig:
     """The recipe of pretraining on labelled data: AdamW in the same groups, warm-up, cosine, clipping.
 
