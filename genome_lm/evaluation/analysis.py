@@ -3,15 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from genome_lm.dataset import Annotation, LabelledSet
 from genome_lm.genome import GenomeStore, Interval, of_split
 from genome_lm.inference import GenomeLM
 from genome_lm.model import HyenaLM
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 
@@ -102,13 +99,13 @@ class Analysis:
     Attributes:
         words: What the report says above the table.
         run: The analysis itself.
-        draw: The figure of the summary. It imports matplotlib when it is called, not before.
+        draw: The figure of the summary as SVG text. It imports matplotlib when it is called, not before.
         needs: The field of `SuiteInput` without which it is left out; empty for none.
     """
 
     words: str
     run: Callable[[Setting], Tables]
-    draw: Callable[[list[Row]], "Figure"]
+    draw: Callable[[list[Row]], str]
     needs: str = ""
 
     def __post_init__(self) -> None:

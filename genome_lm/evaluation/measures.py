@@ -1,16 +1,13 @@
 """Tables of one measure per row, with an error or an interval, and their figure."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.drawing import BASELINE, MODEL, MUTED, new_figure
+from genome_lm.drawing import BASELINE, MODEL, MUTED, new_figure, svg_text
 from genome_lm.evaluation.analysis import Row
 from genome_lm.evaluation.losses import mean_and_error
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def measure_row(measure: str, values: npt.NDArray[np.floating]) -> Row:
@@ -19,13 +16,13 @@ def measure_row(measure: str, values: npt.NDArray[np.floating]) -> Row:
     return {"measure": measure, "value": value, "error": error, "cases": int((~np.isnan(values)).sum())}
 
 
-def draw_measures(rows: list[Row]) -> "Figure":
-    """A bar per row."""
+def draw_measures(rows: list[Row]) -> str:
+    """A bar per row, as SVG text."""
     return draw_bars(rows, [row["measure"] for row in rows])
 
 
-def draw_bars(rows: list[Row], labels: list[str], value: str = "value", baselines: tuple[bool, ...] = ()) -> "Figure":
-    """A bar per row, with its 95 % interval where the rows have an error, or low and high.
+def draw_bars(rows: list[Row], labels: list[str], value: str = "value", baselines: Sequence[bool] = ()) -> str:
+    """A bar per row, as SVG text, with its 95 % interval where the rows have an error, or low and high.
 
     Args:
         rows: What to draw.
@@ -44,7 +41,7 @@ def draw_bars(rows: list[Row], labels: list[str], value: str = "value", baseline
     axes.set_xlabel(value if errors is None else f"{value} (bars: 95 % intervals)")
     if baselines:
         axes.set_xlim(0.9 * min(values))
-    return figure
+    return svg_text(figure)
 
 
 def _errors(rows: list[Row], value: str) -> npt.NDArray[np.float64] | None:

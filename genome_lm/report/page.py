@@ -38,24 +38,19 @@ def write_report(run: Path, evaluation: Path, out: Path, title: str = "genome-lm
         raise GenomeLMError(f"{evaluation}: not an evaluation by `genome-lm evaluate` ({error})") from error
     with fixed_svg():
         figures = {"curve": learning_curve(rows), "bars": score_bars(model, baselines)}
-    page = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            title=title,
-            run=training,
-            summary=summary,
-            scores=scores,
-            model=model,
-            ranked=sorted([model, *baselines], key=lambda score: score.loss),
-            best_baseline=min(baselines, key=lambda score: score.loss),
-            stages=_stages(rows),
-            figures=figures,
-            version=__version__,
-        )
+    write_page(
+        out,
+        "report.html.j2",
+        title=title,
+        run=training,
+        summary=summary,
+        scores=scores,
+        model=model,
+        ranked=sorted([model, *baselines], key=lambda score: score.loss),
+        best_baseline=min(baselines, key=lambda score: score.loss),
+        stages=_stages(rows),
+        figures=figures,
     )
-    with replacing_file(out) as temporary:
-        temporary.write_text(page)
 
 
 def fixed_svg() -> AbstractContextManager[None]:
@@ -63,11 +58,13 @@ def fixed_svg() -> AbstractContextManager[None]:
     return mpl.rc_context({"svg.hashsalt": "genome-lm", "svg.fonttype": "path", "font.size": 9})
 
 
-def environment() -> jinja2.Environment:
-    """The templates beside this file."""
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("genome_lm.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
-    )
+def write_page(out: Path, template: str, **values: Any) -> None:
+    """Write a page by one of the templates beside this file, whole or not at all."""
+    loader = jinja2.PackageLoader("genome_lm.report", "")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.get_template(template).render(version=__version__, **values)
+    with replacing_file(out) as temporary:
+        temporary.write_text(page)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,13 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from genome_lm import __version__
-from genome_lm.drawing import svg_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import ANALYSES
 from genome_lm.evaluation.suite import EACH, SUMMARY
-from genome_lm.files import replacing_file
-from genome_lm.report.page import environment, fixed_svg
+from genome_lm.report.page import fixed_svg, write_page
 
 
 def write_suite_report(folder: Path, out: Path) -> None:
@@ -28,11 +25,7 @@ def write_suite_report(folder: Path, out: Path) -> None:
         raise GenomeLMError(f"{folder / SUMMARY}: no analysis makes a table {unknown[0]!r}; run the suite again")
     with fixed_svg():
         parts = [_part(name, rows) for name, rows in tables.items() if name in ANALYSES]
-    page = environment().get_template("suite.html.j2").render(
-        title="Evaluation suite", record=record, parts=parts, version=__version__
-    )  # fmt: skip
-    with replacing_file(out) as temporary:
-        temporary.write_text(page)
+    write_page(out, "suite.html.j2", title="Evaluation suite", record=record, parts=parts)
 
 
 def _part(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -41,7 +34,7 @@ def _part(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": name,
         "words": analysis.words,
-        "figure": svg_text(analysis.draw(rows)) if rows else "",
+        "figure": analysis.draw(rows) if rows else "",
         "columns": list(rows[0]) if rows else [],
         "rows": [[_shown(value) for value in row.values()] for row in rows],
     }

@@ -10,11 +10,9 @@ from matplotlib.axes import Axes
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import RocCurveDisplay, confusion_matrix
 
-from genome_lm import __version__
 from genome_lm.drawing import INK, MODEL, MUTED, new_figure, svg_text
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file
-from genome_lm.report.page import environment, fixed_svg
+from genome_lm.report.page import fixed_svg, write_page
 
 _BINS = 10
 _MOST_POINTS = 20_000
@@ -35,12 +33,8 @@ def write_finetune_report(folder: Path, out: Path) -> None:
     split = "test" if "test" in summary["metrics"] else "valid"
     with fixed_svg():
         figures = _figures(summary["head"], predicted) | {"learning": _learning(history, summary["best_epoch"])}
-    page = environment().get_template("tuning.html.j2").render(
-        title=f"Tuned model: {summary['head']['task']}", summary=summary, split=split,
-        metrics=summary["metrics"][split], figures=figures, version=__version__,
-    )  # fmt: skip
-    with replacing_file(out) as temporary:
-        temporary.write_text(page)
+    title, metrics = f"Tuned model: {summary['head']['task']}", summary["metrics"][split]
+    write_page(out, "tuning.html.j2", title=title, summary=summary, split=split, metrics=metrics, figures=figures)
 
 
 def _figures(head: dict[str, Any], predicted: pd.DataFrame) -> dict[str, str]:

@@ -1,16 +1,11 @@
 """An analysis as one would add it: one file, registered by one line in its test."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from genome_lm.alphabet import C, G
-from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
+from genome_lm.evaluation.analysis import Analysis, Setting, Tables
 from genome_lm.evaluation.losses import sample_windows
 from genome_lm.evaluation.measures import draw_measures, measure_row
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def _run(setting: Setting) -> Tables:
@@ -20,8 +15,4 @@ def _run(setting: Setting) -> Tables:
     return Tables([measure_row("G + C", content)], [{"window": n, "gc": each} for n, each in enumerate(content)])
 
 
-def _draw(rows: list[Row]) -> "Figure":
-    return draw_measures(rows)
-
-
-ANALYSIS = Analysis("How much of the split is G or C.", _run, _draw)
+ANALYSIS = Analysis(words="How much of the split is G or C.", run=_run, draw=draw_measures)

@@ -136,9 +136,9 @@ def _run(setting: Setting) -> Tables:
 
 
 ANALYSIS = Analysis(
-    "Synonymous and non-synonymous changes at third positions of codons; insertions that shift the frame "
+    words="Synonymous and non-synonymous changes at third positions of codons; insertions that shift the frame "
     "(1, 2) or don't (3).",
-    _run,
-    draw_measures,
+    run=_run,
+    draw=draw_measures,
     needs="annotation",
 )

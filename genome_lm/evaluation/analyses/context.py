@@ -1,17 +1,12 @@
 """How much context helps."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from genome_lm.drawing import MODEL, MUTED, new_figure
-from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
+from genome_lm.drawing import MODEL, MUTED, new_figure, svg_text
+from genome_lm.evaluation.analysis import Analysis, Row, Tables
 from genome_lm.evaluation.losses import base_losses, mean_and_error, sample_windows
 from genome_lm.genome import GenomeStore, Interval
 from genome_lm.model import HyenaLM
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FEWEST = 8
 """The shortest context that is tried."""
@@ -51,12 +46,7 @@ def loss_by_context(
     return rows
 
 
-def _run(setting: Setting) -> Tables:
-    windows = setting.number(200)
-    return Tables(loss_by_context(setting.lm, setting.store, setting.regions, windows=windows, seed=setting.seed))
-
-
-def _draw(rows: list[Row]) -> "Figure":
+def _draw(rows: list[Row]) -> str:
     figure, axes = new_figure(6.4, 3.0)
     contexts, bits = ([row[name] for row in rows] for name in ("context", "bits_per_base"))
     errors = [1.96 * (row["error"] * row["bits_per_base"] / row["loss"]) for row in rows]
@@ -64,9 +54,11 @@ def _draw(rows: list[Row]) -> "Figure":
     axes.set_xscale("log", base=2)
     axes.set_xlabel("bases of context")
     axes.set_ylabel("bits per base")
-    return figure
+    return svg_text(figure)
 
 
 ANALYSIS = Analysis(
-    "Loss of the same bases, the last ones of each window, after contexts of growing length.", _run, _draw
+    words="Loss of the same bases, the last ones of each window, after contexts of growing length.",
+    run=lambda s: Tables(loss_by_context(s.lm, s.store, s.regions, windows=s.number(200), seed=s.seed)),
+    draw=_draw,
 )

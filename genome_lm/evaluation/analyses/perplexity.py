@@ -1,14 +1,10 @@
 """The model beside Markov chains."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
 from genome_lm.evaluation.measures import draw_bars
 from genome_lm.evaluation.perplexity import evaluate_perplexity
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def _run(setting: Setting) -> Tables:
@@ -17,9 +13,11 @@ def _run(setting: Setting) -> Tables:
     return Tables([{**asdict(each), "targets": scores.targets} for each in (scores.model, *scores.baselines)])
 
 
-def _draw(rows: list[Row]) -> "Figure":
+def _draw(rows: list[Row]) -> str:
     names = [row["name"] for row in rows]
-    return draw_bars(rows, names, "bits_per_base", tuple(name != "model" for name in names))
+    return draw_bars(rows, names, "bits_per_base", [name != "model" for name in names])
 
 
-ANALYSIS = Analysis("Bits a base against Markov chains fitted on the training split; lower is better.", _run, _draw)
+ANALYSIS = Analysis(
+    words="Bits a base against Markov chains fitted on the training split; lower is better.", run=_run, draw=_draw
+)

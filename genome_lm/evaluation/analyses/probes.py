@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,6 @@ from genome_lm.evaluation.measures import draw_bars
 from genome_lm.inference import GenomeLM
 from genome_lm.model import HyenaLM
 from genome_lm.optional import require
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Array = npt.NDArray[Any]
 PROBE = "linear probe"
@@ -63,13 +60,9 @@ def probe_set(
         embedded = [each.embed(sequences, pool=pool, strand="both") for sequences in texts]
         rows.append(data.row(name, _logistic(data, embedded, seed)[0]))  # type: ignore[arg-type]
     tokens = [[encode(sequence) for sequence in sequences] for sequences in texts]
-    best: tuple[float, str, Array] | None = None
-    for width in WIDTHS:
-        predicted, score = _logistic(data, [kmer_frequencies(each, width) for each in tokens], seed)
-        if best is None or score > best[0]:
-            best = score, f"{width}-mer logistic regression", predicted
-    assert best is not None
-    rows.append(data.row(best[1], best[2]))
+    by_width = {width: _logistic(data, [kmer_frequencies(each, width) for each in tokens], seed) for width in WIDTHS}
+    width = max(WIDTHS, key=lambda width: by_width[width][1])
+    rows.append(data.row(f"{width}-mer logistic regression", by_width[width][0]))
     rows += [data.row(f"order-{order} Markov", _markov(data, tokens, order)) for order in (3, 5)]
     if cnn:
         rows.append(data.row("small CNN", _cnn(data, tokens, seed)))
@@ -115,7 +108,7 @@ def _logistic(data: _Split, features: Sequence[Array], seed: int) -> tuple[Array
     linear, pipeline, preprocessing = (
         require(f"sklearn.{name}") for name in ("linear_model", "pipeline", "preprocessing")
     )
-    found: tuple[float, Array] | None = None
+    best: tuple[Array, float] = np.empty(0), -1.0
     for penalty in PENALTIES:
         classifier = pipeline.make_pipeline(
             preprocessing.StandardScaler(),
@@ -123,10 +116,9 @@ def _logistic(data: _Split, features: Sequence[Array], seed: int) -> tuple[Array
         )
         classifier.fit(features[0], data.targets[0])
         score = float(classifier.score(features[1], data.targets[1]))
-        if found is None or score > found[0]:
-            found = score, classifier.predict(features[2])
-    assert found is not None
-    return found[1], found[0]
+        if score > best[1]:
+            best = classifier.predict(features[2]), score
+    return best
 
 
 def kmer_frequencies(tokens: Sequence[Tokens], width: int) -> npt.NDArray[np.float32]:
@@ -189,7 +181,7 @@ def _cnn(data: _Split, tokens: Sequence[Sequence[Tokens]], seed: int, epochs: in
         model = _SmallCnn(len(data.classes))
     ids = [_padded(each) for each in tokens]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    best: tuple[float, Array] | None = None
+    best: tuple[Array, float] = np.empty(0), -1.0
     for _ in range(epochs):
         model.train()
         for rows in np.array_split(generator.permutation(len(ids[0])), max(1, len(ids[0]) // 64)):
@@ -206,10 +198,9 @@ def _cnn(data: _Split, tokens: Sequence[Sequence[Tokens]], seed: int, epochs: in
                 np.concatenate([model(_one_hot(part)).argmax(1).numpy() for part in _parts(each)]) for each in ids[1:]
             ]
         score = float((predicted[0] == data.targets[1]).mean())
-        if best is None or score > best[0]:
-            best = score, predicted[1]
-    assert best is not None
-    return best[1]
+        if score > best[1]:
+            best = predicted[1], score
+    return best[0]
 
 
 def _parts(ids: Tokens) -> list[Tokens]:
@@ -233,14 +224,14 @@ def _run(setting: Setting) -> Tables:
     return Tables([{"set": name, **row} for name, each in sets.items() for row in probe_set(setting.model, each)])
 
 
-def _draw(rows: list[Row]) -> "Figure":
+def _draw(rows: list[Row]) -> str:
     labels = [f"{row['set']}: {row['method']}" for row in rows]
-    return draw_bars(rows, labels, "accuracy", tuple(row["method"] != PROBE for row in rows))
+    return draw_bars(rows, labels, "accuracy", [row["method"] != PROBE for row in rows])
 
 
 ANALYSIS = Analysis(
-    "Test accuracy of linear probes on embeddings and of baselines trained on the same sequences.",
-    _run,
-    _draw,
+    words="Test accuracy of linear probes on embeddings and of baselines trained on the same sequences.",
+    run=_run,
+    draw=_draw,
     needs="sets",
 )

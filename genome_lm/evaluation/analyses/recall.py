@@ -1,18 +1,14 @@
 """Whether what stood long ago in a sequence is remembered."""
 
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genome_lm.drawing import MUTED, new_figure
-from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
+from genome_lm.drawing import MUTED, new_figure, svg_text
+from genome_lm.evaluation.analysis import Analysis, Row, Tables
 from genome_lm.evaluation.losses import base_losses, mean_and_error, sample_windows
 from genome_lm.genome import GenomeStore, Interval
 from genome_lm.model import HyenaLM
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def recall(
@@ -65,12 +61,7 @@ def recall(
     return rows
 
 
-def _run(setting: Setting) -> Tables:
-    windows = setting.number(60)
-    return Tables(recall(setting.lm, setting.store, setting.regions, windows=windows, seed=setting.seed))
-
-
-def _draw(rows: list[Row]) -> "Figure":
+def _draw(rows: list[Row]) -> str:
     figure, axes = new_figure(6.4, 3.0)
     last, longest = (max(row[name] for row in rows) for name in ("position", "distance"))
     for distance, of_distance in groupby(rows, key=lambda row: row["distance"]):
@@ -83,12 +74,12 @@ def _draw(rows: list[Row]) -> "Figure":
     axes.set_xlabel("position of the first copy in the window")
     axes.set_ylabel("fall of the loss, nats a base")
     axes.legend(frameon=False, fontsize=7, title="distance", title_fontsize=7)
-    return figure
+    return svg_text(figure)
 
 
 ANALYSIS = Analysis(
-    "How much the loss of a real segment falls where it has stood before, in nats a base, by the distance "
+    words="How much the loss of a real segment falls where it has stood before, in nats a base, by the distance "
     "and by the position of the first copy. At 0 nothing is remembered.",
-    _run,
-    _draw,
+    run=lambda s: Tables(recall(s.lm, s.store, s.regions, windows=s.number(60), seed=s.seed)),
+    draw=_draw,
 )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from genome_lm.alphabet import Tokens
-from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
+from genome_lm.evaluation.analysis import Analysis, Row, Tables
 from genome_lm.evaluation.losses import base_losses, sample_windows
 from genome_lm.evaluation.measures import draw_measures, measure_row
 from genome_lm.genome import GenomeStore, Interval
@@ -59,13 +59,8 @@ def dinucleotide_shuffle(tokens: Tokens, generator: np.random.Generator) -> Toke
     return np.array(path, dtype=np.uint8)
 
 
-def _run(setting: Setting) -> Tables:
-    windows = setting.number(100)
-    return Tables(shuffle_sensitivity(setting.lm, setting.store, setting.regions, windows, setting.seed))
-
-
 ANALYSIS = Analysis(
-    "Loss of shuffles that keep the counts of dinucleotides; above 0, the model knows order beyond them.",
-    _run,
-    draw_measures,
+    words="Loss of shuffles that keep the counts of dinucleotides; above 0, the model knows order beyond them.",
+    run=lambda s: Tables(shuffle_sensitivity(s.lm, s.store, s.regions, s.number(100), s.seed)),
+    draw=draw_measures,
 )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from genome_lm.alphabet import reverse_complement
-from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
+from genome_lm.evaluation.analysis import Analysis, Row, Tables
 from genome_lm.evaluation.losses import base_losses, sample_windows
 from genome_lm.evaluation.measures import draw_measures, measure_row
 from genome_lm.genome import GenomeStore, Interval
@@ -28,11 +28,8 @@ def strand_consistency(
     return [*rows, {"measure": "correlation", "value": correlation, "error": float("nan"), "cases": len(tokens)}]
 
 
-def _run(setting: Setting) -> Tables:
-    windows = setting.number(100)
-    return Tables(strand_consistency(setting.lm, setting.store, setting.regions, windows, setting.seed))
-
-
 ANALYSIS = Analysis(
-    "Loss of windows on both strands; a model of double-stranded DNA gives the same.", _run, draw_measures
+    words="Loss of windows on both strands; a model of double-stranded DNA gives the same.",
+    run=lambda s: Tables(strand_consistency(s.lm, s.store, s.regions, s.number(100), s.seed)),
+    draw=draw_measures,
 )

@@ -141,8 +141,8 @@ def _run(setting: Setting) -> Tables:
 
 
 ANALYSIS = Analysis(
-    "Common variants against random ones of the same trinucleotide and change; AUROC 0.5 is chance.",
-    _run,
-    draw_measures,
+    words="Common variants against random ones of the same trinucleotide and change; AUROC 0.5 is chance.",
+    run=_run,
+    draw=draw_measures,
     needs="variants",
 )
