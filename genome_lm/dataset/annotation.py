@@ -131,8 +131,8 @@ def _contig_names(store: GenomeStore, contig_map: dict[str, str] | None, pattern
     names = {name: name for name in store.contigs.names}
     if pattern is not None:
         try:
-            found = {name: re.search(pattern, name) for name in store.contigs.names}
-            names |= {match[1]: name for name, match in found.items() if match}
+            matches = {name: re.search(pattern, name) for name in store.contigs.names}
+            names |= {match[1]: name for name, match in matches.items() if match}
         except (re.error, IndexError) as error:
             raise GenomeLMError(f"contig pattern {pattern!r}: {error}; it needs one group in brackets") from error
     for name, target in (contig_map or {}).items():

@@ -110,7 +110,7 @@ def compare_benchmark(benchmarks: dict[str, Benchmark], folders: Sequence[Path])
         folders: Of `genome-lm finetune`, each named as its set.
 
     Returns:
-        A row a folder: set, metric, ours with its interval, a column a published model, source.
+        One row per folder: set, metric, ours with its interval, one column per published model, source.
 
     Raises:
         GenomeLMError: If a folder is named otherwise, or holds no test metrics.
@@ -125,18 +125,10 @@ def compare_benchmark(benchmarks: dict[str, Benchmark], folders: Sequence[Path])
             ours = next(metric for metric in metrics if metric["metric"] == benchmark.metric)
         except (OSError, ValueError, KeyError, StopIteration) as error:
             raise GenomeLMError(f"{folder}: no {benchmark.metric} of a test split in summary.json") from error
-        percent = {
-            name: round(100 * ours[key], 1) for name, key in (("ours", "value"), ("low", "low"), ("high", "high"))
-        }
-        rows.append(
-            {
-                "set": folder.name,
-                "metric": benchmark.metric,
-                **percent,
-                **benchmark.published,
-                "source": benchmark.source,
-            }
-        )
+        keys = {"ours": "value", "low": "low", "high": "high"}
+        percent = {name: round(100 * ours[key], 1) for name, key in keys.items()}
+        facts = {"set": folder.name, "metric": benchmark.metric}
+        rows.append({**facts, **percent, **benchmark.published, "source": benchmark.source})
     return rows
 
 
@@ -163,12 +155,12 @@ def _read_intervals(path: Path, label: str, split: str, store: GenomeStore | Non
             table = require("pandas").read_csv(file, dtype={"region": str, "strand": str})[_INTERVALS]
     except (OSError, ValueError, KeyError) as error:
         raise GenomeLMError(f"{path}: expected the columns {', '.join(_INTERVALS)}: {error}") from error
-    known = set(store.contigs.names)
+    contigs = set(store.contigs.names)
     examples = []
     for row in table.itertuples(index=False):
         # Ensembl's names and UCSC's differ by chr alone.
         names = str(row.region), f"chr{row.region}", str(row.region).removeprefix("chr")
-        contig = next((name for name in names if name in known), names[0])
+        contig = next((name for name in names if name in contigs), names[0])
         place = contig, int(str(row.start)), int(str(row.end)), str(row.strand)
         try:
             sequence = store.fetch(*place, output="letters").tobytes().decode()  # type: ignore[arg-type]

@@ -164,8 +164,8 @@ def _read_labelled_bed(path: Path) -> "pd.DataFrame":
         raise GenomeLMError(f"{path}: can't read: {error}") from error
     if table.shape[1] < 4:
         raise GenomeLMError(f"{path}: {table.shape[1]} columns between tabs; the fourth has to hold the label")
-    chosen = {"contig": table[0], "start": table[1], "end": table[2], "label": table[3]}
-    return pd.DataFrame(chosen | ({"strand": table[5]} if table.shape[1] > 5 else {}))
+    columns = {"contig": table[0], "start": table[1], "end": table[2], "label": table[3]}
+    return pd.DataFrame(columns | ({"strand": table[5]} if table.shape[1] > 5 else {}))
 
 
 def _from_table(
@@ -174,8 +174,8 @@ def _from_table(
     placed = all(name in table for name in _PLACE)
     sequence = next((name for name in _SEQUENCE_NAMES if name in table), None)
     if missing := [name for name in columns if name not in table]:
-        known = ", ".join(map(str, table.columns))
-        raise GenomeLMError(f"{path}: no column {', '.join(missing)}; there are {known} (choose with --label)")
+        present = ", ".join(map(str, table.columns))
+        raise GenomeLMError(f"{path}: no column {', '.join(missing)}; there are {present} (choose with --label)")
     if sequence is None and not placed:
         raise GenomeLMError(f"{path}: expected a column sequence, or contig, start and end with a genome")
     if sequence is None and store is None:

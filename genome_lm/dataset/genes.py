@@ -105,11 +105,11 @@ class _Space:
         if not self.regions:
             return []
         room = np.array([region.end - region.start - self.length + 1 for region in self.regions])
-        chosen = generator.choice(len(room), count, p=room / room.sum())
-        starts = (generator.random(count) * room[chosen]).astype(int)
+        numbers = generator.choice(len(room), count, p=room / room.sum())
+        starts = (generator.random(count) * room[numbers]).astype(int)
         return [
             (self.regions[i].contig, self.regions[i].start + start)
-            for i, start in zip(chosen.tolist(), starts.tolist(), strict=True)
+            for i, start in zip(numbers.tolist(), starts.tolist(), strict=True)
         ]
 
     def holds(self, contig: str, start: int) -> bool:
@@ -228,7 +228,7 @@ def _decoys(
     generator: np.random.Generator,
 ) -> list[Place]:
     """Windows centred on one of the words where there is no true site."""
-    found = []
+    decoys = []
     middle = space.length // 2
     for contig, start in space.draw(CANDIDATES * wanted, generator):
         strand = "-" if generator.random() < 0.5 else "+"
@@ -240,8 +240,8 @@ def _decoys(
         moved = start + at if strand == "+" else start - at
         base = moved + middle if strand == "+" else moved + space.length - 1 - middle
         if space.holds(contig, moved) and (contig, base, strand) not in true_sites:
-            found.append(Place(contig, moved, moved + space.length, strand, "other"))
-    return list(dict.fromkeys(found))
+            decoys.append(Place(contig, moved, moved + space.length, strand, "other"))
+    return list(dict.fromkeys(decoys))
 
 
 def _matched(

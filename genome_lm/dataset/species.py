@@ -56,9 +56,9 @@ def species_set(
         own = split_genome(store, "blocks", valid, test, block, gap, seed) if own is None else own
         for split in SPLITS:
             key = [seed, number, SPLITS.index(split)]
-            chosen = [region for region in own if region.name == split]
+            of_split = [region for region in own if region.name == split]
             drawn[label, split] = (
-                _draw(store, label, chosen, length, wanted[split], max_n_fraction, key) if chosen else []
+                _draw(store, label, of_split, length, wanted[split], max_n_fraction, key) if of_split else []
             )
     examples = []
     for split in SPLITS:

@@ -61,7 +61,7 @@ def _overlapping(examples: Sequence[Example]) -> dict[int, int]:
         (number for number, example in enumerate(examples) if example.contig),
         key=lambda number: (examples[number].contig, examples[number].start),
     )
-    found: dict[int, int] = {}
+    overlaps: dict[int, int] = {}
     reach: dict[bool, list[int]] = {True: [], False: []}
     for number in order:
         example, is_train = examples[number], examples[number].split == "train"
@@ -73,10 +73,10 @@ def _overlapping(examples: Sequence[Example]) -> dict[int, int]:
             ]
         for other in reach[not is_train]:
             train, held_out = (number, other) if is_train else (other, number)
-            found.setdefault(train, held_out)
+            overlaps.setdefault(train, held_out)
         if example.split in SPLITS:
             reach[is_train].append(number)
-    return found
+    return overlaps
 
 
 def describe_leaks(leaks: Sequence[Leak], examples: Sequence[Example]) -> str:
@@ -106,12 +106,12 @@ def assign_splits(labelled: LabelledSet, valid: float, test: float, seed: int) -
     groups = np.array(_groups(labelled.examples))
     fractions = {"train": 1 - valid - test, "valid": valid, "test": test}
     lacking = {split: fraction * len(groups) for split, fraction in fractions.items()}
-    sizes, chosen = np.bincount(groups), {}
+    sizes, split_of_group = np.bincount(groups), {}
     for group in np.random.default_rng(seed).permutation(np.unique(groups)).tolist():
-        chosen[group] = max(lacking, key=lambda name: lacking[name])
-        lacking[chosen[group]] -= sizes[group]
+        split_of_group[group] = max(lacking, key=lambda name: lacking[name])
+        lacking[split_of_group[group]] -= sizes[group]
     assigned = zip(labelled.examples, groups.tolist(), strict=True)
-    return labelled._replace(examples=[example._replace(split=chosen[group]) for example, group in assigned])
+    return labelled._replace(examples=[example._replace(split=split_of_group[group]) for example, group in assigned])
 
 
 def _groups(examples: Sequence[Example]) -> list[int]:

@@ -90,7 +90,8 @@ class MarkovModel:
     def _log_probabilities(self, tokens: Codes, count: int) -> Iterator[npt.NDArray[np.float32]]:
         """For each order, (n, count) log-probabilities of the last `count` tokens of each row."""
         width = tokens.shape[1]
-        known, digits = _is_base(tokens), np.where(_is_base(tokens), tokens - A, 0).astype(np.int64)
+        is_base = _is_base(tokens)
+        digits = np.where(is_base, tokens - A, 0).astype(np.int64)
         target = digits[:, width - count :]
         context, valid = np.zeros_like(target), np.ones(target.shape, dtype=bool)
         log_p = self.tables[0][0][target]
@@ -98,7 +99,7 @@ class MarkovModel:
         for order in range(1, self.order + 1):
             shifted = slice(width - count - order, width - order)
             context = context + (digits[:, shifted] << 2 * (order - 1))
-            valid = valid & known[:, shifted]
+            valid = valid & is_base[:, shifted]
             log_p = np.where(valid, self.tables[order][context, target], log_p)
             yield log_p
 
@@ -134,21 +135,21 @@ def _count_words(tokens: Codes, width: int, counts: npt.NDArray[np.int64]) -> No
 
 
 def _words(
-    digits: npt.NDArray[np.int32], known: npt.NDArray[np.bool_], width: int
+    digits: npt.NDArray[np.int32], is_base: npt.NDArray[np.bool_], width: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     """The word that begins at each of n digits, and whether all its digits are known: (n − width + 1,) both.
 
     A word is two of half its width, so that the work grows with the logarithm of the width.
     """
     if width == 1:
-        return digits, known
+        return digits, is_base
     half = width // 2
-    words, valid = _words(digits, known, half)
+    words, valid = _words(digits, is_base, half)
     words = words[:-half] << 2 * half | words[half:]
     valid = valid[:-half] & valid[half:]
     if width % 2:
         words = words[:-1] << 2 | digits[width - 1 :]
-        valid = valid[:-1] & known[width - 1 :]
+        valid = valid[:-1] & is_base[width - 1 :]
     return words, valid
 
 

@@ -17,7 +17,7 @@ from genome_lm.training import window_losses
 
 @dataclass(frozen=True)
 class Score:
-    """How well something predicts the targets: loss in nats a base, its exponential, and bits a base."""
+    """How well something predicts the targets: loss in nats per base, its exponential, and bits per base."""
 
     name: str
     loss: float
@@ -85,8 +85,8 @@ def evaluate_perplexity(
     length = length or model.config.max_length
     windows, inside = tile(store, of_split(intervals, split), length + 1, length)
     if max_bases is not None and len(inside) > (most := max(1, max_bases // length)):
-        chosen = np.linspace(0, len(inside) - 1, most).astype(int)
-        windows, inside = windows.take(chosen), inside[chosen]
+        spread = np.linspace(0, len(inside) - 1, most).astype(int)
+        windows, inside = windows.take(spread), inside[spread]
     total, targets = 0.0, 0
     with progress(f"evaluate {split}", int(inside.sum()), "bases") as bar:
         for losses, counts in window_losses(model, store, windows, inside, device_tokens):

@@ -78,8 +78,8 @@ def of_split(intervals: Iterable[Interval], split: str) -> list[Interval]:
         GenomeLMError: If there is none; it says which splits there are.
     """
     intervals = list(intervals)
-    chosen = [interval for interval in intervals if interval.name == split]
-    if not chosen:
+    named = [interval for interval in intervals if interval.name == split]
+    if not named:
         names = ", ".join(sorted({interval.name or "(none)" for interval in intervals}))
         raise GenomeLMError(f"no intervals of split {split!r}; the fourth column of the BED file holds: {names}")
-    return chosen
+    return named

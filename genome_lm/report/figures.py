@@ -10,7 +10,7 @@ ROLLING = 25
 
 
 def learning_curve(rows: Sequence[dict[str, str]]) -> str:
-    """Bits a base against bases seen: training (averaged over steps) and validation, with the stages marked."""
+    """Bits per base against bases seen: training (averaged over steps) and validation, with the stages marked."""
     figure, axes = new_figure(7.2, 3.2)
     bases = [int(row["bases"]) / 1e6 for row in rows]
     train = [float(row["bits_per_base"]) for row in rows]
@@ -32,7 +32,7 @@ def learning_curve(rows: Sequence[dict[str, str]]) -> str:
 
 
 def score_bars(model: Score, baselines: Sequence[Score]) -> str:
-    """Bits a base of the model and of the baselines, the best on top; the axis does not start at zero."""
+    """Bits per base of the model and of the baselines, the best on top; the axis does not start at zero."""
     scores = sorted([model, *baselines], key=lambda score: -score.bits_per_base)
     figure, axes = new_figure(7.2, 0.9 + 0.24 * len(scores))
     colours = [MODEL if score is model else BASELINE for score in scores]

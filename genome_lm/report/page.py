@@ -80,16 +80,16 @@ def _stages(rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
     """Length, batch, steps, bases and mean speed of each stage, and the loss it ended with."""
     stages = []
     for number in sorted({int(row["stage"]) for row in rows}):
-        chosen = [row for row in rows if int(row["stage"]) == number]
-        length, batch = int(chosen[0]["length"]), int(chosen[0]["batch"])
-        bases = length * batch * len(chosen)
-        seconds = sum(length * batch / float(row["bases_per_second"]) for row in chosen)
-        valid = [float(row["valid_bits_per_base"]) for row in chosen if row["valid_loss"]]
+        of_stage = [row for row in rows if int(row["stage"]) == number]
+        length, batch = int(of_stage[0]["length"]), int(of_stage[0]["batch"])
+        bases = length * batch * len(of_stage)
+        seconds = sum(length * batch / float(row["bases_per_second"]) for row in of_stage)
+        valid = [float(row["valid_bits_per_base"]) for row in of_stage if row["valid_loss"]]
         stages.append(
             {
                 "length": length,
                 "batch": batch,
-                "steps": len(chosen),
+                "steps": len(of_stage),
                 "bases": bases,
                 "bases_per_second": bases / seconds,
                 "valid_bits_per_base": valid[-1] if valid else None,

@@ -44,20 +44,20 @@ def _figures(head: dict[str, Any], predicted: pd.DataFrame) -> dict[str, str]:
     if head["task"] == "multilabel":
         truth = {name: predicted[f"target_{name}"] for name in names}
         return {"roc": _roc(truth, predicted), "calibration": _calibration(truth, predicted)}
-    known = predicted[predicted["target"] != ""]
+    labelled = predicted[predicted["target"] != ""]
     shown = names[1:] if len(names) == 2 else names
-    truth = {name: (known["target"] == name).astype(float) for name in shown}
-    confusion = _confusion(known, names)
-    return {"roc": _roc(truth, known), "confusion": confusion, "calibration": _calibration(truth, known)}
+    truth = {name: (labelled["target"] == name).astype(float) for name in shown}
+    confusion = _confusion(labelled, names)
+    return {"roc": _roc(truth, labelled), "confusion": confusion, "calibration": _calibration(truth, labelled)}
 
 
 def _roc(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> str:
     figure, axes = new_figure(4.2, 3.8)
     for name, values in truth.items():
-        known = values.notna()
-        if values[known].nunique() == 2:
-            chosen = predicted[f"p_{name}"][known]
-            RocCurveDisplay.from_predictions(values[known], chosen, ax=axes, name=name, pos_label=1)
+        has_target = values.notna()
+        if values[has_target].nunique() == 2:
+            probabilities = predicted[f"p_{name}"][has_target]
+            RocCurveDisplay.from_predictions(values[has_target], probabilities, ax=axes, name=name, pos_label=1)
     _diagonal(axes)
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
@@ -84,9 +84,9 @@ def _confusion(predicted: pd.DataFrame, names: list[str]) -> str:
 def _calibration(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> str:
     figure, axes = new_figure(4.2, 3.8)
     for name, values in truth.items():
-        known = values.notna()
-        if values[known].nunique() == 2:
-            observed, mean = calibration_curve(values[known], predicted[f"p_{name}"][known], n_bins=_BINS)
+        has_target = values.notna()
+        if values[has_target].nunique() == 2:
+            observed, mean = calibration_curve(values[has_target], predicted[f"p_{name}"][has_target], n_bins=_BINS)
             axes.plot(mean, observed, "o-", markersize=3, linewidth=1.2, label=name)
     _diagonal(axes)
     axes.set_xlabel("predicted probability, mean of a bin")

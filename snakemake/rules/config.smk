@@ -80,13 +80,13 @@ def benchmark_tasks(name):
             f"config: benchmarks.{name}.sets: {', '.join(sorted(unknown))}: there are {', '.join(sets)}"
         )
     common = {"runtime": wanted["runtime"], "task": "classification", "set_options": {}}
-    chosen = {key: wanted[key] for key in ("genomes", "models") if key in wanted}
+    limits = {key: wanted[key] for key in ("genomes", "models") if key in wanted}
     return {
         key: {
             "benchmark": {"manifest": wanted["manifest"], "set": key},
             "options": {**manifest.get("options", {}), **own},
             **common,
-            **chosen,
+            **limits,
         }
         for key, own in sets.items()
         if key in wanted.get("sets", sets)

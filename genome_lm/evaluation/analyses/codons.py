@@ -33,7 +33,7 @@ def codon_sensitivity(
     not; theirs is the mean loss of the 60 bases after it less what they had.
 
     Returns:
-        Rows of measure, value and error, in nats (of the whole sequence; a base for insertions), and under
+        Rows of measure, value and error, in nats (of the whole sequence; per base for insertions), and under
         "synonymous preferred" how often the synonymous change of a pair is the likelier one (0.5 by chance).
     """
     generator = np.random.default_rng(seed)
@@ -72,16 +72,16 @@ def _coding_sequences(
     generator: np.random.Generator,
 ) -> list[Tokens]:
     """Coding sequences within the intervals from their start codons on, as long as the context, without N."""
-    found: list[Tokens] = []
+    sequences: list[Tokens] = []
     for i in generator.permutation(len(annotation.transcripts)).tolist():
         transcript = annotation.transcripts[i]
-        if len(found) == count:
+        if len(sequences) == count:
             break
         if _is_inside(transcript, intervals):
             tokens = _coding_tokens(store, transcript)[: model.config.max_length // 3 * 3]
             if len(tokens) >= 3 * 36 and ((tokens >= A) & (tokens < A + 4)).all():
-                found.append(tokens[: len(tokens) // 3 * 3])
-    return found
+                sequences.append(tokens[: len(tokens) // 3 * 3])
+    return sequences
 
 
 def _is_inside(transcript: Transcript, intervals: list[Interval]) -> bool:
@@ -98,14 +98,14 @@ def _coding_tokens(store: GenomeStore, transcript: Transcript) -> Tokens:
 def _synonyms(genetic_code: int) -> dict[tuple[int, int, int], tuple[list[int], list[int]]]:
     """Codon → third bases that keep the amino acid, and those that change it to another one (not to a stop)."""
     table = require("Bio.Data.CodonTable").unambiguous_dna_by_id[genetic_code].forward_table
-    found = {}
+    synonyms = {}
     for codon, amino in table.items():
         others = [base for base in _BASES if base != codon[2]]
         same = [base for base in others if table.get(codon[:2] + base) == amino]
         changed = [base for base in others if table.get(codon[:2] + base, amino) != amino]
-        ids = tuple(int(token) for token in encode(codon))
-        found[ids[0], ids[1], ids[2]] = ([A + _BASES.index(b) for b in same], [A + _BASES.index(b) for b in changed])
-    return found
+        one, two, three = (int(token) for token in encode(codon))
+        synonyms[one, two, three] = [A + _BASES.index(b) for b in same], [A + _BASES.index(b) for b in changed]
+    return synonyms
 
 
 def _codon_pairs(

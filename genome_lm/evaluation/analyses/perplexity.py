@@ -19,5 +19,5 @@ def _draw(rows: list[Row]) -> str:
 
 
 ANALYSIS = Analysis(
-    words="Bits a base against Markov chains fitted on the training split; lower is better.", run=_run, draw=_draw
+    words="Bits per base against Markov chains fitted on the training split; lower is better.", run=_run, draw=_draw
 )

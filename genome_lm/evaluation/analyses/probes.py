@@ -127,12 +127,12 @@ def kmer_frequencies(tokens: Sequence[Tokens], width: int) -> npt.NDArray[np.flo
     powers = 4 ** np.arange(width - 1, -1, -1)
     numbers, turned = words @ powers, (3 - words[:, ::-1]) @ powers
     _, column = np.unique(np.minimum(numbers, turned), return_inverse=True)
-    found = np.zeros((len(tokens), column.max() + 1), dtype=np.float32)
+    frequencies = np.zeros((len(tokens), column.max() + 1), dtype=np.float32)
     for row, ids in enumerate(tokens):
         seen = _words(ids, width)
-        np.add.at(found[row], column[seen], 1.0)
-        found[row] /= max(1, len(seen))
-    return found
+        np.add.at(frequencies[row], column[seen], 1.0)
+        frequencies[row] /= max(1, len(seen))
+    return frequencies
 
 
 def _words(ids: Tokens, width: int) -> npt.NDArray[np.int64]:
@@ -145,7 +145,7 @@ def _words(ids: Tokens, width: int) -> npt.NDArray[np.int64]:
 
 
 def _markov(data: _Split, tokens: Sequence[Sequence[Tokens]], order: int) -> Array:
-    """The class under whose chain, of both strands, with one pseudo-count a base, the sequence is likeliest."""
+    """The class under whose chain, of both strands, with one pseudo-count per base, the sequence is likeliest."""
     tables = []
     for number in range(len(data.classes)):
         counts = np.zeros(4 ** (order + 1))

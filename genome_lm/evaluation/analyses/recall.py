@@ -72,13 +72,13 @@ def _draw(rows: list[Row]) -> str:
     axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=":")
     axes.set_xlim(-0.02 * (last or 1), 1.05 * (last or 1))
     axes.set_xlabel("position of the first copy in the window")
-    axes.set_ylabel("fall of the loss, nats a base")
+    axes.set_ylabel("fall of the loss, nats per base")
     axes.legend(frameon=False, fontsize=7, title="distance", title_fontsize=7)
     return svg_text(figure)
 
 
 ANALYSIS = Analysis(
-    words="How much the loss of a real segment falls where it has stood before, in nats a base, by the distance "
+    words="How much the loss of a real segment falls where it has stood before, in nats per base, by the distance "
     "and by the position of the first copy. At 0 nothing is remembered.",
     run=lambda s: Tables(recall(s.lm, s.store, s.regions, windows=s.number(60), seed=s.seed)),
     draw=_draw,

@@ -36,12 +36,12 @@ def variant_separation(
     """
     generator = np.random.default_rng(seed)
     flank = min(flank, (model.config.max_length - 1) // 2)
-    known = _snvs(vcf, store)
-    usable = [v for v in known if _window(store, v, flank) is not None]
+    snvs = _snvs(vcf, store)
+    usable = [v for v in snvs if _window(store, v, flank) is not None]
     if len(usable) < 2:
         raise GenomeLMError(f"{vcf}: fewer than two SNVs with {flank} bases without N on both sides in this genome")
-    chosen = [usable[i] for i in generator.permutation(len(usable))[:most]]
-    pairs = _matched(store, chosen, {(v[0], v[1]) for v in known}, flank, generator)
+    sample = [usable[i] for i in generator.permutation(len(usable))[:most]]
+    pairs = _matched(store, sample, {(v[0], v[1]) for v in snvs}, flank, generator)
     common = _scores(model, store, [one for one, _ in pairs], flank)
     random = _scores(model, store, [other for _, other in pairs], flank)
     draws = generator.integers(len(pairs), size=(RESAMPLES, len(pairs)))
@@ -65,7 +65,7 @@ def variant_separation(
 
 
 def _snvs(vcf: Path, store: GenomeStore) -> list[Variant]:
-    found = []
+    snvs = []
     for contig, position, ref, alt in vcf_alleles(vcf):
         if len(ref) == 1 and alt in ("A", "C", "G", "T"):
             try:
@@ -76,8 +76,8 @@ def _snvs(vcf: Path, store: GenomeStore) -> list[Variant]:
                 raise GenomeLMError(
                     f"{vcf}: {contig}:{position + 1}: REF is {ref}, the genome has {there}; is it another assembly?"
                 )
-            found.append((contig, position, ref.upper(), alt))
-    return found
+            snvs.append((contig, position, ref.upper(), alt))
+    return snvs
 
 
 def _window(store: GenomeStore, variant: Variant, flank: int) -> Tokens | None:
