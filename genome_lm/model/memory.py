@@ -21,7 +21,7 @@ from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
 
 FLOAT, COMPLEX = 4, 8
 PIECES = 8 << 20
-"""A thread's buffers and temporaries of the pieces (positions, groups of channels) that do not grow with the length."""
+"""Buffers and temporaries of the pieces (positions, groups of channels) of a thread, whatever the length."""
 FORWARD_GROUPS, BACKWARD_GROUPS = 4, 12
 """Padded signals, spectra and results of a call of the FFT that exist at one time."""
 PLAIN_STREAMS = 21.5
