@@ -47,7 +47,7 @@ def mutagenesis(
     """
     import tempfile
 
-    from genome_lm.genome import GenomeStore, build_store
+    from genome_lm.genome import GenomeStore, Interval, build_store
     from genome_lm.inference import Layout, load
     from genome_lm.inference.mutagenesis import SUFFIXES, parse_region, write_mutagenesis
     from genome_lm.inference.mutagenesis import mutagenesis as saturate
@@ -65,12 +65,12 @@ def mutagenesis(
             store = build_store([fasta], Path(folder) / "g.zarr")
         else:
             raise GenomeLMError("give either --genome or --fasta")
-        place = parse_region(region, store)
+        place = Interval(*parse_region(region, store))
         model = load(checkpoint, device)
         result = saturate(
             model.model,
             store,
-            *place,
+            place,
             Layout.of(model.config, context, flank, stride),
             method=method.value,
             strand=strand.value,
@@ -82,9 +82,9 @@ def mutagenesis(
     finish(
         as_json,
         f"wrote {f'{out} and {figure}' if figure else out}: {len(result.reference):,} bases, all substitutions",
-        contig=place[0],
-        start=place[1],
-        end=place[2],
+        contig=place.contig,
+        start=place.start,
+        end=place.end,
         method=method.value,
         path=str(out),
         figure=None if figure is None else str(figure),

@@ -31,6 +31,7 @@ from genome_lm.kernels.numerics import deterministic, outside_autocast
 from genome_lm.model import Head, HeadConfig, HyenaLM
 from genome_lm.optional import require
 from genome_lm.progress import Bar, progress
+from genome_lm.strands import HeadStrands
 from genome_lm.training import warmup_cosine
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def finetune(
     config: FinetuneConfig | None = None,
     *,
     pool: str | None = None,
-    strand: Literal["forward", "both"] = "forward",
+    strand: HeadStrands = "forward",
     leak_policy: LeakPolicy = "report",
     valid_fraction: float = 0.1,
     device: str | None = None,

@@ -11,7 +11,8 @@ from genome_lm.inference.memorisation import Memorisation, find_memorised
 from genome_lm.inference.output import check_suffix
 from genome_lm.inference.pooling import POOLS
 from genome_lm.inference.records import Record, fasta_records, interval_records, pieces, windows
-from genome_lm.inference.sources import FastaSource, GenomeSource, Tiling
+from genome_lm.inference.sources import FastaSource, GenomeSource
+from genome_lm.inference.tiling import Tiling
 from genome_lm.inference.variants import REASONS, Layout, Variant, VariantScores, score_variants
 
 __all__ = [

@@ -14,13 +14,13 @@ import pyarrow as pa
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
 from genome_lm.inference.batches import BatchSize, check_length
-from genome_lm.inference.embedding import Floats, Recipe, embed_pieces
+from genome_lm.inference.embedding import Floats, Recipe, embed_flanked
 from genome_lm.inference.genome_lm import GenomeLM
 from genome_lm.inference.jobs import Advance, Job, identity_of, run_job, shard_range
 from genome_lm.inference.output import check_suffix, write_parts
 from genome_lm.inference.parts import PARTS, Parts, PartsFolder, finish_as, parts_folder, working_in
-from genome_lm.inference.plan import Plan, make_plan, model_length
-from genome_lm.inference.sources import FastaSource, Source, Span
+from genome_lm.inference.plan import InputPlan, model_length, plan_input
+from genome_lm.inference.sources import FastaSource, SequenceSource, Span
 
 STREAM = "stream.fa"
 """Copy of an input that comes through a pipe."""
@@ -48,7 +48,7 @@ class Embedded(NamedTuple):
 
 def embed_to_file(
     model: GenomeLM,
-    source: Source,
+    source: SequenceSource,
     out: Path,
     recipe: Recipe,
     batch_tokens: int | None = None,
@@ -154,7 +154,7 @@ def gather(shards: Sequence[Path], out: Path, force: bool = False) -> int:
     return parts.rows
 
 
-def _readable_twice(source: Source, folder: Path) -> Source:
+def _readable_twice(source: SequenceSource, folder: Path) -> SequenceSource:
     """The source, or if it is standard input or a pipe, which can be read only once, a copy of it in the folder."""
     if not isinstance(source, FastaSource) or not source.is_stream:
         return source
@@ -168,17 +168,17 @@ def _readable_twice(source: Source, folder: Path) -> Source:
     return FastaSource(copy, source.tiling)
 
 
-def _checked_plan(source: Source, model: GenomeLM, recipe: Recipe) -> Plan:
+def _checked_plan(source: SequenceSource, model: GenomeLM, recipe: Recipe) -> InputPlan:
     """The plan, and no record in it that would stop the job hours later."""
     values = len(recipe.layers) * int(np.prod(recipe.shape(model.config)))
-    plan = make_plan(source, values, recipe.pooling.kind == "none")
+    plan = plan_input(source, values, recipe.pooling.kind == "none")
     check_length(plan.longest.id, model_length(plan.longest), model.config.max_length)
     if (bases := plan.shortest.end - plan.shortest.start) < recipe.pooling.bins:
         raise GenomeLMError(f"{plan.shortest.id}: {bases} bases can't be cut into {recipe.pooling.bins} bins")
     return plan
 
 
-def _identity(model: GenomeLM, source: Source, recipe: Recipe, plan: Plan) -> dict[str, Any]:
+def _identity(model: GenomeLM, source: SequenceSource, recipe: Recipe, plan: InputPlan) -> dict[str, Any]:
     return identity_of(
         model.model,
         pool=list(recipe.pooling),
@@ -193,9 +193,9 @@ def _identity(model: GenomeLM, source: Source, recipe: Recipe, plan: Plan) -> di
 
 def _tables(
     model: GenomeLM,
-    source: Source,
+    source: SequenceSource,
     recipe: Recipe,
-    plan: Plan,
+    plan: InputPlan,
     size: BatchSize,
     numbers: Sequence[int],
     advance: Advance,
@@ -205,8 +205,8 @@ def _tables(
     for (first, stop), items in zip(ranges, source.read(ranges), strict=True):
         if len(items) != stop - first:
             raise GenomeLMError("the input changed while it was read; run the same command again")
-        spans, pieces = [span for span, _ in items], [piece for _, piece in items]
-        yield _table(spans, recipe, embed_pieces(model.backbone, pieces, recipe, size, advance))
+        spans, sequences = [span for span, _ in items], [sequence for _, sequence in items]
+        yield _table(spans, recipe, embed_flanked(model.backbone, sequences, recipe, size, advance))
 
 
 def _table(spans: list[Span], recipe: Recipe, embedded: list[list[Floats]]) -> pa.Table:

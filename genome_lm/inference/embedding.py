@@ -1,7 +1,7 @@
 """Token ids to embeddings: layers, strands, pooling."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,12 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.inference.batches import BatchSize, compute_in_batches
 from genome_lm.inference.pooling import Pooling, parse_pool, pool_states
 from genome_lm.model import HyenaBackbone
+from genome_lm.strands import EmbeddedStrands, check_strand
 
-Strand = Literal["forward", "both", "concat"]
 Floats = npt.NDArray[np.float32]
 
 
-class Piece(NamedTuple):
+class FlankedSequence(NamedTuple):
     """A sequence with its context: the first `left` and the last `right` bases are seen, but not pooled."""
 
     tokens: Tokens
@@ -30,6 +30,14 @@ class Piece(NamedTuple):
     def bases(self) -> int:
         """Bases that are pooled."""
         return len(self.tokens) - self.left - self.right
+
+    def forward(self) -> "FlankedSequence":
+        """What the forward strand takes: the model is causal, so nothing on the right counts."""
+        return FlankedSequence(self.tokens[: len(self.tokens) - self.right], self.left)
+
+    def reverse_complement(self) -> "FlankedSequence":
+        """What the other strand takes."""
+        return FlankedSequence(reverse_complement(self.tokens[self.left :]), self.right)
 
 
 class Recipe(NamedTuple):
@@ -44,7 +52,7 @@ class Recipe(NamedTuple):
 
     pooling: Pooling
     layers: tuple[int | None, ...]
-    strand: Strand
+    strand: EmbeddedStrands
 
     @classmethod
     def of(cls, pool: str, layers: Sequence[int | None], strand: str, config: ModelConfig) -> "Recipe":
@@ -53,8 +61,7 @@ class Recipe(NamedTuple):
         Raises:
             GenomeLMError: On an unknown pool or strand, a layer that this model has not, or one that comes twice.
         """
-        if strand not in get_args(Strand):
-            raise GenomeLMError(f"strand {strand!r}: use {', '.join(get_args(Strand))}")
+        check_strand(strand, EmbeddedStrands)
         if not layers or len(set(layers)) < len(layers):
             raise GenomeLMError("layers: at least one, and none of them twice")
         for layer in layers:
@@ -71,9 +78,9 @@ class Recipe(NamedTuple):
 
 
 @torch.no_grad()
-def embed_pieces(
+def embed_flanked(
     backbone: HyenaBackbone,
-    pieces: Sequence[Piece],
+    sequences: Sequence[FlankedSequence],
     recipe: Recipe,
     size: BatchSize,
     advance: Callable[[float], None] = lambda bases: None,
@@ -82,7 +89,7 @@ def embed_pieces(
 
     Args:
         backbone: The model, in eval mode.
-        pieces: n sequences.
+        sequences: n of them.
         recipe: How.
         size: Of batches.
         advance: Told the bases that are done.
@@ -93,18 +100,17 @@ def embed_pieces(
     Raises:
         GenomeLMError: If memory does not do for one sequence alone, or one has fewer bases than there are bins.
     """
-    for piece in pieces:
-        if piece.bases < recipe.pooling.bins:
+    for sequence in sequences:
+        if sequence.bases < recipe.pooling.bins:
             raise GenomeLMError(
-                f"a sequence of {piece.bases} bases can't be cut into {recipe.pooling.bins} bins; "
+                f"a sequence of {sequence.bases} bases can't be cut into {recipe.pooling.bins} bins; "
                 "leave short ones out, or use fewer bins"
             )
-    # The model is causal: what lies to the right of what is pooled counts for nothing.
-    ahead = [Piece(piece.tokens[: len(piece.tokens) - piece.right], piece.left) for piece in pieces]
+    ahead = [sequence.forward() for sequence in sequences]
     if recipe.strand == "forward":
         return _one_strand(backbone, ahead, recipe, size, False, advance)
     forward = _one_strand(backbone, ahead, recipe, size, False, lambda bases: advance(bases / 2))
-    turned = [Piece(reverse_complement(piece.tokens[piece.left :]), piece.right) for piece in pieces]
+    turned = [sequence.reverse_complement() for sequence in sequences]
     reverse = _one_strand(backbone, turned, recipe, size, True, lambda bases: advance(bases / 2))
     join = _mean if recipe.strand == "both" else _concatenated
     return [
@@ -123,23 +129,23 @@ def _concatenated(one: Floats, other: Floats) -> Floats:
 
 def _one_strand(
     backbone: HyenaBackbone,
-    pieces: Sequence[Piece],
+    sequences: Sequence[FlankedSequence],
     recipe: Recipe,
     size: BatchSize,
     reverse: bool,
     advance: Callable[[float], None],
 ) -> list[list[Floats]]:
-    embedded = [[np.empty(0, dtype=np.float32)] * len(pieces) for _ in recipe.layers]
+    embedded = [[np.empty(0, dtype=np.float32)] * len(sequences) for _ in recipe.layers]
 
     def compute(numbers: list[int], ids: Tensor) -> None:
-        spans = [(pieces[n].left, len(pieces[n].tokens)) for n in numbers]
+        spans = [(sequences[n].left, len(sequences[n].tokens)) for n in numbers]
         for layer, states in backbone.every_layer(ids, recipe.layers):
             rows = _arrays(pool_states(states.float(), spans, recipe.pooling, reverse), recipe.pooling.kind == "none")
             for number, row in zip(numbers, rows, strict=True):
                 embedded[recipe.layers.index(layer)][number] = row
-        advance(sum(pieces[n].bases for n in numbers))
+        advance(sum(sequences[n].bases for n in numbers))
 
-    compute_in_batches([piece.tokens for piece in pieces], size, backbone.embedding.weight.device, compute)
+    compute_in_batches([sequence.tokens for sequence in sequences], size, backbone.embedding.weight.device, compute)
     return embedded
 
 

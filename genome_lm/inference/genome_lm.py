@@ -15,12 +15,13 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
 from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, padded_batches
-from genome_lm.inference.embedding import Floats, Piece, Recipe, Strand, embed_pieces
+from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked
 from genome_lm.inference.generation import Generated, Sampling, generate
 from genome_lm.inference.heads import head_outputs, predictions
-from genome_lm.inference.variants import Layout, Strands, Variant, VariantScores, score_variants
+from genome_lm.inference.variants import Layout, Variant, VariantScores, score_variants
 from genome_lm.model import Head, HyenaBackbone, HyenaLM
 from genome_lm.model.likelihood import Alphabet, log_likelihoods
+from genome_lm.strands import EmbeddedStrands, Strands
 
 
 def load(
@@ -88,7 +89,7 @@ class GenomeLM:
         *,
         pool: str = "mean",
         layer: int | None = None,
-        strand: Strand = "forward",
+        strand: EmbeddedStrands = "forward",
         context: int = 0,
         names: Sequence[str] | None = None,
         batch_tokens: int | None = None,
@@ -129,7 +130,7 @@ class GenomeLM:
         layers: Sequence[int | None],
         *,
         pool: str = "mean",
-        strand: Strand = "forward",
+        strand: EmbeddedStrands = "forward",
         context: int = 0,
         names: Sequence[str] | None = None,
         batch_tokens: int | None = None,
@@ -137,13 +138,13 @@ class GenomeLM:
         """Embeddings of several layers in one pass: `embed`'s arguments, and of each layer what `embed` returns."""
         recipe = Recipe.of(pool, layers, strand, self.config)
         tokens = encode_all(sequences, names, self.config.max_length)
-        pieces = [Piece(ids, context, 0 if strand == "forward" else context) for ids in tokens]
-        for number, piece in enumerate(pieces):
-            if context < 0 or piece.bases < 1:
+        flanked = [FlankedSequence(ids, context, 0 if strand == "forward" else context) for ids in tokens]
+        for number, sequence in enumerate(flanked):
+            if context < 0 or sequence.bases < 1:
                 name = names[number] if names is not None else f"sequence {number}"
-                raise GenomeLMError(f"{name}: a context of {context} leaves nothing of {len(piece.tokens)} bases")
+                raise GenomeLMError(f"{name}: a context of {context} leaves nothing of {len(sequence.tokens)} bases")
         size = BatchSize.automatic(self.config, self.device) if batch_tokens is None else BatchSize(batch_tokens)
-        embedded = embed_pieces(self.backbone, pieces, recipe, size)
+        embedded = embed_flanked(self.backbone, flanked, recipe, size)
         if recipe.pooling.kind == "none":
             return dict(zip(layers, embedded, strict=True))
         empty = np.empty((0, *recipe.shape(self.config)), dtype=np.float32)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +10,16 @@ import torch
 
 from genome_lm.alphabet import NUCLEOTIDES, Tokens, decode, reverse_complement
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file, replacing_folder, require_suffix
-from genome_lm.genome import GenomeStore
-from genome_lm.inference.variants import Layout, Strands, Variant, score_variants
+from genome_lm.files import replacing_folder, require_suffix
+from genome_lm.genome import GenomeStore, Interval
+from genome_lm.inference.batches import BATCH_TOKENS
+from genome_lm.inference.tables import save_table
+from genome_lm.inference.variants import Layout, Variant, score_variants
 from genome_lm.model import HyenaLM
 from genome_lm.model.likelihood import base_losses, base_table
 from genome_lm.optional import require
 from genome_lm.progress import progress
+from genome_lm.strands import Strands, check_strand, orientations
 
 Method = Literal["substitutions", "gradient"]
 BASES = "ACGT"
@@ -72,14 +75,12 @@ def parse_region(text: str, store: GenomeStore) -> tuple[str, int, int]:
 def mutagenesis(
     model: HyenaLM,
     store: GenomeStore,
-    contig: str,
-    start: int,
-    end: int,
+    region: Interval,
     layout: Layout,
     *,
     method: Method = "substitutions",
     strand: Strands = "both",
-    batch_tokens: int = 32_768,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> Mutagenesis:
     """Score all substitutions of a region.
 
@@ -92,9 +93,7 @@ def mutagenesis(
     Args:
         model: In eval mode.
         store: The genome.
-        contig: Name of the contig.
-        start: First base of the region, 0-based.
-        end: One after the last.
+        region: What is mutated.
         layout: How windows lie.
         method: "substitutions" or "gradient".
         strand: "both" for the mean with the reverse complement.
@@ -109,44 +108,28 @@ def mutagenesis(
     """
     if method not in get_args(Method):
         raise GenomeLMError(f"method {method!r}: use {', '.join(get_args(Method))}")
-    if strand not in get_args(Strands):
-        raise GenomeLMError(f"strand {strand!r}: use {', '.join(get_args(Strands))}")
-    tokens = store.fetch(contig, start, end)
-    reference = decode(tokens)
+    check_strand(strand, Strands)
+    contig, start, end, _ = region
+    reference = decode(store.fetch(contig, start, end))
     if method == "gradient":
-        llr = _gradients(model, store, contig, start, end, layout, strand)
+        llr = _gradients(model, store, region, layout, strand)
     else:
-        llr = _substitutions(model, store, contig, start, reference, layout, strand, batch_tokens)
-    known = [base in BASES for base in reference]
-    llr[np.logical_not(known)] = np.nan
+        cells = [(i, b) for i, base in enumerate(reference) if base in BASES for b in range(4) if base != BASES[b]]
+        variants = [Variant(contig, start + i, reference[i], BASES[b]) for i, b in cells]
+        llr = np.zeros((len(reference), 4))
+        with progress("mutagenesis", len(variants) * len(orientations(strand)), "substitutions") as bar:
+            options: dict[str, Any] = {"strand": strand, "batch_tokens": batch_tokens, "advance": bar.advance}
+            scores = score_variants(model, store, variants, layout, **options)
+        for (i, b), score in zip(cells, scores.llr, strict=True):
+            llr[i, b] = score
+    llr[[base not in BASES for base in reference]] = np.nan
     return Mutagenesis(contig, start, reference, llr.astype(np.float32), method)
 
 
-def _substitutions(
-    model: HyenaLM,
-    store: GenomeStore,
-    contig: str,
-    start: int,
-    reference: str,
-    layout: Layout,
-    strand: Strands,
-    batch_tokens: int,
-) -> npt.NDArray[np.float64]:
-    cells = [(i, b) for i, base in enumerate(reference) for b in range(4) if base in BASES and base != BASES[b]]
-    variants = [Variant(contig, start + i, reference[i], BASES[b]) for i, b in cells]
-    with progress("mutagenesis", len(variants) * (2 if strand == "both" else 1), "substitutions") as bar:
-        scores = score_variants(
-            model, store, variants, layout, strand=strand, batch_tokens=batch_tokens, advance=bar.advance
-        )
-    llr = np.zeros((len(reference), 4))
-    for (i, b), score in zip(cells, scores.llr, strict=True):
-        llr[i, b] = score
-    return llr
-
-
 def _gradients(
-    model: HyenaLM, store: GenomeStore, contig: str, start: int, end: int, layout: Layout, strand: Strands
+    model: HyenaLM, store: GenomeStore, region: Interval, layout: Layout, strand: Strands
 ) -> npt.NDArray[np.float64]:
+    contig, start, end, _ = region
     limit = int(store.contigs.lengths[store.contigs.index(contig)])
     if (most := model.config.max_length - layout.flank - 1) < end - start:
         raise GenomeLMError(
@@ -155,15 +138,17 @@ def _gradients(
         )
     # As much context as the layout gives, less where the region itself takes the room.
     context = min(layout.context, model.config.max_length - layout.flank - (end - start))
-    found = []
-    if strand in ("forward", "both"):
-        left, right = max(0, start - context), min(limit, end + layout.flank)
-        found.append(_gradient(model, store.fetch(contig, left, right), start - left, end - left))
-    if strand in ("reverse", "both"):
-        left, right = max(0, start - layout.flank), min(limit, end + context)
-        turned = reverse_complement(store.fetch(contig, left, right))
-        found.append(_gradient(model, turned, right - end, right - start)[::-1, ::-1])
-    return np.asarray(np.mean(found, axis=0))
+    readings = []
+    for reverse in orientations(strand):
+        before, after = (layout.flank, context) if reverse else (context, layout.flank)
+        left, right = max(0, start - before), min(limit, end + after)
+        tokens = store.fetch(contig, left, right)
+        if reverse:
+            turned = _gradient(model, reverse_complement(tokens), right - end, right - start)
+            readings.append(turned[::-1, ::-1])
+        else:
+            readings.append(_gradient(model, tokens, start - left, end - left))
+    return np.asarray(np.mean(readings, axis=0))
 
 
 def _gradient(model: HyenaLM, tokens: Tokens, start: int, end: int) -> npt.NDArray[np.float64]:
@@ -189,7 +174,7 @@ def _gradient(model: HyenaLM, tokens: Tokens, start: int, end: int) -> npt.NDArr
 def write_mutagenesis(out: Path, result: Mutagenesis) -> None:
     """Write the effects, whole or not at all.
 
-    .tsv: a line a base with contig, pos (1-based, as in VCF), ref, and the LLR of A, C, G and T. .zarr: the array
+    .tsv: one line per base with contig, pos (1-based, as in VCF), ref, and the LLR of A, C, G and T. .zarr: the array
     `llr`, (n, 4) float32, and contig, start (0-based), reference and method as attributes.
     """
     if require_suffix(out, SUFFIXES) == ".zarr":
@@ -204,8 +189,10 @@ def write_mutagenesis(out: Path, result: Mutagenesis) -> None:
                 bases=BASES,
             )
         return
-    with replacing_file(out) as temporary, temporary.open("w") as file:
-        file.write("contig\tpos\tref\t" + "\t".join(BASES) + "\n")
-        for i, (base, row) in enumerate(zip(result.reference, result.llr.tolist(), strict=True)):
-            values = "\t".join("" if value != value else f"{value:.6g}" for value in row)
-            file.write(f"{result.contig}\t{result.start + i + 1}\t{base}\t{values}\n")
+    table = {
+        "contig": result.contig,
+        "pos": np.arange(result.start, result.start + len(result.reference)) + 1,
+        "ref": list(result.reference),
+        **dict(zip(BASES, result.llr.T, strict=True)),
+    }
+    save_table(out, require("pandas").DataFrame(table))

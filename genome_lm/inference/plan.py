@@ -4,7 +4,7 @@ import hashlib
 from typing import NamedTuple
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.inference.sources import Source, Span
+from genome_lm.inference.sources import SequenceSource, Span
 
 PART_BASES = 1 << 18
 """Bases, context included, after which a part ends: some batches, and what a killed job has to do again."""
@@ -21,7 +21,7 @@ class Part(NamedTuple):
     rows: int
 
 
-class Plan(NamedTuple):
+class InputPlan(NamedTuple):
     """An input as it was found.
 
     Attributes:
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
         return sum(part.bases for part in self.parts)
 
 
-def make_plan(source: Source, values: int, row_a_base: bool) -> Plan:
+def plan_input(source: SequenceSource, values: int, row_a_base: bool) -> InputPlan:
     """Look through an input, and cut it into parts; the same input always gives the same plan.
 
     Args:
@@ -76,7 +76,7 @@ def make_plan(source: Source, values: int, row_a_base: bool) -> Plan:
         raise GenomeLMError(
             "nothing to embed: no window of full length with full context; use shorter windows, or --edges keep"
         )
-    return Plan(tuple(parts), longest, shortest, digest.hexdigest())
+    return InputPlan(tuple(parts), longest, shortest, digest.hexdigest())
 
 
 def model_length(span: Span) -> int:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval, read_fasta
+from genome_lm.inference.tiling import Tiling
 
 
 class Record(NamedTuple):
@@ -44,13 +44,10 @@ def windows(records: Iterable[Record], window: int, stride: int) -> Iterator[Rec
     Raises:
         GenomeLMError: If the stride would leave bases out.
     """
-    if not 1 <= stride <= window:
-        raise GenomeLMError(f"stride {stride}: must be between 1 and the window, {window}")
+    tiling = Tiling(window, stride).check()
     for record in records:
         length = len(record.sequence)
-        last = max(0, length - window)
-        for start in [*range(0, last, stride), last]:
-            end = min(start + window, length)
+        for start, end, *_ in tiling.cut(0, length, length):
             if (start, end) == (0, length):
                 yield record
                 continue

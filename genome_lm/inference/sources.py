@@ -10,17 +10,16 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from genome_lm.alphabet import encode
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval
-from genome_lm.inference.embedding import Piece
+from genome_lm.inference.embedding import FlankedSequence
 from genome_lm.inference.records import fasta_records
-
-Edges = Literal["keep", "drop"]
+from genome_lm.inference.tiling import Tiling
 
 
 class Digest(Protocol):
@@ -41,56 +40,7 @@ class Span(NamedTuple):
     right: int = 0
 
 
-class Tiling(NamedTuple):
-    """How places are cut into windows, and how much the model sees around what is pooled.
-
-    Attributes:
-        window: Bases of a window; None to leave places whole.
-        stride: From one window's first base to the next one's, at most `window`.
-        edges: "keep": the last window is moved back to end with its place, shorter places stay whole, and context
-            ends with the contig. "drop": only windows of full length with full context, so that all are alike.
-        left: Bases before a window that the model sees, but that are not pooled.
-        right: Bases after it, for the reverse strand.
-    """
-
-    window: int | None = None
-    stride: int | None = None
-    edges: Edges = "keep"
-    left: int = 0
-    right: int = 0
-
-    def check(self) -> "Tiling":
-        """This tiling.
-
-        Raises:
-            GenomeLMError: If it makes no sense.
-        """
-        if self.window is None and self.stride is not None:
-            raise GenomeLMError("--stride goes with --window")
-        if self.window is not None and self.window < 1:
-            raise GenomeLMError(f"window {self.window}: at least 1 base")
-        if self.window is not None and self.stride is not None and not 1 <= self.stride <= self.window:
-            raise GenomeLMError(f"stride {self.stride}: must be between 1 and the window, {self.window}")
-        if min(self.left, self.right) < 0:
-            raise GenomeLMError(f"context {min(self.left, self.right)}: 0 or more bases")
-        return self
-
-    def cut(self, start: int, end: int, limit: int) -> Iterator[tuple[int, int, int, int]]:
-        """The windows of [start, end) on a contig of `limit` bases: start, end, bases of context before and after."""
-        window = self.window or end - start
-        last = max(start, end - window)
-        firsts: Sequence[int] = range(start, last + 1, self.stride or window)
-        if self.edges == "keep" and firsts[-1] < last:
-            firsts = [*firsts, last]
-        for first in firsts:
-            stop = min(first + window, end)
-            left, right = min(self.left, first), min(self.right, limit - stop)
-            whole = (stop - first, left, right) == (window, self.left, self.right)
-            if whole or self.edges == "keep":
-                yield first, stop, left, right
-
-
-class Source(Protocol):
+class SequenceSource(Protocol):
     """Where sequences come from.
 
     Attributes:
@@ -102,7 +52,7 @@ class Source(Protocol):
     def spans(self, digest: Digest) -> Iterator[Span]:
         """All spans in their order, checked; `digest` is fed with what the input is."""
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, Piece]]]:
+    def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, FlankedSequence]]]:
         """The spans of each range [first, stop) of their numbers, the ranges in rising order."""
 
 
@@ -138,14 +88,14 @@ class FastaSource:
             yield from (span for span, _ in self._spans_of(record.id, record.sequence))
         self._refuse_doubles(np.frombuffer(hashes, dtype=np.uint64))
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, Piece]]]:
-        """See `Source`."""
+    def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, FlankedSequence]]]:
+        """See `SequenceSource`."""
         every = (item for r in fasta_records(self.path) for item in self._spans_of(r.id, r.sequence))
         position = 0
         for first, stop in ranges:
             chosen = islice(every, first - position, stop - position)
             position = stop
-            yield [(span, Piece(encode(text, span.id), span.left, span.right)) for span, text in chosen]
+            yield [(span, FlankedSequence(encode(text, span.id), span.left, span.right)) for span, text in chosen]
 
     def _spans_of(self, name: str, sequence: str) -> Iterator[tuple[Span, str]]:
         length = len(sequence)
@@ -179,7 +129,7 @@ class GenomeSource:
             raise GenomeLMError("give --window to cut the whole genome into windows, or --bed for places of it")
 
     def spans(self, digest: Digest) -> Iterator[Span]:
-        """See `Source`.
+        """See `SequenceSource`.
 
         Raises:
             GenomeLMError: If an interval is of an unknown contig or reaches beyond it.
@@ -207,27 +157,27 @@ class GenomeSource:
                 part = "" if (start, end) == (first, last) else f"/{start - first}-{end - first}"
                 yield Span(place + part, contig, start, end, left, right)
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, Piece]]]:
-        """See `Source`."""
+    def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, FlankedSequence]]]:
+        """See `SequenceSource`."""
         spans, position = self._spans(), 0
         for first, stop in ranges:
             chosen = list(islice(spans, first - position, stop - position))
             position = stop
-            yield list(zip(chosen, self._pieces(chosen), strict=True))
+            yield list(zip(chosen, self._flanked(chosen), strict=True))
 
-    def _pieces(self, spans: list[Span]) -> list[Piece]:
+    def _flanked(self, spans: list[Span]) -> list[FlankedSequence]:
         """The tokens of spans; those of one length are read together, which is many times as quick as one by one."""
         lengths = np.array([span.end + span.right - span.start + span.left for span in spans])
         starts = np.array([span.start - span.left for span in spans])
         contigs = np.array([self.store.contigs.index(span.contig) for span in spans])
-        pieces = [Piece(np.empty(0, dtype=np.uint8))] * len(spans)
+        sequences = [FlankedSequence(np.empty(0, dtype=np.uint8))] * len(spans)
         for length in np.unique(lengths).tolist():
             alike = np.flatnonzero(lengths == length)
             for number, tokens in zip(
                 alike.tolist(), self.store.fetch_many(contigs[alike], starts[alike], length), strict=True
             ):
-                pieces[number] = Piece(tokens, spans[number].left, spans[number].right)
-        return pieces
+                sequences[number] = FlankedSequence(tokens, spans[number].left, spans[number].right)
+        return sequences
 
 
 def _hash(name: str) -> int:

@@ -13,6 +13,7 @@ from genome_lm.alphabet import NUCLEOTIDES, A, T
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.backbone import HyenaBackbone
+from genome_lm.strands import HeadStrands, check_strand
 
 Task = Literal["classification", "multilabel", "regression", "tokens"]
 HeadPool = Literal["mean", "last", "max", "masked", "layers", "bases", "none"]
@@ -45,7 +46,7 @@ class HeadConfig:
     task: Task
     outputs: tuple[str, ...]
     pool: HeadPool = "mean"
-    strand: Literal["forward", "both"] = "forward"
+    strand: HeadStrands = "forward"
     prompt: int = 0
     means: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
@@ -57,8 +58,7 @@ class HeadConfig:
             raise GenomeLMError(f"task {self.task!r}: use {', '.join(TASKS)}")
         if self.pool not in HEAD_POOLS:
             raise GenomeLMError(f"pool {self.pool!r}: use {', '.join(HEAD_POOLS)}")
-        if self.strand not in ("forward", "both"):
-            raise GenomeLMError(f"strand {self.strand!r}: use forward or both")
+        check_strand(self.strand, HeadStrands)
         if (self.task == "tokens") != (self.pool == "none") and self.task != "regression":
             raise GenomeLMError(f"task {self.task} with pool {self.pool}: tokens go with none, and none with tokens")
         if not self.outputs or (self.task in ("classification", "tokens") and len(self.outputs) < 2):

@@ -314,7 +314,7 @@ def test_two_processes_don_t_share_an_output(model: genome_lm.GenomeLM, fasta: P
 def test_bad_records_are_found_before_anything_is_computed(
     model: genome_lm.GenomeLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
-    monkeypatch.setattr("genome_lm.inference.embed_job.embed_pieces", None)
+    monkeypatch.setattr("genome_lm.inference.embed_job.embed_flanked", None)
     fasta = tmp_path / "in.fa"
     fasta.write_text(text)
     with pytest.raises(GenomeLMError, match=message):

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import genome_lm
 from genome_lm.errors import GenomeLMError
+from genome_lm.genome import Interval
 from genome_lm.inference import Layout
 from genome_lm.inference.mutagenesis import BASES, mutagenesis, parse_region
 from genome_lm.model import HyenaLM
@@ -38,7 +39,7 @@ def run_command(run: Path, *options: object) -> str:
 
 
 def test_substitutions_are_variants(model: HyenaLM, genome: Genome) -> None:
-    result = mutagenesis(model, genome.store, "two", 4_990, 5_003, LAYOUT)
+    result = mutagenesis(model, genome.store, Interval("two", 4_990, 5_003), LAYOUT)
     assert result.reference == genome.store["two", 4_990:5_003].tobytes().decode().upper()
     assert np.isnan(result.llr[10:]).all()
     for i in range(10):
@@ -62,7 +63,7 @@ def soft_likelihood(model: HyenaLM, rows: torch.Tensor) -> torch.Tensor:
 
 def test_gradients_are_derivatives_of_the_one_hot_input(model: HyenaLM, genome: Genome) -> None:
     start, end = 300, 306
-    found = mutagenesis(model, genome.store, "one", start, end, LAYOUT, method="gradient", strand="forward")
+    found = mutagenesis(model, genome.store, Interval("one", start, end), LAYOUT, method="gradient", strand="forward")
     ids = torch.from_numpy(genome.store.fetch("one", start - LAYOUT.context, end + LAYOUT.flank)).long()
     rows, small = torch.nn.functional.one_hot(ids, 16).double(), 1e-5
     with torch.no_grad():
@@ -79,7 +80,7 @@ def test_gradients_are_derivatives_of_the_one_hot_input(model: HyenaLM, genome: 
 def test_gradients_of_both_strands_are_their_mean(model: HyenaLM, genome: Genome) -> None:
     for place in (("one", 0, 30), ("one", 500, 530), ("two", 19_970, 20_000)):
         one, two, both = (
-            mutagenesis(model, genome.store, *place, LAYOUT, method="gradient", strand=strand).llr
+            mutagenesis(model, genome.store, Interval(*place), LAYOUT, method="gradient", strand=strand).llr
             for strand in ("forward", "reverse", "both")
         )
         np.testing.assert_allclose(both, (one + two) / 2, atol=1e-5)
@@ -89,13 +90,15 @@ def test_gradients_of_both_strands_are_their_mean(model: HyenaLM, genome: Genome
 def test_the_last_base_has_no_higher_orders(model: HyenaLM, genome: Genome) -> None:
     """Nothing follows it on the forward strand, so gradient and substitution agree."""
     fast, slow = (
-        mutagenesis(model, genome.store, "one", 39_999, 40_000, LAYOUT, method=method, strand="forward").llr
+        mutagenesis(model, genome.store, Interval("one", 39_999, 40_000), LAYOUT, method=method, strand="forward").llr
         for method in ("gradient", "substitutions")
     )
     # The layouts differ by up to one stride of context.
     layout = Layout(context=70, flank=20, stride=1)
-    exact = mutagenesis(model, genome.store, "one", 39_999, 40_000, layout, strand="forward").llr
-    near = mutagenesis(model, genome.store, "one", 39_999, 40_000, layout, method="gradient", strand="forward").llr
+    exact = mutagenesis(model, genome.store, Interval("one", 39_999, 40_000), layout, strand="forward").llr
+    near = mutagenesis(
+        model, genome.store, Interval("one", 39_999, 40_000), layout, method="gradient", strand="forward"
+    ).llr
     np.testing.assert_allclose(near, exact, atol=1e-5)
     assert np.corrcoef(fast.ravel(), slow.ravel())[0, 1] > 0.9
 
@@ -141,5 +144,8 @@ def test_bad_options(run: Path, options: list[str], message: str) -> None:
 
 def test_a_region_too_long_for_gradients(model: HyenaLM, genome: Genome) -> None:
     with pytest.raises(GenomeLMError, match="at most 107"):
-        mutagenesis(model, genome.store, "one", 0, 108, LAYOUT, method="gradient")
-    assert mutagenesis(model, genome.store, "one", 500, 607, LAYOUT, method="gradient").llr.shape == (107, 4)
+        mutagenesis(model, genome.store, Interval("one", 0, 108), LAYOUT, method="gradient")
+    assert mutagenesis(model, genome.store, Interval("one", 500, 607), LAYOUT, method="gradient").llr.shape == (
+        107,
+        4,
+    )

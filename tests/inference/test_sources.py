@@ -11,7 +11,7 @@ from genome_lm.alphabet import encode
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import Interval
 from genome_lm.inference import FastaSource, GenomeSource, Tiling
-from genome_lm.inference.sources import Source, Span
+from genome_lm.inference.sources import SequenceSource, Span
 from tests.conftest import Genome, biased_dna
 
 
@@ -50,7 +50,7 @@ def test_windows(case: tuple[Tiling, int, int, int]) -> None:
         assert all(stop - first == window for first, stop, *_ in found)
 
 
-def everything(source: Source) -> tuple[list[Span], str]:
+def everything(source: SequenceSource) -> tuple[list[Span], str]:
     digest = hashlib.sha256()
     return list(source.spans(digest)), digest.hexdigest()
 

@@ -10,8 +10,8 @@ from genome_lm.gpukit.expected import Expected
 from genome_lm.gpukit.kit import Case, Kit, needs_gpu
 from genome_lm.gpukit.stages.model import expectations
 from genome_lm.inference import GenomeLM, load
-from genome_lm.inference.embedding import Strand
 from genome_lm.model import Head, HeadConfig
+from genome_lm.strands import EmbeddedStrands
 
 _BOUND = 2e-3
 """Largest relative error allowed in float32."""
@@ -32,7 +32,7 @@ def run(kit: Kit) -> None:
     sequences = _sequences(expected)
     with kit.case("generate", length=kit.form.generated) as case:
         _generate(case, model, expected)
-    strands: tuple[Strand, ...] = "forward", "both"
+    strands: tuple[EmbeddedStrands, ...] = "forward", "both"
     for strand in strands:
         with kit.case("embed", strand=strand) as case:
             vectors = [np.asarray(each.embed(sequences, strand=strand)) for each in (model, exact)]
