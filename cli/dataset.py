@@ -9,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, require_suffix
-from genome_lm_cli.options import ContigMap, ContigPattern, Force, Json
+from genome_lm_cli.options import ContigMap, ContigPattern, Force, Json, named_paths
 from genome_lm_cli.output import table
 
 if TYPE_CHECKING:
@@ -96,22 +96,15 @@ def from_species(
 
     Example: genome-lm dataset species --species ecoli=ecoli.zarr --species saureus=saureus.zarr --out species.csv
     """
-    from genome_lm.dataset import TABLES, species_set
+    from genome_lm.dataset import TABLES, Shares, species_set
     from genome_lm.genome import GenomeStore, read_bed
 
     require_suffix(out, TABLES)
     refuse_existing(out, force)
-    stores = {}
-    for given in species:
-        label, _, path = given.partition("=")
-        if not label or not path or label in stores:
-            raise GenomeLMError(f"--species {given}: write LABEL=G.zarr, each label once")
-        stores[label] = GenomeStore(path)
+    stores = {name: GenomeStore(path) for name, path in named_paths("--species", species, "LABEL=G.zarr").items()}
     regions = read_bed(intervals) if intervals else None
-    labelled = species_set(
-        stores, length, per_class, regions, held_out=held_out, valid=valid, test=test, block=block, seed=seed
-    )
-    _write(out, labelled, as_json)
+    shares = Shares(valid, test, block)
+    _write(out, species_set(stores, length, per_class, regions, held_out=held_out, shares=shares, seed=seed), as_json)
 
 
 @app.command()

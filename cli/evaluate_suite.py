@@ -9,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm_cli.options import ContigMap, ContigPattern, Device, Force, Json, Threads
+from genome_lm_cli.options import ContigMap, ContigPattern, Device, Force, Json, Threads, named_paths
 from genome_lm_cli.output import finish
 
 
@@ -53,12 +53,7 @@ def evaluate_suite(
     if (vcf is None) != (vcf_genome is None):
         raise GenomeLMError("--vcf and --vcf-genome go together")
     store = GenomeStore(genome)
-    tables = {}
-    for given in sets or []:
-        name, _, path = given.partition("=")
-        if not name or not path:
-            raise GenomeLMError(f"--set {given}: write NAME=TABLE")
-        tables[name] = Path(path)
+    tables = named_paths("--set", sets or [], "NAME=TABLE")
     names = read_contig_map(contig_map) if contig_map else None
     files = [path for path in (intervals, annotation, vcf, *tables.values()) if path is not None]
     suite_input = SuiteInput(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from genome_lm.errors import GenomeLMError
 from genome_lm.threads import limit_threads
 
 
@@ -46,3 +47,20 @@ def given(config: type, context: typer.Context) -> dict[str, Any]:
     """The options of a command that are fields of a dataclass and have a value, by name."""
     names = [field.name for field in dataclasses.fields(config)]
     return {name: context.params[name] for name in names if context.params.get(name) is not None}
+
+
+def named_paths(option: str, texts: list[str], form: str) -> dict[str, Path]:
+    """The values of an option that is given several times as NAME=PATH.
+
+    Args:
+        option: Its name, for errors.
+        texts: Its values.
+        form: What a value should look like, for errors.
+    """
+    paths: dict[str, Path] = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not name or not path or name in paths:
+            raise GenomeLMError(f"{option} {text}: write {form}, each name once")
+        paths[name] = Path(path)
+    return paths

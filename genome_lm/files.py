@@ -12,7 +12,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from genome_lm.errors import GenomeLMError
 
@@ -95,6 +95,11 @@ def read_lines(path: Path) -> Iterator[str]:
     """The lines of an input, each with its end; see `open_input`."""
     with open_input(path) as file, io.TextIOWrapper(file) as text:
         yield from text
+
+
+def open_output(path: Path, mode: Literal["wt", "wb"] = "wt") -> Any:
+    """Open a file to write text or bytes to, packed if its name ends in .gz."""
+    return gzip.open(path, mode) if path.suffix == ".gz" else path.open(mode)
 
 
 def require_suffix(path: Path, suffixes: Sequence[str], *, any_case: bool = False) -> str:

@@ -19,7 +19,7 @@ from genome_lm.dataset.examples import (
     write_table,
 )
 from genome_lm.dataset.genes import KINDS, gene_set
-from genome_lm.dataset.species import species_set
+from genome_lm.dataset.species import Shares, species_set
 from genome_lm.dataset.splits import Leak, assign_splits, describe_leaks, find_leaks, split_by_regions
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Example",
     "LabelledSet",
     "Leak",
+    "Shares",
     "Transcript",
     "assign_splits",
     "compare_benchmark",

@@ -1,12 +1,32 @@
 """Species classification: windows of several genomes, to be told apart."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from genome_lm.dataset.examples import Example, LabelledSet
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import SPLITS, GenomeStore, Interval, split_genome, tile
+
+
+class Shares(NamedTuple):
+    """What goes to validation and test, and in blocks of which size.
+
+    Attributes:
+        valid: Fraction for validation, of the windows and of the bases of a genome that is split.
+        test: Fraction for the test, likewise.
+        block: Bases of a block.
+        gap: Bases left out where blocks of different splits meet.
+    """
+
+    valid: float = 0.1
+    test: float = 0.2
+    block: int = 50_000
+    gap: int = 1_000
+
+
+USUAL = Shares()
 
 
 def species_set(
@@ -16,10 +36,7 @@ def species_set(
     regions: Sequence[Interval] | None = None,
     *,
     held_out: int | None = None,
-    valid: float = 0.1,
-    test: float = 0.2,
-    block: int = 50_000,
-    gap: int = 1_000,
+    shares: Shares = USUAL,
     max_n_fraction: float = 0.1,
     seed: int = 0,
 ) -> LabelledSet:
@@ -33,10 +50,7 @@ def species_set(
             was pretrained on; if None, each genome is split in blocks.
         held_out: Windows of each label in validation and in the test, at most; then `per_class` are for training
             alone, which can be few.
-        valid: Fraction for validation; also of the bases of a genome that is split here.
-        test: Fraction for the test.
-        block: Bases of a block.
-        gap: Bases left out where blocks of different splits meet.
+        shares: How windows, and genomes without regions, are split.
         max_n_fraction: Windows with more N are left out.
         seed: Of the splits, the choice and the strands.
 
@@ -45,18 +59,17 @@ def species_set(
     """
     if len(genomes) < 2:
         raise GenomeLMError("species classification needs at least two genomes")
-    fractions = {"train": 1 - valid - test, "valid": valid, "test": test}
+    fractions = {"train": 1 - shares.valid - shares.test, "valid": shares.valid, "test": shares.test}
     wanted = {split: round(fraction * per_class) for split, fraction in fractions.items()}
     if held_out is not None:
         wanted = {"train": per_class, "valid": held_out, "test": held_out}
     drawn: dict[tuple[str, str], list[Example]] = {}
     for number, (label, store) in enumerate(genomes.items()):
         names = set(store.contigs.names)
-        own = [r for r in regions if r.contig in names] if regions is not None else None
-        own = split_genome(store, "blocks", valid, test, block, gap, seed) if own is None else own
+        own = split_genome(store, "blocks", *shares, seed) if regions is None else regions
         for split in SPLITS:
             key = [seed, number, SPLITS.index(split)]
-            of_split = [region for region in own if region.name == split]
+            of_split = [region for region in own if region.name == split and region.contig in names]
             drawn[label, split] = (
                 _draw(store, label, of_split, length, wanted[split], max_n_fraction, key) if of_split else []
             )

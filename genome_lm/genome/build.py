@@ -1,7 +1,6 @@
 """FASTA → genome store, and back."""
 
 import contextlib
-import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from genome_lm import __version__
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file, replacing_folder
+from genome_lm.files import open_output, replacing_file, replacing_folder
 from genome_lm.genome.chunks import compressors, write_shard
 from genome_lm.genome.codes import LETTERS, MASK_BIT, Codes, is_ambiguous
 from genome_lm.genome.fasta import FastaFile, Header
@@ -146,7 +145,7 @@ def export_fasta(store: GenomeStore, out: Path, width: int = 60) -> None:
     """
     step = EXPORT_BASES // width * width
     with replacing_file(out) as temporary, contextlib.ExitStack() as stack:
-        file = stack.enter_context(gzip.open(temporary, "wb") if out.suffix == ".gz" else temporary.open("wb"))
+        file = stack.enter_context(open_output(temporary, "wb"))
         bar = stack.enter_context(progress(f"export {out.name}", store.bases, "bases"))
         for index, header in enumerate(store.contigs.headers):
             file.write(f">{header}\n".encode())

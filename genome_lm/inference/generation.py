@@ -1,7 +1,6 @@
 """New sequence from a model, base by base: A, C, G and T, exact, reproducible by seed."""
 
 import contextlib
-import gzip
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from genome_lm.alphabet import NUCLEOTIDES, PAD, decode
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file
+from genome_lm.files import open_output, replacing_file
 from genome_lm.genome.codes import Codes
 from genome_lm.kernels.workers import own_threads
 from genome_lm.model import HyenaLM
@@ -226,8 +225,7 @@ def write_generated(
         file: TextIO = sys.stdout
         if str(path) != "-":
             temporary = stack.enter_context(replacing_file(path))
-            opened = gzip.open(temporary, "wt") if path.suffix == ".gz" else temporary.open("w")
-            file = stack.enter_context(opened)
+            file = stack.enter_context(open_output(temporary))
         for one in generated:
             total = float(one.log_likelihoods.sum(dtype=np.float64))
             file.write(f">{names[one.prompt]}/{one.sample + 1} length={len(one.sequence)} ")

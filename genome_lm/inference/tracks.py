@@ -1,6 +1,5 @@
 """Values of bases as tracks (bedGraph, bigWig) and as tables of means, written as the values come."""
 
-import gzip
 import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file, require_suffix
+from genome_lm.files import open_output, replacing_file, require_suffix
 from genome_lm.genome import Interval
 from genome_lm.inference.bases import Bits
 from genome_lm.inference.contigs import Contig
@@ -64,8 +63,7 @@ def write_track(path: Path, contigs: Sequence[Contig], regions: Iterator[Region]
             if not _is_whole(temporary, bases):
                 raise GenomeLMError(f"{path}: can't write: the file came out cut off: No space left on device?")
         else:
-            opened = gzip.open(temporary, "wt") if path.suffix == ".gz" else temporary.open("w")
-            with opened as file:
+            with open_output(temporary) as file:
                 for region in regions:
                     _write_bedgraph(file, region)
                     yield region

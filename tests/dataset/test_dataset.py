@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from genome_lm.dataset import (
     Example,
     LabelledSet,
+    Shares,
     assign_splits,
     find_leaks,
     gene_set,
@@ -186,6 +187,7 @@ def genes(tmp_path_factory: pytest.TempPathFactory) -> Genes:
 
 
 PATTERN = "^Org:([^:]+):"
+SHARES = Shares(block=3_000, gap=100)
 
 
 def test_annotation(genes: Genes, tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def test_bad_annotations(genes: Genes, tmp_path: Path) -> None:
 
 def test_species(genome: Genome, genes: Genes, tmp_path: Path) -> None:
     stores = {"tiny": genome.store, "genes": genes.store}
-    labelled = species_set(stores, 200, 50, block=3_000, gap=100, test=0.2, valid=0.1)
+    labelled = species_set(stores, 200, 50, shares=SHARES)
     counts = pd.Series([(e.split, e.labels[0]) for e in labelled.examples]).value_counts()
     assert counts[("train", "tiny")] == counts[("train", "genes")] == 35
     assert not find_leaks(labelled.examples)
@@ -264,12 +266,12 @@ def test_species(genome: Genome, genes: Genes, tmp_path: Path) -> None:
         letters = stores[example.labels[0]].fetch(*place, output="letters").tobytes().decode()  # type: ignore[arg-type]
         assert letters.upper() == example.sequence
     assert {e.strand for e in labelled.examples} == {"+", "-"}
-    few = species_set(stores, 200, 3, held_out=4, block=3_000, gap=100)
+    few = species_set(stores, 200, 3, held_out=4, shares=SHARES)
     assert [len(few.of_split(split).examples) for split in ("train", "valid", "test")] == [6, 8, 8]
     with pytest.raises(GenomeLMError, match="at least two"):
         species_set({"a": genome.store}, 100, 10)
     with pytest.raises(GenomeLMError, match="no window of 9,000 bases"):
-        species_set(stores, 9_000, 10, block=3_000, gap=100)
+        species_set(stores, 9_000, 10, shares=SHARES)
 
 
 def test_genomic_benchmarks_in_their_three_layouts(genome: Genome, tmp_path: Path) -> None:
