@@ -57,13 +57,13 @@ def evaluate_suite(
     names = read_contig_map(contig_map) if contig_map else None
     files = [path for path in (intervals, annotation, vcf, *tables.values()) if path is not None]
     suite_input = SuiteInput(
-        store,
-        read_bed(intervals, store),
-        split,
-        read_annotation(annotation, store, names, contig_pattern) if annotation else None,
-        (vcf, GenomeStore(vcf_genome)) if vcf and vcf_genome else None,
-        {name: read_examples(path) for name, path in tables.items()},
-        {path.name: sha256(path) for path in files},
+        store=store,
+        intervals=read_bed(intervals, store),
+        split=split,
+        annotation=read_annotation(annotation, store, names, contig_pattern) if annotation else None,
+        variants=(vcf, GenomeStore(vcf_genome)) if vcf and vcf_genome else None,
+        sets={name: read_examples(path) for name, path in tables.items()},
+        files={path.name: sha256(path) for path in files},
     )
     command = shlex.join(["genome-lm", *sys.argv[1:]])
     result = run_suite(
