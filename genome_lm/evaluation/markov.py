@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.alphabet import A, N, T
+from genome_lm.alphabet import A, N, T, Tokens
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval, Windows
-from genome_lm.genome.codes import Codes
 from genome_lm.progress import progress
 
 MAX_ORDER = 11
@@ -55,9 +54,9 @@ class MarkovModel:
         with progress(f"count {order + 1}-mers", bases, "bases") as bar:
             # Read once from end to end, nothing is worth keeping.
             for tokens in _pieces(GenomeStore(store.path, cache_bytes=0), intervals, order):
-                _count_words(tokens, order + 1, counts)
+                np.add.at(counts, words_of(tokens, order + 1), 1)
                 bar.advance(len(tokens))
-        return cls(_tables(_with_reverse_complements(counts, order + 1), order))
+        return cls(_tables(with_reverse_complements(counts, order + 1), order))
 
     def losses(
         self, store: GenomeStore, windows: Windows, inside: npt.NDArray[np.int64]
@@ -87,7 +86,7 @@ class MarkovModel:
                 total[order] -= log_p[counted].sum(dtype=np.float64)
         return total, targets
 
-    def _log_probabilities(self, tokens: Codes, count: int) -> Iterator[npt.NDArray[np.float32]]:
+    def _log_probabilities(self, tokens: Tokens, count: int) -> Iterator[npt.NDArray[np.float32]]:
         """For each order, (n, count) log-probabilities of the last `count` tokens of each row."""
         width = tokens.shape[1]
         is_base = _is_base(tokens)
@@ -104,16 +103,16 @@ class MarkovModel:
             yield log_p
 
 
-def _is_base(tokens: Codes) -> npt.NDArray[np.bool_]:
+def _is_base(tokens: Tokens) -> npt.NDArray[np.bool_]:
     return (tokens >= A) & (tokens <= T)
 
 
-def _pieces(store: GenomeStore, intervals: Sequence[Interval], overlap: int) -> Iterator[Codes]:
+def _pieces(store: GenomeStore, intervals: Sequence[Interval], overlap: int) -> Iterator[Tokens]:
     """The intervals' tokens in pieces of `CHUNK` or more; those of one interval overlap, so that no word is lost.
 
     Intervals that share a piece are kept apart by N, so that no word reaches from one into the next.
     """
-    gathered: list[Codes] = []
+    gathered: list[Tokens] = []
     held = 0
     for contig, start, end, _ in intervals:
         for first in range(start, end, CHUNK):
@@ -127,11 +126,12 @@ def _pieces(store: GenomeStore, intervals: Sequence[Interval], overlap: int) -> 
         yield np.concatenate(gathered)
 
 
-def _count_words(tokens: Codes, width: int, counts: npt.NDArray[np.int64]) -> None:
-    """Add the words of `width` bases without N to their counts, (4^width,)."""
-    if len(tokens) >= width:
-        words, valid = _words((tokens - A).astype(np.int32), _is_base(tokens), width)
-        np.add.at(counts, words[valid], 1)
+def words_of(tokens: Tokens, width: int) -> npt.NDArray[np.int32]:
+    """The words of `width` bases without N as numbers, the last base the lowest digit of base 4: (words,) int32."""
+    if len(tokens) < width:
+        return np.empty(0, dtype=np.int32)
+    words, valid = _words((tokens - A).astype(np.int32), _is_base(tokens), width)
+    return words[valid]
 
 
 def _words(
@@ -153,7 +153,8 @@ def _words(
     return words, valid
 
 
-def _with_reverse_complements(counts: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
+def with_reverse_complements(counts: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
+    """Counts of words on both strands, of those on one: (4^width,) both."""
     # A, C, G, T are the digits 0 to 3, so that the complement of a digit is 3 minus it: a flip of its axis.
     grid = counts.reshape((4,) * width)
     return (grid + np.flip(grid).transpose()).reshape(-1)

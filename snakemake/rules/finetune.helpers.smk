@@ -39,28 +39,14 @@ def set_inputs(wildcards):
 def set_command(wildcards):
     """The subcommand of `genome-lm dataset` that makes a labelled set, with its options."""
     task = config["tasks"][wildcards.task]
-    stores = [
-        (genome, f"{RESULTS}/genomes/{genome}/genome.zarr")
-        for genome in set_genomes(task)
-    ]
+    names = set_genomes(task)
+    stores = [f"{RESULTS}/genomes/{name}/genome.zarr" for name in names]
+    own = options(task["set_options"])
     if "species" in task:
-        return [
-            "species",
-            *options(task["set_options"]),
-            *(f"--species={name}={path}" for name, path in stores),
-        ]
-    genome = [f"--genome={path}" for _, path in stores]
+        pairs = zip(names, stores)
+        return ["species", *own, *(f"--species={name}={path}" for name, path in pairs)]
+    genome = [f"--genome={path}" for path in stores]
     if "annotation" in task:
-        return [
-            "from-gff",
-            task["annotation"]["file"],
-            *genome,
-            *options(task["set_options"]),
-        ]
-    return [
-        "benchmark",
-        task["benchmark"]["manifest"],
-        task["benchmark"]["set"],
-        *genome,
-        *options(task["set_options"]),
-    ]
+        return ["from-gff", task["annotation"]["file"], *genome, *own]
+    benchmark = task["benchmark"]
+    return ["benchmark", benchmark["manifest"], benchmark["set"], *genome, *own]

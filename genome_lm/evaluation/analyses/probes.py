@@ -14,6 +14,7 @@ from genome_lm.alphabet import PAD, A, Tokens, encode
 from genome_lm.dataset import LabelledSet
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
+from genome_lm.evaluation.markov import with_reverse_complements, words_of
 from genome_lm.evaluation.measures import draw_bars
 from genome_lm.inference import GenomeLM
 from genome_lm.model import HyenaLM
@@ -129,34 +130,24 @@ def kmer_frequencies(tokens: Sequence[Tokens], width: int) -> npt.NDArray[np.flo
     _, column = np.unique(np.minimum(numbers, turned), return_inverse=True)
     frequencies = np.zeros((len(tokens), column.max() + 1), dtype=np.float32)
     for row, ids in enumerate(tokens):
-        seen = _words(ids, width)
+        seen = words_of(ids, width)
         np.add.at(frequencies[row], column[seen], 1.0)
         frequencies[row] /= max(1, len(seen))
     return frequencies
-
-
-def _words(ids: Tokens, width: int) -> npt.NDArray[np.int64]:
-    """Numbers of the words without N: (count,) int64."""
-    if len(ids) < width:
-        return np.empty(0, dtype=np.int64)
-    digits = ids.astype(np.int64) - A
-    views = np.lib.stride_tricks.sliding_window_view(digits, width)
-    return views[((views >= 0) & (views < 4)).all(1)] @ (4 ** np.arange(width - 1, -1, -1))
 
 
 def _markov(data: _Split, tokens: Sequence[Sequence[Tokens]], order: int) -> Array:
     """The class under whose chain, of both strands, with one pseudo-count per base, the sequence is likeliest."""
     tables = []
     for number in range(len(data.classes)):
-        counts = np.zeros(4 ** (order + 1))
+        counts = np.zeros(4 ** (order + 1), dtype=np.int64)
         for ids, target in zip(tokens[0], data.targets[0], strict=True):
             if target == number:
-                counts += np.bincount(_words(ids, order + 1), minlength=len(counts))
-        grid = counts.reshape((4,) * (order + 1))
-        both = (grid + np.flip(grid).transpose()).reshape(-1, 4) + 1.0
+                counts += np.bincount(words_of(ids, order + 1), minlength=len(counts))
+        both = with_reverse_complements(counts, order + 1).reshape(-1, 4) + 1.0
         tables.append(np.log(both / both.sum(1, keepdims=True)).reshape(-1))
     stacked = np.stack(tables)
-    return np.array([stacked[:, _words(ids, order + 1)].sum(1).argmax() for ids in tokens[2]])
+    return np.array([stacked[:, words_of(ids, order + 1)].sum(1).argmax() for ids in tokens[2]])
 
 
 class _SmallCnn(nn.Module):
