@@ -1,4 +1,4 @@
-"""The README's examples: Python blocks are run, command lines are parsed."""
+"""The examples of the README and of docs/: Python blocks are run, command lines are parsed, links lead somewhere."""
 
 import re
 import shutil
@@ -9,11 +9,13 @@ import pytest
 from tests.cli.test_help import COMMANDS, command_of, examples
 from tests.conftest import Genome, biased_dna
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+    return [block for page in PAGES for block in pattern.findall(page.read_text())]
 
 
 def test_python_blocks_run(run: Path, genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +38,10 @@ def test_commands_exist_with_their_options() -> None:
         path, rest = command_of(arguments)
         assert path in COMMANDS, f"genome-lm {' '.join(path)}"
         COMMANDS[path].make_context(" ".join(path), rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()) if "://" not in target]
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing

@@ -4,11 +4,11 @@ from genome_lm.inference.batches import BATCH_TOKENS, encode_all, padded_batches
 from genome_lm.inference.contigs import Contig, fasta_contigs, store_contigs
 from genome_lm.inference.embed_job import Embedded, embed_to_file, gather, shard_path
 from genome_lm.inference.embedding import Recipe
+from genome_lm.inference.formats import check_suffix
 from genome_lm.inference.generation import Generated, write_generated
 from genome_lm.inference.genome_lm import GenomeLM, load
 from genome_lm.inference.heads import head_outputs, predictions
 from genome_lm.inference.memorisation import Memorisation, find_memorised
-from genome_lm.inference.output import check_suffix
 from genome_lm.inference.pooling import POOLS
 from genome_lm.inference.records import Record, fasta_records, interval_records, pieces, windows
 from genome_lm.inference.sources import FastaSource, GenomeSource

@@ -15,9 +15,9 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
 from genome_lm.inference.batches import BatchSize, check_length
 from genome_lm.inference.embedding import Floats, Recipe, embed_flanked
+from genome_lm.inference.formats import check_suffix, write_parts
 from genome_lm.inference.genome_lm import GenomeLM
 from genome_lm.inference.jobs import Advance, Job, identity_of, run_job, shard_range
-from genome_lm.inference.output import check_suffix, write_parts
 from genome_lm.inference.parts import PARTS, Parts, PartsFolder, finish_as, parts_folder, working_in
 from genome_lm.inference.plan import InputPlan, model_length, plan_input
 from genome_lm.inference.sources import FastaSource, SequenceSource, Span
@@ -63,7 +63,7 @@ def embed_to_file(
     Args:
         model: The model.
         source: The input; it is looked through before anything is computed. See `FastaSource` and `GenomeSource`.
-        out: .npz, .parquet, .zarr or .h5ad, see `genome_lm.inference.output`.
+        out: .npz, .parquet, .zarr or .h5ad, see `genome_lm.inference.formats`.
         recipe: How to embed.
         batch_tokens: Positions of a batch; None for as many as pay off and fit.
         shard: (i, n): embed only the i-th (from 1) of n parts of the input, to the folder that `shard_path` names;
@@ -94,15 +94,15 @@ def embed_to_file(
             compute=partial(_tables, model, source, recipe, plan, size),
             shard=shard,
         )
-        done = run_job(job, folder, force)
+        parts, resumed = run_job(job, folder, force)
         if shard is None:
-            write_parts(out, Parts(done.folder.job, [done.folder.file(number) for number in numbers]))
+            write_parts(out, Parts(parts.job, [parts.file(number) for number in numbers]))
         else:
             (folder / STREAM).unlink(missing_ok=True)
             finish_as(folder, target)
-    parts = [plan.parts[number] for number in numbers]
-    records, bases = sum(part.stop - part.first for part in parts), sum(part.bases for part in parts)
-    return Embedded(target, records, bases, recipe.shape(model.config), done.resumed, len(parts))
+    done = [plan.parts[number] for number in numbers]
+    records, bases = sum(part.stop - part.first for part in done), sum(part.bases for part in done)
+    return Embedded(target, records, bases, recipe.shape(model.config), resumed, len(done))
 
 
 def shard_path(out: Path, number: int, count: int) -> Path:

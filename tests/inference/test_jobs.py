@@ -44,7 +44,7 @@ def model(run: Path) -> genome_lm.GenomeLM:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "PART_BASES", 700)
-    monkeypatch.setattr("genome_lm.inference.output.PIECE", 20_000)
+    monkeypatch.setattr("genome_lm.inference.formats.columns.PIECE", 20_000)
 
 
 @pytest.fixture

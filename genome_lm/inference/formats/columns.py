@@ -1,0 +1,76 @@
+"""What the writers of embeddings share: the parts of a job as columns, read in pieces of bounded size.
+
+Columns are id, contig, start, end, and for each layer one of embeddings. Where positions are not pooled there is one
+row per base: id, contig and `position`, 0-based in the contig.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from genome_lm.inference.parts import Parts
+
+PIECE = 8 << 20
+"""Bytes of a column that are held at one time, and lie in one chunk or row group."""
+PROVENANCE = "genome_lm"
+"""Name of the text, in JSON, that says what was embedded, and how."""
+
+
+class Format(NamedTuple):
+    """How embeddings are written.
+
+    Attributes:
+        write: Takes a path that does not exist yet (a folder that is empty, if `is_folder`) and the parts of a job.
+            Memory must not grow with the parts.
+        is_folder: Whether the output is a folder.
+        needs: Library that may be missing; empty for none.
+    """
+
+    write: Callable[[Path, Parts], None]
+    is_folder: bool = False
+    needs: str = ""
+
+
+def placed(tables: Iterator[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+    """Tables, each with the number of its first row."""
+    start = 0
+    for table in tables:
+        yield start, table
+        start += len(table)
+
+
+def rows_together(parts: Parts) -> int:
+    """Rows that are held at one time."""
+    widest = max(math.prod(row_shape(parts, field)) * 4 for field in parts.schema)
+    return max(1, PIECE // max(widest, 128))
+
+
+def row_shape(parts: Parts, field: pa.Field) -> tuple[int, ...]:
+    """Shape of one row of a column: empty for all but embeddings."""
+    return tuple(parts.job["row_shape"]) if pa.types.is_fixed_size_list(field.type) else ()
+
+
+def dtype_of(field: pa.Field) -> str:
+    """Dtype of a column that is not text."""
+    return "float32" if pa.types.is_fixed_size_list(field.type) else "int64"
+
+
+def values_of(parts: Parts, table: pa.Table, name: str) -> npt.NDArray[Any]:
+    """A column of a table: (rows, *row_shape) float32, (rows,) int64 or (rows,) text."""
+    column = table[name]
+    if pa.types.is_fixed_size_list(column.type):
+        flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(flat.reshape(len(table), *parts.job["row_shape"]))
+    values = column.to_numpy()
+    return values.astype(str) if values.dtype == object else values
+
+
+def provenance_of(parts: Parts) -> str:
+    """What was embedded, and how, as JSON."""
+    return json.dumps({key: value for key, value in parts.job.items() if key != "rows"})

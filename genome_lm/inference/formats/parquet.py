@@ -1,0 +1,19 @@
+"""Embeddings as Parquet: one row per record, embeddings as lists of fixed size."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from genome_lm.inference.formats.columns import PROVENANCE, Format, provenance_of, rows_together
+from genome_lm.inference.parts import Parts
+
+
+def write_parquet(path: Path, parts: Parts) -> None:
+    """Write a file, whose metadata hold the provenance."""
+    schema = parts.schema.with_metadata({PROVENANCE: provenance_of(parts)})
+    with pq.ParquetWriter(path, schema) as writer:
+        for table in parts.tables(rows_together(parts)):
+            writer.write_table(table.cast(schema))
+
+
+FORMAT = Format(write_parquet)
