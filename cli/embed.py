@@ -8,7 +8,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Device, EmbeddedStrand, Force, Json, Threads
+from genome_lm_cli.options import Bed, Device, EmbeddedStrand, Fasta, Force, Json, Split, Threads
 from genome_lm_cli.output import finish, resumed
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ def embed(
         str, typer.Argument(help="Checkpoint of any form: folder, file, OWNER/NAME.", metavar="CKPT")
     ],
     out: Out,
-    fasta: Annotated[Path | None, typer.Option(help="FASTA file, plain or gzip; - is standard input.")] = None,
+    fasta: Fasta = None,
     genome: Annotated[
         Path | None, typer.Option(help="Genome store: places of --bed, or all of it in windows.", metavar="G.zarr")
     ] = None,
-    bed: Annotated[Path | None, typer.Option(help="Intervals of the genome.", metavar="BED")] = None,
-    split: Annotated[str | None, typer.Option(help="Only intervals with this name in the BED's column 4.")] = None,
+    bed: Bed = None,
+    split: Split = None,
     window: Annotated[int | None, typer.Option(help="Cut into windows of so many bases.")] = None,
     stride: Annotated[int | None, typer.Option(help="From one window to the next; default: --window.")] = None,
     context: Annotated[

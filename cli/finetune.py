@@ -12,7 +12,7 @@ import typer
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
 from genome_lm.finetune_config import FinetuneConfig
-from genome_lm_cli.options import Device, Force, HeadStrand, Json, Threads, given
+from genome_lm_cli.options import Checkpoint, Device, Force, HeadStrand, Json, Threads, given
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Leaks = StrEnum("Leaks", "report refuse drop")
 
 def finetune(
     context: typer.Context,
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint of any form.", metavar="CKPT")],
+    checkpoint: Checkpoint,
     data: Annotated[
         list[Path],
         typer.Option(help="Labelled sequences: .csv, .tsv, .parquet, FASTA or (with --genome) BED.", metavar="DATA"),

@@ -8,7 +8,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, require_suffix
-from genome_lm_cli.options import BatchTokens, Device, Force, Json, Strand, Threads
+from genome_lm_cli.options import BatchTokens, Checkpoint, Device, Force, Json, Strand, Threads
 from genome_lm_cli.output import finish
 
 
@@ -20,7 +20,7 @@ class Method(StrEnum):
 
 
 def mutagenesis(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint of any form.", metavar="CKPT")],
+    checkpoint: Checkpoint,
     region: Annotated[str, typer.Option(help="chr:start-end, 1-based, both ends in it; or a contig.")],
     out: Annotated[Path, typer.Option(help="Output, .zarr or .tsv.", metavar="OUT")],
     genome: Annotated[Path | None, typer.Option(help="Genome store.", metavar="G.zarr")] = None,

@@ -9,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, require_suffix
-from genome_lm_cli.options import BatchTokens, Device, Force, Json, Threads
+from genome_lm_cli.options import BatchTokens, Bed, Device, Fasta, Force, Json, Split, Threads
 from genome_lm_cli.output import finish
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ PIECE = 1 << 20
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint that `genome-lm finetune` wrote.", metavar="CKPT")],
     out: Annotated[Path, typer.Option(help="Table to write: .csv, .tsv or .parquet.", metavar="TABLE")],
-    fasta: Annotated[Path | None, typer.Option(help="FASTA file, plain or gzip; - is standard input.")] = None,
+    fasta: Fasta = None,
     genome: Annotated[Path | None, typer.Option(help="Genome store, with --bed.", metavar="G.zarr")] = None,
-    bed: Annotated[Path | None, typer.Option(help="Intervals of the genome.", metavar="BED")] = None,
-    split: Annotated[str | None, typer.Option(help="Only intervals with this name in the BED's column 4.")] = None,
+    bed: Bed = None,
+    split: Split = None,
     window: Annotated[int | None, typer.Option(help="Cut longer sequences into windows of so many bases.")] = None,
     stride: Annotated[int | None, typer.Option(help="From one window to the next; default: --window.")] = None,
     batch_tokens: BatchTokens = 32_768,

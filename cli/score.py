@@ -10,7 +10,7 @@ import typer
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
 from genome_lm_cli.embed import parse_shard
-from genome_lm_cli.options import BatchTokens, Device, Force, Json, Strand, Threads
+from genome_lm_cli.options import BatchTokens, Bed, Checkpoint, Device, Fasta, Force, Json, Strand, Threads
 from genome_lm_cli.output import resumed, say, table
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class ContigNames(StrEnum):
 
 
 def score(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint of any form.", metavar="CKPT")],
+    checkpoint: Checkpoint,
     out: Annotated[
         Path | None,
         typer.Option(help="Scored VCF (.vcf.gz), or track of bits a base (.bedgraph, .bw).", metavar="OUT"),
@@ -36,8 +36,8 @@ def score(
         Path | None, typer.Option(help="Variants to score, with --genome; .vcf, .vcf.gz, .bcf, - is standard input.")
     ] = None,
     genome: Annotated[Path | None, typer.Option(help="Genome store, with --vcf or --bed.", metavar="G.zarr")] = None,
-    bed: Annotated[Path | None, typer.Option(help="Intervals of the genome.", metavar="BED")] = None,
-    fasta: Annotated[Path | None, typer.Option(help="FASTA file, plain or gzip; - is standard input.")] = None,
+    bed: Bed = None,
+    fasta: Fasta = None,
     table_out: Annotated[
         Path | None,
         typer.Option("--table", help="A row an interval or sequence, .tsv, .parquet or .json.", metavar="OUT"),
@@ -130,7 +130,7 @@ def _score_vcf(request: "VcfRequest", genome: Path, device: str | None, as_json:
     store = GenomeStore(genome)
     summary = score_vcf(load(request.checkpoint, device), store, request)
     if as_json:
-        typer.echo(json.dumps(summary.to_dict(), indent=2))
+        typer.echo(json.dumps(summary._asdict(), indent=2))
         return
     if summary.skipped:
         rows = [(f"{reason}: {REASONS[reason]}", f"{count:,}") for reason, count in summary.skipped.items()]

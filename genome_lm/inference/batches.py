@@ -61,12 +61,17 @@ def encode_all(sequences: Sequence[str], names: Sequence[str] | None, most: int)
         raise GenomeLMError("give a list of sequences, not one string")
     encoded = []
     for number, sequence in enumerate(sequences):
-        name = names[number] if names is not None else f"sequence {number}"
+        name = name_of(number, names)
         if not sequence:
             raise GenomeLMError(f"{name}: empty sequence")
         check_length(name, len(sequence), most)
         encoded.append(encode(sequence, name))
     return encoded
+
+
+def name_of(number: int, names: Sequence[str] | None) -> str:
+    """What errors call a sequence: its name, or its number from 0."""
+    return names[number] if names is not None else f"sequence {number}"
 
 
 def check_length(name: str, length: int, most: int) -> None:

@@ -14,7 +14,7 @@ from genome_lm.checkpoint import open_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
-from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, padded_batches
+from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, name_of, padded_batches
 from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked
 from genome_lm.inference.generation import Generated, Sampling, generate
 from genome_lm.inference.heads import head_outputs, predictions
@@ -141,8 +141,8 @@ class GenomeLM:
         flanked = [FlankedSequence(ids, context, 0 if strand == "forward" else context) for ids in tokens]
         for number, sequence in enumerate(flanked):
             if context < 0 or sequence.bases < 1:
-                name = names[number] if names is not None else f"sequence {number}"
-                raise GenomeLMError(f"{name}: a context of {context} leaves nothing of {len(sequence.tokens)} bases")
+                left = f"a context of {context} leaves nothing of {len(sequence.tokens)} bases"
+                raise GenomeLMError(f"{name_of(number, names)}: {left}")
         size = BatchSize.automatic(self.config, self.device) if batch_tokens is None else BatchSize(batch_tokens)
         embedded = embed_flanked(self.backbone, flanked, recipe, size)
         if recipe.pooling.kind == "none":
@@ -236,11 +236,10 @@ class GenomeLM:
         tokens = encode_all(prompts, names, max(map(len, prompts), default=0))
         for number, prompt in enumerate(tokens):
             if len(prompt) > most:
-                name = names[number] if names is not None else f"sequence {number}"
                 raise GenomeLMError(
-                    f"{name}: a prompt of {len(prompt):,} bases and {length:,} new ones are more than the model's "
-                    f"context of {self.config.max_length:,}; keep the last {most:,} bases of the prompt, or ask for "
-                    "fewer new ones"
+                    f"{name_of(number, names)}: a prompt of {len(prompt):,} bases and {length:,} new ones are more "
+                    f"than the model's context of {self.config.max_length:,}; keep the last {most:,} bases of the "
+                    "prompt, or ask for fewer new ones"
                 )
         return generate(self.model, tokens, length, samples, sampling, batch) if tokens else []
 

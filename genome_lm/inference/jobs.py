@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
@@ -41,18 +41,6 @@ class Job:
     shard: tuple[int, int] | None = None
 
 
-class Done(NamedTuple):
-    """A job whose parts are all there.
-
-    Attributes:
-        folder: Where they are.
-        resumed: How many were there from an earlier run.
-    """
-
-    folder: PartsFolder
-    resumed: int
-
-
 def identity_of(model: HyenaLM, **facts: Any) -> dict[str, Any]:
     """All that the result of a job depends on, but not device, size of batches or output format, as JSON values.
 
@@ -68,13 +56,16 @@ def identity_of(model: HyenaLM, **facts: Any) -> dict[str, Any]:
     }
 
 
-def run_job(job: Job, path: Path, force: bool) -> Done:
+def run_job(job: Job, path: Path, force: bool) -> tuple[PartsFolder, int]:
     """Compute the parts of a job that are missing, and write each as soon as it is there.
 
     Args:
         job: The job.
         path: Its folder, which `working_in` holds.
         force: Throw away the parts of another job.
+
+    Returns:
+        The parts, all of them there, and how many an earlier run had left.
 
     Raises:
         GenomeLMError: If another job's parts are there, a part can't be written, or `compute` raises it.
@@ -86,7 +77,7 @@ def run_job(job: Job, path: Path, force: bool) -> Done:
         bar.start(total - sum(job.work[number] for number in missing), total)
         for number, table in zip(missing, job.compute(missing, bar.advance), strict=True):
             folder.write(number, table)
-    return Done(folder, len(job.numbers) - len(missing))
+    return folder, len(job.numbers) - len(missing)
 
 
 def shard_range(parts: int, number: int, count: int) -> range:

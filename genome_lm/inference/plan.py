@@ -36,16 +36,6 @@ class InputPlan(NamedTuple):
     shortest: Span
     sha256: str
 
-    @property
-    def records(self) -> int:
-        """Records of the input."""
-        return self.parts[-1].stop
-
-    @property
-    def bases(self) -> int:
-        """Pooled bases of all records."""
-        return sum(part.bases for part in self.parts)
-
 
 def plan_input(source: SequenceSource, values: int, row_a_base: bool) -> InputPlan:
     """Look through an input, and cut it into parts; the same input always gives the same plan.

@@ -126,15 +126,15 @@ def score_bases(model: GenomeLM, sequences: ScoredSequences, request: TrackReque
     parts = list(_parts(merged(intervals, contigs), max(PART_BASES, PART_STRIDES * grid.stride)))
     job = _job(model, sequences, request, grid, parts)
     with working_in(parts_folder(out)) as folder:
-        done = run_job(job, folder, request.force)
-        regions = _regions(done.folder, parts, {contig.name: contig for contig in contigs})
+        done, resumed = run_job(job, folder, request.force)
+        regions = _regions(done, parts, {contig.name: contig for contig in contigs})
         if request.track is not None:
             regions = write_track(request.track, contigs, regions)
         summary = summarise(intervals, regions)
         if request.table is not None:
             save_table(request.table, summary)
     bases, bits = int(summary["bases"].sum()), float(summary["bits"].sum())
-    return TrackSummary(len(summary), bases, bits / bases if bases else math.nan, done.resumed, len(parts))
+    return TrackSummary(len(summary), bases, bits / bases if bases else math.nan, resumed, len(parts))
 
 
 def _job(

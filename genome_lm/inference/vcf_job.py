@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,8 +45,7 @@ PART_WINDOWS = 8
 """Windows of a part at least, about: those at its ends may be read for the next one as well."""
 
 
-@dataclass(frozen=True)
-class VcfSummary:
+class VcfSummary(NamedTuple):
     """What became of a VCF.
 
     Attributes:
@@ -70,10 +69,6 @@ class VcfSummary:
     was_sorted: bool
     resumed: int
     parts: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -128,9 +123,9 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         survey.check(request.vcf, store)
         work = _VcfWork(model, store, request, layout, path, survey)
         job = work.job()
-        done = run_job(job, folder, request.force)
-        reasons = Counter(reason for number in job.numbers for reason in _reasons(done.folder.file(number)))
-        write_vcf(request.out, work.header(), work.lines(done.folder), survey.contigs, survey.is_sorted)
+        parts, resumed = run_job(job, folder, request.force)
+        reasons = Counter(reason for number in job.numbers for reason in _reasons(parts.file(number)))
+        write_vcf(request.out, work.header(), work.lines(parts), survey.contigs, survey.is_sorted)
     alleles, scored = reasons.total(), reasons.pop("", 0)
     return VcfSummary(
         out=str(request.out),
@@ -140,23 +135,14 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         skipped=dict(reasons.most_common()),
         first_mismatch=survey.mismatch,
         was_sorted=survey.is_sorted,
-        resumed=done.resumed,
+        resumed=resumed,
         parts=len(job.numbers),
     )
 
 
 @dataclass(frozen=True)
 class _VcfWork:
-    """A request whose VCF was looked through.
-
-    Attributes:
-        model: The model.
-        store: The genome.
-        request: What is asked for.
-        layout: How windows lie.
-        path: The VCF, or a copy that can be read twice.
-        survey: What is in it.
-    """
+    """A request whose VCF, which stands at `path`, was looked through."""
 
     model: GenomeLM
     store: GenomeStore
@@ -238,10 +224,10 @@ class _VcfWork:
         }
         return scored_header(survey.header, settings, shard.header_line() if shard else "")
 
-    def lines(self, folder: PartsFolder) -> Iterator[str]:
-        """The records with their scores, which are in a folder of parts."""
+    def lines(self, parts: PartsFolder) -> Iterator[str]:
+        """The records with their scores."""
         for number, records in self._records_of_parts(range(len(self.rows))):
-            scored = pq.read_table(folder.file(number))["info"].to_pylist()
+            scored = pq.read_table(parts.file(number))["info"].to_pylist()
             yield from map(scored_line, records, scored)
 
 
