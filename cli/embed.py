@@ -90,14 +90,14 @@ def embed(
     from genome_lm.inference import Recipe, Tiling, check_suffix, embed_to_file, load, shard_path
 
     check_suffix(out)
-    which = None if shard is None else parse_shard(shard)
-    refuse_existing(out if which is None else shard_path(out, *which), force)
-    chosen = edges or (Edges.drop if genome is not None and bed is None else Edges.keep)
+    part = None if shard is None else parse_shard(shard)
+    refuse_existing(out if part is None else shard_path(out, *part), force)
+    edges = edges or (Edges.drop if genome is not None and bed is None else Edges.keep)
     right = 0 if strand is EmbeddedStrand.forward else context
-    source = _source(fasta, genome, bed, split, Tiling(window, stride, chosen.value, context, right))
+    source = _source(fasta, genome, bed, split, Tiling(window, stride, edges.value, context, right))
     model = load(checkpoint, device)
     recipe = Recipe.of(pool, [_layer(text) for text in layer or ["final"]], strand.value, model.config)
-    done = embed_to_file(model, source, out, recipe, batch_tokens, which, force)
+    done = embed_to_file(model, source, out, recipe, batch_tokens, part, force)
     shape = " × ".join(map(str, done.row_shape))
     finish(
         as_json,

@@ -74,9 +74,9 @@ def _predicted(
     assert model.head is not None
     for piece in pieces(records, max(batch_tokens, PIECE)):
         names, sequences = [record.id for record in piece], [record.sequence for record in piece]
-        found = model.predict(sequences, names=names, batch_tokens=batch_tokens)
+        predicted = model.predict(sequences, names=names, batch_tokens=batch_tokens)
         bar.advance(sum(map(len, sequences)))
-        yield prediction_table(model.head.config, names, found)
+        yield prediction_table(model.head.config, names, predicted)
 
 
 def _records(fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None) -> Iterator["Record"]:

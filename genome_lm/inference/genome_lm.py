@@ -1,4 +1,4 @@
-"""A trained model as its users hold it."""
+"""A trained model, as users of the library call it."""
 
 import os
 from collections.abc import Sequence
@@ -41,13 +41,12 @@ def load(
     Raises:
         GenomeLMError: See `open_checkpoint`.
     """
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    opened = open_checkpoint(path, chosen, revision)
+    opened = open_checkpoint(path, device or ("cuda" if torch.cuda.is_available() else "cpu"), revision)
     return GenomeLM(opened.model, opened.provenance, opened.head)
 
 
 class GenomeLM:
-    """A HyenaDNA model with what one does with it.
+    """A loaded HyenaDNA model and its operations: embed, score, generate, predict.
 
     Attributes:
         model: The language model, an nn.Module in eval mode.

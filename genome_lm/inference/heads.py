@@ -27,22 +27,22 @@ def head_outputs(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], 
         n arrays, (outputs,) float32, or (L, outputs) at each position. With `strand` "both" they are the mean of the
         two strands, base by base at each position.
     """
-    found = _one_strand(backbone, head, tokens, batch_tokens)
+    forward = _one_strand(backbone, head, tokens, batch_tokens)
     if head.config.strand == "forward":
-        return found
+        return forward
     reverse = _one_strand(backbone, head, [reverse_complement(ids) for ids in tokens], batch_tokens)
     if head.config.per_position:
         reverse = [outputs[::-1] for outputs in reverse]
-    return [np.asarray((one + other) / 2, dtype=np.float32) for one, other in zip(found, reverse, strict=True)]
+    return [np.asarray((one + other) / 2, dtype=np.float32) for one, other in zip(forward, reverse, strict=True)]
 
 
 def _one_strand(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], batch_tokens: int) -> list[Floats]:
-    found: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
-    for rows, ids, lengths in padded_batches(tokens, batch_tokens, head.out.weight.device):
+    by_sequence: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
+    for numbers, ids, lengths in padded_batches(tokens, batch_tokens, head.out.weight.device):
         outputs = head(backbone, ids, torch.tensor(lengths, device=ids.device)).float().cpu().numpy()
-        for row, output, length in zip(rows, outputs, lengths, strict=True):
-            found[row] = output[:length] if head.config.per_position else output
-    return found
+        for number, output, length in zip(numbers, outputs, lengths, strict=True):
+            by_sequence[number] = output[:length] if head.config.per_position else output
+    return by_sequence
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
 
 Advance = Callable[[float], None]
-"""Tells the progress bar how much work was done."""
+"""Is told how much work was done."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is done of a job: a folder of parts, each there as a whole or not at all.
+"""The finished parts of a job: files of a folder, each there as a whole or not at all.
 
 A killed job leaves its parts. The same job goes on with those that are missing; another one is refused. Parts are
 Parquet files, so that they hold texts and numbers of any length, and single columns can be read.
@@ -50,8 +50,8 @@ class PartsFolder:
             GenomeLMError: If it is not one of parts.
         """
         try:
-            found = json.loads((path / JOB).read_text())
-            return cls(path, found["job"], tuple(found["shard"]) if found["shard"] else None)
+            content = json.loads((path / JOB).read_text())
+            return cls(path, content["job"], tuple(content["shard"]) if content["shard"] else None)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise GenomeLMError(f"{path}: not a folder of parts ({JOB}: {error})") from error
 
@@ -147,11 +147,11 @@ def open_parts(path: Path, job: dict[str, Any], shard: tuple[int, int] | None, f
     for left in path.glob("*.new"):  # of a process that was killed while it wrote
         left.unlink()
     if (path / JOB).exists():
-        found = PartsFolder.read(path)
-        if (found.job, found.shard) == (job, shard):
-            return found
+        earlier = PartsFolder.read(path)
+        if (earlier.job, earlier.shard) == (job, shard):
+            return earlier
         if not force:
-            named = [key for key in job if found.job.get(key) != job[key]] or ["shard"]
+            named = [key for key in job if earlier.job.get(key) != job[key]] or ["shard"]
             raise GenomeLMError(
                 f"{path}: holds a part of another job (other {', '.join(named)}); give another --out, or --force to "
                 "start anew"

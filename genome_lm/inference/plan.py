@@ -22,7 +22,7 @@ class Part(NamedTuple):
 
 
 class InputPlan(NamedTuple):
-    """An input as it was found.
+    """What a first pass through an input tells.
 
     Attributes:
         parts: In the input's order; every record is in one of them.
@@ -37,13 +37,13 @@ class InputPlan(NamedTuple):
     sha256: str
 
 
-def plan_input(source: SequenceSource, values: int, row_a_base: bool) -> InputPlan:
+def plan_input(source: SequenceSource, values: int, row_per_base: bool) -> InputPlan:
     """Look through an input, and cut it into parts; the same input always gives the same plan.
 
     Args:
         source: The input.
         values: Numbers in a row of the result, over all layers.
-        row_a_base: Rows are bases, not records.
+        row_per_base: Rows are bases, not records.
 
     Raises:
         GenomeLMError: If something is wrong with the input, or there is nothing in it.
@@ -56,7 +56,7 @@ def plan_input(source: SequenceSource, values: int, row_a_base: bool) -> InputPl
         length = span.end - span.start
         longest = max(longest or span, span, key=model_length)
         shortest = min(shortest or span, span, key=lambda span: span.end - span.start)
-        bases, rows, seen = bases + length, rows + (length if row_a_base else 1), seen + model_length(span)
+        bases, rows, seen = bases + length, rows + (length if row_per_base else 1), seen + model_length(span)
         if seen >= PART_BASES or rows * values >= PART_VALUES:
             parts.append(Part(first, number, bases, rows))
             first, bases, rows, seen = number, 0, 0, 0

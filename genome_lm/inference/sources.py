@@ -93,9 +93,9 @@ class FastaSource:
         every = (item for r in fasta_records(self.path) for item in self._spans_of(r.id, r.sequence))
         position = 0
         for first, stop in ranges:
-            chosen = islice(every, first - position, stop - position)
+            items = islice(every, first - position, stop - position)
             position = stop
-            yield [(span, FlankedSequence(encode(text, span.id), span.left, span.right)) for span, text in chosen]
+            yield [(span, FlankedSequence(encode(text, span.id), span.left, span.right)) for span, text in items]
 
     def _spans_of(self, name: str, sequence: str) -> Iterator[tuple[Span, str]]:
         length = len(sequence)
@@ -161,9 +161,9 @@ class GenomeSource:
         """See `SequenceSource`."""
         spans, position = self._spans(), 0
         for first, stop in ranges:
-            chosen = list(islice(spans, first - position, stop - position))
+            of_range = list(islice(spans, first - position, stop - position))
             position = stop
-            yield list(zip(chosen, self._flanked(chosen), strict=True))
+            yield list(zip(of_range, self._flanked(of_range), strict=True))
 
     def _flanked(self, spans: list[Span]) -> list[FlankedSequence]:
         """The tokens of spans; those of one length are read together, which is many times as quick as one by one."""

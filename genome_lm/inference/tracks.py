@@ -81,8 +81,8 @@ def _is_whole(path: Path, bases: int) -> bool:
 
 def _runs(region: Region) -> Iterator[tuple[int, Bits]]:
     """Runs of bases that have a value: first position and values."""
-    known = np.flatnonzero(~np.isnan(region.bits))
-    for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
+    positions = np.flatnonzero(~np.isnan(region.bits))
+    for run in np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1):
         if len(run):
             yield region.start + int(run[0]), region.bits[run[0] : run[-1] + 1]
 
@@ -111,8 +111,8 @@ def summarise(intervals: Sequence[Interval], regions: Iterator[Region]) -> "pd.D
             np.searchsorted(np.maximum.accumulate(ends), region.start, "right"), np.searchsorted(starts, region.end)
         )
         span = [np.clip(edges[some] - region.start, 0, len(region.bits)) for edges in (starts, ends)]
-        known = ~np.isnan(region.bits)
-        for sums, values in ((bases, known), (bits, np.where(known, region.bits, 0))):
+        has_value = ~np.isnan(region.bits)
+        for sums, values in ((bases, has_value), (bits, np.where(has_value, region.bits, 0))):
             before = np.concatenate([[0], np.cumsum(values, dtype=sums.dtype)])
             sums[numbers[some]] += before[span[1]] - before[span[0]]
     table: pd.DataFrame = require("pandas").DataFrame(intervals, columns=["contig", "start", "end", "id"])

@@ -19,6 +19,7 @@ from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, Tokens, letters, re
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
+from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.model import HyenaLM
 from genome_lm.model import recompute as shared
 from genome_lm.model.likelihood import base_table
@@ -179,7 +180,7 @@ def score_variants(
     layout: Layout,
     *,
     strand: Strands = "both",
-    batch_tokens: int = 32_768,
+    batch_tokens: int = BATCH_TOKENS,
     share: bool = True,
     advance: Callable[[float], None] = lambda amount: None,
 ) -> VariantScores:
@@ -188,12 +189,12 @@ def score_variants(
     Args:
         model: In eval mode.
         store: The genome.
-        variants: n variants in any order, an allele each.
+        variants: n variants in any order, each with one allele.
         layout: How windows lie.
         strand: "both" reads the reverse complement as well.
         batch_tokens: Positions that go through the model at one time; a longer window goes alone.
-        share: False for plain full passes over every window, reference and alternative: the same result, for tests.
-            Models of order 3 and more can't share and are always read so.
+        share: False reads every window in full, reference and alternative. The result is the same; for tests.
+            Models of order 3 and more can't share passes, and are always read in full.
         advance: Told how many variants are done, on a strand.
 
     Returns:

@@ -42,7 +42,7 @@ def window_losses(
 def mean_loss(
     model: HyenaLM, store: GenomeStore, windows: Windows, inside: npt.NDArray[np.int64], device_tokens: int
 ) -> float:
-    """Mean loss in nats a base over all targets of the windows; NaN where there is none. Arguments as above."""
+    """Mean loss over all targets of the windows, in nats per base; NaN where there is none. Arguments as above."""
     parts = list(window_losses(model, store, windows, inside, device_tokens))
     total, count = sum(losses.sum() for losses, _ in parts), sum(int(counts.sum()) for _, counts in parts)
     return float(total / count) if count else float("nan")
