@@ -11,7 +11,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm.finetune_config import FinetuneConfig
+from genome_lm.finetune_config import FinetuneConfig as Config
 from genome_lm_cli.options import Checkpoint, Device, Force, HeadStrand, Json, Threads, given
 from genome_lm_cli.output import say, table
 
@@ -53,48 +53,44 @@ def finetune(
     ] = HeadStrand.forward,
     reverse_complement: Annotated[
         bool, typer.Option("--reverse-complement", help="Train on either strand of each sequence.")
-    ] = FinetuneConfig.reverse_complement,
+    ] = Config.reverse_complement,
     head_first: Annotated[
         bool, typer.Option("--head-first", help="Fit the head alone, then tune the model from there.")
-    ] = FinetuneConfig.head_first,
+    ] = Config.head_first,
     neighbours: Annotated[
         int,
         typer.Option(help="Pairs of unlabelled windows, of --genome in --intervals, to fit the head by."),
-    ] = FinetuneConfig.neighbours,
+    ] = Config.neighbours,
     neighbour_distance: Annotated[
         int, typer.Option(help="Bases between neighbours at most.")
-    ] = FinetuneConfig.neighbour_distance,
-    epochs: Annotated[
-        int, typer.Option(help="At most; 0: 10, or 100 where the model is frozen.")
-    ] = FinetuneConfig.epochs,
-    sequences_per_step: Annotated[int, typer.Option(help="Sequences a step.")] = FinetuneConfig.sequences_per_step,
+    ] = Config.neighbour_distance,
+    epochs: Annotated[int, typer.Option(help="At most; 0: 10, or 100 where the model is frozen.")] = Config.epochs,
+    sequences_per_step: Annotated[int, typer.Option(help="Sequences a step.")] = Config.sequences_per_step,
     lr: Annotated[
         float, typer.Option(help="Peak rate; 0: 6e-4 full, 2e-3 lora, else 1e-2 (neighbours: 10).")
-    ] = FinetuneConfig.lr,
+    ] = Config.lr,
     head_lr: Annotated[
         float, typer.Option(help="Peak rate of the head; 0: ten times --lr of a tuned model.")
-    ] = FinetuneConfig.head_lr,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = FinetuneConfig.weight_decay,
+    ] = Config.head_lr,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = Config.weight_decay,
     class_weights: Annotated[
         bool, typer.Option("--class-weights", help="Weigh rare classes up.")
-    ] = FinetuneConfig.class_weights,
+    ] = Config.class_weights,
     metric: Annotated[
         str, typer.Option(help="What early stopping watches; default: mcc, auprc or pearson.")
-    ] = FinetuneConfig.metric,
+    ] = Config.metric,
     patience: Annotated[
         int, typer.Option(help="Epochs without a better value; 0: 3, or 10 if frozen.")
-    ] = FinetuneConfig.patience,
-    lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's matrices.")] = FinetuneConfig.lora_rank,
-    prompt_length: Annotated[int, typer.Option(help="Vectors of the soft prompt.")] = FinetuneConfig.prompt_length,
+    ] = Config.patience,
+    lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's matrices.")] = Config.lora_rank,
+    prompt_length: Annotated[int, typer.Option(help="Vectors of the soft prompt.")] = Config.prompt_length,
     leaks: Annotated[Leaks, typer.Option(help="Of the split: report, refuse, or drop from training.")] = Leaks.report,
     valid_fraction: Annotated[float, typer.Option(help="Set aside if there is no validation split.")] = 0.1,
     test_fraction: Annotated[float, typer.Option(help="Set aside if no example has a split.")] = 0.2,
     device_tokens: Annotated[
         int, typer.Option("--batch-tokens", help="Bases that go through the model at one time.")
-    ] = FinetuneConfig.device_tokens,
-    seed: Annotated[
-        int, typer.Option(help="Of the head, the order, the strands and the splits.")
-    ] = FinetuneConfig.seed,
+    ] = Config.device_tokens,
+    seed: Annotated[int, typer.Option(help="Of the head, the order, the strands and the splits.")] = Config.seed,
     device: Device = None,
     threads: Threads = None,
     force: Force = False,
@@ -112,7 +108,7 @@ def finetune(
     from genome_lm.report import write_finetune_report
 
     refuse_existing(out, force)
-    config = FinetuneConfig(**given(FinetuneConfig, context))
+    config = Config(**given(Config, context))
     store = GenomeStore(genome) if genome else None
     labelled = _read(data, valid_data, test_data, store, intervals, label, (valid_fraction, test_fraction), seed)
     files = [path for path in (*data, valid_data, test_data) if path is not None]

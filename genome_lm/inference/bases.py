@@ -20,14 +20,6 @@ from genome_lm.strands import Strands, check_strand, orientations
 Bits = npt.NDArray[np.float32]
 
 
-class Window(NamedTuple):
-    """Bases [left, end) of a contig are read, and [begin, end) are scored."""
-
-    left: int
-    begin: int
-    end: int
-
-
 class WindowGrid(NamedTuple):
     """How long sequences are read: windows that score `stride` bases each, after `context` bases of context."""
 
@@ -52,10 +44,10 @@ class WindowGrid(NamedTuple):
             )
         return cls(context, stride)
 
-    def windows(self, start: int, end: int) -> list[Window]:
-        """The windows that score [start, end); their places do not depend on it."""
+    def windows(self, start: int, end: int) -> list[tuple[int, int, int]]:
+        """The windows that score [start, end): for each the first base read, the first scored, one after the last."""
         return [
-            Window(max(0, at - self.context), max(start, at), min(end, at + self.stride))
+            (max(0, at - self.context), max(start, at), min(end, at + self.stride))
             for at in range(start // self.stride * self.stride, end, self.stride)
         ]
 
@@ -90,12 +82,9 @@ def bits_per_base(
     check_strand(strand, Strands)
     readings = []
     for reverse in orientations(strand):
-        if reverse:
-            mirrored, length = contig.reverse_complement(), contig.length
-            bits = _strand_bits(model, mirrored, length - end, length - start, grid, batch_tokens, advance)[::-1]
-        else:
-            bits = _strand_bits(model, contig, start, end, grid, batch_tokens, advance)
-        readings.append(bits)
+        sequence, first = (contig.reverse_complement(), contig.length - end) if reverse else (contig, start)
+        bits = _strand_bits(model, sequence, first, first + end - start, grid, batch_tokens, advance)
+        readings.append(bits[::-1] if reverse else bits)
     one, other = readings[0], readings[-1]
     return np.where(np.isnan(one), other, np.where(np.isnan(other), one, (one + other) / 2)).astype(np.float32)
 
@@ -115,7 +104,7 @@ def _strand_bits(
     size = max(1, batch_tokens // (grid.context + grid.stride))
     for first in range(0, len(windows), size):
         batch = windows[first : first + size]
-        ids = np.full((len(batch), max(window.end - window.left for window in batch)), PAD, dtype=np.int64)
+        ids = np.full((len(batch), max(stop - left for left, _, stop in batch)), PAD, dtype=np.int64)
         for row, (left, _, stop) in zip(ids, batch, strict=True):
             row[: stop - left] = contig.fetch(left, stop)
         tokens = torch.from_numpy(ids).to(device)

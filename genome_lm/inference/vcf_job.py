@@ -3,10 +3,10 @@
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +17,7 @@ from genome_lm.genome import GenomeStore
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.genome_lm import GenomeLM
 from genome_lm.inference.jobs import Advance, Job, identity_of, run_job, shard_range
-from genome_lm.inference.parts import PartsFolder, parts_folder, working_in
+from genome_lm.inference.parts import parts_folder, working_in
 from genome_lm.inference.variants import Layout, Variant, VariantScores, score_variants
 from genome_lm.inference.vcf import (
     Survey,
@@ -121,114 +121,37 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
     with working_in(parts_folder(request.out)) as folder, readable(request.vcf, folder) as path:
         survey = survey_records(path, request.vcf, store, request.rename, layout.stride)
         survey.check(request.vcf, store)
-        work = _VcfWork(model, store, request, layout, path, survey)
-        job = work.job()
+        inside = shard_range(survey.records, *request.shard) if request.shard else range(survey.records)
+        rows = _rows(survey, len(inside), layout)
+        records_of = partial(_records_of_parts, path, request.vcf, inside, rows)
+        identity = identity_of(
+            model.model,
+            genome=store.provenance,
+            strand=request.strand,
+            layout=asdict(layout),
+            input_sha256=survey.sha256,
+            rows=rows,
+        )
+        alleles_per_record = survey.alleles / max(1, survey.records) * len(orientations(request.strand))
+        work = [alleles_per_record * records for records in rows]
+        compute = partial(_tables, model, store, request, layout, records_of)
+        job = Job("score", "alleles", identity, range(len(rows)), work, compute, request.shard)
         parts, resumed = run_job(job, folder, request.force)
         reasons = Counter(reason for number in job.numbers for reason in _reasons(parts.file(number)))
-        write_vcf(request.out, work.header(), work.lines(parts), survey.contigs, survey.is_sorted)
+        lines = (line for number, records in records_of(job.numbers) for line in _lines(parts.file(number), records))
+        write_vcf(request.out, _header(request, store, layout, survey), lines, survey.contigs, survey.is_sorted)
     alleles, scored = reasons.total(), reasons.pop("", 0)
     return VcfSummary(
         out=str(request.out),
-        records=len(work.numbers),
+        records=len(inside),
         alleles=alleles,
         scored=scored,
         skipped=dict(reasons.most_common()),
         first_mismatch=survey.mismatch,
         was_sorted=survey.is_sorted,
         resumed=resumed,
-        parts=len(job.numbers),
+        parts=len(rows),
     )
-
-
-@dataclass(frozen=True)
-class _VcfWork:
-    """A request whose VCF, which stands at `path`, was looked through."""
-
-    model: GenomeLM
-    store: GenomeStore
-    request: VcfRequest
-    layout: Layout
-    path: Path
-    survey: Survey
-
-    @property
-    def numbers(self) -> range:
-        """The numbers of the records that are scored here."""
-        records = self.survey.records
-        return shard_range(records, *self.request.shard) if self.request.shard else range(records)
-
-    @cached_property
-    def rows(self) -> list[int]:
-        """The records of each part."""
-        return _rows(self.survey, len(self.numbers), self.layout)
-
-    def job(self) -> Job:
-        """The job in parts."""
-        request, survey = self.request, self.survey
-        alleles_per_record = survey.alleles / max(1, survey.records) * len(orientations(request.strand))
-        return Job(
-            verb="score",
-            unit="alleles",
-            identity=identity_of(
-                self.model.model,
-                genome=self.store.provenance,
-                strand=request.strand,
-                layout=asdict(self.layout),
-                input_sha256=survey.sha256,
-                rows=self.rows,
-            ),
-            numbers=range(len(self.rows)),
-            work=[alleles_per_record * records for records in self.rows],
-            compute=self._tables,
-            shard=request.shard,
-        )
-
-    def _records_of_parts(self, numbers: Container[int]) -> Iterator[tuple[int, list["pysam.VariantRecord"]]]:
-        """Number and records of these parts."""
-        records = islice(read_records(self.path, self.request.vcf), self.numbers.start, self.numbers.stop)
-        for number, count in enumerate(self.rows):
-            of_part = islice(records, count)
-            if number not in numbers:
-                deque(of_part, maxlen=0)
-                continue
-            if len(kept := list(of_part)) != count:
-                raise GenomeLMError("the VCF changed while it was read; run the same command again")
-            yield number, kept
-
-    def _tables(self, numbers: Sequence[int], advance: Advance) -> Iterator[pa.Table]:
-        """The scores of parts, one part after the other."""
-        request = self.request
-        for _, records in self._records_of_parts(numbers):
-            alleles = [alleles_of(record, request.rename) for record in records]
-            scores = score_variants(
-                self.model.model,
-                self.store,
-                [allele for of_record in alleles for allele in of_record],
-                self.layout,
-                strand=request.strand,
-                batch_tokens=request.batch_tokens,
-                advance=advance,
-            )
-            yield _table(scores, records, alleles)
-
-    def header(self) -> list[str]:
-        """The lines of the header."""
-        request, survey = self.request, self.survey
-        shard = Shard(*request.shard, survey.records, survey.is_sorted) if request.shard else None
-        settings = {
-            "version": __version__,
-            "checkpoint": request.checkpoint,
-            "genome": self.store.path.name,
-            "strand": request.strand,
-            **asdict(self.layout),
-        }
-        return scored_header(survey.header, settings, shard.header_line() if shard else "")
-
-    def lines(self, parts: PartsFolder) -> Iterator[str]:
-        """The records with their scores."""
-        for number, records in self._records_of_parts(range(len(self.rows))):
-            scored = pq.read_table(parts.file(number))["info"].to_pylist()
-            yield from map(scored_line, records, scored)
 
 
 def _rows(survey: Survey, records: int, layout: Layout) -> list[int]:
@@ -237,6 +160,38 @@ def _rows(survey: Survey, records: int, layout: Layout) -> list[int]:
     most = max(PART_POSITIONS, PART_WINDOWS * layout.window)
     size = max(1, min(RECORDS, most * survey.records // max(1, cost)))
     return [min(size, records - at) for at in range(0, records, size)]
+
+
+def _records_of_parts(
+    path: Path, name: Path, inside: range, rows: Sequence[int], numbers: Container[int]
+) -> Iterator[tuple[int, list["pysam.VariantRecord"]]]:
+    """Number and records of some parts, where the records `inside` are in parts of so many `rows`."""
+    records = islice(read_records(path, name), inside.start, inside.stop)
+    for number, count in enumerate(rows):
+        of_part = islice(records, count)
+        if number not in numbers:
+            deque(of_part, maxlen=0)
+            continue
+        if len(kept := list(of_part)) != count:
+            raise GenomeLMError("the VCF changed while it was read; run the same command again")
+        yield number, kept
+
+
+def _tables(
+    model: GenomeLM,
+    store: GenomeStore,
+    request: VcfRequest,
+    layout: Layout,
+    records_of: Callable[[Container[int]], Iterator[tuple[int, list["pysam.VariantRecord"]]]],
+    numbers: Sequence[int],
+    advance: Advance,
+) -> Iterator[pa.Table]:
+    """The scores of parts, one part after the other."""
+    options: dict[str, Any] = {"strand": request.strand, "batch_tokens": request.batch_tokens, "advance": advance}
+    for _, records in records_of(numbers):
+        alleles = [alleles_of(record, request.rename) for record in records]
+        flat = [allele for of_record in alleles for allele in of_record]
+        yield _table(score_variants(model.model, store, flat, layout, **options), records, alleles)
 
 
 def _table(scores: VariantScores, records: list["pysam.VariantRecord"], alleles: list[list[Variant]]) -> pa.Table:
@@ -250,6 +205,17 @@ def _table(scores: VariantScores, records: list["pysam.VariantRecord"], alleles:
         info.append(info_of(scores, span, reasons))
         why.append(",".join(reasons))
     return pa.table({"info": info, "why": why})
+
+
+def _header(request: VcfRequest, store: GenomeStore, layout: Layout, survey: Survey) -> list[str]:
+    names = {"checkpoint": request.checkpoint, "genome": store.path.name, "strand": request.strand}
+    shard = Shard(*request.shard, survey.records, survey.is_sorted).header_line() if request.shard else ""
+    return scored_header(survey.header, {"version": __version__, **names, **asdict(layout)}, shard)
+
+
+def _lines(part: Path, records: list["pysam.VariantRecord"]) -> Iterator[str]:
+    """The records of a part with their scores."""
+    return map(scored_line, records, pq.read_table(part, columns=["info"])["info"].to_pylist())
 
 
 def _reasons(part: Path) -> Iterator[str]:
