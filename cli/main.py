@@ -6,6 +6,7 @@ from types import FrameType
 
 import typer
 
+from genome_lm.allocator import keep_freed_memory
 from genome_lm.errors import GenomeLMError
 from genome_lm.threads import limit_threads
 from genome_lm_cli import (
@@ -75,6 +76,7 @@ app.command()(bench.bench)
 @app.callback()
 def _before_any_command(context: typer.Context) -> None:
     context.obj = limit_threads()  # here, as nothing has loaded PyTorch yet
+    keep_freed_memory()
 
 
 def _raise_on_sigterm(_signal: int, _frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {
         "errors",
+        "allocator",
         "alphabet",
         "config",
         "files",
@@ -71,7 +72,7 @@ def test_the_rooms_of_genome_and_kernels_don_t_know_each_other() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "cli").glob("*.py")), ids=lambda p: p.name)
 def test_help_is_quick(path: Path) -> None:
     """Commands import torch and the like inside of their functions, so that --help answers at once."""
-    light = {"config", "errors", "files", "finetune_config", "threads", "training_config"}
+    light = {"allocator", "config", "errors", "files", "finetune_config", "threads", "training_config"}
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("genome_lm."):
             assert node.module.split(".")[1] in light

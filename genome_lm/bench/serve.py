@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from genome_lm.bench.sides import side
+from genome_lm.allocator import keep_freed_memory
+from genome_lm.bench.sides import OURS, side
 from genome_lm.bench.work import Job, prepare
 
 
@@ -32,6 +33,8 @@ def serve(arguments: dict[str, Any]) -> None:
     job = Job(**arguments["job"])
     chosen = side(job.kind, arguments["side"])
     chosen.apply()
+    if chosen.implementation == OURS:
+        keep_freed_memory()  # as the command line does; the original has no such settings
     start = peak_bytes()
     work = prepare(job, chosen.implementation)
     result = Path(arguments["result"])

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from genome_lm.allocator import give_back_holes
 from genome_lm.kernels.fft import fast_fft_size
 from genome_lm.kernels.pointwise import (
     conv_inputs,
@@ -38,7 +39,7 @@ from genome_lm.kernels.products import linear
 from genome_lm.kernels.reference import gated_causal_conv
 from genome_lm.kernels.spectra import signal, spectrum
 from genome_lm.kernels.workers import PARTS, rows_of_piece, runs, share, summed
-from genome_lm.kernels.workspace import give_back_holes, workspace
+from genome_lm.kernels.workspace import workspace
 
 CHANNELS = 64
 """Fewest channels of a block: enough rows for a quick matrix product, small enough at a million positions."""
@@ -367,8 +368,7 @@ class _ResidualMixer(torch.autograd.Function):
             z = kept.pop(block, None)
             z = _projected(normed, part) if z is None else z
             step = _BlockStep(block, part, grad, z, weights, long_filter, sums, grad_filter)
-            step.through_convolutions()
-            step.through_projection(normed, grad_normed)
+            step.through_projection(normed, grad_normed, *step.through_convolutions())
             workspace.give(z)
             if x.nbytes >= LONG_BYTES:
                 give_back_holes()
@@ -402,8 +402,12 @@ class _BlockStep(NamedTuple):
     sums: MixerWeights  # gradients of the weights
     grad_filter: tuple[Tensor, Tensor]  # of the filter's features and its last weight
 
-    def through_convolutions(self) -> None:
-        """Write the gradient of z over z, and those of what belongs to single channels."""
+    def through_convolutions(self) -> tuple[Tensor, Tensor]:
+        """Write the gradient of z over z, and those of what belongs to single channels.
+
+        Returns:
+            In buffers: y, (C, B, L), and the gradient of the filters without their windows, (C, L).
+        """
         y, products_grad = self._buffers()
         w_out = self.weights.w_out[:, slice(*self.block)].T.contiguous()
 
@@ -422,6 +426,7 @@ class _BlockStep(NamedTuple):
             torch.mm(rows, self.long_filter.features, out=self.grad_filter[1][slice(*span)])
 
         share(convolve, _spans(self.block, self.grad))
+        return y, products_grad
 
     def _buffers(self) -> tuple[Tensor, Tensor]:
         """Of y and its gradient, (C, B, L), and of the gradient of the filters without their windows, (C, L)."""
@@ -453,9 +458,8 @@ class _BlockStep(NamedTuple):
         streams_backward(z, dx0, du, dc, skip, taps, tap_bias, dtaps, dtap_bias[..., None, None])
         db_in.copy_(z.sum((2, 3)))
 
-    def through_projection(self, normed: _Normed, grad_normed: Tensor) -> None:
+    def through_projection(self, normed: _Normed, grad_normed: Tensor, y: Tensor, products_grad: Tensor) -> None:
         """Add to the gradient of the norm, (B, L, D), and write those of both projections and the features."""
-        y, products_grad = self._buffers()
         of_block = slice(*self.block)
 
         def project(places: Sequence[tuple[slice, slice]]) -> tuple[Tensor, Tensor]:

@@ -5,22 +5,15 @@ pass in plain PyTorch on a CPU goes into the page faults of that. The fused CPU 
 here and work in small pieces otherwise.
 """
 
-import ctypes
 import math
-import os
 import threading
 import weakref
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 LINE = 16
 """Elements of a cache line, of four bytes each."""
-KEPT_PIECE, KEPT_FREE = 32 << 20, 512 << 20
-"""The allocator keeps freed pieces below this size, and this much of them at the end of its heap. (Of larger pieces a
-training step is no quicker, and takes a twentieth more memory: they leave holes.)"""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class Workspace(threading.local):
@@ -90,38 +83,4 @@ def _as_rows(buffer: Tensor, shape: tuple[int, ...]) -> Tensor:
     return buffer[:, : math.prod(shape[1:])].unflatten(1, shape[1:])
 
 
-def keep_freed_pieces() -> None:
-    """Tell glibc to serve pieces below `KEPT_PIECE` from memory that the process already has.
-
-    By itself it begins with 128 KiB, and gives what is free at the end of its heap back whenever that is twice as
-    much: a training step then spends a twentieth of its time on the same pages again. Nothing happens where the C
-    library is another, or was told otherwise.
-    """
-    if _mallopt is not None and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-        _mallopt(M_MMAP_THRESHOLD, KEPT_PIECE)
-        _mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
-
-
-def give_back_holes() -> None:
-    """Give the pages of glibc's free memory back to the system, where its heap is.
-
-    An aligned piece does not fit the hole that an equal one left (up to glibc 2.37), so that the heap of a long
-    training step comes to hold more holes than pieces: gigabytes at a million positions.
-    """
-    if _malloc_trim is not None:
-        _malloc_trim(0)
-
-
-def _of_the_c_library(name: str, *arguments: type[ctypes._SimpleCData]) -> Callable[..., int] | None:
-    try:
-        function = getattr(ctypes.CDLL(None), name)
-    except (AttributeError, OSError, TypeError):
-        return None
-    function.argtypes = arguments
-    return function
-
-
-_malloc_trim = _of_the_c_library("malloc_trim", ctypes.c_size_t)
-_mallopt = _of_the_c_library("mallopt", ctypes.c_int, ctypes.c_int)
 workspace = Workspace()
-keep_freed_pieces()

@@ -61,8 +61,9 @@ def test_an_option_means_the_same_everywhere() -> None:
     for shared in ("--out", "--force", "--device", "--json", "--genome", "--fasta", "--bed", "--batch-tokens"):
         flags = {is_flag for is_flag, _ in kinds[shared]}  # some commands take several genomes, others one
         assert len(flags) == 1, f"{shared}: {kinds[shared]}"
-    for spelling in ("--output", "--gpu", "--overwrite", "--checkpoint", "--fa", "--bed-file"):
+    for spelling in ("--output", "--overwrite", "--checkpoint", "--fa", "--bed-file"):
         assert spelling not in kinds
+    assert list(kinds["--gpu"].values()) == [("doctor",)], "what computes is said by --device"
 
 
 def test_the_front_page_leads_a_newcomer() -> None:
