@@ -1,6 +1,7 @@
 """A model read one token at a time: the logits of the full forward, at a small cost a token."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +9,19 @@ from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.online_conv import OnlineConv, TileFilters, convolve_ahead
+from genome_lm.kernels.workers import rows_of_piece, share
 from genome_lm.model.backbone import Block
 from genome_lm.model.language_model import HyenaLM
 
-PREFILL_BYTES = 128 << 20
-"""Padded input of one call of the FFT while the prompts are read."""
+PREFILL_BYTES = 32 << 20
+"""Padded input of one call of the FFT while the prompts are read, on each thread."""
+LEAST_GROUP = 8
+"""Channels of a group at least, where its padded input is within `PREFILL_BYTES`."""
 CHUNK = 2_048
 """Positions that go through the out-projection and the MLP at one time while the prompts are read."""
+
+
+_Piece = TypeVar("_Piece")
 
 
 class _Layer(NamedTuple):
@@ -206,8 +213,8 @@ def _prefill_mixer(block: Block, x: Tensor, lengths: Tensor, rows: Tensor, ahead
     last = lengths[:, None].to(x.device) + torch.arange(taps - 1, device=x.device)
     tail = x.new_empty(taps - 1, batch, order + 1, width)
     mixed = x.new_empty(batch, width, given)
-    group = max(1, PREFILL_BYTES // (batch * (2 * given + length) * x.itemsize))
-    for start in range(0, width, group):
+
+    def mix(start: int) -> None:
         stop = min(start + group, width)
         weight, bias, kernel, kernel_bias = (
             parameter.unflatten(0, (order + 1, width))[:, start:stop].flatten(0, 1)
@@ -224,15 +231,40 @@ def _prefill_mixer(block: Block, x: Tensor, lengths: Tensor, rows: Tensor, ahead
             ahead[..., part] = coming[:, rows]
             y.addcmul_(u, mixer.filter_bias[part, None])
         torch.mul(x0, y, out=mixed[:, start:stop])
-    for chunk, columns in zip(_chunks(x, 1), _chunks(mixed, 2), strict=True):
-        chunk += mixer.out_proj(columns.mT)
+
+    most = max(1, PREFILL_BYTES // (batch * (2 * given + length) * x.itemsize))
+    group = rows_of_piece(width, LEAST_GROUP, most)
+    _each(x.device, mix, range(0, width, group))
+    _project_out(block, x, mixed)
     return tail.flatten(2)[:, rows]
+
+
+def _project_out(block: Block, x: Tensor, mixed: Tensor) -> None:
+    """The out-projection of what was mixed, (B, D, P), added to x, (B, P, D)."""
+
+    def project(piece: tuple[Tensor, Tensor]) -> None:
+        chunk, columns = piece
+        chunk += block.mixer.out_proj(columns.mT)
+
+    _each(x.device, project, zip(_chunks(x, 1), _chunks(mixed, 2), strict=True))
 
 
 def _prefill_mlp(block: Block, x: Tensor) -> None:
     """The MLP sub-block over the prompts, added to x, (B, P, D)."""
-    for chunk in _chunks(x, 1):
+
+    def add(chunk: Tensor) -> None:
         chunk += block.mlp(block.norm2(chunk))
+
+    _each(x.device, add, _chunks(x, 1))
+
+
+def _each(device: torch.device, work: Callable[[_Piece], None], pieces: Iterable[_Piece]) -> None:
+    """Do the work on each piece; on a CPU threads share them."""
+    if device.type == "cpu":
+        share(work, pieces)
+    else:
+        for piece in pieces:
+            work(piece)
 
 
 def _chunks(x: Tensor, dim: int) -> tuple[Tensor, ...]:
