@@ -1,10 +1,14 @@
 """What commands print: lines and tables, on stdout unless that is where the result goes."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
+
+FILE_WIDTH = 160
+"""Characters that a line of a table may have where it goes to a file or a pipe."""
 
 
 def say(text: str, stderr: bool = False) -> None:
@@ -19,7 +23,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], std
         shown.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
         shown.add_row(*row)
-    Console(stderr=stderr).print(shown)
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = FILE_WIDTH
+    console.print(shown)
 
 
 def resumed(kept: int, parts: int) -> str:

@@ -342,10 +342,11 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 import genome_lm
-from genome_lm.inference import FastaSource, Recipe, Tiling, embed_to_file, gather, output, plan
+from genome_lm.inference import FastaSource, Recipe, Tiling, embed_to_file, gather, plan
+from genome_lm.inference.formats import columns
 from tests.conftest import biased_dna
 
-plan.PART_VALUES, output.PIECE = 1 << 19, 1 << 19
+plan.PART_VALUES, columns.PIECE = 1 << 19, 1 << 19
 folder = Path(sys.argv[2])
 model = genome_lm.load(sys.argv[1], "cpu")
 piece = biased_dna(128, 0)
