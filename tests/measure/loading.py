@@ -1,4 +1,4 @@
-"""Random windows from a genome store against pyfaidx on the same FASTA: `python tests/loading.py [--sweep]`.
+"""Random windows from a genome store against pyfaidx on the same FASTA: `python -m tests.measure.loading [--sweep]`.
 
 The FASTA is made of the real genomes in $GENOME_LM_TEST_GENOMES, or of random DNA where there are none, repeated with
 mutations up to 64 Mbp. Both sides read the same windows in turn, A B A B, in one process and on one thread, with the

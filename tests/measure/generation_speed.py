@@ -1,6 +1,6 @@
 """Measure generation against recomputing the sequence for every base: operations, and time.
 
-    python tests/generation_speed.py --preset tiny-16k --length 16383
+    python -m tests.measure.generation_speed --preset tiny-16k --length 16383
 
 Generation is timed whole. Recomputing would take hours: the product's own forward (not the slower original's) is
 timed at several lengths, and the sum over all lengths is interpolated between them. Both sides alternate.

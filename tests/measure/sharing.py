@@ -1,6 +1,6 @@
 """How much faster variants are scored than by two full passes each.
 
-    python -m tests.measure_sharing [--preset small-32k] [--variants 1] [--rounds 5]
+    python -m tests.measure.sharing [--preset small-32k] [--variants 1] [--rounds 5]
 
 Both ways are taken in turns in one process, on variants of a random contig, one strand. Printed are the medians of
 wall time and of the processors' time, which other programs disturb less, their ratios, and the largest difference
