@@ -1,4 +1,4 @@
-"""A genome of 3.2 Gbp in 100,000 contigs: built, opened, sampled, evaluated. `python -m tests.measure.scale [--gbp 3.2]`.
+"""A genome of 3.2 Gbp in 100,000 contigs, built, opened, sampled and evaluated: `python -m tests.measure.scale`.
 
 The DNA is random, which no codec compresses below 2 bits a base, with runs of N and lower case as long as a human
 genome has them. The FASTA and the store lie in --folder while it runs: 1.3 bytes a base. Times are wall times; what
