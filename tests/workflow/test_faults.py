@@ -4,6 +4,7 @@ import http.server
 import os
 import random
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -113,7 +114,9 @@ def test_a_second_run_at_the_same_time_is_refused(genome: Genome, tmp_path: Path
         while "Select jobs to execute" not in (folder / "first.txt").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        first.send_signal(signal.SIGSTOP)  # or it may have ended before the second one looks
         second = snakemake(folder, "--until", "intervals")
+        first.send_signal(signal.SIGCONT)
         assert second.returncode != 0
         assert "results: another run of the workflow writes here" in second.stdout
         assert first.wait(120) == 0, (folder / "first.txt").read_text()
