@@ -147,5 +147,5 @@ def _gpu_rows(forecast: dict[str, dict[str, int]]) -> Iterator[tuple[str, str]]:
         forward, training, recomputed = (f"{needed[f'{name}_bytes'] / 1e9:.2f} GB" for name in _GPU_FIGURES)
         yield (
             f"the same on a GPU, {precision}",
-            f"{forward}, {training}, computing blocks again {recomputed} (counted, not measured)",
+            f"forward {forward}, training step {training}, or {recomputed} if blocks are recomputed (counted)",
         )

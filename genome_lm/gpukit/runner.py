@@ -111,9 +111,8 @@ def run_kit(
     with tempfile.TemporaryDirectory(prefix="gpukit-") as scratch:
         for name, stage in stages.items():
             left = options.deadline - (time.monotonic() - start)
-            outcome = _run_stage(
-                name, stage, options, min(left, stage.seconds * FORMS[options.form].seconds), scratch
-            )
+            limit = stage.seconds * FORMS[options.form].seconds * max(1.0, _CORES / (os.cpu_count() or 1))
+            outcome = _run_stage(name, stage, options, min(left, limit), scratch)
             results["stages"][name] = outcome
             _write(out, results)
             say(_line(name, outcome))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from genome_lm.gpukit import FORMS, Options, run_kit, summary
+from genome_lm.gpukit import FORMS, Options, run_kit, runner, summary
 from genome_lm.gpukit.expected import load_expected, make_expected, save_expected
 from genome_lm.gpukit.runner import STAGES, Stage
 from tests.gpu import kit, pack, profile, report
@@ -33,7 +33,8 @@ def test_every_stage_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "all passed" in shown
 
 
-def test_a_stage_that_fails_takes_no_other_down(tmp_path: Path) -> None:
+def test_a_stage_that_fails_takes_no_other_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_CORES", 1)  # limits as they are given, whatever the machine
     stages = {name: Stage(FAILING, 60) for name in ("wrong", "raises", "killed")}
     stages |= {"hangs": Stage(FAILING, 12), "machine": STAGES["machine"]}
     seen: list[dict[str, Any]] = []
@@ -60,6 +61,20 @@ def test_a_stage_that_fails_takes_no_other_down(tmp_path: Path) -> None:
         "NOT all passed",
     ):
         assert problem in text
+
+
+def test_limits_are_longer_where_cores_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+
+    def run_stage(name: str, stage: Stage, options: Options, limit: float, scratch: str) -> dict[str, Any]:
+        limits.append(limit)
+        return {"passed": True, "seconds": 0.0, "cases": []}
+
+    monkeypatch.setattr(runner, "_run_stage", run_stage)
+    for cores in (2, 16):
+        monkeypatch.setattr(runner.os, "cpu_count", lambda cores=cores: cores)
+        run_kit(tmp_path / "kit.json", Options("toy", "cpu"), {"one": Stage(FAILING, 60)}, say=lambda line: None)
+    assert limits == [240, 60]
 
 
 def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:
