@@ -17,8 +17,8 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.gpukit import Options, run_kit
 from genome_lm.gpukit.expected import random_model
 from genome_lm.kernels import backend_for
+from genome_lm.kernels.cpu.stages import is_compiled
 from genome_lm.kernels.dispatch import VARIABLE, Backend, forced_backend
-from genome_lm.kernels.pointwise import is_compiled
 from genome_lm.machine import total_memory
 from genome_lm.model import HyenaLM
 from genome_lm.threads import Limit, available_cpus, choose, cpu_quota, free_cpus

@@ -47,7 +47,7 @@ class TrainingConfig:
         precision: "float32", or "bf16-mixed": products of the projections and the MLP in bfloat16, within autocast.
             Parameters, residual stream, norms, filters, logits, loss, and the validations stay in float32. So do the
             FFTs on a CPU and those of torch.fft; the Triton kernels on a GPU transform in bfloat16 with sums in
-            float32 (relative error of the convolution about 6e-3, see `genome_lm.kernels.triton_conv`).
+            float32 (relative error of the convolution about 6e-3, see `genome_lm.kernels.triton.conv`).
         activation_checkpointing: Recompute each block in the backward pass: less memory, more time.
         valid_every: Steps between two validations.
         valid_windows: Windows of the validation split, spread evenly over it.

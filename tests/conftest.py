@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from genome_lm.genome import GenomeStore
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are not in the names of tests: those of an archive hold the time, and pytest-xdist compares the names."""
+    return argname if isinstance(val, bytes) else None
+
+
 class Genome(NamedTuple):
     fasta: Path
     store: "GenomeStore"

@@ -56,17 +56,17 @@ ABLATIONS = (
     Side("plain", environment={"GENOME_LM_KERNEL": "reference"}),
     Side("no-cache", settings={"genome_lm.model.filter:SPECTRUM_BYTES": 0}),
     Side("whole-channels", settings={
-        "genome_lm.kernels.cpu_mixer:CHANNELS": _WHOLE,
-        "genome_lm.kernels.cpu_mixer:FFT_BYTES": _WHOLE,
+        "genome_lm.kernels.cpu.mixer:CHANNELS": _WHOLE,
+        "genome_lm.kernels.cpu.mixer:FFT_BYTES": _WHOLE,
     }),
     Side("whole-positions", settings={
-        "genome_lm.kernels.cpu_mixer:CHUNK": _WHOLE,
-        "genome_lm.kernels.cpu_mlp:CHUNK": _WHOLE,
+        "genome_lm.kernels.cpu.mixer:CHUNK": _WHOLE,
+        "genome_lm.kernels.cpu.mlp:CHUNK": _WHOLE,
         "genome_lm.model.language_model:LOSS_CHUNK": _WHOLE,
     }),
-    Side("no-onednn", settings={"genome_lm.kernels.products:FUSED": False}),
-    Side("no-compiler", settings={"genome_lm.kernels.pointwise:COMPILED": False}),
-    Side("no-buffers", settings={"genome_lm.kernels.workspace:Workspace.take": _fresh}),
+    Side("no-onednn", settings={"genome_lm.kernels.cpu.products:FUSED": False}),
+    Side("no-compiler", settings={"genome_lm.kernels.cpu.stages:COMPILED": False}),
+    Side("no-buffers", settings={"genome_lm.kernels.cpu.workspace:Workspace.take": _fresh}),
     Side("no-yielding", environment=_SPIN),
 )  # fmt: skip
 """This package with a lever off: fusing, caching, blocks of channels, pieces of positions, oneDNN, stages in C, kept

@@ -76,7 +76,7 @@ KERNELS = (
     "tile_spectrum", "tile_conv", "tile_conv_backward", "columns_fft", "rows_spectrum", "rows_conv",
     "rows_conv_backward", "columns_ifft", "columns_ifft_backward",
 )  # fmt: skip
-"""Of `genome_lm.kernels.triton_conv`."""
+"""Of `genome_lm.kernels.triton.conv`."""
 
 _SMALL = (1, 37, 255, 257, 1_023, 1_024, 1_025, 1_026, 4_099)
 _MODEL = ModelConfig(d_model=128, n_layer=2, max_length=32_768, embed_dropout=0.0)

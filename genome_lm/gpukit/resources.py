@@ -12,8 +12,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from genome_lm.kernels import triton_conv, triton_op
-from genome_lm.kernels.plan import Plan, plan_for
+from genome_lm.kernels.triton import conv as triton_conv
+from genome_lm.kernels.triton import launch
+from genome_lm.kernels.triton.plan import Plan, plan_for
 
 SHARED_KIB = {80: 99, 90: 227}
 """Shared memory that a program may have, by architecture."""
@@ -88,7 +89,7 @@ def resources(variant: Variant) -> Resources:
     kernel, dtype = variant.kernel, variant.dtype
     plan = plan_for(1_024 if kernel in TILES else 1_000_000, dtype, kernel.endswith("backward"))
     assert plan is not None
-    constants = triton_op._column_constants(plan) if kernel in COLUMNS else triton_op._constants(plan)
+    constants = launch._column_constants(plan) if kernel in COLUMNS else launch._constants(plan)
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
     if kernel in ("columns_fft", "columns_ifft"):
         constants["GATED"] = True

@@ -17,7 +17,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing_file
 from genome_lm.genome.codes import Codes
-from genome_lm.kernels.workers import own_threads
+from genome_lm.kernels.cpu.workers import own_threads
 from genome_lm.model import HyenaLM
 from genome_lm.model.stepping import Stepper
 from genome_lm.progress import progress

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import reference
+from genome_lm.kernels.conv import reference
 
 log = logging.getLogger(__name__)
 
@@ -80,16 +80,16 @@ def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor
     """
     if backend_for(x0) != "triton":
         return reference.gated_causal_conv(x0, x1, v, h, bias)
-    from genome_lm.kernels.costs import worthwhile
+    from genome_lm.kernels.triton.costs import worthwhile
 
     training = torch.is_grad_enabled() and x0.requires_grad
     if os.environ.get(VARIABLE) != "triton" and not worthwhile(x0.shape[-1], x0.dtype, len(x0), training):
         return reference.gated_causal_conv(x0, x1, v, h, bias)
     if not HAS_TRITON:
         raise GenomeLMError(f"{VARIABLE}=triton: triton is not installed; pip install 'genome-lm[gpu]' (on Linux)")
-    from genome_lm.kernels import triton_op
+    from genome_lm.kernels.triton import launch
 
-    return triton_op.gated_causal_conv(x0, x1, v, h, bias)
+    return launch.gated_causal_conv(x0, x1, v, h, bias)
 
 
 @torch.compiler.assume_constant_result
@@ -126,7 +126,7 @@ def _self_test(device: torch.device) -> str:
     A missing C compiler, a driver that is too old and a wrong result all end here.
     """
     try:
-        from genome_lm.kernels import triton_op
+        from genome_lm.kernels.triton import launch
 
         for length in SELF_TEST_LENGTHS:
             # Waves of many frequencies; drawing random numbers would change what a seeded run draws next.
@@ -136,7 +136,7 @@ def _self_test(device: torch.device) -> str:
             operands = x0, x1, v, h, bias
             expected = reference.gated_causal_conv(*operands)
             with torch.no_grad():
-                y = triton_op.gated_causal_conv(*(operand.to(device, torch.float32) for operand in operands))
+                y = launch.gated_causal_conv(*(operand.to(device, torch.float32) for operand in operands))
             error = float((y.cpu().double() - expected).abs().max() / expected.abs().max())
             if not error <= SELF_TEST_BOUND:
                 return f"a self-test of {length} positions is off by {error:.1e} of the largest value"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from genome_lm.kernels.workers import share, summed
+from genome_lm.kernels.cpu.workers import share, summed
 
 Function = Callable[..., Tensor]
 

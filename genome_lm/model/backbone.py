@@ -11,8 +11,8 @@ from genome_lm.alphabet import EMBEDDING_ROWS
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import backend_for
-from genome_lm.kernels.cpu_mixer import Around
-from genome_lm.kernels.cpu_mlp import MlpWeights, residual_mlp, residual_mlp_
+from genome_lm.kernels.cpu.mixer import Around
+from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp, residual_mlp_
 from genome_lm.model.cuda_memory import GpuBatch, free_bytes
 from genome_lm.model.hyena import HyenaOperator
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels.costs import worthwhile
 from genome_lm.kernels.dispatch import Backend
+from genome_lm.kernels.triton.costs import worthwhile
 
 STREAM = 4
 """Units of the residual stream, which is float32."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import causal_conv, gated_causal_conv
-from genome_lm.kernels.cpu_mixer import Around, MixerWeights, residual_mixer, residual_mixer_
+from genome_lm.kernels.cpu.mixer import Around, MixerWeights, residual_mixer, residual_mixer_
 from genome_lm.model.filter import ImplicitFilter
 
 MOST_INDEXED = 1 << 31

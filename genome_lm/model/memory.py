@@ -9,11 +9,11 @@ lengths of a few ten thousand. A stream is length · d_model values.
 import torch
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels.cpu_mixer import KEPT_BYTES, block_channels, fft_group
+from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.conv.spectra import bins
+from genome_lm.kernels.cpu.mixer import KEPT_BYTES, block_channels, fft_group
+from genome_lm.kernels.cpu.workers import most_sharing
 from genome_lm.kernels.dispatch import SMALL
-from genome_lm.kernels.fft import fast_fft_size
-from genome_lm.kernels.spectra import bins
-from genome_lm.kernels.workers import most_sharing
 from genome_lm.model import backbone
 from genome_lm.model.cuda_memory import GpuBatch
 from genome_lm.model.filter import SPECTRUM_BYTES

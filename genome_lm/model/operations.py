@@ -7,8 +7,8 @@ is linear in the positions, and recomputing does more of it.
 
 from genome_lm.alphabet import EMBEDDING_ROWS
 from genome_lm.config import ModelConfig
-from genome_lm.kernels.fft import fast_fft_size
-from genome_lm.kernels.online_conv import fft_operations, online_operations
+from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.conv.online import fft_operations, online_operations
 
 
 def forward_operations(config: ModelConfig, length: int) -> float:

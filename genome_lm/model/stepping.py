@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.online_conv import OnlineConv, TileFilters, convolve_ahead
-from genome_lm.kernels.workers import rows_of_piece, share
+from genome_lm.kernels.conv.online import OnlineConv, TileFilters, convolve_ahead
+from genome_lm.kernels.cpu.workers import rows_of_piece, share
 from genome_lm.model.backbone import Block
 from genome_lm.model.language_model import HyenaLM
 
@@ -45,7 +45,7 @@ class Stepper:
     """Reads prompts at once, then tokens one by one, for a batch; each call gives the logits of the next token.
 
     The results are those of `model(ids)` at the last position, to rounding. Reading n tokens costs O(n log² n) and
-    keeps n · (order − 1) · d_model numbers a block and sequence; see `genome_lm.kernels.online_conv`. No position is
+    keeps n · (order − 1) · d_model numbers a block and sequence; see `genome_lm.kernels.conv.online`. No position is
     absolute in the model, so that prompts of unequal lengths need no padding on the left: each sequence's state
     begins where its own prompt ends. `prefill` may be called again for another batch. Make a new stepper when the
     parameters have changed.

@@ -5,8 +5,10 @@ import torch
 from torch.library import opcheck
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import causal_conv, gated_causal_conv, reference, triton_op
-from genome_lm.kernels.plan import make_plan
+from genome_lm.kernels import causal_conv, gated_causal_conv
+from genome_lm.kernels.conv import reference
+from genome_lm.kernels.triton import launch
+from genome_lm.kernels.triton.plan import make_plan
 from genome_lm.model import HyenaLM
 from tests.kernels.triton_cases import assert_equals_reference, assert_near, operands
 
@@ -20,9 +22,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     def plan(length: int, dtype: torch.dtype, backward: bool = False) -> object:
         return make_plan(length, dtype, 16, 16, warps=4)._replace(block_rows=16, step=16)
 
-    monkeypatch.setattr(triton_op, "plan_for", plan)
-    monkeypatch.setattr(triton_op, "WORKSPACE_BYTES", 1 << 16)
-    monkeypatch.setattr(triton_op, "PROGRAMS", 4)
+    monkeypatch.setattr(launch, "plan_for", plan)
+    monkeypatch.setattr(launch, "WORKSPACE_BYTES", 1 << 16)
+    monkeypatch.setattr(launch, "PROGRAMS", 4)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16, torch.float16], ids=str)
@@ -55,10 +57,10 @@ def test_the_largest_tile(length: int, dtype: torch.dtype) -> None:
 def test_groups_of_channels_share_a_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of three channels, of which the last has one: nothing of a group before may be left in its results."""
     inputs = operands(2, 7, 300, FLOAT32, "cpu")
-    plan = triton_op.plan_for(300, FLOAT32)
+    plan = launch.plan_for(300, FLOAT32)
     sequence = 2 * plan.n_columns * plan.tile * 4
-    monkeypatch.setattr(triton_op, "WORKSPACE_BYTES", 3 * 3 * sequence)
-    groups = list(triton_op._groups(plan, inputs[0], (2, 1)))
+    monkeypatch.setattr(launch, "WORKSPACE_BYTES", 3 * 3 * sequence)
+    groups = list(launch._groups(plan, inputs[0], (2, 1)))
     assert [group.channels for group, _ in groups] == [3, 3, 1]
     assert len({rooms[0].data_ptr() for _, rooms in groups}) == 1
     assert_equals_reference(2, 7, 300, FLOAT32, "cpu")
@@ -73,12 +75,12 @@ def test_production_sizes_in_several_passes(dtype: torch.dtype) -> None:
 @pytest.mark.usefixtures("small")
 def test_one_operation_for_pytorch(length: int) -> None:
     """Schema, fake tensors, autograd registration and tracing with dynamic shapes, as torch.compile needs them."""
-    opcheck(triton_op._forward, operands(2, 2, length, FLOAT32, "cpu"))
+    opcheck(launch._forward, operands(2, 2, length, FLOAT32, "cpu"))
 
 
 def test_empty_batch() -> None:
     inputs = operands(0, 2, 30, FLOAT32, "cpu")
-    y = triton_op.gated_causal_conv(*inputs)
+    y = launch.gated_causal_conv(*inputs)
     assert y.shape == (0, 2, 30)
     assert torch.autograd.grad(y.sum(), inputs)[3].abs().sum() == 0
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from genome_lm.kernels import costs
-from genome_lm.kernels.costs import flash_fft_conv, kernel_costs, ours, table, torch_fft, worthwhile
-from genome_lm.kernels.plan import plan_for
+from genome_lm.kernels.triton import costs
+from genome_lm.kernels.triton.costs import flash_fft_conv, kernel_costs, ours, table, torch_fft, worthwhile
+from genome_lm.kernels.triton.plan import plan_for
 
 LENGTHS = [1_024, 32_768, 160_000, 450_000, 1_000_000]
 

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from genome_lm.kernels import cpu_mixer, cpu_mlp, spectra
-from genome_lm.kernels.cpu_mixer import FilterWeights, MixerWeights
-from genome_lm.kernels.cpu_mlp import MlpWeights
-from genome_lm.kernels.reference import causal_conv
-from genome_lm.kernels.workspace import Workspace
+from genome_lm.kernels.conv import spectra
+from genome_lm.kernels.conv.reference import causal_conv
+from genome_lm.kernels.cpu import mixer as cpu_mixer
+from genome_lm.kernels.cpu import mlp as cpu_mlp
+from genome_lm.kernels.cpu.mixer import FilterWeights, MixerWeights
+from genome_lm.kernels.cpu.mlp import MlpWeights
+from genome_lm.kernels.cpu.workspace import Workspace
 
 
 def leaf(*shape: int) -> Tensor:

@@ -77,9 +77,9 @@ def test_a_self_test_that_can_t_compile_says_why(monkeypatch: pytest.MonkeyPatch
 def test_a_self_test_compares_with_the_reference(
     factor: float, passes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    triton_op = pytest.importorskip("genome_lm.kernels.triton_op")
+    launch = pytest.importorskip("genome_lm.kernels.triton.launch")
     reference = dispatch.reference.gated_causal_conv
-    monkeypatch.setattr(triton_op, "gated_causal_conv", lambda *operands: factor * reference(*operands))
+    monkeypatch.setattr(launch, "gated_causal_conv", lambda *operands: factor * reference(*operands))
     assert (dispatch._self_test(torch.device("cpu")) == "") is passes
 
 

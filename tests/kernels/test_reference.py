@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from genome_lm.kernels.fft import fast_fft_size
-from genome_lm.kernels.reference import causal_conv, gated_causal_conv
+from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.conv.reference import causal_conv, gated_causal_conv
 
 
 def direct(u: torch.Tensor, h: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from genome_lm.kernels import tables
-from genome_lm.kernels.plan import make_plan, plan_for
-from genome_lm.kernels.tables import TableCache, table_for
+from genome_lm.kernels.triton import tables
+from genome_lm.kernels.triton.plan import make_plan, plan_for
+from genome_lm.kernels.triton.tables import TableCache, table_for
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import torch
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import backend_for, dispatch, gated_causal_conv
-from genome_lm.kernels.plan import LONGEST, plan_for
+from genome_lm.kernels.triton.plan import LONGEST, plan_for
 
 
 @pytest.mark.slow

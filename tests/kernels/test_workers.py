@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from genome_lm.kernels import cpu_mixer, cpu_mlp, workers
-from genome_lm.kernels.cpu_mixer import FilterWeights
-from genome_lm.kernels.cpu_mlp import MlpWeights
+from genome_lm.kernels.cpu import mixer as cpu_mixer
+from genome_lm.kernels.cpu import mlp as cpu_mlp
+from genome_lm.kernels.cpu import workers
+from genome_lm.kernels.cpu.mixer import FilterWeights
+from genome_lm.kernels.cpu.mlp import MlpWeights
+from genome_lm.kernels.cpu.workers import own_threads, share
 from genome_lm.kernels.recomputed import recomputed
-from genome_lm.kernels.workers import own_threads, share
 from tests.kernels.test_cpu import mixer_weights, window
 
 pytestmark = pytest.mark.skipif(workers._setters() is None, reason="PyTorch shows no setters of threads here")

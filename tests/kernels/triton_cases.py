@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from genome_lm.kernels import triton_op
-from genome_lm.kernels.reference import gated_causal_conv
+from genome_lm.kernels.conv.reference import gated_causal_conv
+from genome_lm.kernels.triton import launch
 
 BOUND = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 """Largest error allowed, relative to the largest value expected."""
@@ -28,7 +28,7 @@ def assert_equals_reference(batch: int, channels: int, length: int, dtype: torch
     """The result and all five gradients."""
     inputs = operands(batch, channels, length, dtype, device)
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    y, expected = triton_op.gated_causal_conv(*inputs), gated_causal_conv(*exact)
+    y, expected = launch.gated_causal_conv(*inputs), gated_causal_conv(*exact)
     assert y.dtype == dtype
     assert_near(y, expected, BOUND[dtype])
     dy = torch.randn_like(y)

@@ -3,7 +3,7 @@
     .venv/bin/python -m tests.measure.regions [--preset small-32k] [--length 32768] [--threads 2]
 
 Counts those of GNU's OpenMP (Linux), of a second run, when what is cached is there; and the work that the threads of
-`genome_lm.kernels.workers` share, which is one wait each.
+`genome_lm.kernels.cpu.workers` share, which is one wait each.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def measured(preset: str, length: int, threads: int) -> dict[str, Waits]:
 
 def _count_inside(preset: str, length: int) -> dict[str, Waits]:
     from genome_lm.bench.work import Job, prepare
-    from genome_lm.kernels import workers
+    from genome_lm.kernels.cpu import workers
 
     shared = 0
 

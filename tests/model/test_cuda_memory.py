@@ -50,7 +50,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Which convolution is run and counted; the CPU's own savings are turned off."""
     if request.param == "triton":
         pytest.importorskip("triton")
-        from genome_lm.kernels import triton_conv
+        from genome_lm.kernels.triton import conv as triton_conv
 
         monkeypatch.setattr(triton_conv.INTERPRETED, "value", True)  # takes tensors of the CPU
     monkeypatch.setenv("GENOME_LM_KERNEL", request.param)

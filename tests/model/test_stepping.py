@@ -4,7 +4,7 @@ import torch
 from genome_lm.alphabet import A, T
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import online_conv
+from genome_lm.kernels.conv import online as online_conv
 from genome_lm.model import HyenaLM, stepping
 from genome_lm.model.operations import forward_operations, generation_operations, recomputing_operations
 from genome_lm.model.stepping import Stepper

@@ -8,10 +8,10 @@ from genome_lm.gpukit.forms import Shape
 from genome_lm.gpukit.kit import Case, Kit, Skip
 from genome_lm.gpukit.stages.kernels import Operation, name_of, operands, ours, results
 from genome_lm.gpukit.timing import alternate
-from genome_lm.kernels import reference
-from genome_lm.kernels.costs import flash_fft_conv, torch_fft
-from genome_lm.kernels.costs import ours as our_cost
+from genome_lm.kernels.conv import reference
 from genome_lm.kernels.dispatch import HAS_TRITON
+from genome_lm.kernels.triton.costs import flash_fft_conv, torch_fft
+from genome_lm.kernels.triton.costs import ours as our_cost
 
 INPUTS = 3
 """Sets of operands that take turns, so that none waits in the caches."""
@@ -46,7 +46,7 @@ def _measure(case: Case, kit: Kit, shape: Shape, dtype: torch.dtype) -> None:
 
 
 def _counted(shape: Shape, dtype: torch.dtype, direction: str) -> dict[str, dict[str, float]]:
-    """What each side moves and computes by count, see `genome_lm.kernels.costs`.
+    """What each side moves and computes by count, see `genome_lm.kernels.triton.costs`.
 
     Returns:
         By side: `GB` from and to memory, `GFLOP`, and `floor_ms`, which an H100 would need for them.

@@ -10,9 +10,9 @@ from torch import Tensor
 from genome_lm.config import ModelConfig
 from genome_lm.gpukit.kit import Case, Kit, Skip
 from genome_lm.gpukit.timing import alternate
-from genome_lm.kernels.costs import worthwhile
 from genome_lm.kernels.dispatch import Backend, forced_backend
 from genome_lm.kernels.numerics import outside_autocast
+from genome_lm.kernels.triton.costs import worthwhile
 from genome_lm.model import HyenaLM
 from genome_lm.model.cuda_memory import GpuBatch, free_bytes
 

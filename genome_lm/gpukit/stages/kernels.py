@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from genome_lm.gpukit.kit import Case, Kit, Skip, needs_gpu
-from genome_lm.kernels import reference
+from genome_lm.kernels.conv import reference
 
 DTYPES = torch.float32, torch.float16, torch.bfloat16
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 """Largest error allowed, relative to the largest value expected."""
 Operation = Callable[..., Tensor]
-"""Of x0, x1, v, h and bias, as `genome_lm.kernels.reference.gated_causal_conv`."""
+"""Of x0, x1, v, h and bias, as `genome_lm.kernels.conv.reference.gated_causal_conv`."""
 _FEW = 64
 """Positions below which the bound is wider."""
 NAMES = "y", "dx0", "dx1", "dv", "dh", "dbias"
@@ -65,9 +65,9 @@ def operands(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.devi
 
 def ours(*gates: Tensor) -> Tensor:
     """The operation in Triton."""
-    from genome_lm.kernels import triton_op
+    from genome_lm.kernels.triton import launch
 
-    return triton_op.gated_causal_conv(*gates)
+    return launch.gated_causal_conv(*gates)
 
 
 @contextmanager

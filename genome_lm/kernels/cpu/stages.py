@@ -1,7 +1,7 @@
 """The stages of the CPU kernels between matrix products and FFTs, each in one pass over memory.
 
 A stage is a function in plain PyTorch, which takes up to a dozen passes. For float32 on a CPU, and short convolutions
-of `TAPS` taps, the function of the same name in pointwise.c takes its place where there is a compiler; `.__wrapped__`
+of `TAPS` taps, the function of the same name in stages.c takes its place where there is a compiler; `.__wrapped__`
 is the plain form. All write to the tensors that they are given, without gradients.
 
 Shapes are those of a group of C channels and B sequences of L positions. With z (3, C, B, L) what the in-projection
@@ -20,11 +20,11 @@ from typing import Any, TypeVarTuple
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.compiled import compiled
-from genome_lm.kernels.workspace import workspace
+from genome_lm.kernels.cpu.compiler import compiled
+from genome_lm.kernels.cpu.workspace import workspace
 
 TAPS = 3
-"""Taps of the short convolution that pointwise.c is written for."""
+"""Taps of the short convolution that stages.c is written for."""
 COMPILED = True
 """Whether to look for a compiler."""
 _Given = TypeVarTuple("_Given")
@@ -220,7 +220,7 @@ def streams_backward(
 
 def _short_conv(z: Tensor, taps: Tensor, bias: Tensor, carry: Tensor | None = None) -> Tensor:
     """The short causal convolution of z (…, C, B, L), in a buffer; `carry` holds the K − 1 positions before z."""
-    out = workspace.take("pointwise.streams", tuple(z.shape), z.dtype)
+    out = workspace.take("stages.streams", tuple(z.shape), z.dtype)
     last = taps.shape[-1] - 1
     torch.mul(z, taps[..., last, None], out=out).add_(bias)
     for lag in range(1, min(last, z.shape[-1] - 1) + 1):

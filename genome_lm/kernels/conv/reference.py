@@ -11,7 +11,7 @@ errors of about 6e-3 of the largest value; with float32 and float16 input each i
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.fft import fast_fft_size
+from genome_lm.kernels.conv.fft import fast_fft_size
 
 
 def causal_conv(u: Tensor, h: Tensor, bias: Tensor) -> Tensor:

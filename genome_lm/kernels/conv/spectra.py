@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels.fft import fast_fft_size
+from genome_lm.kernels.conv.fft import fast_fft_size
 
 LONG = 300_000
 """Positions from which on the split form is quicker."""

@@ -10,7 +10,7 @@ LONGEST = 1 << 20
 
 
 class Plan(NamedTuple):
-    """Sizes for one length and dtype; see `genome_lm.kernels.triton_conv`.
+    """Sizes for one length and dtype; see `genome_lm.kernels.triton.conv`.
 
     The transform has n_columns · rows · columns points, at least as many as the sequence has positions.
     """

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels.pointwise import gelu, is_compiled
+from genome_lm.kernels.cpu.stages import gelu, is_compiled
 
 FUSED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Whether this build of PyTorch has oneDNN's products with fused epilogues."""

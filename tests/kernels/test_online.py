@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from genome_lm.kernels import online_conv
-from genome_lm.kernels.online_conv import (
+from genome_lm.kernels.conv import online as online_conv
+from genome_lm.kernels.conv.online import (
     OnlineConv,
     OnlineConvReference,
     TileFilters,
@@ -12,7 +12,7 @@ from genome_lm.kernels.online_conv import (
     convolve_ahead_reference,
     online_operations,
 )
-from genome_lm.kernels.reference import causal_conv
+from genome_lm.kernels.conv.reference import causal_conv
 from tests.operations import OperationCounter
 
 LENGTHS = [1, 2, 3, 4, 5, 8, 9, 31, 32, 33, 64, 100, 129]

@@ -14,9 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import triton_conv as kernels
-from genome_lm.kernels.plan import Plan, plan_for
-from genome_lm.kernels.tables import table_for
+from genome_lm.kernels.triton import conv as kernels
+from genome_lm.kernels.triton.plan import Plan, plan_for
+from genome_lm.kernels.triton.tables import table_for
 
 WORKSPACE_BYTES = 16 << 20
 """What stands between the passes over a long sequence, all of it; channels are done in groups so that it fits.
@@ -30,7 +30,7 @@ PROGRAMS = 1_024
 
 
 def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
-    """As `genome_lm.kernels.reference.gated_causal_conv`, in Triton.
+    """As `genome_lm.kernels.conv.reference.gated_causal_conv`, in Triton.
 
     Args:
         x0: (B, D, L) float32, float16 or bfloat16 on a CUDA device (or, interpreted, on the CPU).

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from genome_lm.kernels.pointwise import gelu_backward
-from genome_lm.kernels.products import add_linear, linear, linear_gelu
-from genome_lm.kernels.workers import rows_of_piece, runs, share, summed
+from genome_lm.kernels.cpu.products import add_linear, linear, linear_gelu
+from genome_lm.kernels.cpu.stages import gelu_backward
+from genome_lm.kernels.cpu.workers import rows_of_piece, runs, share, summed
 
 CHUNK, LEAST_CHUNK = 512, 128
 """Positions that a thread takes at one time: most of the hidden layer of a chunk stays in its second-level cache."""

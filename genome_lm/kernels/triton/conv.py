@@ -1,6 +1,6 @@
 """Triton kernels of the gated causal convolution y = x0 · (h ∗ u + bias · u), u = x1 · v, forward and backward.
 
-Needs triton; `genome_lm.kernels.triton_op` imports this module on first use, plans the shapes and launches.
+Needs triton; `genome_lm.kernels.triton.launch` imports this module on first use, plans the shapes and launches.
 
 **Transform.** Real sequences of length L ≤ N are transformed at the frequencies k − 1/4 (the right-angle convolution,
 Crandall and Fagin 1994, https://doi.org/10.1090/S0025-5718-1994-1185244-1):

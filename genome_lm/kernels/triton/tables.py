@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.plan import Plan
+from genome_lm.kernels.triton.plan import Plan
 
 CACHE_BYTES = 64 << 20
 """Tables kept a device: those of a million positions take some 20 MB."""

@@ -5,9 +5,9 @@ each of its dozen operations. Here a block of channels goes all the way from the
 while it is in the caches: positions in chunks up to the first gate, then channels in groups through the FFT. Streams
 are laid out (channel, sequence, position), so that the projection of a batch is one matrix product and nothing is
 transposed. For the backward pass only the input is kept; a block's streams are computed again when their turn comes.
-What is done between products and FFTs is in `genome_lm.kernels.pointwise`.
+What is done between products and FFTs is in `genome_lm.kernels.cpu.stages`.
 
-Chunks and spans of channels are the pieces that threads share (`genome_lm.kernels.workers`), which meet once between
+Chunks and spans of channels are the pieces that threads share (`genome_lm.kernels.cpu.workers`), which meet once between
 the stages of a block: its projection, its convolutions, and the projection of what they gave.
 
 With z = in_proj(norm(x)), (x0, x1, v) = short_conv(z), u = x1 · v, c = h ∗ u, the sub-block is
@@ -25,8 +25,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from genome_lm.allocator import give_back_holes
-from genome_lm.kernels.fft import fast_fft_size
-from genome_lm.kernels.pointwise import (
+from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.conv.reference import gated_causal_conv
+from genome_lm.kernels.conv.spectra import signal, spectrum
+from genome_lm.kernels.cpu.products import linear
+from genome_lm.kernels.cpu.stages import (
     conv_inputs,
     decay_window,
     gate_backward,
@@ -35,11 +38,8 @@ from genome_lm.kernels.pointwise import (
     streams_backward,
     windowed,
 )
-from genome_lm.kernels.products import linear
-from genome_lm.kernels.reference import gated_causal_conv
-from genome_lm.kernels.spectra import signal, spectrum
-from genome_lm.kernels.workers import PARTS, rows_of_piece, runs, share, summed
-from genome_lm.kernels.workspace import workspace
+from genome_lm.kernels.cpu.workers import PARTS, rows_of_piece, runs, share, summed
+from genome_lm.kernels.cpu.workspace import workspace
 
 CHANNELS = 64
 """Fewest channels of a block: enough rows for a quick matrix product, small enough at a million positions."""
@@ -65,7 +65,7 @@ bytes."""
 Rows = Callable[[int, int], Tensor]
 """Something of channels [start, stop), a row each."""
 Spectra = Rows
-"""Spectra of the filters of channels [start, stop): (stop − start, bins(L)), see `genome_lm.kernels.spectra`."""
+"""Spectra of the filters of channels [start, stop): (stop − start, bins(L)), see `genome_lm.kernels.conv.spectra`."""
 Around = Callable[[int, int, Tensor, Callable[[Tensor], Tensor]], Tensor]
 """What stands in the place of the long convolution: given the channels [start, stop), u (stop − start, B, L) and the
 convolution u ↦ h ∗ u + skip · u of these channels, it returns what is gated with x0."""

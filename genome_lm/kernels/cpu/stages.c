@@ -1,6 +1,6 @@
 /* The stages of the CPU kernels between matrix products and FFTs, each in one pass over memory.
  *
- * pointwise.py says what they compute, and holds the plain form of each. A row is one channel of one sequence, of
+ * stages.py says what they compute, and holds the plain form of each. A row is one channel of one sequence, of
  * consecutive positions; threads share the rows. Each is taken in tiles that stay in the first-level cache, with the
  * two positions before the tile, which the short convolution reaches back to: zeros where the sequence begins.
  */

@@ -1,6 +1,6 @@
 """Bytes and operations of the long convolution on a GPU, counted from shapes: ours, FlashFFTConv's scheme, torch.fft.
 
-`python -m genome_lm.kernels.costs` prints the table. These are counts, not measurements. For one sequence of one
+`python -m genome_lm.kernels.triton.costs` prints the table. These are counts, not measurements. For one sequence of one
 channel, ours are counted by:
 
 - bytes read from and written to memory. What stands between the passes counts too, though it should stay in L2.
@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import torch
 
-from genome_lm.kernels.fft import fast_fft_size
-from genome_lm.kernels.plan import Plan, plan_for
+from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.triton.plan import Plan, plan_for
 
 COPY = 3.0e12
 """Bytes a second that an H100 reads from and writes to memory."""

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from genome_lm.kernels import compiled, pointwise, products
+from genome_lm.kernels.cpu import compiler, products, stages
 
-TILE = 1_024  # of pointwise.c
+TILE = 1_024  # of stages.c
 Given = Tensor | float | None
 
 
-def stages(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Given], list[int]]]:
+def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Given], list[int]]]:
     """What each stage is given, with rows of some at a distance, and which of it it writes."""
     torch.manual_seed(0)
 
@@ -43,19 +43,19 @@ def stages(channels: int, sequences: int, length: int) -> dict[str, tuple[list[G
 
 @pytest.fixture
 def library() -> ctypes.CDLL:
-    found = pointwise._library()
+    found = stages._library()
     if found is None:
         pytest.skip("no C compiler")
     return found
 
 
-@pytest.mark.parametrize("name", list(stages(1, 1, 1)))
+@pytest.mark.parametrize("name", list(cases(1, 1, 1)))
 @pytest.mark.parametrize(
     "shape", [(3, 1, 1), (2, 3, 2), (4, 1, TILE), (2, 2, TILE + 1), (5, 1, TILE + 2), (2, 1, 3 * TILE + 77)], ids=str
 )
 def test_stage_in_c_equals_its_plain_form(library: ctypes.CDLL, name: str, shape: tuple[int, int, int]) -> None:
-    given, written = stages(*shape)[name]
-    stage: Callable[..., None] = getattr(pointwise, name.split()[0])
+    given, written = cases(*shape)[name]
+    stage: Callable[..., None] = getattr(stages, name.split()[0])
     exact = [each.double() if isinstance(each, Tensor) else each for each in given]
     stage(*given)
     stage.__wrapped__(*exact)  # type: ignore[attr-defined]
@@ -68,44 +68,44 @@ def test_stage_in_c_equals_its_plain_form(library: ctypes.CDLL, name: str, shape
 
 def test_extremes_of_gelu_stay_finite(library: ctypes.CDLL) -> None:
     hidden, grad, sums = torch.tensor([[-1e6, -30.0, 0.0, 30.0, 1e6]]), torch.ones(1, 5), torch.zeros(5)
-    pointwise.gelu_backward(hidden, grad, sums)
+    stages.gelu_backward(hidden, grad, sums)
     torch.testing.assert_close(hidden, torch.tensor([[0.0, 0.0, 0.0, 30.0, 1e6]]))
     torch.testing.assert_close(grad, torch.tensor([[0.0, 0.0, 0.5, 1.0, 1.0]]))
     hidden = torch.full((1, 5), torch.nan)
-    pointwise.gelu_backward(hidden, grad, sums)
+    stages.gelu_backward(hidden, grad, sums)
     assert hidden.isnan().all()
 
 
 def test_what_lies_on_another_device_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generation on a GPU makes its filters by the same functions."""
-    monkeypatch.setattr(pointwise, "_library", lambda: pytest.fail("C was asked"))
+    monkeypatch.setattr(stages, "_library", lambda: pytest.fail("C was asked"))
     h, times = torch.empty(2, 1_000, device="meta"), torch.empty(1_000, device="meta")
-    pointwise.windowed(h, torch.empty(2, device="meta"), times, 0.05, h)
+    stages.windowed(h, torch.empty(2, device="meta"), times, 0.05, h)
     assert not products._is_fused(h, torch.empty(1_000, 1_000, device="meta"))
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+@pytest.mark.parametrize("command", ["no-such-compiler", "false"])
 def test_without_a_working_compiler_there_is_no_library(
-    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("CC", command)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert compiled.compiled(Path(pointwise.__file__).with_suffix(".c")) is None
+    assert compiler.compiled(Path(stages.__file__).with_suffix(".c")) is None
     assert not list(tmp_path.rglob("*.*o"))
 
 
 def test_a_cache_that_cannot_be_written_means_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert compiled.compiled(Path(pointwise.__file__).with_suffix(".c")) is None
+    assert compiler.compiled(Path(stages.__file__).with_suffix(".c")) is None
 
 
 def test_library_is_compiled_once(library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    source = Path(pointwise.__file__).with_suffix(".c")
-    first = compiled.compiled(source)
+    source = Path(stages.__file__).with_suffix(".c")
+    first = compiler.compiled(source)
     [made] = (tmp_path / "genome_lm").iterdir()
     written = made.stat().st_mtime_ns
     assert first is not None
-    assert compiled.compiled(source) is not None
+    assert compiler.compiled(source) is not None
     assert made.stat().st_mtime_ns == written

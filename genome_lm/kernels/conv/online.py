@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels.fft import fast_fft_size
-from genome_lm.kernels.reference import causal_conv
+from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.conv.reference import causal_conv
 
 DIRECT = 64
 """Positions of a block in which contributions are added without FFTs; a power of two."""

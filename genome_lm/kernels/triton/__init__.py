@@ -1,0 +1,1 @@
+"""The gated long convolution on a GPU: kernels, their launches and plans, their costs."""
