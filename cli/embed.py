@@ -12,7 +12,8 @@ from genome_lm_cli.options import Bed, Device, EmbeddedStrand, Fasta, Force, Jso
 from genome_lm_cli.output import finish, resumed
 
 if TYPE_CHECKING:
-    from genome_lm.inference import FastaSource, GenomeSource, Tiling
+    from genome_lm.genome import Tiling
+    from genome_lm.jobs import FastaSource, GenomeSource
 
 
 class Edges(StrEnum):
@@ -87,7 +88,10 @@ def embed(
 
     Example: genome-lm embed run/checkpoint --genome genome.zarr --window 512 --shard 1/8 --out all.zarr
     """
-    from genome_lm.inference import Recipe, Tiling, check_suffix, embed_to_file, load, shard_path
+    from genome_lm.formats.embeddings import check_suffix
+    from genome_lm.genome import Tiling
+    from genome_lm.inference import Recipe, load
+    from genome_lm.jobs import embed_to_file, shard_path
 
     check_suffix(out)
     part = None if shard is None else parse_shard(shard)
@@ -119,8 +123,8 @@ def gather(
 
     Example: genome-lm gather all.shard-*.vcf.gz --out all.vcf.gz
     """
-    from genome_lm.inference import gather
-    from genome_lm.inference.vcf_shards import gather_vcf
+    from genome_lm.formats.vcf_shards import gather_vcf
+    from genome_lm.jobs import gather
 
     if out.name.endswith(".vcf.gz"):
         refuse_existing(out, force)
@@ -136,7 +140,7 @@ def _source(
     fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None, tiling: "Tiling"
 ) -> "FastaSource | GenomeSource":
     from genome_lm.genome import GenomeStore, of_split, read_bed
-    from genome_lm.inference import FastaSource, GenomeSource
+    from genome_lm.jobs import FastaSource, GenomeSource
 
     if split is not None and bed is None:
         raise GenomeLMError("--split goes with --bed")

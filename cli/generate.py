@@ -13,7 +13,7 @@ from genome_lm_cli.options import Device, Force, Json, Threads
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
-    from genome_lm.inference import Contig
+    from genome_lm.genome import Contig
 
 
 def generate(
@@ -53,7 +53,8 @@ def generate(
 
     Example: genome-lm generate run/checkpoint --prompt ACGTTGCA --length 1000 --samples 4 --out new.fa
     """
-    from genome_lm.inference import fasta_records, load, write_generated
+    from genome_lm.genome import fasta_records
+    from genome_lm.inference import load, write_generated
 
     to_stdout = str(out) == "-"
     if not to_stdout:
@@ -103,8 +104,7 @@ def generate(
 
 def _contigs(path: Path) -> "Iterable[Contig]":
     """The training sequence; a wrong path is an error at once, before the work begins."""
-    from genome_lm.genome import GenomeStore
-    from genome_lm.inference import fasta_contigs, store_contigs
+    from genome_lm.genome import GenomeStore, fasta_contigs, store_contigs
 
     if not path.exists():
         raise GenomeLMError(f"{path}: no such genome store or FASTA file")

@@ -15,7 +15,8 @@ from genome_lm_cli.output import finish
 if TYPE_CHECKING:
     import pandas as pd
 
-    from genome_lm.inference import GenomeLM, Record
+    from genome_lm.genome import Record
+    from genome_lm.inference import GenomeLM
     from genome_lm.progress import Bar
 
 PIECE = 1 << 20
@@ -42,8 +43,8 @@ def predict(
     Example: genome-lm predict tuned/checkpoint --fasta genes.fa --out predictions.csv
     """
     from genome_lm.dataset import TABLES, write_table
+    from genome_lm.genome import windows as cut
     from genome_lm.inference import load
-    from genome_lm.inference import windows as cut
     from genome_lm.progress import progress
 
     require_suffix(out, TABLES)
@@ -69,7 +70,7 @@ def _predicted(
 ) -> Iterator["pd.DataFrame"]:
     """Predictions piece by piece, so that memory does not grow with the input."""
     from genome_lm.finetune import prediction_table
-    from genome_lm.inference import pieces
+    from genome_lm.genome import pieces
 
     assert model.head is not None
     for piece in pieces(records, max(batch_tokens, PIECE)):
@@ -80,8 +81,7 @@ def _predicted(
 
 
 def _records(fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None) -> Iterator["Record"]:
-    from genome_lm.genome import GenomeStore, of_split, read_bed
-    from genome_lm.inference import fasta_records, interval_records
+    from genome_lm.genome import GenomeStore, fasta_records, interval_records, of_split, read_bed
 
     if fasta is not None and genome is None and bed is None:
         return fasta_records(fasta)

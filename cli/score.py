@@ -14,8 +14,8 @@ from genome_lm_cli.options import BatchTokens, Bed, Checkpoint, Device, Fasta, F
 from genome_lm_cli.output import resumed, say, table
 
 if TYPE_CHECKING:
-    from genome_lm.inference.track_job import TrackRequest
-    from genome_lm.inference.vcf_job import VcfRequest
+    from genome_lm.jobs.score_bases import TrackRequest
+    from genome_lm.jobs.score_variants import VcfRequest
 
 
 class ContigNames(StrEnum):
@@ -81,12 +81,12 @@ def score(
 
     Example: genome-lm score run/checkpoint --genome g.zarr --bed genes.bed --out bits.bw --table genes.tsv
     """
+    from genome_lm.formats.tracks import check_track_names
+    from genome_lm.formats.vcf import check_vcf_name
+    from genome_lm.formats.vcf_shards import vcf_shard_path
     from genome_lm.genome import read_contig_map, renaming
-    from genome_lm.inference.track_job import TrackRequest
-    from genome_lm.inference.tracks import check_track_names
-    from genome_lm.inference.vcf import check_vcf_name
-    from genome_lm.inference.vcf_job import VcfRequest
-    from genome_lm.inference.vcf_shards import vcf_shard_path
+    from genome_lm.jobs.score_bases import TrackRequest
+    from genome_lm.jobs.score_variants import VcfRequest
 
     if sum(source is not None for source in (vcf, bed, fasta)) != 1 or (fasta is None) == (genome is None):
         raise GenomeLMError("give --genome and --vcf, or --genome and --bed, or --fasta")
@@ -124,8 +124,9 @@ def score(
 
 def _score_vcf(request: "VcfRequest", genome: Path, device: str | None, as_json: bool) -> None:
     from genome_lm.genome import GenomeStore
-    from genome_lm.inference import REASONS, load
-    from genome_lm.inference.vcf_job import score_vcf
+    from genome_lm.genome.variants import REASONS
+    from genome_lm.inference import load
+    from genome_lm.jobs.score_variants import score_vcf
 
     store = GenomeStore(genome)
     summary = score_vcf(load(request.checkpoint, device), store, request)
@@ -156,7 +157,7 @@ def _score_bases(
     """Score the intervals of a BED file in a genome, or, without one, the records of a FASTA file."""
     from genome_lm.genome import GenomeStore, read_bed
     from genome_lm.inference import load
-    from genome_lm.inference.track_job import ScoredSequences, score_bases
+    from genome_lm.jobs.score_bases import ScoredSequences, score_bases
 
     if genome is None:
         scored = ScoredSequences.of_fasta(sequences)

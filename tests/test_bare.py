@@ -45,10 +45,10 @@ class Bare(PathFinder):
 sys.meta_path[:] = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
 """
 USES = {
-    "Bio": "list(inference.fasta_records(path))",
+    "Bio": "list(genome.fasta_records(path))",
     "gffutils": "list(dataset.annotation._features(path))",
-    "pyBigWig": "inference.tracks.check_track_names(Path('track.bw'), None)",
-    "pysam": "list(inference.vcf.read_records(path, path))",
+    "pyBigWig": "formats.tracks.check_track_names(Path('track.bw'), None)",
+    "pysam": "list(formats.vcf.read_records(path, path))",
     "zarr": "genome.build_store([path], Path('genome.zarr'))",
 }
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -73,8 +73,8 @@ def said(bare: Run) -> dict[str, str]:
     code = [
         "import json",
         "from pathlib import Path",
-        "from genome_lm import GenomeLMError, dataset, genome, inference",
-        "import genome_lm.inference.tracks, genome_lm.inference.vcf",
+        "from genome_lm import GenomeLMError, dataset, formats, genome",
+        "from genome_lm.formats import tracks, vcf",
         "said, path = {}, Path('input')",
         "path.write_text('>a\\nACGT\\n')",
     ]
@@ -89,7 +89,7 @@ def said(bare: Run) -> dict[str, str]:
     ("modules", "absent"),
     [
         ("config alphabet model kernels checkpoint doctor", MORE_ABSENT),
-        ("genome training training.run inference inference.embed_job finetune evaluation dataset", ABSENT),
+        ("genome training training.run inference jobs finetune evaluation dataset", ABSENT),
     ],
     ids=["models", "the rest"],
 )

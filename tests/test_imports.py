@@ -1,4 +1,6 @@
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,10 @@ LAYERS = [
         "__init__",
     },
     {"genome", "kernels"},
-    {"model"},
+    {"model", "formats"},
     {"checkpoint"},
     {"training", "inference", "dataset"},
+    {"jobs"},
     {"finetune", "evaluation"},
     {"report", "gpukit", "bench"},
     {"doctor"},
@@ -67,6 +70,15 @@ def test_the_rooms_of_genome_and_kernels_don_t_know_each_other() -> None:
     for room, other in (("genome", "kernels"), ("kernels", "genome")):
         for path in (ROOT / "genome_lm" / room).rglob("*.py"):
             assert not [name for name in imported(path) if name.startswith(f"genome_lm.{other}")]
+
+
+@pytest.mark.parametrize("room", ["genome", "formats", "dataset"])
+def test_data_is_read_and_written_without_torch(room: str) -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "genome_lm" / room).rglob("*.py")
+    ]
+    code = f"import sys; sys.modules['torch'] = None\nimport {', '.join(modules)}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "cli").glob("*.py")), ids=lambda p: p.name)

@@ -2,31 +2,43 @@
 
 from genome_lm.genome.build import build_store, export_fasta
 from genome_lm.genome.contig_names import ContigNames, read_contig_map, renaming
+from genome_lm.genome.contigs import Contig, fasta_contigs, store_contigs
 from genome_lm.genome.fasta_text import read_fasta
 from genome_lm.genome.intervals import SPLITS, Interval, of_split, read_bed, write_bed
+from genome_lm.genome.records import Record, fasta_records, interval_records, pieces, windows
 from genome_lm.genome.sampling import Windows, WindowSampler, fetch_windows, soft_masks, tile
 from genome_lm.genome.splits import SplitSummary, split_genome, summarise_splits
 from genome_lm.genome.store import GenomeStore
+from genome_lm.genome.tiling import Tiling
 
 __all__ = [
     "SPLITS",
+    "Contig",
     "ContigNames",
     "GenomeStore",
     "Interval",
+    "Record",
     "SplitSummary",
+    "Tiling",
     "WindowSampler",
     "Windows",
     "build_store",
     "export_fasta",
+    "fasta_contigs",
+    "fasta_records",
     "fetch_windows",
+    "interval_records",
     "of_split",
+    "pieces",
     "read_bed",
     "read_contig_map",
     "read_fasta",
     "renaming",
     "soft_masks",
     "split_genome",
+    "store_contigs",
     "summarise_splits",
     "tile",
+    "windows",
     "write_bed",
 ]

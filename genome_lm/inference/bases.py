@@ -11,8 +11,8 @@ import torch
 from genome_lm.alphabet import PAD
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.genome.contigs import Contig
 from genome_lm.inference.batches import BATCH_TOKENS
-from genome_lm.inference.contigs import Contig
 from genome_lm.model import HyenaLM
 from genome_lm.model.likelihood import log_likelihoods
 from genome_lm.strands import Strands, check_strand, orientations

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.alphabet import NUCLEOTIDES, A, Tokens, reverse_complement
-from genome_lm.inference.contigs import Contig
+from genome_lm.genome.contigs import Contig
 from genome_lm.progress import progress
 
 Letters = npt.NDArray[np.uint8]

@@ -11,10 +11,11 @@ import torch
 from genome_lm.alphabet import NUCLEOTIDES, Tokens, decode, reverse_complement
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder, require_suffix
+from genome_lm.formats.tables import save_table
 from genome_lm.genome import GenomeStore, Interval
+from genome_lm.genome.variants import Variant
 from genome_lm.inference.batches import BATCH_TOKENS
-from genome_lm.inference.tables import save_table
-from genome_lm.inference.variants import Layout, Variant, score_variants
+from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.model import HyenaLM
 from genome_lm.model.likelihood import base_losses, base_table
 from genome_lm.optional import require

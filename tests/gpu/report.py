@@ -1,7 +1,8 @@
 """Turns a file of results into the README's table and into the crossover that chooses between the kernels.
 
-`python -m tests.gpu.report results.json` prints the table; with `--write` it goes between the README's two marks, the
-crossover into genome_lm/kernels/triton/crossover.json, and the file itself into tests/gpu/results, under the card's name.
+`python -m tests.gpu.report results.json` prints the table. With `--write` the table goes between the README's two
+marks, the crossover goes into genome_lm/kernels/triton/crossover.json, and the file itself goes into
+tests/gpu/results, under the card's name.
 """
 
 import argparse

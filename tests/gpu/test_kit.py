@@ -120,7 +120,7 @@ def test_tools_that_are_missing_are_left_out(
 
 
 def test_the_profiled_commands_name_kernels_that_exist() -> None:
-    source = (pack.ROOT / "genome_lm" / "kernels" / "triton_conv.py").read_text()
+    source = (pack.ROOT / "genome_lm" / "kernels" / "triton" / "conv.py").read_text()
     commands = [job.command for job in profile.jobs("cuda")]
     profiled = [part.removeprefix("regex:^").removesuffix("$") for command in commands for part in command
                 if part.startswith("regex:")]  # fmt: skip

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.formats.parts import PARTS
 from genome_lm.genome import build_store
-from genome_lm.inference.parts import PARTS
 from genome_lm_cli.main import app
 from tests.conftest import Genome, biased_dna
 

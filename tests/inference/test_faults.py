@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.inference import track_job, vcf_job
-from genome_lm.inference.parts import PARTS
+from genome_lm.formats.parts import PARTS
+from genome_lm.jobs import score_bases as track_job
+from genome_lm.jobs import score_variants as vcf_job
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 
@@ -22,7 +23,8 @@ SLOW = """
 import sys, time
 import genome_lm_cli.main
 from genome_lm import progress
-from genome_lm.inference import track_job, vcf_job
+from genome_lm.jobs import score_bases as track_job
+from genome_lm.jobs import score_variants as vcf_job
 from genome_lm.progress import Bar
 
 progress.SECONDS = 1e9

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import genome_lm
 from genome_lm.errors import GenomeLMError
-from genome_lm.inference import fasta_records
+from genome_lm.genome import fasta_records
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from genome_lm.alphabet import decode, encode, reverse_complement
+from genome_lm.genome.contigs import Contig
 from genome_lm.inference import memorisation as module
-from genome_lm.inference.contigs import Contig
 from genome_lm.inference.memorisation import find_memorised
 
 

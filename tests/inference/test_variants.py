@@ -8,7 +8,8 @@ import genome_lm
 from genome_lm.alphabet import decode, encode, reverse_complement
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.inference import Layout, Variant, VariantScores, score_variants
+from genome_lm.genome.variants import Variant, VariantScores
+from genome_lm.inference import Layout, score_variants
 from genome_lm.model import HyenaLM
 from tests.conftest import Genome
 

@@ -18,7 +18,8 @@ import torch
 
 from genome_lm.config import PRESETS
 from genome_lm.genome import GenomeStore, build_store
-from genome_lm.inference import Layout, Variant, score_variants
+from genome_lm.genome.variants import Variant
+from genome_lm.inference import Layout, score_variants
 from genome_lm.model import HyenaLM
 
 

@@ -10,8 +10,8 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
 from genome_lm.evaluation.losses import base_losses
 from genome_lm.evaluation.measures import draw_measures
+from genome_lm.formats.vcf import vcf_alleles
 from genome_lm.genome import GenomeStore
-from genome_lm.inference.vcf import vcf_alleles
 from genome_lm.model import HyenaLM
 
 Variant = tuple[str, int, str, str]

@@ -7,8 +7,8 @@ are laid out (channel, sequence, position), so that the projection of a batch is
 transposed. For the backward pass only the input is kept; a block's streams are computed again when their turn comes.
 What is done between products and FFTs is in `genome_lm.kernels.cpu.stages`.
 
-Chunks and spans of channels are the pieces that threads share (`genome_lm.kernels.cpu.workers`), which meet once between
-the stages of a block: its projection, its convolutions, and the projection of what they gave.
+Threads share chunks of positions and spans of channels as pieces of work (`genome_lm.kernels.cpu.workers`). They meet
+once after each stage of a block: its projection, its convolutions, and the out-projection.
 
 With z = in_proj(norm(x)), (x0, x1, v) = short_conv(z), u = x1 · v, c = h ∗ u, the sub-block is
 x + out_proj(x0 · (c + skip · u)) (Poli et al. 2023, https://arxiv.org/abs/2302.10866, definition 3.1).

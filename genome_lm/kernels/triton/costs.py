@@ -1,7 +1,7 @@
 """Bytes and operations of the long convolution on a GPU, counted from shapes: ours, FlashFFTConv's scheme, torch.fft.
 
-`python -m genome_lm.kernels.triton.costs` prints the table. These are counts, not measurements. For one sequence of one
-channel, ours are counted by:
+`python -m genome_lm.kernels.triton.costs` prints the table. These are counts, not measurements. Ours, for one
+sequence of one channel, are counted by:
 
 - bytes read from and written to memory. What stands between the passes counts too, though it should stay in L2.
 - bytes that programs ask of L2. A column pass loads its operands and factors for each block of its result. Tables of

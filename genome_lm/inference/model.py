@@ -14,11 +14,12 @@ from genome_lm.checkpoint import open_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
+from genome_lm.genome.variants import Variant, VariantScores
 from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, name_of, padded_batches
 from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked
 from genome_lm.inference.generation import Generated, Sampling, generate
 from genome_lm.inference.heads import head_outputs, predictions
-from genome_lm.inference.variants import Layout, Variant, VariantScores, score_variants
+from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.model import Head, HyenaBackbone, HyenaLM
 from genome_lm.model.likelihood import Alphabet, log_likelihoods
 from genome_lm.strands import EmbeddedStrands, Strands

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from genome_lm.inference.formats.columns import PROVENANCE, Format, provenance_of, rows_together
-from genome_lm.inference.parts import Parts
+from genome_lm.formats.embeddings.columns import PROVENANCE, Format, provenance_of, rows_together
+from genome_lm.formats.parts import Parts
 
 
 def write_parquet(path: Path, parts: Parts) -> None:

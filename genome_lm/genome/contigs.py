@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from genome_lm.alphabet import Tokens, encode, reverse_complement
-from genome_lm.genome import GenomeStore
-from genome_lm.inference.records import fasta_records
+from genome_lm.genome.records import fasta_records
+from genome_lm.genome.store import GenomeStore
 
 
 class Contig(NamedTuple):

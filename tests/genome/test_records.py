@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import Interval
-from genome_lm.inference import Record, fasta_records, interval_records, windows
+from genome_lm.genome import Interval, Record, fasta_records, interval_records, windows
 from tests.conftest import Genome
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from genome_lm import __version__
 from genome_lm.checkpoint import weights_sha256
 from genome_lm.errors import GenomeLMError
-from genome_lm.inference.parts import PartsFolder, open_parts
+from genome_lm.formats.parts import PartsFolder, open_parts
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
 

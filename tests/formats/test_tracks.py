@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import genome_lm
 from genome_lm.alphabet import decode, encode, reverse_complement
 from genome_lm.errors import GenomeLMError
+from genome_lm.genome.contigs import store_contigs
 from genome_lm.inference.bases import WindowGrid, bits_per_base
-from genome_lm.inference.contigs import store_contigs
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 

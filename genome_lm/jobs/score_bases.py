@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.formats.parts import PartsFolder, parts_folder, working_in
+from genome_lm.formats.tables import save_table
+from genome_lm.formats.tracks import Region, check_track_names, summarise, write_track
 from genome_lm.genome import GenomeStore, Interval
+from genome_lm.genome.contigs import Contig, fasta_contigs, store_contigs
 from genome_lm.inference.bases import WindowGrid, bits_per_base
 from genome_lm.inference.batches import BATCH_TOKENS
-from genome_lm.inference.contigs import Contig, fasta_contigs, store_contigs
-from genome_lm.inference.genome_lm import GenomeLM
-from genome_lm.inference.jobs import Advance, Job, identity_of, run_job
-from genome_lm.inference.parts import PartsFolder, parts_folder, working_in
-from genome_lm.inference.tables import save_table
-from genome_lm.inference.tracks import Region, check_track_names, summarise, write_track
+from genome_lm.inference.model import GenomeLM
+from genome_lm.jobs.run import Advance, Job, identity_of, run_job
 from genome_lm.strands import Strands, orientations
 
 PART_BASES = 1 << 18

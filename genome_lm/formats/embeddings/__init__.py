@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from genome_lm.files import replacing_file, replacing_folder, require_suffix
-from genome_lm.inference.formats import anndata_file, npz, parquet, zarr_group
-from genome_lm.inference.formats.columns import Format
-from genome_lm.inference.parts import Parts
+from genome_lm.formats.embeddings import anndata_file, npz, parquet, zarr_group
+from genome_lm.formats.embeddings.columns import Format
+from genome_lm.formats.parts import Parts
 from genome_lm.optional import require
 
 __all__ = ["FORMATS", "Format", "check_suffix", "write_parts"]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import GZIP_MAGIC, read_blocks, replacing_file
 from genome_lm.genome import GenomeStore
-from genome_lm.inference.variants import REASONS, Variant, VariantScores, why_not
+from genome_lm.genome.variants import REASONS, Variant, VariantScores, why_not
 from genome_lm.optional import require
 
 if TYPE_CHECKING:

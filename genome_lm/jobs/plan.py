@@ -4,7 +4,7 @@ import hashlib
 from typing import NamedTuple
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.inference.sources import SequenceSource, Span
+from genome_lm.jobs.sources import SequenceSource, Span
 
 PART_BASES = 1 << 18
 """Bases, context included, after which a part ends: some batches, and what a killed job has to do again."""

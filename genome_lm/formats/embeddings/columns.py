@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from genome_lm.inference.parts import Parts
+from genome_lm.formats.parts import Parts
 
 PIECE = 8 << 20
 """Bytes of a column that are held at one time, and lie in one chunk or row group."""

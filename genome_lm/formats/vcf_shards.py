@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.inference.vcf import OURS, check_vcf_name, contigs_of, open_vcf, read_records, write_vcf
+from genome_lm.formats.vcf import OURS, check_vcf_name, contigs_of, open_vcf, read_records, write_vcf
 
 _MARK = f"{OURS}shard="
 

@@ -18,19 +18,11 @@ import zarr
 import genome_lm
 from genome_lm.alphabet import reverse_complement
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import Interval
-from genome_lm.inference import (
-    FastaSource,
-    GenomeSource,
-    Recipe,
-    Tiling,
-    embed_to_file,
-    gather,
-    parts,
-    plan,
-    shard_path,
-)
-from genome_lm.inference.parts import PARTS
+from genome_lm.formats import parts
+from genome_lm.formats.parts import PARTS
+from genome_lm.genome import Interval, Tiling
+from genome_lm.inference import Recipe
+from genome_lm.jobs import FastaSource, GenomeSource, embed_to_file, gather, plan, shard_path
 from tests.conftest import Genome, biased_dna
 
 SUFFIXES = (".npz", ".parquet", ".zarr", ".h5ad")
@@ -44,7 +36,7 @@ def model(run: Path) -> genome_lm.GenomeLM:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "PART_BASES", 700)
-    monkeypatch.setattr("genome_lm.inference.formats.columns.PIECE", 20_000)
+    monkeypatch.setattr("genome_lm.formats.embeddings.columns.PIECE", 20_000)
 
 
 @pytest.fixture
@@ -314,7 +306,7 @@ def test_two_processes_don_t_share_an_output(model: genome_lm.GenomeLM, fasta: P
 def test_bad_records_are_found_before_anything_is_computed(
     model: genome_lm.GenomeLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
-    monkeypatch.setattr("genome_lm.inference.embed_job.embed_flanked", None)
+    monkeypatch.setattr("genome_lm.jobs.embed.embed_flanked", None)
     fasta = tmp_path / "in.fa"
     fasta.write_text(text)
     with pytest.raises(GenomeLMError, match=message):
@@ -342,8 +334,11 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 import genome_lm
-from genome_lm.inference import FastaSource, Recipe, Tiling, embed_to_file, gather, plan
-from genome_lm.inference.formats import columns
+from genome_lm.jobs import FastaSource, embed_to_file, gather
+from genome_lm.inference import Recipe
+from genome_lm.genome import Tiling
+from genome_lm.jobs import plan
+from genome_lm.formats.embeddings import columns
 from tests.conftest import biased_dna
 
 plan.PART_VALUES, columns.PIECE = 1 << 19, 1 << 19
@@ -379,7 +374,8 @@ def test_memory_does_not_grow_with_records(run: Path, tmp_path: Path) -> None:
 SLOW_JOB = """
 import sys, time
 import genome_lm_cli.main
-from genome_lm.inference import parts, plan
+from genome_lm.formats import parts
+from genome_lm.jobs import plan
 
 plan.PART_BASES = 700
 real = parts.PartsFolder.write

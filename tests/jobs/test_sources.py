@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from genome_lm.alphabet import encode
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import Interval
-from genome_lm.inference import FastaSource, GenomeSource, Tiling
-from genome_lm.inference.sources import SequenceSource, Span
+from genome_lm.genome import Interval, Tiling
+from genome_lm.jobs import FastaSource, GenomeSource
+from genome_lm.jobs.sources import SequenceSource, Span
 from tests.conftest import Genome, biased_dna
 
 

@@ -11,14 +11,16 @@ import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing_file, require_suffix
+from genome_lm.formats.tables import check_table_name
 from genome_lm.genome import Interval
-from genome_lm.inference.bases import Bits
-from genome_lm.inference.contigs import Contig
-from genome_lm.inference.tables import check_table_name
+from genome_lm.genome.contigs import Contig
 from genome_lm.optional import require
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Bits = npt.NDArray[np.float32]
+"""Bits of each base."""
 
 BIGWIG = (".bw", ".bigwig")
 TRACKS = (".bedgraph", ".bedgraph.gz", *BIGWIG)

@@ -8,11 +8,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from genome_lm.inference.formats import FORMATS
+from genome_lm.formats.embeddings import FORMATS
 from genome_lm_cli.main import app
 
 FORMAT = """
-from genome_lm.inference.formats.columns import Format
+from genome_lm.formats.embeddings.columns import Format
 
 def write_names(path, parts):
     with path.open("w") as file:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from genome_lm.inference.formats.columns import (
+from genome_lm.formats.embeddings.columns import (
     PROVENANCE,
     Format,
     dtype_of,
@@ -16,7 +16,7 @@ from genome_lm.inference.formats.columns import (
     rows_together,
     values_of,
 )
-from genome_lm.inference.parts import Parts
+from genome_lm.formats.parts import Parts
 from genome_lm.optional import require
 
 

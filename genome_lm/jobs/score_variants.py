@@ -13,13 +13,8 @@ import pyarrow.parquet as pq
 
 from genome_lm import __version__
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import GenomeStore
-from genome_lm.inference.batches import BATCH_TOKENS
-from genome_lm.inference.genome_lm import GenomeLM
-from genome_lm.inference.jobs import Advance, Job, identity_of, run_job, shard_range
-from genome_lm.inference.parts import parts_folder, working_in
-from genome_lm.inference.variants import Layout, Variant, VariantScores, score_variants
-from genome_lm.inference.vcf import (
+from genome_lm.formats.parts import parts_folder, working_in
+from genome_lm.formats.vcf import (
     Survey,
     alleles_of,
     check_vcf_name,
@@ -31,7 +26,13 @@ from genome_lm.inference.vcf import (
     survey_records,
     write_vcf,
 )
-from genome_lm.inference.vcf_shards import Shard
+from genome_lm.formats.vcf_shards import Shard
+from genome_lm.genome import GenomeStore
+from genome_lm.genome.variants import Variant, VariantScores
+from genome_lm.inference.batches import BATCH_TOKENS
+from genome_lm.inference.model import GenomeLM
+from genome_lm.inference.variants import Layout, score_variants
+from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
 from genome_lm.strands import Strands, orientations
 
 if TYPE_CHECKING:

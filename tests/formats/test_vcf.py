@@ -15,9 +15,11 @@ import genome_lm
 from genome_lm.checkpoint import save_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.formats import parts
+from genome_lm.formats.vcf_shards import Shard, gather_vcf
 from genome_lm.genome import GenomeStore, build_store
-from genome_lm.inference import Layout, parts, vcf_job
-from genome_lm.inference.vcf_shards import Shard, gather_vcf
+from genome_lm.inference import Layout
+from genome_lm.jobs import score_variants as vcf_job
 from genome_lm.model import HyenaLM
 from genome_lm_cli.main import app
 from tests.conftest import Genome

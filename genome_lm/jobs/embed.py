@@ -13,14 +13,14 @@ import pyarrow as pa
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
+from genome_lm.formats.embeddings import check_suffix, write_parts
+from genome_lm.formats.parts import PARTS, Parts, PartsFolder, finish_as, parts_folder, working_in
 from genome_lm.inference.batches import BatchSize, check_length
 from genome_lm.inference.embedding import Floats, Recipe, embed_flanked
-from genome_lm.inference.formats import check_suffix, write_parts
-from genome_lm.inference.genome_lm import GenomeLM
-from genome_lm.inference.jobs import Advance, Job, identity_of, run_job, shard_range
-from genome_lm.inference.parts import PARTS, Parts, PartsFolder, finish_as, parts_folder, working_in
-from genome_lm.inference.plan import InputPlan, model_length, plan_input
-from genome_lm.inference.sources import FastaSource, SequenceSource, Span
+from genome_lm.inference.model import GenomeLM
+from genome_lm.jobs.plan import InputPlan, model_length, plan_input
+from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
+from genome_lm.jobs.sources import FastaSource, SequenceSource, Span
 
 STREAM = "stream.fa"
 """Copy of an input that comes through a pipe."""
@@ -63,7 +63,7 @@ def embed_to_file(
     Args:
         model: The model.
         source: The input; it is looked through before anything is computed. See `FastaSource` and `GenomeSource`.
-        out: .npz, .parquet, .zarr or .h5ad, see `genome_lm.inference.formats`.
+        out: .npz, .parquet, .zarr or .h5ad, see `genome_lm.formats.embeddings`.
         recipe: How to embed.
         batch_tokens: Positions of a batch; None for as many as pay off and fit.
         shard: (i, n): embed only the i-th (from 1) of n parts of the input, to the folder that `shard_path` names;

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from genome_lm.genome import GenomeStore, Interval, read_fasta
-from genome_lm.inference.tiling import Tiling
+from genome_lm.genome.fasta_text import read_fasta
+from genome_lm.genome.intervals import Interval
+from genome_lm.genome.store import GenomeStore
+from genome_lm.genome.tiling import Tiling
 
 
 class Record(NamedTuple):

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from genome_lm.inference.formats.columns import (
+from genome_lm.formats.embeddings.columns import (
     PROVENANCE,
     Format,
     dtype_of,
@@ -19,7 +19,7 @@ from genome_lm.inference.formats.columns import (
     rows_together,
     values_of,
 )
-from genome_lm.inference.parts import Parts
+from genome_lm.formats.parts import Parts
 
 
 def write_anndata(path: Path, parts: Parts) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 from genome_lm.alphabet import encode
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval
+from genome_lm.genome.records import fasta_records
+from genome_lm.genome.tiling import Tiling
 from genome_lm.inference.embedding import FlankedSequence
-from genome_lm.inference.records import fasta_records
-from genome_lm.inference.tiling import Tiling
 
 
 class Digest(Protocol):

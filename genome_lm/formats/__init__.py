@@ -1,0 +1,1 @@
+"""Readers and writers of files: VCF, tracks, tables, embeddings, and the parts of unfinished jobs. Without torch."""

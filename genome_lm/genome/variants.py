@@ -1,0 +1,107 @@
+"""Small variants of a genome: their alleles, why one can't be scored, and the scores of many."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, Tokens, letters
+from genome_lm.genome.store import GenomeStore
+
+Floats = npt.NDArray[np.float64]
+
+REASONS = {
+    "unknown_contig": "the genome has no contig of this name",
+    "outside_contig": "REF reaches beyond the contig",
+    "ref_mismatch": "REF is not what the genome has there",
+    "ref_ambiguous": "REF, or the genome there, has letters other than A, C, G and T",
+    "no_alt": "there is no ALT",
+    "missing": "ALT is missing",
+    "overlapping_deletion": "ALT is *, a deletion upstream",
+    "symbolic": "ALT is symbolic, such as <DEL>",
+    "breakend": "ALT is a breakend",
+    "alt_ambiguous": "ALT has letters other than A, C, G and T",
+    "too_long": "an allele is longer than the flank",
+    "no_room": "on no strand is there a base before, and room for both alleles behind (ends of contigs, Ns)",
+}
+"""Why an allele is not scored."""
+
+
+class Variant(NamedTuple):
+    """REF to ALT at `start`, 0-based; VCF's POS is start + 1."""
+
+    contig: str
+    start: int
+    ref: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class VariantScores:
+    """Scores of n variants; NaN, or 0 among the counts, where there is none.
+
+    Attributes:
+        llr_forward: (n,) float64. ln p(alt window) − ln p(ref window), in nats: both windows have the same start and
+            the same length, so what is compared is as many bases from the variant on. Below 0: the model finds the
+            alternative less likely.
+        llr_reverse: (n,) float64. The same on the reverse complement.
+        site_forward: (n, 4) float64. ln p of A, C, G and T at `start`, given the reference before it.
+        site_reverse: (n, 4) float64. ln p of A, C, G and T, letters of the forward strand, at `start`, given the
+            reference after it.
+        context: (n, 2) int64. Bases read before the variant, forward and reverse.
+        scored: (n, 2) int64. Bases compared, forward and reverse: `flank`, fewer before an N or the end of a contig.
+        reasons: n keys of `REASONS`, "" where a score is given.
+    """
+
+    llr_forward: Floats
+    llr_reverse: Floats
+    site_forward: Floats
+    site_reverse: Floats
+    context: npt.NDArray[np.int64]
+    scored: npt.NDArray[np.int64]
+    reasons: list[str]
+
+    @property
+    def llr(self) -> Floats:
+        """(n,) float64. Mean over the strands; that of one strand where the other has none."""
+        both = np.stack([self.llr_forward, self.llr_reverse])
+        return np.where(np.isnan(both).all(0), np.nan, np.nansum(both, 0) / np.maximum(1, (~np.isnan(both)).sum(0)))
+
+
+def why_not(store: GenomeStore, variant: Variant, flank: int) -> str:
+    """Why a variant can't be scored, a key of `REASONS`, or "" if it can; what concerns REF comes first."""
+    return _ref_reason(store, variant) or _alt_reason(variant.alt) or _length_reason(variant, flank)
+
+
+def _ref_reason(store: GenomeStore, variant: Variant) -> str:
+    if variant.contig not in store.contigs:
+        return "unknown_contig"
+    end = variant.start + len(variant.ref)
+    if variant.start < 0 or end > store.contigs.lengths[store.contigs.index(variant.contig)]:
+        return "outside_contig"
+    here = store.fetch(variant.contig, variant.start, end)
+    given = LETTER_TO_TOKEN[letters(variant.ref)]
+    if not (_are_bases(here) and _are_bases(given)):
+        return "ref_ambiguous"
+    return "" if np.array_equal(here, given) else "ref_mismatch"
+
+
+def _alt_reason(alt: str) -> str:
+    if alt in ("", "."):
+        return "missing"
+    if alt == "*":
+        return "overlapping_deletion"
+    if "[" in alt or "]" in alt or alt.startswith(".") or alt.endswith("."):
+        return "breakend"
+    if alt.startswith("<"):
+        return "symbolic"
+    return "" if _are_bases(LETTER_TO_TOKEN[letters(alt)]) else "alt_ambiguous"
+
+
+def _length_reason(variant: Variant, flank: int) -> str:
+    return "too_long" if max(len(variant.ref), len(variant.alt)) > flank else ""
+
+
+def _are_bases(tokens: Tokens) -> bool:
+    return bool(tokens.size and ((tokens >= NUCLEOTIDES[0]) & (tokens <= NUCLEOTIDES[-1])).all())
