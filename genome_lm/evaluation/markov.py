@@ -114,7 +114,7 @@ def _pieces(store: GenomeStore, intervals: Sequence[Interval], overlap: int) -> 
     """
     gathered: list[Tokens] = []
     held = 0
-    for contig, start, end, _ in intervals:
+    for contig, start, end, *_ in intervals:
         for first in range(start, end, CHUNK):
             tokens = store.fetch(contig, max(start, first - overlap), min(end, first + CHUNK))
             gathered += [tokens, _APART]

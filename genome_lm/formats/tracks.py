@@ -117,11 +117,13 @@ def summarise(intervals: Sequence[Interval], regions: Iterator[Region]) -> "pd.D
         for sums, values in ((bases, has_value), (bits, np.where(has_value, region.bits, 0))):
             before = np.concatenate([[0], np.cumsum(values, dtype=sums.dtype)])
             sums[numbers[some]] += before[span[1]] - before[span[0]]
-    table: pd.DataFrame = require("pandas").DataFrame(intervals, columns=["contig", "start", "end", "id"])
-    table["id"] = [name or f"{contig}:{start}-{end}" for contig, start, end, name in intervals]
+    table: pd.DataFrame = require("pandas").DataFrame(
+        [(name or f"{contig}:{start}-{end}", contig, start, end) for contig, start, end, name, *_ in intervals],
+        columns=["id", "contig", "start", "end"],
+    )
     table["bases"], table["bits"] = bases, bits
     table["bits_per_base"] = np.divide(bits, bases, out=np.full(len(bits), np.nan), where=bases > 0)
-    return table[["id", "contig", "start", "end", "bases", "bits", "bits_per_base"]]
+    return table
 
 
 def _by_contig(intervals: Sequence[Interval]) -> dict[str, tuple[npt.NDArray[np.int64], ...]]:

@@ -1,31 +1,49 @@
-"""Intervals with a split, as BED4 files hold them."""
+"""Intervals with a split, a name or a strand, as BED files hold them."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import read_lines, replacing_file
+from genome_lm.files import open_output, read_lines, replacing_file
 from genome_lm.genome.store import GenomeStore
 
 SPLITS = ("train", "valid", "test")
+_SKIPPED = ("#", "track ", "browser ")
+
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+"""What fits into 64 bits. Python's own int() takes underscores and digits of other scripts too."""
 
 
 class Interval(NamedTuple):
-    """[start, end) of a contig, 0-based, and the name in the BED's fourth column (a split, or an id)."""
+    """[start, end) of a contig, 0-based, and what a BED file says of it.
+
+    Attributes:
+        contig: Its name.
+        start: First base.
+        end: The base after the last one.
+        name: Column 4: a split, a label or an id; empty if there is none (BED writes `.`).
+        strand: Column 6: "+", "-", or "." for none.
+        columns: The texts of column 5 (the score) and of columns 7 and on (thickStart, …), as many as the line has.
+            They are carried, never read.
+    """
 
     contig: str
     start: int
     end: int
     name: str = ""
+    strand: str = "."
+    columns: tuple[str, ...] = ()
 
 
 def read_bed(path: Path, store: GenomeStore | None = None) -> list[Interval]:
-    """Read a BED file. Columns after the fourth are ignored.
+    """Read a BED file of three columns or more.
 
     Args:
-        path: The file, plain or gzip; - is standard input. Blank lines, comments, and `track` and `browser` lines
-            are skipped.
+        path: The file, plain or compressed; - is standard input. Blank lines, lines that begin with #, and `track`
+            and `browser` lines are skipped.
         store: If given, every interval must lie in this genome.
 
     Returns:
@@ -33,42 +51,60 @@ def read_bed(path: Path, store: GenomeStore | None = None) -> list[Interval]:
 
     Raises:
         GenomeLMError: Naming the line, on too few columns, coordinates that are no numbers, an interval that is empty
-            or reaches beyond its contig, or an unknown contig; also if there is no interval at all.
+            or reaches beyond its contig, an unknown contig, or a strand that is none; also if there is no interval
+            at all.
     """
     intervals = []
     for number, line in enumerate(read_lines(path), start=1):
-        first_word = (line.split(maxsplit=1) or [""])[0]
-        if first_word and not line.startswith("#") and first_word not in ("track", "browser"):
-            intervals.append(_parse(line.rstrip("\n").split("\t"), f"{path}: line {number}", store))
+        if line.strip() and not line.startswith(_SKIPPED):
+            intervals.append(_parse(line.rstrip("\r\n").split("\t"), f"{path}: line {number}", store))
     if not intervals:
         raise GenomeLMError(f"{path}: no intervals in this BED file")
     return intervals
 
 
 def _parse(fields: list[str], place: str, store: GenomeStore | None) -> Interval:
-    try:
-        contig, start, end = fields[0], int(fields[1]), int(fields[2])
-    except (IndexError, ValueError):
-        raise GenomeLMError(f"{place}: expected contig, start and end between tabs, found {fields[:3]}") from None
+    if len(fields) < 3 or not all(map(_INTEGER.fullmatch, fields[1:3])):
+        raise GenomeLMError(f"{place}: expected contig, start and end between tabs, found {fields[:3]}")
+    contig, start, end = fields[0], int(fields[1]), int(fields[2])
     if not 0 <= start < end:
         raise GenomeLMError(f"{place}: {contig}:{start}-{end} is not an interval; BED is 0-based with start < end")
+    name = fields[3].strip() if len(fields) > 3 else ""
+    strand = fields[5].strip() if len(fields) > 5 else "."
+    if strand not in ("+", "-", "."):
+        raise GenomeLMError(f"{place}: the strand in column 6 is {strand!r}; BED has +, - or . (none) there")
     if store is not None:
-        try:
-            limit = store.contigs.lengths[store.contigs.index(contig)]
-        except GenomeLMError as error:
-            raise GenomeLMError(f"{place}: {error}") from None
-        if end > limit:
-            raise GenomeLMError(
-                f"{place}: {contig}:{start}-{end} reaches beyond the contig's end, {limit}; "
-                "is this BED of another assembly?"
-            )
-    return Interval(contig, start, end, fields[3].strip() if len(fields) > 3 else "")
+        _check_place(contig, start, end, place, store)
+    return Interval(contig, start, end, "" if name == "." else name, strand, (*fields[4:5], *fields[6:]))
+
+
+def _check_place(contig: str, start: int, end: int, place: str, store: GenomeStore) -> None:
+    try:
+        limit = store.contigs.lengths[store.contigs.index(contig)]
+    except GenomeLMError as error:
+        raise GenomeLMError(f"{place}: {error}") from None
+    if end > limit:
+        raise GenomeLMError(
+            f"{place}: {contig}:{start}-{end} reaches beyond the contig's end, {limit}; "
+            "is this BED of another assembly?"
+        )
 
 
 def write_bed(path: Path, intervals: Iterable[Interval]) -> None:
-    """Write intervals as BED4, whole or not at all."""
-    with replacing_file(path) as temporary:
-        temporary.write_text("".join("\t".join(map(str, interval)) + "\n" for interval in intervals))
+    """Write intervals, whole or not at all: as BED4 where there is neither strand nor further column."""
+    with replacing_file(path) as temporary, open_output(temporary) as file:
+        for interval in intervals:
+            file.write("\t".join(bed_fields(interval)) + "\n")
+
+
+def bed_fields(interval: Interval) -> list[str]:
+    """The texts of an interval's BED columns, four or at least six."""
+    contig, start, end, name, strand, columns = interval
+    fields = [contig, str(start), str(end), name or "."]
+    if strand == "." and not columns:
+        return fields
+    score, *others = columns or ("0",)
+    return [*fields, score, strand, *others]
 
 
 def of_split(intervals: Iterable[Interval], split: str) -> list[Interval]:

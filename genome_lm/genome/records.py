@@ -29,7 +29,7 @@ def fasta_records(path: Path) -> Iterator[Record]:
 
 def interval_records(store: GenomeStore, intervals: Iterable[Interval]) -> Iterator[Record]:
     """Records of intervals of a genome; the id is contig:start-end, after the interval's own name if it has one."""
-    for contig, start, end, name in intervals:
+    for contig, start, end, name, *_ in intervals:
         letters = store.fetch(contig, start, end, output="letters").tobytes().decode()
         place = f"{contig}:{start}-{end}"
         yield Record(f"{name}|{place}" if name else place, contig, start, end, letters)

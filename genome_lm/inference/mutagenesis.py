@@ -110,7 +110,7 @@ def mutagenesis(
     if method not in get_args(Method):
         raise GenomeLMError(f"method {method!r}: use {', '.join(get_args(Method))}")
     check_strand(strand, Strands)
-    contig, start, end, _ = region
+    contig, start, end, *_ = region
     reference = decode(store.fetch(contig, start, end))
     if method == "gradient":
         llr = _gradients(model, store, region, layout, strand)
@@ -130,7 +130,7 @@ def mutagenesis(
 def _gradients(
     model: HyenaLM, store: GenomeStore, region: Interval, layout: Layout, strand: Strands
 ) -> npt.NDArray[np.float64]:
-    contig, start, end, _ = region
+    contig, start, end, *_ = region
     limit = int(store.contigs.lengths[store.contigs.index(contig)])
     if (most := model.config.max_length - layout.flank - 1) < end - start:
         raise GenomeLMError(

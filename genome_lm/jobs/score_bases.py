@@ -153,7 +153,7 @@ def _job(
         for number in numbers:
             bits = [
                 bits_per_base(model.model, contigs[name], start, end, grid, **options)
-                for name, start, end, _ in parts[number]
+                for name, start, end, *_ in parts[number]
             ]
             yield pa.table({"bits": np.concatenate(bits)})
 
@@ -173,7 +173,7 @@ def merged(intervals: Sequence[Interval], contigs: Sequence[Contig]) -> list[Int
     """What intervals cover, in the order of the contigs, each base once."""
     rank = {contig.name: number for number, contig in enumerate(contigs)}
     covered: list[Interval] = []
-    for contig, start, end, _ in sorted(intervals, key=lambda interval: (rank[interval.contig], interval.start)):
+    for contig, start, end, *_ in sorted(intervals, key=lambda interval: (rank[interval.contig], interval.start)):
         if covered and covered[-1].contig == contig and start <= covered[-1].end:
             covered[-1] = covered[-1]._replace(end=max(end, covered[-1].end))
         else:
@@ -185,7 +185,7 @@ def _parts(regions: Sequence[Interval], most: int) -> Iterator[list[Interval]]:
     """Regions in groups of so many bases; a long one is cut where this many of its contig's bases are counted."""
     group: list[Interval] = []
     bases = 0
-    for contig, first, last, _ in regions:
+    for contig, first, last, *_ in regions:
         for at in range(first // most * most, last, most):
             group.append(Interval(contig, max(first, at), min(last, at + most)))
             bases += group[-1].end - group[-1].start
@@ -202,6 +202,6 @@ def _regions(
     """What is in the parts, in order."""
     for number, of_part in enumerate(parts):
         bits, at = pq.read_table(folder.file(number))["bits"].to_numpy(), 0
-        for name, start, end, _ in of_part:
+        for name, start, end, *_ in of_part:
             yield Region(by_name[name], start, end, bits[at : at + end - start])
             at += end - start

@@ -147,7 +147,7 @@ class GenomeSource:
                 for start, end, left, right in self.tiling.cut(0, length, length):
                     yield Span(f"{contig}:{start}-{end}", contig, start, end, left, right)
             return
-        for contig, first, last, name in self.intervals:
+        for contig, first, last, name, *_ in self.intervals:
             limit = int(contigs.lengths[contigs.index(contig)])
             if not 0 <= first < last <= limit:
                 raise GenomeLMError(f"{contig}:{first}-{last} is not within the contig, which is 0-{limit}")

@@ -13,7 +13,11 @@ BED = (
     "# a comment\nbrowser position chr1:1-2\ntrack name=splits\tuseScore=0\n"
     "chr1\t0\t100\ttrain\r\n\n#chr9\t0\t5\ntiny\t3\t19\nchr2\t10\t2091\t test \t960\t+\t10\t20\t0\t1\t5,\t0,\n"
 )
-EXPECTED = [Interval("chr1", 0, 100, "train"), Interval("tiny", 3, 19), Interval("chr2", 10, 2_091, "test")]
+EXPECTED = [
+    Interval("chr1", 0, 100, "train"),
+    Interval("tiny", 3, 19),
+    Interval("chr2", 10, 2_091, "test", "+", ("960", "10", "20", "0", "1", "5,", "0,")),
+]
 PACKED = gzip.compress(b"chr1\t0\t100\tACGTTGCAACTG\n", mtime=0)
 
 
@@ -42,6 +46,10 @@ def test_unusual_first_lines(tmp_path: Path, first: str) -> None:
         ("chr1\t5", "expected contig, start and end"),
         ("chr1 5 9", "expected contig, start and end"),
         ("chr1\tfive\t9", "expected .*'five'"),
+        ("chr1\t1_0\t19", "expected .*'1_0'"),
+        (f"chr1\t0\t{10**30}", "expected .*1000"),
+        ("chr1\t0\t9\tx\t0\t+1", r"the strand in column 6 is '\+1'"),
+        ("chr1\t0\t9\tx\t0\t", "the strand in column 6 is ''"),
         ("chr1\t9\t9", "chr1:9-9 is not an interval"),
         ("chr1\t9\t5", "chr1:9-5 is not an interval"),
         ("chr1\t-1\t5", "chr1:-1-5 is not an interval"),
@@ -78,6 +86,28 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         assert path.read_text().startswith("chr1\t0\t100\ttrain\n")
         assert read_bed(path) == intervals
         assert list(path.parent.iterdir()) == [path]
+
+
+def test_name_strand_and_further_columns(tmp_path: Path) -> None:
+    """A # within a line is part of a name, and `.` is none; what a line has beyond its strand is carried."""
+    path = tmp_path / "a.bed"
+    path.write_text(
+        "chr1\t0\t60\tpeak#1\t0\t+\nchr1\t100\t160\tpeak#2\t0\t-\nchr1\t1\t2\t.\nchr1\t1\t2\tx\t5.5\n"
+        "track\t1\t2\t.\t.\t.\t\tlast\n"
+    )
+    expected = [
+        Interval("chr1", 0, 60, "peak#1", "+", ("0",)),
+        Interval("chr1", 100, 160, "peak#2", "-", ("0",)),
+        Interval("chr1", 1, 2),
+        Interval("chr1", 1, 2, "x", ".", ("5.5",)),
+        Interval("track", 1, 2, "", ".", (".", "", "last")),
+    ]
+    assert read_bed(path) == expected
+    write_bed(tmp_path / "b.bed", expected)
+    assert read_bed(tmp_path / "b.bed") == expected
+    assert (tmp_path / "b.bed").read_text().splitlines()[1:3] == ["chr1\t100\t160\tpeak#2\t0\t-", "chr1\t1\t2\t."]
+    write_bed(tmp_path / "b.bed", [Interval("chr1", 1, 2, "x", "-")])
+    assert (tmp_path / "b.bed").read_text() == "chr1\t1\t2\tx\t0\t-\n"
 
 
 def test_of_split() -> None:

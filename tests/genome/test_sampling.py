@@ -140,7 +140,7 @@ def test_tile(small: Small, drawn: Drawn, length: int, step: float) -> None:
     intervals, stride = regions_of(small, drawn), max(1, int(length * step))
     windows, inside = tile(small.store, intervals, length, stride)
     expected = []
-    for contig, start, end, _ in intervals:
+    for contig, start, end, *_ in intervals:
         starts = [start]
         while starts[-1] + length < end:
             starts.append(starts[-1] + stride)
