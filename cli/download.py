@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from genome_lm.files import replacing_file
 from genome_lm_cli.options import Json
 from genome_lm_cli.output import finish
 
@@ -20,17 +19,16 @@ def download(
 ) -> None:
     """Download a genome; resumes where it was cut off, and verifies checksums. With --json, a line a file.
 
+    All files get their names when the last one is whole.
+
     Example: genome-lm download data_manifests/hg38.yaml --out genomes/hg38
     """
-    from genome_lm.download import download, read_manifest
+    from genome_lm.download import download_all, read_manifest
 
-    paths = []
-    for source in read_manifest(manifest).files:
-        paths.append(path := download(source, out / source.name))
-        checked = "checksum verified" if source.sha256 or source.md5 else "no checksum known"
-        text = f"wrote {path}: {path.stat().st_size:,} bytes, {checked}"
+    files = {out / source.name: source for source in read_manifest(manifest).files}
+    download_all(files, listing)
+    for path, source in files.items():
         verified = bool(source.sha256 or source.md5)
-        finish(as_json, text, path=str(path), bytes=path.stat().st_size, verified=verified)
-    if listing is not None:
-        with replacing_file(listing) as temporary:
-            temporary.write_text("".join(f"{path}\n" for path in paths))
+        size = path.stat().st_size
+        text = f"wrote {path}: {size:,} bytes, {'checksum verified' if verified else 'no checksum known'}"
+        finish(as_json, text, path=str(path), bytes=size, verified=verified)

@@ -1,16 +1,23 @@
+import contextlib
 import errno
 import gzip
 import hashlib
 import http.server
+import itertools
+import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from filelock import FileLock
 
-from genome_lm.download import BLOCK, Source, download, read_manifest
+from genome_lm.download import Source, download, download_all, read_manifest
 from genome_lm.errors import GenomeLMError
+from genome_lm.fetch import BLOCK
 
 DATA = bytes(range(256)) * 4_000
 MANIFESTS = Path(__file__).parents[1] / "data_manifests"
@@ -46,7 +53,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if asked and server.ranges and self.headers.get("If-Range") == server.etag:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             if start >= len(server.data):
-                self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(server.data)}")
+                self.end_headers()
                 return
         self.send_response(206 if start else 200)
         if start:
@@ -191,9 +200,151 @@ def test_places_that_cannot_be_written(server: Server, tmp_path: Path, monkeypat
     def full(_part: Path, _response: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("genome_lm.download._remember", full)
+    monkeypatch.setattr("genome_lm.fetch._remember", full)
     with pytest.raises(GenomeLMError, match=r"g\.gz: can't write there: No space left"):
         download(source(server.url()), tmp_path / "g.gz")
+
+
+class Canned:
+    """A server that sends the same bytes to whoever connects, then waits or closes."""
+
+    def __init__(self, *replies: bytes, drip: float = 0.0) -> None:
+        self.replies, self.drip, self.asked = list(replies), drip, b""
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/g.fa"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        for number in itertools.count():
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            reply = self.replies[min(number, len(self.replies) - 1)]
+            with connection, contextlib.suppress(OSError):
+                self.asked = connection.recv(1 << 16)
+                for start in range(0, len(reply), 1 if self.drip else 1 << 20):
+                    connection.sendall(reply[start : start + (1 if self.drip else 1 << 20)])
+                    time.sleep(self.drip)
+
+    def __enter__(self) -> "Canned":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+def head(status: str, *fields: str) -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", "Connection: close", *fields, "", ""]).encode("latin-1")
+
+
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (head("206 Partial Content", "Content-Range: bytes 0-3/4", "Content-Length: 4") + b"ACGT", "answers 206"),
+        (head("204 No Content"), "answers 204 No Content"),
+        (head("200 OK", "Content-Length: 0"), "the file is empty"),
+        (head("200 OK", CHUNKED) + b"0\r\n\r\n", "the file is empty"),
+        (head("200 OK", "Content-Length: four") + b"ACGT", "Content-Length is 'four'"),
+        (head("200 OK", "Content-Length: -4") + b"ACGT", "Content-Length is '-4'"),
+        (head("200 OK", "Content-Length: 4²") + b"ACGT", "Content-Length is '4²'"),
+        (head("200 OK", "Content-Length: 9") + b"ACGT", "drops again and again"),
+        (head("200 OK") + b"ACGT", "does not say how long the file is"),
+        (head("200 OK", CHUNKED) + b"4\r\nACGT\r\n-1\r\nACGT\r\n0\r\n\r\n", "g.fa: "),
+        (head("200 OK", CHUNKED) + b"4\r\nACGT\r\n-5\r\nACGT\r\n0\r\n\r\n", "g.fa: "),
+        (head("200 OK", CHUNKED) + b"zz\r\nACGT\r\n", "g.fa: "),
+        (head("200 OK", CHUNKED) + b"4\r\nACGT\r\n", "g.fa: "),
+        (head("302 Found", "Location: http://\xe4\xff/g.fa", "Content-Length: 0"), "g.fa: "),
+        (head("302 Found", "Location: file:///etc/passwd", "Content-Length: 0"), "g.fa: "),
+        (head("302 Found", "Location: /g.fa", "Content-Length: 0"), "g.fa: .*redirects"),
+        (b"no HTTP at all\r\n\r\n", "g.fa: "),
+        (b"", "drops again and again"),
+    ],
+    ids=lambda value: "reply" if isinstance(value, bytes) else "",
+)
+def test_a_reply_that_is_no_file_is_one_error(tmp_path: Path, reply: bytes, said: str) -> None:
+    with Canned(reply) as server, pytest.raises(GenomeLMError, match=said):
+        download(Source(server.url, "g.fa"), tmp_path / "g.fa", pauses=())
+    assert not (tmp_path / "g.fa").exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"g.fa.part", "g.fa.part.validator"}
+
+
+@pytest.mark.parametrize("place", ["header", "body", "chunk"])
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr("genome_lm.fetch.PATIENCE", 0.2)
+    reply = {
+        "header": head("200 OK", "X: " + "x" * 1_000),
+        "body": head("200 OK", "Content-Length: 1000") + b"A" * 1_000,
+        "chunk": head("200 OK", CHUNKED) + b"1\r\nA\r\n" * 1_000,
+    }[place]
+    # Quick enough for a header, except where that is what drips.
+    with (
+        Canned(reply, drip=0.05 if place == "header" else 0.001) as server,
+        pytest.raises(GenomeLMError, match=r"sends too slowly: less than 65,536 bytes came within 0\.2 seconds"),
+    ):
+        download(Source(server.url, "g.fa"), tmp_path / "g.fa", pauses=())
+
+
+OLD = head("200 OK", "Content-Length: 8", 'ETag: "one"') + b"ACGT"
+"""A file of eight bases, cut."""
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        head("206 Partial Content", "Content-Range: bytes 4-7/8", "Content-Length: 4", 'ETag: "two"') + b"TTTT",
+        head("206 Partial Content", "Content-Range: bytes 4-7/8", "Content-Length: 4") + b"TTTT",
+        head("206 Partial Content", "Content-Range: bytes 2-7/8", "Content-Length: 6", 'ETag: "one"') + b"GTTTTT",
+        head("206 Partial Content", "Content-Range: bytes 4-5/8", "Content-Length: 2", 'ETag: "one"') + b"TT",
+        head("206 Partial Content", "Content-Length: 4", 'ETag: "one"') + b"TTTT",
+        head("416 Range Not Satisfiable", "Content-Range: bytes */9", "Content-Length: 0"),
+        head("200 OK", "Content-Length: 8", 'ETag: "two"') + b"CCCCCCCC",
+    ],
+    ids=["version", "no version", "earlier", "shorter", "no range", "416", "200"],
+)
+def test_a_rest_that_does_not_fit_begins_the_file_anew(tmp_path: Path, rest: bytes) -> None:
+    whole = head("200 OK", "Content-Length: 8", 'ETag: "two"') + b"CCCCCCCC"
+    with Canned(OLD, rest, whole) as server:
+        with pytest.raises(GenomeLMError, match="goes on from"):
+            download(Source(server.url, "g.fa"), tmp_path / "g.fa", pauses=())
+        assert (tmp_path / "g.fa.part").read_bytes() == b"ACGT"
+        assert download(Source(server.url, "g.fa"), tmp_path / "g.fa", pauses=()).read_bytes() == b"CCCCCCCC"
+    assert left(tmp_path) == ["g.fa"]
+
+
+def test_files_of_a_genome_appear_together_and_none_is_fetched_twice(server: Server, tmp_path: Path) -> None:
+    files = {tmp_path / "a": Source(server.url(), "a"), tmp_path / "b": Source(server.url("other"), "b")}
+    with pytest.raises(GenomeLMError, match="404"):
+        download_all(files, tmp_path / "list.txt")
+    assert left(tmp_path) == ["a.part", "a.part.validator"]
+    files[tmp_path / "b"] = Source(server.url(), "b")
+    download_all(files, tmp_path / "list.txt")
+    assert left(tmp_path) == ["a", "b", "list.txt"]
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == DATA
+    assert server.sent == 2 * len(DATA)
+
+
+def test_a_second_download_at_once_is_told_so(server: Server, tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".g.gz.lock"), pytest.raises(GenomeLMError, match="another process is at work"):
+        download(source(server.url()), tmp_path / "g.gz")
+    download(source(server.url()), tmp_path / "g.gz")
+    assert left(tmp_path) == ["g.gz"]
+
+
+def test_a_source_that_is_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(GenomeLMError, match="no regular file"):
+            download(Source(str(path), "g"), tmp_path / "g")
+    (tmp_path / "empty").touch()
+    with pytest.raises(GenomeLMError, match="the file is empty"):
+        download(Source(str(tmp_path / "empty"), "g"), tmp_path / "g")
+    assert left(tmp_path) == ["empty", "pipe"]
 
 
 @pytest.mark.parametrize("good", [True, False])
@@ -247,7 +398,18 @@ GOOD = "assembly: a\norganism: o\nlicence: l\nfiles:\n  - path: x.fa\n"
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        (GOOD.replace("organism: o\n", ""), "organism"),
+        (GOOD.replace("organism: o\n", ""), "missing: organism"),
+        ("files:\n  - path: x.fa\n", "missing: assembly, organism, licence"),
+        ("- a\n- b\n", r"\(top level\): \['a', 'b'\] is not of type 'object'"),
+        ("", r"\(top level\): None is not of type"),
+        (GOOD.replace("licence: l", "licence: 2020-13-01"), "can't read"),
+        (GOOD.replace("licence: l", "licence: 2020-12-01"), "licence: "),
+        ("[" * 5_000, "can't read"),
+        (GOOD.replace("path: x.fa", "url: 'http://[::1/x.fa'"), "no URL"),
+        (GOOD.replace("path: x.fa", "url: https://a.b/x%0Ay.fa"), "no name of a file"),
+        (GOOD.replace("path: x.fa", "url: https://a.b/x%00y.fa"), "no name of a file"),
+        (GOOD.replace("x.fa", '"a\\0b/x.fa"'), "path: holds a character"),
+        (GOOD + "  - path: x.fa.part\n", r"files\[1\].*taken"),
         (GOOD + "    sha256: abc\n", r"files\[0\]\.sha256"),
         (GOOD + "    url: https://a.b/c\n", r"files\[0\]"),
         (GOOD + "colour: red\n", "colour"),

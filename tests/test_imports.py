@@ -12,14 +12,17 @@ LAYERS = [
         "allocator",
         "alphabet",
         "config",
+        "device",
         "files",
         "finetune_config",
         "progress",
         "download",
+        "fetch",
         "drawing",
         "machine",
         "optional",
         "strands",
+        "text",
         "threads",
         "training_config",
         "__init__",
@@ -84,7 +87,10 @@ def test_data_is_read_and_written_without_torch(room: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "cli").glob("*.py")), ids=lambda p: p.name)
 def test_help_is_quick(path: Path) -> None:
     """Commands import torch and the like inside of their functions, so that --help answers at once."""
-    light = {"allocator", "config", "errors", "files", "finetune_config", "threads", "training_config"}
+    light = {
+        *("allocator", "config", "device", "errors", "files", "finetune_config", "text", "threads"),
+        "training_config",
+    }
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("genome_lm."):
             assert node.module.split(".")[1] in light

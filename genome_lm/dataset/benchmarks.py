@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from genome_lm.dataset.examples import Example, LabelledSet, joined, read_examples
-from genome_lm.download import Source, download
+from genome_lm.download import Source, download_all
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_input
 from genome_lm.genome import GenomeStore
@@ -72,10 +72,9 @@ def read_benchmarks(path: Path) -> dict[str, Benchmark]:
 
 def download_benchmark(benchmark: Benchmark, folder: Path) -> LabelledSet:
     """Download a set's files, those that are there already excepted, and read them."""
-    for split, url in benchmark.files.items():
-        path = folder / f"{split}{Path(url).suffix}"
-        if not path.exists():
-            download(Source(url, path.name), path)
+    paths = {folder / f"{split}{Path(url).suffix}": url for split, url in benchmark.files.items()}
+    # Together: a training split beside no test split would be read as a whole set.
+    download_all({path: Source(url, path.name) for path, url in paths.items() if not path.exists()})
     return read_benchmark_folder(folder)
 
 
