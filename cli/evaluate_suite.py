@@ -9,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm_cli.options import ContigMap, ContigPattern, Device, Force, Json, Threads, named_paths
+from genome_lm_cli.options import ContigMap, ContigPattern, Device, Force, Json, Seed, Threads, named_paths
 from genome_lm_cli.output import finish
 
 
@@ -20,6 +20,9 @@ def evaluate_suite(
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
     split: Annotated[str, typer.Option(help="The split to look at.")] = "test",
     annotation: Annotated[Path | None, typer.Option(help="Genes of the genome, GFF3 or GTF.", metavar="GFF")] = None,
+    genetic_code: Annotated[
+        int, typer.Option(help="NCBI's number, for genes without transl_table in --annotation.", metavar="N")
+    ] = 1,
     contig_map: ContigMap = None,
     contig_pattern: ContigPattern = None,
     vcf: Annotated[Path | None, typer.Option(help="Common variants, with --vcf-genome.", metavar="VCF")] = None,
@@ -31,7 +34,7 @@ def evaluate_suite(
         list[str] | None, typer.Option(help="Only this analysis; can be given again. A wrong name lists them.")
     ] = None,
     scale: Annotated[float, typer.Option(help="More or fewer windows, genes and variants than usual.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: Seed = 0,
     device: Device = None,
     threads: Threads = None,
     force: Force = False,
@@ -61,6 +64,7 @@ def evaluate_suite(
         intervals=read_bed(intervals, store),
         split=split,
         annotation=read_annotation(annotation, store, names, contig_pattern) if annotation else None,
+        genetic_code=genetic_code,
         variants=(vcf, GenomeStore(vcf_genome)) if vcf and vcf_genome else None,
         sets={name: read_examples(path) for name, path in tables.items()},
         files={path.name: sha256(path) for path in files},

@@ -1,6 +1,6 @@
 """Labelled sequences: read, written, made from annotation and genomes, split without leaks."""
 
-from genome_lm.dataset.annotation import Annotation, Transcript, read_annotation
+from genome_lm.dataset.annotation import Annotation, read_annotation
 from genome_lm.dataset.benchmarks import (
     Benchmark,
     compare_benchmark,
@@ -8,6 +8,7 @@ from genome_lm.dataset.benchmarks import (
     read_benchmark_folder,
     read_benchmarks,
 )
+from genome_lm.dataset.coding import Transcript
 from genome_lm.dataset.examples import (
     TABLES,
     Example,

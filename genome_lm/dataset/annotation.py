@@ -1,51 +1,40 @@
 """Genes of a GFF3 or GTF file, on the contigs of a genome store."""
 
+import logging
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from genome_lm.dataset.coding import Parent, Piece, Transcript, cut_at_origin, pieces_of, transcripts_of
+from genome_lm.dataset.gff import Feature, read_features
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
-from genome_lm.optional import require
 
-if TYPE_CHECKING:
-    import gffutils
+log = logging.getLogger(__name__)
 
-_GENIC = frozenset({"gene", "mRNA", "transcript", "exon", "CDS", "ncRNA", "rRNA", "tRNA", "pseudogene"})
-_TRANSCRIPT_KEYS = ("Parent", "transcript_id", "protein_id", "ID")
-
-
-class Transcript(NamedTuple):
-    """The coding segments of a transcript: [start, end) on the forward strand, in the order of the contig."""
-
-    name: str
-    contig: str
-    strand: str
-    segments: tuple[tuple[int, int], ...]
-
-    @property
-    def start_codon(self) -> int:
-        """The first coding base, on the forward strand."""
-        return self.segments[0][0] if self.strand == "+" else self.segments[-1][1] - 1
-
-    @property
-    def introns(self) -> list[tuple[int, int]]:
-        """What lies between the coding segments."""
-        pairs = zip(self.segments, self.segments[1:], strict=False)
-        return [(one[1], other[0]) for one, other in pairs if other[0] > one[1]]
+_GENIC = re.compile(
+    r"[Gg]ene(?!tic_marker)|RNA|[Tt]ranscri|CDS|exon|intron|UTR|codon|ORF|peptide|ribozyme|riboswitch"
+    r"|transpos|mobile|insertion_sequence|[LS]INE_element|helitron"
+)
+"""In the names of all features that make a window genic: genes of every kind, their parts, and transposons, which
+carry genes that few annotations name. Landmarks, repeats, alignments and regulatory regions are not among them."""
+_PARTS = frozenset({"exon", "intron", "five_prime_UTR", "three_prime_UTR", "start_codon", "stop_codon", "UTR"})
+"""Features that nothing is part of."""
+_SHOWN = 5
+"""Contigs and names that a message has at most."""
 
 
 class Annotation(NamedTuple):
     """Genes of a genome.
 
     Attributes:
-        transcripts: Those with coding segments.
-        genic: For each contig with a feature, [start, end) of all of them, (n, 2) int64, sorted.
+        transcripts: The coding sequences; those of pseudogenes, and trans-spliced ones, are not among them.
+        genic: For each contig with a feature, [start, end) of genes of every kind and of transposons, (n, 2) int64,
+            sorted.
     """
 
     transcripts: list[Transcript]
@@ -55,75 +44,107 @@ class Annotation(NamedTuple):
 def read_annotation(
     path: Path, store: GenomeStore, contig_map: dict[str, str] | None = None, pattern: str | None = None
 ) -> Annotation:
-    """Read the genes of a GFF3 or GTF file, plain or gzip.
+    """Read the genes of a GFF3 or GTF file, plain or compressed.
+
+    A warning says which features are left out: those of contigs that the genome lacks, of pseudogenes, and
+    trans-spliced ones.
 
     Args:
-        path: The file; coding segments are its CDS features, joined by Parent (GFF3) or transcript_id (GTF).
+        path: The file. Coding sequences are joined from its CDS features, by each Parent (GFF3) or by transcript_id
+            (GTF). On a contig with `Is_circular=true`, features go over the origin.
         store: The genome.
         contig_map: Names in the annotation → names in the genome.
         pattern: A regular expression whose group, found in a contig's name in the genome, is its name in the
             annotation: "^Umaydis:([^:]+):" for Umaydis:chr01:1:+:2476500.
 
     Raises:
-        GenomeLMError: If the file can't be read, its contigs are not those of the genome, a feature reaches beyond
-            its contig, or there is no coding segment.
+        GenomeLMError: Naming the line, if the file can't be read, its contigs are not those of the genome, a feature
+            reaches beyond its contig, or there is no coding segment.
     """
-    names = _contig_names(store, contig_map, pattern)
-    genic: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    coding: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
-    unknown: set[str] = set()
-    for feature in _features(path):
-        if feature.featuretype not in _GENIC:
-            continue
-        contig = names.get(feature.seqid)
+    reading = _Reading(store, _contig_names(store, contig_map, pattern))
+    for feature in read_features(path):
+        reading.add(feature)
+    reading.place_beyond()
+    transcripts, left_out = transcripts_of(reading.pieces, reading.parents, reading.circular)
+    _warn_of_unknown(path, reading)
+    for reason, names in left_out.items():
+        log.warning("%s: left out: %s coding sequences %s: %s", path, f"{len(names):,}", reason, _shortened(names))
+    if not transcripts:
+        raise GenomeLMError(f"{path}: {_why_nothing(reading.unknown, store)}")
+    return Annotation(transcripts, {contig: np.array(sorted(places)) for contig, places in reading.genic.items()})
+
+
+class _Reading:
+    """What is gathered from the lines of a file."""
+
+    def __init__(self, store: GenomeStore, names: dict[str, str]) -> None:
+        self._store, self._names = store, names
+        self.genic: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self.pieces: list[Piece] = []
+        self.parents: dict[str, Parent] = {}
+        self.circular: dict[str, int] = {}
+        self.unknown: Counter[str] = Counter()
+        self.features = 0
+        self._beyond: list[tuple[Feature, str]] = []
+
+    def add(self, feature: Feature) -> None:
+        """Take in a line."""
+        contig = self._names.get(feature.contig)
+        is_genic = _GENIC.search(feature.kind) is not None
         if contig is None:
-            unknown.add(feature.seqid)
-            continue
-        start, end = feature.start - 1, feature.end
-        if end > (limit := int(store.contigs.lengths[store.contigs.index(contig)])) or start < 0:
-            raise GenomeLMError(
-                f"{path}: {feature.seqid}:{feature.start}-{feature.end} reaches beyond {contig}, which has {limit:,} "
-                "bases; is this annotation of another assembly?"
-            )
-        genic[contig].append((start, end))
-        if feature.featuretype == "CDS" and feature.strand in ("+", "-"):
-            coding[contig, feature.strand, _transcript_name(feature)].append((start, end))
-    if not coding:
-        raise GenomeLMError(f"{path}: {_why_nothing(unknown, store)}")
-    transcripts = [
-        Transcript(name, contig, strand, tuple(sorted(segments)))
-        for (contig, strand, name), segments in coding.items()
-    ]
-    return Annotation(transcripts, {contig: np.array(sorted(places)) for contig, places in genic.items()})
+            self.unknown[feature.contig] += is_genic
+            self.features += is_genic
+            return
+        if "is_circular" in feature.text.lower() and feature.first("Is_circular").lower() == "true":
+            self.circular[contig] = self._length(contig)
+        if not is_genic:
+            return
+        self.features += 1
+        if feature.end > self._length(contig):
+            self._beyond.append((feature, contig))  # right on a circular contig, which a later line may call so
+        else:
+            self.genic[contig].append((feature.start, feature.end))
+        if feature.kind == "CDS":
+            self.pieces += pieces_of(feature, contig)
+        elif feature.kind not in _PARTS and (name := feature.first("ID")):
+            self.parents[name] = Parent("gene" in feature.kind.lower(), feature.is_pseudogene, feature.parents)
+
+    def place_beyond(self) -> None:
+        """Put features that end beyond their contig over its origin.
+
+        Raises:
+            GenomeLMError: Naming the line, if the contig is not circular, or a feature is longer than it.
+        """
+        for feature, contig in self._beyond:
+            length, place = self._length(contig), f"{feature.contig}:{feature.start + 1}-{feature.end}"
+            if contig not in self.circular:
+                raise GenomeLMError(
+                    f"{feature.place}: {place} reaches beyond {contig}, which has {length:,} bases; is this "
+                    "annotation of another assembly? Say Is_circular=true in the region line of a circular contig"
+                )
+            if feature.end - feature.start > length or feature.end > 2 * length:
+                raise GenomeLMError(
+                    f"{feature.place}: {place} goes round {contig}, which has {length:,} bases, twice"
+                )
+            self.genic[contig] += cut_at_origin(feature.start, feature.end, length)
+
+    def _length(self, contig: str) -> int:
+        return int(self._store.contigs.lengths[self._store.contigs.index(contig)])
 
 
-def _features(path: Path) -> Iterator["gffutils.Feature"]:
-    gffutils = require("gffutils")
-    if not path.exists():
-        raise GenomeLMError(f"{path}: no such file")
-    try:
-        features = iter(gffutils.DataIterator(str(path)))
-        while True:
-            try:
-                feature = next(features)
-            except StopIteration:
-                return
-            if feature.start is not None and feature.end is not None:
-                yield feature
-    except (OSError, ValueError, UnicodeDecodeError, EOFError, IndexError) as error:
-        raise GenomeLMError(f"{path}: not GFF3 or GTF: {error}") from error
-    except Exception as error:
-        # gffutils raises several kinds of its own, all with Exception as their base.
-        if isinstance(error, GenomeLMError):
-            raise
-        raise GenomeLMError(f"{path}: not GFF3 or GTF: {error}") from error
+def _warn_of_unknown(path: Path, reading: _Reading) -> None:
+    lost = reading.unknown.total()
+    if lost and lost < reading.features:
+        counts = [f"{name} ({count:,})" for name, count in reading.unknown.most_common()]
+        log.warning(
+            "%s: left out: %s of %s features, on %s contigs that the genome lacks: %s; --contig-map or "
+            "--contig-pattern says what they are called there", path, f"{lost:,}", f"{reading.features:,}",
+            f"{len(counts):,}", _shortened(counts),
+        )  # fmt: skip
 
 
-def _transcript_name(feature: "gffutils.Feature") -> str:
-    for key in _TRANSCRIPT_KEYS:
-        if values := feature.attributes.get(key):
-            return str(values[0])
-    return f"{feature.seqid}:{feature.start}"
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
 
 
 def _contig_names(store: GenomeStore, contig_map: dict[str, str] | None, pattern: str | None) -> dict[str, str]:
@@ -141,10 +162,10 @@ def _contig_names(store: GenomeStore, contig_map: dict[str, str] | None, pattern
     return names
 
 
-def _why_nothing(unknown: set[str], store: GenomeStore) -> str:
+def _why_nothing(unknown: Counter[str], store: GenomeStore) -> str:
     if not unknown:
-        return "no CDS features with a strand"
+        return "no CDS features that make a coding sequence with a strand"
     return (
-        f"none of its contigs ({', '.join(sorted(unknown)[:3])} …) is in the genome "
-        f"({', '.join(store.contigs.names[:3])} …); give --contig-map or --contig-pattern"
+        f"no coding sequence lies on a contig of the genome: its contigs are {_shortened(sorted(unknown))}, those of "
+        f"the genome {_shortened(list(store.contigs.names))}; give --contig-map or --contig-pattern"
     )

@@ -8,7 +8,7 @@ import numpy as np
 from genome_lm.alphabet import C, G, N, T
 from genome_lm.dataset.annotation import Annotation
 from genome_lm.dataset.examples import Example, LabelledSet
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.genome import SPLITS, GenomeStore, Interval
 from genome_lm.genome.codes import Codes
 
@@ -77,6 +77,8 @@ def gene_set(
     """
     if kind not in KINDS:
         raise GenomeLMError(f"kind {kind!r}: use {', '.join(KINDS)}")
+    check_range("length", length, 1, 1 << 32)
+    check_range("per-class", per_class, 1, 1 << 32)
     sizes = {s: sum(r.end - r.start for r in regions if r.name == s) for s in SPLITS}
     examples: list[Example] = []
     for number, split in enumerate(SPLITS):
@@ -193,7 +195,8 @@ def _sites(
 
 
 def _gene_starts(annotation: Annotation) -> list[_Site]:
-    return sorted({_Site(t.contig, t.start_codon, t.strand, "gene_start") for t in annotation.transcripts})
+    complete = [t for t in annotation.transcripts if t.has_start]
+    return sorted({_Site(t.contig, t.start_codon, t.strand, "gene_start") for t in complete})
 
 
 def _splice_sites(annotation: Annotation) -> list[_Site]:

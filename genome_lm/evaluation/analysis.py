@@ -24,6 +24,7 @@ class SuiteInput:
         intervals: With the splits; the suite looks at `split`, baselines are fitted on `train`.
         split: Which split is looked at.
         annotation: Genes of the genome.
+        genetic_code: NCBI's number of the code of genes of which the annotation does not say it.
         variants: A VCF file and the genome store that it is of.
         sets: Labelled sets by name.
         files: What is to be known of the input files, as JSON values.
@@ -33,6 +34,7 @@ class SuiteInput:
     intervals: Sequence[Interval]
     split: str = "test"
     annotation: Annotation | None = field(default=None, metadata={"options": "--annotation"})
+    genetic_code: int = 1
     variants: tuple[Path, GenomeStore] | None = field(default=None, metadata={"options": "--vcf and --vcf-genome"})
     sets: Mapping[str, LabelledSet] = field(default_factory=dict, metadata={"options": "--set"})
     files: Mapping[str, str] = field(default_factory=dict)

@@ -32,7 +32,7 @@ from genome_lm.evaluation import (
 )
 from genome_lm.evaluation.analyses.codons import _synonyms
 from genome_lm.evaluation.analyses.variants import _auroc
-from genome_lm.genome import of_split, read_bed
+from genome_lm.genome import Interval, of_split, read_bed
 from genome_lm.inference import GenomeLM
 from genome_lm.report import write_suite_report
 from genome_lm_cli.main import app
@@ -298,3 +298,34 @@ def test_no_table_is_left_out_of_the_page(tmp_path: Path) -> None:
     assert ANALYSES["recall"].words in (tmp_path / "page.html").read_text()
     with pytest.raises(ValueError, match="needs words"):
         dataclasses.replace(gc_content.ANALYSIS, words="")
+
+
+def test_codons_are_read_in_their_frame_and_code(
+    model: GenomeLM, genome: Genome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, tuple[int, ...]]] = []
+
+    def watched(tokens: np.ndarray, synonyms: object, *_: object) -> list:
+        tga = tuple(encode("TGA").tolist())
+        seen.append((decode(tokens[:9]), tga in synonyms))  # type: ignore[operator, arg-type]
+        return []
+
+    monkeypatch.setattr("genome_lm.evaluation.analyses.codons._codon_pairs", watched)
+    places = ((100, 250),)
+    transcripts = [
+        Transcript("a", "one", "+", places, phase=2),
+        Transcript("b", "one", "+", places, phase=None),
+        Transcript("c", "one", "+", places, phase=0, genetic_code=4),
+    ]
+    regions = [Interval("one", 0, 1_000, "test")]
+    codon_sensitivity(model.model, genome.store, Annotation(transcripts, {}), regions)
+    letters = genome.store["one", 100:112].tobytes().decode()
+    assert set(seen) == {(letters[2:11], False), (letters[:9], True)}  # in code 4, TGA is no stop
+    seen.clear()
+    codon_sensitivity(model.model, genome.store, Annotation(transcripts[:1], {}), regions, genetic_code=4)
+    assert seen == [(letters[2:11], True)]
+    with pytest.raises(GenomeLMError, match="genetic code 7: NCBI has 1, 2, 3"):
+        codon_sensitivity(model.model, genome.store, Annotation(transcripts, {}), regions, genetic_code=7)
+    over_the_origin = Annotation([Transcript("d", "one", "+", ((800, 900), (0, 100)))], {})
+    codon_sensitivity(model.model, genome.store, over_the_origin, [Interval("one", 700, 1_000, "test")])
+    assert len(seen) == 1

@@ -4,6 +4,7 @@ import numpy as np
 
 from genome_lm.alphabet import A, Tokens, encode, reverse_complement
 from genome_lm.dataset import Annotation, Transcript
+from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
 from genome_lm.evaluation.losses import base_losses
 from genome_lm.evaluation.measures import draw_measures, measure_row
@@ -12,6 +13,8 @@ from genome_lm.model import HyenaLM
 from genome_lm.optional import require
 
 _BASES = "ACGT"
+Synonyms = dict[tuple[int, int, int], tuple[list[int], list[int]]]
+"""Codon → third bases that keep the amino acid, and those that change it to another one."""
 
 
 def codon_sensitivity(
@@ -32,18 +35,34 @@ def codon_sensitivity(
     base and all that follows it in the window. An insertion of 1 or 2 random bases shifts the frame, one of 3 does
     not; theirs is the mean loss of the 60 bases after it less what they had.
 
+    Transcripts are read in the frame that their phase says; those whose phases contradict each other are left out.
+
+    Args:
+        model: In eval mode.
+        store: The genome.
+        annotation: Its genes.
+        intervals: Where whole coding sequences are taken from.
+        genes: Coding sequences at most.
+        changes: Codons of each that are changed.
+        genetic_code: NCBI's number, for transcripts of which the annotation does not say one (`transl_table`).
+        seed: Of everything that is drawn.
+
     Returns:
         Rows of measure, value and error, in nats (of the whole sequence; per base for insertions), and under
         "synonymous preferred" how often the synonymous change of a pair is the likelier one (0.5 by chance).
+
+    Raises:
+        GenomeLMError: If NCBI has no genetic code of this number.
     """
     generator = np.random.default_rng(seed)
     sequences = _coding_sequences(model, store, annotation, intervals, genes, generator)
-    synonyms = _synonyms(genetic_code)
+    codes = {genetic_code, *(code for _, code in sequences if code is not None)}
+    synonyms = {code: _synonyms(code) for code in sorted(codes)}
     scores: dict[str, list[float]] = {"synonymous": [], "non-synonymous": []}
     frames: dict[int, list[float]] = {1: [], 2: [], 3: []}
-    for tokens in sequences:
+    for tokens, code in sequences:
         before = base_losses(model, tokens[None])[0]
-        pairs = _codon_pairs(tokens, synonyms, changes, generator)
+        pairs = _codon_pairs(tokens, synonyms[code or genetic_code], changes, generator)
         if pairs:
             changed = np.stack([row for pair in pairs for row in pair])
             after = base_losses(model, changed)
@@ -70,23 +89,25 @@ def _coding_sequences(
     intervals: list[Interval],
     count: int,
     generator: np.random.Generator,
-) -> list[Tokens]:
-    """Coding sequences within the intervals from their start codons on, as long as the context, without N."""
-    sequences: list[Tokens] = []
+) -> list[tuple[Tokens, int | None]]:
+    """Whole codons without N of coding sequences within the intervals, up to the context, and their genetic codes."""
+    sequences: list[tuple[Tokens, int | None]] = []
     for i in generator.permutation(len(annotation.transcripts)).tolist():
         transcript = annotation.transcripts[i]
         if len(sequences) == count:
             break
-        if _is_inside(transcript, intervals):
-            tokens = _coding_tokens(store, transcript)[: model.config.max_length // 3 * 3]
+        if transcript.phase is not None and _is_inside(transcript, intervals):
+            tokens = _coding_tokens(store, transcript)[transcript.phase :][: model.config.max_length // 3 * 3]
             if len(tokens) >= 3 * 36 and ((tokens >= A) & (tokens < A + 4)).all():
-                sequences.append(tokens[: len(tokens) // 3 * 3])
+                sequences.append((tokens[: len(tokens) // 3 * 3], transcript.genetic_code))
     return sequences
 
 
 def _is_inside(transcript: Transcript, intervals: list[Interval]) -> bool:
-    start, end = transcript.segments[0][0], transcript.segments[-1][1]
-    return any(i.contig == transcript.contig and i.start <= start and end <= i.end for i in intervals)
+    return any(
+        i.contig == transcript.contig and all(i.start <= start and end <= i.end for start, end in transcript.segments)
+        for i in intervals
+    )
 
 
 def _coding_tokens(store: GenomeStore, transcript: Transcript) -> Tokens:
@@ -95,10 +116,13 @@ def _coding_tokens(store: GenomeStore, transcript: Transcript) -> Tokens:
     return tokens if transcript.strand == "+" else reverse_complement(tokens)
 
 
-def _synonyms(genetic_code: int) -> dict[tuple[int, int, int], tuple[list[int], list[int]]]:
-    """Codon → third bases that keep the amino acid, and those that change it to another one (not to a stop)."""
-    table = require("Bio.Data.CodonTable").unambiguous_dna_by_id[genetic_code].forward_table
-    synonyms = {}
+def _synonyms(genetic_code: int) -> Synonyms:
+    """By a genetic code of NCBI's; a change to a stop codon is neither."""
+    tables = require("Bio.Data.CodonTable").unambiguous_dna_by_id
+    if genetic_code not in tables:
+        raise GenomeLMError(f"genetic code {genetic_code}: NCBI has {', '.join(map(str, sorted(tables)))}")
+    table = tables[genetic_code].forward_table
+    synonyms: Synonyms = {}
     for codon, amino in table.items():
         others = [base for base in _BASES if base != codon[2]]
         same = [base for base in others if table.get(codon[:2] + base) == amino]
@@ -110,7 +134,7 @@ def _synonyms(genetic_code: int) -> dict[tuple[int, int, int], tuple[list[int], 
 
 def _codon_pairs(
     tokens: Tokens,
-    synonyms: dict[tuple[int, int, int], tuple[list[int], list[int]]],
+    synonyms: Synonyms,
     count: int,
     generator: np.random.Generator,
 ) -> list[tuple[Tokens, Tokens]]:
@@ -129,10 +153,10 @@ def _codon_pairs(
 
 
 def _run(setting: Setting) -> Tables:
-    annotation, genes = setting.given.annotation, setting.number(60)
-    assert annotation is not None
-    regions, seed = setting.regions, setting.seed
-    return Tables(codon_sensitivity(setting.lm, setting.store, annotation, regions, genes=genes, seed=seed))
+    given = setting.given
+    assert given.annotation is not None
+    options = {"genes": setting.number(60), "genetic_code": given.genetic_code, "seed": setting.seed}
+    return Tables(codon_sensitivity(setting.lm, setting.store, given.annotation, setting.regions, **options))
 
 
 ANALYSIS = Analysis(
