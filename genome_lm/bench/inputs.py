@@ -1,6 +1,6 @@
 """The two forms of a genome that `load` reads, made where they are not there."""
 
-import gzip
+import io
 from pathlib import Path
 
 from genome_lm.errors import GenomeLMError
@@ -27,7 +27,7 @@ def load_inputs(fasta: Path, genome: Path | None, folder: Path) -> tuple[Path, P
     # Under a name of its own, so that the index that pyfaidx writes does not land beside the user's file.
     plain = folder / "genome.fa"
     with open_input(fasta) as file:
-        is_packed = isinstance(file, gzip.GzipFile)
+        is_packed = not isinstance(file, io.BufferedReader)
     if is_packed:
         with plain.open("wb") as target:
             target.writelines(read_blocks(fasta))

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM
-from genome_lm.model.backbone import Block
-from genome_lm.model.filter import WINDOW_SHIFT, ImplicitFilter
-from genome_lm.model.hyena import HyenaOperator
+from genome_lm.model.mixers.filter import WINDOW_SHIFT, ImplicitFilter
+from genome_lm.model.mixers.hyena import HyenaOperator
 
 
 class OriginalLM(nn.Module):
@@ -30,8 +29,9 @@ class OriginalLM(nn.Module):
 
     def __init__(self, model: HyenaLM) -> None:
         super().__init__()
-        if model.config.order != 2:
-            raise GenomeLMError(f"the original is measured at order 2, this model's is {model.config.order}")
+        config = model.config
+        if (config.order, config.layout) != (2, "hyena"):
+            raise GenomeLMError(f"the original has layout hyena and order 2, not {config.layout} and {config.order}")
         self.model = model
         # The positional features are the same in all filters.
         long_filter = next(module for module in model.modules() if isinstance(module, ImplicitFilter))
@@ -49,7 +49,7 @@ class OriginalLM(nn.Module):
         backbone = self.model.backbone
         residual = backbone.dropout(backbone.embedding(ids))
         for block in backbone.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block.mixer, HyenaOperator)
             residual = residual + self._mixer(block.norm1(residual), block.mixer)
             hidden = F.gelu(block.mlp.fc1(block.norm2(residual)), approximate="tanh")
             residual = residual + block.mlp.fc2(hidden)

@@ -54,7 +54,7 @@ def _fresh(_workspace: object, _name: str, shape: tuple[int, ...], dtype: Any) -
 
 ABLATIONS = (
     Side("plain", environment={"GENOME_LM_KERNEL": "reference"}),
-    Side("no-cache", settings={"genome_lm.model.filter:SPECTRUM_BYTES": 0}),
+    Side("no-cache", settings={"genome_lm.model.mixers.filter:SPECTRUM_BYTES": 0}),
     Side("whole-channels", settings={
         "genome_lm.kernels.cpu.mixer:CHANNELS": _WHOLE,
         "genome_lm.kernels.cpu.mixer:FFT_BYTES": _WHOLE,

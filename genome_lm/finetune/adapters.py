@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from genome_lm.errors import check_range
 from genome_lm.finetune_config import FinetuneConfig
 from genome_lm.model import Head, HyenaLM
-
-_ADAPTED = ("in_proj", "out_proj", "fc1", "fc2")
 
 
 class LowRank(nn.Module):
@@ -32,14 +31,19 @@ class LowRank(nn.Module):
 
 
 def prepare(model: HyenaLM, config: FinetuneConfig) -> None:
-    """Freeze what is not tuned; for LoRA add the matrices."""
+    """Freeze what is not tuned; for LoRA add the matrices.
+
+    Raises:
+        GenomeLMError: If LoRA's rank is above the model's width, where its matrices would be larger than its own.
+    """
+    if config.method == "lora":
+        check_range("lora-rank", config.lora_rank, 1, model.config.d_model)
     model.requires_grad_(config.method == "full")
     if config.method == "lora":
         for block in model.backbone.blocks:
-            for name, layer in block.named_modules():
-                if isinstance(layer, nn.Linear) and name.split(".")[-1] in _ADAPTED:
-                    low_rank = LowRank(layer.weight, config.lora_rank, config.lora_alpha)
-                    parametrize.register_parametrization(layer, "weight", low_rank)
+            for layer in block.layers("adapted"):
+                low_rank = LowRank(layer.weight, config.lora_rank, config.lora_alpha)
+                parametrize.register_parametrization(layer, "weight", low_rank)
 
 
 def merge(model: HyenaLM) -> None:

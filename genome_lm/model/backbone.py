@@ -1,6 +1,7 @@
-"""The backbone: embedding, Hyena blocks, final norm."""
+"""The backbone: embedding, blocks of a mixer and an MLP, final norm."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,10 @@ from genome_lm.alphabet import EMBEDDING_ROWS
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import backend_for
-from genome_lm.kernels.cpu.mixer import Around
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp, residual_mlp_
-from genome_lm.model.cuda_memory import GpuBatch, free_bytes
-from genome_lm.model.hyena import HyenaOperator
+from genome_lm.model.cuda_memory import free_bytes, must_recompute
+from genome_lm.model.mixer import Ends, GpuBatch, Mixer, runs_fused
+from genome_lm.model.mixers import mixer_class
 
 NORM_CHUNK = 8_192
 """Positions that the final norm takes at one time where it writes over its input."""
@@ -25,7 +26,9 @@ ALWAYS_STORED_BYTES = 128 << 20
 
 
 class Mlp(nn.Module):
-    """Position-wise MLP with the tanh form of GELU."""
+    """Position-wise MLP with the tanh form of GELU; the names of its layers are as in `Mixer`."""
+
+    residual_layers, adapted_layers = ("fc2",), ("fc1", "fc2")
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -40,41 +43,45 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm residual block; the residual stream stays in float32 whatever the autocast dtype."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, mixer: Mixer) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
-        self.mixer = HyenaOperator(config)
+        self.mixer = mixer
         self.norm2 = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.mlp = Mlp(config)
         self.dropout = nn.Dropout(config.resid_dropout)
 
-    def forward(self, x: Tensor, inplace: bool = False, around: Around | None = None, first: int = 0) -> Tensor:
-        """Residual stream in, residual stream out.
+    def layers(self, role: Literal["residual", "adapted"]) -> Iterator[nn.Linear]:
+        """Linear layers that write to the residual stream, or those that LoRA adapts."""
+        for part in (self.mixer, self.mlp):
+            for name in getattr(part, f"{role}_layers"):
+                yield part.get_submodule(name)  # type: ignore[misc]
 
-        Args:
-            x: (B, L, D).
-            inplace: Allows to write over x.
-            around: Without gradients, what stands in the place of the operator's last convolution.
-            first: Position from which on the output is wanted.
+    def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
+        """Residual stream in, residual stream out: (B, L, D) → (B, L, D), written over x if `inplace` allows it."""
+        return self._add_mlp(self.mixer.add(x, self.norm1, self.dropout, inplace))
+
+    def read_reference(self, x: Tensor, begin: int, first: int) -> tuple[Tensor, Any]:
+        """The block over reference sequences, see `Mixer.read_reference`; x may be written over.
 
         Returns:
-            (B, L − first, D).
+            (R, L − first, D), the positions from `first` on; what `read_alternative` needs.
         """
-        if self._is_fused(x):
-            return self._fused(x if inplace or torch.is_grad_enabled() else x.clone(), around, first)
-        x = (x + self.dropout(self.mixer(self.norm1(x), around)))[:, first:]
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        x, kept = self.mixer.read_reference(x, self.norm1, begin)
+        return self._add_mlp(x[:, first:]), kept
 
-    def _is_fused(self, x: Tensor) -> bool:
-        drops = self.training and self.dropout.p > 0
-        return backend_for(x) == "cpu" and self.mixer.order == 2 and not drops and not torch.compiler.is_compiling()
+    def read_alternative(self, x: Tensor, kept: Any, ends: Ends) -> Tensor:
+        """The block over alternative ends, see `Mixer.read_alternative`; x may be written over."""
+        return self._add_mlp(self.mixer.read_alternative(x, self.norm1, kept, ends))
 
-    def _fused(self, x: Tensor, around: Around | None, first: int) -> Tensor:
-        x = self.mixer.fused_residual(x.contiguous(), self.norm1, around)[:, first:].contiguous()
+    def _add_mlp(self, x: Tensor) -> Tensor:
+        """The MLP sub-block; without gradients, where it runs as one operation, written over x."""
+        if not runs_fused(x, self.dropout):
+            return x + self.dropout(self.mlp(self.norm2(x)))
         fc1, fc2 = self.mlp.fc1, self.mlp.fc2
         weights = MlpWeights(self.norm2.weight, self.norm2.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         operation = residual_mlp if torch.is_grad_enabled() else residual_mlp_
-        return operation(x, weights, self.norm2.eps)
+        return operation(x.contiguous(), weights, self.norm2.eps)
 
 
 class HyenaBackbone(nn.Module):
@@ -90,13 +97,15 @@ class HyenaBackbone(nn.Module):
         self.activation_checkpointing = False
         self.embedding = nn.Embedding(EMBEDDING_ROWS, config.d_model)
         self.dropout = nn.Dropout(config.embed_dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        blocks = nn.ModuleList(Block(config, mixer_class(name)(config)) for name in config.mixers)
+        self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
         self.norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
 
     def forward(self, ids: Tensor, layer: int | None = None, prompt: Tensor | None = None) -> Tensor:
         """Hidden states of a batch of token ids.
 
-        The model is causal: position i depends on ids[:, : i + 1] alone, so padding on the right changes nothing.
+        What a position depends on is the model's direction (`ModelConfig.direction`); in a causal model padding on
+        the right changes nothing.
 
         Args:
             ids: (B, L) integer token ids, L at most `config.filter_length`.
@@ -153,7 +162,7 @@ class HyenaBackbone(nn.Module):
         if x.device.type == "cuda" and stored > ALWAYS_STORED_BYTES:
             dtype = torch.bfloat16 if torch.is_autocast_enabled("cuda") else torch.float32
             batch = GpuBatch(self.config, x.shape[0], x.shape[1], dtype, backend_for(x) == "triton")
-            return batch.must_recompute(free_bytes(x.device))
+            return must_recompute(batch, free_bytes(x.device))
         return x.device.type == "cpu" and stored > STORED_BYTES
 
     def every_layer(self, ids: Tensor, layers: Collection[int | None]) -> Iterator[tuple[int | None, Tensor]]:

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,8 @@ from genome_lm.alphabet import NUCLEOTIDES, A, T
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.backbone import HyenaBackbone
-from genome_lm.strands import HeadStrands, check_strand
+from genome_lm.strands import HeadStrands
+from genome_lm.typed import Within, check_fields, typed
 
 Task = Literal["classification", "multilabel", "regression", "tokens"]
 HeadPool = Literal["mean", "last", "max", "masked", "layers", "bases", "none"]
@@ -47,18 +48,12 @@ class HeadConfig:
     outputs: tuple[str, ...]
     pool: HeadPool = "mean"
     strand: HeadStrands = "forward"
-    prompt: int = 0
+    prompt: Annotated[int, Within(0, 2**20)] = 0
     means: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("outputs", "means", "scales"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.task not in TASKS:
-            raise GenomeLMError(f"task {self.task!r}: use {', '.join(TASKS)}")
-        if self.pool not in HEAD_POOLS:
-            raise GenomeLMError(f"pool {self.pool!r}: use {', '.join(HEAD_POOLS)}")
-        check_strand(self.strand, HeadStrands)
+        check_fields(self, "head config")
         if (self.task == "tokens") != (self.pool == "none") and self.task != "regression":
             raise GenomeLMError(f"task {self.task} with pool {self.pool}: tokens go with none, and none with tokens")
         if not self.outputs or (self.task in ("classification", "tokens") and len(self.outputs) < 2):
@@ -67,8 +62,14 @@ class HeadConfig:
             )
         if self.pool in PER_LAYER and self.prompt:
             raise GenomeLMError(f"pool {self.pool} does not go with a soft prompt: use mean, last, max or masked")
-        if self.prompt < 0:
-            raise GenomeLMError(f"prompt of {self.prompt} vectors: must be at least 0")
+        if len(set(self.outputs)) < len(self.outputs):
+            raise GenomeLMError("head config: outputs are not all different")
+        numbers = len(self.outputs) if self.task == "regression" else 0
+        if (len(self.means), len(self.scales)) != (numbers, numbers) or min(self.scales, default=1) <= 0:
+            raise GenomeLMError(
+                f"head config: task {self.task} with outputs {len(self.outputs)}, means {len(self.means)} and scales "
+                f"{len(self.scales)}: regression needs one of each per output, scales above 0; other tasks have none"
+            )
 
     @property
     def per_position(self) -> bool:
@@ -86,10 +87,7 @@ class HeadConfig:
         Raises:
             GenomeLMError: On an unknown or a missing field, or a value out of range.
         """
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise GenomeLMError(f"head config: {error}") from None
+        return typed(cls, values, "head config")
 
 
 class Head(nn.Module):

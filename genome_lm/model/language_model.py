@@ -12,7 +12,6 @@ from genome_lm.config import ModelConfig
 from genome_lm.kernels.numerics import outside_autocast
 from genome_lm.kernels.recomputed import recomputed
 from genome_lm.model.backbone import HyenaBackbone
-from genome_lm.model.filter import ImplicitFilter
 
 INITIALIZER_RANGE = 0.02
 LOSS_CHUNK = 1_024
@@ -32,10 +31,10 @@ class HyenaLM(nn.Module):
 
     def _initialise(self) -> None:
         """Normal weights of 0.02, those that write to the residual stream divided by √(2 · n_layer), as GPT-2."""
-        for name, module in self.named_modules():
+        residual = {id(layer) for block in self.backbone.blocks for layer in block.layers("residual")}
+        for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                residual = name.endswith(("out_proj", "fc2"))
-                scale = math.sqrt(2 * self.config.n_layer) if residual else 1.0
+                scale = math.sqrt(2 * self.config.n_layer) if id(module) in residual else 1.0
                 nn.init.normal_(module.weight, std=INITIALIZER_RANGE / scale)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -81,13 +80,10 @@ class HyenaLM(nn.Module):
         return (F.cross_entropy(logits, targets.long(), reduction="none") * weights).sum()[None]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """AdamW groups of the recipe: no weight decay on norms, biases, and the parameters of the long filters."""
-        spared = {
-            id(parameter)
-            for module in self.modules()
-            if isinstance(module, nn.LayerNorm | ImplicitFilter)
-            for parameter in module.parameters()
-        }
+        """AdamW groups of the recipe: no weight decay on norms, biases, and what the mixers spare."""
+        norms = (module for module in self.modules() if isinstance(module, nn.LayerNorm))
+        spared = {id(parameter) for norm in norms for parameter in norm.parameters()}
+        spared |= {id(parameter) for block in self.backbone.blocks for parameter in block.mixer.undecayed()}
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for name, parameter in self.named_parameters():

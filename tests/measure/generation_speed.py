@@ -17,7 +17,7 @@ import torch
 from genome_lm.config import PRESETS
 from genome_lm.inference.generation import Sampling, generate
 from genome_lm.model import HyenaLM
-from genome_lm.model.operations import generation_operations, recomputing_operations
+from tests.operation_counts import generation_operations, recomputing_operations
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 

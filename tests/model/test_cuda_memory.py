@@ -12,7 +12,9 @@ from torch.utils._pytree import tree_leaves
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.kernels import dispatch
 from genome_lm.model import HyenaLM, backbone, cuda_memory
-from genome_lm.model.cuda_memory import GpuBatch
+from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes, must_recompute
+from genome_lm.model.mixer import GpuBatch
+from genome_lm.model.mixers import hyena_memory
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 
@@ -54,8 +56,8 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
         monkeypatch.setattr(triton_conv.INTERPRETED, "value", True)  # takes tensors of the CPU
     monkeypatch.setenv("GENOME_LM_KERNEL", request.param)
-    monkeypatch.setattr(cuda_memory, "worthwhile", lambda *_: request.param == "triton")
-    monkeypatch.setattr(cuda_memory, "FFT_WORKSPACE", 0)
+    monkeypatch.setattr(hyena_memory, "worthwhile", lambda *_: request.param == "triton")
+    monkeypatch.setattr(hyena_memory, "FFT_WORKSPACE", 0)
     monkeypatch.setattr(backbone, "STORED_BYTES", 1 << 60)
     return request.param
 
@@ -81,18 +83,19 @@ def test_counts_are_what_exists_at_one_time(kernel: str, shape: tuple[int, int, 
     sequences, length, width = shape
     config = ModelConfig(d_model=width, n_layer=3, max_length=length, embed_dropout=0.0)
     batch = GpuBatch(config, sequences, length, dtype)
-    assert batch.training_bytes() == pytest.approx(peak(batch, training=True), rel=0.02)
-    assert batch.training_bytes(recompute=True) == pytest.approx(peak(batch, training=True, recompute=True), rel=0.02)
-    assert batch.forward_bytes() == pytest.approx(peak(batch, training=False), rel=0.1)
+    assert cuda_training_bytes(batch) == pytest.approx(peak(batch, training=True), rel=0.02)
+    recomputed = peak(batch, training=True, recompute=True)
+    assert cuda_training_bytes(batch, recompute=True) == pytest.approx(recomputed, rel=0.02)
+    assert cuda_forward_bytes(batch) == pytest.approx(peak(batch, training=False), rel=0.1)
 
 
 def test_a_million_bases_train_on_80_gb_by_computing_blocks_again() -> None:
     free = 79 << 30
     for dtype in (FLOAT32, BFLOAT16):
         batch = GpuBatch(PRESETS["large-1m"], 1, 1_000_000, dtype)
-        assert batch.must_recompute(free)
-        assert batch.training_bytes(recompute=True) < cuda_memory.MARGIN * free
-        assert not batch._replace(length=32_768).must_recompute(free)
+        assert must_recompute(batch, free)
+        assert cuda_training_bytes(batch, recompute=True) < cuda_memory.MARGIN * free
+        assert not must_recompute(batch._replace(length=32_768), free)
 
 
 @pytest.mark.parametrize(("free", "recomputes"), [(80 << 30, True), (1 << 40, False)])

@@ -8,7 +8,7 @@ from genome_lm.alphabet import A, N, T
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM
-from genome_lm.model.hyena import HyenaOperator
+from genome_lm.model.mixers.hyena import HyenaOperator
 
 CONFIG = ModelConfig(d_model=16, n_layer=2, max_length=62, filter_order=8, embed_dropout=0.0)
 
@@ -196,5 +196,5 @@ def test_more_streams_than_32_bits_count_are_convolved_in_parts(monkeypatch: pyt
     torch.manual_seed(0)
     operator, x = HyenaOperator(CONFIG).double(), torch.randn(2, 30, 16, dtype=torch.float64)
     expected = operator(x)
-    monkeypatch.setattr("genome_lm.model.hyena.MOST_INDEXED", 5 * 2 * 32 + 1)  # five of 48 channels at one time
+    monkeypatch.setattr("genome_lm.model.mixers.hyena.MOST_INDEXED", 5 * 2 * 32 + 1)  # five of 48 channels
     torch.testing.assert_close(operator(x), expected, rtol=0, atol=1e-12)

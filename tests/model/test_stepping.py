@@ -6,8 +6,9 @@ from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.conv import online as online_conv
 from genome_lm.model import HyenaLM, stepping
-from genome_lm.model.operations import forward_operations, generation_operations, recomputing_operations
+from genome_lm.model.mixers import hyena_steps
 from genome_lm.model.stepping import Stepper
+from tests.operation_counts import forward_operations, generation_operations, recomputing_operations
 from tests.operations import OperationCounter
 
 SHAPE = {"d_model": 16, "n_layer": 2, "max_length": 126, "filter_order": 8, "embed_dropout": 0.0}
@@ -37,7 +38,8 @@ def stepped(stepper: Stepper, ids: torch.Tensor, lengths: torch.Tensor, rows: to
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(online_conv, "DIRECT", 8)
-    monkeypatch.setattr(stepping, "PREFILL_BYTES", 20_000)
+    monkeypatch.setattr(hyena_steps, "PREFILL_BYTES", 20_000)
+    monkeypatch.setattr(hyena_steps, "CHUNK", 20)
     monkeypatch.setattr(stepping, "CHUNK", 20)
 
 

@@ -14,7 +14,8 @@ from genome_lm.kernels.dispatch import Backend, forced_backend
 from genome_lm.kernels.numerics import outside_autocast
 from genome_lm.kernels.triton.costs import worthwhile
 from genome_lm.model import HyenaLM
-from genome_lm.model.cuda_memory import GpuBatch, free_bytes
+from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes, free_bytes
+from genome_lm.model.mixer import GpuBatch
 
 SIDES: dict[str, Backend] = {"triton": "triton", "torch.fft": "reference"}
 _KERNELS = 25
@@ -36,7 +37,7 @@ def _measure(case: Case, kit: Kit, config: ModelConfig, batch: int, training: bo
         needed = GpuBatch(config, batch, length, torch.bfloat16, has_triton=False)
         torch.cuda.empty_cache()
         free = free_bytes(kit.device)
-        if (needed.training_bytes(recompute=True) if training else needed.forward_bytes()) > free:
+        if (cuda_training_bytes(needed, recompute=True) if training else cuda_forward_bytes(needed)) > free:
             raise Skip(f"needs more than the {free / 1e9:.0f} GB of free memory")
     model = HyenaLM(config).to(kit.device).train(training)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)

@@ -16,8 +16,9 @@ from genome_lm.gpukit.forms import Form
 from genome_lm.gpukit.kit import Case, Kit, Skip
 from genome_lm.kernels.numerics import outside_autocast
 from genome_lm.model import HyenaLM
-from genome_lm.model.cuda_memory import GpuBatch
-from genome_lm.model.filter import ImplicitFilter
+from genome_lm.model.cuda_memory import cuda_training_bytes, must_recompute
+from genome_lm.model.mixer import GpuBatch
+from genome_lm.model.mixers.filter import ImplicitFilter
 from genome_lm.training import Stage, TrainingConfig, read_metrics, train
 
 _BASES = 400_000
@@ -174,8 +175,8 @@ def _long_step(case: Case, kit: Kit) -> None:
         torch.cuda.reset_peak_memory_stats(kit.device)
         batch = GpuBatch(config, 1, length, torch.bfloat16)
         free = torch.cuda.mem_get_info(kit.device)[0]
-        recompute = batch.must_recompute(free)
-        forecast = batch.training_bytes(recompute)
+        recompute = must_recompute(batch, free)
+        forecast = cuda_training_bytes(batch, recompute)
         if forecast > free:
             raise Skip(f"needs {forecast / 1e9:.0f} GB of free memory, of which there are {free / 1e9:.0f}")
         case.record(forecast_GB=round(forecast / 1e9, 2), recompute=recompute)

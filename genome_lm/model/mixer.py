@@ -1,0 +1,253 @@
+"""What a model asks of a mixer: the operator of a block that mixes along the sequence.
+
+An operator is a subclass of `Mixer` in `genome_lm.model.mixers`, with one line in its registry. `forward` is all that
+it must give. Everything else has a plain form here, right for every causal operator, that a faster one overrides:
+the residual sub-block, the pass that two sequences with a common beginning share, reading token by token, and the
+forecast of memory.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from genome_lm.config import ModelConfig
+from genome_lm.kernels import backend_for
+
+
+class Held(NamedTuple):
+    """Bytes on a CPU that the layers of one operator need for a sequence, beside weights and residual streams."""
+
+    kept: int  # by all layers together, from their turn to the end of the pass
+    temporary: int  # by the layer whose turn it is
+
+
+class GpuBatch(NamedTuple):
+    """A batch on a GPU.
+
+    Attributes:
+        config: Of the model.
+        batch: Sequences.
+        length: Positions of each.
+        dtype: Of the products: float32, or bfloat16 within autocast.
+        has_triton: Whether the Triton kernels work there; they are used where they are worthwhile.
+    """
+
+    config: ModelConfig
+    batch: int
+    length: int
+    dtype: torch.dtype = torch.float32
+    has_triton: bool = True
+
+    @property
+    def unit(self) -> int:
+        """One byte per position and channel."""
+        return self.batch * self.length * self.config.d_model
+
+
+class Units(NamedTuple):
+    """What a block takes on a GPU with one mixer; a unit is a byte per position and channel of the batch."""
+
+    stored: float  # units that the backward pass needs, beside the MLP's hidden layer
+    hidden: int  # bytes per position and hidden channel of the MLP that the backward pass needs
+    per_position: int  # bytes per position, whatever the batch, that the backward pass needs
+    temporary: int  # units that exist besides while the block is gone back through
+    forward: int  # units that exist at one time without gradients
+
+
+class Ends(NamedTuple):
+    """Alternative ends of reference sequences, each with the last positions of its reference ahead of it.
+
+    Attributes:
+        rows: (B,) int64, the reference sequence that each departs from.
+        starts: (B,) int64, position in the reference where each begins, less `ahead`.
+        ahead: Positions of the reference that stand before each end.
+        begin: First position of the reference from which on a mixer kept what it was asked to.
+    """
+
+    rows: Tensor
+    starts: Tensor
+    ahead: int
+    begin: int
+
+    def places(self, length: int) -> tuple[Tensor, Tensor]:
+        """Indices of the ends' positions, `length` each, in what was kept from `begin` on: (B, 1) and (B, length)."""
+        positions = torch.arange(length, device=self.starts.device)
+        return self.rows[:, None], (self.starts - self.begin)[:, None] + positions
+
+
+class Prompts(NamedTuple):
+    """Prompts that sequences go on from.
+
+    Attributes:
+        lengths: (B,) int64 on the CPU, tokens of each prompt.
+        rows: (R,) int64 on the CPU, the prompt that each sequence of the batch goes on from.
+    """
+
+    lengths: Tensor
+    rows: Tensor
+
+
+class MixerSteps(ABC):
+    """The state of all layers of one operator, for a batch of sequences that are read token by token.
+
+    After `start`, each layer in order reads the prompts by `prefill`; `begin` ends that. For each token then, each
+    layer in order takes its `step`, and `advance` goes to the next position.
+    """
+
+    @abstractmethod
+    def start(self, prompts: Prompts, x: Tensor) -> None:
+        """Take over the prompts; x, (B, P, D), tells their padded length, the dtype and the device."""
+
+    @abstractmethod
+    def prefill(self, layer: int, normed: Tensor, x: Tensor) -> None:
+        """Add what the layer makes of `normed`, (B, P, D), to x, and keep what later positions need of it."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Turn to the first position after the prompts."""
+
+    @abstractmethod
+    def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
+        """What the layer makes of the present position, `normed` (R, D), added to x (R, D)."""
+
+    @abstractmethod
+    def advance(self) -> None:
+        """Go to the next position."""
+
+
+class Mixer(nn.Module, ABC):
+    """An operator that mixes along the sequence, (B, L, D) → (B, L, D), made from a `ModelConfig`.
+
+    Attributes:
+        residual_layers: Names of its linear layers that write to the residual stream; their weights start smaller.
+        adapted_layers: Names of its linear layers beside which LoRA puts its matrices.
+        reach: Positions before an alternative end that `read_alternative` needs ahead of it.
+    """
+
+    residual_layers: ClassVar[tuple[str, ...]] = ("out_proj",)
+    adapted_layers: ClassVar[tuple[str, ...]] = ("in_proj", "out_proj")
+    reach: int = 0
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix along the sequence: (B, L, D) → (B, L, D), as the model's direction allows."""
+
+    def add(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, inplace: bool) -> Tensor:
+        """The residual sub-block: x + dropout(self(norm(x))), (B, L, D), written over x if `inplace` allows it."""
+        return x + dropout(self(norm(x)))
+
+    def undecayed(self) -> Iterable[nn.Parameter]:
+        """Parameters that weight decay spares, beside biases and norms."""
+        return ()
+
+    def read_reference(self, x: Tensor, norm: nn.LayerNorm, begin: int) -> tuple[Tensor, Any]:
+        """`add` without gradients and dropout, over reference sequences whose ends will be replaced.
+
+        Args:
+            x: (R, L, D); may be written over.
+            norm: The sub-block's norm.
+            begin: No alternative needs a position before this one ahead of it.
+
+        Returns:
+            (R, L, D), and what `read_alternative` needs.
+        """
+        normed = norm(x)
+        return x + self(normed), normed
+
+    def read_alternative(self, x: Tensor, norm: nn.LayerNorm, kept: Any, ends: Ends) -> Tensor:
+        """`add` without gradients and dropout, over alternative ends of sequences that were read.
+
+        Args:
+            x: (B, ahead + S, D) the ends, each behind the last positions of its reference; may be written over.
+            norm: The sub-block's norm.
+            kept: What `read_reference` returned.
+            ends: Where they begin.
+
+        Returns:
+            (B, ahead + S, D); the first `ahead` positions are of no use.
+        """
+        normed, span = norm(x), x.shape[1]
+        whole = normed.new_zeros(len(x), int(ends.starts.max()) + span, x.shape[-1])
+        for row, source, start, end in zip(whole, ends.rows.tolist(), ends.starts.tolist(), normed, strict=True):
+            row[:start], row[start : start + span] = kept[source, :start], end
+        return x + self(whole)[_rows_of(ends.starts, span)]
+
+    @classmethod
+    def steps(cls, mixers: Sequence["Mixer"], length: int) -> MixerSteps:
+        """The state of these layers, all of this class, for reading `length` tokens one by one after prompts."""
+        return RereadSteps(mixers, length)
+
+    @classmethod
+    def step_values(cls, config: ModelConfig, prompt: int, length: int) -> int:
+        """Numbers that `steps` keeps per layer and sequence."""
+        return (prompt + length) * config.d_model
+
+    @classmethod
+    def forward_held(cls, config: ModelConfig, length: int, layers: int) -> Held:
+        """What so many layers hold on a CPU in a forward pass without gradients, one sequence of float32."""
+        return Held(0, 4 * 4 * length * config.d_model)
+
+    @classmethod
+    def training_held(cls, config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
+        """What so many layers hold on a CPU in a training step.
+
+        Args:
+            config: Of the model.
+            length: Of the sequence.
+            layers: How many layers are of this operator.
+            recompute: Whether each is computed again in the backward pass, so that one stores at a time.
+        """
+        stream = 4 * length * config.d_model
+        return Held(6 * (1 if recompute else layers) * stream, 8 * stream)
+
+    @classmethod
+    def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:
+        """What a block with this mixer takes on a GPU."""
+        return Units(stored=52, hidden=8, per_position=0, temporary=24, forward=44)
+
+
+def runs_fused(x: Tensor, dropout: nn.Dropout | None = None) -> bool:
+    """Whether a residual sub-block runs as one fused operation on the CPU, where there is one."""
+    drops = dropout is not None and dropout.training and dropout.p > 0
+    return backend_for(x) == "cpu" and not drops and not torch.compiler.is_compiling()
+
+
+class RereadSteps(MixerSteps):
+    """Plain reading token by token, right for every causal mixer: each token reads all before it again."""
+
+    def __init__(self, mixers: Sequence[Mixer], length: int) -> None:
+        self._mixers, self._length = mixers, length
+
+    def start(self, prompts: Prompts, x: Tensor) -> None:
+        """See `MixerSteps`."""
+        self._rows = prompts.rows.to(x.device)
+        self._ends = prompts.lengths.to(x.device)[self._rows]
+        self._batch = torch.arange(len(self._rows), device=x.device)
+        self._read = x.new_zeros(len(self._mixers), len(self._rows), x.shape[1] + self._length, x.shape[2])
+
+    def prefill(self, layer: int, normed: Tensor, x: Tensor) -> None:
+        """See `MixerSteps`."""
+        self._read[layer, :, : x.shape[1]] = normed[self._rows]
+        x += self._mixers[layer](normed)
+
+    def begin(self) -> None:
+        """See `MixerSteps`."""
+
+    def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
+        """See `MixerSteps`."""
+        read = self._read[layer]
+        read[self._batch, self._ends] = normed
+        return x + self._mixers[layer](read[:, : int(self._ends.max()) + 1])[self._batch, self._ends]
+
+    def advance(self) -> None:
+        """See `MixerSteps`."""
+        self._ends += 1
+
+
+def _rows_of(starts: Tensor, span: int) -> tuple[Tensor, Tensor]:
+    """Indices of `span` positions from each row's start on."""
+    rows = torch.arange(len(starts), device=starts.device)
+    return rows[:, None], starts[:, None] + torch.arange(span, device=starts.device)

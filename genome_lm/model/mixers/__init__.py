@@ -1,0 +1,19 @@
+"""The operators that a layout can name, one file each."""
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.model.mixer import Mixer
+from genome_lm.model.mixers.hyena import HyenaOperator
+
+MIXERS: dict[str, type[Mixer]] = {"hyena": HyenaOperator}
+"""Operators by their names in a model's layout."""
+
+
+def mixer_class(name: str) -> type[Mixer]:
+    """The operator of a name.
+
+    Raises:
+        GenomeLMError: If there is none.
+    """
+    if name not in MIXERS:
+        raise GenomeLMError(f"model config: layout: unknown operator {name!r}; there are: {', '.join(MIXERS)}")
+    return MIXERS[name]

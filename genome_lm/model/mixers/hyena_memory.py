@@ -1,0 +1,95 @@
+"""How much memory layers of the Hyena operator need, counted from the shapes of what they hold at one time."""
+
+import torch
+
+from genome_lm.config import ModelConfig
+from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.conv.spectra import bins
+from genome_lm.kernels.cpu.mixer import KEPT_BYTES, block_channels, fft_group
+from genome_lm.kernels.cpu.workers import most_sharing
+from genome_lm.kernels.dispatch import SMALL, Backend
+from genome_lm.kernels.triton.costs import worthwhile
+from genome_lm.model.mixer import GpuBatch, Held, Units
+from genome_lm.model.mixers.filter import SPECTRUM_BYTES
+
+FLOAT, COMPLEX = 4, 8
+FORWARD_GROUPS, BACKWARD_GROUPS = 4, 12
+"""Padded signals, spectra and results of a call of the FFT that exist at one time."""
+PLAIN_STREAMS, PLAIN_FEATURES, PLAIN_BACKWARD = 17.5, 11, 8
+"""What a sub-block in plain form stores for its backward pass: streams, and layers as wide as the filter's MLP; and
+streams that exist at one time while it is gone back through."""
+FILTER_VALUES, FILTER_BYTES = 36, 20
+"""What a filter stores on a GPU: bytes per position and hidden channel, and bytes per position for its features."""
+FFT_WORKSPACE = 16
+"""Units that cuFFT may take beside its operands: a padded signal and its spectrum. No test counts these."""
+
+_GPU_UNITS: dict[tuple[Backend, torch.dtype], tuple[int, int, int, int, int]] = {
+    # stored (order 2), hidden, bytes of filters per position and channel, temporary, forward
+    ("triton", torch.float32): (44, 8, 8, 16, 44),
+    ("triton", torch.bfloat16): (26, 4, 8, 10, 28),
+    ("reference", torch.float32): (68, 8, 20, 16, 52),
+    ("reference", torch.bfloat16): (48, 4, 20, 10, 48),
+}
+
+
+def forward_held(config: ModelConfig, length: int, layers: int) -> Held:
+    """See `Mixer.forward_held`: cached spectra; gated results, two streams of a group of channels, features."""
+    spectra = layers * config.d_model * bins(length) * COMPLEX
+    temporary = _stream(config, length) + 2 * _channels(config, length) + 2 * _features(config, length)
+    kept = spectra if spectra <= SPECTRUM_BYTES * layers // config.n_layer else 0
+    return Held(kept, temporary + _groups(config, length, FORWARD_GROUPS))
+
+
+def training_held(config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
+    """See `Mixer.training_held`.
+
+    Every layer stores the filter's features, and the first ones their in-projections within a budget. Going back
+    takes a stream at the norm, two streams of a block of channels, and the in-projection where it was not kept. Short
+    sequences run in plain form.
+    """
+    stream, features = _stream(config, length), _features(config, length)
+    groups = _groups(config, length, BACKWARD_GROUPS)
+    if length * config.d_model < SMALL:
+        kept = layers * (PLAIN_STREAMS * stream + PLAIN_FEATURES * features)
+        return Held(int(kept), (PLAIN_BACKWARD - 2) * stream + groups)
+    passes = layers + recompute  # the layer that is computed again projects once more
+    projections = min(passes, KEPT_BYTES // (3 * stream))
+    channels = 2 if projections == passes else 5
+    kept = (1 if recompute else layers) * features + 3 * projections * stream
+    return Held(kept, stream + channels * _channels(config, length) + features + groups)
+
+
+def gpu_units(batch: GpuBatch, training: bool) -> Units:
+    """See `Mixer.gpu_units`."""
+    config = batch.config
+    has_kernels = batch.has_triton and worthwhile(batch.length, batch.dtype, batch.batch, training)
+    stored, hidden, filters, temporary, forward = _GPU_UNITS["triton" if has_kernels else "reference", batch.dtype]
+    workspace = 0 if has_kernels else FFT_WORKSPACE
+    of_filter = FILTER_VALUES * config.filter_order + FILTER_BYTES
+    return Units(
+        stored=stored * (config.order + 1) / 3,
+        hidden=hidden,
+        per_position=filters * config.d_model * (config.order - 1) + of_filter,
+        temporary=temporary + workspace,
+        forward=forward + workspace,
+    )
+
+
+def _stream(config: ModelConfig, length: int) -> int:
+    return FLOAT * length * config.d_model
+
+
+def _channels(config: ModelConfig, length: int) -> int:
+    """A stream of one block of channels."""
+    return FLOAT * length * min(block_channels(1, length, FLOAT), config.d_model)
+
+
+def _features(config: ModelConfig, length: int) -> int:
+    """What the filter's last layer sees."""
+    return FLOAT * length * config.filter_order
+
+
+def _groups(config: ModelConfig, length: int, groups: int) -> int:
+    """Padded inputs, spectra and results of the FFTs of all threads."""
+    size = fast_fft_size(2 * length)
+    return most_sharing() * groups * FLOAT * size * min(fft_group(1, length, FLOAT), config.d_model)
