@@ -1,6 +1,5 @@
 """`genome-lm bench`: time and memory of the package against the original's way and against the machine."""
 
-import json
 import tempfile
 from enum import StrEnum
 from pathlib import Path
@@ -10,8 +9,8 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, replacing_file
-from genome_lm_cli.options import Json, Threads
-from genome_lm_cli.output import say, table
+from genome_lm_cli.options import Json, Seed, Threads
+from genome_lm_cli.output import json_text, say, table
 
 if TYPE_CHECKING:
     from genome_lm.config import ModelConfig
@@ -43,7 +42,7 @@ def bench(
         int, typer.Option(min=0, help="Measure also beside so many processes that keep a CPU busy each.", metavar="N")
     ] = 0,
     threads: Threads = None,
-    seed: Annotated[int, typer.Option(help="Of weights, sequences and windows.")] = 0,
+    seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
     plot: Annotated[Path | None, typer.Option(help="Figure to write (.png, .svg, .pdf).", metavar="FILE")] = None,
     as_json: Json = False,
@@ -88,10 +87,10 @@ def bench(
                     _show(comparisons[-1].to_dict())
     result = {"machine": machine.to_dict(), "comparisons": [c.to_dict() for c in comparisons]}
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        typer.echo(json_text(result))
     if out is not None:
         with replacing_file(out) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+            temporary.write_text(json_text(result) + "\n", encoding="utf-8")
         say(f"wrote {out}")
     if plot is not None:
         draw(plot, comparisons)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from genome_lm.errors import check_range
 from genome_lm.files import refuse_existing
 from genome_lm_cli.options import Force, Json
 from genome_lm_cli.output import finish, table
@@ -110,7 +111,8 @@ def info(
 
     opened = open_checkpoint(checkpoint, revision=revision)
     config = opened.model.config
-    length = length or config.max_length
+    length = config.max_length if length is None else length
+    check_range("--length", length, 1, config.max_length)
     on_gpu = cuda_forecast(config, length)
     facts = {
         "form": opened.form,

@@ -9,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, require_suffix
-from genome_lm_cli.options import ContigMap, ContigPattern, Force, Json, named_paths
+from genome_lm_cli.options import ContigMap, ContigPattern, Force, Json, Seed, named_paths
 from genome_lm_cli.output import table
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ Length = Annotated[int, typer.Option(help="Bases of a window.")]
 Valid = Annotated[float, typer.Option(help="Fraction for validation.")]
 Test = Annotated[float, typer.Option(help="Fraction for the test.")]
 Block = Annotated[int, typer.Option(help="Bases of a block that goes to one split.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
 
 class Kind(StrEnum):

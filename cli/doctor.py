@@ -1,6 +1,5 @@
 """`genome-lm doctor`: what is installed, what computes, and whether it computes right."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm_cli.options import Json, Threads
-from genome_lm_cli.output import say, table
+from genome_lm_cli.output import json_text, say, table
 
 
 def doctor(
@@ -38,9 +37,7 @@ def doctor(
 
     found = examine(context.obj)
     if as_json:
-        # JSON has no infinity: what could not be computed is null, and `error` says why.
-        devices = [{k: None if v == float("inf") else v for k, v in d.items()} for d in found["devices"]]
-        typer.echo(json.dumps({**found, "devices": devices}, indent=2, allow_nan=False))
+        typer.echo(json_text(found))  # infinity, what could not be computed, is null there, and `error` says why
     else:
         libraries = [(name, version or "not installed") for name, version in found["libraries"].items()]
         rows = [("genome-lm", found["genome_lm"]), ("Python", found["python"]), *libraries]
@@ -92,7 +89,7 @@ def _prove_gpu(gpu: bool, results: Path | None, as_json: bool) -> None:
         raise GenomeLMError("--results goes with --gpu")
     proof = prove_gpu(results, lambda line: say(line, stderr=as_json))
     if as_json:
-        typer.echo(json.dumps(proof, indent=1))
+        typer.echo(json_text(proof, indent=1))
     else:
         say(f"\n{summary(proof)}" + (f"\nwrote {results}" if results else ""))
     if not proof["passed"]:

@@ -8,7 +8,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Bed, Device, EmbeddedStrand, Fasta, Force, Json, Split, Threads
+from genome_lm_cli.options import Bed, Device, EmbeddedStrand, Fasta, Force, Json, Split, Threads, parse_shard
 from genome_lm_cli.output import finish, resumed
 
 if TYPE_CHECKING:
@@ -159,11 +159,3 @@ def _layer(text: str) -> int | None:
     if text.isascii() and text.isdigit():
         return int(text)
     raise GenomeLMError(f"layer {text!r}: use final, or a number from 0 (the embedding)")
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """i/n as numbers."""
-    number, _, count = text.partition("/")
-    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
-        raise GenomeLMError(f"shard {text!r}: use i/n, from 1/n to n/n")
-    return int(number), int(count)

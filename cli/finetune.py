@@ -12,7 +12,7 @@ import typer
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
 from genome_lm.finetune_config import FinetuneConfig as Config
-from genome_lm_cli.options import Checkpoint, Device, Force, HeadStrand, Json, Threads, given
+from genome_lm_cli.options import Checkpoint, Device, Force, HeadStrand, Json, Seed, Threads, given
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -64,13 +64,19 @@ def finetune(
     neighbour_distance: Annotated[
         int, typer.Option(help="Bases between neighbours at most.")
     ] = Config.neighbour_distance,
-    epochs: Annotated[int, typer.Option(help="At most; 0: 10, or 100 where the model is frozen.")] = Config.epochs,
+    epochs: Annotated[
+        int, typer.Option(help="At most; default: 10, or 100 where the model is frozen.", show_default=False)
+    ] = Config.epochs,
     sequences_per_step: Annotated[int, typer.Option(help="Sequences a step.")] = Config.sequences_per_step,
     lr: Annotated[
-        float, typer.Option(help="Peak rate; 0: 6e-4 full, 2e-3 lora, else 1e-2 (neighbours: 10).")
+        float,
+        typer.Option(
+            help="Peak rate; default: 6e-4 full, 2e-3 lora, else 1e-2 (neighbours: 10).", show_default=False
+        ),
     ] = Config.lr,
     head_lr: Annotated[
-        float, typer.Option(help="Peak rate of the head; 0: ten times --lr of a tuned model.")
+        float,
+        typer.Option(help="Peak rate of the head; default: ten times --lr of a tuned model.", show_default=False),
     ] = Config.head_lr,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = Config.weight_decay,
     class_weights: Annotated[
@@ -80,7 +86,8 @@ def finetune(
         str, typer.Option(help="What early stopping watches; default: mcc, auprc or pearson.")
     ] = Config.metric,
     patience: Annotated[
-        int, typer.Option(help="Epochs without a better value; 0: 3, or 10 if frozen.")
+        int,
+        typer.Option(help="Epochs without a better value; default: 3, or 10 if frozen.", show_default=False),
     ] = Config.patience,
     lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's matrices.")] = Config.lora_rank,
     prompt_length: Annotated[int, typer.Option(help="Vectors of the soft prompt.")] = Config.prompt_length,
@@ -90,7 +97,7 @@ def finetune(
     device_tokens: Annotated[
         int, typer.Option("--batch-tokens", help="Bases that go through the model at one time.")
     ] = Config.device_tokens,
-    seed: Annotated[int, typer.Option(help="Of the head, the order, the strands and the splits.")] = Config.seed,
+    seed: Seed = Config.seed,
     device: Device = None,
     threads: Threads = None,
     force: Force = False,

@@ -1,6 +1,5 @@
 """`genome-lm generate`: new sequence from a model."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +8,8 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Device, Force, Json, Threads
-from genome_lm_cli.output import say, table
+from genome_lm_cli.options import Device, Force, Json, Seed, Threads
+from genome_lm_cli.output import json_text, say, table
 
 if TYPE_CHECKING:
     from genome_lm.genome import Contig
@@ -32,7 +31,7 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(help="Draw from the likeliest bases that reach this probability together.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 0,
+    seed: Seed = 0,
     with_prompt: Annotated[bool, typer.Option("--with-prompt", help="Write prompts before the new bases.")] = False,
     check_against: Annotated[
         Path | None,
@@ -95,7 +94,7 @@ def generate(
         for row, copied in zip(rows, _check([one.sequence for one in generated], contigs, kmer), strict=True):
             row.update(copied)
     if as_json:
-        typer.echo(json.dumps({"out": str(out), **said, "kmer": kmer, "sequences": rows}, indent=2))
+        typer.echo(json_text({"out": str(out), **said, "kmer": kmer, "sequences": rows}))
         return
     _show(rows, kmer, to_stdout)
     if not to_stdout:
@@ -118,7 +117,7 @@ def _check(sequences: list[str], contigs: "Iterable[Contig]", kmer: int) -> list
     return [
         {
             "longest_match": copied.longest._asdict() | {"length": copied.longest.length} if copied.longest else None,
-            # JSON has no NaN: null for sequences shorter than the k-mer.
+            # NaN for sequences shorter than the k-mer.
             "kmer_fraction": copied.kmer_fraction if copied.kmer_fraction == copied.kmer_fraction else None,
         }
         for copied in find_memorised([encode(sequence) for sequence in sequences], contigs, kmer)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Force, Json
+from genome_lm_cli.options import Force, Json, Seed
 from genome_lm_cli.output import finish, say, table
 
 app = typer.Typer(help="Build, look at, export and split genome stores.", no_args_is_help=True)
@@ -100,7 +100,7 @@ def split(
     test: Annotated[float, typer.Option(help="Fraction of the bases for the test.")] = 0.1,
     block: Annotated[int, typer.Option(help="Bases of a block; at least the longest window.")] = 100_000,
     gap: Annotated[int, typer.Option(help="Bases left out where blocks of different splits meet.")] = 1_000,
-    seed: Annotated[int, typer.Option(help="Seed of the random assignment.")] = 0,
+    seed: Seed = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -1,12 +1,14 @@
 """Options that several commands have, so that they are spelt and explained alike."""
 
 import dataclasses
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from genome_lm.device import WORDS, check_device_name
 from genome_lm.errors import GenomeLMError
 from genome_lm.threads import limit_threads
 
@@ -18,6 +20,11 @@ def _limit_threads(context: typer.Context, threads: int | None) -> int | None:
     return threads
 
 
+def _check_device(name: str | None) -> str | None:
+    """Refuse a wrong word before the work begins; whether the device is there is seen where PyTorch is loaded."""
+    return None if name is None else check_device_name(name)
+
+
 Strand = StrEnum("Strand", "forward reverse both")
 EmbeddedStrand = StrEnum("EmbeddedStrand", "forward both concat")
 HeadStrand = StrEnum("HeadStrand", "forward both")
@@ -26,7 +33,10 @@ HeadStrand = StrEnum("HeadStrand", "forward both")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 """All commands have it."""
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")]
+Device = Annotated[str | None, typer.Option(help=f"{WORDS}; default: auto.", callback=_check_device)]
+MOST_SEED = 2**32 - 1
+"""NumPy, PyTorch and Lightning all take it."""
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn.", min=0, max=MOST_SEED, metavar="N")]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -51,6 +61,15 @@ def given(config: type, context: typer.Context) -> dict[str, Any]:
     """The options of a command that are fields of a dataclass and have a value, by name."""
     names = [field.name for field in dataclasses.fields(config)]
     return {name: context.params[name] for name in names if context.params.get(name) is not None}
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """i/n as numbers."""
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    number, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise GenomeLMError(f"shard {text!r}: use i/n, from 1/n to n/n")
+    return number, count
 
 
 def named_paths(option: str, texts: list[str], form: str) -> dict[str, Path]:

@@ -1,11 +1,18 @@
-"""What commands print: lines and tables, on stdout unless that is where the result goes."""
+"""What commands print: lines and tables, on stdout unless that is where the result goes.
+
+Names of the user's are shown letter by letter: nothing in them is markup to rich or a command to the terminal.
+"""
 
 import json
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from genome_lm.text import printable
 
 FILE_WIDTH = 160
 """Characters that a line of a table may have where it goes to a file or a pipe."""
@@ -13,20 +20,34 @@ FILE_WIDTH = 160
 
 def say(text: str, stderr: bool = False) -> None:
     """Print a line as it is."""
-    Console(highlight=False, soft_wrap=True, stderr=stderr).print(text, markup=False)
+    Console(highlight=False, soft_wrap=True, stderr=stderr).print(Text(printable(text)))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], stderr: bool = False) -> None:
     """Print a table; the first column is text, the others are numbers."""
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=Text(printable(title)), title_justify="left")
     for number, column in enumerate(columns):
-        shown.add_column(column, justify="left" if number == 0 else "right")
+        shown.add_column(Text(printable(column)), justify="left" if number == 0 else "right")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(stderr=stderr)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = FILE_WIDTH
     console.print(shown)
+
+
+def json_text(values: Any, indent: int | None = 2) -> str:
+    """The text of a JSON value; NaN and infinity, which JSON does not have, become null."""
+    return json.dumps(_without_nan(values), indent=indent, allow_nan=False)
+
+
+def _without_nan(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _without_nan(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_without_nan(value) for value in values]
+    is_number = not isinstance(values, float) or float("-inf") < values < float("inf")
+    return values if is_number else None
 
 
 def resumed(kept: int, parts: int) -> str:
@@ -37,6 +58,6 @@ def resumed(kept: int, parts: int) -> str:
 def finish(as_json: bool, text: str, **facts: object) -> None:
     """Say what a command did: a line for people, or its facts as a JSON object for machines."""
     if as_json:
-        print(json.dumps(facts))
+        print(json_text(facts, indent=None))
     else:
         say(text)

@@ -9,8 +9,18 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.embed import parse_shard
-from genome_lm_cli.options import BatchTokens, Bed, Checkpoint, Device, Fasta, Force, Json, Strand, Threads
+from genome_lm_cli.options import (
+    BatchTokens,
+    Bed,
+    Checkpoint,
+    Device,
+    Fasta,
+    Force,
+    Json,
+    Strand,
+    Threads,
+    parse_shard,
+)
 from genome_lm_cli.output import resumed, say, table
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import typer
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.training_config import TrainingConfig, parse_stages
-from genome_lm_cli.options import Json, Threads, given
+from genome_lm_cli.options import MOST_SEED, Device, Json, Threads, given
 from genome_lm_cli.output import finish
 
 
@@ -21,7 +21,7 @@ def train(
         Path, typer.Option("--intervals", "--bed", help="BED4 file with the splits.", metavar="SPLITS.bed")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; one that is there is resumed.", metavar="RUN")],
-    preset: Annotated[str | None, typer.Option(help="A published size: tiny-1k … large-1m.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"A published size: {', '.join(PRESETS)}.")] = None,
     d_model: Annotated[int | None, typer.Option(help="Width of the model.")] = None,
     n_layer: Annotated[int | None, typer.Option(help="Blocks of the model.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Context in bases.")] = None,
@@ -47,7 +47,13 @@ def train(
         bool | None, typer.Option("--activation-checkpointing/", help="Less memory, more time.", show_default=False)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help=f"Of weights, sampling and dropout; default: {TrainingConfig.seed}.")
+        int | None,
+        typer.Option(
+            help=f"Of weights, sampling and dropout; default: {TrainingConfig.seed}.",
+            min=0,
+            max=MOST_SEED,
+            metavar="N",
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -59,7 +65,7 @@ def train(
         bool, typer.Option("--restart-if-changed", help="If RUN holds a run of another configuration, start anew.")
     ] = False,
     num_workers: Annotated[int, typer.Option(help="Processes that read ahead.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    device: Device = None,
     devices: Annotated[int, typer.Option(help="Devices to train on together, in each node.")] = 1,
     num_nodes: Annotated[int, typer.Option(help="Nodes; start this command on each of them, as srun does.")] = 1,
     strategy: Annotated[str, typer.Option(help="auto, ddp, or fsdp for models that outgrow a device.")] = "auto",
@@ -71,7 +77,8 @@ def train(
     SIGTERM and Ctrl-C save after the current step; the same command goes on. Every field of the recipe (see
     `genome_lm.training.TrainingConfig`) can stand in the YAML file.
 
-    Example: genome-lm train --genome g.zarr --intervals splits.bed --out run --preset tiny-1k --stages 1024:5000
+    Example: genome-lm train --genome g.zarr --intervals splits.bed --out run --preset tiny-1k
+    --stages 256:700,1024:500 --tokens-per-step 4096 --lr 0.002
     """
     from genome_lm.training import train
 
@@ -87,7 +94,7 @@ def train(
         init=init,
         restart_if_changed=restart,
         num_workers=num_workers,
-        device=device,
+        device=device or "auto",
         devices=devices,
         num_nodes=num_nodes,
         strategy=strategy,  # type: ignore[arg-type]

@@ -6,3 +6,16 @@ class GenomeLMError(Exception):
 
     The command line prints the message alone and exits with status 1; in Python it is raised as it is.
     """
+
+
+def check_range(name: str, value: float, least: float, most: float) -> None:
+    """Raise a `GenomeLMError` unless `least` ≤ value ≤ `most`, so for NaN too.
+
+    Args:
+        name: What the error calls the value, such as the option's name.
+        value: The value.
+        least: The least value allowed.
+        most: The largest value allowed.
+    """
+    if not least <= value <= most:
+        raise GenomeLMError(f"{name} {value}: must be from {least:,} to {most:,}")

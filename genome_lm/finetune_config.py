@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, check_range
 
 Method = Literal["full", "frozen", "lora", "prompt"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -87,6 +87,7 @@ class FinetuneConfig:
         for name in ("lr", "head_lr", "weight_decay", "lora_alpha"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise GenomeLMError(f"finetune config: {name} is {getattr(self, name)}, must be at least 0")
+        check_range("finetune config: seed", self.seed, 0, 2**32 - 1)
         if self.head_first and self.method not in ("full", "lora"):
             raise GenomeLMError(f"head_first goes with full and lora; {self.method} fits nothing but the head")
         if self.neighbours < 0 or (self.neighbours and self.method != "frozen" and not self.head_first):

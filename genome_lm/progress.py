@@ -10,8 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-SECONDS = 30.0
-"""From one plain line to the next; what takes less says nothing."""
+from genome_lm.text import printable
+
+FIRST, SECONDS = 3.0, 30.0
+"""Until the first plain line, which says how long it will take, and from one to the next; what takes less than the
+first says nothing."""
 
 
 class Bar:
@@ -19,15 +22,22 @@ class Bar:
 
     def __init__(self, display: Progress, task: TaskID, unit: str) -> None:
         self._display, self._task, self._unit = display, task, unit
-        self._is_plain, self._due = display.disable, time.monotonic() + SECONDS
+        self._is_plain, self._due = display.disable, time.monotonic() + FIRST
         self._begun = time.monotonic(), 0.0
 
     def advance(self, amount: float) -> None:
         """Move on by so many units."""
         self._display.advance(self._task, amount)
         if self._is_plain and time.monotonic() >= self._due:
-            print(self._line(), file=sys.stderr, flush=True)
+            self.say(self._line())
             self._due = time.monotonic() + SECONDS
+
+    def say(self, text: str) -> None:
+        """Write a line above the bar, or among the plain lines."""
+        if self._is_plain:
+            print(printable(text), file=sys.stderr, flush=True)
+        else:
+            self._display.console.print(Text(printable(text)), soft_wrap=True)
 
     def start(self, done: float, total: float) -> None:
         """Say anew how much there is, and how much of it is done, which does not count for the rate."""
@@ -36,7 +46,7 @@ class Bar:
 
     def describe(self, text: str) -> None:
         """Change the text before the bar."""
-        self._display.update(self._task, description=text)
+        self._display.update(self._task, description=printable(text))
 
     def _line(self) -> str:
         """`embed: 1,200,000 of 4,000,000 bases (30 %), 20,000 bases/s, 0:02:20 left`."""
@@ -54,6 +64,11 @@ class Bar:
         return line
 
 
+class _Amount(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed:,.0f}" + (f" of {task.total:,.0f}" if task.total else ""))
+
+
 class _Rate(ProgressColumn):
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -67,11 +82,12 @@ class _Rate(ProgressColumn):
 def progress(description: str, total: float, unit: str) -> Iterator[Bar]:
     """How much is done, the rate, and the time left, unless the total is 0, unknown.
 
-    Where stderr is a terminal, as a bar; otherwise as a plain line every `SECONDS`.
+    Where stderr is a terminal, as a bar; otherwise as a plain line after `FIRST` seconds and then every `SECONDS`.
     """
-    columns = TextColumn("{task.description}"), BarColumn(), _Rate(unit), TimeRemainingColumn()
+    description_column = TextColumn("{task.description}", markup=False)
+    columns = description_column, BarColumn(), _Amount(), _Rate(unit), TimeRemainingColumn()
     console = Console(stderr=True)
     # A batch may take long, and the rate is that of those which ended within this time.
     display = Progress(*columns, console=console, disable=not sys.stderr.isatty(), speed_estimate_period=300)
     with display:
-        yield Bar(display, display.add_task(description, total=total or None), unit)
+        yield Bar(display, display.add_task(printable(description), total=total or None), unit)

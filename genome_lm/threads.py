@@ -37,6 +37,8 @@ from genome_lm.errors import GenomeLMError
 
 NUMBER = "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"
 """Variables of the number of threads: MKL's, OpenMP's (OpenBLAS and Arrow read it too), and that of macOS."""
+MOST = 1_024
+"""Threads that can be asked for: more than any machine has CPUs for one process, fewer than what it can't start."""
 WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
 """How long a waiting thread asks whether the others are done, before it sleeps.
 
@@ -78,14 +80,14 @@ def limit_threads(threads: int | None = None) -> Limit:
         The number, and what decided it.
 
     Raises:
-        GenomeLMError: If `threads` is below 1.
+        GenomeLMError: If `threads` is below 1 or above `MOST`.
     """
     if threads is None:
         cpus = available_cpus()
         limit = choose(os.environ, cpus, cpu_quota())
         is_ours = _asked_for(os.environ) is None and limit.threads < cpus
-    elif threads < 1:
-        raise GenomeLMError(f"--threads {threads}: give 1 or more, or leave it out for as many as this job may use")
+    elif not 1 <= threads <= MOST:
+        raise GenomeLMError(f"--threads {threads}: give 1 to {MOST}, or leave it out for as many as this job may use")
     else:
         limit, is_ours = Limit(threads, f"--threads {threads}"), True
     if is_ours:

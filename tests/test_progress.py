@@ -28,8 +28,9 @@ def test_a_log_gets_a_plain_line_now_and_then(clock: Clock, capsys: pytest.Captu
             clock.now += 10
             bar.advance(20_000)
     assert capsys.readouterr().err.splitlines() == [
-        "embed: 460,000 of 1,000,000 bases (46%), 2,000 bases/s, 0:04:30 left",
-        "embed: 520,000 of 1,000,000 bases (52%), 2,000 bases/s, 0:04:00 left",
+        "embed: 420,000 of 1,000,000 bases (42%), 2,000 bases/s, 0:04:50 left",
+        "embed: 480,000 of 1,000,000 bases (48%), 2,000 bases/s, 0:04:20 left",
+        "embed: 540,000 of 1,000,000 bases (54%), 2,000 bases/s, 0:03:50 left",
     ]
 
 
@@ -42,7 +43,7 @@ def test_without_a_total(clock: Clock, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_what_is_quick_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with progress("score", 9, "bases") as bar:
-        clock.now += 29
+        clock.now += 2.9
         bar.advance(9)
     assert capsys.readouterr().err == ""
 
@@ -54,9 +55,13 @@ def test_a_terminal_gets_a_bar(clock: Clock, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     monkeypatch.setenv("TERM", "xterm")
-    with progress("embed", 100, "bases") as bar:
+    with progress("embed [b]\x1b]0;", 1_000, "bases") as bar:
         clock.now += 40
-        bar.advance(50)
+        bar.advance(500)
+        bar.say("half of chr6[alt] \x1b[2J is done")
     shown = terminal.getvalue()
     assert "━" in shown
+    assert "500 of 1,000" in shown
+    assert "half of chr6[alt] \\x1b[2J is done\n" in shown
+    assert "embed [b]\\x1b]0;" in shown
     assert "left" not in shown

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genome_lm.dataset.examples import Example, LabelledSet
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.genome import SPLITS, GenomeStore, Interval, split_genome, tile
 
 
@@ -25,8 +25,15 @@ class Shares(NamedTuple):
     block: int = 50_000
     gap: int = 1_000
 
+    def __post_init__(self) -> None:
+        for name in ("valid", "test"):
+            check_range(name, getattr(self, name), 0, 1)
+        check_range("valid and test together:", self.valid + self.test, 0, 1)
+
 
 USUAL = Shares()
+MOST = 1 << 32
+"""Of windows of a class, and of bases of a window."""
 
 
 def species_set(
@@ -55,8 +62,13 @@ def species_set(
         seed: Of the splits, the choice and the strands.
 
     Raises:
-        GenomeLMError: If there are fewer than two genomes, or one has no window in a split.
+        GenomeLMError: If there are fewer than two genomes, or one has no window in a split, or a number is out of
+            range.
     """
+    check_range("length", length, 1, MOST)
+    check_range("per-class", per_class, 1, MOST)
+    if held_out is not None:
+        check_range("held-out", held_out, 1, MOST)
     if len(genomes) < 2:
         raise GenomeLMError("species classification needs at least two genomes")
     fractions = {"train": 1 - shares.valid - shares.test, "valid": shares.valid, "test": shares.test}

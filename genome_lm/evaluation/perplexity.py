@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.evaluation.markov import MarkovModel
 from genome_lm.genome import GenomeStore, Interval, of_split, tile
 from genome_lm.model import HyenaLM
@@ -80,9 +80,12 @@ def evaluate_perplexity(
         The scores.
 
     Raises:
-        GenomeLMError: If a split is not there, or has no base to predict.
+        GenomeLMError: If a split is not there, or has no base to predict, or a number is out of range.
     """
-    length = length or model.config.max_length
+    length = model.config.max_length if length is None else length
+    check_range("length", length, 1, model.config.max_length)
+    if max_bases is not None:
+        check_range("max-bases", max_bases, 1, 2**63)
     windows, inside = tile(store, of_split(intervals, split), length + 1, length)
     if max_bases is not None and len(inside) > (most := max(1, max_bases // length)):
         spread = np.linspace(0, len(inside) - 1, most).astype(int)

@@ -7,7 +7,7 @@ from typing import Any
 
 from genome_lm import __version__
 from genome_lm.checkpoint import weights_sha256
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.evaluation.analyses import ANALYSES
 from genome_lm.evaluation.analysis import Row, Setting, SuiteInput
 from genome_lm.files import replacing_folder
@@ -17,6 +17,7 @@ from genome_lm.progress import progress
 
 SUMMARY = "suite.json"
 EACH = "_each"
+MOST_SCALE = 1_000_000
 """Ends the name of a table that has one row per case, after the analysis' name."""
 
 
@@ -45,8 +46,9 @@ def run_suite(
         What suite.json holds: tables by name, each a list of rows, and the record.
 
     Raises:
-        GenomeLMError: On an unknown analysis, or one whose input is missing.
+        GenomeLMError: On an unknown analysis, or one whose input is missing, or a scale out of range.
     """
+    check_range("scale", scale, 0, MOST_SCALE)
     pd = require("pandas")
     names = _names(only, given)
     setting = Setting(model, given, scale, seed)

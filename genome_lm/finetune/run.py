@@ -17,6 +17,7 @@ from torch import Tensor
 from genome_lm import __version__
 from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha256
 from genome_lm.dataset import LabelledSet, assign_splits, describe_leaks, find_leaks, joined
+from genome_lm.device import choose_device
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder
 from genome_lm.finetune.adapters import merge, parameter_groups, prepare, restore_state, trainable_state
@@ -99,7 +100,7 @@ def finetune(
         leak_policy: What to do about training examples that the test or validation split shares: report them, refuse
             to train, or drop them from training.
         valid_fraction: Of the training split, set aside if there is no validation split.
-        device: "cpu" or "cuda"; a GPU if there is one, by default.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto" (the default), a CUDA GPU if there is one.
         unlabelled: Where `config.neighbours` are drawn from.
         provenance: What is to be known of the data, as JSON values.
 
@@ -112,7 +113,7 @@ def finetune(
     if bool(config.neighbours) != (unlabelled is not None):
         raise GenomeLMError("neighbours are drawn from a genome and its splits: give both, or neither")
     labelled, leaks = _checked(labelled, leak_policy, valid_fraction, config.seed)
-    opened = open_checkpoint(checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    opened = open_checkpoint(checkpoint, choose_device(device))
     train = labelled.of_split("train")
     head_config = _head_config(train, task, pool, strand, config)
     most = opened.model.config.max_length - head_config.prompt

@@ -1,6 +1,7 @@
 """New sequence from a model, base by base: A, C, G and T, exact, reproducible by seed."""
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing_file
 from genome_lm.genome.codes import Codes
 from genome_lm.kernels.cpu.workers import own_threads
+from genome_lm.machine import total_memory
 from genome_lm.model import HyenaLM
 from genome_lm.model.stepping import Stepper
 from genome_lm.progress import progress
@@ -26,6 +28,8 @@ STATE_BYTES = 1 << 30
 """What the states of a batch may take, unless its size is asked for."""
 MOST = 64
 """Sequences of a batch at most, unless its size is asked for."""
+BASE_BYTES = 8
+"""Of a new base in memory: its letter, its likelihood, and a share of what each sequence needs beside them."""
 LINE = 60
 """Bases of a line of FASTA."""
 SMALL_STEP = 1 << 20
@@ -147,6 +151,34 @@ def generate(
     return [found[pair] for pair in sorted(found)]
 
 
+def check_room(context: int, prompt: int, length: int, name: str) -> None:
+    """Raise a `GenomeLMError` if a prompt and the new bases exceed the model's context; it says what would fit.
+
+    Args:
+        context: Bases that the model takes.
+        prompt: Bases of the prompt.
+        length: New bases.
+        name: What the error calls the prompt.
+    """
+    if prompt + length <= context:
+        return
+    ways = [f"ask for {context - prompt:,} new ones at most"] if prompt < context else []
+    ways += [f"keep the last {context - length:,} bases of the prompt"] if length < context else []
+    raise GenomeLMError(
+        f"{name}: a prompt of {prompt:,} bases and {length:,} new ones are more than the model's context of "
+        f"{context:,}; {', or '.join(ways) or 'shorten both'}"
+    )
+
+
+def check_memory(prompts: int, length: int, samples: int) -> None:
+    """Raise a `GenomeLMError` if the new bases with their likelihoods do not fit the memory, where all are held."""
+    if prompts * length * samples * BASE_BYTES > total_memory():
+        raise GenomeLMError(
+            f"samples {samples:,}: {prompts * length * samples:,} bases in all do not fit this machine's memory; ask "
+            "for fewer at one time, each time with another seed"
+        )
+
+
 def batch_size(config: ModelConfig, length: int, longest: int) -> int:
     """Sequences whose states fit `STATE_BYTES`: 1 to `MOST`.
 
@@ -222,8 +254,9 @@ def write_generated(
     """
     said = "".join(f" {key}={value}" for key, value in settings.items() if value is not None)
     with contextlib.ExitStack() as stack:
-        file: TextIO = sys.stdout
-        if str(path) != "-":
+        if str(path) == "-":
+            file = stack.enter_context(_standard_output())
+        else:
             temporary = stack.enter_context(replacing_file(path))
             file = stack.enter_context(open_output(temporary))
         for one in generated:
@@ -232,3 +265,14 @@ def write_generated(
             file.write(f"log_likelihood={total:.4f}{said}\n")
             sequence = (prompts[one.prompt] if prompts is not None else "") + one.sequence
             file.writelines(sequence[at : at + LINE] + "\n" for at in range(0, len(sequence), LINE))
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[TextIO]:
+    """Standard output in UTF-8, as all our files are, whatever the locale."""
+    file = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
+    try:
+        yield file
+        file.flush()
+    finally:
+        file.detach()

@@ -12,12 +12,13 @@ from torch import Tensor
 from genome_lm.alphabet import VOCABULARY
 from genome_lm.checkpoint import open_checkpoint
 from genome_lm.config import ModelConfig
+from genome_lm.device import choose_device
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
 from genome_lm.genome.variants import Variant, VariantScores
 from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, name_of, padded_batches
 from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked
-from genome_lm.inference.generation import Generated, Sampling, generate
+from genome_lm.inference.generation import Generated, Sampling, check_memory, check_room, generate
 from genome_lm.inference.heads import head_outputs, predictions
 from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.model import Head, HyenaBackbone, HyenaLM
@@ -33,16 +34,16 @@ def load(
     Args:
         path: A native folder, an original HyenaDNA .ckpt, a folder of the Hugging Face port, or an id on the Hugging
             Face hub such as "LongSafari/hyenadna-small-32k-seqlen-hf"; see `genome_lm.checkpoint.open_checkpoint`.
-        device: Where to compute; a GPU if there is one, by default.
+        device: Where to compute: "cpu", "cuda", "cuda:N", "mps", or "auto" (the default), a CUDA GPU if there is one.
         revision: For the hub: commit, tag or branch.
 
     Returns:
         The model, in eval mode.
 
     Raises:
-        GenomeLMError: See `open_checkpoint`.
+        GenomeLMError: See `open_checkpoint` and `genome_lm.device.choose_device`.
     """
-    opened = open_checkpoint(path, device or ("cuda" if torch.cuda.is_available() else "cpu"), revision)
+    opened = open_checkpoint(path, choose_device(device), revision)
     return GenomeLM(opened.model, opened.provenance, opened.head)
 
 
@@ -227,20 +228,10 @@ class GenomeLM:
             if value is not None and value < 1:
                 raise GenomeLMError(f"{name} {value}: must be at least 1")
         sampling = Sampling(temperature, top_k, top_p, seed)
-        most = self.config.max_length - length
-        if most < 1:
-            raise GenomeLMError(
-                f"length {length:,}: with a prompt that is more than the model's context of "
-                f"{self.config.max_length:,}; ask for {self.config.max_length - 1:,} bases at most"
-            )
         tokens = encode_all(prompts, names, max(map(len, prompts), default=0))
         for number, prompt in enumerate(tokens):
-            if len(prompt) > most:
-                raise GenomeLMError(
-                    f"{name_of(number, names)}: a prompt of {len(prompt):,} bases and {length:,} new ones are more "
-                    f"than the model's context of {self.config.max_length:,}; keep the last {most:,} bases of the "
-                    "prompt, or ask for fewer new ones"
-                )
+            check_room(self.config.max_length, len(prompt), length, name_of(number, names))
+        check_memory(len(tokens), length, samples)
         return generate(self.model, tokens, length, samples, sampling, batch) if tokens else []
 
     def score_variants(

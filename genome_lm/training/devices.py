@@ -20,10 +20,29 @@ from torch.distributed.fsdp import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from genome_lm.device import choose_device
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM
 
 StrategyName = Literal["auto", "ddp", "fsdp"]
+
+
+def choose_accelerator(device: str, devices: int) -> dict[str, Any]:
+    """Lightning's arguments "accelerator" and "devices" for so many devices of a kind in each node.
+
+    Raises:
+        GenomeLMError: If there is no such device, or there are fewer.
+    """
+    if devices < 1:
+        raise GenomeLMError(f"devices {devices}: must be at least 1")
+    where = choose_device(device)
+    if where.index is not None and devices > 1:
+        raise GenomeLMError(f"device {device} is one, and devices {devices} were asked for: leave the number out")
+    if where.type == "cuda" and devices > torch.cuda.device_count():
+        raise GenomeLMError(f"devices {devices}: this node has {torch.cuda.device_count()} that PyTorch can use")
+    if where.type == "mps" and devices > 1:
+        raise GenomeLMError(f"devices {devices}: with mps there is 1")
+    return {"accelerator": where.type, "devices": devices if where.index is None else [where.index]}
 
 
 def choose_strategy(name: str, processes: int) -> Strategy | str:

@@ -28,7 +28,7 @@ from genome_lm.kernels.numerics import deterministic
 from genome_lm.model import HyenaLM
 from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
 from genome_lm.training.data import GenomeData, TrainingSteps
-from genome_lm.training.devices import StrategyName, choose_strategy, process_rank
+from genome_lm.training.devices import StrategyName, choose_accelerator, choose_strategy, process_rank
 from genome_lm.training.metrics import METRICS, read_metrics
 from genome_lm.training.system import TrainingSystem
 from genome_lm.training_config import TrainingConfig
@@ -86,7 +86,7 @@ def train(
         init: A checkpoint of any form to start from instead of random weights.
         restart_if_changed: If `out` holds a run of another configuration, remove that and start anew.
         num_workers: Processes that read ahead.
-        device: Lightning's accelerator: "auto", "cpu", "gpu" or another.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto", a CUDA GPU if there is one.
         devices: Devices to train on in data-parallel, in each node.
         num_nodes: Nodes; `srun` starts this same command once for each device, and Lightning reads SLURM's variables.
         strategy: "ddp", or "fsdp" for models that outgrow a device; "auto" is "ddp" where there are several devices.
@@ -107,6 +107,7 @@ def train(
         model = HyenaLM(model_config)
     else:
         raise GenomeLMError("training needs the model's shape, or a checkpoint to start from")
+    accelerator = choose_accelerator(device, devices)
     chosen = choose_strategy(strategy, devices * num_nodes)
     _check_lengths(config, model.config, devices * num_nodes)
     identity = {
@@ -127,7 +128,7 @@ def train(
             return TrainingResult(out / CHECKPOINT, config.steps, None, json.loads((out / SUMMARY).read_text()), rank)
         if same:
             _resume(system, out / RESUME)
-        trainer = {"accelerator": device, "devices": devices, "num_nodes": num_nodes, "strategy": chosen}
+        trainer = {**accelerator, "num_nodes": num_nodes, "strategy": chosen}
         saver = _fit(system, validation, out, num_workers, trainer)
         if system.next_step < config.steps:
             return TrainingResult(None, system.next_step, saver.signal, {}, rank)

@@ -117,7 +117,7 @@ def test_batches_fit_the_memory(model: genome_lm.GenomeLM) -> None:
     [
         (["ACGT", ""], {}, "sequence 1: empty"),
         (["AC-GT"], {}, "'-' at position 3"),
-        (["ACGT", "A" * 89], {}, r"sequence 1: a prompt of 89 bases and 40 new .* context of 128; keep the last 88"),
+        (["ACGT", "A" * 89], {}, r"sequence 1: a prompt of 89 bases and 40 new .*; ask for 39 .*last 88 bases"),
         (["A" * 1000], {}, "a prompt of 1,000 bases"),
         (["A"], {"length": 128}, "ask for 127 bases at most"),
         (["A"], {"length": 0}, "length 0"),

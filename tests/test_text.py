@@ -1,0 +1,21 @@
+import pytest
+
+from genome_lm.text import printable, shortened
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("chr6[alt] $x$\té ∞ 鳥", "chr6[alt] $x$\té ∞ 鳥"),
+        ("\x1b[31m\r\x07\x9b", r"\x1b[31m\r\x07\x9b"),
+        ("a\u202eb\u2028\udcff", r"a\u202eb\u2028\udcff"),
+    ],
+)
+def test_what_can_t_be_seen_is_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    printable(text).encode()
+
+
+def test_long_names_are_cut() -> None:
+    assert shortened("a" * 60) == "a" * 60
+    assert shortened("a" * 10**6) == "a" * 59 + "…"
