@@ -3,7 +3,7 @@
 from genome_lm.genome.build import build_store, export_fasta
 from genome_lm.genome.contig_names import ContigNames, read_contig_map, renaming
 from genome_lm.genome.contigs import Contig, fasta_contigs, store_contigs
-from genome_lm.genome.fasta_text import read_fasta
+from genome_lm.genome.fasta import read_fasta
 from genome_lm.genome.intervals import SPLITS, Interval, of_split, read_bed, write_bed
 from genome_lm.genome.records import Record, fasta_records, interval_records, pieces, windows
 from genome_lm.genome.sampling import Windows, WindowSampler, fetch_windows, soft_masks, tile

@@ -1,13 +1,11 @@
-"""FASTA as a stream of codes.
+"""FASTA as a stream of codes: the one reader, for genomes and for sequences that no store is built of.
 
-Biopython and pyfaidx build a Python string of a whole record or need an index of the file; a store is built here from
-blocks of bytes, so that memory does not grow with the longest contig and the rate is that of NumPy.
+Biopython and pyfaidx build a Python string of a whole record or need an index of the file. Here, blocks of bytes are
+read, so that memory grows neither with the longest record nor with the longest line, and the rate is that of NumPy.
 """
 
-import gzip
 import hashlib
 import io
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +14,18 @@ import numpy as np
 
 from genome_lm.alphabet import INVALID
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import unpacked
-from genome_lm.genome.codes import LETTER_TO_CODE, Codes
+from genome_lm.files import open_input
+from genome_lm.genome.codes import CODE_TO_LETTER, LETTER_TO_CODE, Codes
+from genome_lm.lines import BYTE_ORDER_MARK, text_of
 
 BLOCK = 4 << 20
 """Bytes of FASTA at one time."""
+HEADER_BYTES = 1 << 20
+"""Bytes of the longest header."""
+RECORD_BASES = 1 << 28
+"""Bases of the longest record that `read_fasta` holds: a little more than the first human chromosome."""
 _TABLE = LETTER_TO_CODE.tobytes()
+_LETTERS = CODE_TO_LETTER.tobytes()
 _BLANKS = b"\r\n\t "
 
 
@@ -31,9 +35,14 @@ class Header(NamedTuple):
     text: str
     line: int
 
+    @property
+    def name(self) -> str:
+        """The record's name: the first word."""
+        return self.text.split(maxsplit=1)[0]
+
 
 class FastaFile:
-    """A FASTA file, plain, gzip or bgzip by its first bytes, hashed as it is read.
+    """A FASTA file, plain or packed by its first bytes, hashed as it is read; - is standard input.
 
     Attributes:
         path: The file.
@@ -56,32 +65,31 @@ class FastaFile:
 
         Raises:
             GenomeLMError: Naming the line, on an empty file, a truncated archive, text before the first header, a
-                header without a name or a sequence, or a letter that no nucleotide has.
+                header without a name or a sequence, one that is too long or not UTF-8, or a letter that no nucleotide
+                has.
         """
-        try:
-            with self.path.open("rb", buffering=0) as raw:
-                counted = io.BufferedReader(_Counted(raw, self._count), BLOCK)
-                yield from self._parse(unpacked(counted))
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise GenomeLMError(f"{self.path}: truncated or damaged gzip file ({error}); get it again") from error
-        except OSError as error:
-            raise GenomeLMError(f"{self.path}: can't read: {error.strerror or error}") from error
+        with open_input(self.path, self._count) as file:
+            yield from self._parse(file)
 
-    def _count(self, data: bytes | memoryview) -> None:
+    def _count(self, data: memoryview) -> None:
         self._hash.update(data)
         self.bytes_read += len(data)
         self._advance(len(data))
 
     def _parse(self, file: io.BufferedIOBase) -> Iterator[Header | Codes]:
         line, header, bases = 1, None, 0
-        data, at, at_line_start = file.read(BLOCK), 0, True
+        data, at, at_line_start = _first_block(file), 0, True
         while data:
             if at_line_start and data.startswith(b">", at):
-                while (stop := data.find(b"\n", at)) < 0 and (more := file.read(BLOCK)):
+                while (
+                    (stop := data.find(b"\n", at)) < 0
+                    and len(data) - at <= HEADER_BYTES
+                    and (more := file.read(BLOCK))
+                ):
                     data, at = data[at:] + more, 0
                 stop = stop if stop >= 0 else len(data)
                 self._refuse_empty(header, bases)
-                header, bases = self._header(data[at:stop], line), 0
+                header, bases = self._header(data, at, stop, line), 0
                 yield header
                 line, at = line + 1, stop + 1
             else:
@@ -96,48 +104,71 @@ class FastaFile:
             if at >= len(data):
                 data, at = file.read(BLOCK), 0
         if header is None:
-            raise GenomeLMError(f"{self.path}: empty file")
+            raise GenomeLMError(f"{self.path}: no records: the file is empty")
         self._refuse_empty(header, bases)
 
-    def _header(self, text: bytes, line: int) -> Header:
-        header = Header(text[1:].decode("utf-8", errors="replace").strip(), line)
-        if not header.text:
-            raise GenomeLMError(f"{self.path}: line {line}: a header without a name; write one after '>'")
-        return header
+    def _header(self, data: bytes, start: int, stop: int, line: int) -> Header:
+        place = f"{self.path}: line {line}"
+        if stop - start > HEADER_BYTES:
+            raise GenomeLMError(f"{place}: a header of more than {HEADER_BYTES:,} bytes; is this FASTA?")
+        text = text_of(data[start:stop], place)[1:].strip()
+        if not text:
+            raise GenomeLMError(f"{place}: a header without a name; write one after '>'")
+        if "\r" in text:
+            raise GenomeLMError(
+                f"{place}: the lines end in \\r alone, as on old Macs; convert the file: tr '\\r' '\\n' < IN > OUT"
+            )
+        return Header(text, line)
 
     def _refuse_empty(self, header: Header | None, bases: int) -> None:
         if header is not None and bases == 0:
             raise GenomeLMError(
-                f"{self.path}: line {header.line}: {header.text.split()[0]!r} has no sequence; "
+                f"{self.path}: line {header.line}: {header.name!r} has no sequence; "
                 "the file is truncated, or the record is empty and has to go"
             )
 
     def _codes(self, piece: bytes, line: int, header: Header | None) -> Codes:
-        codes = np.frombuffer(piece.translate(_TABLE, _BLANKS), dtype=np.uint8)
-        if header is None and len(codes):
+        codes = piece.translate(_TABLE, _BLANKS)
+        if header is None and codes:
             line += piece[: len(piece) - len(piece.lstrip(_BLANKS))].count(b"\n")
             raise GenomeLMError(f"{self.path}: line {line}: not FASTA: expected a header that starts with '>'")
-        if len(codes) and codes.max() == INVALID:
-            kept = piece.translate(None, _BLANKS)
-            first = int(np.argmax(codes == INVALID))
-            line += piece[: piece.index(kept[first : first + 1])].count(b"\n")
+        if header is not None and (first := codes.find(INVALID)) >= 0:
+            letter = piece.translate(None, _BLANKS)[first : first + 1]
+            line += piece[: piece.index(letter)].count(b"\n")
             raise GenomeLMError(
-                f"{self.path}: line {line}: {chr(kept[first])!r} is not a nucleotide; a genome takes IUPAC DNA "
-                "letters without gaps (is this a protein FASTA, or an alignment?)"
+                f"{self.path}: line {line}: {letter.decode('latin-1')!r} of {header.name!r} is not a nucleotide; a "
+                "sequence has IUPAC DNA letters without gaps (is this a protein FASTA, or an alignment?)"
             )
-        return codes
+        return np.frombuffer(codes, dtype=np.uint8)
 
 
-class _Counted(io.RawIOBase):
-    """A raw file that reports what is read from it."""
+def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
+    """The whole header, without `>`, and the letters of each record.
 
-    def __init__(self, raw: io.FileIO, report: Callable[[memoryview], None]) -> None:
-        self._raw, self._report = raw, report
+    Args:
+        path: FASTA, plain or packed; - is standard input.
 
-    def readable(self) -> bool:
-        return True
+    Raises:
+        GenomeLMError: See `FastaFile`; also if a record is longer than `RECORD_BASES`, as each is held in memory.
+    """
+    header, letters = Header("", 0), bytearray()
+    for item in FastaFile(path):
+        if not isinstance(item, Header):
+            letters += item.tobytes().translate(_LETTERS)
+            if len(letters) > RECORD_BASES:
+                raise GenomeLMError(
+                    f"{path}: {header.name!r} has more than {RECORD_BASES:,} bases; build a genome store of the file "
+                    "(genome-lm genome build) and give that"
+                )
+            continue
+        if header.line:
+            yield header.text, letters.decode("ascii")
+        header, letters = item, bytearray()
+    yield header.text, letters.decode("ascii")
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = self._raw.readinto(buffer) or 0
-        self._report(memoryview(buffer)[:count])
-        return count
+
+def _first_block(file: io.BufferedIOBase) -> bytes:
+    data = file.read(BLOCK)
+    while len(data) < len(BYTE_ORDER_MARK) and (more := file.read(BLOCK)):
+        data += more
+    return data.removeprefix(BYTE_ORDER_MARK) or file.read(BLOCK)

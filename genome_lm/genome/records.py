@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from genome_lm.genome.fasta_text import read_fasta
+from genome_lm.genome.fasta import read_fasta
 from genome_lm.genome.intervals import Interval
 from genome_lm.genome.store import GenomeStore
 from genome_lm.genome.tiling import Tiling

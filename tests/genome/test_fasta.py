@@ -1,7 +1,13 @@
+import bz2
 import gzip
 import hashlib
+import io
+import lzma
 import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyfaidx
@@ -12,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import build_store, export_fasta, fasta
+from genome_lm.genome import build_store, export_fasta, fasta, read_fasta
 from tests.genome.conftest import IUPAC, files_in, random_dna
 
 GENOMES = Path(os.environ.get("GENOME_LM_TEST_GENOMES", "/work/shared/genomes"))
@@ -92,29 +98,78 @@ def test_any_fasta_comes_back(contigs: list[tuple[str, str]], width: int, newlin
         assert [store[contig, :].tobytes().decode() for contig in store.contigs.names] == [s for _, s in expected]
 
 
+def bgzip(data: bytes) -> bytes:
+    file = io.BytesIO()
+    writer = bgzf.BgzfWriter(fileobj=file)
+    writer.write(data)
+    writer.flush()
+    return file.getvalue() + BGZIP_END
+
+
+BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+READABLE = {
+    "CRLF": b">one 1\r\nAC\r\nGTn\r\n>two\r\nG\r\n",
+    "blank lines, no line end": b"\n\r\n \n>one 1\n\nAC\n\nGTn\n\n>two\nG",
+    "byte order mark": b"\xef\xbb\xbf>one 1\nACGTn\n>two\nG\n",
+    "spaces and tabs": b">one 1\nAC GT\tn\n>two\n G \n",
+    "space after >": b"> one 1\nACGTn\n>  two  \nG\n",
+}
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "gzip": gzip.compress,
+    "bgzip": bgzip,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+}
+BAD = {
+    "empty": (b"", ": no records: the file is empty"),
+    "blank": (b"\n \r\n", ": no records: the file is empty"),
+    "cut gzip": (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:-20], ": can't read: cut off or damaged: Compressed"),
+    "damaged gzip": (
+        gzip.compress(b">a\n" + random_dna(999, 1).encode(), mtime=0)[:100] + b"\xff" * 60,
+        ": can't read: cut off or damaged: ",
+    ),
+    "cut xz": (lzma.compress(b">a\n" + b"ACGT\n" * 100)[:-20], ": can't read: cut off or damaged: "),
+    "cut bzip2": (bz2.compress(b">a\n" + b"ACGT\n" * 100)[:-20], ": can't read: cut off or damaged: "),
+    "bgzip cut between blocks": (bgzip(b">a\nACGT\n")[:-28], ": can't read: .*the bgzip end marker is missing"),
+    "bgzip cut in a block": (bgzip(b">a\nACGT\n")[:-40], ": can't read: .*the bgzip end marker is missing"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(9), ": can't read: packed with zstd; unpack it first"),
+    "no header": (b"ACGT\n>a\nACGT\n", ": line 1: not FASTA"),
+    "no header in line 3": (b"\n\nACGT\n>a\nACGT\n", ": line 3: not FASTA"),
+    "FASTQ": (b"@read\nACGT\n+\nFFFF\n", ": line 1: not FASTA"),
+    "protein": (b">p protein\nMKV\nACGLLQ\n", ": line 3: 'L' of 'p' is not a nucleotide.*protein"),
+    "gaps": (b">a\nACGT\n>b\nAC\n\nGT\nAC-GT*\n", ": line 7: '-' of 'b' is not a nucleotide"),
+    "stop": (b">a\nACGT*\n", ": line 2: '.' of 'a' is not"),
+    "digits": (b">a\n1 ACGT\n", ": line 2: '1' of 'a' is not"),
+    "> in a line": (b">a\nACGT>b\nAC\n", ": line 2: '>' of 'a' is not"),
+    "no name": (b">a\nACGT\n> \nACGT\n", ": line 3: a header without a name"),
+    "no sequence": (b">a one\n\n>b\nACGT\n", ": line 1: 'a' has no sequence"),
+    "no last sequence": (b">a\nACGT\n\n>b two\n", ": line 4: 'b' has no sequence"),
+    "Latin 1": (b">a\nA\n>b caf\xe9\nACGT\n", ": line 3: byte 7, 0xe9, is not UTF-8"),
+    "UTF-16": (">a\nA\n".encode("utf-16"), ": line 1: not FASTA"),
+    "old Mac": (b">a\rACGT\r>b\rAC\r", r": line 1: the lines end in .r alone"),
+    "missing": (None, ": can't read: No such file"),
+}
+
+
+@pytest.mark.parametrize("block", [fasta.BLOCK, 2])
+@pytest.mark.parametrize("pack", PACKINGS.values(), ids=PACKINGS)
+@pytest.mark.parametrize("content", READABLE.values(), ids=READABLE)
+def test_both_readers_agree(
+    tmp_path: Path, content: bytes, pack: Callable[[bytes], bytes], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fasta, "BLOCK", block)
+    path, expected = tmp_path / "a.txt", [("one 1", "ACGTn"), ("two", "G")]
+    path.write_bytes(pack(content))
+    assert list(read_fasta(path)) == expected
+    store = build_store([path], tmp_path / "g.zarr")
+    letters = [store[name, :].tobytes().decode() for name in store.contigs.names]
+    assert list(zip(store.contigs.headers, letters, strict=True)) == expected
+    assert store.provenance["sources"][0]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 @pytest.mark.parametrize("block", [fasta.BLOCK, 5])
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", ": empty file"),
-        (b"\n \r\n", ": empty file"),
-        (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:-20], ": truncated or damaged gzip"),
-        (
-            gzip.compress(b">a\n" + random_dna(999, 1).encode(), mtime=0)[:100] + b"\xff" * 60,
-            ": truncated or damaged",
-        ),
-        (b"ACGT\n>a\nACGT\n", ": line 1: not FASTA"),
-        (b"\n\nACGT\n>a\nACGT\n", ": line 3: not FASTA"),
-        (b">p protein\nMKV\nACGLLQ\n", ": line 3: 'L' is not a nucleotide.*protein"),
-        (b">a\nACGT\n>b\nAC\n\nGT\nAC-GT*\n", ": line 7: '-' is not a nucleotide"),
-        (b">a\nACGT\n> \nACGT\n", ": line 3: a header without a name"),
-        (b">a one\n\n>b\nACGT\n", ": line 1: 'a' has no sequence"),
-        (b">a\nACGT\n\n>b two\n", ": line 4: 'b' has no sequence"),
-        (b">a\nACGT\n>b\nACGT\n>a again\nA\n", r" line 5: contig 'a' was there before, at .*/bad\.fa line 1;"),
-        (b">a\nACGT\n>z\nACGT\n", r" line 3: contig 'z' was there before, at .*/good\.fa line 1;"),
-        (None, ": can't read: No such file"),
-    ],
-)
+@pytest.mark.parametrize(("content", "message"), BAD.values(), ids=BAD)
 def test_bad_fasta_leaves_nothing(
     tmp_path: Path, content: bytes | None, message: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +178,8 @@ def test_bad_fasta_leaves_nothing(
     good.write_text(">z\nACGT\n")
     if content is not None:
         bad.write_bytes(content)
+    with pytest.raises(GenomeLMError, match=rf"/bad\.fa{message}"):
+        list(read_fasta(bad))
     with pytest.raises(GenomeLMError, match=rf"/bad\.fa{message}"):
         build_store([good, bad], out)
     assert list(out.parent.iterdir()) == []
@@ -133,6 +190,60 @@ def test_bad_fasta_leaves_nothing(
         build_store([good, bad], out)
     assert list(out.parent.iterdir()) == [out]
     assert files_in(out) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b">a\nACGT\n>b\nACGT\n>a again\nA\n", r" line 5: contig 'a' was there before, at .*/bad\.fa line 1;"),
+        (b">a\nACGT\n>z\nACGT\n", r" line 3: contig 'z' was there before, at .*/good\.fa line 1;"),
+    ],
+)
+def test_names_of_contigs_differ(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "good.fa").write_text(">z\nACGT\n")
+    (tmp_path / "bad.fa").write_bytes(content)
+    with pytest.raises(GenomeLMError, match=rf"/bad\.fa{message}"):
+        build_store([tmp_path / "good.fa", tmp_path / "bad.fa"], tmp_path / "g.zarr")
+
+
+def test_a_device_is_no_fasta(tmp_path: Path) -> None:
+    for read in (
+        lambda: list(read_fasta(Path("/dev/zero"))),
+        lambda: build_store([Path("/dev/zero")], tmp_path / "g"),
+    ):
+        with pytest.raises(GenomeLMError, match=r"/dev/zero: can't read: a device"):
+            read()
+
+
+def test_bombs_take_little_memory(tmp_path: Path) -> None:
+    """A header and a line of 3 GB in some MB of gzip: refused with little memory, without unpacking all."""
+    header, line = tmp_path / "header.fa.gz", tmp_path / "line.fa.gz"
+    megabyte = b"A" * (1 << 20)
+    # A member of a gzip file may be repeated as it is.
+    header.write_bytes(gzip.compress(b">") + gzip.compress(megabyte) * 3_000)
+    line.write_bytes(gzip.compress(b">a\n") + gzip.compress(megabyte) * 3_000)
+    program = f"""
+import resource
+from pathlib import Path
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome import build_store, read_fasta
+for read in (
+    lambda: list(read_fasta(Path({str(line)!r}))),
+    lambda: list(read_fasta(Path({str(header)!r}))),
+    lambda: build_store([Path({str(header)!r})], Path({str(tmp_path / "g.zarr")!r})),
+):
+    try:
+        read()
+    except GenomeLMError as error:
+        print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    *errors, kilobytes = result.stdout.splitlines()
+    assert "'a' has more than 268,435,456 bases; build a genome store" in errors[0]
+    assert all("line 1: a header of more than 1,048,576 bytes" in error for error in errors[1:])
+    assert len(errors) == 3
+    assert int(kilobytes) < 800_000
 
 
 @pytest.mark.slow

@@ -18,26 +18,6 @@ def test_fasta(tmp_path: Path) -> None:
     assert list(fasta_records(tmp_path / "a.fa.gz")) == expected
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "no records"),
-        (b"ACGT\n", "not FASTA"),
-        (b">a\n>b\nACGT\n", r"record 1 \(a\) has no sequence"),
-        (b">a\nACGT\n>\nAC\n", "record 2 .* no name"),
-        (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:-20], "can't read"),
-        (b">\xff\xfe\nACGT\n", "can't read"),
-        (None, "can't read"),
-    ],
-)
-def test_bad_fasta(tmp_path: Path, content: bytes | None, message: str) -> None:
-    path = tmp_path / "a.fa"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(GenomeLMError, match=rf"a\.fa: {message}"):
-        list(fasta_records(path))
-
-
 def test_intervals(genome: Genome) -> None:
     found = list(interval_records(genome.store, [Interval("one", 5, 9), Interval("two", 8_999, 9_003, "x")]))
     assert [(record.id, record.contig, record.start, record.end) for record in found] == [

@@ -64,13 +64,16 @@ def _base64(content: bytes) -> str:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:-20], "can't read: Compressed file ended"),
+        (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:-20], "can't read: cut off or damaged: Compressed file ended"),
         (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:11], "can't read"),
-        (gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:10] + b"\x07" * 20, "can't read: Error -3 while decompressing"),
+        (
+            gzip.compress(b">a\nACGT\n" * 100, mtime=0)[:10] + b"\x07" * 20,
+            "can't read: cut off or damaged: Error -3",
+        ),
         (b"", "no records"),
-        (b">a\nACGT\n>b\n>c\nAC\n", r"record 2 \(b\) has no sequence"),
+        (b">a\nACGT\n>b\n>c\nAC\n", "line 3: 'b' has no sequence"),
         (b">a\nACGT\n>a\nGG\n", "both named 'a'"),
-        (b">a\nMKVLE*\n", "'L' at position 4 is not a DNA letter"),
+        (b">a\nMKVLE*\n", "line 2: 'L' of 'a' is not a nucleotide"),
         (b"@read\nACGT\n+\nFFFF\n", "not FASTA"),
     ],
 )
