@@ -1,18 +1,20 @@
 """Labelled sequences: tables, FASTA, BED with a genome, in and out."""
 
 import contextlib
+import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genome_lm.alphabet import LETTER_COMPLEMENT, letters
+from genome_lm.dataset.tables import Rows, read_rows
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import open_input, replacing_file, require_suffix
-from genome_lm.genome import GenomeStore, read_fasta
+from genome_lm.files import replacing_file, require_suffix
+from genome_lm.genome import GenomeStore, read_bed, read_fasta
 from genome_lm.optional import require
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ FASTA = (".fa", ".fasta", ".fna", ".fas")
 INPUTS = (".parquet", *(f"{text}{packed}" for text in (".csv", ".tsv", *FASTA, ".bed") for packed in ("", ".gz")))
 _SEQUENCE_NAMES = ("sequence", "seq")
 _PLACE = ("contig", "start", "end")
+_OTHER_COLUMNS = ("strand", "split", "id")
+_MISSING = frozenset({"", ".", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "null", "NULL", "None"})
+"""What R, pandas, spreadsheets and databases write where there is no value. As a sequence, NA would be two bases."""
+_WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
 class Example(NamedTuple):
@@ -31,7 +38,8 @@ class Example(NamedTuple):
     Attributes:
         id: What messages call it.
         sequence: IUPAC letters, already of the strand that is meant.
-        labels: What its label columns hold, as text; a label at each position stands in one of them.
+        labels: What its label columns hold, as text, 1.0 as 1; a label at each position stands in one of them, and
+            "nan" where it is missing.
         split: "train", "valid", "test", or "" if it is not assigned.
         contig: Where it comes from, "" if that is not known; [start, end) is 0-based on the forward strand.
     """
@@ -66,7 +74,9 @@ def read_examples(
       perhaps `strand`; the label columns; perhaps `split` and `id`.
     - .fa, .fasta, .fna (.gz): the header holds the label, as `label=…` (and `split=…`) after the name, or after the
       last `|` of the name, as in the Nucleotide Transformer's tasks.
-    - .bed (.gz), with a genome: the fourth column is the label, the sixth the strand.
+    - .bed (.gz), with a genome: the fourth column is the label, the sixth the strand (forward if there is none).
+
+    NA, NaN, null and the like are missing, as an empty cell. Only one of several labels may be.
 
     Args:
         path: The file.
@@ -85,9 +95,10 @@ def read_examples(
     if suffix in FASTA:
         examples, columns = [_from_header(record, path) for record in read_fasta(path)], ("label",)
     elif suffix == ".bed":
-        examples, columns = list(_from_table(_read_labelled_bed(path), path, store, ("label",))), ("label",)
+        examples, columns = list(_from_bed(path, store)), ("label",)
     else:
-        examples = list(_from_table(_read_table(path, suffix), path, store, columns))
+        rows = read_rows(path, suffix, {*_SEQUENCE_NAMES, *_PLACE, *_OTHER_COLUMNS, *columns})
+        examples = list(_from_rows(rows, path, store, columns))
     if not examples:
         raise GenomeLMError(f"{path}: no examples in this file")
     if split:
@@ -144,74 +155,87 @@ def reverse_complement_text(sequence: str) -> str:
     return LETTER_COMPLEMENT[letters(sequence)[::-1]].tobytes().decode("ascii")
 
 
-def _read_table(path: Path, suffix: str) -> "pd.DataFrame":
-    pd = require("pandas")
-    try:
-        if suffix == ".parquet":
-            return pd.read_parquet(path)
-        with open_input(path) as file:
-            return pd.read_csv(file, sep="\t" if suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise GenomeLMError(f"{path}: can't read the table: {error}") from error
+def _from_bed(path: Path, store: GenomeStore | None) -> Iterator[Example]:
+    if store is None:
+        raise GenomeLMError(f"{path}: holds places, no sequences; give the genome too (--genome)")
+    for number, interval in enumerate(read_bed(path, store), start=1):
+        if not (label := _label(interval.name)):
+            raise GenomeLMError(f"{path}: interval {number} has no label: the fourth column has to hold it")
+        where = interval.contig, interval.start, interval.end, "-" if interval.strand == "-" else "+"
+        name = f"{where[0]}:{where[1]}-{where[2]}"
+        yield Example(name, _fetch(store, where, f"{path}: interval {number}"), (label,), "", *where)
 
 
-def _read_labelled_bed(path: Path) -> "pd.DataFrame":
-    pd = require("pandas")
-    try:
-        with open_input(path) as file:
-            table = pd.read_csv(file, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise GenomeLMError(f"{path}: can't read: {error}") from error
-    if table.shape[1] < 4:
-        raise GenomeLMError(f"{path}: {table.shape[1]} columns between tabs; the fourth has to hold the label")
-    columns = {"contig": table[0], "start": table[1], "end": table[2], "label": table[3]}
-    return pd.DataFrame(columns | ({"strand": table[5]} if table.shape[1] > 5 else {}))
-
-
-def _from_table(
-    table: "pd.DataFrame", path: Path, store: GenomeStore | None, columns: Sequence[str]
-) -> Iterator[Example]:
-    placed = all(name in table for name in _PLACE)
-    sequence = next((name for name in _SEQUENCE_NAMES if name in table), None)
-    if missing := [name for name in columns if name not in table]:
-        present = ", ".join(map(str, table.columns))
+def _from_rows(table: Rows, path: Path, store: GenomeStore | None, columns: Sequence[str]) -> Iterator[Example]:
+    placed = all(name in table.columns for name in _PLACE)
+    sequence = next((name for name in _SEQUENCE_NAMES if name in table.columns), None)
+    if missing := [name for name in columns if name not in table.columns]:
+        present = ", ".join(table.columns)
         raise GenomeLMError(f"{path}: no column {', '.join(missing)}; there are {present} (choose with --label)")
     if sequence is None and not placed:
         raise GenomeLMError(f"{path}: expected a column sequence, or contig, start and end with a genome")
     if sequence is None and store is None:
         raise GenomeLMError(f"{path}: holds places, no sequences; give the genome too (--genome)")
-    rows: list[dict[Any, Any]] = table.to_dict("records")
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(table.rows, start=1):
         place = f"{path}: record {number}"
-        labels = tuple(_text(row[column]) for column in columns)
-        if "" in labels:
-            raise GenomeLMError(f"{place}: no label in column {columns[labels.index('')]}")
+        labels = tuple(_label(row[column]) for column in columns)
+        if not any(labels):
+            raise GenomeLMError(f"{place}: no label in column {', '.join(columns)}; drop the record, or label it")
         where = _place(row, place) if placed and _text(row["contig"]) else ("", 0, 0, "+")
         if sequence is not None:
-            letters_ = str(row[sequence])
-        else:
+            letters_ = _sequence(row[sequence], place)
+        elif where[0]:
             assert store is not None
             letters_ = _fetch(store, where, place)
-        if not letters_:
-            raise GenomeLMError(f"{place}: empty sequence")
-        name = _text(row.get("id", "")) or (f"{where[0]}:{where[1]}-{where[2]}" if where[0] else f"record {number}")
-        yield Example(name, letters_, labels, _text(row.get("split", "")), *where)
+        else:
+            raise GenomeLMError(f"{place}: no contig")
+        name = _text(row.get("id")) or (f"{where[0]}:{where[1]}-{where[2]}" if where[0] else "")
+        # Some of several labels may be missing: NaN is what heads leave out.
+        known = tuple(label or "nan" for label in labels)
+        split = _text(row.get("split"))
+        yield Example(name or f"{path.name}: record {number}", letters_, known, split, *where)
 
 
 def _text(value: Any) -> str:
-    """A cell as text; lists (labels at each position) are joined by spaces, a missing value is empty."""
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return " ".join(map(str, value))
-    return "" if value is None or value != value else str(value).strip()
+    """A cell as text; a missing value is empty."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return "" if text.strip() in _MISSING else text.strip()
 
 
-def _place(row: dict[Any, Any], place: str) -> tuple[str, int, int, str]:
-    strand = _text(row.get("strand", "")) or "+"
-    try:
-        contig, start, end = _text(row["contig"]), int(row["start"]), int(row["end"])
-    except ValueError:
-        raise GenomeLMError(f"{place}: start {row['start']!r} and end {row['end']!r} are no numbers") from None
-    return contig, start, end, "+" if strand == "." else strand
+def _label(value: Any) -> str:
+    """A label as text, 1.0 as 1; lists, labels at each position, are joined by blanks; a missing one is empty."""
+    if isinstance(value, list):
+        return " ".join("nan" if each is None else str(each) for each in value)
+    text = _text(value)
+    return _WHOLE.sub(r"\1", text) if _WHOLE.fullmatch(text) else text
+
+
+def _sequence(value: Any, place: str) -> str:
+    if not isinstance(value, str | bytes | None):
+        raise GenomeLMError(f"{place}: the sequence is {value!r}, no text")
+    if not (text := _text(value)):
+        raise GenomeLMError(f"{place}: no sequence; drop the record, or give it one")
+    return text
+
+
+def _place(row: dict[str, Any], place: str) -> tuple[str, int, int, str]:
+    contig, start, end = _text(row["contig"]), _base(row["start"]), _base(row["end"])
+    strand = _text(row.get("strand")) or "+"
+    if start is None or end is None or not 0 <= start < end:
+        raise GenomeLMError(
+            f"{place}: start {row['start']!r} and end {row['end']!r}: expected whole numbers with 0 ≤ start < end"
+        )
+    if strand not in ("+", "-"):
+        raise GenomeLMError(f"{place}: the strand is {strand!r}; use +, - or . (none)")
+    return contig, start, end, strand
+
+
+def _base(value: Any) -> int | None:
+    """A coordinate; None if it is no whole number that fits into 64 bits."""
+    if isinstance(value, float):
+        return int(value) if math.isfinite(value) and value.is_integer() and abs(value) < 2**53 else None
+    text = _text(value)
+    return int(text) if _INTEGER.fullmatch(text) else None
 
 
 def _fetch(store: GenomeStore, where: tuple[str, int, int, str], place: str) -> str:
@@ -226,7 +250,7 @@ def _from_header(record: tuple[str, str], path: Path) -> Example:
     title, sequence = record
     name = title.split(maxsplit=1)[0]
     words = dict(word.split("=", 1) for word in title.split()[1:] if "=" in word)
-    label = words.get("label") or (name.rsplit("|", 1)[1] if "|" in name else "")
+    label = _label(words.get("label") or (name.rsplit("|", 1)[1] if "|" in name else ""))
     if not label:
         raise GenomeLMError(f"{path}: {name}: no label in the header; write '>{name} label=…', or '>{name}|…'")
     return Example(name, sequence, (label,), words.get("split", ""))

@@ -13,7 +13,11 @@ from genome_lm.inference import encode_all
 from genome_lm.model import HeadConfig
 
 IGNORED = -100
-"""Class of a position whose label is `.`: it counts nowhere."""
+"""Class of a position whose label is missing: it counts nowhere."""
+_MISSING = frozenset({".", "nan"})
+"""Labels of such positions."""
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Data(NamedTuple):
@@ -37,7 +41,7 @@ def output_names(train: LabelledSet, task: str) -> tuple[str, ...]:
         return train.columns
     found: set[str] = set()
     for example in train.examples:
-        found |= {example.labels[0]} if task == "classification" else set(_each(example, 0)) - {"."}
+        found |= {example.labels[0]} if task == "classification" else set(_each(example, 0)) - _MISSING
     if all(name.isdecimal() for name in found):
         return tuple(sorted(found, key=int))
     return tuple(sorted(found))
@@ -79,7 +83,7 @@ def _target(example: Example, head: HeadConfig) -> npt.NDArray[np.generic]:
     if head.task == "tokens":
         each = _each(example, 0)
         _check_count(example, len(each))
-        return np.array([IGNORED if one == "." else _class(example, one, head) for one in each], dtype=np.int64)
+        return np.array([IGNORED if one in _MISSING else _class(example, one, head) for one in each], dtype=np.int64)
     columns = [_numbers(example, column, head.per_position) for column in range(len(example.labels))]
     if head.per_position:
         for column in columns:
@@ -106,11 +110,15 @@ def _each(example: Example, column: int) -> list[str]:
 def _numbers(example: Example, column: int, per_position: bool) -> list[float]:
     texts = _each(example, column) if per_position else [example.labels[column]]
     try:
-        return [float(text) for text in texts]
+        numbers = [float(text) for text in texts]
     except ValueError:
         raise GenomeLMError(
             f"{example.id}: {example.labels[column]!r} is no number (NaN where there is none)"
         ) from None
+    for text, number in zip(texts, numbers, strict=True):
+        if abs(number) > _LARGEST:
+            raise GenomeLMError(f"{example.id}: {text} is beyond ±{_LARGEST:.3g}, what single precision holds")
+    return numbers
 
 
 def _check_count(example: Example, count: int) -> None:

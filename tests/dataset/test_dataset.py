@@ -53,7 +53,7 @@ def test_fasta_headers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
 def test_packed_tables_of_any_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(gzip.compress(b"sequence,label\nACGT,x\n"))
-    assert read_examples(tmp_path / name).examples == [Example("record 1", "ACGT", ("x",))]
+    assert read_examples(tmp_path / name).examples == [Example(f"{name}: record 1", "ACGT", ("x",))]
 
 
 def test_without_torch() -> None:
@@ -78,10 +78,10 @@ def test_places_of_a_genome(genome: Genome, tmp_path: Path) -> None:
         ("t.txt", "x", "end it in"),
         ("t.csv", "sequence,class\nACGT,x\n", "no column label; there are sequence, class"),
         ("t.csv", "sequence,label\nACGT,\n", "record 1: no label"),
-        ("t.csv", "sequence,label\n,x\n", "record 1: empty sequence"),
+        ("t.csv", "sequence,label\n,x\n", "record 1: no sequence"),
         ("t.csv", "name,label\nACGT,x\n", "expected a column sequence"),
         ("t.csv", "contig,start,end,label\none,1,2,x\n", "give the genome too"),
-        ("t.bed", "one\t1\t2\n", "the fourth has to hold the label"),
+        ("t.bed", "one\t1\t2\tx\n", "give the genome too"),
         ("t.fa", ">a\nACGT\n", "no label in the header"),
         ("t.parquet", "no parquet", "can't read the table"),
         ("absent.csv", None, "can't read"),

@@ -1,0 +1,153 @@
+"""Rows of labelled tables: .csv, .tsv and .parquet, read in bounded memory."""
+
+import csv
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import read_lines
+from genome_lm.lines import LINE_BYTES
+
+MOST_BYTES = 2 << 30
+"""Unpacked bytes of a table: its rows are held in memory, all of them."""
+USUAL_BYTES = 256 << 20
+"""Unpacked bytes up to which a small file may be packed as tightly as can be."""
+MOST_PACKED = 50
+"""Times that a larger table may grow on unpacking. DNA grows four or five times; a file that grows more holds copies,
+or was made to fill the memory."""
+_ROWS = 1_024
+"""Rows of Parquet that are decoded at one time."""
+
+
+class Rows(NamedTuple):
+    """The columns of a table, and its rows as dictionaries, which can be read once."""
+
+    columns: list[str]
+    rows: Iterator[dict[str, Any]]
+
+
+def read_rows(path: Path, suffix: str, wanted: Collection[str]) -> Rows:
+    """Open a table.
+
+    Args:
+        path: The file.
+        suffix: ".csv", ".tsv" or ".parquet": what it is, whatever it is packed with.
+        wanted: Columns of Parquet to read; others are skipped. Rows of text have all columns, as text.
+
+    Raises:
+        GenomeLMError: Here or while the rows are read: if the file can't be read, two columns have one name, a line
+            has more or fewer fields than the first one, or the table grows too large on unpacking.
+    """
+    columns, rows = _of_parquet(path, wanted) if suffix == ".parquet" else _of_text(path, suffix)
+    if repeated := sorted({name for name in columns if columns.count(name) > 1}):
+        raise GenomeLMError(f"{path}: more than one column is called {', '.join(repeated)}")
+    return Rows(columns, rows)
+
+
+class _Size:
+    """Counts unpacked bytes, and stops where they are too many."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._bytes = path, 0
+        self._most = min(MOST_BYTES, max(USUAL_BYTES, MOST_PACKED * path.stat().st_size))
+
+    def add(self, count: int) -> None:
+        self._bytes += count
+        if self._bytes > self._most:
+            raise GenomeLMError(
+                f"{self._path}: grows to more than {self._most:,} bytes on unpacking; give a part of it, or places of "
+                "a genome (contig, start, end) instead of sequences"
+            )
+
+
+def _of_text(path: Path, suffix: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    records = _records(path, "\t" if suffix == ".tsv" else ",")
+    columns = next(records, None)
+    if columns is None:
+        raise GenomeLMError(f"{path}: can't read the table: the file is empty")
+    return columns, _dictionaries(path, columns, records)
+
+
+def _dictionaries(path: Path, columns: list[str], records: Iterator[list[str]]) -> Iterator[dict[str, Any]]:
+    for number, record in enumerate(records, start=1):
+        if len(record) != len(columns):
+            raise GenomeLMError(
+                f"{path}: record {number}: {len(record)} fields, but {len(columns)} columns in the first line"
+            )
+        yield dict(zip(columns, record, strict=True))
+
+
+def _records(path: Path, separator: str) -> Iterator[list[str]]:
+    """The lines of text, cut at the separators; blank ones are skipped."""
+    size: _Size | None = None
+
+    def counted() -> Iterator[str]:
+        nonlocal size
+        for line in read_lines(path):
+            size = size or _Size(path)
+            size.add(len(line))
+            yield line
+
+    reader = csv.reader(counted(), delimiter=separator, strict=True)
+    # The limit is one of the whole process: it is put back, as others may count on it.
+    before = csv.field_size_limit(LINE_BYTES)
+    try:
+        yield from (record for record in reader if record)
+    except csv.Error as error:
+        raise GenomeLMError(f"{path}: can't read the table: line {reader.line_num}: {error}") from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _of_parquet(path: Path, wanted: Collection[str]) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    if not path.is_file():
+        raise GenomeLMError(f"{path}: can't read the table: {'not a file' if path.exists() else 'no such file'}")
+    try:
+        file = pq.ParquetFile(path)
+        texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+        # A text that many rows share stays in memory once.
+        file = pq.ParquetFile(path, read_dictionary=texts)
+        return list(file.schema_arrow.names), _batches(path, file, wanted)
+    except (OSError, pa.ArrowException) as error:
+        raise GenomeLMError(f"{path}: can't read the table: {error}") from error
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(of(kind) for of in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string))
+
+
+def _batches(path: Path, file: pq.ParquetFile, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
+    columns = [name for name in file.schema_arrow.names if name in wanted]
+    try:
+        _check_metadata(path, file, columns)
+        size = _Size(path)
+        for batch in file.iter_batches(_ROWS, columns=columns):
+            for column in batch.columns:
+                size.add(_decoded_bytes(column))
+            yield from batch.to_pylist()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise GenomeLMError(f"{path}: can't read the table: {error}") from error
+
+
+def _check_metadata(path: Path, file: pq.ParquetFile, columns: list[str]) -> None:
+    """Add up what the file says of itself, before anything of it is decoded."""
+    size = _Size(path)
+    for group in range(file.metadata.num_row_groups):
+        row_group = file.metadata.row_group(group)
+        for number in range(row_group.num_columns):
+            column = row_group.column(number)
+            if column.path_in_schema.split(".")[0] in columns:
+                size.add(max(column.total_uncompressed_size, column.num_values))
+
+
+def _decoded_bytes(column: pa.Array) -> int:
+    """Bytes of a column when each row has its own text."""
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    lengths = pc.binary_length(column.dictionary)
+    return int(pc.sum(lengths.take(column.indices)).as_py() or 0)
