@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
-
+from genome_lm import __version__
 from genome_lm.alphabet import VOCABULARY
 from genome_lm.checkpoint.hyenadna import to_theirs
 from genome_lm.checkpoint.native import CONFIG, WEIGHTS
+from genome_lm.checkpoint.stored import write_safetensors
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, replacing_folder
@@ -37,11 +37,11 @@ def export_checkpoint(model: HyenaLM, out: Path, form: Format = "hf") -> Path:
     config, state = hf_config(model.config), to_theirs(model, "hyena.")
     if form == "hf":
         with replacing_folder(out) as folder:
-            save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-            (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+            write_safetensors(folder / WEIGHTS, state, {"genome_lm_version": __version__})
+            (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     elif form == "safetensors":
         with replacing_file(out) as temporary:
-            save_file(state, temporary, metadata={"format": "pt", "config": json.dumps(config)})
+            write_safetensors(temporary, state, {"config": json.dumps(config)})
     else:
         raise GenomeLMError(f"format {form!r}: use hf or safetensors")
     return out

@@ -1,6 +1,10 @@
 """Native checkpoints: a folder of model.safetensors and config.json; nothing in it can run code.
 
 A tuned model has a section `head` in its config.json, and the head's tensors in head.safetensors.
+
+config.json also holds digests (section `sha256`) of the files of tensors, and of those of its own sections that say
+what they mean. A checkpoint that was damaged or changed since it was written is refused; one without digests is not
+checked by them.
 """
 
 import hashlib
@@ -10,16 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from genome_lm import __version__
 from genome_lm.alphabet import VOCABULARY
+from genome_lm.checkpoint.configs import naming, read_mapping
+from genome_lm.checkpoint.stored import (
+    Stored,
+    build,
+    check_counts,
+    check_file,
+    load_strictly,
+    read_safetensors,
+    write_safetensors,
+)
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_folder
+from genome_lm.files import replacing_folder, sha256
 from genome_lm.model import Head, HeadConfig, HyenaLM
+
+__all__ = ["load_checkpoint", "load_head", "load_strictly", "read_config", "save_checkpoint", "weights_sha256"]
 
 FORMAT = "genome-lm"
 FORMAT_VERSION = 1
@@ -59,16 +73,21 @@ def save_checkpoint(
         _write_tensors(temporary / WEIGHTS, model)
         if head is not None:
             _write_tensors(temporary / HEAD, head)
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        digests = {name: sha256(temporary / name) for name in (WEIGHTS, HEAD) if (temporary / name).exists()}
+        config["sha256"] = {**digests, CONFIG: _sections_sha256(config)}
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return Path(folder)
 
 
 def _write_tensors(path: Path, module: nn.Module) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    try:
-        save_file(state, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise GenomeLMError(f"{path}: can't write the weights: {error}") from error
+    write_safetensors(path, state)
+
+
+def _sections_sha256(config: dict[str, Any]) -> str:
+    """SHA-256 of what a config says of the tensors, whatever its spacing."""
+    sections = {name: config.get(name) for name in ("vocabulary", "model", "head")}
+    return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
 
 
 def load_checkpoint(
@@ -89,8 +108,10 @@ def load_checkpoint(
     """
     folder = Path(folder)
     config = read_config(folder)
-    model = HyenaLM(ModelConfig.from_dict(config["model"]))
-    load_strictly(model, _read_tensors(folder / WEIGHTS), str(folder))
+    shape = model_config(config, folder)
+    stored = _read_tensors(folder / WEIGHTS, config)
+    check_counts({"n_layer": shape.n_layer, "num_inner_mlps": shape.num_inner_mlps}, stored, str(folder))
+    model = build(lambda: HyenaLM(shape), stored, str(folder / WEIGHTS))
     return model.to(device).eval(), config["provenance"]
 
 
@@ -104,32 +125,45 @@ def load_head(folder: str | os.PathLike[str], device: str | torch.device = "cpu"
     config = read_config(folder)
     if "head" not in config:
         return None
-    head = Head(HeadConfig.from_dict(config["head"]), ModelConfig.from_dict(config["model"]))
-    load_strictly(head, _read_tensors(folder / HEAD), str(folder / HEAD))
-    return head.to(device).eval()
+    shape = model_config(config, folder)
+    with naming(folder / CONFIG):
+        head_config = HeadConfig.from_dict(config["head"])
+    stored = _read_tensors(folder / HEAD, config)
+    return build(lambda: Head(head_config, shape), stored, str(folder / HEAD)).to(device).eval()
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise GenomeLMError(f"{path}: can't read the weights: {error}") from error
+def _read_tensors(path: Path, config: dict[str, Any]) -> dict[str, Stored]:
+    """The tensors of a file, if it is what it was when the config was written."""
+    check_file(path)
+    expected = config["sha256"].get(path.name)
+    if expected is not None and sha256(path) != expected:
+        raise GenomeLMError(
+            f"{path}: damaged, or of another checkpoint: its SHA-256 is not the one in {CONFIG}; copy it again"
+        )
+    return read_safetensors(path)
+
+
+def model_config(config: dict[str, Any], folder: Path) -> ModelConfig:
+    """The model's shape in the config of a native checkpoint.
+
+    Raises:
+        GenomeLMError: On an unknown or a missing field, or a value out of range.
+    """
+    with naming(folder / CONFIG):
+        return ModelConfig.from_dict(config["model"])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a native checkpoint, its format and vocabulary checked.
+    """The config.json of a native checkpoint, its format, vocabulary and digest checked.
 
     Raises:
-        GenomeLMError: If it is not there, not ours, or of another vocabulary.
+        GenomeLMError: If it is not there, not ours, of another vocabulary, or changed since it was written.
     """
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise GenomeLMError(f"{folder}: no checkpoint here ({CONFIG} is missing)") from None
-    except ValueError as error:
-        raise GenomeLMError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    if not path.exists():
+        raise GenomeLMError(f"{folder}: no checkpoint here ({CONFIG} is missing)")
+    config = read_mapping(path)
+    if config.get("format") != FORMAT:
         raise GenomeLMError(f"{path}: not a genome-lm checkpoint")
     if config.get("format_version") != FORMAT_VERSION:
         raise GenomeLMError(
@@ -137,6 +171,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if config.get("vocabulary") != list(VOCABULARY):
         raise GenomeLMError(f"{path}: another vocabulary: {config.get('vocabulary')}; expected {list(VOCABULARY)}")
+    config = {"model": {}, "provenance": {}, "sha256": {}} | config
+    for name in config.keys() & {"model", "head", "provenance", "sha256"}:
+        if not isinstance(config[name], dict):
+            raise GenomeLMError(f"{path}: {name}: a mapping of names to values is expected")
+    if config["sha256"].get(CONFIG, digest := _sections_sha256(config)) != digest:
+        raise GenomeLMError(
+            f"{path}: the model's shape, head or vocabulary is not what was written (another SHA-256): damaged, or "
+            "edited; copy it again, or, if you meant it, remove the section `sha256`"
+        )
     return config
 
 
@@ -147,22 +190,3 @@ def weights_sha256(model: HyenaLM) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    """Copy tensors into the model; every one must be there, none too many, all of the right shape.
-
-    Raises:
-        GenomeLMError: Listing all missing, superfluous and mis-shaped tensors.
-    """
-    expected = model.state_dict()
-    problems = [f"missing {name}" for name in expected if name not in state]
-    problems += [f"superfluous {name}" for name in state if name not in expected]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, should be {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if problems:
-        raise GenomeLMError(f"{source}: tensors don't fit the model:\n  " + "\n  ".join(problems))
-    model.load_state_dict(state)

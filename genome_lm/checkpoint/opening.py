@@ -1,39 +1,30 @@
 """Checkpoints in any form that people hold: native, HyenaDNA's own, Hugging Face's, on disk or on the hub."""
 
-import dataclasses
-import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
-from genome_lm.checkpoint.hyenadna import canonical, infer_config, is_hyenadna, is_metric, to_ours
+from genome_lm.checkpoint.configs import completed, config_beside, read_mapping
+from genome_lm.checkpoint.hub import fetched, require_hub_id
+from genome_lm.checkpoint.hyenadna import canonical_state, infer_config, is_hyenadna, to_ours
 from genome_lm.checkpoint.native import CONFIG, FORMAT, WEIGHTS, load_checkpoint, load_head
-from genome_lm.checkpoint.pickles import StoredTensor, read_pickled
-from genome_lm.config import ModelConfig
+from genome_lm.checkpoint.pickles import read_pickled
+from genome_lm.checkpoint.stored import Stored, read_safetensors
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import Head, HyenaLM
-from genome_lm.optional import require
 
-PINNED = {
-    "LongSafari/hyenadna-tiny-1k-seqlen-hf": "e8c1effa8673814e257e627d2e1eda9ea5a373f6",
-    "LongSafari/hyenadna-tiny-1k-seqlen-d256-hf": "6036d4e144922b44470294f510cbfd2539ba3b7e",
-    "LongSafari/hyenadna-tiny-16k-seqlen-d128-hf": "d79fa37e2cd62dd338103c630f95be8f90812d46",
-    "LongSafari/hyenadna-small-32k-seqlen-hf": "8fe770c78eb13fe33bf81501612faeddf4d6f331",
-    "LongSafari/hyenadna-medium-160k-seqlen-hf": "7ebf71773d22c0ede2cc55cb2be15ee8c289e1ce",
-    "LongSafari/hyenadna-medium-450k-seqlen-hf": "42dedd4d374eac0fb8168549e546a3472fbd27ae",
-    "LongSafari/hyenadna-large-1m-seqlen-hf": "0a629abf9c7f85b4ec9aa6a1aefa3adcf1907446",
-}
-"""Commits of published models that are loaded unless another revision is asked for."""
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "weights.ckpt")
+_INDEX = ".index.json"
+"""The end of the name of a list of the files that a large model is spread over."""
+_FOLDER_WEIGHTS = (
+    WEIGHTS, WEIGHTS + _INDEX, "pytorch_model.bin", "pytorch_model.bin" + _INDEX, "weights.ckpt"
+)  # fmt: skip
 """Where a folder's weights are, the safest form first; the last is how the original models were published."""
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.safetensors|\.bin)")
+_SHARDS = ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
 
 
 class Opened(NamedTuple):
@@ -65,30 +56,21 @@ def open_checkpoint(
         GenomeLMError: If there is no checkpoint, it is damaged or malicious, of another architecture or vocabulary,
             or tensors are missing, superfluous or of another shape (all are listed).
     """
-    path = Path(source)
-    if not path.exists():
-        if not _HUB_ID.fullmatch(str(source)):
-            raise GenomeLMError(f"{source}: no checkpoint here: no such file or folder, and no hub id (OWNER/NAME)")
-        return _from_hub(str(source), device, revision)
-    if path.is_dir():
-        return _from_folder(path, device)
-    return _from_file(path, device)
-
-
-def _from_hub(hub_id: str, device: str | torch.device, revision: str | None) -> Opened:
-    hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
-    revision = revision or PINNED.get(hub_id)
     try:
-        folder = Path(hub.snapshot_download(hub_id, revision=revision, allow_patterns=[CONFIG, *_FOLDER_WEIGHTS]))
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise GenomeLMError(f"{hub_id}: not a folder here, and can't be had from the hub: {error}") from error
+        path = Path(source).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:
+        raise GenomeLMError(f"{source}: no checkpoint here: {getattr(error, 'strerror', None) or error}") from error
+    if is_there:
+        return _from_folder(path, device) if is_folder else _from_file(path, device)
+    hub_id = require_hub_id(os.fspath(source))
+    folder = fetched(hub_id, revision, [CONFIG, *_FOLDER_WEIGHTS, *_SHARDS])
     opened = _from_folder(folder, device)
-    # A snapshot's folder is named by its commit.
     return opened._replace(provenance={**opened.provenance, "hub_id": hub_id, "revision": folder.name})
 
 
 def _from_folder(folder: Path, device: str | torch.device) -> Opened:
-    config = _read_config(folder / CONFIG)
+    config = read_mapping(folder / CONFIG) if (folder / CONFIG).exists() else None
     if config is not None and config.get("format") == FORMAT:
         model, provenance = load_checkpoint(folder, device)
         return Opened(model, "genome-lm", provenance, load_head(folder, device))
@@ -99,137 +81,67 @@ def _from_folder(folder: Path, device: str | torch.device) -> Opened:
 
 
 def _from_file(path: Path, device: str | torch.device, config: dict[str, Any] | None = None) -> Opened:
-    """A file of HyenaDNA's tensors, and the config that belongs to it."""
-    if path.name == WEIGHTS and config is None:
-        config = _read_config(path.with_name(CONFIG))
-        if config is not None and config.get("format") == FORMAT:
+    """A file of HyenaDNA's tensors, or the index of several, and the config that belongs to it."""
+    if path.name == WEIGHTS and config is None and (beside := path.with_name(CONFIG)).exists():
+        config = read_mapping(beside)
+        if config.get("format") == FORMAT:
             return _from_folder(path.parent, device)
-    state, extra = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if (shard := _SHARD.fullmatch(path.name)) and path.with_name(f"{shard[1]}{shard[2]}{_INDEX}").exists():
+        path = path.with_name(f"{shard[1]}{shard[2]}{_INDEX}")
+    state, extra = _read_shards(path) if path.name.endswith(_INDEX) else _read_tensors(path)
     if not is_hyenadna(state):
-        shown = ", ".join(list(state)[:4]) or "no tensors"
+        shown = ", ".join(f"{name:.60}" for name in list(state)[:4]) or "no tensors"
         raise GenomeLMError(
             f"{path}: not a HyenaDNA language model; it holds {shown}{' …' if len(state) > 4 else ''}"
         )
-    tensors = {canonical(key): tensor for key, tensor in state.items() if not is_metric(key)}
-    inferred = infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()}, str(path))
-    told = _flattened(config or _config_beside(path) or {})
-    _check_agreement(path, told, inferred.to_dict())
-    model = to_ours(_completed(inferred, told), tensors, str(path))
+    tensors = canonical_state(state, str(path))
+    inferred = infer_config({name: tensor.shape for name, tensor in tensors.items()}, str(path))
+    shape = completed(inferred, config_beside(path) if config is None else config, str(path))
+    model = to_ours(shape, tensors, str(path))
     return Opened(model.to(device).eval(), _form(path, state), {"imported_from": path.name, **extra})
 
 
-def _form(path: Path, keys: Mapping[str, Tensor]) -> str:
+def _form(path: Path, keys: Iterable[str]) -> str:
     if any(".layer." in key for key in keys):
         return "HyenaDNA (Lightning, checkpoint_mixer and checkpoint_mlp)"
-    if any(key.startswith("hyena.") for key in keys):
+    if any("hyena.backbone." in key for key in keys):
         return f"HyenaDNA (Hugging Face, {path.name})"
     return "HyenaDNA (Lightning)"
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        return load_file(path), {}
-    except (OSError, SafetensorError) as error:
-        raise GenomeLMError(f"{path}: can't read the weights: {error}") from error
+def _read_shards(index: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """The tensors of a model that is spread over several files in one folder."""
+    places = read_mapping(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise GenomeLMError(f"{index}: no `weight_map` of tensors to files")
+    state: dict[str, Stored] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise GenomeLMError(f"{index}: {name!r:.60}: the files must be in the same folder")
+        tensors, _ = _read_tensors(index.with_name(name))
+        expected = {tensor for tensor, place in places.items() if place == name}
+        if wrong := sorted(expected ^ tensors.keys()):
+            raise GenomeLMError(f"{index}: {name} does not hold what the index says: {wrong[0]:.100}")
+        state |= tensors
+    return state, {}
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict of a pickled file, and the steps of training if it tells them."""
+def _read_tensors(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """The tensors of a file, and the steps of training if it tells them."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path), {}
     file = read_pickled(path)
     content = file.content if isinstance(file.content, dict) else {}
-    nested = content.get("state_dict")
-    state = nested if isinstance(nested, dict) else content
-    tensors = {key: file.read(value) for key, value in state.items() if isinstance(value, StoredTensor)}
+    states = {name: state for name, state in _state_dicts(content) if is_hyenadna(state)}
+    if len(states) > 1 and "state_dict" not in states:
+        raise GenomeLMError(f"{path}: several models in it ({', '.join(states)}); save the one that is wanted alone")
+    state = states.get("state_dict") or next(iter(states.values()), content)
     kept = {key: content[key] for key in ("epoch", "global_step") if isinstance(content.get(key), int)}
-    return {str(key): tensor for key, tensor in tensors.items()}, kept
+    return file.tensors(state), kept
 
 
-def _config_beside(path: Path) -> dict[str, Any] | None:
-    stems = path.name.removesuffix(path.suffix), path.name
-    names = [f"{stem}{suffix}" for stem in stems for suffix in (".config.json", ".json", ".yaml", ".yml")]
-    for name in (*names, "config.json", "config.yaml"):
-        if (config := _read_config(path.with_name(name))) is not None:
-            return config
-    return None
-
-
-def _read_config(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        values = _parsed(path)
-    except (OSError, ValueError) as error:
-        raise GenomeLMError(f"{path}: can't read the config: {error}") from error
-    if not isinstance(values, dict):
-        raise GenomeLMError(f"{path}: not a config: a mapping of names to values is expected")
-    return values
-
-
-def _parsed(path: Path) -> Any:
-    if path.suffix == ".json":
-        return json.loads(path.read_text())
-    yaml = require("yaml")
-    try:
-        return yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(error) from error
-
-
-_THEIR_NAMES = {
-    "d_model": ("d_model",),
-    "n_layer": ("n_layer",),
-    "d_inner": ("d_inner",),
-    "emb_dim": ("emb_dim",),
-    "filter_order": ("filter_order",),
-    "short_filter_order": ("short_filter_order",),
-    "order": ("order", "hyena_order"),
-    "num_inner_mlps": ("num_inner_mlps",),
-    "max_length": ("l_max", "max_seq_len"),
-}
-
-
-_UNTOLD = {
-    "layer_norm_epsilon": ("layer_norm_epsilon",),
-    "embed_dropout": ("embed_dropout",),
-    "resid_dropout": ("resid_dropout", "hyena_dropout"),
-    "sine_frequency": ("w", "activation_freq"),
-}
-"""What no tensor tells: our names → the original's and the port's."""
-
-
-def _flattened(config: dict[str, Any]) -> dict[str, Any]:
-    """A config with its sections `model` and `layer` drawn up."""
-    model = config.get("model", config)
-    values = dict(model) if isinstance(model, dict) else dict(config)
-    layer = values.get("layer")
-    return values | (layer if isinstance(layer, dict) else {})
-
-
-def _completed(inferred: ModelConfig, told: dict[str, Any]) -> ModelConfig:
-    """The config from the tensors, with what only the file beside them tells."""
-    values = {
-        ours: float(told[name])
-        for ours, names in _UNTOLD.items()
-        for name in names
-        if isinstance(told.get(name), int | float)
-    }
-    return dataclasses.replace(inferred, **values)  # type: ignore[arg-type]
-
-
-def _check_agreement(path: Path, values: dict[str, Any], inferred: dict[str, Any]) -> None:
-    """The tensors tell every size; a config that says otherwise, or names another model, is of something else."""
-    kind = values.get("model_type", values.get("_name_", "hyena"))
-    if str(kind) not in ("hyena", "hyenadna", "lm", "dna_embedding"):
-        raise GenomeLMError(f"{path}: the config beside it is of a {kind!r} model, not of HyenaDNA")
-    if values.get("modulate") is False:
-        raise GenomeLMError(f"{path}: its filters have no window (modulate: false), which HyenaDNA's have")
-    vocabulary = values.get("vocab_size")
-    if vocabulary is not None and vocabulary not in (12, 16):
-        raise GenomeLMError(f"{path}: the config beside it has a vocabulary of {vocabulary}, HyenaDNA's is 12")
-    expected = {**inferred, "max_length": inferred["max_length"] + 2}
-    for ours, theirs in _THEIR_NAMES.items():
-        for name in theirs:
-            if isinstance(values.get(name), int) and values[name] != expected[ours]:
-                raise GenomeLMError(
-                    f"{path}: the config beside it says {name} {values[name]}, the tensors {expected[ours]}"
-                )
+def _state_dicts(content: dict[Any, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What may be a state dict: the content itself, or one of its values; each once."""
+    nested = {id(values): (str(name), values) for name, values in content.items() if isinstance(values, dict)}
+    for name, values in (("", content), *nested.values()):
+        yield name, {key: value for key, value in values.items() if isinstance(key, str)}

@@ -72,9 +72,8 @@ def test_import_and_export_are_exact(form: str, tmp_path: Path) -> None:
             torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=0)
         else:
             torch.testing.assert_close(found[name], tensor, atol=0, rtol=0)
-    assert json.loads((tmp_path / "hf" / "config.json").read_text()) == json.loads(
-        (FIXTURES / f"{form[0]}.hf" / "config.json").read_text()
-    )
+    told = json.loads((FIXTURES / f"{form[0]}.hf" / "config.json").read_text())
+    assert json.loads((tmp_path / "hf" / "config.json").read_text()) == told
     export_checkpoint(opened.model, tmp_path / "one.safetensors", "safetensors")
     again = open_checkpoint(tmp_path / "one.safetensors").model.state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in opened.model.state_dict().items())

@@ -147,11 +147,11 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x80\x02}r\xff\xff\xff\x7f.", "memo entry"),
+        (b"\x80\x02h\x07.", "memo entry"),
         (b"\x80\x02(", "malicious"),
         (b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7f.", "malicious"),
         (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb.", "state of a function"),
-        (b"\x80\x02ctorch\nFloatStorage\n)R.", "storage type is called"),
+        (b"\x80\x02ctorch\nFloatStorage\n)R.", "no function is called"),
         (b"\x80\x02X\x01\x00\x00\x00aQ.", "malicious"),
         (b"", "malicious"),
     ],
