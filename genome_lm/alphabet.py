@@ -89,7 +89,7 @@ def encode(sequence: str | bytes, name: str = "sequence") -> npt.NDArray[np.uint
     """
     tokens = LETTER_TO_TOKEN[letters(sequence)]
     if (wrong := np.flatnonzero(tokens == INVALID)).size:
-        letter = chr(letters(sequence)[wrong[0]])
+        letter = sequence[wrong[0]] if isinstance(sequence, str) else chr(sequence[wrong[0]])
         raise GenomeLMError(
             f"{name}: {letter!r} at position {wrong[0] + 1:,} is not a DNA letter; "
             f"use IUPAC nucleotide codes ({IUPAC_LETTERS}), upper or lower case, without gaps"
@@ -98,8 +98,21 @@ def encode(sequence: str | bytes, name: str = "sequence") -> npt.NDArray[np.uint
 
 
 def decode(tokens: Sequence[int] | npt.NDArray[np.integer]) -> str:
-    """Translate token ids, (L,), back to upper-case letters; special tokens show as N."""
-    return TOKEN_TO_LETTER[np.asarray(tokens, dtype=np.intp)].tobytes().decode("ascii")
+    """Translate token ids back to DNA, the inverse of `encode` but for case, U and ambiguity codes.
+
+    Args:
+        tokens: (L,) token ids.
+
+    Returns:
+        L upper-case letters; special tokens show as N.
+
+    Raises:
+        GenomeLMError: On a number that is no token id.
+    """
+    ids = np.asarray(tokens, dtype=np.intp)
+    if (wrong := ids[(ids < 0) | (ids >= len(VOCABULARY))]).size:
+        raise GenomeLMError(f"token id {wrong[0]}: must be from 0 to {len(VOCABULARY) - 1}")
+    return TOKEN_TO_LETTER[ids].tobytes().decode("ascii")
 
 
 def reverse_complement(tokens: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -1,13 +1,17 @@
 """Small variants of a genome: their alleles, why one can't be scored, and the scores of many."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, Tokens, letters
 from genome_lm.genome.store import GenomeStore
+from genome_lm.optional import require
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,6 +71,19 @@ class VariantScores:
         """(n,) float64. Mean over the strands; that of one strand where the other has none."""
         both = np.stack([self.llr_forward, self.llr_reverse])
         return np.where(np.isnan(both).all(0), np.nan, np.nansum(both, 0) / np.maximum(1, (~np.isnan(both)).sum(0)))
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The scores as a pandas DataFrame: n rows in the order of the variants, and a column per value.
+
+        Columns: llr, llr_forward, llr_reverse; of each strand site_A_…, site_C_…, site_G_…, site_T_…, context_…,
+        scored_…; reason.
+        """
+        columns: dict[str, Any] = {"llr": self.llr, "llr_forward": self.llr_forward, "llr_reverse": self.llr_reverse}
+        for number, strand in enumerate(("forward", "reverse")):
+            site = getattr(self, f"site_{strand}")
+            columns |= {f"site_{base}_{strand}": site[:, place] for place, base in enumerate("ACGT")}
+            columns |= {f"{name}_{strand}": getattr(self, name)[:, number] for name in ("context", "scored")}
+        return require("pandas").DataFrame({**columns, "reason": self.reasons})
 
 
 def why_not(store: GenomeStore, variant: Variant, flank: int) -> str:

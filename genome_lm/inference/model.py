@@ -64,6 +64,14 @@ class GenomeLM:
         self.provenance = provenance or {}
         self.head = head.eval() if head is not None else None
 
+    def __repr__(self) -> str:
+        """Such as `<GenomeLM: 436,224 parameters, 2 layers, width 128, context 1,024 bases, on cpu>`."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        shape = f"{self.config.n_layer} layers, width {self.config.d_model}"
+        head = "" if self.head is None else f", tuned for {self.head.config.task}"
+        context = f"context {self.config.max_length:,} bases"
+        return f"<GenomeLM: {parameters:,} parameters, {shape}, {context}{head}, on {self.device}>"
+
     @property
     def config(self) -> ModelConfig:
         """The model's shape."""

@@ -119,7 +119,7 @@ def test_batches_fit_the_memory(model: genome_lm.GenomeLM) -> None:
         (["AC-GT"], {}, "'-' at position 3"),
         (["ACGT", "A" * 89], {}, r"sequence 1: a prompt of 89 bases and 40 new .*; ask for 39 .*last 88 bases"),
         (["A" * 1000], {}, "a prompt of 1,000 bases"),
-        (["A"], {"length": 128}, "ask for 127 bases at most"),
+        (["A"], {"length": 128}, "ask for 127 new ones at most"),
         (["A"], {"length": 0}, "length 0"),
         (["A"], {"samples": 0}, "samples 0"),
         (["A"], {"batch": 0}, "batch 0"),

@@ -7,7 +7,7 @@ import torch
 import genome_lm
 from genome_lm.alphabet import VOCABULARY, encode, reverse_complement
 from genome_lm.errors import GenomeLMError
-from tests.conftest import biased_dna
+from tests.conftest import Genome, biased_dna
 
 SEQUENCES = [biased_dna(length, length) for length in (1, 2, 17, 40, 100, 128)]
 
@@ -29,6 +29,24 @@ def test_what_the_object_has(model: genome_lm.GenomeLM) -> None:
     assert isinstance(model.backbone, torch.nn.Module)
     assert model.logits([[7, 8, 9], [10, 11, 7]]).shape == (2, 3, 16)
     assert model.provenance["genome"]["assembly"] == "tiny"
+
+
+def test_a_notebook_shows_what_it_is(model: genome_lm.GenomeLM) -> None:
+    parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    assert repr(model) == (f"<GenomeLM: {parameters:,} parameters, 2 layers, width 16, context 128 bases, on cpu>")
+    assert {"load", "GenomeLM", "GenomeStore", "PRESETS", "encode", "decode"} <= set(dir(genome_lm))
+    assert not {"Any", "TYPE_CHECKING", "import_module"} & set(dir(genome_lm))
+
+
+def test_strings_to_ids_and_back() -> None:
+    assert genome_lm.encode("acguRN").tolist() == [7, 8, 9, 10, 11, 11]
+    assert genome_lm.decode(genome_lm.encode("acguRN")) == "ACGTNN"
+    assert genome_lm.decode([]) == ""
+    for wrong in (-1, 12, 10**9):
+        with pytest.raises(GenomeLMError, match=f"token id {wrong}: must be from 0 to 11"):
+            genome_lm.decode([7, wrong])
+    with pytest.raises(GenomeLMError, match="'é' at position 3"):
+        genome_lm.encode("ACé")
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 150, 10_000])
@@ -117,3 +135,16 @@ def test_bad_options(model: genome_lm.GenomeLM) -> None:
 def test_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(GenomeLMError, match="no checkpoint here"):
         genome_lm.load(tmp_path)
+
+
+def test_scores_of_variants_as_a_table(model: genome_lm.GenomeLM, genome: Genome) -> None:
+    here = genome.store["one", 500:501].tobytes().decode().upper()
+    other = "A" if here != "A" else "C"
+    scores = model.score_variants(genome.store, [("one", 500, here, other), ("nowhere", 1, "A", "C")])
+    frame = scores.to_frame()
+    assert frame["reason"].tolist() == ["", "unknown_contig"]
+    assert frame["llr"][0] == scores.llr[0]
+    assert frame["site_G_reverse"][0] == scores.site_reverse[0, 2]
+    assert frame["context_reverse"][0] == scores.context[0, 1]
+    assert frame["scored_forward"].tolist() == scores.scored[:, 0].tolist()
+    assert frame.loc[1, ["llr", "llr_forward", "site_A_forward"]].isna().all()
