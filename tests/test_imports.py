@@ -13,6 +13,7 @@ LAYERS = [
         "alphabet",
         "compression",
         "config",
+        "direction",
         "documents",
         "device",
         "files",
@@ -79,6 +80,14 @@ def test_the_rooms_of_genome_and_kernels_don_t_know_each_other() -> None:
             assert not [name for name in imported(path) if name.startswith(f"genome_lm.{other}")]
 
 
+def test_kernels_have_one_door() -> None:
+    """Only what measures, proves or forecasts the backends looks inside."""
+    inside = {"bench", "doctor.py", "gpukit", "kernels"}
+    for path in (ROOT / "genome_lm").rglob("*.py"):
+        if path.relative_to(ROOT / "genome_lm").parts[0] not in inside and not path.stem.endswith("memory"):
+            assert not [name for name in imported(path) if name.startswith("genome_lm.kernels.")], path
+
+
 @pytest.mark.parametrize("room", ["genome", "formats", "dataset"])
 def test_data_is_read_and_written_without_torch(room: str) -> None:
     modules = [
@@ -92,9 +101,8 @@ def test_data_is_read_and_written_without_torch(room: str) -> None:
 def test_help_is_quick(path: Path) -> None:
     """Commands import torch and the like inside of their functions, so that --help answers at once."""
     light = {
-        *("allocator", "config", "device", "errors", "files", "finetune_config", "text", "threads"),
+        *("allocator", "config", "device", "documents", "errors", "files", "finetune_config", "text", "threads"),
         "training_config",
-        "typed",
     }
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("genome_lm."):

@@ -13,6 +13,7 @@ from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, decode
 from genome_lm.bench.original import OriginalLM
 from genome_lm.bench.sides import OURS, Kind
 from genome_lm.config import PRESETS
+from genome_lm.direction import CAUSAL
 from genome_lm.genome import GenomeStore
 from genome_lm.model import HyenaLM
 from genome_lm.optional import require
@@ -70,7 +71,7 @@ def prepare(job: Job, implementation: str) -> Work:
     # The sequence is one base longer for the targets of training; the last is no input.
     ids = torch.randint(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1, (1, job.length + 1))
     way = model if implementation == OURS else OriginalLM(model)
-    return _forward(way, ids[:, :-1]) if job.kind == "forward" else _train(way, model, ids)
+    return _forward(way, CAUSAL.shifted(ids)[0]) if job.kind == "forward" else _train(way, model, ids)
 
 
 def _forward(way: HyenaLM | OriginalLM, ids: Tensor) -> Work:
@@ -92,7 +93,7 @@ def _train(way: HyenaLM | OriginalLM, model: HyenaLM, ids: Tensor) -> Work:
     def run(number: int) -> npt.NDArray[np.generic]:
         torch.manual_seed(number)  # the same dropout on every side
         optimizer.zero_grad(set_to_none=True)
-        way.loss(ids[:, :-1], ids[:, 1:]).backward()
+        way.loss(*CAUSAL.shifted(ids)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).numpy()

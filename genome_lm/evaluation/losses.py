@@ -29,7 +29,8 @@ def base_losses(model: HyenaLM, tokens: Tokens, device_tokens: int = 32_768) -> 
     rows = max(1, device_tokens // tokens.shape[1])
     for start in range(0, len(tokens), rows):
         ids = torch.from_numpy(tokens[start : start + rows].astype(np.int64)).to(device)
-        losses[start : start + rows] = likelihood.base_losses(model(ids[:, :-1]), ids).cpu().numpy()
+        read, _ = model.config.direction.shifted(ids)
+        losses[start : start + rows] = likelihood.base_losses(model(read), ids).cpu().numpy()
     return losses
 
 

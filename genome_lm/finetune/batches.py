@@ -46,8 +46,8 @@ class Sequences:
             reverse_complement(self.data.tokens[row]) if turned else self.data.tokens[row]
             for row, turned in zip(rows, reverse, strict=True)
         ]
-        device = self.head.out.weight.device
-        for numbers, ids, lengths in padded_batches(tokens, self.device_tokens, device):
+        device, direction = self.head.out.weight.device, self.backbone.config.direction
+        for numbers, ids, lengths in padded_batches(tokens, self.device_tokens, device, direction):
             outputs = self.head(self.backbone, ids, torch.tensor(lengths, device=device))
             targets = stack_targets([self.data.targets[rows[number]] for number in numbers], ids.shape[1], self.head)
             if self.head.config.per_position:
@@ -123,7 +123,7 @@ def _pooled(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], device
     tokens = [reverse_complement(ids) for ids in tokens] if turned else tokens
     device = head.out.weight.device
     states = torch.empty(len(tokens), head.out.in_features)
-    for numbers, ids, lengths in padded_batches(tokens, device_tokens, device):
+    for numbers, ids, lengths in padded_batches(tokens, device_tokens, device, backbone.config.direction):
         states[numbers] = head.features(backbone, ids, torch.tensor(lengths, device=device)).cpu()
     return states
 

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genome_lm.config import ModelConfig
+from genome_lm.direction import CAUSAL
 from genome_lm.gpukit.forms import Form
-from genome_lm.kernels.dispatch import forced_backend
+from genome_lm.kernels import forced_backend
 from genome_lm.model import HyenaLM
 
 POSITIONS = 256
@@ -83,11 +84,11 @@ def _of_length(exact: HyenaLM, length: int) -> OfLength:
     ids = _random_ids(length + 1, length)[None]
     positions = torch.linspace(0, length - 1, min(length, POSITIONS)).long()
     exact.zero_grad()
-    loss = exact.loss(ids[:, :-1], ids[:, 1:])
+    loss = exact.loss(*CAUSAL.shifted(ids))
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in exact.named_parameters() if p.grad is not None}
     with torch.no_grad():
-        states = exact.backbone(ids[:, :-1])[0]
+        states = exact.backbone(CAUSAL.shifted(ids)[0])[0]
         logits = states @ exact.backbone.embedding.weight.T
         likelihoods = logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
     return OfLength(ids, positions, states[positions], likelihoods[positions], loss.detach(), gradients)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from genome_lm.alphabet import PAD, Tokens, encode
 from genome_lm.config import ModelConfig
+from genome_lm.direction import CAUSAL, Direction
 from genome_lm.errors import GenomeLMError
 from genome_lm.machine import free_memory
 
@@ -84,7 +85,7 @@ def check_length(name: str, length: int, most: int) -> None:
 
 
 def padded_batches(
-    tokens: Sequence[Tokens], batch_tokens: int, device: torch.device
+    tokens: Sequence[Tokens], batch_tokens: int, device: torch.device, direction: Direction = CAUSAL
 ) -> Iterator[tuple[list[int], Tensor, list[int]]]:
     """Batches of sequences of like length.
 
@@ -92,19 +93,24 @@ def padded_batches(
         tokens: n arrays of token ids.
         batch_tokens: Positions of a batch at most, padding included; a longer sequence goes alone.
         device: Where the batches go.
+        direction: Of the model; one that sees what follows would see padding, and gets sequences of one length.
 
     Yields:
         Numbers of the sequences, (b, L) int64 ids with [PAD] on the right, lengths.
     """
     order = _longest_first(tokens)
     while order:
-        count = max(1, batch_tokens // len(tokens[order[0]]))
-        numbers, order = order[:count], order[count:]
+        numbers = _batch(tokens, order, batch_tokens, direction)
+        order = order[len(numbers) :]
         yield numbers, _padded(tokens, numbers).to(device), [len(tokens[number]) for number in numbers]
 
 
 def compute_in_batches(
-    tokens: Sequence[Tokens], size: BatchSize, device: torch.device, compute: Callable[[list[int], Tensor], None]
+    tokens: Sequence[Tokens],
+    size: BatchSize,
+    device: torch.device,
+    compute: Callable[[list[int], Tensor], None],
+    direction: Direction = CAUSAL,
 ) -> None:
     """Call `compute(numbers, ids)` on batches as `padded_batches` makes them, on smaller ones when memory runs out.
 
@@ -113,14 +119,14 @@ def compute_in_batches(
         size: Of the batches; where memory runs out, on a GPU or a CPU, it is halved and the batch done again.
         device: Where the batches go.
         compute: Takes the numbers of the sequences and (b, L) int64 ids; it may be called again on the same ones.
+        direction: See `padded_batches`.
 
     Raises:
         GenomeLMError: If memory does not do for one sequence alone.
     """
     order = _longest_first(tokens)
     while order:
-        longest = len(tokens[order[0]])
-        numbers = order[: max(1, size.tokens // longest)]
+        longest, numbers = len(tokens[order[0]]), _batch(tokens, order, size.tokens, direction)
         if _fits(lambda numbers=numbers: compute(numbers, _padded(tokens, numbers).to(device))):  # type: ignore[misc]
             order = order[len(numbers) :]
         elif len(numbers) == 1:
@@ -151,6 +157,13 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     return any(all(word in str(error) for word in words) for words in _MEMORY_ERRORS)
+
+
+def _batch(tokens: Sequence[Tokens], order: list[int], batch_tokens: int, direction: Direction) -> list[int]:
+    """The first sequences of an order that go through the model together."""
+    longest = len(tokens[order[0]])
+    numbers = order[: max(1, batch_tokens // longest)]
+    return [n for n in numbers if len(tokens[n]) == longest] if direction.sees_following else numbers
 
 
 def _longest_first(tokens: Sequence[Tokens]) -> list[int]:

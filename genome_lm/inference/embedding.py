@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genome_lm.alphabet import Tokens, reverse_complement
 from genome_lm.config import ModelConfig
+from genome_lm.direction import Direction
 from genome_lm.errors import GenomeLMError
 from genome_lm.inference.batches import BatchSize, compute_in_batches
 from genome_lm.inference.pooling import Pooling, parse_pool, pool_states
@@ -31,13 +32,14 @@ class FlankedSequence(NamedTuple):
         """Bases that are pooled."""
         return len(self.tokens) - self.left - self.right
 
-    def forward(self) -> "FlankedSequence":
-        """What the forward strand takes: the model is causal, so nothing on the right counts."""
-        return FlankedSequence(self.tokens[: len(self.tokens) - self.right], self.left)
+    def seen_by(self, direction: Direction) -> "FlankedSequence":
+        """What a model of this direction needs of it."""
+        left, right = direction.context(self.left, self.right)
+        return FlankedSequence(self.tokens[self.left - left : len(self.tokens) - self.right + right], left, right)
 
     def reverse_complement(self) -> "FlankedSequence":
-        """What the other strand takes."""
-        return FlankedSequence(reverse_complement(self.tokens[self.left :]), self.right)
+        """The other strand."""
+        return FlankedSequence(reverse_complement(self.tokens), self.right, self.left)
 
 
 class Recipe(NamedTuple):
@@ -106,11 +108,12 @@ def embed_flanked(
                 f"a sequence of {sequence.bases} bases can't be cut into {recipe.pooling.bins} bins; "
                 "leave short ones out, or use fewer bins"
             )
-    ahead = [sequence.forward() for sequence in sequences]
+    direction = backbone.config.direction
+    ahead = [sequence.seen_by(direction) for sequence in sequences]
     if recipe.strand == "forward":
         return _one_strand(backbone, ahead, recipe, size, False, advance)
     forward = _one_strand(backbone, ahead, recipe, size, False, lambda bases: advance(bases / 2))
-    turned = [sequence.reverse_complement() for sequence in sequences]
+    turned = [sequence.reverse_complement().seen_by(direction) for sequence in sequences]
     reverse = _one_strand(backbone, turned, recipe, size, True, lambda bases: advance(bases / 2))
     join = _mean if recipe.strand == "both" else _concatenated
     return [
@@ -138,14 +141,15 @@ def _one_strand(
     embedded = [[np.empty(0, dtype=np.float32)] * len(sequences) for _ in recipe.layers]
 
     def compute(numbers: list[int], ids: Tensor) -> None:
-        spans = [(sequences[n].left, len(sequences[n].tokens)) for n in numbers]
+        spans = [(sequences[n].left, sequences[n].left + sequences[n].bases) for n in numbers]
         for layer, states in backbone.every_layer(ids, recipe.layers):
             rows = _arrays(pool_states(states.float(), spans, recipe.pooling, reverse), recipe.pooling.kind == "none")
             for number, row in zip(numbers, rows, strict=True):
                 embedded[recipe.layers.index(layer)][number] = row
         advance(sum(sequences[n].bases for n in numbers))
 
-    compute_in_batches([sequence.tokens for sequence in sequences], size, backbone.embedding.weight.device, compute)
+    tokens, device = [sequence.tokens for sequence in sequences], backbone.embedding.weight.device
+    compute_in_batches(tokens, size, device, compute, backbone.config.direction)
     return embedded
 
 

@@ -18,9 +18,10 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing_file
 from genome_lm.genome.codes import Codes
-from genome_lm.kernels.cpu.workers import own_threads
+from genome_lm.kernels import own_threads
 from genome_lm.machine import total_memory
 from genome_lm.model import HyenaLM
+from genome_lm.model.mixers import mixer_class
 from genome_lm.model.stepping import Stepper
 from genome_lm.progress import progress
 
@@ -188,7 +189,8 @@ def batch_size(config: ModelConfig, length: int, longest: int) -> int:
         longest: Bases of the longest prompt.
     """
     # While a prompt is read: residual stream, its norm, and the MLP's or a group's streams.
-    each = 4 * config.d_model * ((config.order - 1) * config.n_layer * length + 4 * longest)
+    kept = sum(mixer_class(name).step_values(config, longest, length) for name in config.mixers)
+    each = 4 * (kept + 4 * config.d_model * longest)
     return min(MOST, max(1, STATE_BYTES // each))
 
 

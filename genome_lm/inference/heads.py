@@ -38,7 +38,9 @@ def head_outputs(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], 
 
 def _one_strand(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], batch_tokens: int) -> list[Floats]:
     by_sequence: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
-    for numbers, ids, lengths in padded_batches(tokens, batch_tokens, head.out.weight.device):
+    for numbers, ids, lengths in padded_batches(
+        tokens, batch_tokens, head.out.weight.device, backbone.config.direction
+    ):
         outputs = head(backbone, ids, torch.tensor(lengths, device=ids.device)).float().cpu().numpy()
         for number, output, length in zip(numbers, outputs, lengths, strict=True):
             by_sequence[number] = output[:length] if head.config.per_position else output

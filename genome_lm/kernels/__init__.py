@@ -1,6 +1,53 @@
-"""Causal long convolution and the sub-blocks around it: plain references, and faster backends beside them."""
+"""The operations that models compute with: plain references, and faster backends behind one dispatch.
 
+This is the only door: other folders import operations from here, and never from the folders of the backends. Only
+what measures, proves or forecasts the backends themselves looks inside.
+"""
+
+from genome_lm.kernels.conv.online import OnlineConv, TileFilters, convolve_ahead
 from genome_lm.kernels.conv.reference import causal_conv
-from genome_lm.kernels.dispatch import backend_for, gated_causal_conv
+from genome_lm.kernels.conv.spectra import bins, spectrum
+from genome_lm.kernels.cpu.mixer import (
+    Around,
+    FilterWeights,
+    MixerWeights,
+    Spectra,
+    residual_mixer,
+    residual_mixer_,
+)
+from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp, residual_mlp_
+from genome_lm.kernels.cpu.stages import decay_window
+from genome_lm.kernels.cpu.workers import for_each, most_sharing, own_threads, rows_of_piece
+from genome_lm.kernels.dispatch import Backend, backend_for, forced_backend, gated_causal_conv
+from genome_lm.kernels.numerics import deterministic, outside_autocast
+from genome_lm.kernels.recomputed import recomputed
 
-__all__ = ["backend_for", "causal_conv", "gated_causal_conv"]
+__all__ = [
+    "Around",
+    "Backend",
+    "FilterWeights",
+    "MixerWeights",
+    "MlpWeights",
+    "OnlineConv",
+    "Spectra",
+    "TileFilters",
+    "backend_for",
+    "bins",
+    "causal_conv",
+    "convolve_ahead",
+    "decay_window",
+    "deterministic",
+    "for_each",
+    "forced_backend",
+    "gated_causal_conv",
+    "most_sharing",
+    "outside_autocast",
+    "own_threads",
+    "recomputed",
+    "residual_mixer",
+    "residual_mixer_",
+    "residual_mlp",
+    "residual_mlp_",
+    "rows_of_piece",
+    "spectrum",
+]

@@ -11,8 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from genome_lm.alphabet import EMBEDDING_ROWS
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import backend_for
-from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp, residual_mlp_
+from genome_lm.kernels import MlpWeights, backend_for, residual_mlp, residual_mlp_
 from genome_lm.model.cuda_memory import free_bytes, must_recompute
 from genome_lm.model.mixer import Ends, GpuBatch, Mixer, runs_fused
 from genome_lm.model.mixers import mixer_class

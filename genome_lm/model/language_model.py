@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from genome_lm.alphabet import NUCLEOTIDES
 from genome_lm.config import ModelConfig
-from genome_lm.kernels.numerics import outside_autocast
-from genome_lm.kernels.recomputed import recomputed
+from genome_lm.kernels import outside_autocast, recomputed
 from genome_lm.model.backbone import HyenaBackbone
 
 INITIALIZER_RANGE = 0.02

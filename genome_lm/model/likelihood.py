@@ -1,7 +1,8 @@
 """The likelihood of each base given the bases before it: the only place that knows which logits predict which base.
 
-The model is causal: its logits at position i have seen the bases 0 … i, and predict base i + 1. Nothing predicts the
-first base. All values are natural logarithms (nats), over all rows of the head unless said otherwise.
+A causal model's logits at position i have seen the bases 0 … i, and predict base i + 1 (`genome_lm.direction`).
+Nothing predicts the first base. All values are natural logarithms (nats), over all rows of the head unless said
+otherwise.
 """
 
 from typing import Literal
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genome_lm.alphabet import NUCLEOTIDES
+from genome_lm.direction import CAUSAL
 from genome_lm.model.language_model import target_mask
 
 Alphabet = Literal["all", "acgt"]
@@ -68,7 +70,7 @@ def _exact(logits: Tensor) -> Tensor:
 
 def _at_its_base(predictions: Tensor) -> Tensor:
     """Move each row from the position that predicts to the base that is predicted: (..., P, 4) → (..., P + 1, 4)."""
-    return F.pad(predictions, (0, 0, 1, 0), value=torch.nan)
+    return F.pad(predictions, (0, 0, CAUSAL.offset, 0), value=torch.nan)
 
 
 def _observed(table: Tensor, ids: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ lengths of a few ten thousand. A stream is length · d_model values.
 import torch
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels.cpu.workers import most_sharing
+from genome_lm.kernels import most_sharing
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.model import backbone
 from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes

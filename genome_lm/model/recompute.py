@@ -1,8 +1,8 @@
 """Hidden states of sequences that share all but their end with one that the model has already read.
 
 A causal model's states before a substitution stay as they are. One pass over the reference keeps what its mixers need
-of it (`Mixer.read_reference`). An alternative then costs a pass over its own end alone. This holds for any end, so for
-insertions and deletions too.
+of it (`Mixer.read_reference`). An alternative then costs a pass over its own end alone. This holds for any end, so
+for insertions and deletions too.
 """
 
 from typing import Any, NamedTuple

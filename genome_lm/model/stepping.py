@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.cpu.workers import for_each
+from genome_lm.kernels import for_each
 from genome_lm.model.backbone import Block
 from genome_lm.model.language_model import HyenaLM
 from genome_lm.model.mixer import MixerSteps, Prompts

@@ -8,6 +8,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from genome_lm.direction import CAUSAL
 from genome_lm.genome import Windows, WindowSampler, fetch_windows, soft_masks
 from genome_lm.training_config import TrainingConfig
 
@@ -42,14 +43,14 @@ class TrainingSteps(Dataset[StepBatch]):
     def windows(self, step: int) -> Windows:
         """All windows of a step, one base longer than the stage's length."""
         plan = self.config.plan(step)
-        return self.sampler.windows(plan.first_sample, plan.batch, plan.length + 1)
+        return self.sampler.windows(plan.first_sample, plan.batch, plan.length + CAUSAL.offset)
 
     def __getitem__(self, step: int) -> StepBatch:
         windows = self.windows(step).take(slice(self.rank, None, self.world))
         tokens = fetch_windows(self.sampler.store, windows)
-        weights = torch.ones(tokens[:, 1:].shape)
+        weights = torch.ones(CAUSAL.shifted(tokens)[1].shape)
         if self.config.soft_mask_weight != 1:
-            masked = soft_masks(self.sampler.store, windows)[:, 1:]
+            _, masked = CAUSAL.shifted(soft_masks(self.sampler.store, windows))
             weights[torch.from_numpy(masked)] = self.config.soft_mask_weight
         return StepBatch(step, torch.from_numpy(tokens), weights)
 

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from genome_lm.alphabet import PAD
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.numerics import outside_autocast
+from genome_lm.kernels import outside_autocast
 from genome_lm.model import HyenaLM, target_mask
 from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.devices import gradients_exchanged, load_optimizer, shard
@@ -92,7 +92,7 @@ class TrainingSystem(LightningModule):
 
     def _accumulate(self, batch: StepBatch) -> float:
         """Gradients of the mean loss over all targets of the step, on all devices; the mean loss."""
-        ids, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]
+        ids, targets = self.model.config.direction.shifted(batch.tokens)
         counted = self._over_devices((target_mask(targets) * batch.weights).sum())
         scale = 1 / counted.clamp(min=torch.finfo(counted.dtype).tiny)
         total = torch.zeros_like(counted)

@@ -35,7 +35,8 @@ def window_losses(
         tokens = fetch_windows(store, part)
         tokens[np.arange(windows.length) >= inside[start : start + rows, None]] = PAD
         ids = torch.from_numpy(tokens).to(device)
-        losses, counted = base_losses(model(ids[:, :-1]), ids)[:, 1:].double(), target_mask(ids[:, 1:])
+        read, targets = model.config.direction.shifted(ids)
+        losses, counted = base_losses(model(read), ids)[:, -targets.shape[1] :].double(), target_mask(targets)
         yield torch.where(counted, losses, 0).sum(1).cpu().numpy(), counted.sum(1).cpu().numpy()
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from genome_lm.config import ModelConfig
+from genome_lm.direction import CAUSAL
 from genome_lm.gpukit.kit import Case, Kit, Skip
 from genome_lm.gpukit.timing import alternate
-from genome_lm.kernels.dispatch import Backend, forced_backend
-from genome_lm.kernels.numerics import outside_autocast
+from genome_lm.kernels import Backend, forced_backend, outside_autocast
 from genome_lm.kernels.triton.costs import worthwhile
 from genome_lm.model import HyenaLM
 from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes, free_bytes
@@ -50,9 +50,9 @@ def _measure(case: Case, kit: Kit, config: ModelConfig, batch: int, training: bo
     def step() -> Tensor:
         with torch.autocast(kit.device.type, dtype=torch.bfloat16), torch.set_grad_enabled(training):
             if not training:
-                return model(ids[:, :-1])
+                return model(CAUSAL.shifted(ids)[0])
             optimizer.zero_grad()
-            loss = model.loss(ids[:, :-1], ids[:, 1:])
+            loss = model.loss(*CAUSAL.shifted(ids))
             with outside_autocast(loss):
                 loss.backward()
         optimizer.step()

@@ -5,10 +5,11 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from genome_lm.direction import CAUSAL
 from genome_lm.gpukit.expected import Expected, OfLength, load_expected, make_expected
 from genome_lm.gpukit.kit import Case, Kit, needs_gpu
-from genome_lm.kernels.dispatch import Backend, forced_backend, reason_against_triton
-from genome_lm.kernels.numerics import outside_autocast
+from genome_lm.kernels import Backend, forced_backend, outside_autocast
+from genome_lm.kernels.dispatch import reason_against_triton
 from genome_lm.model import HyenaLM
 
 BOUNDS = {"float32": (1e-3, 5e-3, 1e-4), "bf16-mixed": (2.5e-2, 6e-2, 5e-3)}
@@ -35,7 +36,7 @@ def run(kit: Kit) -> None:
             with forced_backend(backend):
                 _compare(case, kit, model, want, precision)
     with kit.case("batches of one and of three", length=min(expected.lengths)) as case:
-        ids = expected.lengths[min(expected.lengths)].ids[:, :-1].to(kit.device)
+        ids = CAUSAL.shifted(expected.lengths[min(expected.lengths)].ids)[0].to(kit.device)
         with torch.no_grad():
             alone, among = model.backbone(ids), model.backbone(ids.expand(3, -1))
         case.bounded("difference", _relative(among[1:2], alone), 1e-4)
@@ -56,14 +57,15 @@ def _compare(case: Case, kit: Kit, model: HyenaLM, want: OfLength, precision: st
     states_bound, gradient_bound, loss_bound = (bound * wider for bound in BOUNDS[precision])
     half = torch.autocast(kit.device.type, dtype=torch.bfloat16, enabled=precision == "bf16-mixed")
     with half, torch.no_grad():
-        states, logits = model.backbone(ids[:, :-1])[0, positions], model(ids[:, :-1])[0, positions]
+        read, _ = CAUSAL.shifted(ids)
+        states, logits = model.backbone(read)[0, positions], model(read)[0, positions]
     likelihoods = logits.float().log_softmax(-1).gather(1, ids[0, positions + 1, None])[:, 0]
     case.bounded("states", _relative(states, want.states), states_bound)
     case.bounded("log-likelihoods", _relative(likelihoods, want.log_likelihoods), states_bound)
     case.demand("logits are float32", logits.dtype == torch.float32)
     model.zero_grad()
     with half:
-        loss = model.loss(ids[:, :-1], ids[:, 1:])
+        loss = model.loss(*CAUSAL.shifted(ids))
         with outside_autocast(loss):
             loss.backward()
     case.bounded("loss", _relative(loss.detach(), want.loss), loss_bound)
@@ -81,9 +83,9 @@ def _relative(found: Tensor, want: Tensor) -> float:
 
 def _compiled(case: Case, model: HyenaLM, ids: Tensor) -> None:
     parameters = list(model.parameters())
-    eager = model.loss(ids[:, :-1], ids[:, 1:])
+    eager = model.loss(*CAUSAL.shifted(ids))
     expected = torch.autograd.grad(eager, parameters)
-    compiled = torch.compile(model.loss)(ids[:, :-1], ids[:, 1:])
+    compiled = torch.compile(model.loss)(*CAUSAL.shifted(ids))
     case.bounded("loss", _relative(compiled.detach(), eager.detach()), 1e-3)
     found = torch.autograd.grad(compiled, parameters)
     case.bounded("gradient", max(map(_relative, found, expected)), 5e-3)

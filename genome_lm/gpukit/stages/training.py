@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from genome_lm.direction import CAUSAL
 from genome_lm.genome import GenomeStore, build_store, split_genome, write_bed
 from genome_lm.gpukit.forms import Form
 from genome_lm.gpukit.kit import Case, Kit, Skip
-from genome_lm.kernels.numerics import outside_autocast
+from genome_lm.kernels import outside_autocast
 from genome_lm.model import HyenaLM
 from genome_lm.model.cuda_memory import cuda_training_bytes, must_recompute
 from genome_lm.model.mixer import GpuBatch
@@ -146,7 +147,7 @@ def _filter_gradients(case: Case, kit: Kit) -> None:
     ImplicitFilter.forward = watched  # type: ignore[method-assign]
     try:
         with torch.autocast(kit.device.type, dtype=torch.bfloat16):
-            loss = model.loss(ids[:, :-1], ids[:, 1:])
+            loss = model.loss(*CAUSAL.shifted(ids))
             with outside_autocast(loss):
                 loss.backward()
     finally:
@@ -182,7 +183,7 @@ def _long_step(case: Case, kit: Kit) -> None:
         case.record(forecast_GB=round(forecast / 1e9, 2), recompute=recompute)
     start = time.perf_counter()
     with torch.autocast(kit.device.type, dtype=torch.bfloat16):
-        loss = model.loss(ids[:, :-1], ids[:, 1:])
+        loss = model.loss(*CAUSAL.shifted(ids))
         with outside_autocast(loss):
             loss.backward()
     optimizer.step()

@@ -7,11 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels.conv.spectra import bins, spectrum
-from genome_lm.kernels.cpu.mixer import FilterWeights, Spectra
-from genome_lm.kernels.cpu.stages import decay_window
-from genome_lm.kernels.numerics import outside_autocast
-from genome_lm.kernels.recomputed import recomputed
+from genome_lm.kernels import FilterWeights, Spectra, bins, decay_window, outside_autocast, recomputed, spectrum
 
 FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
 """The window falls to `DECAY_TARGET` at these fractions of the span, in the fastest and the slowest channel."""

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import causal_conv, gated_causal_conv
-from genome_lm.kernels.cpu.mixer import Around, MixerWeights, residual_mixer, residual_mixer_
+from genome_lm.kernels import Around, MixerWeights, causal_conv, gated_causal_conv, residual_mixer, residual_mixer_
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import hyena_memory
 from genome_lm.model.mixers.filter import ImplicitFilter

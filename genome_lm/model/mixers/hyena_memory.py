@@ -3,11 +3,10 @@
 import torch
 
 from genome_lm.config import ModelConfig
+from genome_lm.kernels import Backend, bins, most_sharing
 from genome_lm.kernels.conv.fft import fast_fft_size
-from genome_lm.kernels.conv.spectra import bins
 from genome_lm.kernels.cpu.mixer import KEPT_BYTES, block_channels, fft_group
-from genome_lm.kernels.cpu.workers import most_sharing
-from genome_lm.kernels.dispatch import SMALL, Backend
+from genome_lm.kernels.dispatch import SMALL
 from genome_lm.kernels.triton.costs import worthwhile
 from genome_lm.model.mixer import GpuBatch, Held, Units
 from genome_lm.model.mixers.filter import SPECTRUM_BYTES

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels.conv.online import OnlineConv, TileFilters, convolve_ahead
-from genome_lm.kernels.cpu.workers import for_each, rows_of_piece
+from genome_lm.kernels import OnlineConv, TileFilters, convolve_ahead, for_each, rows_of_piece
 from genome_lm.model.mixer import MixerSteps, Prompts
 
 PREFILL_BYTES = 32 << 20
