@@ -48,7 +48,7 @@ USES = {
     "Bio": "list(genome.fasta_records(path))",
     "gffutils": "list(dataset.annotation._features(path))",
     "pyBigWig": "formats.tracks.check_track_names(Path('track.bw'), None)",
-    "pysam": "list(formats.vcf.read_records(path, path))",
+    "pysam": "formats.vcf_out.check_vcf_name(Path('out.bcf'))",
     "zarr": "genome.build_store([path], Path('genome.zarr'))",
 }
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -74,7 +74,7 @@ def said(bare: Run) -> dict[str, str]:
         "import json",
         "from pathlib import Path",
         "from genome_lm import GenomeLMError, dataset, formats, genome",
-        "from genome_lm.formats import tracks, vcf",
+        "from genome_lm.formats import tracks, vcf_out",
         "said, path = {}, Path('input')",
         "path.write_text('>a\\nACGT\\n')",
     ]

@@ -1,54 +1,67 @@
-"""VCF in, scored VCF out: the records as they were, with the scores in INFO.
+"""VCF as text: what is not scored is written back to the letter.
 
-pysam reads and validates the records; they are written as text with the new fields appended, because htslib ends the
-process when it translates a record that uses an undeclared tag, of which real files have many.
+htslib drops numbers beyond 32 bits, ends at bytes that are not UTF-8, and ends the process at some tags that the
+header does not declare. Text is therefore read here. BCF goes through pysam, which makes text of it.
 """
 
 import contextlib
 import hashlib
+import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, NamedTuple
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import GZIP_MAGIC, read_blocks, replacing_file
+from genome_lm.files import open_input, read_blocks
 from genome_lm.genome import GenomeStore
-from genome_lm.genome.variants import REASONS, Variant, VariantScores, why_not
+from genome_lm.genome.variants import Variant, why_not
 from genome_lm.optional import require
 
-if TYPE_CHECKING:
-    import pysam
-
-LARGEST_TBI = 1 << 29
-"""A contig of this many bases or more needs a CSI index."""
-OURS = "##genome_lm_"
-"""What the lines of a header that we write begin with, but for those of INFO."""
+COLUMNS = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO"]
+LONGEST_LINE = 1 << 28
+"""Characters of a line at most; 60 times what a record of a million samples takes."""
 PREFIX = "GLM_"
-
-_NATS = "in nats, over all tokens of the model"
-_FIELDS = {
-    "LLR": ("A", "Float", f"ln p(ALT window) - ln p(REF window), {_NATS}, mean of the strands"),
-    "LLR_FWD": ("A", "Float", "the same on the forward strand"),
-    "LLR_REV": ("A", "Float", "the same on the reverse complement"),
-    "LP_FWD": ("4", "Float", "ln p of A, C, G and T at POS, given the reference before it"),
-    "LP_REV": ("4", "Float", "ln p of A, C, G and T (letters of the forward strand) at POS, given what follows it"),
-    "CTX": ("2", "Integer", "bases of context read before the variant: forward, reverse complement"),
-    "N_FWD": ("A", "Integer", "bases compared on the forward strand, from the variant's first on"),
-    "N_REV": ("A", "Integer", "bases compared on the reverse complement"),
-    "SKIP": (".", "String", "why an ALT was not scored: " + "; ".join(f"{key}: {REASONS[key]}" for key in REASONS)),
-}
+"""What the names of the fields that we add to INFO begin with."""
+_CONTIG = re.compile(r"##contig=<(?:[^\"]*,)?ID=([^,>]+)")
+_LENGTH = re.compile(r"[<,]length=(\d{1,18})[,>]")
 
 
-def check_vcf_name(out: Path) -> None:
-    """Raise a `GenomeLMError` if the output's name does not end as the format does."""
-    if not out.name.endswith(".vcf.gz"):
-        raise GenomeLMError(f"{out}: a scored VCF is compressed and indexed; end its name in .vcf.gz")
+class Record(NamedTuple):
+    """A record of a VCF.
+
+    Attributes:
+        contig: CHROM.
+        start: POS − 1.
+        name: ID.
+        ref: REF, ASCII.
+        alts: ALT, ASCII; empty for `.`.
+        info: INFO.
+        line: All of it, without the end of the line. Bytes that are not UTF-8 are surrogates (PEP 383).
+    """
+
+    contig: str
+    start: int
+    name: str
+    ref: str
+    alts: tuple[str, ...]
+    info: str
+    line: str
+
+    @property
+    def place(self) -> str:
+        """Place and ID, as an error can print them."""
+        text = f"{self.contig}:{self.start + 1} {'' if self.name == '.' else self.name}".strip()
+        return text.encode(errors="backslashreplace").decode()
+
+    @property
+    def end(self) -> int:
+        """The last position that an index has to hold."""
+        ends = re.findall(r"(?:^|;)END=(\d{1,18})(?=;|$)", self.info) if "END=" in self.info else []
+        return max(self.start + len(self.ref), *map(int, ends), 0)
 
 
 def vcf_alleles(vcf: Path) -> Iterator[tuple[str, int, str, str]]:
@@ -59,28 +72,19 @@ def vcf_alleles(vcf: Path) -> Iterator[tuple[str, int, str, str]]:
     """
     with readable(vcf) as path:
         for record in read_records(path, vcf):
-            if record.ref is not None and record.alts is not None and len(record.alts) == 1:
-                yield record.chrom, record.pos - 1, record.ref, record.alts[0]
+            if len(record.alts) == 1:
+                yield record.contig, record.start, record.ref, record.alts[0]
 
 
 @contextlib.contextmanager
 def readable(vcf: Path, folder: Path | None = None) -> Iterator[Path]:
-    """A path that htslib can read twice: of plain gzip, in which it can't seek, and of pipes a copy is made.
+    """A path that can be read twice: of standard input and of pipes a copy is made.
 
     Args:
         vcf: The file; - is standard input.
         folder: Where the copy goes; by default a temporary folder.
     """
-    is_stream = str(vcf) == "-" or vcf.is_fifo()
-    start = b""
-    try:
-        if not is_stream:
-            with vcf.open("rb") as file:
-                start = file.read(14)
-    except OSError as error:
-        raise GenomeLMError(f"{vcf}: can't read: {error.strerror or error}") from error
-    # A bgzip file is gzip with an extra field that begins with BC.
-    if not is_stream and (not start.startswith(GZIP_MAGIC) or start[12:14] == b"BC"):
+    if str(vcf) != "-" and not vcf.is_fifo():
         yield vcf
         return
     with contextlib.ExitStack() as stack:
@@ -95,134 +99,228 @@ def readable(vcf: Path, folder: Path | None = None) -> Iterator[Path]:
         yield copy
 
 
-def read_records(path: Path, name: Path) -> Iterator["pysam.VariantRecord"]:
-    """The records of a VCF or BCF.
+def read_records(path: Path, name: Path) -> Iterator[Record]:
+    """The records of a VCF or BCF; see `read_vcf`."""
+    yield from read_vcf(path, name)[1]
+
+
+def read_vcf(path: Path, name: Path) -> tuple[list[str], Iterator[Record]]:
+    """The lines of the header, the one of the columns last, and the records of a VCF or BCF.
+
+    Args:
+        path: The file.
+        name: What errors call it.
 
     Raises:
-        GenomeLMError: If it can't be read; the record and the file's own `name` are named.
+        GenomeLMError: If it can't be read; the record is named.
     """
-    with open_vcf(path, name) as file:
-        yield from _records_of(file, name)
+    header: list[str] = []
+    lines = _lines(path, name)
+    for line in lines:
+        if not header and not line.startswith("##fileformat=VCF"):
+            break
+        header.append(line)
+        if line.startswith("#CHROM"):
+            if line.split("\t")[: len(COLUMNS)] != COLUMNS:
+                raise GenomeLMError(
+                    f"{name}: not a readable VCF: between the columns of its #CHROM line must be tabs"
+                )
+            return header, _records(lines, name)
+        if line and not line.startswith("##"):
+            raise GenomeLMError(f"{name}: not a readable VCF: line {len(header):,} comes before the #CHROM line")
+    raise GenomeLMError(
+        f"{name}: not a readable VCF: it has no #CHROM line"
+        if header
+        else f"{name}: not a readable VCF: it does not begin with ##fileformat=VCF"
+    )
+
+
+def _lines(path: Path, name: Path) -> Iterator[str]:
+    """The lines of a VCF, without their ends; of a BCF, as htslib writes them."""
+    with open_input(path) as file:
+        is_first = True
+        while line := file.readline(LONGEST_LINE):
+            if is_first and line.startswith(b"BCF\x02"):
+                break
+            is_first = False
+            if len(line) == LONGEST_LINE:
+                raise GenomeLMError(f"{name}: a line of more than {LONGEST_LINE:,} characters: is this a VCF?")
+            yield line.rstrip(b"\r\n").decode(errors="surrogateescape")
+        else:
+            return
+    yield from _bcf_lines(path, name)
+
+
+def _bcf_lines(path: Path, name: Path) -> Iterator[str]:
+    with quiet_htslib() as pysam:
+        try:
+            with pysam.VariantFile(str(path)) as file:
+                yield from str(file.header).rstrip("\n").split("\n")
+                for record in file:
+                    yield str(record).rstrip("\n")
+        except (OSError, ValueError) as error:
+            raise GenomeLMError(f"{name}: not a readable BCF: {error}; is the file cut off?") from error
 
 
 @contextlib.contextmanager
-def open_vcf(path: Path, name: Path) -> Iterator["pysam.VariantFile"]:
-    """A VCF or BCF that htslib can read; errors call it `name`."""
+def quiet_htslib() -> Iterator[Any]:
+    """pysam, whose messages would stand between ours; what they say is in the errors."""
     pysam = require("pysam")
-    # htslib's own messages would stand between ours; what they say is in the errors.
     before = pysam.set_verbosity(0)
     try:
-        with pysam.VariantFile(str(path)) as file:
-            yield file
-    except (OSError, ValueError) as error:
-        raise GenomeLMError(f"{name}: not a readable VCF: {error}") from error
+        yield pysam
     finally:
         pysam.set_verbosity(before)
 
 
-def _records_of(file: "pysam.VariantFile", name: Path) -> Iterator["pysam.VariantRecord"]:
+def _records(lines: Iterator[str], name: Path) -> Iterator[Record]:
     count, last = 0, "the header"
-    records = iter(file)
-    while True:
+    for line in lines:
+        if not line:
+            continue
         try:
-            record = next(records)
-        except StopIteration:
-            return
-        except (OSError, ValueError, UnicodeDecodeError) as error:
-            raise GenomeLMError(
-                f"{name}: record {count + 1:,} (after {last}) can't be read: {error}; is the file cut off?"
-            ) from error
-        count, last = count + 1, f"{record.chrom}:{record.pos}"
+            record = _parsed(line)
+        except ValueError as error:
+            raise GenomeLMError(f"{name}: record {count + 1:,} (after {last}) can't be read: {error}") from None
+        count, last = count + 1, record.place
         yield record
 
 
-class Survey(NamedTuple):
+def _parsed(line: str) -> Record:
+    fields = line.split("\t", len(COLUMNS))
+    if len(fields) < len(COLUMNS):
+        raise ValueError(f"it has {len(fields)} of the {len(COLUMNS)} columns, between tabs; is the file cut off?")
+    contig, position, name, ref, alts, _, _, info = fields[: len(COLUMNS)]
+    if not (position.isascii() and position.isdigit() and len(position) <= 18):
+        raise ValueError(f"POS is {position!r}, not a number")
+    if not (contig and ref and alts and ref.isascii() and alts.isascii()):
+        raise ValueError("CHROM, REF or ALT is empty, or has letters that are none")
+    return Record(contig, int(position) - 1, name, ref, () if alts == "." else tuple(alts.split(",")), info, line)
+
+
+@dataclass
+class Survey:
     """A first look at all records.
 
     Attributes:
-        header: With what the records use undeclared.
+        store: The genome.
+        rename: From the VCF's contig names to the genome's.
+        stride: Of the windows that will be scored.
+        header: The file's lines.
         contigs: The VCF's names: rank, and length if the header tells it, else 0.
         records: How many there are.
         alleles: ALT alleles; a record without ALT counts as one.
         strides: How often the next record lies in another stretch of `stride` bases than the one before.
         is_sorted: Whether they come in order.
-        sha256: Digest of what scores depend on: place, REF and ALT of every record.
+        digest: Of what scores depend on: place, REF and ALT of every record.
         reasons: What is wrong with REF or its place, by record.
         strange: The first contig that the genome lacks.
         mismatch: The first record whose REF differs.
+        furthest: The last position that a record reaches, and which does.
+        keys: Names of INFO that begin with `PREFIX`, in the header and in records, and where each is first.
     """
 
-    header: str
+    store: GenomeStore
+    rename: Callable[[str], str]
+    stride: int
+    header: list[str]
     contigs: dict[str, tuple[int, int]]
-    records: int
-    alleles: int
-    strides: int
-    is_sorted: bool
-    sha256: str
-    reasons: Counter[str]
-    strange: str
-    mismatch: str
+    records: int = 0
+    alleles: int = 0
+    strides: int = 0
+    is_sorted: bool = True
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    reasons: Counter[str] = field(default_factory=Counter)
+    strange: str = ""
+    mismatch: str = ""
+    furthest: tuple[int, str] = 0, ""
+    keys: dict[str, str] = field(default_factory=dict)
+    _before: tuple[str, int] = "", 0
+    _finished: set[str] = field(default_factory=set)
 
-    def check(self, vcf: Path, store: GenomeStore) -> None:
+    def add(self, record: Record) -> None:
+        """Take in the next record."""
+        variants = alleles_of(record, self.rename)
+        self.digest.update(f"{variants}\n".encode())
+        self.records, self.alleles = self.records + 1, self.alleles + len(variants)
+        self._note_order(record)
+        if (end := record.end) > self.furthest[0]:
+            self.furthest = end, record.place
+        if PREFIX in record.info:
+            for key in map(key_of, record.info.split(";")):
+                if key.startswith(PREFIX):
+                    self.keys.setdefault(key, record.place)
+        # The longest REF is no longer than this flank, and any ALT will do.
+        ref = variants[0]._replace(alt="A")
+        reason = why_not(self.store, ref, sys.maxsize)
+        self.reasons[reason] += 1
+        if reason == "unknown_contig":
+            self.strange = self.strange or record.contig
+        elif reason in ("ref_mismatch", "outside_contig"):
+            self.mismatch = self.mismatch or _mismatch(self.store, ref, record.place)
+
+    def _note_order(self, record: Record) -> None:
+        contig, start = self._before
+        self.strides += (record.contig, record.start // self.stride) != (contig, start // self.stride)
+        if record.contig != contig:
+            self.is_sorted &= record.contig not in self._finished
+            self._finished.add(record.contig)
+            if record.contig not in self.contigs:
+                self.contigs[record.contig] = len(self.contigs), self._length(self.rename(record.contig))
+        elif record.start < start:
+            self.is_sorted = False
+        self._before = record.contig, record.start
+
+    def _length(self, contig: str) -> int:
+        contigs = self.store.contigs
+        return int(contigs.lengths[contigs.index(contig)]) if contig in contigs else 0
+
+    def check(self, vcf: Path) -> None:
         """Raise a `GenomeLMError` if this is no VCF of this genome."""
-        unknown = self.reasons["unknown_contig"]
+        unknown, path = self.reasons["unknown_contig"], self.store.path
         wrong = self.reasons["ref_mismatch"] + self.reasons["outside_contig"]
         if unknown and unknown == self.records:
             raise GenomeLMError(
-                f"{vcf}: none of its contigs is in {store.path}: {self.strange!r} is the VCF's first, "
-                f"{store.contigs.names[0]!r} the genome's; if only the names differ, give --contig-names add-chr or "
-                "strip-chr, or --contig-map with a table of both"
+                f"{vcf}: none of its contigs is in {path}: {self.strange!r} is the VCF's first, "
+                f"{self.store.contigs.names[0]!r} the genome's; if only the names differ, give --contig-names "
+                "add-chr or strip-chr, or --contig-map with a table of both"
             )
         if 2 * wrong > self.records - unknown:
             raise GenomeLMError(
-                f"{vcf}: {wrong:,} of {self.records - unknown:,} REFs are not what {store.path} has there: "
+                f"{vcf}: {wrong:,} of {self.records - unknown:,} REFs are not what {path} has there: "
                 f"{self.mismatch}; this VCF is of another assembly"
             )
 
 
 def survey_records(path: Path, name: Path, store: GenomeStore, rename: Callable[[str], str], stride: int) -> Survey:
-    """Look through all records.
-
-    Args:
-        path: VCF or BCF that htslib can read, see `readable`.
-        name: What errors call it.
-        store: The genome.
-        rename: From the VCF's contig names to the genome's.
-        stride: Of the windows that will be scored.
+    """Look through all records of a VCF or BCF (see `readable`) that errors call `name`.
 
     Raises:
         GenomeLMError: If it can't be read; the record is named.
     """
-    count, alleles, strides, is_sorted, reasons = 0, 0, 0, True, Counter[str]()
-    strange = mismatch = ""
-    before, finished, digest = ("", 0), set[str](), hashlib.sha256()
-    with open_vcf(path, name) as file:
-        for record in _records_of(file, name):
-            variants = alleles_of(record, rename)
-            digest.update(f"{variants}\n".encode())
-            count, alleles = count + 1, alleles + len(variants)
-            strides += (record.chrom, record.start // stride) != (before[0], before[1] // stride)
-            if record.chrom != before[0]:
-                is_sorted &= record.chrom not in finished
-                finished.add(record.chrom)
-            elif record.start < before[1]:
-                is_sorted = False
-            before = record.chrom, record.start
-            # The longest REF is no longer than this flank, and any ALT will do.
-            ref = variants[0]._replace(alt="A")
-            reason = why_not(store, ref, sys.maxsize)
-            reasons[reason] += 1
-            if reason == "unknown_contig":
-                strange = strange or record.chrom
-            elif reason in ("ref_mismatch", "outside_contig"):
-                mismatch = mismatch or _mismatch(store, ref, f"{record.chrom}:{record.pos} {record.id or ''}".strip())
-        header, contigs, sha256 = str(file.header), contigs_of(file), digest.hexdigest()
-    return Survey(header, contigs, count, alleles, strides, is_sorted, sha256, reasons, strange, mismatch)
+    header, records = read_vcf(path, name)
+    survey = Survey(store, rename, stride, header, contigs_of(header))
+    for line in header:
+        if line.startswith(f"##INFO=<ID={PREFIX}"):
+            survey.keys[re.split("[,>]", line.removeprefix("##INFO=<ID="))[0]] = "its header"
+    for record in records:
+        survey.add(record)
+    return survey
 
 
-def contigs_of(file: "pysam.VariantFile") -> dict[str, tuple[int, int]]:
-    """Rank and length of each contig that the header declares; 0 for a length that it does not tell."""
-    return {contig.name: (rank, contig.length or 0) for rank, contig in enumerate(file.header.contigs.values())}
+def contigs_of(header: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Rank and length of each contig that the lines of a header declare; 0 for a length that they do not tell."""
+    contigs: dict[str, tuple[int, int]] = {}
+    for line in header:
+        if match := _CONTIG.match(line):
+            length = _LENGTH.search(line)
+            contigs.setdefault(match[1], (len(contigs), int(length[1]) if length else 0))
+    return contigs
+
+
+def key_of(field: str) -> str:
+    """The name of a field of INFO."""
+    return field.partition("=")[0]
 
 
 def _mismatch(store: GenomeStore, variant: Variant, place: str) -> str:
@@ -238,84 +336,7 @@ def _short(allele: str) -> str:
     return allele if len(allele) <= 20 else f"{allele[:20]}… ({len(allele):,} bases)"
 
 
-def alleles_of(record: "pysam.VariantRecord", rename: Callable[[str], str]) -> list[Variant]:
+def alleles_of(record: Record, rename: Callable[[str], str]) -> list[Variant]:
     """The ALTs of a record by the genome's names; a record without ALT has one that is `.`."""
-    alts = record.alts or (".",)
-    return [Variant(rename(record.chrom), record.start, record.ref or "", alt) for alt in alts]
-
-
-def scored_header(original: str, settings: dict[str, Any], mark: str) -> list[str]:
-    """The lines of the header: the input's, less what an earlier scoring left there, and ours."""
-    ours = (f"##INFO=<ID={PREFIX}", OURS)
-    *lines, columns = [line for line in original.splitlines() if not line.startswith(ours)]
-    for name, (number, kind, text) in _FIELDS.items():
-        lines.append(f'##INFO=<ID={PREFIX}{name},Number={number},Type={kind},Description="{text}">')
-    lines.append(f"{OURS}score=" + " ".join(f"{name}={value}" for name, value in settings.items()))
-    return [*lines, *([mark] if mark else []), columns]
-
-
-def scored_line(record: "pysam.VariantRecord", info: str) -> str:
-    """The record as a line of VCF with `info`, if it is not empty, in place of an earlier scoring's."""
-    columns = str(record).rstrip("\n").split("\t")
-    kept = [field for field in columns[7].split(";") if field != "." and not field.startswith(PREFIX)]
-    columns[7] = ";".join([*kept, *([info] if info else [])]) or "."
-    return "\t".join(columns) + "\n"
-
-
-def info_of(scores: VariantScores, span: range, reasons: Sequence[str]) -> str:
-    """INFO of a record whose alleles are `span` of `scores`; why each was not scored, or ""."""
-    values: dict[str, str] = {}
-    numbers = [number for number, reason in zip(span, reasons, strict=True) if not reason]
-    if numbers:
-        at = slice(span.start, span.stop)
-        values = {
-            "LLR": _joined(scores.llr[at]),
-            "LLR_FWD": _joined(scores.llr_forward[at]),
-            "LLR_REV": _joined(scores.llr_reverse[at]),
-            "LP_FWD": _joined(_first(scores.site_forward, numbers)),
-            "LP_REV": _joined(_first(scores.site_reverse, numbers)),
-            "CTX": ",".join(map(str, scores.context[numbers].max(0))),
-            "N_FWD": _counts(scores.scored[at, 0]),
-            "N_REV": _counts(scores.scored[at, 1]),
-        }
-    if any(reasons):
-        values["SKIP"] = ",".join(reason or "." for reason in reasons)
-    return ";".join(f"{PREFIX}{name}={value}" for name, value in values.items() if value.strip(".,"))
-
-
-def _first(sites: npt.NDArray[np.float64], numbers: list[int]) -> npt.NDArray[np.float64]:
-    """What the alleles of a record have in common, from the first one that has it."""
-    known = [number for number in numbers if not np.isnan(sites[number]).any()]
-    return sites[known[0] if known else numbers[0]]
-
-
-def _joined(values: npt.NDArray[np.float64]) -> str:
-    return ",".join("." if np.isnan(value) else f"{value:.6g}" for value in values)
-
-
-def _counts(values: npt.NDArray[np.int64]) -> str:
-    return ",".join(str(value) if value else "." for value in values)
-
-
-def write_vcf(
-    out: Path, header: Sequence[str], lines: Iterable[str], contigs: dict[str, tuple[int, int]], is_sorted: bool
-) -> None:
-    """Write a compressed VCF and its index; both take their places together."""
-    pysam = require("pysam")
-    if not is_sorted:
-        lines = sorted(lines, key=lambda line: _position(line, contigs))
-    large = any(length >= LARGEST_TBI for _, length in contigs.values())
-    index = out.with_name(out.name + (".csi" if large else ".tbi"))
-    with replacing_file(index) as new_index, replacing_file(out) as new_out:
-        with pysam.BGZFile(str(new_out), "wb", None) as file:
-            file.write("".join(f"{line}\n" for line in header).encode())
-            for line in lines:
-                file.write(line.encode())
-        pysam.tabix_index(str(new_out), preset="vcf", force=True, csi=large)
-        Path(f"{new_out}{index.suffix}").rename(new_index)
-        out.with_name(out.name + (".tbi" if large else ".csi")).unlink(missing_ok=True)
-
-
-def _position(line: str, contigs: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    contig, position, _ = line.split("\t", maxsplit=2)
-    return contigs[contig][0], int(position)
+    contig = rename(record.contig)
+    return [Variant(contig, record.start, record.ref, alt) for alt in record.alts or (".",)]

@@ -1,12 +1,14 @@
 """Shards of a scored VCF: what their headers say of them, and how they are joined."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.formats.vcf import OURS, check_vcf_name, contigs_of, open_vcf, read_records, write_vcf
+from genome_lm.files import require_suffix
+from genome_lm.formats.vcf import Record, read_records, read_vcf
+from genome_lm.formats.vcf_out import NAMES, OURS, check_vcf_name, write_vcf
 
 _MARK = f"{OURS}shard="
 
@@ -48,25 +50,26 @@ class Shard:
 
 
 class _ShardFile(NamedTuple):
-    """A shard's file: its facts, the other lines of its header, and the contigs that these declare."""
+    """A shard's file: its facts, the other lines of its header, and its records."""
 
     path: Path
     shard: Shard
     header: list[str]
-    contigs: dict[str, tuple[int, int]]
+    records: Iterator[Record]
 
 
 def vcf_shard_path(out: Path, number: int, count: int) -> Path:
     """Where a shard of a scored VCF goes: all.vcf.gz → all.shard-1-of-4.vcf.gz."""
-    return out.with_name(f"{out.name.removesuffix('.vcf.gz')}.shard-{number}-of-{count}.vcf.gz")
+    suffix = require_suffix(out, NAMES)
+    return out.with_name(f"{out.name.removesuffix(suffix)}.shard-{number}-of-{count}{suffix}")
 
 
 def gather_vcf(paths: Sequence[Path], out: Path) -> int:
-    """Join the shards of a scored VCF, in order, compressed and indexed.
+    """Join the shards of a scored VCF, in order.
 
     Args:
         paths: All shards, in any order.
-        out: .vcf.gz.
+        out: See `check_vcf_name`.
 
     Returns:
         Records written.
@@ -91,18 +94,18 @@ def gather_vcf(paths: Sequence[Path], out: Path) -> int:
     count = first.shard.count
     if missing := sorted(set(range(1, count + 1)) - by_number.keys()):
         raise GenomeLMError(f"shards missing: {', '.join(f'{number}/{count}' for number in missing)}")
-    lines = (str(record) for file in files for record in read_records(file.path, file.path))
-    write_vcf(out, first.header, lines, first.contigs, first.shard.is_sorted)
+    furthest = max((record.end for file in files for record in file.records), default=0)
+    records = (record for file in files for record in read_records(file.path, file.path))
+    write_vcf(out, first.header, records, first.shard.is_sorted, furthest)
     return first.shard.records
 
 
 def _shard_file(path: Path) -> _ShardFile:
-    with open_vcf(path, path) as file:
-        lines, contigs = str(file.header).splitlines(), contigs_of(file)
+    lines, records = read_vcf(path, path)
     mark = next((line for line in lines if line.startswith(_MARK)), None)
     if mark is None:
         raise GenomeLMError(f"{path}: not a shard; `genome-lm score --shard i/n` writes them")
     try:
-        return _ShardFile(path, Shard.parse(mark), [line for line in lines if line != mark], contigs)
+        return _ShardFile(path, Shard.parse(mark), [line for line in lines if line != mark], records)
     except GenomeLMError as error:
         raise GenomeLMError(f"{path}: {error}") from None

@@ -26,7 +26,8 @@ REASONS = {
     "symbolic": "ALT is symbolic, such as <DEL>",
     "breakend": "ALT is a breakend",
     "alt_ambiguous": "ALT has letters other than A, C, G and T",
-    "too_long": "an allele is longer than the flank",
+    "too_long": "an allele, without what it shares with the other, is longer than the flank",
+    "long_repeat": "the change can be written at places that are further apart than a window of the model",
     "no_room": "on no strand is there a base before, and room for both alleles behind (ends of contigs, Ns)",
 }
 """Why an allele is not scored."""
@@ -47,13 +48,13 @@ class VariantScores:
 
     Attributes:
         llr_forward: (n,) float64. ln p(alt window) − ln p(ref window), in nats: both windows have the same start and
-            the same length, so what is compared is as many bases from the variant on. Below 0: the model finds the
-            alternative less likely.
+            the same length, so what is compared is as many bases from the first one on that differs. Below 0: the
+            model finds the alternative less likely.
         llr_reverse: (n,) float64. The same on the reverse complement.
         site_forward: (n, 4) float64. ln p of A, C, G and T at `start`, given the reference before it.
         site_reverse: (n, 4) float64. ln p of A, C, G and T, letters of the forward strand, at `start`, given the
             reference after it.
-        context: (n, 2) int64. Bases read before the variant, forward and reverse.
+        context: (n, 2) int64. Bases read before the first one that differs, forward and reverse.
         scored: (n, 2) int64. Bases compared, forward and reverse: `flank`, fewer before an N or the end of a contig.
         reasons: n keys of `REASONS`, "" where a score is given.
     """
@@ -117,7 +118,17 @@ def _alt_reason(alt: str) -> str:
 
 
 def _length_reason(variant: Variant, flank: int) -> str:
-    return "too_long" if max(len(variant.ref), len(variant.alt)) > flank else ""
+    longest = max(len(variant.ref), len(variant.alt))
+    if longest > flank:
+        ref, alt = variant.ref.upper(), variant.alt.upper()
+        before = _shared(ref, alt)
+        longest -= before + _shared(ref[before:][::-1], alt[before:][::-1])
+    return "too_long" if longest > flank else ""
+
+
+def _shared(one: str, other: str) -> int:
+    """Letters at the start that two alleles have in common."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _are_bases(tokens: Tokens) -> bool:

@@ -4,6 +4,9 @@ A window holds `context` bases or more before the variant, and the variant and `
 scored. The reference is read once for all variants of a window, and an alternative costs a pass over its flank alone
 (`genome_lm.model.recompute`). Windows start on a grid of `stride` bases that is fixed to the contig, so a variant's
 score depends on the genome and the options, never on which other variants are scored with it.
+
+A variant starts, on each strand, at the first base that differs between the two sequences. Where VCF puts a deletion
+or an insertion within a repeat, and how many bases it gives around it, does not change its score.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +22,7 @@ from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, Tokens, letters, re
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
+from genome_lm.genome.store import Strand
 from genome_lm.genome.variants import Variant, VariantScores, why_not
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.model import HyenaLM
@@ -26,7 +30,11 @@ from genome_lm.model import recompute as shared
 from genome_lm.model.likelihood import base_table
 from genome_lm.strands import Strands, check_strand, orientations
 
+Table = npt.NDArray[np.floating]
+"""ln p of A, C, G and T, (..., 4)."""
 MAX_FLANK, MAX_STRIDE = 1_024, 16_384
+_SEARCHED = 64
+"""Bases that are looked through first for the end of a repeat."""
 
 
 @dataclass(frozen=True)
@@ -112,27 +120,43 @@ def score_variants(
     llr, sites = np.full((2, len(variants)), np.nan), np.full((2, len(variants), 4), np.nan)
     context, scored = (np.zeros((len(variants), 2), dtype=np.int64) for _ in range(2))
     reasons = [why_not(store, variant, layout.flank) for variant in variants]
-    scorable = {number: variants[number] for number, reason in enumerate(reasons) if not reason}
+    places: dict[int, tuple[_Place, _Place]] = {}
+    for number, variant in enumerate(variants):
+        if not reasons[number]:
+            if of_strands := _places(store, number, variant, layout.window):
+                places[number] = of_strands
+            else:
+                reasons[number] = "long_repeat"
     for reverse in orientations(strand):
         scorer = _StrandScorer(model, store, layout, reverse, batch_tokens, share, advance)
         side = int(reverse)
-        for score in scorer.scores(scorable):
+        for score in scorer.scores([of_strands[side] for of_strands in places.values()]):
             llr[side, score.number], sites[side, score.number] = score.llr, score.site
             context[score.number, side], scored[score.number, side] = score.context, score.scored
-    for number in scorable:
+    for number in places:
         if not scored[number].any():
             reasons[number] = "no_room"
     return VariantScores(llr[0], llr[1], sites[0], sites[1], context, scored, reasons)
 
 
 class _Place(NamedTuple):
-    """A variant in the coordinates of one strand of its contig."""
+    """A variant in the coordinates of one strand of its contig, from the first base that differs.
+
+    Attributes:
+        number: Of the variant.
+        contig: Number of the contig.
+        start: The first base that differs.
+        replaced: Bases from there on that the alternative lacks.
+        alt: What the alternative has in their place.
+        site: VCF's POS.
+    """
 
     number: int
     contig: int
     start: int
-    ref: Tokens
+    replaced: int
     alt: Tokens
+    site: int
 
 
 class _Window(NamedTuple):
@@ -149,6 +173,7 @@ class _Row(NamedTuple):
     place: _Place
     row: int  # of the window in the batch
     start: int  # in the window
+    site: int  # VCF's POS in the window; 0, which nothing predicts, if it lies outside
     ref: Tokens  # the reference from `start` on, as many bases as are compared
     alt: Tokens  # the alternative, as many bases
 
@@ -158,7 +183,7 @@ class _Score(NamedTuple):
 
     number: int
     llr: float
-    site: npt.NDArray[np.floating]  # (4,)
+    site: Table  # (4,)
     context: int
     scored: int
 
@@ -175,20 +200,12 @@ class _StrandScorer:
     share: bool
     advance: Callable[[float], None]
 
-    def scores(self, variants: dict[int, Variant]) -> Iterator[_Score]:
-        """The scores of variants by number, window by window; those without room have none."""
-        windows = self._windows([self._place(number, variant) for number, variant in variants.items()])
+    def scores(self, places: list[_Place]) -> Iterator[_Score]:
+        """The scores of variants, window by window; those without room have none."""
+        windows = self._windows(places)
         size = max(1, self.batch_tokens // self.layout.window)
         for first in range(0, len(windows), size):
             yield from self._scores_of(windows[first : first + size])
-
-    def _place(self, number: int, variant: Variant) -> _Place:
-        contig = self.store.contigs.index(variant.contig)
-        ref, alt = (LETTER_TO_TOKEN[letters(allele)] for allele in (variant.ref, variant.alt))
-        if not self.reverse:
-            return _Place(number, contig, variant.start, ref, alt)
-        start = int(self.store.contigs.lengths[contig]) - variant.start - len(ref)
-        return _Place(number, contig, start, reverse_complement(ref), reverse_complement(alt))
 
     def _windows(self, places: list[_Place]) -> list[_Window]:
         """Windows on the grid, in the order of the genome."""
@@ -212,17 +229,17 @@ class _StrandScorer:
     def _scores_of(self, windows: list[_Window]) -> Iterator[_Score]:
         """The scores of windows that go through the model together."""
         tokens = self._tokens(windows)
-        rows = list(_rows(windows, tokens, self.layout.flank))
+        rows = list(_rows(windows, tokens, self.layout))
         self.advance(sum(len(window.places) for window in windows) - len(rows))
         if not rows:
             return
         backbone = self.model.backbone
-        sharing = self.share and shared.covers(backbone)
+        sharing = self.share
         read_reference = shared.reference_states if sharing else shared.plain_reference_states
         read_alternatives = shared.alternative_states if sharing else shared.plain_alternative_states
         device = backbone.embedding.weight.device
         ids = torch.from_numpy(tokens[:, : self.layout.window].astype(np.int64)).to(device)
-        reference = read_reference(backbone, ids, min(row.start for row in rows))
+        reference = read_reference(backbone, ids, min(min(row.start, row.site) for row in rows))
         of_reference = self._table(reference.hidden)
         size = max(1, self.batch_tokens // (self.layout.flank if sharing else self.layout.window))
         for first in range(0, len(rows), size):
@@ -233,36 +250,80 @@ class _StrandScorer:
             starts = torch.tensor([row.start for row in some], device=device)
             of_ends = self._table(read_alternatives(backbone, reference, numbers, starts, ends))
             for row, of_end in zip(some, of_ends, strict=True):
-                yield self._score(row, of_reference[row.row, row.start - reference.begin :], of_end)
+                yield self._score(row, of_reference[row.row], reference.begin, of_end)
             self.advance(len(some))
 
     @torch.no_grad()
-    def _table(self, hidden: Tensor) -> npt.NDArray[np.floating]:
+    def _table(self, hidden: Tensor) -> Table:
         """ln p of the four bases at each position, from hidden states: (..., P, D) → (..., P + 1, 4)."""
         logits = torch.nn.functional.linear(hidden, self.model.backbone.embedding.weight)
         return base_table(logits).cpu().numpy()
 
-    def _score(self, row: _Row, of_ref: npt.NDArray[np.floating], of_alt: npt.NDArray[np.floating]) -> _Score:
-        """The score of an alternative; both tables, (≥ bases compared, 4), begin at its first base."""
+    def _score(self, row: _Row, reference: Table, begin: int, of_alt: Table) -> _Score:
+        """The score of an alternative.
+
+        Args:
+            row: The alternative.
+            reference: (positions, 4) of its window, from position `begin` on.
+            begin: See `reference`.
+            of_alt: (≥ bases compared, 4), from its first base on.
+        """
+        of_ref, site = reference[row.start - begin :], reference[row.site - begin]
         # The base before the variant, which both sequences share, predicts the first base of each.
         of_alt[0] = of_ref[0]
         first = 0 if row.start else 1  # nothing predicts the first base of a contig
         llr = _total(of_alt[first:], row.alt[first:]) - _total(of_ref[first:], row.ref[first:])
-        # POS is the first base of REF on the forward strand, hence the last one on the reverse strand.
-        site = of_ref[len(row.place.ref) - 1][::-1] if self.reverse else of_ref[0]
-        return _Score(row.place.number, llr, site, row.start, len(row.ref) - first)
+        return _Score(row.place.number, llr, site[::-1] if self.reverse else site, row.start, len(row.ref) - first)
 
 
-def _rows(windows: list[_Window], tokens: Tokens, flank: int) -> Iterator[_Row]:
+def _places(store: GenomeStore, number: int, variant: Variant, most: int) -> tuple[_Place, _Place] | None:
+    """A variant on the forward strand and the reverse complement; None in a repeat of more than `most` bases."""
+    contig = store.contigs.index(variant.contig)
+    ref, alt = (LETTER_TO_TOKEN[letters(allele)] for allele in (variant.ref, variant.alt))
+    limit, last = int(store.contigs.lengths[contig]), variant.start + len(ref) - 1
+    ahead = _Place(number, contig, variant.start, len(ref), alt, variant.start)
+    back = _Place(number, contig, limit - 1 - last, len(ref), reverse_complement(alt), limit - 1 - variant.start)
+    if np.array_equal(ref, alt) or (ref[0] != alt[0] and ref[-1] != alt[-1]):
+        return ahead, back
+    first, other = _from_first_difference(store, ahead, "+", most), _from_first_difference(store, back, "-", most)
+    # What lies between the outermost places of the same change: one length, however the change is written.
+    if first is None or other is None or first.start + other.start - limit > most:
+        return None
+    return first, other
+
+
+def _from_first_difference(store: GenomeStore, place: _Place, strand: Strand, most: int) -> _Place | None:
+    """The same change from the first base that differs; None if that is beyond a repeat of more than `most` bases."""
+    name, limit = store.contigs.names[place.contig], int(store.contigs.lengths[place.contig])
+    longer, length, differences = len(place.alt) - place.replaced, 0, np.empty(0, dtype=np.intp)
+    while not differences.size and place.start + length < limit:
+        length = min(max(_SEARCHED, 4 * length, place.replaced), limit - place.start)
+        start = place.start if strand == "+" else limit - place.start - length
+        ref = store.fetch(name, start, start + length, strand)
+        alt = np.concatenate([place.alt, ref[place.replaced :]])
+        size = min(len(ref), len(alt))
+        differences = np.flatnonzero(ref[:size] != alt[:size])
+        shift = int(differences[0]) if differences.size else size
+        if shift - place.replaced > most:
+            return None
+    # The alternative's own bases end where it goes on with what the reference has, at the first difference or later.
+    end = max(shift, len(place.alt), shift + longer)
+    while end > max(shift, shift + longer) and alt[end - 1] == ref[end - longer - 1]:
+        end -= 1
+    return place._replace(start=place.start + shift, replaced=end - longer - shift, alt=alt[shift:end])
+
+
+def _rows(windows: list[_Window], tokens: Tokens, layout: Layout) -> Iterator[_Row]:
     """The alternatives that have room: their own bases, and a base before or behind them, without an N."""
+    flank = layout.flank
     for number, window in enumerate(windows):
         for place in window.places:
-            start = place.start - window.start
+            start, site = place.start - window.start, place.site - window.start
             ref = tokens[number, start : start + flank]
-            alt = np.concatenate([place.alt, tokens[number, start + len(place.ref) :]])[:flank]
+            alt = np.concatenate([place.alt, tokens[number, start + place.replaced :]])[:flank]
             span = min(flank, _bases_until_n(ref), _bases_until_n(alt))
-            if span >= max(len(place.ref), len(place.alt)) and (start > 0 or span > 1):
-                yield _Row(place, number, start, ref[:span], alt[:span])
+            if span >= max(place.replaced, len(place.alt), 1) and (start > 0 or span > 1):
+                yield _Row(place, number, start, site if 0 < site < layout.window else 0, ref[:span], alt[:span])
 
 
 def _bases_until_n(tokens: Tokens) -> int:
@@ -277,7 +338,7 @@ def _padded(ends: list[Tokens], length: int) -> npt.NDArray[np.int64]:
     return ids
 
 
-def _total(table: npt.NDArray[np.floating], bases: Tokens) -> float:
+def _total(table: Table, bases: Tokens) -> float:
     """Σ ln p of bases, (n,) token ids, by a table that begins with them: (≥ n, 4)."""
     columns = bases[:, None].astype(np.intp) - NUCLEOTIDES[0]
     return float(np.take_along_axis(table[: len(bases)], columns, axis=1).sum(dtype=np.float64))

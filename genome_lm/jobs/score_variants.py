@@ -1,12 +1,14 @@
 """Scoring a VCF as a job: in parts, resumable, in shards if so wished."""
 
+import contextlib
+import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,18 +16,8 @@ import pyarrow.parquet as pq
 from genome_lm import __version__
 from genome_lm.errors import GenomeLMError
 from genome_lm.formats.parts import parts_folder, working_in
-from genome_lm.formats.vcf import (
-    Survey,
-    alleles_of,
-    check_vcf_name,
-    info_of,
-    read_records,
-    readable,
-    scored_header,
-    scored_line,
-    survey_records,
-    write_vcf,
-)
+from genome_lm.formats.vcf import Record, Survey, alleles_of, read_records, readable, survey_records
+from genome_lm.formats.vcf_out import STDOUT, check_survey, check_vcf_name, info_of, scored, scored_header, write_vcf
 from genome_lm.formats.vcf_shards import Shard
 from genome_lm.genome import GenomeStore
 from genome_lm.genome.variants import Variant, VariantScores
@@ -34,9 +26,6 @@ from genome_lm.inference.model import GenomeLM
 from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
 from genome_lm.strands import Strands, orientations
-
-if TYPE_CHECKING:
-    import pysam
 
 RECORDS = 2_000
 """Records of a part at most."""
@@ -50,7 +39,7 @@ class VcfSummary(NamedTuple):
     """What became of a VCF.
 
     Attributes:
-        out: The file written.
+        out: The file written; - is standard output.
         records: Records of it.
         alleles: ALT alleles; a record without ALT counts as one.
         scored: Alleles with a score.
@@ -104,7 +93,7 @@ class VcfRequest:
 
 
 def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSummary:
-    """Score a VCF and write it with the scores in INFO, bgzip-compressed and indexed, whole or not at all.
+    """Score a VCF and write it with the scores in INFO, whole or not at all; see `write_vcf`.
 
     Records that can't be scored pass through with a reason. Those of an unsorted file are sorted, in memory. What is
     done lies in a folder beside the output, OUT.parts, until the end. If the job is killed, calling this again goes
@@ -119,9 +108,10 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
     """
     check_vcf_name(request.out)
     layout = Layout.of(model.config, request.context, request.flank, request.stride)
-    with working_in(parts_folder(request.out)) as folder, readable(request.vcf, folder) as path:
+    with _folder(request.out) as folder, readable(request.vcf, folder) as path:
         survey = survey_records(path, request.vcf, store, request.rename, layout.stride)
-        survey.check(request.vcf, store)
+        survey.check(request.vcf)
+        check_survey(request.out, survey, path, request.vcf)
         inside = shard_range(survey.records, *request.shard) if request.shard else range(survey.records)
         rows = _rows(survey, len(inside), layout)
         records_of = partial(_records_of_parts, path, request.vcf, inside, rows)
@@ -130,7 +120,7 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
             genome=store.provenance,
             strand=request.strand,
             layout=asdict(layout),
-            input_sha256=survey.sha256,
+            input_sha256=survey.digest.hexdigest(),
             rows=rows,
         )
         alleles_per_record = survey.alleles / max(1, survey.records) * len(orientations(request.strand))
@@ -139,8 +129,9 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         job = Job("score", "alleles", identity, range(len(rows)), work, compute, request.shard)
         parts, resumed = run_job(job, folder, request.force)
         reasons = Counter(reason for number in job.numbers for reason in _reasons(parts.file(number)))
-        lines = (line for number, records in records_of(job.numbers) for line in _lines(parts.file(number), records))
-        write_vcf(request.out, _header(request, store, layout, survey), lines, survey.contigs, survey.is_sorted)
+        rows_of = (_scored(parts.file(number), records) for number, records in records_of(job.numbers))
+        header, records = _header(request, store, layout, survey), chain.from_iterable(rows_of)
+        write_vcf(request.out, header, records, survey.is_sorted, survey.furthest[0])
     alleles, scored = reasons.total(), reasons.pop("", 0)
     return VcfSummary(
         out=str(request.out),
@@ -155,6 +146,15 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
     )
 
 
+@contextlib.contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """Where the parts of an output are; those of standard output don't stay."""
+    with contextlib.ExitStack() as stack:
+        if out == STDOUT:
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="genome-lm-"))) / "stdout"
+        yield stack.enter_context(working_in(parts_folder(out)))
+
+
 def _rows(survey: Survey, records: int, layout: Layout) -> list[int]:
     """Records of each part, by what a record costs on the average."""
     cost = survey.strides * layout.window + survey.alleles * layout.flank
@@ -165,7 +165,7 @@ def _rows(survey: Survey, records: int, layout: Layout) -> list[int]:
 
 def _records_of_parts(
     path: Path, name: Path, inside: range, rows: Sequence[int], numbers: Container[int]
-) -> Iterator[tuple[int, list["pysam.VariantRecord"]]]:
+) -> Iterator[tuple[int, list[Record]]]:
     """Number and records of some parts, where the records `inside` are in parts of so many `rows`."""
     records = islice(read_records(path, name), inside.start, inside.stop)
     for number, count in enumerate(rows):
@@ -183,7 +183,7 @@ def _tables(
     store: GenomeStore,
     request: VcfRequest,
     layout: Layout,
-    records_of: Callable[[Container[int]], Iterator[tuple[int, list["pysam.VariantRecord"]]]],
+    records_of: Callable[[Container[int]], Iterator[tuple[int, list[Record]]]],
     numbers: Sequence[int],
     advance: Advance,
 ) -> Iterator[pa.Table]:
@@ -195,7 +195,7 @@ def _tables(
         yield _table(score_variants(model.model, store, flat, layout, **options), records, alleles)
 
 
-def _table(scores: VariantScores, records: list["pysam.VariantRecord"], alleles: list[list[Variant]]) -> pa.Table:
+def _table(scores: VariantScores, records: list[Record], alleles: list[list[Variant]]) -> pa.Table:
     """One row per record: what is added to INFO, and per allele, between commas, why it was not scored."""
     info, why, at = [], [], 0
     for record, of_record in zip(records, alleles, strict=True):
@@ -211,12 +211,12 @@ def _table(scores: VariantScores, records: list["pysam.VariantRecord"], alleles:
 def _header(request: VcfRequest, store: GenomeStore, layout: Layout, survey: Survey) -> list[str]:
     names = {"checkpoint": request.checkpoint, "genome": store.path.name, "strand": request.strand}
     shard = Shard(*request.shard, survey.records, survey.is_sorted).header_line() if request.shard else ""
-    return scored_header(survey.header, {"version": __version__, **names, **asdict(layout)}, shard)
+    return scored_header(survey, {"version": __version__, **names, **asdict(layout)}, shard)
 
 
-def _lines(part: Path, records: list["pysam.VariantRecord"]) -> Iterator[str]:
+def _scored(part: Path, records: list[Record]) -> Iterator[Record]:
     """The records of a part with their scores."""
-    return map(scored_line, records, pq.read_table(part, columns=["info"])["info"].to_pylist())
+    return map(scored, records, pq.read_table(part, columns=["info"])["info"].to_pylist())
 
 
 def _reasons(part: Path) -> Iterator[str]:

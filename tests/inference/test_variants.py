@@ -8,10 +8,11 @@ import genome_lm
 from genome_lm.alphabet import decode, encode, reverse_complement
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.genome import GenomeStore, build_store
 from genome_lm.genome.variants import Variant, VariantScores
 from genome_lm.inference import Layout, score_variants
 from genome_lm.model import HyenaLM
-from tests.conftest import Genome
+from tests.conftest import Genome, biased_dna
 
 LAYOUT = Layout(context=60, flank=20, stride=16)
 ACGT = slice(7, 11)
@@ -62,17 +63,29 @@ def total(model: HyenaLM, dna: str, start: int) -> float:
     return float(np.nansum(table[np.arange(len(dna)), encode(dna) - 7][start:]))
 
 
-def by_hand(model: HyenaLM, whole: str, variant: Variant) -> tuple[float, np.ndarray, int, int]:
-    """Score of one strand, from two windows cut out of the contig's string: LLR, site, context, bases."""
-    left = max(0, (variant.start - LAYOUT.context) // LAYOUT.stride * LAYOUT.stride)
-    before, at = whole[left : variant.start], variant.start
-    ref, alt = whole[at:], variant.alt + whole[at + len(variant.ref) :]
+def shared(one: str, other: str) -> int:
+    """Letters at the start that two sequences have in common."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def by_hand(model: HyenaLM, whole: str, variant: Variant, site: int) -> tuple[float, np.ndarray, int, int]:
+    """Score of one strand, from two windows cut out of the contig's string: LLR, ln p at a site, context, bases."""
+    changed = whole[: variant.start] + variant.alt + whole[variant.start + len(variant.ref) :]
+    at = variant.start if changed == whole else shared(whole, changed)
+    left = max(0, (at - LAYOUT.context) // LAYOUT.stride * LAYOUT.stride)
+    before, ref, alt = whole[left:at], whole[at:], changed[at:]
     span = min(LAYOUT.flank, len(ref), len(alt), (ref + "N").index("N"), (alt + "N").index("N"))
-    if span < max(len(variant.ref), len(variant.alt)) or (not before and span == 1):
+    behind = shared(ref[::-1], alt[::-1]) if changed != whole else len(ref) - len(variant.ref)
+    if span < max(len(ref) - behind, len(alt) - behind, 1) or (not before and span == 1):
         return np.nan, np.full(4, np.nan), 0, 0
     windows = [before + end[:span] for end in (alt, ref)]
     llr = total(model, windows[0], len(before)) - total(model, windows[1], len(before))
-    return llr, log_probabilities(model, windows[1]), len(before), span - (not before)
+    return (
+        llr,
+        log_probabilities(model, whole[left : left + LAYOUT.window])[site - left],
+        len(before),
+        span - (not before),
+    )
 
 
 def expected(model: HyenaLM, genome: Genome, variants: Sequence[Variant]) -> VariantScores:
@@ -83,16 +96,14 @@ def expected(model: HyenaLM, genome: Genome, variants: Sequence[Variant]) -> Var
         if "N" in variant.ref:
             continue
         whole = sequence(genome, variant.contig)
-        llr, table, context, span = by_hand(model, whole, variant)
+        llr, site, context, span = by_hand(model, whole, variant, variant.start)
         scores.llr_forward[i], scores.context[i, 0], scores.scored[i, 0] = llr, context, span
-        if span:
-            scores.site_forward[i] = table[context]
+        scores.site_forward[i] = site
         other, ref, alt = (decode(reverse_complement(encode(dna))) for dna in (whole, *variant[2:]))
         mirrored = Variant(variant.contig, len(whole) - variant.start - len(variant.ref), ref, alt)
-        llr, table, context, span = by_hand(model, other, mirrored)
+        llr, site, context, span = by_hand(model, other, mirrored, len(whole) - 1 - variant.start)
         scores.llr_reverse[i], scores.context[i, 1], scores.scored[i, 1] = llr, context, span
-        if span:
-            scores.site_reverse[i] = table[context + len(ref) - 1][::-1]
+        scores.site_reverse[i] = site[::-1]
     return scores
 
 
@@ -140,6 +151,72 @@ def test_an_alternative_that_is_the_reference_scores_zero(model: HyenaLM, genome
     whole = sequence(genome, "one")
     variants = [Variant("one", start, whole[start : start + 3], whole[start : start + 3]) for start in (0, 100, 900)]
     np.testing.assert_allclose(score_variants(model, genome.store, variants, LAYOUT).llr, 0, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def repeats(tmp_path_factory: pytest.TempPathFactory) -> GenomeStore:
+    """Repeats of one base and of three, one of them at the end of a contig, and one longer than a window."""
+    folder, unique = tmp_path_factory.mktemp("repeats"), biased_dna(600, 5)
+    one = f"{unique[:200]}C{'A' * 20}G{unique[200:400]}G{'ACT' * 12}C{unique[400:]}"
+    (folder / "r.fa").write_text(
+        f">one\n{one}\n>two\n{unique[:200]}C{'T' * 10}\n>long\n{unique}{'A' * 200}{unique}\n"
+    )
+    return build_store([folder / "r.fa"], folder / "r.zarr")
+
+
+def spellings(whole: str, changed: str, contig: str) -> list[Variant]:
+    """All variants that turn one sequence into the other and have up to five bases more than they must."""
+    longer = len(changed) - len(whole)
+    first = shared(whole, changed)
+    last = len(whole) - shared(whole[::-1], changed[::-1])
+    return [
+        Variant(contig, start, whole[start:end], changed[start : end + longer])
+        for start in range(max(0, min(first, last) - 2), first + 1)
+        for end in range(max(last, start + 1, start + 1 - longer), min(len(whole), max(first, last) + 3) + 1)
+        if whole[:start] == changed[:start] and whole[end:] == changed[end + longer :]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("contig", "start", "ref", "alt"),
+    [
+        ("one", 205, "A", ""),
+        ("one", 205, "", "AA"),
+        ("one", 205, "", "T"),
+        ("one", 425, "ACT", ""),
+        ("one", 425, "", "ACTACT"),
+        ("one", 425, "ACTA", "G"),
+        ("two", 205, "T", ""),
+        ("two", 205, "", "T"),
+    ],
+)
+def test_one_sequence_has_one_score(
+    model: HyenaLM, repeats: GenomeStore, contig: str, start: int, ref: str, alt: str
+) -> None:
+    whole = repeats[contig, 0:].tobytes().decode()
+    start += whole[start : start + 4].find(ref[:1])
+    assert whole.startswith(ref, start)
+    variants = spellings(whole, whole[:start] + alt + whole[start + len(ref) :], contig)
+    scores = score_variants(model, repeats, variants, LAYOUT)
+    assert len(variants) > 4
+    assert set(scores.reasons) == {""}
+    for values in (scores.llr_forward, scores.llr_reverse, *scores.context.T, *scores.scored.T):
+        np.testing.assert_allclose(values, values[0], atol=1e-9)
+    assert abs(scores.llr[0]) > 1e-3
+    assert np.isnan(scores.llr_forward).all() == (contig == "two")  # nothing follows the repeat
+
+
+def test_repeats_beyond_a_window_are_not_scored(model: HyenaLM, repeats: GenomeStore) -> None:
+    variants = [Variant("long", start, "AA", "A") for start in (601, 700, 790)]
+    assert score_variants(model, repeats, variants, LAYOUT).reasons == ["long_repeat"] * 3
+
+
+def test_bases_that_both_alleles_have_make_no_allele_too_long(model: HyenaLM, genome: Genome) -> None:
+    here = sequence(genome, "one")[500:550]
+    short, long = Variant("one", 520, here[20], "G"), Variant("one", 500, here, f"{here[:20]}G{here[21:]}")
+    scores = score_variants(model, genome.store, [short, long], LAYOUT)
+    assert scores.reasons == ["", ""]
+    np.testing.assert_allclose(scores.llr_forward[0], scores.llr_forward[1], atol=1e-9)
 
 
 def test_one_strand(model: HyenaLM, genome: Genome) -> None:
