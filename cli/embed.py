@@ -123,10 +123,11 @@ def gather(
 
     Example: genome-lm gather all.shard-*.vcf.gz --out all.vcf.gz
     """
+    from genome_lm.formats.vcf_out import NAMES
     from genome_lm.formats.vcf_shards import gather_vcf
     from genome_lm.jobs import gather
 
-    if out.name.endswith(".vcf.gz"):
+    if out.name.endswith(NAMES):
         refuse_existing(out, force)
         rows = gather_vcf(shards, out)
     else:

@@ -40,7 +40,10 @@ def score(
     checkpoint: Checkpoint,
     out: Annotated[
         Path | None,
-        typer.Option(help="Scored VCF (.vcf.gz), or track of bits a base (.bedgraph, .bw).", metavar="OUT"),
+        typer.Option(
+            help="Scored VCF (.vcf.gz, .vcf, .bcf; - is stdout), or track of bits (.bedgraph, .bw).",
+            metavar="OUT",
+        ),
     ] = None,
     vcf: Annotated[
         Path | None, typer.Option(help="Variants to score, with --genome; .vcf, .vcf.gz, .bcf, - is standard input.")
@@ -70,7 +73,7 @@ def score(
         Path | None, typer.Option(help="Table of the VCF's contig names and the genome's.", metavar="TSV")
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(help="i/n: score only the i-th of n parts of a VCF, into OUT.shard-i-of-n.vcf.gz.")
+        str | None, typer.Option(help="i/n: score only the i-th of n parts of a VCF; all.shard-i-of-n.vcf.gz.")
     ] = None,
     batch_tokens: BatchTokens = 32_768,
     device: Device = None,
@@ -81,18 +84,21 @@ def score(
     """Score the variants of a VCF, or each base of sequences.
 
     With --vcf, INFO gets the log-likelihood ratio of ALT to REF (nats, each strand and their mean), the
-    log-probabilities of A, C, G and T at the site, and the context read. What can't be scored passes through with a
-    reason in GLM_SKIP.
+    log-probabilities of A, C, G and T at the site, and the context read. A change has one score, wherever in a repeat
+    it is written. What can't be scored passes through with a reason in GLM_SKIP. All else in the file stays as it is,
+    letter by letter; .bcf is refused where its 32-bit numbers can't hold a value.
 
     A killed job goes on where it was: what is done lies in OUT.parts until the end, and the same command finds it
     there. With --shard on a cluster, genome-lm gather joins the parts of a VCF.
 
     Example: genome-lm score run/checkpoint --genome g.zarr --vcf in.vcf.gz --out scored.vcf.gz
 
+    Example: bcftools view -r chr22 in.bcf | genome-lm score run/checkpoint --genome g.zarr --vcf - --out - > o.vcf
+
     Example: genome-lm score run/checkpoint --genome g.zarr --bed genes.bed --out bits.bw --table genes.tsv
     """
     from genome_lm.formats.tracks import check_track_names
-    from genome_lm.formats.vcf import check_vcf_name
+    from genome_lm.formats.vcf_out import STDOUT, check_vcf_name
     from genome_lm.formats.vcf_shards import vcf_shard_path
     from genome_lm.genome import read_contig_map, renaming
     from genome_lm.jobs.score_bases import TrackRequest
@@ -114,8 +120,11 @@ def score(
             raise GenomeLMError("give either --contig-names or --contig-map")
         check_vcf_name(out)
         part = None if shard is None else parse_shard(shard)
+        if out == STDOUT and part is not None:
+            raise GenomeLMError("--shard needs files, which gather joins; give --out a name")
         out = out if part is None else vcf_shard_path(out, *part)
-        refuse_existing(out, force)
+        if out != STDOUT:
+            refuse_existing(out, force)
         rename = renaming(contig_names.value, read_contig_map(contig_map) if contig_map else None)
         asked = VcfRequest(vcf, out, flank=flank, rename=rename, checkpoint=checkpoint, shard=part, **settings)
         _score_vcf(asked, genome, device, as_json)
@@ -133,6 +142,7 @@ def score(
 
 
 def _score_vcf(request: "VcfRequest", genome: Path, device: str | None, as_json: bool) -> None:
+    from genome_lm.formats.vcf_out import STDOUT
     from genome_lm.genome import GenomeStore
     from genome_lm.genome.variants import REASONS
     from genome_lm.inference import load
@@ -140,19 +150,21 @@ def _score_vcf(request: "VcfRequest", genome: Path, device: str | None, as_json:
 
     store = GenomeStore(genome)
     summary = score_vcf(load(request.checkpoint, device), store, request)
+    stderr = request.out == STDOUT
     if as_json:
-        typer.echo(json.dumps(summary._asdict(), indent=2))
+        typer.echo(json.dumps(summary._asdict(), indent=2), err=stderr)
         return
     if summary.skipped:
         rows = [(f"{reason}: {REASONS[reason]}", f"{count:,}") for reason, count in summary.skipped.items()]
-        table("not scored", ("", "alleles"), rows)
+        table("not scored", ("", "alleles"), rows, stderr)
     if summary.first_mismatch:
-        say(f"first REF that differs: {summary.first_mismatch}")
+        say(f"first REF that differs: {summary.first_mismatch}", stderr)
     if not summary.was_sorted:
-        say("the records were not in the order of the genome; they are now")
+        say("the records were not in the order of the genome; they are now", stderr)
     say(
         f"wrote {summary.out}: {summary.records:,} records, {summary.scored:,} of {summary.alleles:,} alleles scored"
-        + resumed(summary.resumed, summary.parts)
+        + resumed(summary.resumed, summary.parts),
+        stderr,
     )
 
 
