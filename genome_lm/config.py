@@ -4,9 +4,14 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from genome_lm.direction import CAUSAL, Direction
 from genome_lm.errors import GenomeLMError
+from genome_lm.typed import Within, check_fields, typed
+
+MOST_PARAMETERS = 10**11
+"""Of a model: a shape of more is a mistake, which would take the machine's memory before it is seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,44 +33,66 @@ class ModelConfig:
         layer_norm_epsilon: Added to the variance in every LayerNorm.
         embed_dropout: Dropout after the embedding, in training.
         resid_dropout: Dropout before each residual addition, in training.
+        layout: Operators of the blocks, separated by commas; the list is repeated over the `n_layer` blocks.
     """
 
-    d_model: int
-    n_layer: int
-    max_length: int
-    d_inner: int = 0
-    order: int = 2
-    short_filter_order: int = 3
-    emb_dim: int = 5
-    filter_order: int = 64
-    num_inner_mlps: int = 2
-    sine_frequency: float = 10.0
-    layer_norm_epsilon: float = 1e-5
-    embed_dropout: float = 0.1
-    resid_dropout: float = 0.0
+    d_model: Annotated[int, Within(1, 2**17)]
+    n_layer: Annotated[int, Within(1, 1_000)]
+    max_length: Annotated[int, Within(1, 2**31)]
+    d_inner: Annotated[int, Within(0, 2**20)] = 0
+    order: Annotated[int, Within(2, 64)] = 2
+    short_filter_order: Annotated[int, Within(1, 1_024)] = 3
+    emb_dim: Annotated[int, Within(3, 2**16)] = 5
+    filter_order: Annotated[int, Within(1, 2**16)] = 64
+    num_inner_mlps: Annotated[int, Within(0, 64)] = 2
+    sine_frequency: Annotated[float, Within(1e-6, 1e6)] = 10.0
+    layer_norm_epsilon: Annotated[float, Within(0, 1)] = 1e-5
+    embed_dropout: Annotated[float, Within(0, 0.999)] = 0.1
+    resid_dropout: Annotated[float, Within(0, 0.999)] = 0.0
+    layout: str = "hyena"
 
     def __post_init__(self) -> None:
+        check_fields(self, "model config")
         if self.d_inner == 0:
             object.__setattr__(self, "d_inner", 4 * self.d_model)
-        for name, least in _LEAST.items():
-            if (value := getattr(self, name)) < least:
-                raise GenomeLMError(f"model config: {name} is {value}, must be at least {least}")
         if self.emb_dim % 2 == 0:
             raise GenomeLMError(
                 f"model config: emb_dim is {self.emb_dim}, must be odd (t, then pairs of cos and sin)"
             )
-        for name in ("embed_dropout", "resid_dropout"):
-            if not 0 <= (value := getattr(self, name)) < 1:
-                raise GenomeLMError(f"model config: {name} is {value}, must be in [0, 1)")
+        if (least := self._least_parameters()) > MOST_PARAMETERS:
+            raise GenomeLMError(
+                f"model config: at least {least:,} parameters, must be at most {MOST_PARAMETERS:,}: make d_model, "
+                "d_inner, n_layer or the filter smaller"
+            )
+
+    def _least_parameters(self) -> int:
+        """Weights of the large matrices, without building the model."""
+        mlp, projections = 2 * self.d_model * self.d_inner, (self.order + 2) * self.d_model**2
+        filters = self.filter_order * (self.num_inner_mlps * self.filter_order + self.emb_dim)
+        return self.n_layer * (mlp + projections + filters)
 
     @property
     def filter_length(self) -> int:
         """Positions that the long filters span; the most tokens that the model takes."""
         return self.max_length + 2
 
+    @property
+    def mixers(self) -> tuple[str, ...]:
+        """The operator of each block."""
+        names = [name.strip() for name in self.layout.split(",")]
+        return tuple(names[number % len(names)] for number in range(self.n_layer))
+
+    @property
+    def direction(self) -> Direction:
+        """Which positions a state depends on."""
+        return CAUSAL
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return dataclasses.asdict(self)
+        """The fields as plain JSON values; HyenaDNA's own layout goes without saying."""
+        values = dataclasses.asdict(self)
+        if self.layout == "hyena":
+            del values["layout"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
@@ -74,21 +101,8 @@ class ModelConfig:
         Raises:
             GenomeLMError: On an unknown or a missing field, or a value out of range.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
-        if unknown := sorted(values.keys() - known):
-            raise GenomeLMError(
-                f"model config: unknown field {', '.join(unknown)}; known: {', '.join(sorted(known))}"
-            )
-        if missing := sorted(required - values.keys()):
-            raise GenomeLMError(f"model config: missing field {', '.join(missing)}")
-        return cls(**values)
+        return typed(cls, values, "model config")
 
-
-_LEAST = {
-    "d_model": 1, "n_layer": 1, "max_length": 1, "d_inner": 1, "order": 2, "short_filter_order": 1, "emb_dim": 3,
-    "filter_order": 1, "num_inner_mlps": 0,
-}  # fmt: skip
 
 PRESETS = {
     name: ModelConfig(**shape)

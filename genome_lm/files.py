@@ -29,6 +29,7 @@ _NAME = 50
 _MARKS = {
     "config.json": b"genome_lm_version",
     "job.json": b"weights_sha256",
+    "model.safetensors": b"genome_lm_version",
     "run.json": b"intervals_sha256",
     "suite.json": b"genome_lm_version",
     "summary.json": b"genome-lm",

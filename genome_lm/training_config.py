@@ -3,18 +3,23 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.typed import Fraction, Positive, Seed, Within, check_fields, typed
 
 Precision = Literal["float32", "bf16-mixed"]
+Rate = Annotated[float, Within(0, 1_000, exclusive=True)]
+Decay = Annotated[float, Within(0, 1_000)]
+Beta = Annotated[float, Within(0, 0.999_999_999)]
+Clip = Annotated[float, Within(0, 1e12, exclusive=True)]
 
 
 class Stage(NamedTuple):
     """A part of the training with windows of one length."""
 
-    length: int
-    steps: int
+    length: Positive
+    steps: Positive
 
 
 class StepPlan(NamedTuple):
@@ -56,46 +61,29 @@ class TrainingConfig:
     """
 
     stages: tuple[Stage, ...]
-    tokens_per_step: int = 262_144
-    device_tokens: int = 32_768
-    lr: float = 6e-4
-    final_lr_fraction: float = 0.1
-    warmup_fraction: float = 0.01
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.999
-    clip: float = 1.0
-    soft_mask_weight: float = 1.0
+    tokens_per_step: Positive = 262_144
+    device_tokens: Positive = 32_768
+    lr: Rate = 6e-4
+    final_lr_fraction: Fraction = 0.1
+    warmup_fraction: Fraction = 0.01
+    weight_decay: Decay = 0.1
+    beta1: Beta = 0.9
+    beta2: Beta = 0.999
+    clip: Clip = 1.0
+    soft_mask_weight: Fraction = 1.0
     reverse_complement: bool = True
-    max_n_fraction: float = 0.5
+    max_n_fraction: Fraction = 0.5
     precision: Precision = "float32"
     activation_checkpointing: bool = False
-    valid_every: int = 200
-    valid_windows: int = 64
-    checkpoint_every: int = 200
-    seed: int = 0
+    valid_every: Positive = 200
+    valid_windows: Positive = 64
+    checkpoint_every: Positive = 200
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stages", tuple(Stage(*stage) for stage in self.stages))
+        check_fields(self, "training config")
         if not self.stages:
             raise GenomeLMError("training config: no stages; give at least one length:steps")
-        for stage in self.stages:
-            if stage.length < 1 or stage.steps < 1:
-                raise GenomeLMError(
-                    f"training config: stage {stage.length}:{stage.steps} needs a length and steps ≥ 1"
-                )
-        for name in ("tokens_per_step", "device_tokens", "valid_every", "valid_windows", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise GenomeLMError(f"training config: {name} is {getattr(self, name)}, must be at least 1")
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise GenomeLMError(f"training config: {name} is {getattr(self, name)}, must be above 0")
-        fractions = "final_lr_fraction", "warmup_fraction", "soft_mask_weight", "max_n_fraction", "beta1", "beta2"
-        for name in fractions:
-            if not 0 <= getattr(self, name) <= 1:
-                raise GenomeLMError(f"training config: {name} is {getattr(self, name)}, must be between 0 and 1")
-        if self.precision not in ("float32", "bf16-mixed"):
-            raise GenomeLMError(f"training config: precision {self.precision!r}: use float32 or bf16-mixed")
 
     @property
     def steps(self) -> int:
@@ -113,6 +101,14 @@ class TrainingConfig:
             seen[length] += steps * batch
         raise IndexError(f"step {step} of {self.steps}")
 
+    def bases(self, steps: int) -> int:
+        """Bases in the first `steps` steps."""
+        total, first = 0, 0
+        for length, count in self.stages:
+            total += max(0, min(count, steps - first)) * length * max(1, self.tokens_per_step // length)
+            first += count
+        return total
+
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then a cosine from `lr` to `final_lr_fraction` · `lr`."""
         return self.lr * warmup_cosine(step, self.steps, self.warmup_fraction, self.final_lr_fraction)
@@ -120,6 +116,19 @@ class TrainingConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
         return {**dataclasses.asdict(self), "stages": [list(stage) for stage in self.stages]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainingConfig":
+        """The inverse of `to_dict`; stages may also be text, see `parse_stages`.
+
+        Raises:
+            GenomeLMError: On an unknown or a missing field, or a value out of range.
+        """
+        if "stages" not in values:
+            raise GenomeLMError("training config: no stages; give --stages length:steps, such as 1024:5000")
+        stages = values["stages"]
+        stages = parse_stages(stages) if isinstance(stages, str) else stages
+        return typed(cls, {**values, "stages": stages}, "training config")
 
 
 def warmup_cosine(step: int, steps: int, warmup_fraction: float, final_fraction: float) -> float:

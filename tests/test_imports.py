@@ -24,6 +24,7 @@ LAYERS = [
         "lines",
         "drawing",
         "machine",
+        "manifests",
         "optional",
         "strands",
         "text",

@@ -1,18 +1,16 @@
 """What a killed tuning goes on from: its state after the last whole epoch, in a file beside the output."""
 
 import hashlib
-import io
 import json
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from genome_lm.dataset import LabelledSet
-from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
+from genome_lm.training.state import read_sealed, seal
 
 log = logging.getLogger(__name__)
 
@@ -37,23 +35,18 @@ class Saved:
         """
         if not self.path.exists():
             return None
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            identity = state.pop("identity")
-        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            raise GenomeLMError(f"{self.path} is damaged: remove it to start the tuning anew ({error})") from error
-        if identity != self._identity:
+        state = read_sealed(self.path, "tuning")
+        if state.pop("identity", None) != self._identity:
             log.warning("%s is of another model, data or configuration; starting anew", self.path)
             return None
         log.warning("going on after epoch %d, from %s", state["epoch"], self.path)
-        return dict(state)
+        return state
 
     def write(self, state: dict[str, Any]) -> None:
         """Put a state in the place of the one that is there."""
-        whole = io.BytesIO()  # torch.save has an error of its own for a full disk
-        torch.save({**state, "identity": self._identity}, whole)
         with replacing_file(self.path) as temporary:
-            temporary.write_bytes(whole.getbuffer())
+            torch.save({**state, "identity": self._identity}, temporary)
+            seal(temporary)
 
     def remove(self) -> None:
         """The output is whole."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from genome_lm import __version__
 from genome_lm.alphabet import NUCLEOTIDES, Tokens, decode, reverse_complement
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder, require_suffix
@@ -188,6 +189,7 @@ def write_mutagenesis(out: Path, result: Mutagenesis) -> None:
                 reference=result.reference,
                 method=result.method,
                 bases=BASES,
+                genome_lm_version=__version__,
             )
         return
     table = {

@@ -3,12 +3,12 @@
 import csv
 import logging
 import math
-import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from genome_lm.machine import process_memory
 from genome_lm.optional import require
 from genome_lm.progress import progress
 from genome_lm.training.data import StepBatch
-from genome_lm.training.metrics import METRICS, read_metrics
+from genome_lm.training.metrics import METRICS, Metrics, read_metrics
+from genome_lm.training.state import seal
 from genome_lm.training.system import TrainingSystem
 from genome_lm.training.validation import mean_loss
 from genome_lm.training_config import TrainingConfig
@@ -32,25 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RESUME = "resume.ckpt"
-
-
-class Metrics(NamedTuple):
-    """A row of metrics.csv; losses in nats a base, `valid_…` NaN where the step was not followed by a validation."""
-
-    step: int
-    stage: int
-    length: int
-    batch: int
-    bases: int
-    lr: float
-    loss: float
-    perplexity: float
-    bits_per_base: float
-    grad_norm: float
-    bases_per_second: float
-    memory_mb: float
-    valid_loss: float
-    valid_bits_per_base: float
 
 
 class Validation:
@@ -64,7 +46,7 @@ class Validation:
         if not self.intervals:
             return math.nan
         windows, inside = tile(self.store, self.intervals, length + 1, length)
-        chosen = np.unique(np.linspace(0, len(inside) - 1, self.config.valid_windows).astype(int))
+        chosen = np.unique(np.linspace(0, len(inside) - 1, min(self.config.valid_windows, len(inside))).astype(int))
         system.model.eval()
         loss = mean_loss(system.model, self.store, windows.take(chosen), inside[chosen], self.config.device_tokens)
         system.model.train()
@@ -88,12 +70,9 @@ class Log(Callback):
         self._trim()
         self._file = (self.run / METRICS).open("a", newline="")
         self._board = _open_board(self.run / "tensorboard", self.first_step)
-        plans = [self.config.plan(step) for step in (*range(self.config.steps),)]
-        self._bases = np.cumsum([plan.length * plan.batch for plan in plans])
-        done = int(self._bases[self.first_step - 1]) if self.first_step else 0
         self._display = progress("train", 0, "bases")
         self._bar = self._display.__enter__()
-        self._bar.start(done, int(self._bases[-1]))
+        self._bar.start(self.config.bases(self.first_step), self.config.bases(self.config.steps))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: StepBatch, index: int
@@ -108,8 +87,8 @@ class Log(Callback):
             return
         bases = plan.length * plan.batch
         row = Metrics(
-            step, plan.stage, plan.length, plan.batch, int(self._bases[step]), self.config.learning_rate(step),
-            result.loss, math.exp(min(result.loss, 700)), result.loss / math.log(2), result.grad_norm,
+            step, plan.stage, plan.length, plan.batch, self.config.bases(step + 1), self.config.learning_rate(step),
+            result.loss, math.exp(min(result.loss, 600)), result.loss / math.log(2), result.grad_norm,
             bases / seconds, _memory_mb(), valid, valid / math.log(2),
         )  # fmt: skip
         self._write(row)
@@ -118,21 +97,24 @@ class Log(Callback):
         self._since = time.perf_counter()
 
     def _write(self, row: Metrics) -> None:
-        csv.writer(self._file).writerow(["" if value != value else value for value in row])
+        csv.writer(self._file).writerow(row.texts())
         self._file.flush()
         if self._board is None:
             return
         for name, value in zip(row._fields[5:], row[5:], strict=True):
-            if value == value:
+            if value is not None and math.isfinite(value):
                 self._board.add_scalar(f"train/{name}".replace("train/valid_", "valid/"), value, row.step)
 
     def _trim(self) -> None:
         path = self.run / METRICS
-        kept = [row for row in read_metrics(self.run) if int(row["step"]) < self.first_step] if path.exists() else []
+        kept = read_metrics(self.run)[: self.first_step] if self.first_step else []
+        if len(kept) < self.first_step:
+            raise GenomeLMError(
+                f"{path}: has {len(kept):,} of the {self.first_step:,} steps that {RESUME} goes on from; put the "
+                "whole file back, or remove the run to start anew"
+            )
         with replacing_file(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, Metrics._fields)
-            writer.writeheader()
-            writer.writerows(kept)
+            csv.writer(file).writerows([Metrics._fields, *(row.texts() for row in kept)])
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Close what was opened, after an error too."""
@@ -192,10 +174,10 @@ class SaveAndStop(Callback):
         stop = trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
         if stop or (batch.step + 1) % self.every == 0 or batch.step + 1 == pl_module.config.steps:
             pl_module.next_step = batch.step + 1
-            temporary = self.path.with_suffix(".tmp")
-            trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                os.replace(temporary, self.path)
+            with replacing_file(self.path) if trainer.is_global_zero else nullcontext(self.path) as temporary:
+                trainer.save_checkpoint(temporary)
+                if trainer.is_global_zero:
+                    seal(temporary)
         trainer.should_stop = stop
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:

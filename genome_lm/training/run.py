@@ -1,13 +1,13 @@
 """A training run: from a genome store to a native checkpoint, resumed where it was left."""
 
 import contextlib
+import hashlib
 import json
 import logging
-import pickle
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,22 @@ from genome_lm import __version__
 from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha256
 from genome_lm.checkpoint.native import load_strictly
 from genome_lm.config import ModelConfig
+from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file, sha256
+from genome_lm.files import replacing_file, sha256, writing
 from genome_lm.genome import GenomeStore, WindowSampler, of_split, read_bed
-from genome_lm.kernels.numerics import deterministic
+from genome_lm.kernels import deterministic
 from genome_lm.model import HyenaLM
 from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
 from genome_lm.training.data import GenomeData, TrainingSteps
 from genome_lm.training.devices import StrategyName, choose_accelerator, choose_strategy, process_rank
 from genome_lm.training.metrics import METRICS, read_metrics
+from genome_lm.training.records import CHECKPOINT, RUN, SUMMARY, Summary, read_identity, read_summary
+from genome_lm.training.state import read_sealed
 from genome_lm.training.system import TrainingSystem
 from genome_lm.training_config import TrainingConfig
 
 log = logging.getLogger(__name__)
-
-RUN, SUMMARY, CHECKPOINT = "run.json", "summary.json", "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,11 @@ def train(
     system = TrainingSystem(model.train(), config, TrainingSteps(sampler, config))
     validation = Validation(store, [region for region in regions if region.name == "valid"], config)
     rank = process_rank(devices * num_nodes)
-    with _locked(out) if rank == 0 else contextlib.nullcontext():
+    with writing(out), _locked(out) if rank == 0 else contextlib.nullcontext():
         same = _claim(out, identity, restart_if_changed, rank)
         if same and (out / SUMMARY).exists() and (out / CHECKPOINT).exists():
-            return TrainingResult(out / CHECKPOINT, config.steps, None, json.loads((out / SUMMARY).read_text()), rank)
+            return TrainingResult(out / CHECKPOINT, config.steps, None, asdict(read_summary(out)), rank)
+        system.run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         if same:
             _resume(system, out / RESUME)
         trainer = {**accelerator, "num_nodes": num_nodes, "strategy": chosen}
@@ -169,7 +171,7 @@ def _check_lengths(config: TrainingConfig, model: ModelConfig, devices: int) -> 
 def _claim(out: Path, identity: dict[str, Any], restart_if_changed: bool, rank: int) -> bool:
     """Write run.json, or check that the run there is the same one; whether there is one to go on with."""
     path = out / RUN
-    earlier = _flat(json.loads(path.read_text())) if path.exists() else {}
+    earlier = _flat(read_identity(out))
     now = _flat(json.loads(json.dumps(identity)))
     changed = [key for key in sorted(earlier.keys() | now.keys()) if earlier.get(key) != now.get(key)]
     if rank and (restart_if_changed or not earlier):
@@ -180,7 +182,7 @@ def _claim(out: Path, identity: dict[str, Any], restart_if_changed: bool, rank: 
             _remove(out / name)
     if not path.exists():
         with replacing_file(path) as temporary:
-            temporary.write_text(json.dumps(identity, indent=2) + "\n")
+            temporary.write_text(json_text(identity) + "\n")
         return False
     if changed:
         listed = "\n".join(f"  {key}: {earlier.get(key)} there, {now.get(key)} now" for key in changed)
@@ -206,10 +208,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _resume(system: TrainingSystem, path: Path) -> None:
     if not path.exists():
         return
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise GenomeLMError(f"{path} is damaged: remove it to start the training anew ({error})") from error
+    saved = read_sealed(path, "training")
+    if saved.get("run_id") != system.run_id:
+        raise GenomeLMError(f"{path} is of another run: remove it to start the training anew")
     system.restore(saved)
 
 
@@ -249,20 +250,14 @@ def _finish(shape: ModelConfig, config: TrainingConfig, out: Path, identity: dic
     The weights are those of resume.ckpt, which the last step saved: whole, however they were spread over devices.
     """
     model = HyenaLM(shape)
-    state = torch.load(out / RESUME, map_location="cpu", weights_only=True)["state_dict"]
+    state = read_sealed(out / RESUME, "training")["state_dict"]
     load_strictly(model, {name.removeprefix("model."): tensor for name, tensor in state.items()}, str(out / RESUME))
     versions = {"genome-lm": __version__, "torch": torch.__version__, "lightning": lightning.__version__}
     provenance = {**identity, "versions": versions}
     save_checkpoint(out / CHECKPOINT, model, provenance)
     last = read_metrics(out)[-1]
-    summary = {
-        "steps": config.steps,
-        "bases": int(last["bases"]),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "loss": float(last["loss"]),
-        "valid_loss": float(last["valid_loss"]) if last["valid_loss"] else None,
-        "versions": versions,
-    }
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    summary = asdict(Summary(config.steps, last.bases, parameters, last.loss, last.valid_loss, versions))
     with replacing_file(out / SUMMARY) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        temporary.write_text(json_text(summary) + "\n")
     return summary

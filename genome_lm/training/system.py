@@ -34,6 +34,7 @@ class TrainingSystem(LightningModule):
     Attributes:
         result: What the last step gave.
         next_step: Where a run that resumes from a saved state goes on.
+        run_id: Of the run that the state is of.
     """
 
     def __init__(self, model: HyenaLM, config: TrainingConfig, steps: TrainingSteps) -> None:
@@ -42,6 +43,7 @@ class TrainingSystem(LightningModule):
         self.model, self.config, self.steps = model, config, steps
         self.result = StepResult(float("nan"), float("nan"))
         self.next_step = 0
+        self.run_id = ""
         self._optimizer_state: dict[str, Any] | None = None
         model.backbone.activation_checkpointing = config.activation_checkpointing
 
@@ -51,8 +53,8 @@ class TrainingSystem(LightningModule):
         return torch.optim.AdamW(groups, lr=self.config.lr, betas=(self.config.beta1, self.config.beta2))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add where to go on."""
-        checkpoint["next_step"] = self.next_step
+        """Add where to go on, and with which run."""
+        checkpoint["next_step"], checkpoint["run_id"] = self.next_step, self.run_id
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over the weights and the step of a saved state; the optimiser's part waits for `on_fit_start`."""

@@ -32,7 +32,7 @@ def test_learning_rate() -> None:
     ("change", "named"),
     [
         ({"stages": ()}, "no stages"),
-        ({"stages": ((0, 5),)}, "stage 0:5"),
+        ({"stages": ((0, 5),)}, r"stages\[0\].length is 0"),
         ({"lr": 0.0}, "lr"),
         ({"soft_mask_weight": 1.5}, "soft_mask_weight"),
         ({"precision": "fp16"}, "precision"),

@@ -105,9 +105,9 @@ def _learn(case: Case, kit: Kit) -> None:
     """Undisturbed, to a loss that only a model that learns reaches."""
     _train(kit, kit.folder / "undisturbed")
     rows = read_metrics(kit.folder / "undisturbed")
-    last = [float(row["bits_per_base"]) for row in rows[-10:]]
-    case.record(first_bits=float(rows[0]["bits_per_base"]), bases_per_second=float(rows[-2]["bases_per_second"]))
-    case.record(memory_MB=float(rows[-1]["memory_mb"]))
+    last = [row.bits_per_base for row in rows[-10:]]
+    case.record(first_bits=rows[0].bits_per_base, bases_per_second=rows[-2].bases_per_second)
+    case.record(memory_MB=rows[-1].memory_mb)
     case.bounded("bits", float(np.mean(last)), kit.form.training.most_bits)
 
 

@@ -1,0 +1,97 @@
+"""What a run writes about itself: run.json when it begins, summary.json when it is whole."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from genome_lm.config import ModelConfig
+from genome_lm.documents import read_json
+from genome_lm.errors import GenomeLMError
+from genome_lm.training_config import TrainingConfig
+from genome_lm.typed import Within, typed
+
+RUN, SUMMARY, CHECKPOINT = "run.json", "summary.json", "checkpoint"
+_Count = Annotated[int, Within(1, 2**62)]
+
+
+@dataclass(frozen=True)
+class GenomeFile:
+    """A FASTA file that a genome store was built from."""
+
+    OPEN: ClassVar[bool] = True
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class GenomeRecord:
+    """Where a genome comes from; a store may say more."""
+
+    OPEN: ClassVar[bool] = True
+
+    sources: tuple[GenomeFile, ...]
+    assembly: str | None = None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What is trained, on what."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    genome: GenomeRecord
+    intervals_sha256: str
+    init_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended; losses in nats per base, `valid_loss` None where there is no validation split."""
+
+    steps: _Count
+    bases: _Count
+    parameters: _Count
+    loss: float
+    valid_loss: float | None
+    versions: dict[str, str]
+
+
+def read_identity(run: Path) -> dict[str, Any]:
+    """What run.json holds, as plain values; empty if there is none.
+
+    Raises:
+        GenomeLMError: If it is not what a run writes.
+    """
+    path = run / RUN
+    if not path.exists():
+        return {}
+    values = read_json(path)
+    if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in ("model", "training")):
+        raise GenomeLMError(f"{path}: not of a training run; give another --out, or remove it to start anew")
+    return values
+
+
+def read_run(run: Path) -> RunRecord:
+    """What run.json says.
+
+    Raises:
+        GenomeLMError: If it is missing, or not what a run writes.
+    """
+    return typed(RunRecord, _read(run / RUN), str(run / RUN))
+
+
+def read_summary(run: Path) -> Summary:
+    """What summary.json says.
+
+    Raises:
+        GenomeLMError: If it is missing, or not what a finished run writes.
+    """
+    return typed(Summary, _read(run / SUMMARY), str(run / SUMMARY))
+
+
+def _read(path: Path) -> Any:
+    if not path.exists():
+        raise GenomeLMError(f"{path} is missing: finish the training run first")
+    return read_json(path)
