@@ -44,8 +44,9 @@ def doctor(
         rows.append(("CUDA", found["cuda"] or "not in this torch"))
         rows.append(("CPU threads", f"{found['cpu_threads']} ({found['cpu_threads_reason']})"))
         rows += [("memory", f"{found['memory_bytes'] / 1e9:.1f} GB"), ("platform", found["platform"])]
-        stages = "compiled" if found["compiled_stages"] else "plain: no C compiler that works, or not Linux"
+        stages = "compiled" if found["compiled_stages"] else f"plain: {found['compiled_stages_reason']}"
         rows.append(("CPU stages", stages))
+        rows += [(f"plain, not torch's {name}", why) for name, why in found["torch_functions_replaced"].items()]
         if found["kernel_forced"]:
             rows.append(("GENOME_LM_KERNEL", found["kernel_forced"]))
         table("installed", ("", ""), rows)

@@ -17,7 +17,8 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.gpukit import Options, run_kit
 from genome_lm.gpukit.expected import random_model
 from genome_lm.kernels import backend_for
-from genome_lm.kernels.cpu.stages import is_compiled
+from genome_lm.kernels.cpu.stages import why_plain
+from genome_lm.kernels.cpu.torch_private import plain_forms
 from genome_lm.kernels.dispatch import VARIABLE, Backend, forced_backend
 from genome_lm.machine import total_memory
 from genome_lm.model import HyenaLM
@@ -81,7 +82,9 @@ def examine(limit: Limit | None = None) -> dict[str, Any]:
         "cpu_threads": torch.get_num_threads(),
         "cpu_threads_reason": limit.reason,
         "cpus_free": free,
-        "compiled_stages": is_compiled(),
+        "compiled_stages": not why_plain(),
+        "compiled_stages_reason": why_plain(),
+        "torch_functions_replaced": plain_forms(),
         "memory_bytes": total_memory(),
         "kernel_forced": os.environ.get(VARIABLE),
         "devices": [{**check._asdict(), "passed": check.passed} for check in checks],
@@ -170,7 +173,7 @@ def _states(model: HyenaLM, ids: Tensor) -> dict[str, Tensor]:
 
 def _gradients(model: HyenaLM, ids: Tensor) -> dict[str, Tensor]:
     model.zero_grad(set_to_none=True)
-    model.loss(ids[:, :-1], ids[:, 1:]).backward()
+    model.loss(*model.config.direction.shifted(ids)).backward()
     found = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     return found

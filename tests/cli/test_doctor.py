@@ -32,9 +32,10 @@ def test_all_is_well() -> None:
     assert "right" in CliRunner().invoke(app, ["doctor"]).stdout
 
 
-@pytest.mark.parametrize(("looked_for", "shown"), [(False, "plain: no C compiler"), (True, "compiled")])
-def test_whether_stages_are_compiled_is_shown(looked_for: bool, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "is_compiled", lambda: looked_for)
+@pytest.mark.parametrize(("reason", "shown"), [("no C compiler", "plain: no C compiler"), ("", "compiled")])
+def test_whether_stages_are_compiled_is_shown(reason: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "why_plain", lambda: reason)
+    monkeypatch.setattr(doctor, "plain_forms", lambda: {})
     monkeypatch.setenv("COLUMNS", "120")
     assert shown in CliRunner().invoke(app, ["doctor"]).stdout
 

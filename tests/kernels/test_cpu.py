@@ -132,3 +132,17 @@ def test_lent_rows_are_handed_out_once() -> None:
     assert again.data_ptr() == other.data_ptr()
     del again
     assert lender.lent_bytes == 0
+
+
+@pytest.mark.parametrize("order", ["inference first", "training first"])
+def test_buffers_made_in_inference_mode_serve_training(order: str) -> None:
+    taken: list[torch.Tensor] = []
+    ours = Workspace()
+    with torch.inference_mode(order == "inference first"):
+        taken += [ours.take("name", (4,), torch.float32), ours.lend_rows((2, 3), torch.float32)]
+        ours.give(taken.pop())
+    with torch.inference_mode(order != "inference first"):
+        taken += [ours.take("name", (4,), torch.float32), ours.lend_rows((2, 3), torch.float32)]
+    assert not any(tensor.is_inference() for tensor in taken)
+    for tensor in taken:
+        tensor.add_(1)

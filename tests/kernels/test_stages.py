@@ -1,69 +1,43 @@
-"""Stages in C against their plain form in float64, and what happens where there is no compiler."""
+"""Stages in C against their plain form in float64, and which libraries are loaded: ours, whole and tested."""
 
 import ctypes
-from collections.abc import Callable
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from genome_lm.kernels.cpu import compiler, products, stages
+from genome_lm.errors import GenomeLMError
+from genome_lm.kernels.cpu import compiler, products, proof, stages
 
 TILE = 1_024  # of stages.c
-Given = Tensor | float | None
-
-
-def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Given], list[int]]]:
-    """What each stage is given, with rows of some at a distance, and which of it it writes."""
-    torch.manual_seed(0)
-
-    def row(*lead: int) -> Tensor:
-        return torch.randn(*lead, sequences, length + 3)[..., :length]
-
-    z, of_z = row(3, channels), torch.randn(3, channels, 1, 1)
-    taps, tap_bias, skip = torch.randn(3, channels, 1, 3), torch.randn(3, channels, 1, 1), torch.randn(channels, 1, 1)
-    a, b, c, d = (row(channels) for _ in range(4))
-    carry = torch.randn(3, channels, 1, 2) if sequences == 1 else None
-    return {
-        "gelu": ([3 * torch.randn(length, 37)], [0]),
-        "gelu_backward": ([3 * torch.randn(length, 37), torch.randn(length, 37), torch.zeros(37)], [0, 1, 2]),
-        "windowed": ([a[:, 0], -9 * torch.rand(channels), torch.linspace(0, 1, length), 0.05, b[:, 0]], [4]),
-        "gates_in": ([z, of_z, taps, tap_bias, carry, a, b, None], [4, 5, 6]),
-        "gates_in kept": ([z, of_z, taps, tap_bias, None, a, b, row(3, channels)], [5, 6, 7]),
-        "gate_out": ([a, b, c, skip, d], [4]),
-        "conv_inputs": ([z, a, taps, tap_bias, b, c], [4, 5]),
-        "gate_backward": ([z, a, b, c, skip, taps, tap_bias, d, torch.zeros_like(skip)], [1, 7, 8]),
-        "streams_backward": (
-            [z, a, b, c, skip, taps, tap_bias, torch.zeros_like(taps), torch.zeros_like(tap_bias)],
-            [0, 7, 8],
-        ),
-    }
+SOURCE = Path(stages.__file__).with_suffix(".c")
+SMALL = "int answer(void) { return 42; }\n"
 
 
 @pytest.fixture
 def library() -> ctypes.CDLL:
-    found = stages._library()
-    if found is None:
-        pytest.skip("no C compiler")
-    return found
+    library = stages._library()
+    if library is None:
+        pytest.skip(stages.why_plain())
+    return library
 
 
-@pytest.mark.parametrize("name", list(cases(1, 1, 1)))
+@pytest.mark.parametrize("case", list(proof.cases(1, 1, 1)))
 @pytest.mark.parametrize(
     "shape", [(3, 1, 1), (2, 3, 2), (4, 1, TILE), (2, 2, TILE + 1), (5, 1, TILE + 2), (2, 1, 3 * TILE + 77)], ids=str
 )
-def test_stage_in_c_equals_its_plain_form(library: ctypes.CDLL, name: str, shape: tuple[int, int, int]) -> None:
-    given, written = cases(*shape)[name]
-    stage: Callable[..., None] = getattr(stages, name.split()[0])
-    exact = [each.double() if isinstance(each, Tensor) else each for each in given]
-    stage(*given)
-    stage.__wrapped__(*exact)  # type: ignore[attr-defined]
-    for place in written:
-        got, expected = given[place], exact[place]
-        if isinstance(got, Tensor) and isinstance(expected, Tensor):
-            scale = float(expected.abs().max())
-            torch.testing.assert_close(got.double(), expected, rtol=0, atol=5e-6 * scale)
+def test_stage_in_c_equals_its_plain_form(library: ctypes.CDLL, case: str, shape: tuple[int, int, int]) -> None:
+    assert not proof.wrong(library, case, shape)
+
+
+def test_a_stage_that_does_nothing_is_told(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "in_c", lambda *_: None)
+    for case in proof.cases(1, 1, 1):
+        assert case in proof.wrong(library, case, (3, 2, 5))
 
 
 def test_extremes_of_gelu_stay_finite(library: ctypes.CDLL) -> None:
@@ -84,28 +58,169 @@ def test_what_lies_on_another_device_is_left_to_pytorch(monkeypatch: pytest.Monk
     assert not products._is_fused(h, torch.empty(1_000, 1_000, device="meta"))
 
 
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small C source, with a cache of its own and a test that always passes."""
+    if shutil.which("cc") is None or compiler.openmp_library() is None:
+        pytest.skip("no C compiler, or no OpenMP library")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiler, "_prove", lambda *_: None)
+    path = tmp_path / "small.c"
+    path.write_text(SMALL)
+    return path
+
+
+def compiled(source: Path) -> ctypes.CDLL:
+    return compiler.compiled(source, "genome_lm.kernels.cpu.proof")
+
+
+def kept(tmp_path: Path) -> Path:
+    [file] = (tmp_path / "cache/genome_lm").iterdir()
+    return file
+
+
 @pytest.mark.parametrize("command", ["no-such-compiler", "false"])
 def test_without_a_working_compiler_there_is_no_library(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", command)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert compiler.compiled(Path(stages.__file__).with_suffix(".c")) is None
+    with pytest.raises(GenomeLMError, match=r"no C compiler|/false"):
+        compiled(source)
     assert not list(tmp_path.rglob("*.*o"))
 
 
-def test_a_cache_that_cannot_be_written_means_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert compiler.compiled(Path(stages.__file__).with_suffix(".c")) is None
+def test_a_library_is_compiled_once_and_then_needs_no_compiler(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compiled(source).answer() == 42
+    file = kept(tmp_path)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("CC", "false")
+    assert compiled(source).answer() == 42
 
 
-def test_library_is_compiled_once(library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    source = Path(stages.__file__).with_suffix(".c")
-    first = compiler.compiled(source)
-    [made] = (tmp_path / "genome_lm").iterdir()
-    written = made.stat().st_mtime_ns
-    assert first is not None
-    assert compiler.compiled(source) is not None
-    assert made.stat().st_mtime_ns == written
+def change(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    if how in ("cut", "flipped", "empty"):
+        file.write_bytes(
+            {
+                "cut": content[:4_096],
+                "flipped": content[:5_000] + bytes([content[5_000] ^ 1]) + content[5_001:],
+                "empty": b"",
+            }[how]
+        )
+        return
+    file.unlink()
+    if how == "pipe":
+        os.mkfifo(file)
+    elif how == "link":
+        (file.parent.parent / "elsewhere").write_bytes(content)
+        file.symlink_to(file.parent.parent / "elsewhere")
+    elif how == "folder":
+        file.mkdir()
+    else:
+        with file.open("wb") as large:
+            large.truncate(1 << 40)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("how", ["cut", "flipped", "empty", "pipe", "link", "folder", "terabyte"])
+def test_a_library_that_is_not_what_was_compiled_is_not_loaded(how: str, source: Path, tmp_path: Path) -> None:
+    compiled(source)
+    change(kept(tmp_path), how)
+    with pytest.raises(GenomeLMError):
+        compiled(source)
+
+
+@pytest.mark.parametrize("how", ["group", "others", "link", "file", "owner"])
+def test_a_folder_that_others_rule_is_not_used(how: str, source: Path, tmp_path: Path) -> None:
+    compiled(source)
+    folder = tmp_path / "cache/genome_lm"
+    if how in ("group", "others"):
+        folder.chmod(0o770 if how == "group" else 0o707)
+    elif how == "owner":
+        if os.geteuid() != 0:
+            pytest.skip("giving a folder away takes root")
+        os.chown(folder, 12_345, -1)
+    else:
+        folder.rename(tmp_path / "other")
+        folder.symlink_to(tmp_path / "other") if how == "link" else folder.touch()
+    with pytest.raises(GenomeLMError, match=str(folder)):
+        compiled(source)
+
+
+def test_a_change_of_the_file_does_not_reach_what_is_loaded(source: Path, tmp_path: Path) -> None:
+    library = compiled(source)
+    with kept(tmp_path).open("r+b") as file:
+        file.truncate(0)
+    assert library.answer() == 42
+
+
+def test_without_a_home_the_folder_is_temporary_and_private(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(compiler.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative, which the standard has ignored")
+    assert compiled(source).answer() == 42
+    assert (tmp_path / f"genome_lm-{os.geteuid()}").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("void gelu(void) { __builtin_trap(); }\n", "ended with -"),
+        ("int nothing_of_ours;\n", "gelu"),
+        ("void gelu(void) {}\n", "gelu of .* differs"),
+    ],
+    ids=["crash", "no symbols", "wrong"],
+)
+def test_what_fails_its_test_is_neither_kept_nor_loaded(
+    code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compiler.openmp_library() is None or shutil.which("cc") is None:
+        pytest.skip("no C compiler, or no OpenMP library")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "bad.c").write_text(code)
+    with pytest.raises(GenomeLMError, match=message):
+        compiled(tmp_path / "bad.c")
+    assert not list((tmp_path / "cache/genome_lm").iterdir())
+
+
+def test_without_a_library_every_stage_takes_its_plain_form(
+    library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, in_c = torch.linspace(-3, 3, 50).view(5, 10), torch.linspace(-3, 3, 50).view(5, 10)
+    stages.gelu(in_c)
+
+    def refuse(*_: object) -> ctypes.CDLL:
+        raise GenomeLMError("the folder is another user's")
+
+    stages._library_or_reason.cache_clear()
+    monkeypatch.setattr(stages, "compiled", refuse)
+    try:
+        stages.gelu(hidden)
+        assert not stages.is_compiled()
+        assert stages.why_plain() == "the folder is another user's"
+    finally:
+        stages._library_or_reason.cache_clear()
+    torch.testing.assert_close(hidden, in_c)
+
+
+def test_a_user_without_home_and_entry_has_a_folder(tmp_path: Path) -> None:
+    """A container runs as any number, which has no entry in the list of users."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user takes root")
+    code = (
+        "import os; from genome_lm.kernels.cpu.compiler import _cache; "
+        "os.setuid(54321); os.environ.pop('HOME'); print(_cache())"
+    )
+    env = {**os.environ, "HOME": "/", "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=Path.cwd()
+    )
+    assert Path(run.stdout.strip()).name == "genome_lm-54321"

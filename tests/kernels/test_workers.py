@@ -14,14 +14,14 @@ from torch.utils.checkpoint import checkpoint
 
 from genome_lm.kernels.cpu import mixer as cpu_mixer
 from genome_lm.kernels.cpu import mlp as cpu_mlp
-from genome_lm.kernels.cpu import workers
 from genome_lm.kernels.cpu.mixer import FilterWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
+from genome_lm.kernels.cpu.torch_private import thread_setters
 from genome_lm.kernels.cpu.workers import own_threads, share
 from genome_lm.kernels.recomputed import recomputed
 from tests.kernels.test_cpu import mixer_weights, window
 
-pytestmark = pytest.mark.skipif(workers._setters() is None, reason="PyTorch shows no setters of threads here")
+pytestmark = pytest.mark.skipif(thread_setters() is None, reason="PyTorch shows no setters of threads here")
 
 
 @pytest.fixture(params=[1, 2, 5])

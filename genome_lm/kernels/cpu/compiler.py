@@ -2,60 +2,146 @@
 
 Nothing depends on it. Without a compiler, a place for the result or an OpenMP library to share (outside Linux) there
 is no library, and callers take their plain form.
+
+What is loaded runs as this user. So it is kept in a folder that nobody else can write to, under a name that holds its
+digest, and it gets there after a process of its own has tested it. The bytes that were checked are the ones that are
+loaded, from memory: no change of the file or of its folders reaches a process that runs.
 """
 
 import ctypes
 import hashlib
 import os
 import re
+import secrets
 import shutil
+import stat
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
-
+import genome_lm
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import replacing_file
+from genome_lm.kernels.cpu.torch_private import openmp_library
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 PATIENCE = 120
-"""Seconds for the compiler."""
+"""Seconds for the compiler, and for the test."""
+LARGEST = 1 << 24
+"""Bytes of a library; ours have 40 kB."""
+_TEST = "import sys; sys.path.insert(0, sys.argv[1]); from {0} import main; sys.exit(main(sys.argv[2]) or 0)"
 
 
-def compiled(source: Path) -> ctypes.CDLL | None:
-    """The library of a C source, compiled once for each kind of processor, or None where that can't be done."""
-    compiler, openmp = shutil.which(os.environ.get("CC", "cc")), _openmp()
-    if compiler is None or openmp is None:
-        return None
-    key = hashlib.sha256("\0".join([source.read_text(), *FLAGS, openmp, _processor()]).encode()).hexdigest()
-    library = _cache() / f"{source.stem}-{key[:16]}.so"
+def compiled(source: Path, test: str) -> ctypes.CDLL:
+    """The library of a C source, compiled and tested once for each kind of processor, and kept.
+
+    Args:
+        source: The C source.
+        test: Module whose `main(file)` looks whether a library computes right; gives "" or what is wrong.
+
+    Raises:
+        GenomeLMError: If there is none, with the reason and the way out.
+    """
+    openmp = openmp_library()
+    if openmp is None:
+        raise GenomeLMError("not Linux, or PyTorch runs without an OpenMP library")
     try:
-        if not library.exists():
-            _compile(compiler, source, openmp, library)
-        return ctypes.CDLL(str(library))
-    except (OSError, GenomeLMError, subprocess.SubprocessError):
-        return None
+        key = hashlib.sha256("\0".join([source.read_text(), *FLAGS, openmp, _processor()]).encode()).hexdigest()
+        name = f"{source.stem}-{key[:16]}"
+        with _private_folder() as (path, folder):
+            content = _kept(path, folder, name)
+            memory = _in_memory(_compile(source, openmp) if content is None else content)
+            if content is None:
+                _prove(memory, test)
+                _keep(folder, name, memory)
+        # The file stays open: its path, which is the library's name, is then no other's.
+        return ctypes.CDLL(_path(memory))
+    except (OSError, subprocess.SubprocessError) as error:
+        raise GenomeLMError(str(error)) from error
 
 
-def _compile(compiler: str, source: Path, openmp: str, library: Path) -> None:
-    with replacing_file(library) as path:
-        parts = path.with_suffix(".o")
+def _compile(source: Path, openmp: str) -> bytes:
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise GenomeLMError("no C compiler: install one (cc), or name it in CC")
+    with tempfile.TemporaryDirectory() as folder:
+        parts, library = Path(folder, "parts.o"), Path(folder, "library.so")
         for command in (
             [compiler, *FLAGS, "-c", str(source), "-o", str(parts)],
             # Not by -fopenmp, which would bring a second runtime, with threads of its own.
-            [compiler, "-shared", str(parts), openmp, "-o", str(path)],
+            [compiler, "-shared", str(parts), openmp, "-o", str(library)],
         ):
             subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+        return library.read_bytes()
 
 
-def _openmp() -> str | None:
-    """The OpenMP library that PyTorch runs on; other packages may have loaded one of their own."""
+def _prove(memory: int, test: str) -> None:
+    """Let another process load the library and test it: one that is broken may end that process by a signal."""
+    root = Path(genome_lm.__file__).parents[1]
+    command = [sys.executable, "-P", "-c", _TEST.format(test), str(root), _path(memory)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, pass_fds=[memory])
+    if ended.returncode:
+        last = ended.stderr.strip().rpartition("\n")[2] or f"it ended with {ended.returncode}"
+        raise GenomeLMError(f"what the C compiler made does not pass its test: {last}")
+
+
+def _in_memory(content: bytes) -> int:
+    """A file without a name that holds the content."""
+    memory = os.memfd_create("genome-lm")
+    with open(memory, "wb", closefd=False) as file:
+        file.write(content)
+    return memory
+
+
+def _path(memory: int) -> str:
+    return f"/proc/self/fd/{memory}"
+
+
+@contextmanager
+def _private_folder() -> Iterator[tuple[Path, int]]:
+    """The path and descriptor of the folder of libraries, which this user alone can write to."""
+    path = _cache()
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        found = re.findall(r"/.*/lib[gi]?omp[^/]*\.so.*", Path("/proc/self/maps").read_text())
-    except OSError:
+        status = os.fstat(folder)
+        if status.st_uid != os.geteuid():
+            raise GenomeLMError(f"{path} is another user's: set XDG_CACHE_HOME to a folder of your own")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise GenomeLMError(f"{path}: others can write there: remove it, or set XDG_CACHE_HOME to another folder")
+        yield path, folder
+    finally:
+        os.close(folder)
+
+
+def _kept(path: Path, folder: int, name: str) -> bytes | None:
+    """The content of the library in the folder; None if there is none yet."""
+    files = [file for file in os.listdir(folder) if re.fullmatch(rf"{name}-[0-9a-f]{{64}}\.so", file)]
+    if not files:
         return None
-    ours = str(Path(torch.__file__).parent)
-    return min(found, key=lambda path: not path.startswith(ours), default=None)
+    # Without waiting: a pipe that nobody writes to has no end.
+    opened = os.open(files[0], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    with open(opened, "rb") as file:
+        content = file.read(LARGEST) if stat.S_ISREG(os.fstat(opened).st_mode) else b""
+    if hashlib.sha256(content).hexdigest() not in files[0]:
+        raise GenomeLMError(f"{path / files[0]} is not what was compiled: remove it, and it is made anew")
+    return content
+
+
+def _keep(folder: int, name: str, memory: int) -> None:
+    """Write the library into the folder, whole or not at all."""
+    content = Path(_path(memory)).read_bytes()
+    temporary = f".{name}-{secrets.token_hex(8)}"
+    try:
+        with open(temporary, "xb", opener=lambda file, flags: os.open(file, flags, 0o600, dir_fd=folder)) as file:
+            file.write(content)
+        place = f"{name}-{hashlib.sha256(content).hexdigest()}.so"
+        os.rename(temporary, place, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder)
 
 
 def _processor() -> str:
@@ -65,4 +151,9 @@ def _processor() -> str:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genome_lm"
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        # The standard has relative paths ignored.
+        return (named if named.is_absolute() else Path.home() / ".cache") / "genome_lm"
+    except RuntimeError:  # neither HOME nor an entry in the list of users, as in containers
+        return Path(tempfile.gettempdir()) / f"genome_lm-{os.geteuid()}"

@@ -38,6 +38,7 @@ from genome_lm.kernels.cpu.stages import (
     streams_backward,
     windowed,
 )
+from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
 from genome_lm.kernels.cpu.workers import PARTS, rows_of_piece, runs, share, summed
 from genome_lm.kernels.cpu.workspace import workspace
 
@@ -495,10 +496,8 @@ def _backward_norm(normed: _Normed, grad: Tensor, grad_normed: Tensor, grad_x: T
     def through_norm(pieces: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor, Tensor]:
         norm_weight, norm_bias, b_out = grad.new_zeros(3, width)
         for source, direct, inside, target in pieces:
-            _, mean, rstd = torch.native_layer_norm(source, [width], normed.weight, normed.bias, normed.eps)
-            through, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
-                inside, source, [width], mean, rstd, normed.weight, normed.bias, [True] * 3
-            )
+            _, mean, rstd = layer_norm(source, normed.weight, normed.bias, normed.eps)
+            through, dweight, dbias = layer_norm_backward(inside, source, mean, rstd, normed.weight, normed.bias)
             torch.add(direct, through, out=target)
             norm_weight += dweight
             norm_bias += dbias

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.cpu.products import add_linear, linear, linear_gelu
 from genome_lm.kernels.cpu.stages import gelu_backward
+from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
 from genome_lm.kernels.cpu.workers import rows_of_piece, runs, share, summed
 
 CHUNK, LEAST_CHUNK = 512, 128
@@ -104,25 +105,17 @@ def _backward(pieces: Sequence[tuple[Tensor, Tensor, Tensor]], weights: MlpWeigh
     Returns:
         The sums of the weights' gradients; that of w2 transposed, which is a sixth quicker.
     """
-    width = weights.w1.shape[1]
     sums = MlpWeights(*map(torch.zeros_like, weights))._replace(w2=torch.zeros_like(weights.w1))
     for chunk, out, target in pieces:
-        normed, mean, rstd = torch.native_layer_norm(chunk, [width], weights.norm_weight, weights.norm_bias, eps)
+        normed, mean, rstd = layer_norm(chunk, weights.norm_weight, weights.norm_bias, eps)
         hidden = linear(normed, weights.w1, weights.b1)
         grad_hidden = linear(out, weights.w2.T)
         gelu_backward(hidden, grad_hidden, sums.b1)
         sums.w2.addmm_(hidden.T, out)
         sums.b2.add_(out.sum(0))
         sums.w1.addmm_(grad_hidden.T, normed)
-        through_norm, norm_weight, norm_bias = torch.ops.aten.native_layer_norm_backward(
-            linear(grad_hidden, weights.w1.T),
-            chunk,
-            [width],
-            mean,
-            rstd,
-            weights.norm_weight,
-            weights.norm_bias,
-            [True] * 3,
+        through_norm, norm_weight, norm_bias = layer_norm_backward(
+            linear(grad_hidden, weights.w1.T), chunk, mean, rstd, weights.norm_weight, weights.norm_bias
         )
         torch.add(out, through_norm, out=target)
         sums.norm_weight.add_(norm_weight)

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.kernels.cpu.stages import gelu, is_compiled
+from genome_lm.kernels.cpu.torch_private import fused_add_linear, fused_linear, has_fused_linear
 
-FUSED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-"""Whether this build of PyTorch has oneDNN's products with fused epilogues."""
+FUSED = True
+"""Whether to use oneDNN's products where this build of PyTorch has them."""
 FEWEST_ROWS = 512
 """Rows from which on oneDNN is asked: it makes a kernel for each new shape, which costs more than it gains below."""
 
@@ -24,13 +25,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not _is_fused(x, weight):
         return F.linear(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return fused_linear(x, weight, bias)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """gelu(`linear`(x, weight, bias)) in the tanh form; oneDNN's own GELU takes a fifth of the product, ours less."""
     if _is_fused(x, weight) and not is_compiled():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
+        return fused_linear(x, weight, bias, "gelu")
     hidden = linear(x, weight, bias)
     gelu(hidden)
     return hidden
@@ -40,8 +41,9 @@ def add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, out: T
     """Write residual + `linear`(x, weight, bias) to `out`, (N, M), which may be the residual."""
     if not _is_fused(x, weight):
         return torch.addmm(residual, x, weight.T, out=out).add_(bias)
-    return out.copy_(torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add"))
+    return out.copy_(fused_add_linear(residual, x, weight, bias))
 
 
 def _is_fused(x: Tensor, weight: Tensor) -> bool:
-    return FUSED and x.is_cpu and x.dtype == torch.float32 and max(len(x), len(weight)) >= FEWEST_ROWS
+    taken = FUSED and x.is_cpu and x.dtype == torch.float32 and max(len(x), len(weight)) >= FEWEST_ROWS
+    return taken and has_fused_linear()

@@ -13,13 +13,14 @@ tap_bias (3, C, 1, 1), and skip (C, 1, 1). A name with a d before it is the grad
 import ctypes
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVarTuple
 
 import torch
 from torch import Tensor
 
+from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.cpu.compiler import compiled
 from genome_lm.kernels.cpu.workspace import workspace
 
@@ -61,8 +62,15 @@ class _Shape(ctypes.Structure):
 
 
 @functools.cache
+def _library_or_reason() -> tuple[ctypes.CDLL | None, str]:
+    try:
+        return compiled(Path(__file__).with_suffix(".c"), "genome_lm.kernels.cpu.proof"), ""
+    except GenomeLMError as error:
+        return None, str(error)
+
+
 def _library() -> ctypes.CDLL | None:
-    return compiled(Path(__file__).with_suffix(".c"))
+    return _library_or_reason()[0]
 
 
 def is_compiled() -> bool:
@@ -70,8 +78,20 @@ def is_compiled() -> bool:
     return COMPILED and _library() is not None
 
 
+def why_plain() -> str:
+    """Why no stage runs in C; empty if they do where their tensors allow it."""
+    return _library_or_reason()[1] if COMPILED else "switched off"
+
+
+def in_c(library: ctypes.CDLL, name: str, given: Sequence["Tensor | float | None"]) -> None:
+    """Call a stage of a library; it takes what the plain form takes, and the shape of the first tensor."""
+    first = given[0]
+    assert isinstance(first, Tensor)
+    getattr(library, name)(*map(_as_argument, given), _Shape.of(first))
+
+
 def _in_one_pass(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:
-    """Let the C function of this name do it if it can; it takes the same tensors and the shape of the first."""
+    """Let the C function of this name do it if it can."""
     names = list(inspect.signature(plain).parameters)
     of_taps = names.index("taps") if "taps" in names else None
 
@@ -79,8 +99,8 @@ def _in_one_pass(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:
     def stage(*given: *_Given) -> None:
         arguments: tuple[Any, ...] = given
         taken = of_taps is None or arguments[of_taps].shape[-1] == TAPS
-        if taken and all(map(_fits, arguments)) and is_compiled():
-            getattr(_library(), plain.__name__)(*map(_as_argument, arguments), _Shape.of(arguments[0]))
+        if taken and all(map(_fits, arguments)) and COMPILED and (library := _library()) is not None:
+            in_c(library, plain.__name__, arguments)
         else:
             plain(*given)
 

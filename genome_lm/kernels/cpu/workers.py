@@ -9,19 +9,18 @@ Results do not depend on the number of threads: pieces are cut by the shapes alo
 their order. Threads are started at the first need and stay, asleep. A fork starts with none.
 """
 
-import ctypes
 import functools
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+from genome_lm.kernels.cpu import torch_private
 
 MOST = 16
 """Threads that take pieces, each with buffers of its own. Where PyTorch has more, several compute each piece."""
@@ -55,6 +54,15 @@ def share(work: Callable[[_Piece], _Result], pieces: Iterable[_Piece]) -> list[_
     return _hand_out(_Job(work, pieces, threads // (helpers + 1)), helpers)
 
 
+def for_each(device: torch.device, work: Callable[[_Piece], None], pieces: Iterable[_Piece]) -> None:
+    """Do the work on each piece: on a CPU by `share`, on another device one after the other."""
+    if device.type == "cpu":
+        share(work, pieces)
+        return
+    for piece in pieces:
+        work(piece)
+
+
 def most_sharing() -> int:
     """Threads that take pieces at one time, where there are as many."""
     return min(torch.get_num_threads(), MOST)
@@ -66,7 +74,7 @@ def own_threads(count: int) -> Iterator[None]:
 
     It changes nothing where that can't be told: `torch.set_num_threads` would also tell threads to come.
     """
-    before, setters = torch.get_num_threads(), _setters()
+    before, setters = torch.get_num_threads(), torch_private.thread_setters()
     if setters is None or count == before:
         yield
         return
@@ -181,15 +189,6 @@ class _Inside(threading.local):
     work = False
 
 
-class _Setters:
-    """OpenMP's and MKL's own functions, which set the number of threads for the calling thread alone."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.openmp: Callable[[int], None] = library.omp_set_num_threads
-        has_mkl = torch.backends.mkl.is_available()
-        self.mkl: Callable[[int], int] = library.MKL_Set_Num_Threads_Local if has_mkl else lambda _: 0
-
-
 def _hand_out(job: _Job[Any, _Result], helpers: int) -> list[_Result]:
     _helpers(os.getpid()).ask(job, helpers)
     _inside.work = True
@@ -202,23 +201,13 @@ def _hand_out(job: _Job[Any, _Result], helpers: int) -> list[_Result]:
 
 def _can_share() -> bool:
     """Whether other threads would do the same: they have neither autocast nor modes that watch operations."""
-    watched = torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack() > 0
-    return not _inside.work and not watched and _setters() is not None
+    watched = torch.is_autocast_enabled("cpu") or torch_private.is_watched()
+    return not _inside.work and not watched and torch_private.thread_setters() is not None
 
 
 @functools.lru_cache(maxsize=1)
 def _helpers(_process: int) -> _Helpers:
     return _Helpers()
-
-
-@functools.cache
-def _setters() -> _Setters | None:
-    """None where PyTorch's libraries do not show these functions (on Windows)."""
-    name = {"linux": "libtorch_cpu.so", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "")
-    try:
-        return _Setters(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name)))
-    except (AttributeError, OSError):
-        return None
 
 
 _inside = _Inside()

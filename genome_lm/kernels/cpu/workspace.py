@@ -30,7 +30,7 @@ class Workspace(threading.local):
         buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.numel() < size:
             self._buffers.pop((name, dtype), None)
-            buffer = self._buffers[name, dtype] = torch.empty(size, dtype=dtype)
+            buffer = self._buffers[name, dtype] = _memory(size, dtype)
         return buffer[:size].view(shape)
 
     def take_rows(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -45,7 +45,7 @@ class Workspace(threading.local):
         """As `take_rows`, for the caller alone until it gives the rows back with `give` or drops them."""
         rows, stride = _row_shape(shape)
         fits = [spare for spare in self._spare if spare.dtype == dtype and spare.numel() >= rows * stride]
-        buffer = min(fits, key=Tensor.numel) if fits else torch.empty(rows * stride, dtype=dtype)
+        buffer = min(fits, key=Tensor.numel) if fits else _memory(rows * stride, dtype)
         # What is too small for this shape was for shorter sequences.
         self._spare = [spare for spare in fits if spare is not buffer]
         lent = _as_rows(buffer[: rows * stride].view(rows, stride), shape)
@@ -55,7 +55,7 @@ class Workspace(threading.local):
     def give(self, lent: Tensor) -> None:
         """Take back what `lend_rows` lent; nobody may use it any more."""
         self._lent = [other for other in self._lent if other() is not lent]
-        self._spare.append(torch.empty(0, dtype=lent.dtype).set_(lent.untyped_storage()))
+        self._spare.append(_memory(0, lent.dtype).set_(lent.untyped_storage()))
 
     @property
     def lent_bytes(self) -> int:
@@ -72,6 +72,12 @@ class Workspace(threading.local):
         if self.nbytes > keep:
             self._buffers.clear()
             self._spare.clear()
+
+
+def _memory(size: int, dtype: torch.dtype) -> Tensor:
+    """A new buffer. What is made in inference mode could not be written to outside of it, as in training."""
+    with torch.inference_mode(False):
+        return torch.empty(size, dtype=dtype)
 
 
 def _row_shape(shape: tuple[int, ...]) -> tuple[int, int]:

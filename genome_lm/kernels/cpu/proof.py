@@ -1,0 +1,67 @@
+"""Whether a library of stages in C computes what their plain form does, which is tested before one is used."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from genome_lm.kernels.cpu import stages
+
+SHAPES = (3, 1, 1), (2, 3, 2), (2, 2, 1_025), (2, 1, 2_100)
+"""Channels, sequences and positions: less than a tile of stages.c, and several."""
+TOLERANCE = 5e-6
+"""Largest difference from float64, relative to the largest value."""
+Given = Tensor | float | None
+
+
+def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Given], list[int]]]:
+    """What each stage is given, with rows of some at a distance, and the places of what it writes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    def row(*lead: int) -> Tensor:
+        return drawn(*lead, sequences, length + 3)[..., :length]
+
+    z, of_z = row(3, channels), drawn(3, channels, 1, 1)
+    taps, tap_bias, skip = drawn(3, channels, 1, 3), drawn(3, channels, 1, 1), drawn(channels, 1, 1)
+    a, b, c, d = (row(channels) for _ in range(4))
+    carry = drawn(3, channels, 1, 2) if sequences == 1 else None
+    return {
+        "gelu": ([3 * drawn(length, 37)], [0]),
+        "gelu_backward": ([3 * drawn(length, 37), drawn(length, 37), torch.zeros(37)], [0, 1, 2]),
+        "windowed": ([a[:, 0], -9 * drawn(channels).abs(), torch.linspace(0, 1, length), 0.05, b[:, 0]], [4]),
+        "gates_in": ([z, of_z, taps, tap_bias, carry, a, b, None], [4, 5, 6]),
+        "gates_in kept": ([z, of_z, taps, tap_bias, None, a, b, row(3, channels)], [5, 6, 7]),
+        "gate_out": ([a, b, c, skip, d], [4]),
+        "conv_inputs": ([z, a, taps, tap_bias, b, c], [4, 5]),
+        "gate_backward": ([z, a, b, c, skip, taps, tap_bias, d, torch.zeros_like(skip)], [1, 7, 8]),
+        "streams_backward": (
+            [z, a, b, c, skip, taps, tap_bias, torch.zeros_like(taps), torch.zeros_like(tap_bias)],
+            [0, 7, 8],
+        ),
+    }
+
+
+def wrong(library: ctypes.CDLL, case: str, shape: tuple[int, int, int]) -> str:
+    """What a library computes wrong in one of the `cases`; empty if nothing."""
+    given, written = cases(*shape)[case]
+    name = case.split()[0]
+    exact = [each.double() if isinstance(each, Tensor) else each for each in given]
+    getattr(stages, name).__wrapped__(*exact)
+    stages.in_c(library, name, given)
+    for place in written:
+        got, expected = given[place], exact[place]
+        if isinstance(got, Tensor) and isinstance(expected, Tensor):
+            difference, scale = float((got - expected).abs().max()), float(expected.abs().max())
+            if not difference <= TOLERANCE * scale:
+                return f"{case} of {shape} differs by {difference:.1e} at values up to {scale:.1e}"
+    return ""
+
+
+def main(file: str) -> str:
+    """What the library in a file computes wrong; empty if nothing."""
+    library = ctypes.CDLL(file)
+    reasons = (wrong(library, case, shape) for shape in SHAPES for case in cases(1, 1, 1))
+    return next(filter(None, reasons), "")

@@ -1,0 +1,199 @@
+"""What these kernels use of PyTorch that has no public name, in one place, as any release may change it.
+
+Each is compared with plain PyTorch at its first use. Where it is gone or gives something else, its plain form takes
+its place. `plain_forms` names those, for `genome-lm doctor`.
+"""
+
+import ctypes
+import functools
+import math
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_failures: dict[str, str] = {}
+
+
+def plain_forms() -> dict[str, str]:
+    """What was tried in this process and did not work, with the reasons; plain forms take its place."""
+    return dict(_failures)
+
+
+def _tried_once(test: Callable[[], None]) -> Callable[[], bool]:
+    """Whether a test passes: it runs at the first call, on a thread without the caller's modes and settings."""
+
+    @functools.cache
+    def works() -> bool:
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(test).result()
+        except Exception as error:  # whatever a changed function may raise
+            reason = str(error).strip().partition("\n")[0]
+            _failures[test.__name__.strip("_")] = f"{type(error).__name__}: {reason}"
+            return False
+        return True
+
+    return works
+
+
+def _waves(*shape: int, pace: float) -> Tensor:
+    """Values of a test. Random ones would change what a seeded run draws next."""
+    count = torch.arange(math.prod(shape), dtype=torch.float32, device="cpu")
+    return count.square().mul(pace).sin().view(shape)
+
+
+def fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, then: Literal["none", "gelu"] = "none") -> Tensor:
+    """x @ weightᵀ + bias by oneDNN, float32, and its GELU in the tanh form; see `has_fused_linear`."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "tanh" if then == "gelu" else "")
+
+
+def fused_add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Residual + x @ weightᵀ + bias by oneDNN, float32; see `has_fused_linear`."""
+    return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+
+
+@_tried_once
+def has_fused_linear() -> None:
+    """Whether `fused_linear` and `fused_add_linear` can be used."""
+    if not torch.backends.mkldnn.is_available():
+        raise RuntimeError("this build of PyTorch has no oneDNN")
+    x, bias, residual = _waves(9, 20, pace=0.1), _waves(17, pace=0.2), _waves(9, 17, pace=0.3)
+    for weight in (_waves(17, 20, pace=0.4), _waves(20, 17, pace=0.5).T):
+        expected = F.linear(x, weight, bias)
+        torch.testing.assert_close(fused_linear(x, weight, None), F.linear(x, weight))
+        torch.testing.assert_close(fused_linear(x, weight, bias), expected)
+        torch.testing.assert_close(fused_linear(x, weight, bias, "gelu"), F.gelu(expected, approximate="tanh"))
+        torch.testing.assert_close(fused_add_linear(residual, x, weight, bias), residual + expected)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer norm of x (N, D), with the means and inverse deviations, (N, 1), for `layer_norm_backward`."""
+    if _layer_norm():
+        return torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
+    return _plain_layer_norm(x, weight, bias, eps)
+
+
+def layer_norm_backward(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `layer_norm` with respect to x, weight and bias; `grad` (N, D) is that of the result."""
+    if _layer_norm():
+        backward = torch.ops.aten.native_layer_norm_backward
+        return backward(grad, x, x.shape[-1:], mean, rstd, weight, bias, [True] * 3)
+    return _plain_layer_norm_backward(grad, x, mean, rstd, weight)
+
+
+def _plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps), mean, variance.add_(eps).rsqrt_()
+
+
+def _plain_layer_norm_backward(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    normed, weighted = (x - mean) * rstd, grad * weight
+    along = (weighted * normed).mean(-1, keepdim=True)
+    grad_x = (weighted - weighted.mean(-1, keepdim=True) - normed * along) * rstd
+    return grad_x, (grad * normed).sum(0), grad.sum(0)
+
+
+@_tried_once
+def _layer_norm() -> None:
+    x, grad, weight, bias = _waves(6, 9, pace=0.1), _waves(6, 9, pace=0.2), _waves(9, pace=0.3), _waves(9, pace=0.4)
+    normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight, bias, 1e-5)
+    torch.testing.assert_close((normed, mean, rstd), _plain_layer_norm(x, weight, bias, 1e-5))
+    backward = torch.ops.aten.native_layer_norm_backward
+    gradients = backward(grad, x, x.shape[-1:], mean, rstd, weight, bias, [True] * 3)
+    torch.testing.assert_close(tuple(gradients), _plain_layer_norm_backward(grad, x, mean, rstd, weight))
+
+
+def changes(tensor: Tensor) -> int | None:
+    """How often a tensor's memory was written to in place, so that what was computed from it can be kept.
+
+    Returns:
+        The count, which views share; None where it is not counted, as in tensors of inference mode. What was
+        computed is not to be kept then.
+    """
+    return tensor._version if _changes() and not tensor.is_inference() else None
+
+
+@_tried_once
+def _changes() -> None:
+    tensor = torch.zeros(2, device="cpu")
+    before = tensor._version
+    with torch.no_grad():
+        tensor.detach()[:1].add_(1)
+    if tensor._version <= before:
+        raise RuntimeError("Tensor._version stays when a view is written to")
+
+
+def is_watched() -> bool:
+    """Whether a mode watches the operations of the calling thread; true where that can't be told."""
+    return not _watching() or torch._C._len_torch_dispatch_stack() > 0
+
+
+class _Watching(TorchDispatchMode):
+    pass
+
+
+@_tried_once
+def _watching() -> None:
+    counts = [torch._C._len_torch_dispatch_stack()]
+    with _Watching():
+        counts.append(torch._C._len_torch_dispatch_stack())
+    if counts != [0, 1]:
+        raise RuntimeError(f"torch._C._len_torch_dispatch_stack gives {counts} without and with one mode")
+
+
+class ThreadSetters:
+    """OpenMP's and MKL's own functions, which set the number of threads for the calling thread alone.
+
+    Attributes:
+        openmp: Takes the number.
+        mkl: Takes the number, and gives the one before; 0 stands for none of its own.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.openmp: Callable[[int], None] = library.omp_set_num_threads
+        has_mkl = torch.backends.mkl.is_available()
+        self.mkl: Callable[[int], int] = library.MKL_Set_Num_Threads_Local if has_mkl else lambda _: 0
+
+
+def thread_setters() -> ThreadSetters | None:
+    """None where PyTorch's libraries do not show these functions (on Windows), or they don't reach PyTorch."""
+    return _setters() if _thread_setters() else None
+
+
+@functools.cache
+def _setters() -> ThreadSetters:
+    name = {"linux": "libtorch_cpu.so", "darwin": "libtorch_cpu.dylib"}[sys.platform]
+    return ThreadSetters(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name)))
+
+
+@_tried_once
+def _thread_setters() -> None:
+    setters, count = _setters(), torch.get_num_threads() + 1
+    of_mkl = setters.mkl(count)
+    setters.openmp(count)
+    if torch.get_num_threads() != count:
+        raise RuntimeError("omp_set_num_threads does not reach PyTorch")
+    if torch.backends.mkl.is_available() and setters.mkl(of_mkl) != count:
+        raise RuntimeError("MKL_Set_Num_Threads_Local does not keep the number")
+
+
+def openmp_library() -> str | None:
+    """The file of the OpenMP library that PyTorch runs on; other packages may have loaded one of their own."""
+    try:
+        files = re.findall(r"/.*/lib[gi]?omp[^/]*\.so.*", Path("/proc/self/maps").read_text())
+    except OSError:
+        return None
+    of_torch = str(Path(torch.__file__).parent)
+    return min(files, key=lambda path: not path.startswith(of_torch), default=None)
