@@ -23,7 +23,8 @@ def download(
 
     Example: genome-lm download data_manifests/hg38.yaml --out genomes/hg38
     """
-    from genome_lm.download import download_all, read_manifest
+    from genome_lm.download import download_all
+    from genome_lm.manifests import read_manifest
 
     files = {out / source.name: source for source in read_manifest(manifest).files}
     download_all(files, listing)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from genome_lm.dataset.examples import Example, LabelledSet, joined, read_examples
-from genome_lm.download import Source, download_all
+from genome_lm.download import download_all
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_input
 from genome_lm.genome import GenomeStore
+from genome_lm.manifests import Source
 from genome_lm.optional import require
 
 _INTERVALS = ["id", "region", "start", "end", "strand"]

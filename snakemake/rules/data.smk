@@ -1,6 +1,9 @@
 """The genomes: their files, the stores, the splits."""
 
 
+include: "data.helpers.smk"
+
+
 # Compute nodes often have no network: the download runs where Snakemake does.
 localrules:
     download,
@@ -8,14 +11,16 @@ localrules:
 
 rule download:
     input:
-        lambda wildcards: config["genomes"][wildcards.genome]["manifest"],
+        manifest=lambda wildcards: config["genomes"][wildcards.genome]["manifest"],
+        # Files on this machine that the manifest names: a change of one makes the genome anew.
+        local_files=local_files,
     output:
         # The files lie beside this list; not being outputs, they survive a cut download, which then goes on.
         ensure(RESULTS / "genomes/{genome}/fasta.txt", non_empty=True),
     log:
         RESULTS / "logs/genomes/{genome}/download.log",
     benchmark:
-        BENCHMARKS / "download/{genome}.tsv"
+        JOBS / "download/{genome}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
@@ -24,18 +29,18 @@ rule download:
     params:
         folder=lambda wildcards, output: Path(output[0]).with_name("fasta"),
     shell:
-        "genome-lm download {input:q} --out {params.folder:q} --list {output:q} &> {log:q}"
+        "genome-lm download {input.manifest:q} --out {params.folder:q} --list {output:q} &> {log:q}"
 
 
 rule genome:
     input:
-        RESULTS / "genomes/{genome}/fasta.txt",
+        genome_files,
     output:
         directory(RESULTS / "genomes/{genome}/genome.zarr"),
     log:
         RESULTS / "logs/genomes/{genome}/genome.log",
     benchmark:
-        BENCHMARKS / "genome/{genome}.tsv"
+        JOBS / "genome/{genome}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
@@ -46,12 +51,10 @@ rule genome:
         ),
         slurm_partition=CLUSTER["partition"],
     params:
-        assembly=lambda wildcards: yaml.safe_load(
-            Path(config["genomes"][wildcards.genome]["manifest"]).read_text()
-        )["assembly"],
+        command=build_command,
+        assembly=assembly,
     shell:
-        "xargs -d '\\n' -a {input:q} genome-lm genome build "
-        "--out {output:q} --force --assembly {params.assembly:q} &> {log:q}"
+        "{params.command:q} --out {output:q} --force --assembly {params.assembly:q} &> {log:q}"
 
 
 rule intervals:
@@ -62,7 +65,7 @@ rule intervals:
     log:
         RESULTS / "logs/genomes/{genome}/intervals.log",
     benchmark:
-        BENCHMARKS / "intervals/{genome}.tsv"
+        JOBS / "intervals/{genome}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:

@@ -24,9 +24,9 @@ rule embed:
         if SHARDS == 1
         else RESULTS / "logs/runs/{genome}/{model}/seed{seed}/embed/{shard}.log",
     benchmark:
-        BENCHMARKS / "embed/{genome}/{model}/seed{seed}.tsv"
+        JOBS / "embed/{genome}/{model}/seed{seed}.tsv"
         if SHARDS == 1
-        else BENCHMARKS / "embed/{genome}/{model}/seed{seed}/{shard}.tsv"
+        else JOBS / "embed/{genome}/{model}/seed{seed}/{shard}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -38,7 +38,7 @@ rule embed:
     params:
         # What is done of a job lies beside this name; being no output, it survives a kill.
         out=lambda wildcards: str(EMBEDDINGS).format(**wildcards),
-        options=options(EMBEDDING, leave_out=("shards",)),
+        options=embed_options,
         shard=lambda wildcards: (
             f"--shard={wildcards.shard}/{SHARDS}" if SHARDS > 1 else ""
         ),
@@ -61,7 +61,7 @@ if SHARDS > 1:
         log:
             RESULTS / "logs/runs/{genome}/{model}/seed{seed}/gather_embeddings.log",
         benchmark:
-            BENCHMARKS / "gather_embeddings/{genome}/{model}/seed{seed}.tsv"
+            JOBS / "gather_embeddings/{genome}/{model}/seed{seed}.tsv"
         conda:
             "../envs/genome-lm.yaml"
         resources:

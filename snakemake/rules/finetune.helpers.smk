@@ -26,14 +26,17 @@ def finetune_options(wildcards):
 def set_inputs(wildcards):
     """What a labelled set is made of."""
     task = config["tasks"][wildcards.task]
-    files = [
-        task[kind][key]
-        for kind, key in (("annotation", "file"), ("benchmark", "manifest"))
-        if kind in task
-    ]
+    files = [annotation_file(task)] if "annotation" in task else []
+    files += [task["benchmark"]["manifest"]] if "benchmark" in task else []
     return files + [
         RESULTS / f"genomes/{genome}/genome.zarr" for genome in set_genomes(task)
     ]
+
+
+def annotation_file(task):
+    """The genes that a set is made of: the task's own file, or that of the genome."""
+    made_of = task["annotation"]
+    return made_of.get("file", config["genomes"][made_of["genome"]].get("annotation"))
 
 
 def set_command(wildcards):
@@ -42,11 +45,14 @@ def set_command(wildcards):
     names = set_genomes(task)
     stores = [f"{RESULTS}/genomes/{name}/genome.zarr" for name in names]
     own = options(task["set_options"])
-    if "species" in task:
+    kind = set_kind(task)
+    if kind == "species":
         pairs = zip(names, stores)
-        return ["species", *own, *(f"--species={name}={path}" for name, path in pairs)]
+        return [kind, *own, *(f"--species={name}={path}" for name, path in pairs)]
     genome = [f"--genome={path}" for path in stores]
-    if "annotation" in task:
-        return ["from-gff", task["annotation"]["file"], *genome, *own]
+    if kind == "from-gff":
+        named = {"contig_pattern", "contig_map"} - task["set_options"].keys()
+        contigs = some_options(config["genomes"][names[0]], *sorted(named))
+        return [kind, annotation_file(task), *genome, *contigs, *own]
     benchmark = task["benchmark"]
-    return ["benchmark", benchmark["manifest"], benchmark["set"], *genome, *own]
+    return [kind, benchmark["manifest"], benchmark["set"], *genome, *own]

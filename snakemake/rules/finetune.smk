@@ -4,12 +4,15 @@
 include: "finetune.helpers.smk"
 
 
-FINETUNED = [
-    path
+# (task, genome, model, seed) of each fine-tuning.
+TUNINGS = [
+    (name, *run)
     for name, values in config["tasks"].items()
-    for path in for_runs(
-        f"tasks/{name}/summary.json", values.get("genomes"), values.get("models")
-    )
+    for run in runs(values.get("genomes"), values.get("models"))
+]
+FINETUNED = [
+    f"{RUN}/tasks/{task}/summary.json".format(genome=genome, model=model, seed=seed)
+    for task, genome, model, seed in TUNINGS
 ]
 COMPARED = [path for name in config["benchmarks"] for path in comparisons(name)]
 
@@ -28,7 +31,7 @@ rule dataset:
     log:
         RESULTS / "logs/datasets/{task}.log",
     benchmark:
-        BENCHMARKS / "dataset/{task}.tsv"
+        JOBS / "dataset/{task}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
@@ -61,7 +64,7 @@ rule finetune:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/tasks/{task}.log",
     benchmark:
-        BENCHMARKS / "finetune/{genome}/{model}/seed{seed}/{task}.tsv"
+        JOBS / "finetune/{genome}/{model}/seed{seed}/{task}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -86,14 +89,14 @@ rule compare:
     input:
         tuned=lambda wildcards: [
             RUN / f"tasks/{task}/summary.json"
-            for task in BENCHMARK_TASKS[wildcards.comparison]
+            for task in STUDY.benchmark_tasks[wildcards.comparison]
         ],
     output:
         ensure(RUN / "comparisons/{comparison}.csv", non_empty=True),
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/comparisons/{comparison}.log",
     benchmark:
-        BENCHMARKS / "compare/{genome}/{model}/seed{seed}/{comparison}.tsv"
+        JOBS / "compare/{genome}/{model}/seed{seed}/{comparison}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
@@ -106,13 +109,3 @@ rule compare:
         folders=lambda wildcards, input: [Path(path).parent for path in input.tuned],
     shell:
         "genome-lm dataset compare {params.manifest:q} {params.folders:q} --out {output:q} --force &> {log:q}"
-
-
-# `snakemake … genomic_benchmarks` asks for a benchmark by its name.
-for name in config["benchmarks"]:
-
-    rule:
-        name:
-            name
-        input:
-            comparisons(name),

@@ -3,7 +3,7 @@
 
 localrules:
     overview,
-    benchmarks,
+    jobs,
 
 
 rule overview:
@@ -11,6 +11,7 @@ rule overview:
         summaries=for_runs("train/summary.json"),
         evaluations=for_runs("evaluation.json"),
         pages=for_runs("report.html"),
+        tuned=FINETUNED,
     output:
         page=ensure(RESULTS / "report.html", non_empty=True),
         table=report(
@@ -22,45 +23,47 @@ rule overview:
     log:
         RESULTS / "logs/overview.log",
     benchmark:
-        BENCHMARKS / "overview.tsv"
+        JOBS / "overview.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
         mem_mb=1_000,
         runtime=10,
     params:
-        title=config["title"],
+        # A function: Snakemake takes braces in a text for wildcards.
+        title=lambda wildcards: config["title"],
         runs=runs(),
+        tunings=TUNINGS,
+        metrics=STUDY.metrics,
     script:
         "../scripts/overview.py"
 
 
-rule benchmarks:
+rule jobs:
     input:
         # All other rules have ended, and written their tables, when these are there.
         RESULTS / "report.html",
         EMBEDDED,
         SCORED,
-        FINETUNED,
         COMPARED,
         SUITES,
     output:
         report(
-            RESULTS / "benchmarks.svg",
-            caption="../report/benchmarks.rst",
+            RESULTS / "jobs.svg",
+            caption="../report/jobs.rst",
             category="Resources",
             labels={"what": "time and memory"},
         ),
     log:
-        RESULTS / "logs/benchmarks.log",
+        RESULTS / "logs/jobs.log",
     benchmark:
-        BENCHMARKS / "benchmarks.tsv"
+        JOBS / "jobs.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
         mem_mb=1_000,
         runtime=10,
     params:
-        folder=BENCHMARKS,
+        folder=JOBS,
     script:
-        "../scripts/benchmarks.py"
+        "../scripts/jobs.py"

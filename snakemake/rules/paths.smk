@@ -4,8 +4,8 @@ import filelock
 
 RESULTS = Path(config["results"])
 RUN = RESULTS / "runs/{genome}/{model}/seed{seed}"
-# Kept apart from the run's folder, so that all tables of a study lie together, those of a rule under its name.
-BENCHMARKS = RESULTS / "benchmarks"
+# What Snakemake's `benchmark:` writes. All tables of a study lie together, those of a rule under its name.
+JOBS = RESULTS / "jobs"
 # Held while a workflow runs; it ends with the process.
 LOCK = filelock.FileLock(RESULTS / ".workflow.lock")
 

@@ -1,8 +1,6 @@
 """What jobs ask a cluster for: time and memory by the size of their model and data, and GPUs."""
 
 CLUSTER = config["cluster"]
-# The published sizes. The package may not be installed where Snakemake runs, so it is not asked.
-PRESETS = json.loads(Path(workflow.basedir, "../genome_lm/presets.json").read_text())
 # Planning figures, on the safe side: sustained FLOP/s of a CPU core and of a GPU; bytes per base, layer and channel
 # that training keeps, and bytes per base and channel of a forward pass.
 CORE_SPEED, GPU_SPEED = 10e9, 10e12

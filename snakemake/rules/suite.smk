@@ -9,7 +9,9 @@ rule suite:
         checkpoint=RUN / "train/checkpoint",
         genome=store,
         intervals=intervals,
-        annotation=SUITE.get("annotation", []),
+        annotation=lambda wildcards: config["genomes"][wildcards.genome].get(
+            "annotation", []
+        ),
     output:
         report(
             RUN / "suite/report.html",
@@ -21,7 +23,7 @@ rule suite:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/suite.log",
     benchmark:
-        BENCHMARKS / "suite/{genome}/{model}/seed{seed}.tsv"
+        JOBS / "suite/{genome}/{model}/seed{seed}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -34,6 +36,11 @@ rule suite:
         folder=lambda wildcards, output: Path(output[0]).parent,
         options=[f"--only={name}" for name in SUITE.get("only", [])]
         + options(SUITE, leave_out=("only",)),
+        genes=lambda wildcards: some_options(
+            config["genomes"][wildcards.genome],
+            *("annotation", "contig_pattern", "contig_map", "genetic_code"),
+        ),
     shell:
         "genome-lm evaluate-suite {input.checkpoint:q} --genome {input.genome:q} --intervals {input.intervals:q} "
-        "--out {params.folder:q} --force --threads {threads} {params.options:q} &> {log:q}"
+        "--out {params.folder:q} --force --threads {threads} {params.options:q} "
+        "{params.genes:q} &> {log:q}"

@@ -18,7 +18,7 @@ rule train:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/train.log",
     benchmark:
-        BENCHMARKS / "train/{genome}/{model}/seed{seed}.tsv"
+        JOBS / "train/{genome}/{model}/seed{seed}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -69,7 +69,7 @@ rule evaluate:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/evaluate.log",
     benchmark:
-        BENCHMARKS / "evaluate/{genome}/{model}/seed{seed}.tsv"
+        JOBS / "evaluate/{genome}/{model}/seed{seed}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -99,7 +99,7 @@ rule report:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/report.log",
     benchmark:
-        BENCHMARKS / "report/{genome}/{model}/seed{seed}.tsv"
+        JOBS / "report/{genome}/{model}/seed{seed}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:

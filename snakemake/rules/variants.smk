@@ -24,8 +24,7 @@ rule score:
         RESULTS
         / "logs/runs/{genome}/{model}/seed{seed}/variants/{variants}/{shard}-of-{shards}.log",
     benchmark:
-        BENCHMARKS
-        / "score/{genome}/{model}/seed{seed}/{variants}/{shard}-of-{shards}.tsv"
+        JOBS / "score/{genome}/{model}/seed{seed}/{variants}/{shard}-of-{shards}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -54,7 +53,7 @@ rule gather_scores:
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/variants/{variants}.log",
     benchmark:
-        BENCHMARKS / "gather_scores/{genome}/{model}/seed{seed}/{variants}.tsv"
+        JOBS / "gather_scores/{genome}/{model}/seed{seed}/{variants}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:

@@ -1,13 +1,17 @@
-"""The page and the table of a whole study, from the runs' summaries and evaluations."""
+"""The page and the table of a whole study, from the runs' summaries and evaluations and their tasks' metrics."""
 
 import csv
 import html
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from genome_lm.drawing import BASELINE, INK, MODEL, new_figure, svg_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
+from genome_lm.finetune.metrics import DEFAULT_METRIC
 
 COLUMNS = (
     "genome",
@@ -30,10 +34,26 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid #eceff2; font-size: .9rem }
 th:first-child, td:first-child { text-align: left }
 p { color: #55606c }
+svg { max-width: 100%; height: auto }
 """
 
+Row = dict[str, Any]
 
-def rows(runs, summaries, evaluations):
+
+class Tuning(NamedTuple):
+    """A task's result for one run: its metric on the held-out split, with the 95 % interval, and its page."""
+
+    task: str
+    run: tuple[str, str, int]
+    metric: str
+    split: str
+    value: float | None
+    low: float | None
+    high: float | None
+    page: str
+
+
+def rows(runs: Sequence[tuple[str, str, int]], summaries: Sequence[str], evaluations: Sequence[str]) -> Iterator[Row]:
     """A dictionary of COLUMNS for each run."""
     for (genome, model, seed), summary, evaluation in zip(runs, summaries, evaluations, strict=True):
         trained, scores = json.loads(Path(summary).read_text()), json.loads(Path(evaluation).read_text())
@@ -47,42 +67,145 @@ def rows(runs, summaries, evaluations):
         yield dict(zip(COLUMNS, values, strict=True))
 
 
-def page(title, table, pages):
-    """An HTML page with the table, each run linked to its own page."""
-    lines = []
-    for row, link in zip(table, pages, strict=True):
-        name = html.escape(f"{row['genome']}, {row['model']}, seed {row['seed']}")
-        cells = [
-            f'<a href="{html.escape(link)}">{name}</a>',
+def tuning(task: str, run: tuple[str, str, int], path: Path, page: str, metric: str | None) -> Tuning:
+    """Read a fine-tuning's summary.
+
+    Args:
+        task: Name of the task.
+        run: Genome, model and seed.
+        path: The summary.
+        page: The task's page, as the study's page links to it.
+        metric: That of a benchmark's published figures; None for the one that early stopping watched.
+    """
+    summary = json.loads(path.read_text())
+    split = "test" if "test" in summary["metrics"] else "valid"
+    estimates = {estimate["metric"]: estimate for estimate in summary["metrics"][split]}
+    watched = metric or summary["config"]["metric"]
+    name = watched if watched in estimates else DEFAULT_METRIC[summary["head"]["task"]]
+    value, low, high = (_number(estimates[name][key]) for key in ("value", "low", "high"))
+    return Tuning(task, run, name, split, value, low, high, page)
+
+
+def _number(value: float | None) -> float | None:
+    """The value, None where it is undefined."""
+    return None if value is None or value != value else value
+
+
+def add_tunings(table: list[Row], tunings: Sequence[Tuning]) -> list[str]:
+    """Add a column per task to the rows of their runs, such as `species_mcc`; empty where a run has no such task.
+
+    Returns:
+        Names of the columns.
+    """
+    columns = list(dict.fromkeys(f"{each.task}_{each.metric}" for each in tunings))
+    by_run = {(row["genome"], row["model"], row["seed"]): row for row in table}
+    for row in table:
+        row.update(dict.fromkeys(columns, ""))
+    for each in tunings:
+        if each.value is not None:
+            by_run[each.run][f"{each.task}_{each.metric}"] = round(each.value, 6)
+    return columns
+
+
+def name_of(run: tuple[str, str, int]) -> str:
+    """A run as it is shown."""
+    genome, model, seed = run
+    return f"{genome}, {model}, seed {seed}"
+
+
+def figure(table: Sequence[Row]) -> str:
+    """Bits per base of each run beside its best baseline, as SVG text."""
+    drawn, axes = new_figure(7.2, 0.9 + 0.26 * len(table))
+    places = range(len(table))
+    for place, row in zip(places, table, strict=True):
+        ends = row["baseline_bits_per_base"], row["bits_per_base"]
+        axes.plot(ends, (place, place), color=BASELINE, linewidth=1.5, zorder=1)
+    axes.scatter(
+        [row["baseline_bits_per_base"] for row in table], places, s=26, color="#8a94a0", label="best baseline"
+    )
+    axes.scatter([row["bits_per_base"] for row in table], places, s=26, color=MODEL, label="model")
+    axes.set_yticks(places, [name_of((row["genome"], row["model"], row["seed"])) for row in table], color=INK)
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    axes.set_xlabel("bits per base on held-out sequence (lower is better; the axis does not begin at 0)", fontsize=8)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return svg_text(drawn)
+
+
+def _table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in names)
+    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in lines)
+    return f"<table><tr>{head}</tr>\n{body}\n</table>"
+
+
+def _link(page: str, text: str) -> str:
+    return f'<a href="{html.escape(page)}">{html.escape(text)}</a>'
+
+
+def page(title: str, table: Sequence[Row], pages: Sequence[str], tunings: Sequence[Tuning]) -> str:
+    """An HTML page with the figure and the tables; each run and each task links to its own page."""
+    runs = [
+        (
+            _link(link, name_of((row["genome"], row["model"], row["seed"]))),
             f"{row['parameters']:,}",
             f"{row['bases_seen'] / 1e6:,.1f} M",
             f"{row['perplexity']:.4f}",
             f"{row['bits_per_base']:.4f}",
             f"{row['bits_per_base'] - row['baseline_bits_per_base']:+.4f}",
+        )
+        for row, link in zip(table, pages, strict=True)
+    ]
+    names = ("run", "parameters", "bases seen", "perplexity", "bits per base", "against best baseline")
+    tasks = [
+        (
+            _link(each.page, f"{each.task}: {name_of(each.run)}"),
+            html.escape(each.metric),
+            each.split,
+            "undefined" if each.value is None else f"{each.value:.4f}",
+            "" if each.low is None or each.high is None else f"{each.low:.4f} – {each.high:.4f}",
+        )
+        for each in tunings
+    ]
+    parts = [
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
+        f"<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>",
+        "<p>Each run on held-out sequence; lower is better. "
+        "A run's own page has its learning curve, its baselines and its provenance.</p>",
+        figure(table),
+        _table(names, runs),
+    ]
+    if tasks:
+        parts += [
+            "<h2>Tasks</h2>\n<p>Each run's model fine-tuned on each task, and measured on other examples than those. "
+            "Of a mean squared error (mse) lower is better, of all other metrics higher.</p>",
+            _table(("task", "metric", "split", "value", "95 % interval"), tasks),
         ]
-        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    names = ("run", "parameters", "bases seen", "perplexity", "bits/base", "against best baseline")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n"
-        "<p>Each run on held-out sequence; a run's own page has its learning curve, its baselines and its "
-        "provenance. Lower is better.</p>\n"
-        f"<table><tr>{head}</tr>\n" + "\n".join(lines) + "\n</table></body></html>\n"
-    )
+    return "\n".join([*parts, "</body></html>\n"])
 
 
-def write(snakemake):
+def write(snakemake: Any) -> None:
     """Write both outputs of the rule."""
-    table = list(rows(snakemake.params.runs, snakemake.input.summaries, snakemake.input.evaluations))
-    out = Path(snakemake.output.page)
-    links = [str(Path(link).relative_to(out.parent)) for link in snakemake.input.pages]
-    with replacing_file(Path(snakemake.output.table)) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
+    given, out = snakemake.input, Path(snakemake.output.page)
+    table = list(rows(snakemake.params.runs, given.summaries, given.evaluations))
+
+    def relative(path: Path) -> str:
+        return str(path.relative_to(out.parent))
+
+    tunings = [
+        tuning(task, run, path, relative(path.with_name("report.html")), snakemake.params.metrics.get(task))
+        for (task, *parts), path in zip(snakemake.params.tunings, map(Path, given.tuned), strict=True)
+        for run in [(parts[0], parts[1], parts[2])]
+    ]
+    columns = [*COLUMNS, *add_tunings(table, tunings)]
+    with (
+        replacing_file(Path(snakemake.output.table)) as new_table,
+        replacing_file(out) as new_page,
+        new_table.open("w", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
-    with replacing_file(out) as temporary:
-        temporary.write_text(page(snakemake.params.title, table, links))
+        links = [relative(Path(link)) for link in given.pages]
+        new_page.write_text(page(snakemake.params.title, table, links, tunings))
 
 
 if "snakemake" in globals():

@@ -19,7 +19,7 @@ PROFILE = ["--workflow-profile", str(ROOT / "snakemake" / "profiles" / "local")]
 COMMAND = [*SNAKEMAKE, *PROFILE, "--configfile", "config.yaml"]
 ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
 RUN = "runs/tiny/small/seed0"
-RULES = {"download", "genome", "intervals", "train", "evaluate", "embed", "report", "overview", "benchmarks", "all"}
+RULES = {"download", "genome", "intervals", "train", "evaluate", "embed", "report", "overview", "jobs", "all"}
 
 
 def snakemake(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -280,13 +280,21 @@ def check_overview(study: Study) -> None:
     scores = study.json(f"{RUN}/evaluation.json")
     assert (row["genome"], row["model"], row["seed"]) == ("tiny", "small", "0")
     assert float(row["perplexity"]) == pytest.approx(scores["model"]["perplexity"], abs=1e-5)
-    assert f'href="{RUN}/report.html"' in (study.results / "report.html").read_text()
+    page = (study.results / "report.html").read_text()
+    assert f'href="{RUN}/report.html"' in page
+    assert page.count("<svg") == 1
+    for task, metric in (("species", "mcc"), ("rich", "accuracy")):
+        metrics = study.json(f"{RUN}/tasks/{task}/summary.json")["metrics"]["test"]  # type: ignore[index]
+        value = next(each["value"] for each in metrics if each["metric"] == metric)
+        assert float(row[f"{task}_{metric}"]) == pytest.approx(value, abs=1e-5)
+        assert f'href="{RUN}/tasks/{task}/report.html"' in page
+        assert f"<td>{metric}</td><td>test</td><td>{value:.4f}</td>" in page
 
 
-def check_benchmarks(study: Study) -> None:
-    figure = ElementTree.parse(study.results / "benchmarks.svg")
+def check_jobs(study: Study) -> None:
+    figure = ElementTree.parse(study.results / "jobs.svg")
     shown = {text.text for text in figure.iter("{http://www.w3.org/2000/svg}text")}
-    assert shown >= set(RULES) - {"benchmarks"}
+    assert shown >= set(RULES) - {"jobs"}
 
 
 RULES = {
@@ -308,10 +316,8 @@ RULES = {
     "compare": Rule((f"{RUN}/comparisons/toys.csv",), ("finetune",), check_compare),
     "suite": Rule((f"{RUN}/suite/report.html",), ("train",), check_suite),
     "report": Rule((f"{RUN}/report.html",), ("evaluate",), check_report),
-    "overview": Rule(("report.html",), ("report",), check_overview),
-    "benchmarks": Rule(
-        ("benchmarks.svg",), ("overview", "gather_embeddings", "gather_scores", "compare", "suite"), check_benchmarks
-    ),
+    "overview": Rule(("report.html",), ("report", "finetune"), check_overview),
+    "jobs": Rule(("jobs.svg",), ("overview", "gather_embeddings", "gather_scores", "compare", "suite"), check_jobs),
 }
 
 

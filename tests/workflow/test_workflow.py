@@ -4,12 +4,9 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
 
-import pytest
 import yaml
 
-from genome_lm.config import PRESETS
 from tests.conftest import Genome
 from tests.workflow.harness import (
     COMMAND,
@@ -53,11 +50,11 @@ def test_from_fasta_to_report(finished: Path) -> None:
     assert table[1].startswith("tiny\tsmall\t0\t")
     assert (results / RUN / "embeddings.parquet").stat().st_size > 1_000
     assert {path.stem for path in (results / "logs").rglob("*.log")} == RULES - {"all"}
-    assert {path.stem for path in (results / "benchmarks").iterdir()} == RULES - {"all"}
+    assert {path.stem for path in (results / "jobs").iterdir()} == RULES - {"all"}
 
 
-def test_benchmark_figure_has_a_line_for_each_rule(finished: Path) -> None:
-    figure = (finished / "results" / "benchmarks.svg").read_text()
+def test_the_figure_of_the_jobs_has_a_line_for_each_rule(finished: Path) -> None:
+    figure = (finished / "results" / "jobs.svg").read_text()
     for rule in ("genome", "intervals", "train", "evaluate", "embed", "report"):
         assert f">{rule}<" in figure
 
@@ -80,7 +77,7 @@ def test_a_changed_configuration_runs_what_depends_on_it(finished: Path, tmp_pat
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder, copy_function=shutil.copy2)
     configure(folder, evaluation={"split": "test", "markov_order": 2})
-    assert jobs(snakemake(folder, "-n").stdout) == {"evaluate", "report", "overview", "benchmarks", "all"}
+    assert jobs(snakemake(folder, "-n").stdout) == {"evaluate", "report", "overview", "jobs", "all"}
     training = {"stages": "32:5", "tokens_per_step": 256, "lr": 0.003}
     configure(folder, training=training)
     result = snakemake(folder)
@@ -90,7 +87,17 @@ def test_a_changed_configuration_runs_what_depends_on_it(finished: Path, tmp_pat
 
 
 STUDY = {
-    "genomes": {"tiny": {"manifest": "manifest.yaml"}, "other": {"manifest": "manifest.yaml", "intervals": "my.bed"}},
+    "title": "A {study} of $two$ genomes",
+    "genomes": {
+        "tiny": {"manifest": "manifest.yaml"},
+        "other": {
+            "fasta": ["other.fa"],
+            "intervals": "my.bed",
+            "annotation": "genes.gff",
+            "contig_pattern": r"^(\w+)\.",
+            "genetic_code": 11,
+        },
+    },
     "models": {
         "small": {"d_model": 16, "n_layer": 2, "max_length": 128},
         "long": {"preset": "small-32k", "genomes": ["tiny"], "training": {"stages": "1024:10,32768:10"}},
@@ -106,8 +113,8 @@ STUDY = {
             "models": ["long"],
             "options": {"epochs": 3, "class_weights": True},
         },
-        "species": {"species": ["tiny", "other"], "task": "classification", "set_options": {"length": 512}},
-        "genes": {"annotation": {"file": "genes.gff", "genome": "tiny"}, "task": "classification"},
+        "species": {"species": ["tiny", "other"], "task": "classification", "set_options": {"length": 128}},
+        "genes": {"annotation": {"genome": "other"}, "task": "classification", "set_options": {"length": 64}},
         "marks": {"benchmark": {"manifest": "manifest.yaml", "set": "H3"}, "task": "classification"},
     },
     "suite": {"scale": 0.1, "only": ["recall"]},
@@ -135,7 +142,7 @@ def resource(job: dict[str, str], name: str) -> str:
 
 def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genome: Genome, tmp_path: Path) -> None:
     folder = project(tmp_path / "study", genome, **STUDY)
-    for name in ("promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff"):
+    for name in ("promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff", "other.fa"):
         (folder / name).touch()
     result = snakemake(folder, "-n")
     assert result.returncode == 0, result.stdout
@@ -144,12 +151,12 @@ def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genom
     # Runs: small on both genomes and long on one, three seeds each.
     runs = 9
     assert count == {
-        "download": 2,
+        "download": 1,
         "genome": 2,
         "intervals": 1,
         "all": 1,
         "overview": 1,
-        "benchmarks": 1,
+        "jobs": 1,
         **dict.fromkeys(("train", "evaluate", "report", "suite", "gather_embeddings"), runs),
         "embed": 4 * runs,
         "dataset": 3,
@@ -171,10 +178,17 @@ def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genom
     made = {job["shell"].split("dataset ")[1].split(" --out")[0] for job in planned if job["rule"] == "dataset"}
     stores = [f"results/genomes/{name}/genome.zarr" for name in ("tiny", "other")]
     assert made == {
-        f"species --length=512 --species=tiny={stores[0]} --species=other={stores[1]}",
-        f"from-gff genes.gff --genome={stores[0]}",
+        f"species --length=128 --species=tiny={stores[0]} --species=other={stores[1]}",
+        f"from-gff genes.gff --genome={stores[1]} '--contig-pattern=^(\\w+)\\.' --length=64",
         "benchmark manifest.yaml H3",
     }
+    built = {job["wildcards"]: job["shell"].split(" --out")[0] for job in planned if job["rule"] == "genome"}
+    assert built["genome=other"].endswith(" genome-lm genome build other.fa")
+    assert built["genome=tiny"].endswith(r" xargs -d '\n' -a results/genomes/tiny/fasta.txt genome-lm genome build")
+    suites = {job["wildcards"].split(",")[0]: job["shell"] for job in planned if job["rule"] == "suite"}
+    assert r"--annotation=genes.gff '--contig-pattern=^(\w+)\.' --genetic-code=11 &>" in suites["genome=other"]
+    assert "--annotation" not in suites["genome=tiny"]
+    assert all("--title 'A {study} of $two$ genomes: " in job["shell"] for job in planned if job["rule"] == "report")
     for job in planned:
         if job["rule"] in ("train", "evaluate", "embed", "finetune", "score", "suite"):
             assert f"--threads {job.get('threads', '1')} " in job["shell"], job["rule"]
@@ -247,82 +261,44 @@ def test_resources_grow_with_the_attempt(genome: Genome, tmp_path: Path) -> None
         assert int(resource(third[rule], "runtime")) > int(resource(first[rule], "runtime"))
 
 
-def test_the_presets_of_the_schema_are_the_packages() -> None:
-    schema = yaml.safe_load((ROOT / "snakemake" / "schemas" / "config.schema.yaml").read_text())
-    assert schema["$defs"]["model"]["properties"]["preset"]["enum"] == list(PRESETS)
-
-
 def test_the_figure_of_the_jobs_waits_for_all_of_them(genome: Genome, tmp_path: Path) -> None:
     """A job that ran beside it would be missing, or half written."""
     toys = {"source": "a list", "files": {"train": "{set}.fna"}, "sets": {"rich": {"metric": "accuracy"}}}
     (tmp_path / "toys.yaml").write_text(yaml.safe_dump(toys))
     folder = project(tmp_path, genome, **STUDY, benchmarks={"toys": {"manifest": "toys.yaml", "genomes": ["tiny"]}})
-    for name in ("promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff"):
+    for name in ("promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff", "other.fa"):
         (folder / name).touch()
-    result = snakemake(folder, "-n", "results/benchmarks.svg")
+    result = snakemake(folder, "-n", "results/jobs.svg")
     assert result.returncode == 0, result.stdout
     command = [*COMMAND, "--list-rules"]
     listed = subprocess.run(command, cwd=folder, env=ENVIRONMENT, text=True, capture_output=True, check=True).stdout
     assert jobs(result.stdout) == set(listed.split()) - {"all", "evaluate_all", "toys"}
 
 
-TASKS_OF_BENCHMARK = str(ROOT / "data_manifests/nucleotide_transformer.yaml")
-MODELS = {"small": {"d_model": 16, "n_layer": 2, "max_length": 128}}
-
-
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"training": {"stages": "32:5", "lerning_rate": 1}}, "config: training: .*'lerning_rate'"),
-        ({"training": {"stages": "32-5"}}, "config: training.stages: '32-5' does not match"),
-        ({"training": {}}, "config: models.small: no stages"),
-        (
-            {"models": {"small": {"d_model": 16}}},
-            "config: models.small: give preset or d_model and n_layer and max_length",
-        ),
-        ({"models": {"small": {"preset": "huge"}}}, "config: models.small.preset: 'huge' is not one of"),
-        ({"models": {"a b": MODELS["small"]}}, "config: models: 'a b' does not match"),
-        (
-            {"models": {"small": {**MODELS["small"], "genomes": ["tinny"]}}},
-            "models.small.genomes: 'tinny' is not among",
-        ),
-        ({"genomes": {"tiny": {"manifst": "m.yaml"}}}, "config: genomes.tiny: .*manif"),
-        ({"evaluation": {"split": "tset"}}, "config: evaluation.split: 'tset' is not one of"),
-        ({"seeds": []}, "config: seeds: "),
-        ({"colour": "red"}, "config: .*'colour' was unexpected"),
-        (
-            {"tasks": {"t": {"task": "classification"}}},
-            "tasks.t: give data or benchmark or annotation or species",
-        ),
-        ({"benchmarks": {"b": {"manifest": "none.yaml"}}}, "config: benchmarks.b: none.yaml: no manifest of sets"),
-        (
-            {"benchmarks": {"b": {"manifest": TASKS_OF_BENCHMARK, "sets": ["x"]}}},
-            "config: benchmarks.b.sets: x: there are enhancers, ",
-        ),
-        (
-            {"benchmarks": {name: {"manifest": TASKS_OF_BENCHMARK, "sets": ["H3"]} for name in ("a", "b")}},
-            "config: benchmarks.b: H3: a task has this name",
-        ),
-        ({"variants": {"v": {"genome": "other", "vcf": "v.vcf"}}}, "config: variants.v: 'other' is not among"),
-        ({"cluster": {"gpus": -1}}, "config: cluster.gpus: -1 is less than"),
-    ],
-)
-def test_a_bad_configuration_is_refused_by_key(tmp_path: Path, changes: Any, error: str) -> None:
-    configure(tmp_path, **changes)
-    result = snakemake(tmp_path, "-n")
+def test_mistakes_in_the_configuration_are_named(genome: Genome, tmp_path: Path) -> None:
+    """tests/workflow/test_configuration.py has each of them."""
+    folder = project(tmp_path, genome, threads=0, training={"stages": "32:0"})
+    result = snakemake(folder, "-n")
     assert result.returncode != 0
-    assert re.search(error, result.stdout), result.stdout
+    assert re.search(r"\nconfig: threads: 0 is less .*\nconfig: training.stages: '32:0' does not", result.stdout)
     assert "Traceback" not in result.stdout
 
 
-def test_every_key_of_the_configuration_is_described() -> None:
-    schema = yaml.safe_load((ROOT / "snakemake" / "schemas" / "config.schema.yaml").read_text())
-    parts = [schema, *schema["$defs"].values()]
-    while parts:
-        part = parts.pop()
-        for key, value in part.get("properties", {}).items():
-            assert value.get("description") or "$ref" in value, key
-            parts.append(value)
+def test_a_benchmark_is_not_named_as_a_rule(genome: Genome, tmp_path: Path) -> None:
+    toys = {"source": "a list", "files": {"train": "{set}.fna"}, "sets": {"rich": {"metric": "accuracy"}}}
+    (tmp_path / "toys.yaml").write_text(yaml.safe_dump(toys))
+    result = snakemake(project(tmp_path, genome, benchmarks={"train": {"manifest": "toys.yaml"}}), "-n")
+    assert result.returncode != 0
+    assert "config: benchmarks.train: a rule of the workflow has this name" in result.stdout
+    assert "Traceback" not in result.stdout
+
+
+def test_a_changed_file_behind_a_manifest_runs_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder, copy_function=shutil.copy2)
+    with (folder / "genome.fa").open("a") as file:
+        file.write(">three\nACGT\n")
+    assert jobs(snakemake(folder, "-n").stdout) == RULES
 
 
 def test_the_environment_is_in_step_with_the_package() -> None:

@@ -1,4 +1,4 @@
-"""A figure of what each rule's jobs cost, from the tables that Snakemake's `benchmark:` writes."""
+"""A figure of the time and memory of each rule's jobs, from the tables that Snakemake's `benchmark:` writes."""
 
 import csv
 import sys
@@ -26,7 +26,7 @@ def read(folder):
 
 
 def draw(jobs):
-    """Two panels, a line a rule, a dot a job."""
+    """Two panels, a line per rule, a dot per job."""
     figure = Figure(figsize=(7.2, 1.1 + 0.28 * max(1, len(jobs))), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     names = sorted(jobs, key=lambda name: sum(seconds for seconds, _ in jobs[name]))

@@ -1,0 +1,380 @@
+"""The configuration of a study, checked and completed before any job is planned.
+
+genome-lm and its libraries may not be installed where Snakemake runs. The few of its modules that are used here lie
+beside this folder, and need no more than Snakemake itself.
+"""
+
+import copy
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+
+PROJECT = Path(__file__).parents[1]
+"""The project's folder, which holds genome_lm/ and data_manifests/."""
+sys.path.insert(0, str(PROJECT))
+from genome_lm.documents import read_yaml  # noqa: E402
+from genome_lm.errors import GenomeLMError  # noqa: E402
+from genome_lm.manifests import Manifest, read_manifest  # noqa: E402
+
+sys.path.remove(str(PROJECT))
+
+Values = dict[str, Any]
+SCHEMA: Values = read_yaml(Path(__file__).parent / "schemas" / "config.schema.yaml")
+OPTIONS: dict[str, list[str]] = read_yaml(Path(__file__).parent / "schemas" / "options.yaml")
+"""Command → its options that a configuration may give."""
+PATH_OPTIONS = ("contig_map", "folder", "genome", "intervals")
+"""Options among them that name a file or folder."""
+MOST_ERRORS = 20
+"""Mistakes that are shown at one time."""
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters and lone surrogates."""
+
+
+class ConfigurationError(Exception):
+    """Mistakes in the configuration, a line each: the key, what is wrong, and the way out."""
+
+
+class Study(NamedTuple):
+    """What the configuration refers to.
+
+    Attributes:
+        manifests: Genome → its manifest, for genomes that have one.
+        benchmark_tasks: Benchmark → names of its tasks.
+        metrics: Task of a benchmark → the metric of its published figures.
+    """
+
+    manifests: dict[str, Manifest]
+    benchmark_tasks: dict[str, list[str]]
+    metrics: dict[str, str]
+
+
+def complete(values: Values, folders: Sequence[Path], presets: dict[str, Values]) -> Study:
+    """Check a configuration, and fill in its defaults, where its files lie, and the tasks of its benchmarks.
+
+    Args:
+        values: The configuration; changed in place.
+        folders: Where relative paths are looked for, in this order.
+        presets: Name → d_model, n_layer and max_length of the published sizes.
+
+    Returns:
+        What it refers to.
+
+    Raises:
+        ConfigurationError: On mistakes.
+    """
+    _raise(_unfit_values(values))
+    _expand_genomes(values)
+    _raise(_schema_errors(values))
+    _find_files(values, folders)
+    _raise(_missing_files(values, folders))
+    study = _read_files(values)
+    _raise(_unknown_names(values))
+    _raise(_contradictions(values, presets))
+    return study
+
+
+def _raise(errors: Iterator[str]) -> None:
+    if lines := list(islice(errors, MOST_ERRORS)):
+        raise ConfigurationError("\n".join(f"config: {line}" for line in lines))
+
+
+def _unfit_values(value: Any, key: str = "") -> Iterator[str]:
+    """Keys that are no text, and values that no command takes: YAML has more of both than a configuration needs."""
+    shown = key or "(top level)"
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if isinstance(name, str) and not _UNFIT.search(name):
+                yield from _unfit_values(item, f"{key}.{name}".removeprefix("."))
+            else:
+                yield f"{shown}: the key {name!r} is no name; put it in quotes if YAML takes it for something else"
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _unfit_values(item, f"{key}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{shown}: {value} is no number that can be used"
+    elif isinstance(value, str) and _UNFIT.search(value):
+        yield f"{shown}: {value!r} holds a line end or another control character"
+
+
+def _expand_genomes(values: Values) -> None:
+    """Turn a genome that is written as a path alone into a manifest or a FASTA file."""
+    if not isinstance(genomes := values.get("genomes"), dict):
+        return
+    for name, genome in genomes.items():
+        if isinstance(genome, str):
+            genomes[name] = {"manifest" if genome.endswith((".yaml", ".yml")) else "fasta": genome}
+        if isinstance(genomes[name], dict) and isinstance(fasta := genomes[name].get("fasta"), str):
+            genomes[name]["fasta"] = [fasta]
+
+
+def _schema_errors(values: Values) -> Iterator[str]:
+    """What the schema does not allow. Defaults are filled in on the way."""
+    properties = jsonschema.Draft202012Validator.VALIDATORS["properties"]
+
+    def filling(validator: Any, parts: Values, instance: Any, schema: Values) -> Any:
+        if isinstance(instance, dict):
+            for name, part in parts.items():
+                if "default" in part:
+                    instance.setdefault(name, copy.deepcopy(part["default"]))
+        yield from properties(validator, parts, instance, schema)
+
+    def is_integer(_: Any, value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    checker = jsonschema.validators.extend(
+        jsonschema.Draft202012Validator,
+        {"properties": filling},
+        type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", is_integer),
+    )
+    for error in sorted(checker(SCHEMA).iter_errors(values), key=lambda error: [str(k) for k in error.absolute_path]):
+        key = ".".join(map(str, error.absolute_path)) or "(top level)"
+        yield f"{key}: {_message(error)} (schemas/config.schema.yaml says what each key is)"
+
+
+def _message(error: Any) -> str:
+    message = error.message if len(error.message) <= 300 else f"{error.message[:300]} …"
+    if error.validator in ("anyOf", "oneOf"):
+        ways = [" and ".join(way["required"]) for way in error.validator_value]
+        return f"give {' or '.join(ways)}{', not several' if error.validator == 'oneOf' else ''}"
+    if error.validator == "type":
+        if error.validator_value == "string":
+            return f"{message}; if it is meant as text, write it in quotes"
+        if isinstance(error.instance, str) and re.fullmatch(r"\d+e[+-]?\d+", error.instance):
+            return f"{message}; YAML takes it for text: write {error.instance.replace('e', '.0e')}"
+    if error.validator == "pattern" and "description" in error.schema:
+        return f"{message}: {error.schema['description']}"
+    return message
+
+
+def _file_keys(values: Values) -> Iterator[tuple[str, Values, str]]:
+    """The keys that name a file: as text, the section that holds the key, and the key."""
+    wanted = {
+        "genomes": ("manifest", "intervals", "annotation", "contig_map"),
+        "tasks": ("data", "valid", "test"),
+        "benchmarks": ("manifest",),
+        "variants": ("vcf",),
+    }
+    for section, keys in wanted.items():
+        for name, item in values[section].items():
+            parts = {"": item}
+            if section == "tasks":
+                parts |= {kind: item[kind] for kind in ("annotation", "benchmark") if kind in item}
+            for kind, part in parts.items():
+                for key in keys if not kind else ("file", "manifest"):
+                    if key in part:
+                        yield ".".join(filter(None, (section, name, kind, key))), part, key
+
+
+def _find_files(values: Values, folders: Sequence[Path]) -> None:
+    """Put in place of each relative path the first file of this name in the folders."""
+    for _, part, key in _file_keys(values):
+        part[key] = _located(part[key], folders)
+    for genome in values["genomes"].values():
+        if "fasta" in genome:
+            genome["fasta"] = [_located(path, folders) for path in genome["fasta"]]
+    for model in values["models"].values():
+        if "init" in model:
+            model["init"] = _located(model["init"], folders)
+    for item in (*values["tasks"].values(), *values["variants"].values()):
+        for options in (item.get("options", {}), item.get("set_options", {})):
+            for key in PATH_OPTIONS:
+                if isinstance(options.get(key), str):
+                    options[key] = _located(options[key], folders)
+
+
+def _located(text: str, folders: Sequence[Path]) -> str:
+    """The path of an existing file: relative to the working directory if it lies there. Else the text as it is."""
+    path = Path(os.path.expanduser(text))
+    for folder in folders:
+        place = (folder / path).absolute()
+        if place.exists():
+            return str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
+    return text
+
+
+def _missing_files(values: Values, folders: Sequence[Path]) -> Iterator[str]:
+    places = [(key, part[name]) for key, part, name in _file_keys(values)]
+    places += [
+        (f"genomes.{name}.fasta", path) for name, item in values["genomes"].items() for path in item.get("fasta", [])
+    ]
+    looked = ", ".join(dict.fromkeys(str(folder.absolute()) for folder in folders))
+    for key, path in places:
+        if not Path(path).exists():
+            yield f"{key}: {path}: no such file; relative paths are looked for in {looked}"
+        elif not Path(path).is_file():
+            yield f"{key}: {path}: this is no file"
+
+
+def _read_files(values: Values) -> Study:
+    """Read the manifests; the sets of benchmarks join the tasks."""
+    study = Study({}, {}, {})
+    errors = []
+    for section in ("genomes", "benchmarks"):
+        for name, item in values[section].items():
+            if "manifest" not in item:
+                continue
+            try:
+                if section == "genomes":
+                    study.manifests[name] = _manifest(Path(item["manifest"]))
+                else:
+                    _add_benchmark(name, item, values["tasks"], study)
+            except GenomeLMError as error:
+                errors.append(f"{section}.{name}.manifest: {' '.join(str(error).split())}")
+    _raise(iter(errors))
+    return study
+
+
+def _manifest(path: Path) -> Manifest:
+    """The manifest of a genome, whose files on this machine are there."""
+    manifest = read_manifest(path)
+    for source in manifest.files:
+        if source.path is not None and not source.path.is_file():
+            raise GenomeLMError(f"{path}: {source.path}: no such file; paths are relative to the manifest's folder")
+    return manifest
+
+
+def _add_benchmark(name: str, wanted: Values, tasks: Values, study: Study) -> None:
+    """Add the sets of a benchmark to the tasks, each tuned with the options of its manifest."""
+    path = wanted["manifest"]
+    manifest = read_yaml(Path(path))
+    try:
+        common = dict(manifest.get("options", {}))
+        sets = {key: {**common, **value.get("options", {})} for key, value in manifest["sets"].items()}
+        metrics = {key: value["metric"] for key, value in manifest["sets"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise GenomeLMError(f"{path}: no manifest of sets: missing or misplaced {error}") from None
+    if bad := [key for key in sets if not (isinstance(key, str) and re.fullmatch("[A-Za-z0-9_-]+", key))]:
+        raise GenomeLMError(f"{path}: sets: {bad[0]!r} is no name; use letters, digits, - and _")
+    if unknown := sorted(set(wanted.get("sets", sets)) - set(sets)):
+        raise GenomeLMError(f"{path}: there is no set {', '.join(unknown)}; there are {', '.join(sets)}")
+    tuned = [key for key in sets if key in wanted.get("sets", sets)]
+    if taken := tasks.keys() & set(tuned):
+        raise GenomeLMError(f"{path}: {', '.join(sorted(taken))}: a task has this name; give it another")
+    limits = {key: wanted[key] for key in ("genomes", "models") if key in wanted}
+    for key in tuned:
+        tasks[key] = {
+            "task": "classification",
+            "benchmark": {"manifest": path, "set": key},
+            "set_options": {},
+            "options": sets[key],
+            "runtime": wanted["runtime"],
+            **limits,
+        }
+        study.metrics[key] = metrics[key]
+    study.benchmark_tasks[name] = tuned
+
+
+def set_genomes(task: Values) -> list[str]:
+    """Names of the genomes that a labelled set is made of."""
+    if "species" in task:
+        return list(task["species"])
+    return [task[kind]["genome"] for kind in ("annotation", "benchmark") if "genome" in task.get(kind, {})]
+
+
+def set_kind(task: Values) -> str | None:
+    """The subcommand of `genome-lm dataset` that makes a task's set; None if the set is a file of the user's."""
+    kinds = {"species": "species", "annotation": "from-gff", "benchmark": "benchmark"}
+    return next((command for key, command in kinds.items() if key in task), None)
+
+
+def _unknown_names(values: Values) -> Iterator[str]:
+    """Parts that name what another part does not have, and options that a command does not have."""
+    genomes = values["genomes"]
+    for section in ("models", "tasks", "variants", "benchmarks"):
+        for name, item in values[section].items():
+            for kind in ("genomes", "models"):
+                for wanted in item.get(kind, []):
+                    if wanted not in values[kind]:
+                        yield f"{section}.{name}.{kind}: {wanted!r} is not among {kind}: {', '.join(values[kind])}"
+            of_item = set_genomes(item) if section == "tasks" else [item["genome"]] if "genome" in item else []
+            for wanted in of_item:
+                if wanted not in genomes:
+                    yield f"{section}.{name}: {wanted!r} is not among genomes: {', '.join(genomes)}"
+    for name, task in values["tasks"].items():
+        yield from _unknown_options(f"tasks.{name}.options", task["options"], "finetune")
+        if (command := set_kind(task)) is not None:
+            yield from _unknown_options(f"tasks.{name}.set_options", task["set_options"], command)
+        elif task["set_options"]:
+            yield f"tasks.{name}.set_options: the set is a file of yours, which is read as it is"
+        if (
+            (made_of := task.get("annotation")) is not None
+            and "file" not in made_of
+            and "annotation" not in genomes.get(made_of["genome"], {})
+        ):
+            yield f"tasks.{name}.annotation: give its file, or genomes.{made_of['genome']}.annotation"
+    for name, item in values["variants"].items():
+        yield from _unknown_options(f"variants.{name}.options", item["options"], "score")
+
+
+def _unknown_options(key: str, options: Values, command: str) -> Iterator[str]:
+    for name in options:
+        if name not in OPTIONS[command]:
+            yield f"{key}: {command} has no option {name!r} for this; it has {', '.join(OPTIONS[command])}"
+
+
+def _contradictions(values: Values, presets: dict[str, Values]) -> Iterator[str]:
+    """Values that don't go together, such as windows beyond the context of a model."""
+    for name, genome in values["genomes"].items():
+        splits = genome["splits"]
+        if splits.get("valid", 0.1) + splits.get("test", 0.1) >= 1:
+            yield f"genomes.{name}.splits: valid and test leave nothing to train on; their sum must be below 1"
+    for name, model in values["models"].items():
+        yield from _of_model(name, _shape(model, presets), values)
+    for name, task in values["tasks"].items():
+        made_of = task.get("annotation", {"file": ""})
+        if "file" not in made_of and "annotation" not in values["genomes"][made_of["genome"]]:
+            yield f"tasks.{name}.annotation: give its file, or genomes.{made_of['genome']}.annotation"
+    for section in ("tasks", "variants", "benchmarks"):
+        for name, item in values[section].items():
+            runs = list(models_of(values, item))
+            if not runs:
+                yield f"{section}.{name}: no model is trained on its genomes, so nothing would be done"
+            length = item.get("set_options", {}).get("length")
+            for model in runs if isinstance(length, int) else ():
+                if length > (context := _shape(values["models"][model], presets)["max_length"]):
+                    yield (
+                        f"tasks.{name}.set_options.length: {length:,} bases are beyond the context of "
+                        f"models.{model}, {context:,}"
+                    )
+
+
+def _of_model(name: str, shape: Values, values: Values) -> Iterator[str]:
+    """What a model can't be, or can't do of what the study asks for."""
+    context, embedding = shape["max_length"], values["embedding"] or {}
+    if shape.get("emb_dim", 5) % 2 == 0:
+        yield f"models.{name}.emb_dim: {shape['emb_dim']} must be odd: t, then pairs of cos and sin"
+    own = f"models.{name}." if "stages" in shape["training"] else ""
+    stages = {**values["training"], **shape["training"]}.get("stages")
+    if stages is None:
+        yield f"models.{name}: no stages; write training: stages: 'length:steps,…', for all models or for this one"
+        stages = "1:1"
+    lengths = {
+        f"{own}training.stages": max(int(stage.split(":")[0]) for stage in stages.split(",")),
+        "evaluation.length": values["evaluation"].get("length", 0),
+        "embedding.window": embedding.get("window", 0),
+    }
+    for key, length in lengths.items():
+        if length > context:
+            yield f"{key}: {length:,} bases are beyond the context of models.{name}, {context:,}"
+    if (layer := embedding.get("layer", 0)) > shape["n_layer"]:
+        yield f"embedding.layer: models.{name} has no layer {layer}, but 0 (the embedding) to {shape['n_layer']}"
+
+
+def _shape(model: Values, presets: dict[str, Values]) -> Values:
+    """A model's values, those of its preset filled in."""
+    return {**presets.get(model.get("preset", ""), {}), **model}
+
+
+def models_of(values: Values, item: Values) -> Iterator[str]:
+    """Models of the runs that a task, a benchmark or a VCF file is for."""
+    genomes = {item["genome"]} if "genome" in item else set(item.get("genomes") or values["genomes"])
+    for name in item.get("models") or values["models"]:
+        if genomes.intersection(values["models"][name].get("genomes", values["genomes"])):
+            yield name

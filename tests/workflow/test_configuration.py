@@ -1,0 +1,318 @@
+"""Mistakes in a study's configuration are named before any job is planned: the key, and what is wrong."""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from genome_lm.config import PRESETS, ModelConfig
+from genome_lm.training_config import TrainingConfig
+from genome_lm_cli.main import app
+from tests.workflow.harness import ROOT
+
+_SPEC = importlib.util.spec_from_file_location("configuration", ROOT / "snakemake" / "configuration.py")
+assert _SPEC
+assert _SPEC.loader
+configuration = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(configuration)
+
+SHAPES = {name: shape.to_dict() for name, shape in PRESETS.items()}
+SMALL = {"d_model": 16, "n_layer": 2, "max_length": 128}
+BENCHMARK = str(ROOT / "data_manifests/nucleotide_transformer.yaml")
+MANIFEST = {"assembly": "tiny", "organism": "none", "licence": "none", "files": [{"path": "genome.fa"}]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with the files that the configurations below name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("genome.fa", "genes.gff3", "set.tsv", "v.vcf"):
+        (tmp_path / name).touch()
+    (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(MANIFEST))
+    return tmp_path
+
+
+def study(**changes: Any) -> dict[str, Any]:
+    return {
+        "results": "results",
+        "genomes": {"tiny": {"manifest": "manifest.yaml"}},
+        "models": {"small": dict(SMALL)},
+        "training": {"stages": "32:60,128:60"},
+        **changes,
+    }
+
+
+def complete(values: dict[str, Any], *folders: Path) -> Any:
+    return configuration.complete(values, [*folders, Path.cwd(), ROOT], SHAPES)
+
+
+def task(**changes: Any) -> dict[str, Any]:
+    return {"tasks": {"t": {"task": "classification", "data": "set.tsv", **changes}}}
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    return {"models": {"small": {**SMALL, **changes}}}
+
+
+WRONG = {
+    "key": ({"training": {"stages": "32:5", "lerning_rate": 1}}, "training: .*'lerning_rate'"),
+    "form of stages": ({"training": {"stages": "32-5"}}, "training.stages: '32-5' does not match .*length:steps"),
+    "stage of 0 steps": ({"training": {"stages": "32:0"}}, "training.stages: '32:0' does not match"),
+    "stage of 0 bases": ({"training": {"stages": "0:5"}}, "training.stages: '0:5' does not match"),
+    "stages with a line end": ({"training": {"stages": "32:5\n"}}, "training.stages: .*holds a line end"),
+    "stages as a number": ({"training": {"stages": 61490}}, "training.stages: 61490 is not .*in quotes"),
+    "no stages": ({"training": {}}, "models.small: no stages"),
+    "stage beyond the context": (
+        {"training": {"stages": "32:5,2048:5"}},
+        "training.stages: 2,048 .*models.small, 128",
+    ),
+    "own stage beyond the context": (
+        small(training={"stages": "129:5"}),
+        "models.small.training.stages: 129 bases are beyond the context of models.small, 128",
+    ),
+    "lr as text": ({"training": {"stages": "32:5", "lr": "6e-4"}}, "training.lr: '6e-4' .*write 6.0e-4"),
+    "lr of no number": ({"training": {"stages": "32:5", "lr": float("nan")}}, "training.lr: nan is no number"),
+    "window": ({"embedding": {"window": 2048}}, "embedding.window: 2,048 bases are beyond .* models.small, 128"),
+    "layer": ({"embedding": {"layer": 3}}, "embedding.layer: models.small has no layer 3, but 0 .* to 2"),
+    "length": ({"evaluation": {"length": 129}}, "evaluation.length: 129 bases are beyond"),
+    "shape": (
+        {"models": {"small": {"d_model": 16}}},
+        "models.small: give preset or d_model and n_layer and max_length",
+    ),
+    "preset": ({"models": {"small": {"preset": "huge"}}}, "models.small.preset: 'huge' is not one of"),
+    "even emb_dim": (small(emb_dim=4), "models.small.emb_dim: 4 must be odd"),
+    "width": (small(d_model=10**18), "models.small.d_model: 10+ is greater than the maximum"),
+    "layers": (small(n_layer=10**18), "models.small.n_layer: 10+ is greater than the maximum"),
+    "a whole number with a point": (small(n_layer=2.0), "models.small.n_layer: 2.0 is not of type 'integer'"),
+    "threads": ({"threads": 10**9}, "threads: 10+ is greater than the maximum"),
+    "name": ({"models": {"a b": SMALL}}, "models: 'a b' does not match .*letters, digits"),
+    "name that is a number": ({"models": {7: SMALL}}, "models: the key 7 is no name"),
+    "genome of a model": (small(genomes=["tinny"]), "models.small.genomes: 'tinny' is not among genomes: tiny"),
+    "genome": ({"genomes": {"tiny": {"fasta": "genome.fa", "spilts": {}}}}, "genomes.tiny: .*'spilts'"),
+    "genome of two kinds": (
+        {"genomes": {"tiny": {"manifest": "manifest.yaml", "fasta": "genome.fa"}}},
+        "genomes.tiny: give manifest or fasta, not several",
+    ),
+    "manifest": (
+        {"genomes": {"tiny": "none.yaml"}},
+        "genomes.tiny.manifest: none.yaml: no such file; .* looked for in",
+    ),
+    "fasta": ({"genomes": {"tiny": "none.fa"}}, "genomes.tiny.fasta: none.fa: no such file"),
+    "folder": ({"genomes": {"tiny": {"fasta": "."}}}, "genomes.tiny.fasta: .*: this is no file"),
+    "splits": (
+        {"genomes": {"tiny": {"fasta": "genome.fa", "splits": {"valid": 0.5, "test": 0.5}}}},
+        "genomes.tiny.splits: valid and test leave nothing",
+    ),
+    "split": ({"evaluation": {"split": "tset"}}, "evaluation.split: 'tset' is not one of"),
+    "seeds": ({"seeds": []}, "seeds: "),
+    "seed": ({"seeds": [2**32]}, "seeds.0: 4294967296 is greater"),
+    "further key": ({"colour": "red"}, r"\(top level\): .*'colour' was unexpected"),
+    "results with braces": ({"results": "a{b}"}, "results: 'a{b}' does not match .*can't stand in it"),
+    "title with a line end": ({"title": "a\nb"}, "title: .*holds a line end"),
+    "annotation for all": ({"suite": {"annotation": "g.gff"}}, "suite: .*'annotation' was unexpected"),
+    "task": (
+        {"tasks": {"t": {"task": "classification"}}},
+        "tasks.t: give data or benchmark or annotation or species",
+    ),
+    "option of a task": (task(options={"epoch": 3}), "tasks.t.options: finetune has no option 'epoch'.*epochs"),
+    "option that is the workflow's": (
+        task(options={"threads": 3}),
+        "tasks.t.options: finetune has no option 'threads'",
+    ),
+    "options of a set that is there": (task(set_options={"length": 8}), "tasks.t.set_options: the set is a file"),
+    "data": (task(data="none.tsv"), "tasks.t.data: none.tsv: no such file"),
+    "task of no run": (task(models=[]), r"tasks.t.models: \[\] should be non-empty"),
+    "annotation": (
+        {"tasks": {"t": {"task": "classification", "annotation": {"genome": "tiny"}}}},
+        "tasks.t.annotation: give its file, or genomes.tiny.annotation",
+    ),
+    "option of a set": (
+        {
+            "tasks": {
+                "t": {
+                    "task": "classification",
+                    "annotation": {"genome": "tiny", "file": "genes.gff3"},
+                    "set_options": {"held_out": 3, "length": 64},
+                }
+            }
+        },
+        "tasks.t.set_options: from-gff has no option 'held_out'",
+    ),
+    "length of a set": (
+        {
+            "tasks": {
+                "t": {
+                    "task": "classification",
+                    "annotation": {"genome": "tiny", "file": "genes.gff3"},
+                    "set_options": {"length": 512},
+                }
+            }
+        },
+        "tasks.t.set_options.length: 512 bases are beyond the context of models.small, 128",
+    ),
+    "benchmark": ({"benchmarks": {"b": {"manifest": "none.yaml"}}}, "benchmarks.b.manifest: none.yaml: no such file"),
+    "benchmark of a genome": (
+        {"benchmarks": {"b": {"manifest": "manifest.yaml"}}},
+        "benchmarks.b.manifest: manifest.yaml: no manifest of sets: missing or misplaced 'sets'",
+    ),
+    "set": (
+        {"benchmarks": {"b": {"manifest": BENCHMARK, "sets": ["x"]}}},
+        "benchmarks.b.manifest: .*: there is no set x; there are enhancers, ",
+    ),
+    "set twice": (
+        {"benchmarks": {name: {"manifest": BENCHMARK, "sets": ["H3"]} for name in ("a", "b")}},
+        "benchmarks.b.manifest: .*: H3: a task has this name",
+    ),
+    "genome of variants": (
+        {"variants": {"v": {"genome": "other", "vcf": "v.vcf"}}},
+        "variants.v: 'other' is not among genomes: tiny",
+    ),
+    "option of variants": (
+        {"variants": {"v": {"genome": "tiny", "vcf": "v.vcf", "options": {"bed": "x"}}}},
+        "variants.v.options: score has no option 'bed'",
+    ),
+    "variants that no run scores": (
+        {
+            "genomes": {"tiny": "manifest.yaml", "other": "genome.fa"},
+            "models": {"small": {**SMALL, "genomes": ["tiny"]}},
+            "variants": {"v": {"genome": "other", "vcf": "v.vcf"}},
+        },
+        "variants.v: no model is trained on its genomes",
+    ),
+    "cluster": ({"cluster": {"gpus": -1}}, "cluster.gpus: -1 is less than"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.usefixtures("folder")
+def test_a_mistake_is_one_line_that_names_the_key(name: str) -> None:
+    changes, said = WRONG[name]
+    with pytest.raises(configuration.ConfigurationError, match=f"^config: {said}") as raised:
+        complete(study(**changes))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("folder")
+def test_all_mistakes_are_named_at_once() -> None:
+    with pytest.raises(configuration.ConfigurationError) as raised:
+        complete(study(threads=0, colour="red", seeds=[-1]))
+    assert [line.split(": ")[1] for line in str(raised.value).splitlines()] == ["(top level)", "seeds.0", "threads"]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ("files: [{path: genome.fa}]", "missing: assembly, organism, licence .*docs/workflow.md"),
+        ("[a, b]", r"\(top level\): \['a', 'b'\] is not of type 'object'"),
+        ("a: [\n", "not valid YAML: .* line 2"),
+        ("licence: 2020-13-01", "missing: assembly, organism, files"),
+        (yaml.safe_dump({**MANIFEST, "files": [{"path": "lost.fa"}]}), ".*lost.fa: no such file; paths are relative"),
+    ],
+    ids=["keys", "list", "yaml", "date", "lost"],
+)
+def test_a_bad_manifest_is_one_line(folder: Path, manifest: str, said: str) -> None:
+    (folder / "manifest.yaml").write_text(manifest)
+    with pytest.raises(configuration.ConfigurationError) as raised:
+        complete(study())
+    assert re.match(f"config: genomes.tiny.manifest: manifest.yaml: {said}", str(raised.value))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("folder")
+def test_no_embedding_as_the_schema_has_it() -> None:
+    values = study(embedding=None)
+    complete(values)
+    assert values["embedding"] is None
+
+
+def test_paths_are_looked_for_beside_the_configuration_first(folder: Path) -> None:
+    for place in ("one", "two"):
+        (folder / place).mkdir()
+    for path in ("one/set.tsv", "two/other.tsv", "two/set.tsv"):
+        (folder / path).touch()
+    values = study(tasks={"t": {"task": "regression", "data": "set.tsv", "valid": "other.tsv", "test": "v.vcf"}})
+    complete(values, folder / "one", folder / "two")
+    made = values["tasks"]["t"]
+    assert (made["data"], made["valid"], made["test"]) == ("one/set.tsv", "two/other.tsv", "v.vcf")
+    assert values["genomes"]["tiny"]["manifest"] == "manifest.yaml"
+    assert values["results"] == "results"
+
+
+def test_the_demo_copied_elsewhere_finds_the_genome_of_the_project(folder: Path) -> None:
+    shutil.copy(ROOT / "snakemake/config/demo.yaml", folder / "my.yaml")
+    values = yaml.safe_load((folder / "my.yaml").read_text())
+    made = complete(values, folder)
+    assert values["genomes"]["ecoli"]["manifest"] == str(ROOT / "data_manifests/demo.yaml")
+    assert [file.path for file in made.manifests["ecoli"].files] == [ROOT / "data_manifests/ecoli_k12_mg1655.fa.gz"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_genome_may_be_a_path_alone() -> None:
+    values = study(genomes={"a": "manifest.yaml", "b": "genome.fa", "c": {"fasta": ["genome.fa", "genes.gff3"]}})
+    made = complete(values)
+    assert values["genomes"]["b"]["fasta"] == ["genome.fa"]
+    assert set(made.manifests) == {"a"}
+    assert made.manifests["a"].assembly == "tiny"
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_sets_of_a_benchmark_are_tasks() -> None:
+    values = study(benchmarks={"b": {"manifest": BENCHMARK, "sets": ["promoter_all", "H3"]}})
+    made = complete(values)
+    assert made.benchmark_tasks == {"b": ["H3", "promoter_all"]}
+    assert made.metrics == {"H3": "mcc", "promoter_all": "f1"}
+    assert values["tasks"]["H3"]["options"]["patience"] == 10
+
+
+OWN = {
+    "finetune": "checkpoint data out task valid test seed threads force json help",
+    "score": "checkpoint out vcf genome bed fasta table shard threads force json help",
+    "from-gff": "genome out force json help",
+    "species": "species out force json help",
+    "benchmark": "genome out force json help",
+}
+"""Options that the workflow gives itself, or has no use for."""
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_options_are_those_of_the_command(name: str) -> None:
+    commands: Any = typer.main.get_command(app)
+    commands = {**commands.commands, **commands.commands["dataset"].commands}
+    names = [
+        parameter.opts[0].removeprefix("--").replace("-", "_")
+        for parameter in commands[name].params
+        if parameter.param_type_name == "option"
+    ]
+    assert configuration.OPTIONS[name] == [name_ for name_ in names if name_ not in OWN[name].split()]
+    assert set(configuration.PATH_OPTIONS) <= {
+        option for options in configuration.OPTIONS.values() for option in options
+    }
+
+
+@pytest.mark.parametrize(("section", "config"), [("model", ModelConfig), ("training", TrainingConfig)])
+def test_the_schema_has_the_fields_of_the_package(section: str, config: Any) -> None:
+    schema = yaml.safe_load((ROOT / "snakemake/schemas/config.schema.yaml").read_text())
+    of_workflow = {"genomes", "training", "init", "preset"}
+    assert set(schema["$defs"][section]["properties"]) - of_workflow == set(config.__dataclass_fields__) - {"seed"}
+
+
+def test_the_presets_of_the_schema_are_the_packages() -> None:
+    schema = yaml.safe_load((ROOT / "snakemake/schemas/config.schema.yaml").read_text())
+    assert schema["$defs"]["model"]["properties"]["preset"]["enum"] == list(PRESETS)
+
+
+def test_every_key_of_the_configuration_is_described() -> None:
+    schema = yaml.safe_load((ROOT / "snakemake/schemas/config.schema.yaml").read_text())
+    parts = [schema, *schema["$defs"].values()]
+    while parts:
+        part = parts.pop()
+        for key, value in part.get("properties", {}).items():
+            assert value.get("description") or "$ref" in value, key
+            parts.append(value)
+    assert json.dumps(schema)
