@@ -45,7 +45,7 @@ def import_(
 
     refuse_existing(out, force)
     opened = open_checkpoint(checkpoint, revision=revision)
-    save_checkpoint(out, opened.model, opened.provenance)
+    save_checkpoint(out, opened.model, opened.provenance, opened.head)
     context = opened.model.config.max_length
     finish(
         as_json, f"wrote {out}: {opened.form}, context {context:,}", path=str(out), form=opened.form, context=context
@@ -67,8 +67,12 @@ def export(
     from genome_lm.checkpoint import export_checkpoint, open_checkpoint
 
     refuse_existing(out, force)
-    export_checkpoint(open_checkpoint(checkpoint).model, out, form.value)
-    finish(as_json, f"wrote {out}", path=str(out), format=form.value)
+    opened = open_checkpoint(checkpoint)
+    export_checkpoint(opened.model, out, form.value)
+    left_out = (
+        "" if opened.head is None else "; the head of the tuned model has no place in this form and is left out"
+    )
+    finish(as_json, f"wrote {out}{left_out}", path=str(out), format=form.value, head_left_out=opened.head is not None)
 
 
 @app.command()
@@ -89,7 +93,7 @@ def extend(
     opened = open_checkpoint(checkpoint)
     extended = extend_context(opened.model, max_length)
     before = opened.model.config.max_length
-    save_checkpoint(out, extended, {**opened.provenance, "extended_from_max_length": before})
+    save_checkpoint(out, extended, {**opened.provenance, "extended_from_max_length": before}, opened.head)
     text = f"wrote {out}: context {before:,} → {max_length:,}; tune it with `genome-lm train --init {out}`"
     finish(as_json, text, path=str(out), context=max_length, context_before=before)
 

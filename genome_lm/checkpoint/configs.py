@@ -2,15 +2,14 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from genome_lm.checkpoint.stored import check_file
 from genome_lm.config import ModelConfig
+from genome_lm.documents import read_json, read_yaml
 from genome_lm.errors import GenomeLMError
-from genome_lm.optional import require
 
 _BYTES = 4 << 20
 """The most that a config may take."""
@@ -51,24 +50,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
         GenomeLMError: If it can't be read, is very large, or holds something else.
     """
     check_file(path)
-    try:
-        if (size := path.stat().st_size) > _BYTES:
-            raise GenomeLMError(f"{path}: a config of {size:,} bytes; at most {_BYTES:,} are read")
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else _parsed_yaml(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise GenomeLMError(f"{path}: can't read the config: {error}") from error
+    values = read_json(path, _BYTES) if path.suffix == ".json" else read_yaml(path)
     if not isinstance(values, dict):
         raise GenomeLMError(f"{path}: not a config: a mapping of names to values is expected")
     return values
-
-
-def _parsed_yaml(text: str) -> Any:
-    yaml = require("yaml")
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(error) from error
 
 
 def config_beside(path: Path) -> dict[str, Any]:
@@ -102,8 +87,7 @@ def completed(inferred: ModelConfig, config: dict[str, Any], source: str) -> Mod
 
 def _number(name: str, value: Any) -> float:
     try:
-        # YAML takes 1e-5 for text.
-        return float(value if isinstance(value, str | int | float) and not isinstance(value, bool) else "")
+        return float(value if isinstance(value, int | float) and not isinstance(value, bool) else "")
     except (ValueError, OverflowError):
         raise GenomeLMError(f"the config beside it says {name} {value!r:.60}, not a number in bounds") from None
 

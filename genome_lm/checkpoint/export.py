@@ -1,6 +1,5 @@
 """Models for other programs: the Hugging Face port's folder, or one safetensors file."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from genome_lm.checkpoint.hyenadna import to_theirs
 from genome_lm.checkpoint.native import CONFIG, WEIGHTS
 from genome_lm.checkpoint.stored import write_safetensors
 from genome_lm.config import ModelConfig
+from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, replacing_folder
 from genome_lm.model import HyenaLM
@@ -38,10 +38,10 @@ def export_checkpoint(model: HyenaLM, out: Path, form: Format = "hf") -> Path:
     if form == "hf":
         with replacing_folder(out) as folder:
             write_safetensors(folder / WEIGHTS, state, {"genome_lm_version": __version__})
-            (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+            (folder / CONFIG).write_text(json_text(config, indent=1) + "\n", encoding="utf-8")
     elif form == "safetensors":
         with replacing_file(out) as temporary:
-            write_safetensors(temporary, state, {"config": json.dumps(config)})
+            write_safetensors(temporary, state, {"config": json_text(config, indent=None)})
     else:
         raise GenomeLMError(f"format {form!r}: use hf or safetensors")
     return out

@@ -29,6 +29,7 @@ from genome_lm.checkpoint.stored import (
     write_safetensors,
 )
 from genome_lm.config import ModelConfig
+from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder, sha256
 from genome_lm.model import Head, HeadConfig, HyenaLM
@@ -75,7 +76,7 @@ def save_checkpoint(
             _write_tensors(temporary / HEAD, head)
         digests = {name: sha256(temporary / name) for name in (WEIGHTS, HEAD) if (temporary / name).exists()}
         config["sha256"] = {**digests, CONFIG: _sections_sha256(config)}
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (temporary / CONFIG).write_text(json_text(config) + "\n", encoding="utf-8")
     return Path(folder)
 
 
@@ -110,7 +111,7 @@ def load_checkpoint(
     config = read_config(folder)
     shape = model_config(config, folder)
     stored = _read_tensors(folder / WEIGHTS, config)
-    check_counts({"n_layer": shape.n_layer, "num_inner_mlps": shape.num_inner_mlps}, stored, str(folder))
+    check_counts({"n_layer": shape.n_layer, "num_inner_mlps": shape.num_inner_mlps}, stored, str(folder / WEIGHTS))
     model = build(lambda: HyenaLM(shape), stored, str(folder / WEIGHTS))
     return model.to(device).eval(), config["provenance"]
 
