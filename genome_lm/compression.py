@@ -15,7 +15,7 @@ from typing import Any
 from genome_lm.errors import GenomeLMError
 from genome_lm.optional import require
 
-GZIP_MAGIC = b"\x1f\x8b"
+_GZIP = b"\x1f\x8b"
 """The first bytes of a gzip file."""
 DAMAGES = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 """What reading a damaged packed file raises."""
@@ -34,7 +34,7 @@ def unpacked(file: "io.BufferedReader[Any]", path: Path) -> io.BufferedIOBase:
         EOFError: While it is read, if it is cut off; see also `DAMAGES`.
     """
     start = file.peek(_BGZIP_FIELD.stop)
-    if start.startswith(GZIP_MAGIC):
+    if start.startswith(_GZIP):
         is_bgzip = start[_BGZIP_FIELD] == b"BC"
         return gzip.GzipFile(fileobj=io.BufferedReader(_Bgzip(file)) if is_bgzip else file)
     if start.startswith(b"BZh"):
@@ -73,7 +73,8 @@ class _BgzipWriter(io.RawIOBase):
     """Biopython's writer as a file of Python's, so that text and buffers can go on top."""
 
     def __init__(self, path: Path) -> None:
-        self._writer = require("Bio.bgzf").BgzfWriter(path, "wb")
+        self._file = path.open("wb")
+        self._writer = require("Bio.bgzf").BgzfWriter(fileobj=self._file)
 
     def writable(self) -> bool:
         return True
@@ -85,4 +86,5 @@ class _BgzipWriter(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             super().close()
-            self._writer.close()
+            with self._file:  # which Biopython leaves open if there is no room for the last block
+                self._writer.close()

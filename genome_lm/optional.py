@@ -13,7 +13,7 @@ _PACKAGES = {
 }
 """What pip calls a library, where Python calls it otherwise."""
 _USES = {
-    "Bio": "FASTA files and genetic codes",
+    "Bio": "compressed outputs and genetic codes",
     "gffutils": "GFF3 and GTF files",
     "google_crc32c": "genome stores",
     "huggingface_hub": "checkpoints from the Hugging Face hub",
@@ -29,7 +29,7 @@ _USES = {
     "tensorboard": "TensorBoard's files",
     "urllib3": "downloads",
     "yaml": "YAML files",
-    "zarr": "genome stores and other zarr arrays",
+    "zarr": "embeddings and scores in zarr",
 }
 
 

@@ -45,11 +45,11 @@ class Bare(PathFinder):
 sys.meta_path[:] = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
 """
 USES = {
-    "Bio": "list(genome.fasta_records(path))",
+    "Bio": "files.open_output(Path('a.gz'))",
     "gffutils": "list(dataset.annotation._features(path))",
     "pyBigWig": "formats.tracks.check_track_names(Path('track.bw'), None)",
     "pysam": "formats.vcf_out.check_vcf_name(Path('out.bcf'))",
-    "zarr": "genome.build_store([path], Path('genome.zarr'))",
+    "numcodecs": "genome.build_store([path], Path('genome.zarr'))",
 }
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -73,7 +73,7 @@ def said(bare: Run) -> dict[str, str]:
     code = [
         "import json",
         "from pathlib import Path",
-        "from genome_lm import GenomeLMError, dataset, formats, genome",
+        "from genome_lm import GenomeLMError, dataset, files, formats, genome",
         "from genome_lm.formats import tracks, vcf_out",
         "said, path = {}, Path('input')",
         "path.write_text('>a\\nACGT\\n')",

@@ -1,6 +1,7 @@
 """FASTA → genome store, and back."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import numpy.typing as npt
 from genome_lm import __version__
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing_file, replacing_folder
-from genome_lm.genome.chunks import compressors, write_shard
-from genome_lm.genome.codes import LETTERS, MASK_BIT, Codes, is_ambiguous
+from genome_lm.genome.chunks import write_shard
+from genome_lm.genome.codes import Codes, is_ambiguous
 from genome_lm.genome.fasta import FastaFile, Header
-from genome_lm.genome.store import FORMAT, FORMAT_VERSION, GenomeStore
-from genome_lm.optional import require
+from genome_lm.genome.layout import Sharding, Tables, write_layout
+from genome_lm.genome.store import GenomeStore
 from genome_lm.progress import progress
+from genome_lm.text import printable
 
 CHUNK = 32 << 10
 """Bases that are decompressed together: 20 µs for one window, and few windows need two."""
@@ -45,7 +47,9 @@ def build_store(sources: Sequence[Path], out: Path, assembly: str | None = None)
     """
     with replacing_folder(out) as folder, _Writer(folder) as writer:
         hashed = [writer.add(source) for source in sources]
-        writer.finish({"sources": hashed, "assembly": assembly, "genome_lm_version": __version__})
+        writer.finish(
+            {"sources": hashed, "assembly": assembly and printable(assembly), "genome_lm_version": __version__}
+        )
     return GenomeStore(out)
 
 
@@ -53,17 +57,8 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
     """Collects codes to whole shards, and the tables of contigs and of runs of N."""
 
     def __init__(self, folder: Path) -> None:
-        self._group = require("zarr").open_group(folder, mode="w", zarr_format=3)
-        self._array = self._group.create_array(
-            "sequence",
-            shape=(0,),
-            dtype="uint8",
-            chunks=(CHUNK,),
-            shards=(SHARD,),
-            compressors=compressors(),
-            fill_value=0,
-        )
-        self._shards = folder / "sequence" / "c"
+        self._folder = folder
+        self._checksums: list[npt.NDArray[np.uint32]] = []
         self._shard = np.empty(SHARD, dtype=np.uint8)
         self._filled = self._flushed = 0
         self._headers: list[str] = []
@@ -76,7 +71,7 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
 
     def add(self, source: Path) -> dict[str, str | int]:
         """Append a FASTA file; its name, size and SHA-256."""
-        size = source.stat().st_size if source.exists() else 0
+        size = os.path.getsize(source) if os.path.exists(source) else 0
         with progress(source.name, size, "B") as bar:
             fasta = FastaFile(source, bar.advance)
             for item in fasta:
@@ -84,10 +79,10 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
                     self._open_contig(item, source)
                 else:
                     self._append(item)
-        return {"name": source.name, "bytes": fasta.bytes_read, "sha256": fasta.sha256}
+        return {"name": printable(source.name), "bytes": fasta.bytes_read, "sha256": fasta.sha256}
 
     def _open_contig(self, header: Header, source: Path) -> None:
-        name, place = header.text.split()[0], f"{source} line {header.line}"
+        name, place = header.name, f"{source} line {header.line}"
         if name in self._seen:
             raise GenomeLMError(
                 f"{place}: contig {name!r} was there before, at {self._seen[name]}; names must differ "
@@ -108,7 +103,8 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
 
     def _flush(self) -> None:
         codes = self._shard[: self._filled]
-        write_shard(self._shards / str(self._flushed // SHARD), codes, CHUNK, SHARD)
+        shard = self._folder / "sequence" / "c" / str(self._flushed // SHARD)
+        self._checksums.append(write_shard(shard, codes, CHUNK, SHARD))
         for start in range(0, len(codes), CHUNK):
             inside = np.concatenate([[False], is_ambiguous(codes[start : start + CHUNK]), [False]])
             if inside.any():
@@ -120,19 +116,16 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
         """Write what is left, and the tables."""
         if self._filled:
             self._flush()
-        self._array.resize((self._flushed,))
         edges = np.concatenate([np.empty(0, dtype=np.int64), *self._run_edges])
         # A run cut by the border of two chunks ends and starts at the same position: both edges cancel.
         positions, counts = np.unique(edges, return_counts=True)
-        tables = {
-            "contig_headers": np.frombuffer("\n".join(self._headers).encode(), dtype=np.uint8),
-            "contig_starts": np.array([*self._starts, self._flushed], dtype=np.int64),
-            "n_runs": positions[counts == 1].astype(np.int64).reshape(-1, 2),
-        }
-        for name, table in tables.items():
-            self._group.create_array(name, data=table, chunks=tuple(max(1, size) for size in table.shape))
-        attributes: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "provenance": provenance}
-        self._group.attrs.update({**attributes, "letters": LETTERS, "soft_mask_bit": MASK_BIT})
+        tables = Tables(
+            contig_headers=np.frombuffer("\n".join(self._headers).encode(), dtype=np.uint8),
+            contig_starts=np.array([*self._starts, self._flushed], dtype=np.int64),
+            n_runs=positions[counts == 1].astype(np.int64).reshape(-1, 2),
+            chunk_checksums=np.concatenate(self._checksums),
+        )
+        write_layout(self._folder, tables, Sharding(self._flushed, CHUNK, SHARD), provenance)
 
 
 def export_fasta(store: GenomeStore, out: Path, width: int = 60) -> None:

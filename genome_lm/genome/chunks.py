@@ -8,42 +8,41 @@ thread, lock or file position is involved, so that a reader works in forked proc
 """
 
 import os
+import stat
 from collections import OrderedDict
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
+from genome_lm.genome.layout import COMPRESSION, Sharding
 from genome_lm.optional import require
 
-_LEVEL = 5
-_ABSENT = 2**64 - 1
 _CHECKSUM = 4
-
-
-def compressors() -> tuple[Any, ...]:
-    """The codecs of a chunk as zarr has them."""
-    codecs = require("zarr.codecs")
-    return codecs.BloscCodec(cname="lz4", clevel=_LEVEL, shuffle="bitshuffle", typesize=1), codecs.Crc32cCodec()
+"""Bytes of a checksum."""
+_BLOSC_HEADER = 16
+"""Bytes that a chunk which can't be compressed takes beside its own."""
 
 
 class _Codec:
     """The codecs of a chunk as functions, which are looked up once: a chunk takes microseconds."""
 
     def __init__(self) -> None:
-        self._crc32c = require("google_crc32c").value
         self._blosc = require("numcodecs.blosc")
+        self._crc32c = require("google_crc32c").value
         # Threads are of no use on chunks this small, and a process forked while they run waits for them forever.
         self._blosc.use_threads = False
+        self._method, self._level = str(COMPRESSION["cname"]).encode(), COMPRESSION["clevel"]
         self.decompress = self._blosc.decompress
 
     def compress(self, piece: Codes) -> bytes:
         """A chunk as it lies in a shard."""
-        return self.with_checksum(self._blosc.compress(piece, b"lz4", _LEVEL, self._blosc.BITSHUFFLE))
+        return self.with_checksum(
+            self._blosc.compress(piece, self._method, COMPRESSION["clevel"], self._blosc.BITSHUFFLE)
+        )
 
     def with_checksum(self, data: bytes) -> bytes:
         """Bytes with their checksum at their end."""
@@ -51,7 +50,7 @@ class _Codec:
 
     def is_whole(self, data: bytes) -> bool:
         """Whether bytes agree with the checksum at their end."""
-        return self._crc32c(data[:-_CHECKSUM]) == int.from_bytes(data[-_CHECKSUM:], "little")
+        return self._crc32c(data[:-_CHECKSUM]) == _checksum_of(data)
 
 
 @cache
@@ -59,25 +58,37 @@ def _codec() -> _Codec:
     return _Codec()
 
 
-def write_shard(path: Path, codes: Codes, chunk: int, shard: int) -> None:
-    """Write one shard, compressed as `compressors` says.
+def write_shard(path: Path, codes: Codes, chunk: int, shard: int) -> npt.NDArray[np.uint32]:
+    """Write one shard, compressed as `COMPRESSION` says.
 
     Args:
         path: The file.
         codes: (n,) uint8, n ≤ `shard`; the last chunk is filled up with zeros.
         chunk: Bases a chunk.
         shard: Bases a shard, a multiple of `chunk`.
+
+    Returns:
+        (chunks,) uint32. The checksum of each chunk.
     """
     codec = _codec()
-    index = np.full((shard // chunk, 2), _ABSENT, dtype="<u8")
+    index = np.full((shard // chunk, 2), 2**64 - 1, dtype="<u8")  # zarr's mark of a chunk that is not there
+    checksums = []
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for place, start in enumerate(range(0, len(codes), chunk)):
             piece = codes[start : start + chunk]
             if len(piece) < chunk:
                 piece = np.concatenate([piece, np.zeros(chunk - len(piece), dtype=np.uint8)])
-            index[place] = file.tell(), file.write(codec.compress(piece))
+            data = codec.compress(piece)
+            index[place] = file.tell(), file.write(data)
+            checksums.append(_checksum_of(data))
         file.write(codec.with_checksum(index.tobytes()))
+    return np.array(checksums, dtype=np.uint32)
+
+
+def _checksum_of(data: bytes) -> int:
+    """The checksum at the end of bytes."""
+    return int.from_bytes(data[-_CHECKSUM:], "little")
 
 
 class Chunks:
@@ -85,14 +96,14 @@ class Chunks:
 
     Args:
         folder: The array's folder.
-        chunk: Bases a chunk.
-        shard: Bases a shard, a multiple of `chunk`.
-        bases: Bases of the array.
+        sharding: How it is cut.
+        checksums: (chunks,) uint32. The checksum of each chunk.
     """
 
-    def __init__(self, folder: Path, chunk: int, shard: int, bases: int) -> None:
-        self.chunk, self.count = chunk, -(-bases // chunk)
-        self._folder, self._per_shard = folder, shard // chunk
+    def __init__(self, folder: Path, sharding: Sharding, checksums: npt.NDArray[np.uint32]) -> None:
+        self.chunk, self.count = sharding.chunk, -(-sharding.bases // sharding.chunk)
+        self._folder, self._per_shard = folder, sharding.shard // sharding.chunk
+        self._checksums = checksums
         self._shards: dict[int, tuple[int, npt.NDArray[np.uint64]]] = {}
         self._codec = _codec()
 
@@ -105,11 +116,12 @@ class Chunks:
         shard, place = divmod(number, self._per_shard)
         file, index = self._shards.get(shard) or self._open(shard)
         offset, size = index[place].tolist()
-        if offset == _ABSENT:  # zarr may leave out a chunk of zeros within a shard, and zero is the code of A
-            out[:] = 0
-            return
+        if size > self.chunk + _BLOSC_HEADER + _CHECKSUM:  # also of one that is marked as not there
+            raise self._damaged(shard)
         data = os.pread(file, size, offset)
-        if not self._codec.is_whole(data):
+        unpacked_size = int.from_bytes(data[4:8], "little")  # in the header of blosc
+        is_right = _checksum_of(data) == self._checksums[number] and unpacked_size == self.chunk
+        if not is_right or not self._codec.is_whole(data):
             raise self._damaged(shard)
         try:
             self._codec.decompress(data[:-_CHECKSUM], out)
@@ -118,11 +130,12 @@ class Chunks:
 
     def _open(self, shard: int) -> tuple[int, npt.NDArray[np.uint64]]:
         try:
-            file = os.open(self._path(shard), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except FileNotFoundError as error:
+            # A pipe that nobody writes to would wait for ever without the flag.
+            file = os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
             raise self._damaged(shard) from error
-        size = self._per_shard * 16 + _CHECKSUM
-        tail = os.pread(file, size, max(0, os.fstat(file).st_size - size))
+        size, status = self._per_shard * 16 + _CHECKSUM, os.fstat(file)
+        tail = os.pread(file, size, max(0, status.st_size - size)) if stat.S_ISREG(status.st_mode) else b""
         if len(tail) < size or not self._codec.is_whole(tail):
             os.close(file)
             raise self._damaged(shard)
@@ -134,7 +147,7 @@ class Chunks:
         return self._folder / "c" / str(shard)
 
     def _damaged(self, shard: int) -> GenomeLMError:
-        return GenomeLMError(f"{self._path(shard)}: missing or damaged; build the genome store again")
+        return GenomeLMError(f"{self._path(shard)}: missing, damaged, or of another store; build it again")
 
     def __del__(self) -> None:
         for file, _ in self._shards.values():

@@ -1,11 +1,12 @@
 """The genome store: a genome as one zarr group."""
 
 import difflib
-import json
+import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,9 @@ from genome_lm.alphabet import PAD, TOKEN_COMPLEMENT
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.chunks import ChunkReader, Chunks
 from genome_lm.genome.codes import CODE_COMPLEMENT, CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE, Codes
+from genome_lm.genome.layout import read_layout
 from genome_lm.genome.resident import PackedTokens, PlainTokens, ResidentTokens
-from genome_lm.optional import require
 
-FORMAT = "genome-lm-genome"
-FORMAT_VERSION = 1
 CACHE_BYTES = 1 << 30
 """Memory for tokens: enough for the whole of a human genome, four bases a byte."""
 _CHUNK_BYTES = 128 << 20
@@ -72,7 +71,7 @@ class ContigTable:
     def __len__(self) -> int:
         return len(self.headers)
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._index
 
     def index(self, name: str) -> int:
@@ -96,9 +95,10 @@ class GenomeStore:
     """A genome in a zarr v3 group.
 
     Arrays: `sequence`, (bases,) uint8, all contigs one after the other, a code a base (see `genome_lm.genome.codes`),
-    sharded, compressed, with checksums; `contig_headers`, UTF-8 text, a line a contig; `contig_starts`, (n + 1,)
-    int64; `n_runs`, (m, 2) int64, the maximal runs of ambiguous bases as [start, end) in the concatenated sequence.
-    Attributes hold the meaning of the codes and the provenance.
+    sharded and compressed; and those of `Tables`. Attributes hold the meaning of the codes, the provenance, and
+    checksums: whatever is not as it was written is refused.
+
+    `len(store)`, `for name in store` and `name in store` are of the contigs' names; `store[...]` gives letters.
 
     A store opens its files when it first reads, and after unpickling opens anew; reading in a forked process is safe
     after a read in its parent.
@@ -109,20 +109,17 @@ class GenomeStore:
             quarter of it if they fit, or four bases a byte; else decoded chunks, those last used.
 
     Raises:
-        GenomeLMError: If there is no genome store, or one of another format version.
+        GenomeLMError: If there is no genome store, a damaged one, or one of another format version.
     """
 
     def __init__(self, path: str | Path, cache_bytes: int = CACHE_BYTES) -> None:
         self.path = Path(path)
         self._cache_bytes = cache_bytes
-        attributes = _read_attributes(self.path)
-        self.provenance: dict[str, Any] = attributes["provenance"]
-        group = require("zarr").open_group(self.path, mode="r", zarr_format=3)
-        headers = group["contig_headers"][:].tobytes().decode().split("\n")
-        self.contigs = ContigTable(tuple(headers), np.asarray(group["contig_starts"][:]))
-        self._n_runs = np.asarray(group["n_runs"][:])
-        sequence = group["sequence"]
-        self._chunks = Chunks(self.path / "sequence", sequence.chunks[0], sequence.shards[0], self.bases)
+        layout = read_layout(self.path)
+        self.provenance: dict[str, Any] = layout.provenance
+        self.contigs = ContigTable(layout.headers, layout.tables.contig_starts)
+        self._n_runs = layout.tables.n_runs
+        self._chunks = Chunks(self.path / "sequence", layout.sharding, layout.tables.chunk_checksums)
         self._reader = cache(self._make_reader)
 
     def __reduce__(self) -> tuple[type["GenomeStore"], tuple[Path, int]]:
@@ -140,15 +137,46 @@ class GenomeStore:
         """Bases of all contigs."""
         return int(self.contigs.starts[-1])
 
-    def __getitem__(self, where: tuple[str, slice]) -> Codes:
-        """`store["chr1", 100:200]`: the letters of an interval as they were in the FASTA, (n,) uint8 ASCII."""
-        contig, interval = where
-        if interval.step not in (None, 1):
-            raise GenomeLMError(
-                f"a step of {interval.step} is not an interval; take [start:end] and index the result"
-            )
-        end = self.contigs.lengths[self.contigs.index(contig)] if interval.stop is None else interval.stop
-        return self.fetch(contig, interval.start or 0, int(end), output="letters")
+    def __len__(self) -> int:
+        return len(self.contigs)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.contigs.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.contigs
+
+    def __repr__(self) -> str:
+        return f"<GenomeStore {str(self.path)!r}: {self.bases:,} bases in {len(self):,} contigs>"
+
+    @overload
+    def __getitem__(self, where: str | tuple[str, slice]) -> Codes: ...
+
+    @overload
+    def __getitem__(self, where: tuple[str, int]) -> np.uint8: ...
+
+    def __getitem__(self, where: str | tuple[str, int | slice]) -> Codes | np.uint8:
+        """Letters as they were in the FASTA, as ASCII codes.
+
+        `store["chr1"]` and `store["chr1", 100:200]` give (n,) uint8, `store["chr1", 7]` a uint8.
+
+        Raises:
+            GenomeLMError: On anything else, an unknown contig, or a position beyond it.
+        """
+        contig, place = where if isinstance(where, tuple) and len(where) == 2 else (where, slice(None))
+        if not isinstance(contig, str):
+            raise _not_a_place(where)
+        length = int(self.contigs.lengths[self.contigs.index(contig)])
+        try:
+            if not isinstance(place, slice):
+                return self.fetch(contig, operator.index(place), operator.index(place) + 1, output="letters")[0]
+            start = 0 if place.start is None else operator.index(place.start)
+            end = length if place.stop is None else operator.index(place.stop)
+            if place.step not in (None, 1):
+                raise GenomeLMError(f"a step of {place.step} is no interval; take [start:end] and index the result")
+        except TypeError:
+            raise _not_a_place(where) from None
+        return self.fetch(contig, start, end, output="letters")
 
     def fetch(
         self, contig: str, start: int, end: int, strand: Strand = "+", pad: bool = False, output: Output = "tokens"
@@ -244,18 +272,8 @@ class GenomeStore:
         )
 
 
-def _read_attributes(path: Path) -> dict[str, Any]:
-    try:
-        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
-    except FileNotFoundError:
-        raise GenomeLMError(f"{path}: no genome store here; make one with `genome-lm genome build`") from None
-    except (ValueError, KeyError, NotADirectoryError) as error:
-        raise GenomeLMError(f"{path}: not a genome store ({error})") from error
-    if attributes.get("format") != FORMAT:
-        raise GenomeLMError(f"{path}: a zarr group, but not a genome store; make one with `genome-lm genome build`")
-    if attributes.get("format_version") != FORMAT_VERSION:
-        raise GenomeLMError(
-            f"{path}: genome store of version {attributes.get('format_version')}, this genome-lm reads "
-            f"{FORMAT_VERSION}; build it again"
-        )
-    return attributes
+def _not_a_place(where: object) -> GenomeLMError:
+    return GenomeLMError(
+        f"{str(where)[:60]} is no place in a genome; take genome[contig], genome[contig, position] or "
+        "genome[contig, start:end]"
+    )

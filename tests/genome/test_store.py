@@ -1,7 +1,11 @@
+import contextlib
+import json
+import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from genome_lm.alphabet import PAD, VOCABULARY, C, G, N
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import GenomeStore, build, build_store
+from genome_lm.genome import GenomeStore, build, build_store, layout
 from genome_lm.genome.chunks import ChunkReader
 from genome_lm.genome.codes import CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE
 from genome_lm.genome.resident import PackedTokens, PlainTokens
@@ -113,6 +117,14 @@ def test_bad_intervals(small: Small, tmp_path: Path) -> None:
         (lambda: store.fetch("chr1", 5, 4), "end is before the start"),
         (lambda: store.fetch("chr1", 0, 4, "."), r"strand '\.'"),
         (lambda: store["chr1", 0:10:2], "a step of 2"),
+        (lambda: store["chr1", -5:], "chr1:-5-3000 reaches beyond the contig, which is 0-3000"),
+        (lambda: store["chr1", 3_000], "chr1:3000-3001 reaches beyond"),
+        (lambda: store["chr1", -1], "chr1:-1-0 reaches beyond"),
+        (lambda: store["zzz"], "no contig 'zzz'"),
+        (lambda: store["chr1", 1.5], r"\('chr1', 1\.5\) is no place in a genome; take genome\[contig\]"),
+        (lambda: store["chr1", "1":"5"], "is no place"),  # type: ignore[misc]
+        (lambda: store["chr1", 1, 5], "is no place"),
+        (lambda: store[5], "5 is no place"),
         (lambda: store.fetch_many(np.array([0, 1]), np.array([2_090, 2_090]), 5), "chr2:2090-2095 reaches beyond"),
     ):
         with pytest.raises(GenomeLMError, match=message):
@@ -120,6 +132,18 @@ def test_bad_intervals(small: Small, tmp_path: Path) -> None:
     (tmp_path / "a.fa").write_text(">1\nACGT\n>22\nAC\n")
     with pytest.raises(GenomeLMError, match=r"no contig 'chr22' .*did you mean 22"):
         build_store([tmp_path / "a.fa"], tmp_path / "a.zarr").fetch("chr22", 0, 1)
+
+
+def test_contigs_as_of_a_mapping(small: Small) -> None:
+    store = small.store
+    assert list(store) == list(small.sequences)
+    assert len(store) == 4
+    assert "tiny" in store
+    assert "chr9" not in store
+    assert {name: text(store[name]) for name in store} == small.sequences
+    assert chr(store["tiny", 14]) == small.sequences["tiny"][14]
+    assert text(store["tiny", np.int64(3) : np.int64(12)]) == small.sequences["tiny"][3:12]
+    assert repr(store) == f"<GenomeStore '{store.path}': 6,010 bases in 4 contigs>"
 
 
 def test_a_small_cache_and_a_copy_read_the_same(small: Small) -> None:
@@ -155,18 +179,191 @@ def test_damaged_shard(small: Small, tmp_path: Path, damage: Callable[[bytes], b
     shard = store.path / "sequence" / "c" / "2"  # bases 1,024 to 1,535
     shard.write_bytes(damage(shard.read_bytes())) if damage else shard.unlink()
     assert text(store["chr1", :1_000]) == small.sequences["chr1"][:1_000]
-    with pytest.raises(GenomeLMError, match=rf"^{shard}: missing or damaged"):
+    with pytest.raises(GenomeLMError, match=rf"^{shard}: missing, damaged"):
         store["chr1", 1_000:1_100]
-    with pytest.raises(GenomeLMError, match=rf"^{shard}: missing or damaged"):
+    with pytest.raises(GenomeLMError, match=rf"^{shard}: missing, damaged"):
         store.fetch("chr1", 1_000, 1_100)
+
+
+def test_shards_are_those_of_the_store(small: Small, tmp_path: Path) -> None:
+    """Two shards that changed places are whole, but not where they belong."""
+    shutil.copytree(small.store.path, tmp_path / "g.zarr")
+    shards = tmp_path / "g.zarr" / "sequence" / "c"
+    (shards / "1").rename(shards / "x")
+    (shards / "2").rename(shards / "1")
+    (shards / "x").rename(shards / "2")
+    for place in (600, 1_100):
+        with pytest.raises(GenomeLMError, match=r"sequence/c/[12]: missing, damaged, or of another"):
+            GenomeStore(tmp_path / "g.zarr")["chr1", place]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop"])
+@pytest.mark.parametrize("place", ["sequence/c/0", "contig_starts/c/0", "n_runs/zarr.json", "zarr.json"])
+def test_what_is_no_file(small: Small, tmp_path: Path, kind: str, place: str) -> None:
+    path = tmp_path / "g.zarr" / place
+    shutil.copytree(small.store.path, tmp_path / "g.zarr")
+    path.unlink()
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "loop": lambda: path.symlink_to(path)}[kind]()
+    with pytest.raises(GenomeLMError, match=r"g\.zarr"):
+        GenomeStore(tmp_path / "g.zarr")["chr1", 0]
+
+
+def test_any_changed_byte_is_seen(small: Small, tmp_path: Path) -> None:
+    """Each metadata file and table, at ten places: a flipped bit, and what is cut off there."""
+    store = tmp_path / "g.zarr"
+    shutil.copytree(small.store.path, store)
+    files = [file for file in sorted(store.rglob("*")) if file.is_file() and "sequence/c" not in str(file)]
+    assert len(files) == 10
+    for file in files:
+        content = file.read_bytes()
+        meaning = json.loads(content) if file.suffix == ".json" else content
+        for at in np.linspace(0, len(content) - 1, 10).astype(int).tolist():
+            flipped = content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
+            for changed in (flipped, content[:at]):
+                with contextlib.suppress(ValueError):
+                    if file.suffix == ".json" and json.loads(changed) == meaning:
+                        continue
+                file.write_bytes(changed)
+                with pytest.raises(GenomeLMError, match=r"g\.zarr"):
+                    GenomeStore(store)
+        file.unlink()
+        with pytest.raises(GenomeLMError, match=r"g\.zarr"):
+            GenomeStore(store)
+        file.write_bytes(content)
+    GenomeStore(store)
+
+
+def _set(*keys: str | int, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        inner: Any = document
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+
+    return change
+
+
+ODD = (None, True, -1, 1.5, "../x", [], {}, 2**63)
+
+
+@pytest.mark.parametrize("name", ["sequence", *layout.Tables._fields, "."])
+def test_odd_metadata_are_refused(small: Small, tmp_path: Path, name: str) -> None:
+    """Each value of the metadata in turn is something odd, with a digest that agrees."""
+    store = tmp_path / "g.zarr"
+    shutil.copytree(small.store.path, store)
+    file = store / name / "zarr.json"
+    original = json.loads(file.read_text())
+    places = [keys for keys in _places(original) if keys[-1] != "sha256"]
+    for keys in places:
+        for odd in ODD:
+            document = json.loads(json.dumps(original))
+            _set(*keys, value=odd)(document)
+            if document == original or "provenance" in keys:
+                continue
+            file.write_text(json.dumps(document))
+            with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
+                _agree(store)
+            with pytest.raises(GenomeLMError, match=r"g\.zarr"):
+                GenomeStore(store)
+        file.write_text(json.dumps(original))
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_odd_provenance_is_refused(small: Small, tmp_path: Path, odd: object) -> None:
+    store = tmp_path / "g.zarr"
+    shutil.copytree(small.store.path, store)
+    for keys in (("provenance",), ("provenance", "sources"), ("provenance", "sources", 0)):
+        document = json.loads((small.store.path / "zarr.json").read_text())
+        _set("attributes", *keys, value=odd)(document)
+        (store / "zarr.json").write_text(json.dumps(document))
+        with contextlib.suppress(ValueError):
+            _agree(store)
+        if odd != [] or keys[-1] != "sources":
+            with pytest.raises(GenomeLMError, match=r"g\.zarr"):
+                GenomeStore(store)
+
+
+def _places(value: object, before: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    if before:
+        yield before
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _places(inner, (*before, key))
+
+
+def _agree(store: Path) -> None:
+    """Make the digest that of what is there."""
+    group = json.loads((store / "zarr.json").read_text())
+    names = layout.Tables._fields
+    documents = {name: json.loads((store / name / "zarr.json").read_text()) for name in ("sequence", *names)}
+    chunks = [[file.read_bytes() for file in (store / name / "c").rglob("*") if file.is_file()] for name in names]
+    tables = layout.Tables(*(np.frombuffer(b"".join(data), np.uint8) for data in chunks))  # type: ignore[arg-type]
+    group["attributes"]["sha256"] = layout._digest(group["attributes"], documents, tables)
+    (store / "zarr.json").write_text(json.dumps(group))
+
+
+ODD_TABLES: dict[str, tuple[str, list[Any]]] = {
+    "no runs' table": ("n_runs", []),
+    "runs fall": ("n_runs", [[10, 20], [5, 8]]),
+    "a run beyond the end": ("n_runs", [[0, 2**40]]),
+    "an empty run": ("n_runs", [[5, 5]]),
+    "starts fall": ("contig_starts", [0, 5_000, 3_000, 5_110, 6_010]),
+    "starts at 1": ("contig_starts", [1, 3_000, 5_091, 5_110, 6_010]),
+    "another end": ("contig_starts", [0, 3_000, 5_091, 5_110, 6_000]),
+    "three contigs": ("contig_starts", [0, 3_000, 5_091, 6_010]),
+    "no contigs": ("contig_starts", []),
+    "no UTF-8": ("contig_headers", list(b"a\nb\nc\n\xff")),
+    "one name twice": ("contig_headers", list(b"a\nb\na\nd")),
+    "no name": ("contig_headers", list(b"a\nb\n \nd")),
+    "five names": ("contig_headers", list(b"a\nb\nc\nd\ne")),
+    "no headers": ("contig_headers", []),
+    "no checksums": ("chunk_checksums", []),
+    "few checksums": ("chunk_checksums", [1] * 93),
+}
+
+
+@pytest.mark.parametrize(("name", "rows"), ODD_TABLES.values(), ids=ODD_TABLES)
+def test_odd_tables_are_refused(small: Small, tmp_path: Path, name: str, rows: list[Any]) -> None:
+    """Tables that are whole, with a digest that agrees, but of no genome; the missing one with one that does not."""
+    store = tmp_path / "g.zarr"
+    shutil.copytree(small.store.path, store)
+    table = np.array(rows, layout._DTYPES[name])
+    table = table.reshape(-1, 2) if name == "n_runs" else table
+    shutil.rmtree(store / name)
+    chunk = store / name / "c" / ("0/0" if table.ndim == 2 else "0")
+    chunk.parent.mkdir(parents=True)
+    if table.size:
+        chunk.write_bytes(table.tobytes())
+    (store / name / "zarr.json").write_text(json.dumps(layout._table_document(name, list(table.shape))))
+    if rows or name != "n_runs":
+        _agree(store)
+    with pytest.raises(GenomeLMError, match=r"g\.zarr: damaged genome store: .*; build it again"):
+        GenomeStore(store)
+
+
+def test_a_table_that_claims_much(small: Small, tmp_path: Path) -> None:
+    store = tmp_path / "g.zarr"
+    shutil.copytree(small.store.path, store)
+    document = layout._table_document("contig_headers", [5 << 30])
+    (store / "contig_headers" / "zarr.json").write_text(json.dumps(document))
+    with (store / "contig_headers" / "c" / "0").open("r+b") as file:
+        file.truncate(5 << 30)
+    with pytest.raises(GenomeLMError, match=r"contig_headers has 5,368,709,120 bytes, more than"):
+        GenomeStore(store)
 
 
 def test_not_a_store(small: Small, tmp_path: Path) -> None:
     zarr.open_group(tmp_path / "other", mode="w", zarr_format=3).attrs["a"] = 1
+    shutil.copytree(small.store.path, tmp_path / "old")
+    document = json.loads((tmp_path / "old" / "zarr.json").read_text())
+    document["attributes"]["format_version"] = 1
+    (tmp_path / "old" / "zarr.json").write_text(json.dumps(document))
     for path, message in (
         (tmp_path / "nowhere", r"nowhere: no genome store.*genome build"),
-        (small.fasta, r"small\.fa: not a genome store"),
-        (tmp_path / "other", "other: a zarr group, but not a genome store"),
+        (small.fasta, r"small\.fa: no genome store"),
+        (tmp_path / "other", "other: not a genome store"),
+        (tmp_path / "old", "old: genome store of version 1, .* reads 2; build it again"),
+        (tmp_path / ("x" * 5_000), "no genome store here"),
     ):
         with pytest.raises(GenomeLMError, match=message):
             GenomeStore(path)
