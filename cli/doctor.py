@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm_cli.options import Json, Threads
-from genome_lm_cli.output import json_text, say, table
+from genome_lm_cli.output import say, table
 
 
 def doctor(

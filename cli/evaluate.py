@@ -1,11 +1,11 @@
 """`genome-lm evaluate`: perplexity of a checkpoint, beside baselines."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from genome_lm.documents import json_text
 from genome_lm.files import refuse_existing, replacing_file
 from genome_lm_cli.options import Device, Force, Json, Threads
 from genome_lm_cli.output import say, table
@@ -52,7 +52,7 @@ def evaluate(
         max_bases=max_bases,
         device_tokens=batch_tokens,
     )
-    text = json.dumps(result.to_dict(), indent=2)
+    text = json_text(result.to_dict())
     if as_json:
         typer.echo(text)
     else:
@@ -64,5 +64,5 @@ def evaluate(
         table(title, ("", "nats/base", "perplexity", "bits/base"), rows)
     if out is not None:
         with replacing_file(out) as temporary:
-            temporary.write_text(text + "\n")
+            temporary.write_text(text + "\n", encoding="utf-8")
         say(f"wrote {out}")

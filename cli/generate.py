@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
 from genome_lm_cli.options import Device, Force, Json, Seed, Threads
-from genome_lm_cli.output import json_text, say, table
+from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
     from genome_lm.genome import Contig

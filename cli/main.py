@@ -3,6 +3,7 @@
 import inspect
 import io
 import logging
+import os
 import signal
 import sys
 from types import FrameType
@@ -134,6 +135,12 @@ def _prepare_streams() -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
+def _with_home(word: str) -> str:
+    """Expand `~` in `--option=~/path` too, as the shell does in `--option ~/path`."""
+    option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + sign + os.path.expanduser(value)
+
+
 def _raise_on_sigterm(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
@@ -143,7 +150,7 @@ def run() -> None:
     signal.signal(signal.SIGTERM, _raise_on_sigterm)
     _prepare_streams()
     try:
-        app()
+        app(args=[_with_home(word) for word in sys.argv[1:]])
     except GenomeLMError as error:
         typer.echo(printable(f"error: {error}"), err=True)
         sys.exit(1)

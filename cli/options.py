@@ -85,5 +85,5 @@ def named_paths(option: str, texts: list[str], form: str) -> dict[str, Path]:
         name, _, path = text.partition("=")
         if not name or not path or name in paths:
             raise GenomeLMError(f"{option} {text}: write {form}, each name once")
-        paths[name] = Path(path)
+        paths[name] = Path(path).expanduser()
     return paths

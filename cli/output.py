@@ -3,15 +3,14 @@
 Names of the user's are shown letter by letter: nothing in them is markup to rich or a command to the terminal.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from genome_lm.documents import json_text
 from genome_lm.text import printable
 
 FILE_WIDTH = 160
@@ -34,20 +33,6 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], std
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = FILE_WIDTH
     console.print(shown)
-
-
-def json_text(values: Any, indent: int | None = 2) -> str:
-    """The text of a JSON value; NaN and infinity, which JSON does not have, become null."""
-    return json.dumps(_without_nan(values), indent=indent, allow_nan=False)
-
-
-def _without_nan(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {key: _without_nan(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_without_nan(value) for value in values]
-    is_number = not isinstance(values, float) or float("-inf") < values < float("inf")
-    return values if is_number else None
 
 
 def resumed(kept: int, parts: int) -> str:

@@ -1,15 +1,15 @@
 """`genome-lm train`: train a model on a genome store."""
 
-import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from genome_lm.config import PRESETS, ModelConfig
-from genome_lm.errors import GenomeLMError
-from genome_lm.training_config import TrainingConfig, parse_stages
+from genome_lm.documents import read_yaml
+from genome_lm.errors import GenomeLMError, naming
+from genome_lm.training_config import TrainingConfig
+from genome_lm.typed import typed
 from genome_lm_cli.options import MOST_SEED, Device, Json, Threads, given
 from genome_lm_cli.output import finish
 
@@ -84,13 +84,15 @@ def train(
 
     model, recipe = _sections(config)
     model |= given(ModelConfig, context) | ({} if preset is None else {"preset": preset})
-    recipe |= given(TrainingConfig, context)
+    with naming(config):
+        shape = _model_config(model) if model or init is None else None
+        training = TrainingConfig.from_dict(recipe | given(TrainingConfig, context))
     result = train(
         genome,
         intervals,
         out,
-        _model_config(model) if model or init is None else None,
-        _training_config(recipe),
+        shape,
+        training,
         init=init,
         restart_if_changed=restart,
         num_workers=num_workers,
@@ -112,17 +114,11 @@ def train(
 
 def _sections(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The model and training sections of a YAML file."""
-    import yaml
-
     if path is None:
         return {}, {}
-    try:
-        values = yaml.safe_load(sys.stdin if str(path) == "-" else path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise GenomeLMError(f"{path}: can't read: {error}") from error
-    unknown = values.keys() - {"model", "training"} if isinstance(values, dict) else {"(no sections)"}
-    if unknown:
-        raise GenomeLMError(f"{path}: {', '.join(map(str, unknown))}: expected the sections model and training")
+    values = typed(dict[str, dict[str, Any] | None], read_yaml(path) or {}, str(path))
+    if unknown := values.keys() - {"model", "training"}:
+        raise GenomeLMError(f"{path}: {', '.join(sorted(unknown))}: expected the sections model and training")
     return dict(values.get("model") or {}), dict(values.get("training") or {})
 
 
@@ -134,17 +130,6 @@ def _model_config(values: dict[str, Any]) -> ModelConfig:
                 "give the model's shape: --preset, or --d-model, --n-layer and --max-length, or --init"
             )
         return ModelConfig.from_dict(values)
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise GenomeLMError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     return ModelConfig.from_dict({**PRESETS[preset].to_dict(), "d_inner": 0, **values})
-
-
-def _training_config(values: dict[str, Any]) -> TrainingConfig:
-    names = [field.name for field in dataclasses.fields(TrainingConfig)]
-    if unknown := values.keys() - set(names):
-        raise GenomeLMError(f"training config: unknown field {', '.join(sorted(unknown))}; known: {', '.join(names)}")
-    if "stages" not in values:
-        raise GenomeLMError("training config: no stages; give --stages length:steps, such as 1024:5000")
-    if isinstance(values["stages"], str):
-        values = {**values, "stages": parse_stages(values["stages"])}
-    return TrainingConfig(**values)

@@ -3,26 +3,29 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 
+from genome_lm.documents import read_json
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.evaluation.markov import MarkovModel
 from genome_lm.genome import GenomeStore, Interval, of_split, tile
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
 from genome_lm.training import window_losses
+from genome_lm.typed import Positive, Within, typed
 
 
 @dataclass(frozen=True)
 class Score:
     """How well something predicts the targets: loss in nats per base, its exponential, and bits per base."""
 
-    name: str
-    loss: float
-    perplexity: float
-    bits_per_base: float
+    name: Annotated[str, Within(1, 100)]
+    loss: Annotated[float, Within(0, 1e4)]
+    perplexity: Annotated[float, Within(1, 1e300)]
+    bits_per_base: Annotated[float, Within(0, 1e5)]
 
     @classmethod
     def of(cls, name: str, loss: float) -> "Score":
@@ -42,15 +45,26 @@ class Perplexity:
         baselines: Uniform, and Markov chains fitted on the training split.
     """
 
-    split: str
-    length: int
-    targets: int
+    split: Annotated[str, Within(1, 1_000)]
+    length: Positive
+    targets: Annotated[int, Within(1, 2**62)]
     model: Score
-    baselines: tuple[Score, ...]
+    baselines: Annotated[tuple[Score, ...], Within(1, 100)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
+
+    @classmethod
+    def read(cls, path: Path) -> "Perplexity":
+        """The inverse of `to_dict`, from a JSON file.
+
+        Raises:
+            GenomeLMError: If it is missing, or something else.
+        """
+        if not path.exists():
+            raise GenomeLMError(f"{path} is missing: make it with `genome-lm evaluate`")
+        return typed(cls, read_json(path), str(path))
 
 
 def evaluate_perplexity(

@@ -1,12 +1,12 @@
 """The suite: every analysis on one model, as tidy tables with what it takes to run each again."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from genome_lm import __version__
 from genome_lm.checkpoint import weights_sha256
+from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.evaluation.analyses import ANALYSES
 from genome_lm.evaluation.analysis import Row, Setting, SuiteInput
@@ -69,7 +69,7 @@ def run_suite(
         "tables": tables,
     }  # fmt: skip
     with replacing_folder(out) as folder:
-        (folder / SUMMARY).write_text(json.dumps(result, indent=2) + "\n")
+        (folder / SUMMARY).write_text(json_text(result) + "\n")
         for name, rows in tables.items():
             pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
     return result

@@ -4,27 +4,28 @@ from collections.abc import Sequence
 
 from genome_lm.drawing import BASELINE, MODEL, MUTED, new_figure, svg_text
 from genome_lm.evaluation import Score
+from genome_lm.training.metrics import Metrics
 
 ROLLING = 25
 """Steps that the drawn training loss is averaged over."""
 
 
-def learning_curve(rows: Sequence[dict[str, str]]) -> str:
+def learning_curve(rows: Sequence[Metrics]) -> str:
     """Bits per base against bases seen: training (averaged over steps) and validation, with the stages marked."""
     figure, axes = new_figure(7.2, 3.2)
-    bases = [int(row["bases"]) / 1e6 for row in rows]
-    train = [float(row["bits_per_base"]) for row in rows]
+    bases = [row.bases / 1e6 for row in rows]
+    train = [row.bits_per_base for row in rows]
     averaged = [sum(train[max(0, i - ROLLING + 1) : i + 1]) / min(i + 1, ROLLING) for i in range(len(train))]
     axes.plot(bases, train, color=BASELINE, linewidth=0.6)
     axes.plot(bases, averaged, color=MODEL, linewidth=1.6, label=f"train, mean of {ROLLING} steps")
-    seen = [(x, float(row["valid_bits_per_base"])) for x, row in zip(bases, rows, strict=True) if row["valid_loss"]]
+    seen = [(x, y) for x, row in zip(bases, rows, strict=True) if (y := row.valid_bits_per_base) is not None]
     if seen:
         axes.plot(*zip(*seen, strict=True), "o", color="#d1495b", markersize=4, label="valid")
     axes.set_ylim(min(averaged + [y for _, y in seen]) - 0.02, min(2.1, max(train)) + 0.01)
     for i, row in enumerate(rows):
-        if i == 0 or row["stage"] != rows[i - 1]["stage"]:
+        if i == 0 or row.stage != rows[i - 1].stage:
             axes.axvline(bases[i], color=MUTED, linewidth=0.8, linestyle=":")
-            axes.text(bases[i], axes.get_ylim()[1], f" {int(row['length']):,} bp", va="top", fontsize=8, color=MUTED)
+            axes.text(bases[i], axes.get_ylim()[1], f" {row.length:,} bp", va="top", fontsize=8, color=MUTED)
     axes.set_xlabel("bases seen (millions)")
     axes.set_ylabel("bits per base")
     axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.92))

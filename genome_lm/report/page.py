@@ -1,6 +1,5 @@
 """The report: one HTML page that needs nothing beside itself."""
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,10 +10,11 @@ import matplotlib as mpl
 
 from genome_lm import __version__
 from genome_lm.errors import GenomeLMError
-from genome_lm.evaluation import Score
+from genome_lm.evaluation import Perplexity
 from genome_lm.files import replacing_file
 from genome_lm.report.figures import learning_curve, score_bars
-from genome_lm.training import read_metrics
+from genome_lm.training.metrics import METRICS, Metrics, read_metrics
+from genome_lm.training.records import SUMMARY, read_run, read_summary
 
 
 def write_report(run: Path, evaluation: Path, out: Path, title: str = "genome-lm") -> None:
@@ -29,15 +29,12 @@ def write_report(run: Path, evaluation: Path, out: Path, title: str = "genome-lm
     Raises:
         GenomeLMError: If the run is not finished, or a file is not what it should be.
     """
-    training, summary, scores = _read(run / "run.json"), _read(run / "summary.json"), _read(evaluation)
+    training, summary, scores = read_run(run), read_summary(run), Perplexity.read(evaluation)
     rows = read_metrics(run)
-    try:
-        model = Score(**scores["model"])
-        baselines = [Score(**baseline) for baseline in scores["baselines"]]
-    except (KeyError, TypeError) as error:
-        raise GenomeLMError(f"{evaluation}: not an evaluation by `genome-lm evaluate` ({error})") from error
+    if len(rows) != summary.steps:
+        raise GenomeLMError(f"{run / METRICS}: has {len(rows):,} steps, {run / SUMMARY} says {summary.steps:,}")
     with fixed_svg():
-        figures = {"curve": learning_curve(rows), "bars": score_bars(model, baselines)}
+        figures = {"curve": learning_curve(rows), "bars": score_bars(scores.model, scores.baselines)}
     write_page(
         out,
         "report.html.j2",
@@ -45,17 +42,22 @@ def write_report(run: Path, evaluation: Path, out: Path, title: str = "genome-lm
         run=training,
         summary=summary,
         scores=scores,
-        model=model,
-        ranked=sorted([model, *baselines], key=lambda score: score.loss),
-        best_baseline=min(baselines, key=lambda score: score.loss),
+        model=scores.model,
+        ranked=sorted([scores.model, *scores.baselines], key=lambda score: score.loss),
+        best_baseline=min(scores.baselines, key=lambda score: score.loss),
         stages=_stages(rows),
         figures=figures,
     )
 
 
 def fixed_svg() -> AbstractContextManager[None]:
-    """Settings by which the same figure gives the same text: no times in its identifiers, letters as paths."""
-    return mpl.rc_context({"svg.hashsalt": "genome-lm", "svg.fonttype": "path", "font.size": 9})
+    """Settings by which the same figure gives the same text: no times in its identifiers, letters as paths.
+
+    No text is a formula: names of the user's may hold dollar signs.
+    """
+    return mpl.rc_context(
+        {"svg.hashsalt": "genome-lm", "svg.fonttype": "path", "font.size": 9, "text.parse_math": False}
+    )
 
 
 def write_page(out: Path, template: str, **values: Any) -> None:
@@ -63,28 +65,23 @@ def write_page(out: Path, template: str, **values: Any) -> None:
     loader = jinja2.PackageLoader("genome_lm.report", "")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.get_template(template).render(version=__version__, **values)
-    with replacing_file(out) as temporary:
-        temporary.write_text(page)
-
-
-def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise GenomeLMError(f"{path} is missing: finish the training run, or evaluate it, first") from None
-    except ValueError as error:
-        raise GenomeLMError(f"{path}: not valid JSON: {error}") from error
+        content = page.encode()
+    except UnicodeEncodeError as error:
+        raise GenomeLMError(f"{out}: a title or name is no Unicode text: {page[error.start :][:20]!a}") from error
+    with replacing_file(out) as temporary:
+        temporary.write_bytes(content)
 
 
-def _stages(rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+def _stages(rows: Sequence[Metrics]) -> list[dict[str, Any]]:
     """Length, batch, steps, bases and mean speed of each stage, and the loss it ended with."""
     stages = []
-    for number in sorted({int(row["stage"]) for row in rows}):
-        of_stage = [row for row in rows if int(row["stage"]) == number]
-        length, batch = int(of_stage[0]["length"]), int(of_stage[0]["batch"])
+    for number in sorted({row.stage for row in rows}):
+        of_stage = [row for row in rows if row.stage == number]
+        length, batch = of_stage[0].length, of_stage[0].batch
         bases = length * batch * len(of_stage)
-        seconds = sum(length * batch / float(row["bases_per_second"]) for row in of_stage)
-        valid = [float(row["valid_bits_per_base"]) for row in of_stage if row["valid_loss"]]
+        seconds = sum(length * batch / row.bases_per_second for row in of_stage)
+        valid = [row.valid_bits_per_base for row in of_stage if row.valid_bits_per_base is not None]
         stages.append(
             {
                 "length": length,

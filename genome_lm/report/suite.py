@@ -1,13 +1,42 @@
 """The page about the evaluation suite."""
 
-import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genome_lm.config import ModelConfig
+from genome_lm.documents import read_json
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import ANALYSES
 from genome_lm.evaluation.suite import EACH, SUMMARY
 from genome_lm.report.page import fixed_svg, write_page
+from genome_lm.training.records import GenomeRecord
+from genome_lm.typed import typed
+
+_MOST_BYTES = 256 << 20
+"""Of suite.json, which has a row per variant or gene."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What the suite was run with."""
+
+    command: str
+    genome_lm_version: str
+    weights_sha256: str
+    model: ModelConfig
+    genome: GenomeRecord
+    split: str
+    files: dict[str, str]
+    seed: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class _Suite:
+    record: _Record
+    tables: dict[str, list[dict[str, Any]]]
 
 
 def write_suite_report(folder: Path, out: Path) -> None:
@@ -16,25 +45,30 @@ def write_suite_report(folder: Path, out: Path) -> None:
     Raises:
         GenomeLMError: If there is no suite.json, it is something else, or it has a table of no analysis.
     """
-    try:
-        result = json.loads((folder / SUMMARY).read_text())
-        record, tables = result["record"], dict(result["tables"])
-    except (OSError, ValueError, KeyError) as error:
-        raise GenomeLMError(f"{folder}: no suite of `genome-lm evaluate-suite` here: {error}") from error
+    path = folder / SUMMARY
+    if not path.exists():
+        raise GenomeLMError(f"{folder}: no suite of `genome-lm evaluate-suite` here ({SUMMARY} is missing)")
+    suite = typed(_Suite, read_json(path, _MOST_BYTES), str(path))
+    record, tables = suite.record, suite.tables
     if unknown := [name for name in tables if name.removesuffix(EACH) not in ANALYSES]:
         raise GenomeLMError(f"{folder / SUMMARY}: no analysis makes a table {unknown[0]!r}; run the suite again")
     with fixed_svg():
-        parts = [_part(name, rows) for name, rows in tables.items() if name in ANALYSES]
+        parts = [_part(name, rows, path) for name, rows in tables.items() if name in ANALYSES]
     write_page(out, "suite.html.j2", title="Evaluation suite", record=record, parts=parts)
 
 
-def _part(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _part(name: str, rows: list[dict[str, Any]], path: Path) -> dict[str, Any]:
     """An analysis on the page: its words, its figure, its table. A table without rows has no figure."""
     analysis = ANALYSES[name]
+    rows = [{column: math.nan if value is None else value for column, value in row.items()} for row in rows]
+    try:
+        figure = analysis.draw(rows) if rows else ""
+    except Exception as error:  # each analysis knows its own columns
+        raise GenomeLMError(f"{path}: the table {name!r} is not what the analysis writes ({error!r})") from error
     return {
         "name": name,
         "words": analysis.words,
-        "figure": analysis.draw(rows) if rows else "",
+        "figure": figure,
         "columns": list(rows[0]) if rows else [],
         "rows": [[_shown(value) for value in row.values()] for row in rows],
     }
