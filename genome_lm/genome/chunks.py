@@ -23,6 +23,8 @@ from genome_lm.optional import require
 
 _CHECKSUM = 4
 """Bytes of a checksum."""
+_ABSENT_FROM = 2**63
+"""No file has such an offset. zarr's mark of a chunk that is not there is above."""
 _BLOSC_HEADER = 16
 """Bytes that a chunk which can't be compressed takes beside its own."""
 
@@ -40,9 +42,7 @@ class _Codec:
 
     def compress(self, piece: Codes) -> bytes:
         """A chunk as it lies in a shard."""
-        return self.with_checksum(
-            self._blosc.compress(piece, self._method, COMPRESSION["clevel"], self._blosc.BITSHUFFLE)
-        )
+        return self.with_checksum(self._blosc.compress(piece, self._method, self._level, self._blosc.BITSHUFFLE))
 
     def with_checksum(self, data: bytes) -> bytes:
         """Bytes with their checksum at their end."""
@@ -71,7 +71,7 @@ def write_shard(path: Path, codes: Codes, chunk: int, shard: int) -> npt.NDArray
         (chunks,) uint32. The checksum of each chunk.
     """
     codec = _codec()
-    index = np.full((shard // chunk, 2), 2**64 - 1, dtype="<u8")  # zarr's mark of a chunk that is not there
+    index = np.full((shard // chunk, 2), 2**64 - 1, dtype="<u8")  # zarr's mark
     checksums = []
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -116,7 +116,7 @@ class Chunks:
         shard, place = divmod(number, self._per_shard)
         file, index = self._shards.get(shard) or self._open(shard)
         offset, size = index[place].tolist()
-        if size > self.chunk + _BLOSC_HEADER + _CHECKSUM:  # also of one that is marked as not there
+        if offset >= _ABSENT_FROM or size > self.chunk + _BLOSC_HEADER + _CHECKSUM:
             raise self._damaged(shard)
         data = os.pread(file, size, offset)
         unpacked_size = int.from_bytes(data[4:8], "little")  # in the header of blosc

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from genome_lm.alphabet import PAD, VOCABULARY, C, G, N
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import GenomeStore, build, build_store, layout
+from genome_lm.genome import GenomeStore, build, build_store, chunks, layout
 from genome_lm.genome.chunks import ChunkReader
 from genome_lm.genome.codes import CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE
 from genome_lm.genome.resident import PackedTokens, PlainTokens
@@ -197,6 +197,21 @@ def test_shards_are_those_of_the_store(small: Small, tmp_path: Path) -> None:
             GenomeStore(tmp_path / "g.zarr")["chr1", place]
 
 
+@pytest.mark.parametrize("entry", [(0, 2**33), (0, 2**63), (2**64 - 1, 80), (2**63, 2**64 - 1), (2**40, 80), (0, 0)])
+def test_a_shards_index_that_is_no_index(small: Small, tmp_path: Path, entry: tuple[int, int]) -> None:
+    """The index claims an odd place and size for a chunk; its checksum agrees."""
+    shutil.copytree(small.store.path, tmp_path / "g.zarr")
+    shard = tmp_path / "g.zarr" / "sequence" / "c" / "1"
+    content, size = shard.read_bytes(), 8 * 16 + 4
+    index = np.frombuffer(content[-size:-4], "<u8").reshape(-1, 2).copy()
+    index[3] = entry
+    shard.write_bytes(content[:-size] + chunks._codec().with_checksum(index.tobytes()))
+    store = GenomeStore(tmp_path / "g.zarr")
+    assert len(store["chr1", 512 : 512 + 3 * 64]) == 3 * 64
+    with pytest.raises(GenomeLMError, match=r"sequence/c/1: missing, damaged"):
+        store["chr1"]
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "loop"])
 @pytest.mark.parametrize("place", ["sequence/c/0", "contig_starts/c/0", "n_runs/zarr.json", "zarr.json"])
 def test_what_is_no_file(small: Small, tmp_path: Path, kind: str, place: str) -> None:
@@ -296,8 +311,8 @@ def _agree(store: Path) -> None:
     group = json.loads((store / "zarr.json").read_text())
     names = layout.Tables._fields
     documents = {name: json.loads((store / name / "zarr.json").read_text()) for name in ("sequence", *names)}
-    chunks = [[file.read_bytes() for file in (store / name / "c").rglob("*") if file.is_file()] for name in names]
-    tables = layout.Tables(*(np.frombuffer(b"".join(data), np.uint8) for data in chunks))  # type: ignore[arg-type]
+    stored = [[file.read_bytes() for file in (store / name / "c").rglob("*") if file.is_file()] for name in names]
+    tables = layout.Tables(*(np.frombuffer(b"".join(data), np.uint8) for data in stored))  # type: ignore[arg-type]
     group["attributes"]["sha256"] = layout._digest(group["attributes"], documents, tables)
     (store / "zarr.json").write_text(json.dumps(group))
 
