@@ -19,9 +19,12 @@ import jsonschema
 PROJECT = Path(__file__).parents[1]
 """The project's folder, which holds genome_lm/ and data_manifests/."""
 sys.path.insert(0, str(PROJECT))
-from genome_lm.documents import read_yaml  # noqa: E402
+from genome_lm.config import ModelConfig  # noqa: E402
+from genome_lm.documents import read_json, read_yaml  # noqa: E402
 from genome_lm.errors import GenomeLMError  # noqa: E402
+from genome_lm.finetune_config import FinetuneConfig  # noqa: E402
 from genome_lm.manifests import Manifest, read_manifest  # noqa: E402
+from genome_lm.training_config import TrainingConfig  # noqa: E402
 
 sys.path.remove(str(PROJECT))
 
@@ -29,6 +32,8 @@ Values = dict[str, Any]
 SCHEMA: Values = read_yaml(Path(__file__).parent / "schemas" / "config.schema.yaml")
 OPTIONS: dict[str, list[str]] = read_yaml(Path(__file__).parent / "schemas" / "options.yaml")
 """Command → its options that a configuration may give."""
+PRESETS: dict[str, Values] = read_json(PROJECT / "genome_lm" / "presets.json")
+"""The published sizes by name."""
 PATH_OPTIONS = ("contig_map", "folder", "genome", "intervals")
 """Options among them that name a file or folder."""
 MOST_ERRORS = 20
@@ -42,29 +47,32 @@ class ConfigurationError(Exception):
 
 
 class Study(NamedTuple):
-    """What the configuration refers to.
+    """What the configuration stands for.
 
     Attributes:
+        models: Model → its shape.
+        recipes: Model → how it is trained.
         manifests: Genome → its manifest, for genomes that have one.
         benchmark_tasks: Benchmark → names of its tasks.
         metrics: Task of a benchmark → the metric of its published figures.
     """
 
+    models: dict[str, ModelConfig]
+    recipes: dict[str, TrainingConfig]
     manifests: dict[str, Manifest]
     benchmark_tasks: dict[str, list[str]]
     metrics: dict[str, str]
 
 
-def complete(values: Values, folders: Sequence[Path], presets: dict[str, Values]) -> Study:
+def complete(values: Values, folders: Sequence[Path]) -> Study:
     """Check a configuration, and fill in its defaults, where its files lie, and the tasks of its benchmarks.
 
     Args:
         values: The configuration; changed in place.
         folders: Where relative paths are looked for, in this order.
-        presets: Name → d_model, n_layer and max_length of the published sizes.
 
     Returns:
-        What it refers to.
+        What it stands for.
 
     Raises:
         ConfigurationError: On mistakes.
@@ -74,9 +82,11 @@ def complete(values: Values, folders: Sequence[Path], presets: dict[str, Values]
     _raise(_schema_errors(values))
     _find_files(values, folders)
     _raise(_missing_files(values, folders))
-    study = _read_files(values)
+    study = Study({}, {}, {}, {}, {})
+    _raise(_read_manifests(values, study))
     _raise(_unknown_names(values))
-    _raise(_contradictions(values, presets))
+    _raise(_make_models(values, study))
+    _raise(_contradictions(values, study))
     return study
 
 
@@ -212,10 +222,8 @@ def _missing_files(values: Values, folders: Sequence[Path]) -> Iterator[str]:
             yield f"{key}: {path}: this is no file"
 
 
-def _read_files(values: Values) -> Study:
+def _read_manifests(values: Values, study: Study) -> Iterator[str]:
     """Read the manifests; the sets of benchmarks join the tasks."""
-    study = Study({}, {}, {})
-    errors = []
     for section in ("genomes", "benchmarks"):
         for name, item in values[section].items():
             if "manifest" not in item:
@@ -226,9 +234,7 @@ def _read_files(values: Values) -> Study:
                 else:
                     _add_benchmark(name, item, values["tasks"], study)
             except GenomeLMError as error:
-                errors.append(f"{section}.{name}.manifest: {' '.join(str(error).split())}")
-    _raise(iter(errors))
-    return study
+                yield f"{section}.{name}.manifest: {' '.join(str(error).split())}"
 
 
 def _manifest(path: Path) -> Manifest:
@@ -319,57 +325,60 @@ def _unknown_options(key: str, options: Values, command: str) -> Iterator[str]:
             yield f"{key}: {command} has no option {name!r} for this; it has {', '.join(OPTIONS[command])}"
 
 
-def _contradictions(values: Values, presets: dict[str, Values]) -> Iterator[str]:
+def _make_models(values: Values, study: Study) -> Iterator[str]:
+    """Make the shapes and recipes of all models, and those of the tasks' tunings, which check their values."""
+    for name, model in values["models"].items():
+        shape = {key: value for key, value in model.items() if key not in ("preset", "training", "genomes", "init")}
+        recipe = {**values["training"], **model["training"]}
+        if "stages" not in recipe:
+            yield f"models.{name}: no stages; write training: stages: 'length:steps,…', for all or for this model"
+            continue
+        try:
+            study.models[name] = ModelConfig.from_dict({**PRESETS.get(model.get("preset", ""), {}), **shape})
+            study.recipes[name] = TrainingConfig.from_dict(recipe)
+        except GenomeLMError as error:
+            yield f"models.{name}: {error}"
+    fields = FinetuneConfig.__dataclass_fields__
+    for name, task in values["tasks"].items():
+        try:
+            FinetuneConfig(**{key: value for key, value in task["options"].items() if key in fields})
+        except GenomeLMError as error:
+            yield f"tasks.{name}.options: {error}"
+
+
+def _contradictions(values: Values, study: Study) -> Iterator[str]:
     """Values that don't go together, such as windows beyond the context of a model."""
     for name, genome in values["genomes"].items():
         splits = genome["splits"]
         if splits.get("valid", 0.1) + splits.get("test", 0.1) >= 1:
             yield f"genomes.{name}.splits: valid and test leave nothing to train on; their sum must be below 1"
-    for name, model in values["models"].items():
-        yield from _of_model(name, _shape(model, presets), values)
+    embedding = values["embedding"] or {}
+    for name, shape in study.models.items():
+        lengths = {
+            f"models.{name}: training.stages": max(stage.length for stage in study.recipes[name].stages),
+            "evaluation.length": values["evaluation"].get("length", 0),
+            "embedding.window": embedding.get("window", 0),
+        }
+        for key, length in lengths.items():
+            yield from _beyond(key, length, name, study)
+        if (layer := embedding.get("layer", 0)) > shape.n_layer:
+            yield f"embedding.layer: models.{name} has no layer {layer}, but 0 (the embedding) to {shape.n_layer}"
     for name, task in values["tasks"].items():
         made_of = task.get("annotation", {"file": ""})
         if "file" not in made_of and "annotation" not in values["genomes"][made_of["genome"]]:
             yield f"tasks.{name}.annotation: give its file, or genomes.{made_of['genome']}.annotation"
+        for model in models_of(values, task):
+            yield from _beyond(f"tasks.{name}.set_options.length", task["set_options"].get("length", 0), model, study)
     for section in ("tasks", "variants", "benchmarks"):
         for name, item in values[section].items():
-            runs = list(models_of(values, item))
-            if not runs:
+            if not any(models_of(values, item)):
                 yield f"{section}.{name}: no model is trained on its genomes, so nothing would be done"
-            length = item.get("set_options", {}).get("length")
-            for model in runs if isinstance(length, int) else ():
-                if length > (context := _shape(values["models"][model], presets)["max_length"]):
-                    yield (
-                        f"tasks.{name}.set_options.length: {length:,} bases are beyond the context of "
-                        f"models.{model}, {context:,}"
-                    )
 
 
-def _of_model(name: str, shape: Values, values: Values) -> Iterator[str]:
-    """What a model can't be, or can't do of what the study asks for."""
-    context, embedding = shape["max_length"], values["embedding"] or {}
-    if shape.get("emb_dim", 5) % 2 == 0:
-        yield f"models.{name}.emb_dim: {shape['emb_dim']} must be odd: t, then pairs of cos and sin"
-    own = f"models.{name}." if "stages" in shape["training"] else ""
-    stages = {**values["training"], **shape["training"]}.get("stages")
-    if stages is None:
-        yield f"models.{name}: no stages; write training: stages: 'length:steps,…', for all models or for this one"
-        stages = "1:1"
-    lengths = {
-        f"{own}training.stages": max(int(stage.split(":")[0]) for stage in stages.split(",")),
-        "evaluation.length": values["evaluation"].get("length", 0),
-        "embedding.window": embedding.get("window", 0),
-    }
-    for key, length in lengths.items():
-        if length > context:
-            yield f"{key}: {length:,} bases are beyond the context of models.{name}, {context:,}"
-    if (layer := embedding.get("layer", 0)) > shape["n_layer"]:
-        yield f"embedding.layer: models.{name} has no layer {layer}, but 0 (the embedding) to {shape['n_layer']}"
-
-
-def _shape(model: Values, presets: dict[str, Values]) -> Values:
-    """A model's values, those of its preset filled in."""
-    return {**presets.get(model.get("preset", ""), {}), **model}
+def _beyond(key: str, length: Any, model: str, study: Study) -> Iterator[str]:
+    """A length that a model can't read, if it can't."""
+    if isinstance(length, int) and length > (context := study.models[model].max_length):
+        yield f"{key}: {length:,} bases are beyond the context of models.{model}, {context:,}"
 
 
 def models_of(values: Values, item: Values) -> Iterator[str]:

@@ -2,9 +2,6 @@
 
 from configuration import ConfigurationError, complete, set_genomes, set_kind
 
-# The published sizes.
-PRESETS = json.loads(Path(workflow.basedir, "../genome_lm/presets.json").read_text())
-
 try:
     STUDY = complete(
         config,
@@ -13,7 +10,6 @@ try:
             Path.cwd(),
             Path(workflow.basedir).parent,
         ],
-        PRESETS,
     )
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None

@@ -9,9 +9,8 @@ TRAIN_BYTES, FORWARD_BYTES = 160, 80
 
 def size(model):
     """d_model, n_layer and max_length of a model."""
-    values = config["models"][model]
-    shape = {**PRESETS.get(values.get("preset"), {}), **values}
-    return [shape[name] for name in ("d_model", "n_layer", "max_length")]
+    shape = STUDY.models[model]
+    return shape.d_model, shape.n_layer, shape.max_length
 
 
 def minutes(operations, threads, gpus, attempt):

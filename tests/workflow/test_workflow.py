@@ -69,7 +69,7 @@ def test_snakemake_report_has_the_pages_with_captions(finished: Path) -> None:
     result = snakemake(finished, "--report", "page.html")
     assert result.returncode == 0, result.stdout
     page = (finished / "page.html").read_text()
-    for text in ("Runs", "Study", "Resources", "One line a run", "Model small trained on tiny with seed"):
+    for text in ("Runs", "Study", "Resources", "One line per run", "Model small trained on tiny with seed"):
         assert text in page
 
 
@@ -277,10 +277,10 @@ def test_the_figure_of_the_jobs_waits_for_all_of_them(genome: Genome, tmp_path: 
 
 def test_mistakes_in_the_configuration_are_named(genome: Genome, tmp_path: Path) -> None:
     """tests/workflow/test_configuration.py has each of them."""
-    folder = project(tmp_path, genome, threads=0, training={"stages": "32:0"})
+    folder = project(tmp_path, genome, threads=0, seeds=[-1])
     result = snakemake(folder, "-n")
     assert result.returncode != 0
-    assert re.search(r"\nconfig: threads: 0 is less .*\nconfig: training.stages: '32:0' does not", result.stdout)
+    assert re.search(r"\nconfig: seeds.0: -1 is less .*\nconfig: threads: 0 is less", result.stdout)
     assert "Traceback" not in result.stdout
 
 
