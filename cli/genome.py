@@ -106,17 +106,26 @@ def split(
 ) -> None:
     """Split a genome into train, valid and test regions that share no base.
 
+    Contigs that are copies of one another, on either strand, are split alike.
+
     Example: genome-lm genome split genome.zarr --out splits.bed --by blocks --test 0.2
     """
-    from genome_lm.genome import GenomeStore, split_genome, summarise_splits, write_bed
+    from genome_lm.genome import GenomeStore, copies_of, find_copies, split_genome, summarise_splits, write_bed
 
     refuse_existing(out, force)
     store = GenomeStore(genome)
-    regions = split_genome(store, by.value, valid, test, block, gap, seed)
+    copies = find_copies(store)
+    regions = split_genome(store, by.value, valid, test, block, gap, seed, copies)
     write_bed(out, regions)
     summaries = summarise_splits(store, regions)
     if as_json:
-        typer.echo(json.dumps({"path": str(out), "splits": [summary._asdict() for summary in summaries]}))
+        splits = [summary._asdict() for summary in summaries]
+        typer.echo(json.dumps({"path": str(out), "splits": splits, "copies": len(copies)}))
         return
     rows = [(s.split, f"{s.regions:,}", f"{s.bases:,}", f"{s.n_fraction:.2%}") for s in summaries]
     table(f"wrote {out}", ("split", "regions", "bases", "ambiguous (N…)"), rows)
+    if copies:
+        say(
+            f"{len(copies):,} of {len(store):,} contigs are copies of {len(copies_of(copies)):,} others, on one of "
+            "the strands; copies are split as their originals"
+        )

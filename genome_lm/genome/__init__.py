@@ -3,6 +3,7 @@
 from genome_lm.genome.build import build_store, export_fasta
 from genome_lm.genome.contig_names import ContigNames, read_contig_map, renaming
 from genome_lm.genome.contigs import Contig, fasta_contigs, store_contigs
+from genome_lm.genome.copies import Copy, copies_of, find_copies
 from genome_lm.genome.fasta import read_fasta
 from genome_lm.genome.intervals import SPLITS, Interval, of_split, read_bed, write_bed
 from genome_lm.genome.records import Record, fasta_records, interval_records, pieces, windows
@@ -15,6 +16,7 @@ __all__ = [
     "SPLITS",
     "Contig",
     "ContigNames",
+    "Copy",
     "GenomeStore",
     "Interval",
     "Record",
@@ -23,10 +25,12 @@ __all__ = [
     "WindowSampler",
     "Windows",
     "build_store",
+    "copies_of",
     "export_fasta",
     "fasta_contigs",
     "fasta_records",
     "fetch_windows",
+    "find_copies",
     "interval_records",
     "of_split",
     "pieces",

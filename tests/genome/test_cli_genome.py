@@ -46,6 +46,15 @@ def test_build_info_export_split(tmp_path: Path, small: Small) -> None:
     assert len(read_bed(bed)) == 5
 
 
+def test_a_split_tells_of_copies(tmp_path: Path) -> None:
+    dna = [random_dna(50, number) for number in range(9)]
+    (tmp_path / "a.fa").write_text("".join(f">{i}\n{s}\n" for i, s in enumerate([*dna, *dna[:3], dna[0]])))
+    genome_lm("build", tmp_path / "a.fa", "--out", tmp_path / "g.zarr")
+    split = "split", tmp_path / "g.zarr", "--out", tmp_path / "s.bed", "--by", "contigs", "--force"
+    assert "4 of 13 contigs are copies of 3 others, on one of the strands" in genome_lm(*split)
+    assert json.loads(genome_lm(*split, "--json"))["copies"] == 4
+
+
 def test_existing_outputs_are_kept_without_force(tmp_path: Path, small: Small) -> None:
     store, fasta, bed = tmp_path / "g.zarr", tmp_path / "out.fa", tmp_path / "s.bed"
     commands = {
