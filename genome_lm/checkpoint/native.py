@@ -24,7 +24,6 @@ from genome_lm.checkpoint.stored import (
     build,
     check_counts,
     check_file,
-    load_strictly,
     read_safetensors,
     write_safetensors,
 )
@@ -33,8 +32,6 @@ from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder, sha256
 from genome_lm.model import Head, HeadConfig, HyenaLM
-
-__all__ = ["load_checkpoint", "load_head", "load_strictly", "read_config", "save_checkpoint", "weights_sha256"]
 
 FORMAT = "genome-lm"
 FORMAT_VERSION = 1

@@ -40,7 +40,7 @@ _STORAGES = {
 }
 _PICKLE_BYTES = 64 << 20
 """The most that the pickle may take, beside the storages; one with an optimizer's state takes some 100 kB."""
-_STEPS = 2_000_000
+_STEPS = 1_000_000
 """The most opcodes and copied items; a checkpoint takes some 10,000."""
 _BITS = 2_048
 """The most bits of a whole number, as many as one byte can announce bytes of."""

@@ -19,13 +19,14 @@ from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 from genome_lm import __version__
 from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha256
-from genome_lm.checkpoint.native import load_strictly
+from genome_lm.checkpoint.stored import load_strictly
 from genome_lm.config import ModelConfig
 from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, sha256, writing
 from genome_lm.genome import GenomeStore, WindowSampler, of_split, read_bed
 from genome_lm.kernels import deterministic
+from genome_lm.machine import require_memory
 from genome_lm.model import HyenaLM
 from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
 from genome_lm.training.data import GenomeData, TrainingSteps
@@ -37,6 +38,8 @@ from genome_lm.training.system import TrainingSystem
 from genome_lm.training_config import TrainingConfig
 
 log = logging.getLogger(__name__)
+_BYTES_PER_BASE = 16
+"""Of a step, before it is cut into pieces: token, weight and target, as they are read and as they are copied."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def train(
         GenomeLMError: If `out` holds another run, the windows don't fit the model or the devices, or the loss is not
             finite.
     """
+    _check_memory(model_config, config)
     store = GenomeStore(genome)
     regions = read_bed(intervals, store)
     lightning.seed_everything(config.seed, verbose=False)
@@ -153,6 +157,16 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_memory(model: ModelConfig | None, config: TrainingConfig) -> None:
+    """Refuse a shape or a recipe that no machine, or not this one, has room for."""
+    if model is not None:
+        weights = 4 * 4 * model.least_parameters  # with gradients and AdamW's two moments
+        require_memory(weights + 4 * model.emb_dim * model.filter_length, "a model of this shape")
+    for number, stage in enumerate(config.stages):
+        bases = max(stage.length, config.tokens_per_step)
+        require_memory(_BYTES_PER_BASE * bases, f"a step of stage {number + 1} ({bases:,} bases)")
 
 
 def _check_lengths(config: TrainingConfig, model: ModelConfig, devices: int) -> None:

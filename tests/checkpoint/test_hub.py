@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import genome_lm
+from genome_lm.checkpoint import opening
+from genome_lm.errors import GenomeLMError
+
 FIXTURE = Path(__file__).parents[1] / "data" / "hyenadna" / "a.hf"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB_ID = "LongSafari/hyenadna-tiny-1k-seqlen-hf"
@@ -93,10 +97,12 @@ def test_downloaded_once_at_the_pinned_revision_then_from_the_cache(hub: Hub, tm
     first = load(hub, tmp_path)
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout) == [32, HUB_ID, PINNED]
+    assert f"{HUB_ID}: downloading http://127.0.0.1:{hub.server_port}/{HUB_ID}, revision {PINNED}" in first.stderr
     asked = len(hub.asked)
     assert asked >= 3
     offline = load(hub, tmp_path, offline=True)
     assert offline.stdout == first.stdout, offline.stderr
+    assert "downloading" not in offline.stderr
     assert len(hub.asked) == asked
 
 
@@ -109,3 +115,35 @@ def test_another_revision(hub: Hub, tmp_path: Path) -> None:
 def test_what_cannot_be_had(hub: Hub, tmp_path: Path, hub_id: str, offline: bool) -> None:
     shown = load(hub, tmp_path, hub_id, offline)
     assert f"GenomeLMError: {hub_id}: not a folder here, and can't be had from the hub" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("run/checkpoint", "checkpoint is the name of a file of ours"),
+        ("run/model.safetensors", "model.safetensors is the name of a file of ours"),
+        ("run/last.ckpt", "last.ckpt is the name of a file of ours"),
+        ("there/nothing", "there is a folder there here"),
+        ("./nothing", "no hub id"),
+        ("../nothing", "no hub id"),
+        ("/nothing", "no hub id"),
+        ("~/nothing", "no hub id"),
+        ("~nobody-of-this-name/x", "home directory"),
+        ("run/checkpoint/", "no hub id"),
+        ("a/b/c", "no hub id"),
+        ("nothing", "no hub id"),
+        ("Ä/ö", "no hub id"),
+        ("x" * 300, "no checkpoint here"),
+        ("a\0b", "no hub id"),
+    ],
+    ids=str,
+)
+def test_what_looks_like_a_path_is_never_looked_up(
+    source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr(opening, "fetched", lambda *_: pytest.fail("the hub is asked"))
+    with pytest.raises(GenomeLMError, match=reason) as caught:
+        genome_lm.load(source, "cpu")
+    assert str(caught.value).startswith(f"{source}: no checkpoint here")
