@@ -3,6 +3,7 @@
 import csv
 import logging
 import math
+import os
 import signal
 import time
 from contextlib import nullcontext
@@ -21,7 +22,9 @@ from genome_lm.machine import process_memory
 from genome_lm.optional import require
 from genome_lm.progress import progress
 from genome_lm.training.data import StepBatch
+from genome_lm.training.lines import Commentary, announcement, describe_device
 from genome_lm.training.metrics import METRICS, Metrics, read_metrics
+from genome_lm.training.sessions import add_session
 from genome_lm.training.state import seal
 from genome_lm.training.system import TrainingSystem
 from genome_lm.training.validation import mean_loss
@@ -68,10 +71,15 @@ class Log(Callback):
         if not trainer.is_global_zero:
             return
         self._trim()
+        earlier = [row.loss for row in read_metrics(self.run)]
         self._file = (self.run / METRICS).open("a", newline="")
         self._board = _open_board(self.run / "tensorboard", self.first_step)
         self._display = progress("train", 0, "bases")
         self._bar = self._display.__enter__()
+        device = describe_device(trainer)
+        add_session(self.run, self.first_step, device)
+        self._bar.say(announcement(pl_module.model, self.config, device, self.first_step))
+        self._commentary = Commentary(self.config, earlier, self._bar.say)
         self._bar.start(self.config.bases(self.first_step), self.config.bases(self.config.steps))
 
     def on_train_batch_end(
@@ -94,6 +102,7 @@ class Log(Callback):
         self._write(row)
         self._bar.advance(bases)
         self._bar.describe(f"stage {plan.stage + 1}/{len(self.config.stages)} {row.bits_per_base:.3f} bits/base")
+        self._commentary.step(row)
         self._since = time.perf_counter()
 
     def _write(self, row: Metrics) -> None:
@@ -119,6 +128,7 @@ class Log(Callback):
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Close what was opened, after an error too."""
         if hasattr(self, "_display"):
+            self._commentary.end()
             self._display.__exit__(None, None, None)
             self._file.close()
             if self._board is not None:
@@ -166,6 +176,8 @@ class SaveAndStop(Callback):
             self._restore()
             signal.raise_signal(number)
         self.signal = number
+        # Past sys.stderr, whose lock the interrupted code may hold.
+        os.write(2, b"\nstopping after this step, which is saved then; a second signal stops at once\n")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: StepBatch, index: int

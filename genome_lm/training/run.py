@@ -33,6 +33,7 @@ from genome_lm.training.data import GenomeData, TrainingSteps
 from genome_lm.training.devices import StrategyName, choose_accelerator, choose_strategy, process_rank
 from genome_lm.training.metrics import METRICS, read_metrics
 from genome_lm.training.records import CHECKPOINT, RUN, SUMMARY, Summary, read_identity, read_summary
+from genome_lm.training.sessions import SESSIONS
 from genome_lm.training.state import read_sealed
 from genome_lm.training.system import TrainingSystem
 from genome_lm.training_config import TrainingConfig
@@ -78,8 +79,9 @@ def train(
 ) -> TrainingResult:
     """Train a model, or go on where a run was left; a finished run is not repeated.
 
-    The folder `out` gets run.json (what is trained, on what), metrics.csv, tensorboard/ if TensorBoard is installed,
-    resume.ckpt (Lightning's file, only for resuming), checkpoint/ (native), and last of all summary.json.
+    The folder `out` gets run.json (what is trained, on what), sessions.jsonl (when, where, by which command),
+    metrics.csv, tensorboard/ if TensorBoard is installed, resume.ckpt (Lightning's file, only for resuming),
+    checkpoint/ (native), and last of all summary.json.
 
     Args:
         genome: Genome store.
@@ -192,7 +194,7 @@ def _claim(out: Path, identity: dict[str, Any], restart_if_changed: bool, rank: 
         return not changed  # the first process, which may have come this far or not, does the rest
     if changed and earlier and restart_if_changed:
         # run.json goes last, so that a kill in between leaves a run that is still recognised as another one.
-        for name in (SUMMARY, RESUME, METRICS, "tensorboard", CHECKPOINT, RUN):
+        for name in (SUMMARY, RESUME, METRICS, SESSIONS, "tensorboard", CHECKPOINT, RUN):
             _remove(out / name)
     if not path.exists():
         with replacing_file(path) as temporary:
@@ -200,7 +202,10 @@ def _claim(out: Path, identity: dict[str, Any], restart_if_changed: bool, rank: 
         return False
     if changed:
         listed = "\n".join(f"  {key}: {earlier.get(key)} there, {now.get(key)} now" for key in changed)
-        raise GenomeLMError(f"{out} holds another run; give another --out, or remove it to start anew:\n{listed}")
+        raise GenomeLMError(
+            f"{out} holds another run; give another --out, with --init {out / CHECKPOINT} to train its model "
+            f"further, or --restart-if-changed to remove it and start anew:\n{listed}"
+        )
     return True
 
 

@@ -1,0 +1,63 @@
+"""The lines that a run says about itself: what begins, what validations find, that the loss spikes."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+from genome_lm.model import HyenaLM
+from genome_lm.training.spikes import WINDOW, is_spike
+from genome_lm.training_config import TrainingConfig
+
+
+def announcement(model: HyenaLM, config: TrainingConfig, device: str, first_step: int) -> str:
+    """What is trained, where, by which recipe, and how much there is to do."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    stages = ",".join(f"{stage.length}:{stage.steps}" for stage in config.stages)
+    going_on = f"; goes on from step {first_step:,}" if first_step else ""
+    return (
+        f"train: {parameters:,} parameters on {device}; {config.steps:,} steps, {config.bases(config.steps):,} bases "
+        f"(stages {stages}, {config.tokens_per_step:,} bases per step); lr {config.lr:g}, beta2 {config.beta2:g}, "
+        f"warm-up {config.warmup_fraction:.0%}, {config.precision}, seed {config.seed}{going_on}"
+    )
+
+
+def describe_device(trainer: Trainer) -> str:
+    """What a trainer computes on, such as "cpu (threads: 2)" or "4 × NVIDIA H100"."""
+    device = trainer.strategy.root_device
+    one = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    one += f" (threads: {torch.get_num_threads()})" if device.type == "cpu" else ""
+    return one if trainer.world_size == 1 else f"{trainer.world_size} × {one}"
+
+
+class Commentary:
+    """Says what validations find, and that the loss spikes: the first time at once, the number in the end."""
+
+    def __init__(self, config: TrainingConfig, earlier: Sequence[float], say: Callable[[str], None]) -> None:
+        self._config, self._losses, self._say = config, list(earlier[-WINDOW:]), say
+        self._spikes = 0
+
+    def step(self, row: Any) -> None:
+        """Look at the row of a step, a `Metrics`."""
+        if is_spike(self._losses, row.loss):
+            self._spikes += 1
+            if self._spikes == 1:
+                self._say(
+                    f"warning: step {row.step + 1:,}: the loss spikes to {row.bits_per_base:.3f} bits per base, far "
+                    "above the steps before; a lower --lr or a longer warm-up (warmup_fraction) may prevent it"
+                )
+        self._losses = [*self._losses[1 - WINDOW :], row.loss]
+        if row.valid_bits_per_base is not None and math.isfinite(row.valid_bits_per_base):
+            recent = sum(self._losses) / len(self._losses) / math.log(2)
+            self._say(
+                f"step {row.step + 1:,} of {self._config.steps:,}: "
+                f"valid {row.valid_bits_per_base:.4f} bits per base, "
+                f"train {recent:.4f} (mean of the last {len(self._losses)} steps), lr {row.lr:.2g}"
+            )
+
+    def end(self) -> None:
+        """Say how many spikes there were in this session, if more than the one that was told."""
+        if self._spikes > 1:
+            self._say(f"warning: the loss spiked in {self._spikes:,} steps; `genome-lm report` shows where")
