@@ -1,6 +1,7 @@
 """`genome-lm finetune`: tune a model on labelled sequences."""
 
 import json
+import math
 import shlex
 import sys
 from enum import StrEnum
@@ -17,7 +18,7 @@ from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
     from genome_lm.dataset import LabelledSet
-    from genome_lm.finetune import Unlabelled
+    from genome_lm.finetune import Estimate, FinetuneResult, Unlabelled
     from genome_lm.genome import GenomeStore
 
 
@@ -85,6 +86,9 @@ def finetune(
     metric: Annotated[
         str, typer.Option(help="What early stopping watches; default: mcc, auprc or pearson.")
     ] = Config.metric,
+    positive: Annotated[
+        str, typer.Option(help="Of two classes, the one that F1, AUROC and AUPRC are of; default: the last.")
+    ] = Config.positive,
     patience: Annotated[
         int,
         typer.Option(help="Epochs without a better value; default: 3, or 10 if frozen.", show_default=False),
@@ -110,47 +114,65 @@ def finetune(
 
     Example: genome-lm finetune run/checkpoint --data train.csv --test test.csv --task classification --out tuned
     """
-    from genome_lm.finetune import finetune
+    from genome_lm.finetune import claimed, finetune
     from genome_lm.genome import GenomeStore
     from genome_lm.report import write_finetune_report
 
-    refuse_existing(out, force)
     config = Config(**given(Config, context))
-    store = GenomeStore(genome) if genome else None
-    labelled = _read(data, valid_data, test_data, store, intervals, label, (valid_fraction, test_fraction), seed)
-    files = [path for path in (*data, valid_data, test_data) if path is not None]
-    result = finetune(
-        checkpoint,
-        labelled,
-        out,
-        task.value,
-        config,
-        pool=pool.value if pool else None,
-        strand=strand.value,
-        leak_policy=leaks.value,  # type: ignore[arg-type]
-        valid_fraction=valid_fraction,
-        device=device,
-        unlabelled=_unlabelled(store, intervals) if neighbours else None,
-        provenance={
-            "data": [{"name": path.name, "sha256": sha256(path)} for path in files],
-            "command": shlex.join(["genome-lm", *sys.argv[1:]]),
-        },
-    )
-    write_finetune_report(out, out / "report.html")
+    with claimed(out):
+        refuse_existing(out, force)
+        store = GenomeStore(genome) if genome else None
+        labelled = _read(data, valid_data, test_data, store, intervals, label, (valid_fraction, test_fraction), seed)
+        files = [path for path in (*data, valid_data, test_data) if path is not None]
+        result = finetune(
+            checkpoint,
+            labelled,
+            out,
+            task.value,
+            config,
+            pool=pool.value if pool else None,
+            strand=strand.value,
+            leak_policy=leaks.value,  # type: ignore[arg-type]
+            valid_fraction=valid_fraction,
+            device=device,
+            unlabelled=_unlabelled(store, intervals) if neighbours else None,
+            provenance={
+                "data": [{"name": path.name, "sha256": sha256(path)} for path in files],
+                "command": shlex.join(["genome-lm", *sys.argv[1:]]),
+            },
+        )
+        write_finetune_report(out, out / "report.html")
+    _show(result, as_json)
+
+
+def _show(result: "FinetuneResult", as_json: bool) -> None:
+    """Print the metrics of the last split, beside those of the baseline."""
+    from genome_lm.finetune import positive_class
+
     split = "test" if "test" in result.metrics else "valid"
+    estimates, baseline, positive = result.metrics[split], result.baseline, positive_class(result.head)
     if as_json:
-        # JSON has no NaN: an interval that could not be had is null.
-        metrics = [
-            {k: None if v != v else v for k, v in estimate.to_dict().items()} for estimate in result.metrics[split]
-        ]
-        typer.echo(json.dumps({"path": str(out), "split": split, "epoch": result.best_epoch, "metrics": metrics}))
+        facts = {"path": str(result.folder), "split": split, "epoch": result.best_epoch, "positive": positive}
+        facts["metrics"] = [estimate.to_dict() for estimate in estimates]
+        facts["baseline"] = baseline.to_dict() if baseline is not None else None
+        typer.echo(json.dumps(facts, allow_nan=False))
         return
-    rows = [
-        (e.metric, f"{e.value:.4f}", f"{e.low:.4f} – {e.high:.4f}" if e.low == e.low else "")
-        for e in result.metrics[split]
-    ]
-    table(f"{split}, epoch {result.best_epoch} kept", ("", "value", "95 % interval"), rows)
-    say(f"wrote {out}: checkpoint, summary.json, history.csv, predictions.parquet, report.html")
+    columns = ["", "value", "95 % interval"]
+    rows = [[e.metric, _shown(e.value), _interval(e)] for e in estimates]
+    if baseline is not None:
+        columns.append(baseline.name)
+        rows = [[*row, _shown(e.value)] for row, e in zip(rows, baseline.metrics, strict=True)]
+    said = f"; F1, AUROC and AUPRC are of the class {positive} (--positive)" if positive is not None else ""
+    table(f"{split}, epoch {result.best_epoch} kept{said}", columns, rows)
+    say(f"wrote {result.folder}: checkpoint, summary.json, history.csv, predictions.parquet, report.html")
+
+
+def _shown(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.4f}"
+
+
+def _interval(estimate: "Estimate") -> str:
+    return "" if math.isnan(estimate.low) else f"{estimate.low:.4f} – {estimate.high:.4f}"
 
 
 def _unlabelled(store: "GenomeStore | None", intervals: Path | None) -> "Unlabelled":

@@ -58,9 +58,10 @@ ContigPattern = Annotated[
 
 
 def given(config: type, context: typer.Context) -> dict[str, Any]:
-    """The options of a command that are fields of a dataclass and have a value, by name."""
+    """The options of a command that are fields of a dataclass and have a value, by name; words as plain text."""
     names = [field.name for field in dataclasses.fields(config)]
-    return {name: context.params[name] for name in names if context.params.get(name) is not None}
+    values = {name: context.params[name] for name in names if context.params.get(name) is not None}
+    return {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -191,9 +191,9 @@ def _from_rows(table: Rows, path: Path, store: GenomeStore | None, columns: Sequ
             raise GenomeLMError(f"{place}: no contig")
         name = _text(row.get("id")) or (f"{where[0]}:{where[1]}-{where[2]}" if where[0] else "")
         # Some of several labels may be missing: NaN is what heads leave out.
-        known = tuple(label or "nan" for label in labels)
+        filled = tuple(label or "nan" for label in labels)
         split = _text(row.get("split"))
-        yield Example(name or f"{path.name}: record {number}", letters_, known, split, *where)
+        yield Example(name or f"{path.name}: record {number}", letters_, filled, split, *where)
 
 
 def _text(value: Any) -> str:

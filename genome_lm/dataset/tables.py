@@ -60,8 +60,8 @@ class _Size:
         self._bytes += count
         if self._bytes > self._most:
             raise GenomeLMError(
-                f"{self._path}: grows to more than {self._most:,} bytes on unpacking; give a part of it, or places of "
-                "a genome (contig, start, end) instead of sequences"
+                f"{self._path}: grows to more than {self._most:,} bytes on unpacking; give a part of it, or places "
+                "of a genome (contig, start, end) instead of sequences"
             )
 
 

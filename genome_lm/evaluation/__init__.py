@@ -3,7 +3,7 @@
 from genome_lm.evaluation.analyses import ANALYSES
 from genome_lm.evaluation.analyses.codons import codon_sensitivity
 from genome_lm.evaluation.analyses.context import loss_by_context
-from genome_lm.evaluation.analyses.probes import kmer_frequencies, probe_set
+from genome_lm.evaluation.analyses.probes import probe_set
 from genome_lm.evaluation.analyses.recall import recall
 from genome_lm.evaluation.analyses.shuffles import dinucleotide_shuffle, shuffle_sensitivity
 from genome_lm.evaluation.analyses.strands import strand_consistency
@@ -25,7 +25,6 @@ __all__ = [
     "codon_sensitivity",
     "dinucleotide_shuffle",
     "evaluate_perplexity",
-    "kmer_frequencies",
     "loss_by_context",
     "probe_set",
     "recall",

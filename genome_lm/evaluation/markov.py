@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.alphabet import A, N, T, Tokens
+from genome_lm.alphabet import A, N, Tokens
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval, Windows
+from genome_lm.genome.words import is_base, with_reverse_complements, words_of
 from genome_lm.progress import progress
 
 MAX_ORDER = 11
@@ -80,7 +81,7 @@ class MarkovModel:
             part = windows.take(slice(start, start + rows))
             tokens = store.fetch_many(part.contigs, part.starts - before, before + part.length, pad=True)
             counted = np.arange(1, part.length) < inside[start : start + rows, None]
-            counted &= _is_base(tokens[:, before + 1 :])
+            counted &= is_base(tokens[:, before + 1 :])
             targets += int(counted.sum())
             for order, log_p in enumerate(self._log_probabilities(tokens, part.length - 1)):
                 total[order] -= log_p[counted].sum(dtype=np.float64)
@@ -89,8 +90,8 @@ class MarkovModel:
     def _log_probabilities(self, tokens: Tokens, count: int) -> Iterator[npt.NDArray[np.float32]]:
         """For each order, (n, count) log-probabilities of the last `count` tokens of each row."""
         width = tokens.shape[1]
-        is_base = _is_base(tokens)
-        digits = np.where(is_base, tokens - A, 0).astype(np.int64)
+        is_letter = is_base(tokens)
+        digits = np.where(is_letter, tokens - A, 0).astype(np.int64)
         target = digits[:, width - count :]
         context, valid = np.zeros_like(target), np.ones(target.shape, dtype=bool)
         log_p = self.tables[0][0][target]
@@ -98,13 +99,9 @@ class MarkovModel:
         for order in range(1, self.order + 1):
             shifted = slice(width - count - order, width - order)
             context = context + (digits[:, shifted] << 2 * (order - 1))
-            valid = valid & is_base[:, shifted]
+            valid = valid & is_letter[:, shifted]
             log_p = np.where(valid, self.tables[order][context, target], log_p)
             yield log_p
-
-
-def _is_base(tokens: Tokens) -> npt.NDArray[np.bool_]:
-    return (tokens >= A) & (tokens <= T)
 
 
 def _pieces(store: GenomeStore, intervals: Sequence[Interval], overlap: int) -> Iterator[Tokens]:
@@ -124,40 +121,6 @@ def _pieces(store: GenomeStore, intervals: Sequence[Interval], overlap: int) -> 
                 gathered, held = [], 0
     if gathered:
         yield np.concatenate(gathered)
-
-
-def words_of(tokens: Tokens, width: int) -> npt.NDArray[np.int32]:
-    """The words of `width` bases without N as numbers, the last base the lowest digit of base 4: (words,) int32."""
-    if len(tokens) < width:
-        return np.empty(0, dtype=np.int32)
-    words, valid = _words((tokens - A).astype(np.int32), _is_base(tokens), width)
-    return words[valid]
-
-
-def _words(
-    digits: npt.NDArray[np.int32], is_base: npt.NDArray[np.bool_], width: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-    """The word that begins at each of n digits, and whether all its digits are known: (n − width + 1,) both.
-
-    A word is two of half its width, so that the work grows with the logarithm of the width.
-    """
-    if width == 1:
-        return digits, is_base
-    half = width // 2
-    words, valid = _words(digits, is_base, half)
-    words = words[:-half] << 2 * half | words[half:]
-    valid = valid[:-half] & valid[half:]
-    if width % 2:
-        words = words[:-1] << 2 | digits[width - 1 :]
-        valid = valid[:-1] & is_base[width - 1 :]
-    return words, valid
-
-
-def with_reverse_complements(counts: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
-    """Counts of words on both strands, of those on one: (4^width,) both."""
-    # A, C, G, T are the digits 0 to 3, so that the complement of a digit is 3 minus it: a flip of its axis.
-    grid = counts.reshape((4,) * width)
-    return (grid + np.flip(grid).transpose()).reshape(-1)
 
 
 def _tables(counts: npt.NDArray[np.int64], order: int) -> list[npt.NDArray[np.float32]]:

@@ -56,13 +56,13 @@ def merge(model: HyenaLM) -> None:
 def parameter_groups(model: HyenaLM, head: Head, config: FinetuneConfig) -> list[dict[str, Any]]:
     """AdamW groups with their peak rate as `peak`: the recipe's of the model, those of LoRA, and the head's."""
     groups = [
-        {**group, "params": [p for p in group["params"] if p.requires_grad], "peak": config.learning_rate}
+        {**group, "params": [p for p in group["params"] if p.requires_grad], "peak": config.lr}
         for group in model.parameter_groups(config.weight_decay)
     ]
     if config.method == "lora":
         added = [p for module in model.modules() if isinstance(module, LowRank) for p in module.parameters()]
-        groups = [{"params": added, "weight_decay": 0.0, "peak": config.learning_rate}]
-    rate = config.head_learning_rate
+        groups = [{"params": added, "weight_decay": 0.0, "peak": config.lr}]
+    rate = config.head_lr
     groups.append({"params": [head.out.weight], "weight_decay": config.weight_decay, "peak": rate})
     plain = [head.out.bias] + ([head.prompt] if head.prompt is not None else [])
     groups.append({"params": plain, "weight_decay": 0.0, "peak": rate})

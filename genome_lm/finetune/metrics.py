@@ -1,26 +1,32 @@
-"""Metrics of predictions, by torchmetrics, with bootstrap intervals."""
+"""Metrics of predictions, by scikit-learn, with bootstrap intervals.
 
+A metric that the targets leave undefined, such as the area under the curve of a single class, is NaN, in JSON null.
+Averages are over the classes, labels or values that have one.
+"""
+
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torchmetrics.functional import classification, pearson_corrcoef, spearman_corrcoef
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HeadConfig
+from genome_lm.optional import require
 
-Array = npt.NDArray[np.generic]
-Metric = Callable[[Tensor, Tensor], Tensor]
+Array = npt.NDArray[Any]
+Metric = Callable[[Array, Array], float]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric, and the interval that holds it with 95 % confidence (percentiles of bootstrap resamples)."""
+    """A metric, and the interval that holds it with 95 % confidence (percentiles of bootstrap resamples).
+
+    All are NaN where the metric is undefined; the interval also where it was not asked for.
+    """
 
     metric: str
     value: float
@@ -28,8 +34,8 @@ class Estimate:
     high: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values; NaN, which JSON lacks, is None."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
 
 
 DEFAULT_METRIC = {"classification": "mcc", "tokens": "mcc", "multilabel": "auprc", "regression": "pearson"}
@@ -38,52 +44,112 @@ DEFAULT_METRIC = {"classification": "mcc", "tokens": "mcc", "multilabel": "auprc
 def metrics_of(head: HeadConfig) -> dict[str, Metric]:
     """The metrics of a task by name, as functions of predictions (N, outputs) and targets.
 
-    Classes: accuracy, MCC, F1, AUROC and AUPRC, the last three averaged over the classes (of two classes: of the
-    second one alone). Labels: accuracy over all, F1, AUROC and AUPRC averaged over the labels. Values: Pearson's and
+    Classes: accuracy, MCC, F1, AUROC and AUPRC, the last three of the second of two classes alone, or averaged over
+    more of them. Labels: accuracy over all, F1, AUROC and AUPRC averaged over the labels. Values: Pearson's and
     Spearman's correlation, averaged over the outputs, and the mean squared error.
     """
-    count = len(head.outputs)
-    if head.task in ("classification", "tokens") and count == 2:
-        return {
-            "accuracy": lambda p, t: classification.binary_accuracy(p[:, 1], t),
-            "mcc": lambda p, t: classification.binary_matthews_corrcoef(p[:, 1], t),
-            "f1": lambda p, t: classification.binary_f1_score(p[:, 1], t),
-            "auroc": lambda p, t: classification.binary_auroc(p[:, 1], t),
-            "auprc": lambda p, t: classification.binary_average_precision(p[:, 1], t),
-        }
     if head.task in ("classification", "tokens"):
+        shown = [1] if len(head.outputs) == 2 else list(range(len(head.outputs)))
         return {
-            "accuracy": lambda p, t: classification.multiclass_accuracy(p, t, count, average="micro"),
-            "mcc": lambda p, t: classification.multiclass_matthews_corrcoef(p, t, count),
-            "f1": lambda p, t: classification.multiclass_f1_score(p, t, count, average="macro"),
-            "auroc": lambda p, t: classification.multiclass_auroc(p, t, count),
-            "auprc": lambda p, t: classification.multiclass_average_precision(p, t, count),
+            "accuracy": lambda p, t: float((p.argmax(1) == t).mean()) if len(t) else math.nan,
+            "mcc": lambda p, t: _mcc(p.argmax(1), t, len(head.outputs)),
+            "f1": lambda p, t: _mean(_f1(p.argmax(1) == k, t == k) for k in shown),
+            "auroc": lambda p, t: _mean(_auroc(p[:, k], t == k) for k in shown),
+            "auprc": lambda p, t: _mean(_auprc(p[:, k], t == k) for k in shown),
         }
     if head.task == "multilabel":
         return {
-            "accuracy": lambda p, t: classification.multilabel_accuracy(
-                p, t, count, average="micro", ignore_index=-1
-            ),
-            "f1": lambda p, t: classification.multilabel_f1_score(p, t, count, ignore_index=-1),
-            "auroc": lambda p, t: classification.multilabel_auroc(p, t, count, ignore_index=-1),
-            "auprc": lambda p, t: classification.multilabel_average_precision(p, t, count, ignore_index=-1),
+            "accuracy": lambda p, t: _accuracy(p, t),
+            "f1": lambda p, t: _mean(_f1(one > 0.5, is_true) for one, is_true in _labels(p, t)),
+            "auroc": lambda p, t: _mean(_auroc(one, is_true) for one, is_true in _labels(p, t)),
+            "auprc": lambda p, t: _mean(_auprc(one, is_true) for one, is_true in _labels(p, t)),
         }
     return {
-        "pearson": lambda p, t: _per_output(pearson_corrcoef, p, t),
-        "spearman": lambda p, t: _per_output(spearman_corrcoef, p, t),
-        "mse": lambda p, t: (p - t)[~t.isnan()].square().mean(),
+        "pearson": lambda p, t: _mean(_pearson(*pair) for pair in _columns(p, t)),
+        "spearman": lambda p, t: _mean(_spearman(*pair) for pair in _columns(p, t)),
+        "mse": _mean_squared_error,
     }
 
 
-def _per_output(metric: Metric, predictions: Tensor, targets: Tensor) -> Tensor:
-    known = [~targets[:, k].isnan() for k in range(targets.shape[1])]
-    each = [metric(predictions[rows, k], targets[rows, k]) for k, rows in enumerate(known) if rows.sum() > 1]
-    return torch.stack(each).mean() if each else torch.tensor(torch.nan)
+def _mean(values: Iterable[float]) -> float:
+    """The mean of the values that are defined."""
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def _mcc(predicted: Array, targets: Array, classes: int) -> float:
+    """0 for predictions of a single class, as scikit-learn has it; undefined for targets of a single class."""
+    counts = np.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes).astype(float)
+    of_targets, of_predictions, total = counts.sum(1), counts.sum(0), counts.sum()
+    if (of_targets > 0).sum() < 2:
+        return math.nan
+    covariance = counts.trace() * total - of_targets @ of_predictions
+    spread = math.sqrt((total**2 - of_targets @ of_targets) * (total**2 - of_predictions @ of_predictions))
+    return float(covariance / spread) if spread else 0.0
+
+
+def _f1(predicted: Array, is_true: Array) -> float:
+    """Undefined where no case is of the class."""
+    cases = int(predicted.sum()) + int(is_true.sum())
+    return 2 * int((predicted & is_true).sum()) / cases if is_true.any() else math.nan
+
+
+def _auroc(scores: Array, is_true: Array) -> float:
+    if not is_true.any() or is_true.all():
+        return math.nan
+    return float(require("sklearn.metrics").roc_auc_score(is_true, scores))
+
+
+def _auprc(scores: Array, is_true: Array) -> float:
+    return float(require("sklearn.metrics").average_precision_score(is_true, scores)) if is_true.any() else math.nan
+
+
+def _labels(predictions: Array, targets: Array) -> list[tuple[Array, Array]]:
+    """Probabilities and truth of each label, where it is known."""
+    return [(one, target == 1) for one, target in _columns(predictions, targets)]
+
+
+def _columns(predictions: Array, targets: Array) -> list[tuple[Array, Array]]:
+    """Predictions and targets of each output, where the target is known."""
+    has_target = ~np.isnan(targets)
+    return [(predictions[rows, k], targets[rows, k]) for k, rows in enumerate(has_target.T)]
+
+
+def _accuracy(predictions: Array, targets: Array) -> float:
+    has_target = ~np.isnan(targets)
+    right = (predictions > 0.5) == (targets == 1)
+    return float(right[has_target].mean()) if has_target.any() else math.nan
+
+
+def _pearson(one: Array, other: Array) -> float:
+    """In float64; undefined where either does not vary."""
+    if len(one) < 2 or one.min() == one.max() or other.min() == other.max():
+        return math.nan
+    return float(np.corrcoef(one.astype(np.float64), other.astype(np.float64))[0, 1])
+
+
+def _spearman(one: Array, other: Array) -> float:
+    rank = require("scipy.stats").rankdata
+    return _pearson(rank(one), rank(other))
+
+
+def _mean_squared_error(predictions: Array, targets: Array) -> float:
+    errors = predictions.astype(np.float64) - targets
+    return float(np.nanmean(np.square(errors))) if (~np.isnan(errors)).any() else math.nan
 
 
 def lower_is_better(metric: str) -> bool:
     """Of which metrics the smaller value is the better one."""
     return metric in ("loss", "mse")
+
+
+def can_be_told(head: HeadConfig, metric: str, targets: Sequence[Array]) -> bool:
+    """Whether these targets leave a metric defined: what predicts them without an error has a value."""
+    if head.task in ("classification", "tokens"):
+        perfect = [np.eye(len(head.outputs), dtype=np.float32)[np.maximum(target, 0)] for target in targets]
+    else:
+        perfect = [np.nan_to_num(target) for target in targets]
+    return not math.isnan(metrics_of(head)[metric](*_flat(head, perfect, targets)))
 
 
 def measure(
@@ -104,48 +170,47 @@ def measure(
         seed: Of the resamples.
 
     Raises:
-        GenomeLMError: If there is nothing to measure.
+        GenomeLMError: If there is nothing to measure, or a prediction is no finite number.
     """
     if not targets:
         raise GenomeLMError("no examples to measure on")
+    if not all(np.isfinite(one).all() for one in predictions):
+        raise GenomeLMError("the model predicts NaN or infinity; lower --lr, or look at its weights")
     generator = np.random.default_rng(seed)
     draws = [generator.integers(len(targets), size=len(targets)) for _ in range(resamples)]
     whole = _flat(head, predictions, targets)
-    flat = [_resampled(head, predictions, targets, whole, draw) for draw in draws]
-    estimates = []
-    for name, metric in metrics_of(head).items():
-        with warnings.catch_warnings():
-            # torchmetrics warns of a class that a resample lacks; such values are NaN or take no part.
-            warnings.simplefilter("ignore", UserWarning)
-            value = float(metric(*whole))
-            values = np.array([float(metric(*pair)) for pair in flat])
-        values = values[~np.isnan(values)]
-        low, high = np.quantile(values, [0.025, 0.975]).tolist() if len(values) else (float("nan"),) * 2
-        estimates.append(Estimate(name, value, low, high))
-    return estimates
+    resampled = [_resampled(head, predictions, targets, whole, draw) for draw in draws]
+    return [_estimate(name, metric, whole, resampled) for name, metric in metrics_of(head).items()]
 
 
-def _flat(head: HeadConfig, predictions: Sequence[Array], targets: Sequence[Array]) -> tuple[Tensor, Tensor]:
-    """(N, outputs) predictions and their targets; what does not count is left out."""
-    if head.per_position:
-        flat = torch.from_numpy(np.concatenate(predictions)), torch.from_numpy(np.concatenate(targets))
-    else:
-        flat = torch.from_numpy(np.stack(predictions)), torch.from_numpy(np.stack(targets))
+def _estimate(
+    name: str, metric: Metric, whole: tuple[Array, Array], resampled: Sequence[tuple[Array, Array]]
+) -> Estimate:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class that a resample lacks: such values take no part
+        value = metric(*whole)
+        values = np.array([] if math.isnan(value) else [metric(*pair) for pair in resampled])
+    values = values[~np.isnan(values)]
+    low, high = np.quantile(values, [0.025, 0.975]).tolist() if len(values) else (math.nan, math.nan)
+    return Estimate(name, value, low, high)
+
+
+def _flat(head: HeadConfig, predictions: Sequence[Array], targets: Sequence[Array]) -> tuple[Array, Array]:
+    """(N, outputs) predictions and their targets; classes that do not count are left out."""
+    join = np.concatenate if head.per_position else np.stack
+    outputs, flat = join(predictions), join(targets)
     if head.task in ("classification", "tokens"):
-        counted = flat[1] >= 0
-        return flat[0][counted], flat[1][counted]
-    if head.task == "multilabel":
-        return flat[0], torch.where(flat[1].isnan(), -1, flat[1]).long()
-    return flat
+        return outputs[flat >= 0], flat[flat >= 0]
+    return outputs, flat
 
 
 def _resampled(
     head: HeadConfig,
     predictions: Sequence[Array],
     targets: Sequence[Array],
-    whole: tuple[Tensor, Tensor],
+    whole: tuple[Array, Array],
     draw: npt.NDArray[np.int64],
-) -> tuple[Tensor, Tensor]:
-    if not head.per_position:
+) -> tuple[Array, Array]:
+    if not head.per_position and len(whole[1]) == len(targets):
         return whole[0][draw], whole[1][draw]
     return _flat(head, [predictions[i] for i in draw], [targets[i] for i in draw])

@@ -1,16 +1,18 @@
 """Tuning a model on labelled sequences: from a checkpoint and a set to a tuned checkpoint and its metrics."""
 
 import csv
+import dataclasses
 import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,14 +23,16 @@ from genome_lm.device import choose_device
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder
 from genome_lm.finetune.adapters import merge, parameter_groups, prepare, restore_state, trainable_state
+from genome_lm.finetune.baseline import Baseline, kmer_baseline
 from genome_lm.finetune.batches import Coordinates, Features, Sequences, Source, pooled_states
-from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, lower_is_better, measure, metrics_of
+from genome_lm.finetune.claim import claimed
+from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, can_be_told, lower_is_better, measure, metrics_of
 from genome_lm.finetune.neighbours import Unlabelled, draw_neighbours, shared_directions
 from genome_lm.finetune.resume import Saved, data_digest
 from genome_lm.finetune.targets import Data, class_weights, encode_examples, moments, output_names
 from genome_lm.finetune_config import FinetuneConfig
 from genome_lm.inference import predictions
-from genome_lm.kernels.numerics import deterministic, outside_autocast
+from genome_lm.kernels import deterministic, outside_autocast
 from genome_lm.model import Head, HeadConfig, HyenaLM
 from genome_lm.optional import require
 from genome_lm.progress import Bar, progress
@@ -53,7 +57,10 @@ class FinetuneResult:
     Attributes:
         folder: Holds checkpoint/, summary.json, history.csv and predictions.parquet.
         head: What the model predicts.
-        metrics: Split → metrics.
+        predictions: Of the test split, or the validation split if there is none: n arrays, as `measure` takes them.
+        metrics: Split → metrics; NaN where the labels of a split leave one undefined.
+        baseline: What a regression on k-mers reaches on the test split, or the validation split if there is none;
+            None where the task is not classification.
         history: A row an epoch: epoch, loss, valid_loss and the watched metric.
         best_epoch: Whose weights were kept, from 1.
         leaks: Training examples that held-out ones share a sequence or bases with.
@@ -61,7 +68,9 @@ class FinetuneResult:
 
     folder: Path
     head: HeadConfig
+    predictions: list[npt.NDArray[np.float32]]
     metrics: dict[str, list[Estimate]]
+    baseline: Baseline | None
     history: list[dict[str, float]]
     best_epoch: int
     leaks: int
@@ -105,62 +114,100 @@ def finetune(
         provenance: What is to be known of the data, as JSON values.
 
     Raises:
-        GenomeLMError: If there is no training example, a label or sequence does not fit, or the split leaks and is to
-            be refused.
+        GenomeLMError: If there is no training example, a label or sequence does not fit, the split leaks and is to be
+            refused, or another process tunes into `out`.
     """
     require("pandas")  # writes the predictions in the end: its absence is told before hours of training
     config = config or FinetuneConfig()
     if bool(config.neighbours) != (unlabelled is not None):
         raise GenomeLMError("neighbours are drawn from a genome and its splits: give both, or neither")
     labelled, leaks = _checked(labelled, leak_policy, valid_fraction, config.seed)
-    opened = open_checkpoint(checkpoint, choose_device(device))
-    train = labelled.of_split("train")
-    head_config = _head_config(train, task, pool, strand, config)
-    most = opened.model.config.max_length - head_config.prompt
-    splits = {
-        split: encode_examples(labelled.of_split(split), head_config, most)
-        for split in ("train", "valid", "test")
-        if labelled.of_split(split).examples
-    }
-    _check_metric(config, head_config)
-    identity = {
-        "checkpoint": str(checkpoint),
-        "weights_sha256": weights_sha256(opened.model),
-        "config": config.to_dict(),
-        "versions": {"genome-lm": __version__, "torch": torch.__version__},
-        **(provenance or {}),
-    }
-    of_result = {name: identity[name] for name in ("weights_sha256", "config", "versions")}
-    if unlabelled is not None:
-        identity["unlabelled"] = of_result["unlabelled"] = unlabelled.store.provenance
-    saved = Saved(out, {**of_result, "head": head_config.to_dict(), "data": data_digest(labelled)})
+    with claimed(out):
+        opened = open_checkpoint(checkpoint, choose_device(device))
+        head_config = _head_config(labelled.of_split("train"), task, pool, strand, config)
+        splits = _encoded(labelled, head_config, opened.model.config.max_length)
+        config = _watching(config, head_config, splits["valid"])
+        identity = {
+            "weights_sha256": weights_sha256(opened.model),
+            "config": config.to_dict(),
+            "versions": {"genome-lm": __version__, "torch": torch.__version__},
+            **({"unlabelled": unlabelled.store.provenance} if unlabelled is not None else {}),
+        }
+        saved = Saved(out, {**identity, "head": head_config.to_dict(), "data": data_digest(labelled)})
+        tuning = _tuned(opened.model, head_config, splits, config, unlabelled, saved)
+        result = _measured(out, tuning, splits, leaks)
+        identity |= {"checkpoint": str(checkpoint), **(provenance or {})}
+        with replacing_folder(out) as folder:
+            kept = {**opened.provenance, "finetuned": identity}
+            save_checkpoint(folder / CHECKPOINT, opened.model, kept, tuning.head)
+            _write(folder, tuning, splits, result, identity)
+        saved.remove()
+    return result
+
+
+def _tuned(
+    model: HyenaLM,
+    head_config: HeadConfig,
+    splits: dict[str, Data],
+    config: FinetuneConfig,
+    unlabelled: Unlabelled | None,
+    saved: Saved,
+) -> "_Tuning":
     with torch.random.fork_rng(), deterministic():
         torch.manual_seed(config.seed)
-        device_ = opened.model.backbone.embedding.weight.device
-        head = Head(head_config, opened.model.config).to(device_)
+        head = Head(head_config, model.config).to(model.backbone.embedding.weight.device)
         if config.head_first:
-            _fit_head(opened.model, head, splits, config, unlabelled)
-        tuning = _Tuning(opened.model, head, splits, config, unlabelled)
+            _fit_head(model, head, splits, config, unlabelled)
+        tuning = _Tuning(model, head, splits, config, unlabelled)
         tuning.fit(saved)
-    outputs = {split: predictions(head, found) for split, found in tuning.finish().items()}
+        return tuning
+
+
+def _measured(out: Path, tuning: "_Tuning", splits: dict[str, Data], leaks: int) -> FinetuneResult:
+    head, seed, last = tuning.head.config, tuning.config.seed, _last(splits)
+    outputs = {split: predictions(tuning.head, each) for split, each in tuning.finish().items()}
     metrics = {
-        split: measure(head_config, found, splits[split].targets, RESAMPLES if split == "test" else 0, config.seed)
-        for split, found in outputs.items()
+        split: measure(head, each, splits[split].targets, RESAMPLES if split == "test" else 0, seed)
+        for split, each in outputs.items()
     }
-    with replacing_folder(out) as folder:
-        kept = {**opened.provenance, "finetuned": identity}
-        save_checkpoint(folder / CHECKPOINT, opened.model, kept, head)
-        last = "test" if "test" in splits else "valid"
-        write_predictions(folder / PREDICTIONS, head_config, splits[last], outputs[last])
-        _write_history(folder / HISTORY, tuning.history)
-        counts = {split: len(data.ids) for split, data in splits.items()}
-        summary = {
-            "head": head_config.to_dict(), "examples": counts, "leaks": leaks, "best_epoch": tuning.best_epoch,
-            "metrics": {split: [e.to_dict() for e in found] for split, found in metrics.items()}, **identity,
-        }  # fmt: skip
-        (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-    saved.remove()
-    return FinetuneResult(out, head_config, metrics, tuning.history, tuning.best_epoch, leaks)
+    baseline = kmer_baseline(head, splits, last, RESAMPLES if last == "test" else 0, seed)
+    return FinetuneResult(out, head, outputs[last], metrics, baseline, tuning.history, tuning.best_epoch, leaks)
+
+
+def _last(splits: Mapping[str, Any]) -> str:
+    """The split that predictions are written of."""
+    return "test" if "test" in splits else "valid"
+
+
+def _write(
+    folder: Path, tuning: "_Tuning", splits: dict[str, Data], result: FinetuneResult, identity: dict[str, Any]
+) -> None:
+    """Write predictions.parquet, history.csv and summary.json."""
+    write_predictions(folder / PREDICTIONS, result.head, splits[_last(splits)], result.predictions)
+    _write_history(folder / HISTORY, result.history)
+    summary = {
+        "head": result.head.to_dict(),
+        "positive": positive_class(result.head),
+        "examples": {split: len(data.ids) for split, data in splits.items()},
+        "leaks": result.leaks,
+        "best_epoch": result.best_epoch,
+        "watched": tuning.metric,
+        "metrics": {split: [each.to_dict() for each in estimates] for split, estimates in result.metrics.items()},
+        "baseline": result.baseline.to_dict() if result.baseline is not None else None,
+        **identity,
+    }
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def positive_class(head: HeadConfig) -> str | None:
+    """Of two classes, the one that F1, AUROC and AUPRC are of; None if there are more, or none."""
+    return head.outputs[1] if head.task in ("classification", "tokens") and len(head.outputs) == 2 else None
+
+
+def _encoded(labelled: LabelledSet, head: HeadConfig, max_length: int) -> dict[str, Data]:
+    by_split = {split: labelled.of_split(split) for split in ("train", "valid", "test")}
+    most = max_length - head.prompt
+    return {split: encode_examples(each, head, most) for split, each in by_split.items() if each.examples}
 
 
 def _checked(labelled: LabelledSet, policy: LeakPolicy, valid_fraction: float, seed: int) -> tuple[LabelledSet, int]:
@@ -200,21 +247,31 @@ def _head_config(train: LabelledSet, task: str, pool: str | None, strand: str, c
             raise GenomeLMError(f"{name} needs states of whole sequences: leave it out with labels at each position")
     if config.reverse_complement and pool == "none":
         raise GenomeLMError("labels at each position belong to one strand: leave --reverse-complement out")
-    return HeadConfig(task, output_names(train, task), pool, strand, prompt, means, scales)  # type: ignore[arg-type]
+    if len(train.columns) > 1 and task in ("classification", "tokens"):
+        raise GenomeLMError(f"task {task} takes one label column, not {', '.join(train.columns)}; or use multilabel")
+    return HeadConfig(task, output_names(train, task, config.positive), pool, strand, prompt, means, scales)  # type: ignore[arg-type]
 
 
-def _check_metric(config: FinetuneConfig, head: HeadConfig) -> None:
-    known = ["loss", *metrics_of(head)]
-    if config.metric and config.metric not in known:
-        raise GenomeLMError(f"metric {config.metric!r}: for {head.task} use {', '.join(known)}")
+def _watching(config: FinetuneConfig, head: HeadConfig, valid: Data) -> FinetuneConfig:
+    """The configuration with a metric to watch that the validation split defines."""
+    names = ["loss", *metrics_of(head)]
+    if config.metric and config.metric not in names:
+        raise GenomeLMError(f"metric {config.metric!r}: for {head.task} use {', '.join(names)}")
+    metric = config.metric or DEFAULT_METRIC[head.task]
+    if metric != "loss" and not can_be_told(head, metric, valid.targets):
+        log.warning(
+            "%s is undefined on the validation split, whose labels are all alike; the loss is watched instead", metric
+        )
+        return dataclasses.replace(config, metric="loss")
+    return config
 
 
 def _fit_head(
     model: HyenaLM, head: Head, splits: dict[str, Data], config: FinetuneConfig, unlabelled: Unlabelled | None
 ) -> None:
     """Fit the head to the states of the model as it is; the test split has no part in it."""
-    known = {split: data for split, data in splits.items() if split != "test"}
-    tuning = _Tuning(model, head, known, config.of_head(), unlabelled)
+    seen = {split: data for split, data in splits.items() if split != "test"}
+    tuning = _Tuning(model, head, seen, config.of_head(), unlabelled)
     tuning.fit()
     tuning.finish()
 
@@ -245,10 +302,10 @@ class _Tuning:
         if config.by_neighbours:
             # AdamW would undo the scales of the coordinates: its steps are as long along each.
             plain = [{**group, "weight_decay": 0.0} for group in groups]
-            self._optimizer = torch.optim.SGD(plain, lr=config.learning_rate)
+            self._optimizer = torch.optim.SGD(plain, lr=config.lr)
         else:
             betas = config.beta1, config.beta2
-            self._optimizer = torch.optim.AdamW(groups, betas=betas, lr=config.learning_rate)
+            self._optimizer = torch.optim.AdamW(groups, betas=betas, lr=config.lr)
         self._best_state = trainable_state(model, head)
 
     def _make_sources(self) -> dict[str, Source]:
@@ -314,7 +371,8 @@ class _Tuning:
     def _judge(self, loss: float) -> dict[str, float]:
         """Keep the weights if they are the best so far; the epoch's row of the history."""
         value, row = self._validate(self._epoch, loss)
-        if value < self._best:
+        # While no epoch has a value, the latest is the best.
+        if value < self._best or math.isinf(self._best):
             self._best, self.best_epoch = value, self._epoch
             self._best_state = trainable_state(self.model, self.head)
         return row
@@ -370,8 +428,8 @@ class _Tuning:
             weight += float(head.target_weights(goal, self._weights).sum())
         row = {"epoch": float(epoch), "loss": loss, "valid_loss": total / max(weight, 1e-12)}
         if self.metric != "loss":
-            found = measure(head.config, predictions(head, outputs), targets)
-            row[f"valid_{self.metric}"] = next(e.value for e in found if e.metric == self.metric)
+            estimates = measure(head.config, predictions(head, outputs), targets)
+            row[f"valid_{self.metric}"] = next(e.value for e in estimates if e.metric == self.metric)
         self.history.append(row)
         value = row[f"valid_{self.metric}"] * (1 if lower_is_better(self.metric) else -1)
         return (value if math.isfinite(value) else math.inf), row

@@ -1,5 +1,6 @@
 """Labels as text to what a head is trained on."""
 
+import re
 from collections import Counter
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ IGNORED = -100
 _MISSING = frozenset({".", "nan"})
 """Labels of such positions."""
 
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -35,16 +37,30 @@ class Data(NamedTuple):
     targets: list[npt.NDArray[np.generic]]
 
 
-def output_names(train: LabelledSet, task: str) -> tuple[str, ...]:
-    """The classes that occur in training, in order (of number, if all are numbers); else the label columns."""
+def output_names(train: LabelledSet, task: str, positive: str = "") -> tuple[str, ...]:
+    """The classes that occur in training, in order (of number, if all are numbers); else the label columns.
+
+    Args:
+        train: The training split.
+        task: As in `HeadConfig`.
+        positive: Of two classes, the one to come second; "" for the order as it is.
+
+    Raises:
+        GenomeLMError: If `positive` is none of two classes.
+    """
     if task not in ("classification", "tokens"):
-        return train.columns
-    found: set[str] = set()
-    for example in train.examples:
-        found |= {example.labels[0]} if task == "classification" else set(_each(example, 0)) - _MISSING
-    if all(name.isdecimal() for name in found):
-        return tuple(sorted(found, key=int))
-    return tuple(sorted(found))
+        names = train.columns
+    else:
+        classes: set[str] = set()
+        for example in train.examples:
+            classes |= {example.labels[0]} if task == "classification" else set(_each(example, 0)) - _MISSING
+        are_numbers = all(_WHOLE.fullmatch(name) for name in classes)
+        names = tuple(sorted(classes, key=int if are_numbers else str))
+    if not positive:
+        return names
+    if positive not in names or len(names) != 2 or task not in ("classification", "tokens"):
+        raise GenomeLMError(f"positive class {positive!r}: there is one of two classes; here {', '.join(names[:8])}")
+    return names if names[1] == positive else names[::-1]
 
 
 def moments(train: LabelledSet, per_position: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -52,8 +68,8 @@ def moments(train: LabelledSet, per_position: bool) -> tuple[tuple[float, ...], 
     columns = []
     for column in range(len(train.columns)):
         values = [v for example in train.examples for v in _numbers(example, column, per_position)]
-        known = np.array(values, dtype=np.float64)
-        columns.append(known[~np.isnan(known)])
+        numbers = np.array(values, dtype=np.float64)
+        columns.append(numbers[~np.isnan(numbers)])
     for name, values_ in zip(train.columns, columns, strict=True):
         if not len(values_):
             raise GenomeLMError(f"column {name}: no value in the training split")

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import RocCurveDisplay, confusion_matrix
 
@@ -16,6 +17,15 @@ from genome_lm.report.page import fixed_svg, write_page
 
 _BINS = 10
 _MOST_POINTS = 20_000
+_SIZE = 4.6, 3.8
+"""Inches; two figures stand side by side."""
+
+
+class Figure(NamedTuple):
+    """A figure as SVG text, and what it shows."""
+
+    svg: str
+    caption: str
 
 
 def write_finetune_report(folder: Path, out: Path) -> None:
@@ -32,27 +42,41 @@ def write_finetune_report(folder: Path, out: Path) -> None:
         raise GenomeLMError(f"{folder}: not a tuned model's folder: {error}") from error
     split = "test" if "test" in summary["metrics"] else "valid"
     with fixed_svg():
-        figures = _figures(summary["head"], predicted) | {"learning": _learning(history, summary["best_epoch"])}
-    title, metrics = f"Tuned model: {summary['head']['task']}", summary["metrics"][split]
-    write_page(out, "tuning.html.j2", title=title, summary=summary, split=split, metrics=metrics, figures=figures)
+        figures = [*_figures(summary["head"], predicted), _learning(history, summary["best_epoch"])]
+    title = f"Tuned model: {summary['head']['task']}"
+    write_page(out, "tuning.html.j2", title=title, summary=summary, split=split, rows=_rows(summary, split),
+               figures=figures)  # fmt: skip
 
 
-def _figures(head: dict[str, Any], predicted: pd.DataFrame) -> dict[str, str]:
+def _rows(summary: dict[str, Any], split: str) -> list[list[str]]:
+    """Metric, value, the ends of its interval, and the baseline's value if there is one."""
+    metrics = summary["metrics"][split]
+    rows = [[metric["metric"], *(_shown(metric[key]) for key in ("value", "low", "high"))] for metric in metrics]
+    if summary["baseline"] is not None:
+        beside = summary["baseline"]["metrics"]
+        rows = [[*row, _shown(metric["value"])] for row, metric in zip(rows, beside, strict=True)]
+    return rows
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _figures(head: dict[str, Any], predicted: pd.DataFrame) -> list[Figure]:
     names = head["outputs"]
     if head["task"] == "regression":
-        return {name: _scatter(predicted[name], predicted[f"target_{name}"], name) for name in names}
+        return [_scatter(predicted[name], predicted[f"target_{name}"], name) for name in names]
     if head["task"] == "multilabel":
         truth = {name: predicted[f"target_{name}"] for name in names}
-        return {"roc": _roc(truth, predicted), "calibration": _calibration(truth, predicted)}
+        return [_roc(truth, predicted), _calibration(truth, predicted)]
     labelled = predicted[predicted["target"] != ""]
     shown = names[1:] if len(names) == 2 else names
     truth = {name: (labelled["target"] == name).astype(float) for name in shown}
-    confusion = _confusion(labelled, names)
-    return {"roc": _roc(truth, labelled), "confusion": confusion, "calibration": _calibration(truth, labelled)}
+    return [_roc(truth, labelled), _confusion(labelled, names), _calibration(truth, labelled)]
 
 
-def _roc(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> str:
-    figure, axes = new_figure(4.2, 3.8)
+def _roc(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> Figure:
+    figure, axes = new_figure(*_SIZE)
     for name, values in truth.items():
         has_target = values.notna()
         if values[has_target].nunique() == 2:
@@ -61,14 +85,14 @@ def _roc(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> str:
     _diagonal(axes)
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
-    return svg_text(figure)
+    return Figure(svg_text(figure), "True against false positives, from the strictest to the laxest threshold (ROC).")
 
 
-def _confusion(predicted: pd.DataFrame, names: list[str]) -> str:
+def _confusion(predicted: pd.DataFrame, names: list[str]) -> Figure:
     counts = confusion_matrix(predicted["target"], predicted["prediction"], labels=names)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    size = 2.2 + 0.42 * len(names)
-    figure, axes = new_figure(size, size)
+    width, height = _SIZE
+    figure, axes = new_figure(max(width, 2.2 + 0.42 * len(names)), max(height, 2.2 + 0.42 * len(names)))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row in range(len(names)):
         for column in range(len(names)):
@@ -78,11 +102,13 @@ def _confusion(predicted: pd.DataFrame, names: list[str]) -> str:
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    return svg_text(figure)
+    return Figure(
+        svg_text(figure), "Examples by true and predicted class; the colour is the share of the true class."
+    )
 
 
-def _calibration(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> str:
-    figure, axes = new_figure(4.2, 3.8)
+def _calibration(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> Figure:
+    figure, axes = new_figure(*_SIZE)
     for name, values in truth.items():
         has_target = values.notna()
         if values[has_target].nunique() == 2:
@@ -91,29 +117,33 @@ def _calibration(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> str:
     _diagonal(axes)
     axes.set_xlabel("predicted probability, mean of a bin")
     axes.set_ylabel("observed frequency")
-    axes.legend(frameon=False, fontsize=7)
-    return svg_text(figure)
+    if axes.lines[1:]:
+        axes.legend(frameon=False, fontsize=7)
+    return Figure(svg_text(figure), "How often a class is right, against the probability that is predicted.")
 
 
-def _scatter(values: pd.Series, target: pd.Series, name: str) -> str:
-    figure, axes = new_figure(4.2, 3.8)
+def _scatter(values: pd.Series, target: pd.Series, name: str) -> Figure:
+    figure, axes = new_figure(*_SIZE)
     step = max(1, len(values) // _MOST_POINTS)
     axes.plot(target[::step], values[::step], ".", color=MODEL, markersize=2, alpha=0.5)
-    low, high = float(np.nanmin(target)), float(np.nanmax(target))
-    axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8, linestyle=":")
+    if target.notna().any():
+        ends = [float(target.min()), float(target.max())]
+        axes.plot(ends, ends, color=MUTED, linewidth=0.8, linestyle=":")
     axes.set_xlabel(f"{name}, measured")
     axes.set_ylabel("predicted")
-    return svg_text(figure)
+    return Figure(svg_text(figure), f"{name}: predicted against measured values.")
 
 
-def _learning(history: pd.DataFrame, best_epoch: int) -> str:
-    figure, axes = new_figure(5.4, 2.8)
-    axes.plot(history["epoch"], history["loss"], color=MUTED, label="loss, train")
-    axes.plot(history["epoch"], history["valid_loss"], color=MODEL, label="loss, valid")
+def _learning(history: pd.DataFrame, best_epoch: int) -> Figure:
+    figure, axes = new_figure(*_SIZE)
+    axes.plot(history["epoch"], history["loss"], color=MUTED, label="train")
+    axes.plot(history["epoch"], history["valid_loss"], color=MODEL, label="valid")
     axes.axvline(best_epoch, color=MUTED, linestyle=":", linewidth=0.8)
-    axes.set_xlabel("epoch (the dotted line: the one that was kept)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
     axes.legend(frameon=False, fontsize=7)
-    return svg_text(figure)
+    return Figure(svg_text(figure), "Loss on the training and on the validation split; the dotted epoch was kept.")
 
 
 def _diagonal(axes: Axes) -> None:

@@ -40,21 +40,21 @@ def annotation_of(lines: str, store: GenomeStore, path: Path, suffix: str = ".gf
 
 
 def test_a_segment_that_several_transcripts_share(store: GenomeStore) -> None:
-    found = read_annotation(CASES / "shared_parent.gff3", store)
-    assert starts(found) == [(1001, "+")]
-    assert sites(found, "donor") == [1301, 1801, 2301]
-    assert sites(found, "acceptor") == [1501, 2001, 2501]
+    annotation = read_annotation(CASES / "shared_parent.gff3", store)
+    assert starts(annotation) == [(1001, "+")]
+    assert sites(annotation, "donor") == [1301, 1801, 2301]
+    assert sites(annotation, "acceptor") == [1501, 2001, 2501]
 
 
 def test_shared_segments_where_another_key_is_repeated(store: GenomeStore, tmp_path: Path) -> None:
-    found = annotation_of("CDS 1001 1300 + 0 Note=a;Note=b;Parent=t1,t2", store, tmp_path)
-    assert [transcript.name for transcript in found.transcripts] == ["t1", "t2"]
+    annotation = annotation_of("CDS 1001 1300 + 0 Note=a;Note=b;Parent=t1,t2", store, tmp_path)
+    assert [transcript.name for transcript in annotation.transcripts] == ["t1", "t2"]
 
 
 def test_partial_genes_have_no_start_and_the_frame_of_their_phase(store: GenomeStore) -> None:
-    found = read_annotation(CASES / "partial.gff3", store)
-    assert starts(found) == [(35001, "+")]
-    assert [transcript.phase for transcript in found.transcripts] == [2, 1, 0]
+    annotation = read_annotation(CASES / "partial.gff3", store)
+    assert starts(annotation) == [(35001, "+")]
+    assert [transcript.phase for transcript in annotation.transcripts] == [2, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -74,28 +74,28 @@ def test_partial_genes_have_no_start_and_the_frame_of_their_phase(store: GenomeS
 def test_words_for_a_missing_start(
     store: GenomeStore, tmp_path: Path, words: str, strand: str, has_start: bool
 ) -> None:
-    found = annotation_of(f"CDS 1001 1300 {strand} 0 ID=a;{words}", store, tmp_path)
-    assert found.transcripts[0].has_start == has_start
+    annotation = annotation_of(f"CDS 1001 1300 {strand} 0 ID=a;{words}", store, tmp_path)
+    assert annotation.transcripts[0].has_start == has_start
 
 
 def test_a_gene_that_ends_beyond_a_circular_contig(store: GenomeStore) -> None:
-    found = read_annotation(CASES / "circular.gff3", store)
-    assert found.transcripts[0].segments == ((59_500, 60_000), (0, 500))
-    assert starts(found) == [(2500, "-"), (59501, "+")]
-    assert sites(found, "donor") == []
+    annotation = read_annotation(CASES / "circular.gff3", store)
+    assert annotation.transcripts[0].segments == ((59_500, 60_000), (0, 500))
+    assert starts(annotation) == [(2500, "-"), (59501, "+")]
+    assert sites(annotation, "donor") == []
 
 
 def test_a_gene_in_two_lines_over_the_origin(store: GenomeStore) -> None:
-    found = read_annotation(CASES / "origin_join.gff3", store)
-    assert starts(found) == [(5600, "-"), (59701, "+")]
-    assert sites(found, "donor") == []
+    annotation = read_annotation(CASES / "origin_join.gff3", store)
+    assert starts(annotation) == [(5600, "-"), (59701, "+")]
+    assert sites(annotation, "donor") == []
 
 
 def test_the_minus_strand_over_the_origin(store: GenomeStore, tmp_path: Path) -> None:
     lines = "region 1 60000 + . Is_circular=true\nCDS 1 300 - 0 ID=a\nCDS 59701 60000 - 0 ID=a\n"
-    found = annotation_of(lines + "CDS 59001 59030 - 0 ID=a", store, tmp_path)
-    assert starts(found) == [(300, "-")]
-    assert (sites(found, "donor"), sites(found, "acceptor")) == ([59700], [59030])
+    annotation = annotation_of(lines + "CDS 59001 59030 - 0 ID=a", store, tmp_path)
+    assert starts(annotation) == [(300, "-")]
+    assert (sites(annotation, "donor"), sites(annotation, "acceptor")) == ([59700], [59030])
     lines = "region 1 60000 + . Is_circular=true\nCDS 60011 60310 - 0 ID=a"
     assert starts(annotation_of(lines, store, tmp_path)) == [(310, "-")]
 
@@ -124,8 +124,8 @@ def test_a_window_in_a_gene_of_a_long_rna_is_not_intergenic(store: GenomeStore) 
     ],
 )
 def test_what_makes_a_window_genic(store: GenomeStore, tmp_path: Path, kind: str, is_genic: bool) -> None:
-    found = annotation_of(f"{kind} 20001 21000 . . ID=x\nCDS 1 300 + 0 ID=a", store, tmp_path)
-    assert ([20_000, 21_000] in found.genic["chr1"].tolist()) == is_genic
+    annotation = annotation_of(f"{kind} 20001 21000 . . ID=x\nCDS 1 300 + 0 ID=a", store, tmp_path)
+    assert ([20_000, 21_000] in annotation.genic["chr1"].tolist()) == is_genic
 
 
 def test_contigs_that_the_genome_lacks_are_told(store: GenomeStore, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,16 +146,16 @@ SEVERAL = {
 
 @pytest.mark.parametrize("lines", SEVERAL.values(), ids=SEVERAL)
 def test_several_proteins_are_not_one(store: GenomeStore, tmp_path: Path, lines: str) -> None:
-    found = annotation_of(lines, store, tmp_path)
-    assert starts(found) == [(1001, "+"), (1301, "+")]
-    assert sites(found, "donor") == []
+    annotation = annotation_of(lines, store, tmp_path)
+    assert starts(annotation) == [(1001, "+"), (1301, "+")]
+    assert sites(annotation, "donor") == []
 
 
 def test_numbered_segments_are_one_protein(store: GenomeStore, tmp_path: Path) -> None:
     lines = "mRNA 1001 1600 + . ID=t\nCDS 1001 1100 + 0 ID=t.cds1;Parent=t\nCDS 1301 1600 + 2 ID=t.cds2;Parent=t"
-    found = annotation_of(lines, store, tmp_path)
-    assert starts(found) == [(1001, "+")]
-    assert sites(found, "donor") == [1101]
+    annotation = annotation_of(lines, store, tmp_path)
+    assert starts(annotation) == [(1001, "+")]
+    assert sites(annotation, "donor") == [1101]
     lines = lines.replace("mRNA", "gene")
     assert starts(annotation_of(lines, store, tmp_path)) == [(1001, "+")]
 
@@ -168,9 +168,9 @@ CDS 1601 1800 + 0 gene_id "g"; transcript_id "t2"; tag "cds_start_NF"; tag "basi
 CDS 3001 3300 + 0 gene_id "b1"; transcript_id ""; protein_id "WP_1";
 CDS 4001 4300 + 0 gene_id "b2"; transcript_id ""; protein_id "WP_1";
 """
-    found = annotation_of(lines, store, tmp_path, ".gtf")
-    assert starts(found) == [(1001, "+"), (3001, "+"), (4001, "+")]
-    assert sites(found, "donor") == [1301]
+    annotation = annotation_of(lines, store, tmp_path, ".gtf")
+    assert starts(annotation) == [(1001, "+"), (3001, "+"), (4001, "+")]
+    assert sites(annotation, "donor") == [1301]
 
 
 @pytest.mark.parametrize(
@@ -187,30 +187,30 @@ CDS 4001 4300 + 0 gene_id "b2"; transcript_id ""; protein_id "WP_1";
 def test_what_makes_no_coding_sequence_is_told(
     store: GenomeStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, lines: str, reason: str
 ) -> None:
-    found = annotation_of(f"{lines}\nCDS 9001 9300 + 0 ID=ok", store, tmp_path)
-    assert starts(found) == [(9001, "+")]
-    assert [1000, 1300] in found.genic["chr1"].tolist()
+    annotation = annotation_of(f"{lines}\nCDS 9001 9300 + 0 ID=ok", store, tmp_path)
+    assert starts(annotation) == [(9001, "+")]
+    assert [1000, 1300] in annotation.genic["chr1"].tolist()
     assert reason in caplog.text
 
 
 def test_slips_of_the_ribosome_are_no_introns(store: GenomeStore, tmp_path: Path) -> None:
     forward = "CDS 1001 1075 + 0 ID=f;exception=ribosomal slippage\nCDS 1077 2000 + 0 ID=f"
     back = "CDS 3001 3100 + 0 ID=b;exception=ribosomal slippage\nCDS 3100 3400 + 2 ID=b"
-    found = annotation_of(f"{forward}\n{back}", store, tmp_path)
-    assert starts(found) == [(1001, "+"), (3001, "+")]
-    assert sites(found, "donor") == []
-    assert [transcript.phase for transcript in found.transcripts] == [0, 0]
+    annotation = annotation_of(f"{forward}\n{back}", store, tmp_path)
+    assert starts(annotation) == [(1001, "+"), (3001, "+")]
+    assert sites(annotation, "donor") == []
+    assert [transcript.phase for transcript in annotation.transcripts] == [0, 0]
 
 
 def test_phases_that_contradict_each_other_make_no_frame(store: GenomeStore, tmp_path: Path) -> None:
-    found = annotation_of("CDS 1001 1100 + 0 ID=x\nCDS 1201 1300 + 0 ID=x", store, tmp_path)
-    assert found.transcripts[0].phase is None
-    assert starts(found) == [(1001, "+")]
+    annotation = annotation_of("CDS 1001 1100 + 0 ID=x\nCDS 1201 1300 + 0 ID=x", store, tmp_path)
+    assert annotation.transcripts[0].phase is None
+    assert starts(annotation) == [(1001, "+")]
 
 
 def test_genetic_codes(store: GenomeStore, tmp_path: Path) -> None:
-    found = annotation_of("CDS 1 300 + 0 ID=x;transl_table=11\nCDS 601 900 + 0 ID=y", store, tmp_path)
-    assert [transcript.genetic_code for transcript in found.transcripts] == [11, None]
+    annotation = annotation_of("CDS 1 300 + 0 ID=x;transl_table=11\nCDS 601 900 + 0 ID=y", store, tmp_path)
+    assert [transcript.genetic_code for transcript in annotation.transcripts] == [11, None]
 
 
 def test_the_sequence_may_follow_the_features(store: GenomeStore, tmp_path: Path) -> None:

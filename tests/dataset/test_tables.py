@@ -45,8 +45,8 @@ def test_missing_values_of_parquet(tmp_path: Path) -> None:
 
 def test_one_of_several_labels_may_be_missing(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("sequence,up,down\nACGT,1,NA\nACGT,,0\n")
-    found = read_examples(tmp_path / "a.csv", columns=("up", "down")).examples
-    assert [example.labels for example in found] == [("1", "nan"), ("nan", "0")]
+    examples = read_examples(tmp_path / "a.csv", columns=("up", "down")).examples
+    assert [example.labels for example in examples] == [("1", "nan"), ("nan", "0")]
     (tmp_path / "a.csv").write_text("sequence,up,down\nACGT,NA,NA\n")
     assert "record 1: no label in column up, down" in refusal(tmp_path / "a.csv", columns=("up", "down"))
 
@@ -77,8 +77,8 @@ def test_sequences_as_bytes_and_as_numbers(tmp_path: Path) -> None:
 
 def test_names_of_a_bed_are_kept(genome: Genome, tmp_path: Path) -> None:
     (tmp_path / "a.bed").write_text("# comment\none\t0\t9\tpeak#1\t0\t+\none\t9\t18\tpeak#2\t0\t-\n")
-    found = read_examples(tmp_path / "a.bed", genome.store).examples
-    assert [(example.labels[0], example.strand) for example in found] == [("peak#1", "+"), ("peak#2", "-")]
+    examples = read_examples(tmp_path / "a.bed", genome.store).examples
+    assert [(example.labels[0], example.strand) for example in examples] == [("peak#1", "+"), ("peak#2", "-")]
     (tmp_path / "a.bed").write_text("one\t0\t9\t.\n")
     assert "a.bed: interval 1 has no label" in refusal(tmp_path / "a.bed", genome)
 
@@ -127,8 +127,8 @@ def test_damaged_text(tmp_path: Path, text: bytes, message: str) -> None:
 
 def test_text_with_a_byte_order_mark_and_long_sequences(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("\ufeffsequence\tlabel\n" + "ACGT" * 50_000 + "\tx\n")
-    found = read_examples(tmp_path / "a.tsv").examples
-    assert found == [Example("a.tsv: record 1", "ACGT" * 50_000, ("x",))]
+    examples = read_examples(tmp_path / "a.tsv").examples
+    assert examples == [Example("a.tsv: record 1", "ACGT" * 50_000, ("x",))]
 
 
 def bomb(path: Path, options: dict) -> Path:

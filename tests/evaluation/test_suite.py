@@ -22,7 +22,6 @@ from genome_lm.evaluation import (
     base_losses,
     codon_sensitivity,
     dinucleotide_shuffle,
-    kmer_frequencies,
     loss_by_context,
     probe_set,
     recall,
@@ -33,6 +32,7 @@ from genome_lm.evaluation import (
 from genome_lm.evaluation.analyses.codons import _synonyms
 from genome_lm.evaluation.analyses.variants import _auroc
 from genome_lm.genome import Interval, of_split, read_bed
+from genome_lm.genome.words import kmer_frequencies
 from genome_lm.inference import GenomeLM
 from genome_lm.report import write_suite_report
 from genome_lm_cli.main import app

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,15 @@ import genome_lm
 from genome_lm.checkpoint import load_checkpoint
 from genome_lm.dataset import Example, LabelledSet
 from genome_lm.errors import GenomeLMError
-from genome_lm.finetune import FinetuneConfig, finetune
+from genome_lm.finetune import FinetuneConfig, claimed, finetune
 from genome_lm.finetune.adapters import LowRank, merge, prepare
 from genome_lm.finetune.batches import Sequences, stack_targets
 from genome_lm.finetune.run import _Tuning
 from genome_lm.finetune.targets import encode_examples
 from genome_lm.model import Head, HeadConfig, HyenaLM
 from genome_lm.progress import Bar
+from genome_lm.report import write_finetune_report
+from genome_lm.training.state import seal
 from genome_lm_cli.main import app
 from tests.tiny import TINY_MODEL
 
@@ -28,6 +32,7 @@ SPLITS = ("train", "train", "train", "valid", "test")
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genome_lm.finetune.run.RESAMPLES", 20)
+    monkeypatch.setattr("genome_lm.dataset.baselines.WIDTHS", (2,))
 
 
 def rich(count: int, seed: int = 0) -> LabelledSet:
@@ -272,6 +277,7 @@ def test_another_tuning_does_not_go_on_from_a_state(
 ) -> None:
     state = tmp_path / "t.resume.ckpt"
     torch.save({"epoch": 3, "identity": "{}"}, state)
+    seal(state)
     result = finetune(run / "checkpoint", rich(40), tmp_path / "t", "classification", run_config(epochs=1))
     assert len(result.history) == 1
     assert "of another model, data or configuration" in caplog.text
@@ -394,7 +400,7 @@ def test_predict_holds_a_piece_at_a_time(run: Path, tmp_path: Path, monkeypatch:
     assert max(held) < 50 + 45
     fasta.write_text(fasta.read_text() + ">bad\nACX\n")
     result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "q.csv")])
-    assert "bad: 'X' at position 3" in str(result.exception)
+    assert "'X' of 'bad' is not a nucleotide" in str(result.exception)
     assert not list(tmp_path.glob("*q.csv*"))
 
 
@@ -402,3 +408,84 @@ def test_encoding_counts_what_is_there() -> None:
     head = HeadConfig("classification", ("high", "low"))
     data = encode_examples(rich(4), head, 100)
     assert [int(target) for target in data.targets] == [1, 0, 1, 0]
+
+
+def test_the_positive_class_can_be_chosen(run: Path, tmp_path: Path) -> None:
+    def tuned(positive: str, name: str) -> dict[str, float]:
+        config = run_config(method="frozen", epochs=2, positive=positive, metric="loss")
+        result = finetune(run / "checkpoint", rich(60), tmp_path / name, "classification", config)
+        assert result.head.outputs[1] == (positive or "low")
+        assert json.loads((tmp_path / name / "summary.json").read_text())["positive"] == (positive or "low")
+        return {estimate.metric: estimate.value for estimate in result.metrics["test"]}
+
+    assert set(tuned("", "a")) == set(tuned("high", "b"))
+    with pytest.raises(GenomeLMError, match="positive class 'odd': there is one of two classes; here high, low"):
+        tuned("odd", "c")
+
+
+def test_rates_are_recorded_as_they_are_used(run: Path, tmp_path: Path) -> None:
+    config = FinetuneConfig(epochs=1)
+    assert (config.lr, config.head_lr) == (6e-4, 10 * 6e-4)
+    finetune(run / "checkpoint", rich(40), tmp_path / "t", "classification", config)
+    recorded = json.loads((tmp_path / "t/summary.json").read_text())["config"]
+    assert (recorded["lr"], recorded["head_lr"]) == (6e-4, 10 * 6e-4)
+    assert FinetuneConfig(head_first=True).of_head().lr == 1e-2
+    assert FinetuneConfig(method="lora", head_lr=0.5).head_lr == 0.5
+
+
+def test_words_stand_beside_the_model(run: Path, tmp_path: Path) -> None:
+    result = finetune(run / "checkpoint", rich(120), tmp_path / "t", "classification", run_config(epochs=1))
+    assert result.baseline is not None
+    assert result.baseline.name == "2-mer logistic regression"
+    assert next(e.value for e in result.baseline.metrics if e.metric == "accuracy") > 0.8
+    summary = json.loads((tmp_path / "t/summary.json").read_text())
+    assert [each["metric"] for each in summary["baseline"]["metrics"]] == ["accuracy", "mcc", "f1", "auroc", "auprc"]
+
+
+def test_two_at_once_on_one_output(run: Path, tmp_path: Path) -> None:
+    """The lock of another process, which ends with it."""
+    code = (
+        "import sys; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]): print('holds', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / ".t.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"holds\n"
+    arguments = run / "checkpoint", rich(40), tmp_path / "t", "classification", run_config(method="frozen", epochs=1)
+    with pytest.raises(GenomeLMError, match="another process tunes into it"):
+        finetune(*arguments)
+    other.kill()
+    other.wait()
+    with claimed(tmp_path / "t"):
+        finetune(*arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+def test_values_that_single_precision_can_t_hold(run: Path, tmp_path: Path) -> None:
+    for value in ("1e39", "inf", "-inf"):
+        labelled = LabelledSet([e._replace(labels=("1",)) for e in rich(40).examples], ("label",))
+        with pytest.raises(GenomeLMError, match=f"s3: {value} is beyond"):
+            finetune(run / "checkpoint", relabel(labelled, 3, labels=(value,)), tmp_path / "t", "regression")
+
+
+def test_one_label_column_for_classes(run: Path, tmp_path: Path) -> None:
+    examples = [example._replace(labels=("a", "b")) for example in rich(40).examples]
+    with pytest.raises(GenomeLMError, match="takes one label column, not x, y"):
+        finetune(run / "checkpoint", LabelledSet(examples, ("x", "y")), tmp_path / "t", "classification")
+
+
+def test_reports_of_odd_names_and_undefined_metrics(run: Path, tmp_path: Path) -> None:
+    names = {"high": r"$\frac{$", "low": "<b>"}
+    examples = [e._replace(labels=(names[e.labels[0]],)) for e in rich(60).examples]
+    kept = [e for e in examples if e.split != "test" or e.labels == ("<b>",)]
+    config = run_config(method="frozen", epochs=3, patience=3)
+    finetune(run / "checkpoint", LabelledSet(kept, ("label",)), tmp_path / "t", "classification", config)
+    write_finetune_report(tmp_path / "t", tmp_path / "t/report.html")
+    page = (tmp_path / "t/report.html").read_text()
+    assert "undefined" in page
+    assert "of the class “&lt;b&gt;”" in page
+    assert "<b>" not in page.replace("<b>The split leaks", "")
+    assert "2-mer logistic regression" in page
+    assert "<figcaption>Loss on the training" in page

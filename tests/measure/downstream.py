@@ -27,10 +27,12 @@ from sklearn.linear_model import LogisticRegression
 from genome_lm.alphabet import encode
 from genome_lm.config import ModelConfig
 from genome_lm.dataset import LabelledSet, gene_set, read_annotation, species_set
-from genome_lm.evaluation.analyses.probes import PENALTIES, WIDTHS, _logistic, _Split, kmer_frequencies
+from genome_lm.dataset.baselines import PENALTIES, WIDTHS, kmer_logistic
+from genome_lm.evaluation.analyses.probes import _Split
 from genome_lm.finetune import FinetuneConfig, Unlabelled, finetune
 from genome_lm.finetune.neighbours import draw_neighbours, shared_directions
 from genome_lm.genome import GenomeStore, Interval, build_store, read_bed, split_genome, write_bed
+from genome_lm.genome.words import kmer_frequencies
 from genome_lm.training import TrainingConfig, train
 
 BACTERIA = {
@@ -131,9 +133,8 @@ def words(labelled: LabelledSet) -> Right:
     """Logistic regression on the better of two k-mer widths, as in the evaluation suite."""
     data = _Split.of(labelled, 0)
     tokens = [[encode(example.sequence) for example in split] for split in data.examples]
-    found = [_logistic(data, [kmer_frequencies(each, width) for each in tokens], 0) for width in WIDTHS]
-    predicted, _ = max(found, key=lambda pair: pair[1])
-    return np.asarray(predicted == data.targets[2])
+    kmers = kmer_logistic(tokens[:2], data.targets[:2], len(data.classes), 0)
+    return np.asarray(kmers.probabilities(tokens[2]).argmax(1) == data.targets[2])
 
 
 def words_by_neighbours(labelled: LabelledSet, task: Task) -> Right:
@@ -144,7 +145,7 @@ def words_by_neighbours(labelled: LabelledSet, task: Task) -> Right:
     pairs = draw_neighbours(task.unlabelled, PAIRS, length, task.distance, 0)
     mean, matrix = shared_directions(*(torch.from_numpy(kmer_frequencies(list(side), width)) for side in pairs))
     turned = [((torch.from_numpy(kmer_frequencies(each, width)) - mean) @ matrix).numpy() for each in tokens]
-    # Without the scaling of `_logistic`: the scales are what neighbours say.
+    # Without the scaling of `best_logistic`: the scales are what neighbours say.
     fits = [LogisticRegression(C=penalty, max_iter=300).fit(turned[0], data.targets[0]) for penalty in PENALTIES]
     best = max(fits, key=lambda fit: fit.score(turned[1], data.targets[1]))
     return np.asarray(best.predict(turned[2]) == data.targets[2])

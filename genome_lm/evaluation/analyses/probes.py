@@ -1,7 +1,6 @@
 """Classification by linear probes on embeddings, beside honest baselines on the same sequences."""
 
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ from torch import nn
 
 from genome_lm.alphabet import PAD, A, Tokens, encode
 from genome_lm.dataset import LabelledSet
+from genome_lm.dataset.baselines import best_logistic, kmer_logistic
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
-from genome_lm.evaluation.markov import with_reverse_complements, words_of
 from genome_lm.evaluation.measures import draw_bars
+from genome_lm.genome.words import with_reverse_complements, words_of
 from genome_lm.inference import GenomeLM
 from genome_lm.model import HyenaLM
 from genome_lm.optional import require
@@ -23,10 +23,6 @@ from genome_lm.optional import require
 Array = npt.NDArray[Any]
 PROBE = "linear probe"
 RESAMPLES = 1_000
-PENALTIES = (0.01, 0.1, 1.0, 10.0)
-"""Inverse strengths of the logistic regressions' penalty; the best on the validation split is taken."""
-WIDTHS = (4, 6)
-"""Lengths of the words that the k-mer baselines count."""
 
 
 def probe_set(
@@ -58,12 +54,12 @@ def probe_set(
     untrained = GenomeLM(HyenaLM(model.config).to(model.device))
     torch.set_rng_state(torch_state)
     for name, each in ((PROBE, model), (f"untrained model, {PROBE}", untrained)):
-        embedded = [each.embed(sequences, pool=pool, strand="both") for sequences in texts]
-        rows.append(data.row(name, _logistic(data, embedded, seed)[0]))  # type: ignore[arg-type]
+        train, valid, test = (np.asarray(each.embed(sequences, pool=pool, strand="both")) for sequences in texts)
+        classifier, _ = best_logistic((train, valid), data.targets[:2], seed)
+        rows.append(data.row(name, classifier.predict(test)))
     tokens = [[encode(sequence) for sequence in sequences] for sequences in texts]
-    by_width = {width: _logistic(data, [kmer_frequencies(each, width) for each in tokens], seed) for width in WIDTHS}
-    width = max(WIDTHS, key=lambda width: by_width[width][1])
-    rows.append(data.row(f"{width}-mer logistic regression", by_width[width][0]))
+    kmers = kmer_logistic(tokens[:2], data.targets[:2], len(data.classes), seed)
+    rows.append(data.row(kmers.name, kmers.probabilities(tokens[2]).argmax(1)))
     rows += [data.row(f"order-{order} Markov", _markov(data, tokens, order)) for order in (3, 5)]
     if cnn:
         rows.append(data.row("small CNN", _cnn(data, tokens, seed)))
@@ -102,38 +98,6 @@ class _Split:
         mcc = float(require("sklearn.metrics").matthews_corrcoef(self.targets[2], predicted))
         counts = {"train": len(self.targets[0]), "test": len(self.targets[2])}
         return {"method": method, "accuracy": float(right.mean()), "low": low, "high": high, "mcc": mcc, **counts}
-
-
-def _logistic(data: _Split, features: Sequence[Array], seed: int) -> tuple[Array, float]:
-    """Predictions of the test split, and the accuracy on the validation split."""
-    linear, pipeline, preprocessing = (
-        require(f"sklearn.{name}") for name in ("linear_model", "pipeline", "preprocessing")
-    )
-    best: tuple[Array, float] = np.empty(0), -1.0
-    for penalty in PENALTIES:
-        classifier = pipeline.make_pipeline(
-            preprocessing.StandardScaler(),
-            linear.LogisticRegression(C=penalty, max_iter=300, random_state=seed, tol=1e-3),
-        )
-        classifier.fit(features[0], data.targets[0])
-        score = float(classifier.score(features[1], data.targets[1]))
-        if score > best[1]:
-            best = classifier.predict(features[2]), score
-    return best
-
-
-def kmer_frequencies(tokens: Sequence[Tokens], width: int) -> npt.NDArray[np.float32]:
-    """Frequencies of words, those with N left out, each counted with its reverse complement: (n, words) float32."""
-    words = np.array(list(product(range(4), repeat=width)))
-    powers = 4 ** np.arange(width - 1, -1, -1)
-    numbers, turned = words @ powers, (3 - words[:, ::-1]) @ powers
-    _, column = np.unique(np.minimum(numbers, turned), return_inverse=True)
-    frequencies = np.zeros((len(tokens), column.max() + 1), dtype=np.float32)
-    for row, ids in enumerate(tokens):
-        seen = words_of(ids, width)
-        np.add.at(frequencies[row], column[seen], 1.0)
-        frequencies[row] /= max(1, len(seen))
-    return frequencies
 
 
 def _markov(data: _Split, tokens: Sequence[Sequence[Tokens]], order: int) -> Array:

@@ -1,0 +1,90 @@
+"""What classes can be told apart by without any language model: logistic regression, on the frequencies of k-mers."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from genome_lm.alphabet import Tokens
+from genome_lm.genome.words import kmer_frequencies
+from genome_lm.optional import require
+
+Array = npt.NDArray[Any]
+PENALTIES = (0.01, 0.1, 1.0, 10.0)
+"""Inverse strengths of the penalty; the best on the validation split is taken."""
+WIDTHS = (4, 6)
+"""Lengths of the words that are counted; likewise."""
+MOST = 20_000
+"""Training examples that a regression on k-mers is fitted to, drawn if there are more."""
+
+
+class KmerLogistic(NamedTuple):
+    """A logistic regression on the frequencies of words of one length."""
+
+    width: int
+    classes: int
+    classifier: Any
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return f"{self.width}-mer logistic regression"
+
+    def probabilities(self, tokens: Sequence[Tokens]) -> npt.NDArray[np.float32]:
+        """(n, classes) float32 of n sequences of token ids; 0 for a class that had no training example."""
+        each = np.zeros((len(tokens), self.classes), dtype=np.float32)
+        each[:, self.classifier.classes_] = self.classifier.predict_proba(kmer_frequencies(tokens, self.width))
+        return each
+
+
+def kmer_logistic(
+    tokens: Sequence[Sequence[Tokens]], targets: Sequence[Array], classes: int, seed: int
+) -> KmerLogistic:
+    """Fit to k-mers, a word and its reverse complement counted as one.
+
+    Args:
+        tokens: Token ids of the sequences of the training and of the validation split.
+        targets: The same two splits' (n,) class numbers; two classes or more in training.
+        classes: How many classes there are.
+        seed: Of the regression, and of the choice of training examples if there are more than `MOST`.
+    """
+    (rows, valid) = targets
+    drawn = np.random.default_rng(seed).permutation(len(rows))[:MOST]
+    sequences = [tokens[0][i] for i in drawn]
+    best: tuple[float, KmerLogistic] | None = None
+    for width in WIDTHS:
+        features = kmer_frequencies(sequences, width), kmer_frequencies(tokens[1], width)
+        classifier, accuracy = best_logistic(features, (rows[drawn], valid), seed)
+        if best is None or accuracy > best[0]:
+            best = accuracy, KmerLogistic(width, classes, classifier)
+    assert best is not None
+    return best[1]
+
+
+def best_logistic(features: Sequence[Array], targets: Sequence[Array], seed: int) -> tuple[Any, float]:
+    """The logistic regression of standardised features whose penalty is the best on the validation split.
+
+    Args:
+        features: (n, d) of the training split, and of the validation split.
+        targets: Their (n,) class numbers.
+        seed: Of the regression.
+
+    Returns:
+        The classifier of scikit-learn, and its accuracy on the validation split.
+    """
+    linear, pipeline, preprocessing, exceptions = (
+        require(f"sklearn.{name}") for name in ("linear_model", "pipeline", "preprocessing", "exceptions")
+    )
+    best: tuple[Any, float] = None, -1.0
+    for penalty in PENALTIES:
+        regression = linear.LogisticRegression(C=penalty, max_iter=300, random_state=seed, tol=1e-3)
+        classifier = pipeline.make_pipeline(preprocessing.StandardScaler(), regression)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", exceptions.ConvergenceWarning)  # a weak penalty may need no more
+            classifier.fit(features[0], targets[0])
+        accuracy = float(classifier.score(features[1], targets[1]))
+        if accuracy > best[1]:
+            best = classifier, accuracy
+    return best
