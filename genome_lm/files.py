@@ -298,7 +298,7 @@ def open_output(path: Path, mode: Literal["wt", "wb"] = "wt") -> Any:
     """
     suffix = path.suffix.lower()
     if suffix in (".bz2", ".xz", ".zip", ".zst"):
-        raise GenomeLMError(f"{path}: {suffix} is not written here; end the name in .gz, which is bgzip")
+        raise GenomeLMError(f"{path.name}: {suffix} is not written here; end the name in .gz, which is bgzip")
     file: Any = bgzip_output(path) if suffix in (".gz", ".bgz") else path.open("wb")
     return io.TextIOWrapper(file, encoding="utf-8", newline="\n") if mode == "wt" else file
 

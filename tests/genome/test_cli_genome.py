@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,25 @@ def test_a_split_tells_of_copies(tmp_path: Path) -> None:
     split = "split", tmp_path / "g.zarr", "--out", tmp_path / "s.bed", "--by", "contigs", "--force"
     assert "4 of 13 contigs are copies of 3 others, on one of the strands" in genome_lm(*split)
     assert json.loads(genome_lm(*split, "--json"))["copies"] == 4
+
+
+def test_names_of_any_script_in_an_ascii_locale(tmp_path: Path) -> None:
+    """Names are UTF-8 whatever the locale, and no markup; there may be no home."""
+    (tmp_path / "a.fa").write_bytes(">chr6[alt] [red]é\nACGTACGTAC\n>Ω\nACGTAC\n".encode())
+    program = """
+from pathlib import Path
+from genome_lm.genome import GenomeStore, build_store, export_fasta, read_bed, split_genome, write_bed
+build_store([Path("a.fa")], Path("g.zarr"))
+store = GenomeStore("g.zarr")
+export_fasta(store, Path("b.fa"))
+regions = split_genome(store, "contigs", 0.4, 0)
+write_bed(Path("s.bed"), regions)
+assert read_bed(Path("s.bed"), store) == regions
+"""
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": "/usr/bin:/bin"}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "a.fa").read_bytes() == (tmp_path / "b.fa").read_bytes()
+    assert (tmp_path / "s.bed").read_text(encoding="utf-8") == "chr6[alt]\t0\t10\ttrain\nΩ\t0\t6\tvalid\n"
 
 
 def test_existing_outputs_are_kept_without_force(tmp_path: Path, small: Small) -> None:
