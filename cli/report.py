@@ -11,19 +11,23 @@ from genome_lm_cli.output import finish
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished training run.", metavar="RUN")],
-    evaluation: Annotated[Path, typer.Option(help="JSON file of `genome-lm evaluate`.", metavar="JSON")],
+    run: Annotated[Path, typer.Argument(help="Folder of a training run, finished or not.", metavar="RUN")],
     out: Annotated[Path, typer.Option(help="HTML file to write.", metavar="HTML")],
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "genome-lm",
+    evaluation: Annotated[
+        Path | None, typer.Option(help="JSON file of `genome-lm evaluate`, to be in the page.", metavar="JSON")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page; default: the name of RUN.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained HTML page: loss curves, stages, perplexity against baselines, provenance.
+    """Write one self-contained HTML page: loss curves, stages, sessions, perplexity against baselines, provenance.
+
+    Example: genome-lm report run --out report.html
 
     Example: genome-lm report run --evaluation evaluation.json --out report.html
     """
     from genome_lm.report import write_report
 
     refuse_existing(out, force)
-    write_report(run, evaluation, out, title)
+    write_report(run, out, evaluation, title)
     finish(as_json, f"wrote {out}", path=str(out))

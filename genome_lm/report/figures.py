@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from genome_lm.drawing import BASELINE, MODEL, MUTED, new_figure, svg_text
 from genome_lm.evaluation import Score
+from genome_lm.text import shortened
 from genome_lm.training.metrics import Metrics
 
 ROLLING = 25
@@ -11,7 +12,10 @@ ROLLING = 25
 
 
 def learning_curve(rows: Sequence[Metrics]) -> str:
-    """Bits per base against bases seen: training (averaged over steps) and validation, with the stages marked."""
+    """Bits per base against bases seen: training (averaged over steps) and validation, with the stages marked.
+
+    The axis ends above most steps: those that it leaves out, of the beginning and of spikes, are told below it.
+    """
     figure, axes = new_figure(7.2, 3.2)
     bases = [row.bases / 1e6 for row in rows]
     train = [row.bits_per_base for row in rows]
@@ -21,15 +25,30 @@ def learning_curve(rows: Sequence[Metrics]) -> str:
     seen = [(x, y) for x, row in zip(bases, rows, strict=True) if (y := row.valid_bits_per_base) is not None]
     if seen:
         axes.plot(*zip(*seen, strict=True), "o", color="#d1495b", markersize=4, label="valid")
-    axes.set_ylim(min(averaged + [y for _, y in seen]) - 0.02, min(2.1, max(train)) + 0.01)
+    low, high = _range(train, [y for _, y in seen])
+    axes.set_ylim(low, high)
     for i, row in enumerate(rows):
         if i == 0 or row.stage != rows[i - 1].stage:
             axes.axvline(bases[i], color=MUTED, linewidth=0.8, linestyle=":")
-            axes.text(bases[i], axes.get_ylim()[1], f" {row.length:,} bp", va="top", fontsize=8, color=MUTED)
-    axes.set_xlabel("bases seen (millions)")
+            axes.text(
+                bases[i], 1.01, f"{row.length:,} bp", va="bottom", fontsize=8, color=MUTED,
+                transform=axes.get_xaxis_transform(),
+            )  # fmt: skip
+    above = [value for value in train if value > high]
+    told = f"; {len(above):,} steps lie above the picture, up to {max(above):.2f} bits" if above else ""
+    axes.set_xlabel(f"bases seen (millions){told}")
     axes.set_ylabel("bits per base")
-    axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.92))
+    axes.legend(frameon=False, loc="upper right")
     return svg_text(figure)
+
+
+def _range(train: Sequence[float], valid: Sequence[float]) -> tuple[float, float]:
+    """Ends of the axis of losses: all validations are within, and all but the highest twentieth of the steps."""
+    ranked = sorted(train)
+    high = max([ranked[int(0.95 * (len(ranked) - 1))], *valid])
+    low = min([ranked[0], *valid])
+    room = 0.05 * (high - low) + 0.005
+    return low - room, high + room
 
 
 def score_bars(model: Score, baselines: Sequence[Score]) -> str:
@@ -38,7 +57,7 @@ def score_bars(model: Score, baselines: Sequence[Score]) -> str:
     figure, axes = new_figure(7.2, 0.9 + 0.24 * len(scores))
     colours = [MODEL if score is model else BASELINE for score in scores]
     values = [score.bits_per_base for score in scores]
-    axes.barh([score.name for score in scores], values, color=colours, height=0.72)
+    axes.barh([shortened(score.name) for score in scores], values, color=colours, height=0.72)
     left = min(values) - 0.25 * (max(values) - min(values)) - 1e-3
     axes.set_xlim(left, max(values) + 0.15 * (max(values) - left))
     for place, value in enumerate(values):

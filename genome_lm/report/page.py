@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,51 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import Perplexity
 from genome_lm.files import replacing_file
 from genome_lm.report.figures import learning_curve, score_bars
+from genome_lm.text import printable
 from genome_lm.training.metrics import METRICS, Metrics, read_metrics
 from genome_lm.training.records import SUMMARY, read_run, read_summary
+from genome_lm.training.sessions import read_sessions
+from genome_lm.training.spikes import spikes
 
 
-def write_report(run: Path, evaluation: Path, out: Path, title: str = "genome-lm") -> None:
-    """Write the report of a training run and its evaluation.
+def write_report(run: Path, out: Path, evaluation: Path | None = None, title: str | None = None) -> None:
+    """Write the report of a training run, finished or not, and of its evaluation if there is one.
 
     Args:
-        run: Folder of a finished training run.
-        evaluation: JSON file of `genome-lm evaluate`.
+        run: Folder of a training run.
         out: The HTML file; one that is there is replaced.
-        title: Heading of the page.
+        evaluation: JSON file of `genome-lm evaluate`.
+        title: Heading of the page; "Training run" and the folder's name if None.
 
     Raises:
-        GenomeLMError: If the run is not finished, or a file is not what it should be.
+        GenomeLMError: If the run has no step yet, or a file is not what it should be.
     """
-    training, summary, scores = read_run(run), read_summary(run), Perplexity.read(evaluation)
+    training, scores = read_run(run), Perplexity.read(evaluation) if evaluation is not None else None
+    summary = read_summary(run) if (run / SUMMARY).exists() else None
     rows = read_metrics(run)
-    if len(rows) != summary.steps:
+    if not rows:
+        raise GenomeLMError(f"{run / METRICS}: no step is done yet")
+    if summary is not None and len(rows) != summary.steps:
         raise GenomeLMError(f"{run / METRICS}: has {len(rows):,} steps, {run / SUMMARY} says {summary.steps:,}")
     with fixed_svg():
-        figures = {"curve": learning_curve(rows), "bars": score_bars(scores.model, scores.baselines)}
+        curve = learning_curve(rows)
+        bars = score_bars(scores.model, scores.baselines) if scores is not None else ""
     write_page(
         out,
         "report.html.j2",
-        title=title,
+        title=title or f"Training run {run.resolve().name}",
         run=training,
         summary=summary,
+        sessions=read_sessions(run),
+        last=rows[-1],
+        spikes=[rows[number] for number in spikes([row.loss for row in rows])],
+        duration=timedelta(seconds=round(sum(row.length * row.batch / row.bases_per_second for row in rows))),
         scores=scores,
-        model=scores.model,
-        ranked=sorted([scores.model, *scores.baselines], key=lambda score: score.loss),
-        best_baseline=min(scores.baselines, key=lambda score: score.loss),
+        ranked=sorted([scores.model, *scores.baselines], key=lambda score: score.loss) if scores is not None else [],
+        best_baseline=min(scores.baselines, key=lambda score: score.loss) if scores is not None else None,
         stages=_stages(rows),
-        figures=figures,
+        curve=curve,
+        bars=bars,
     )
 
 
@@ -65,12 +77,8 @@ def write_page(out: Path, template: str, **values: Any) -> None:
     loader = jinja2.PackageLoader("genome_lm.report", "")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.get_template(template).render(version=__version__, **values)
-    try:
-        content = page.encode()
-    except UnicodeEncodeError as error:
-        raise GenomeLMError(f"{out}: a title or name is no Unicode text: {page[error.start :][:20]!a}") from error
     with replacing_file(out) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_text(printable(page), encoding="utf-8")
 
 
 def _stages(rows: Sequence[Metrics]) -> list[dict[str, Any]]:

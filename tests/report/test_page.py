@@ -1,0 +1,78 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.report import write_report
+from genome_lm.report.figures import _range
+from genome_lm.training.metrics import METRICS
+from genome_lm.training.sessions import SESSIONS, Session
+from genome_lm_cli.main import app
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "copied"))
+
+
+def words(page: Path) -> str:
+    return " ".join(re.sub("<[^>]*>", " ", page.read_text(encoding="utf-8")).split())
+
+
+def test_a_run_without_an_evaluation(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    result = CliRunner().invoke(app, ["report", str(run), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    shown = words(out)
+    assert "Training run run " in shown
+    assert "trained on tiny" in shown
+    assert "not finished" not in shown
+    assert "Perplexity against baselines" not in shown
+    session = json.loads((run / SESSIONS).read_text())
+    for value in (session["started"], session["device"], "hours, minutes, seconds of training"):
+        assert value in shown
+    assert out.read_text(encoding="utf-8").count("<svg") == 1
+
+
+def test_an_unfinished_run_whose_loss_spikes(copied: Path, tmp_path: Path) -> None:
+    (copied / "summary.json").unlink()
+    lines = (copied / METRICS).read_text().splitlines()
+    fields = lines[46].split(",")
+    fields[6], fields[8] = "9.5", "13.7"
+    (copied / METRICS).write_text("\n".join([*lines[:46], ",".join(fields), *lines[47:50]]) + "\n")
+    write_report(copied, tmp_path / "report.html", title="a $title$ [b] \udcff")
+    shown = words(tmp_path / "report.html")
+    assert r"a $title$ [b] \udcff" in shown
+    assert "The run is not finished: step 49 of 60 is done." in shown
+    assert "The loss spiked in 1 step, the first of them step 46 (13.700 bits per base)" in shown
+
+
+def test_a_run_without_a_step(copied: Path, tmp_path: Path) -> None:
+    (copied / "summary.json").unlink()
+    (copied / METRICS).write_text((copied / METRICS).read_text().splitlines()[0] + "\n")
+    with pytest.raises(GenomeLMError, match="no step is done yet"):
+        write_report(copied, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_what_a_command_line_holds_is_text(copied: Path, tmp_path: Path) -> None:
+    session = Session("2026-01-01T00:00:00+00:00", 0, "cpu", "genome-lm train --out '<script>\x1b[2J'")
+    (copied / SESSIONS).write_text(json.dumps(session.__dict__) + "\n")
+    write_report(copied, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "\x1b" not in page
+
+
+def test_the_picture_ends_above_most_steps() -> None:
+    train = [8.0, 4.0, 3.0] + [1.9 + 0.001 * n for n in range(100)]
+    low, high = _range(train, [1.95])
+    assert 1.88 < low < 1.9
+    assert 1.99 < high < 2.05
+    assert _range(train, [2.5])[1] > 2.5  # each validation is in it
+    low, high = _range([1.9], [])
+    assert low < 1.9 < high
