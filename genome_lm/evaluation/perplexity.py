@@ -10,12 +10,15 @@ import numpy as np
 
 from genome_lm.documents import read_json
 from genome_lm.errors import GenomeLMError, check_range
-from genome_lm.evaluation.markov import MarkovModel
+from genome_lm.evaluation.markov import MAX_ORDER, MarkovModel
 from genome_lm.genome import GenomeStore, Interval, of_split, tile
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
 from genome_lm.training import window_losses
 from genome_lm.typed import Positive, Within, typed
+
+_MOST_LOSS = 700.0
+"""Nats per base; the exponential of more is beyond float64."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Score:
     @classmethod
     def of(cls, name: str, loss: float) -> "Score":
         """From the loss."""
-        return cls(name, loss, math.exp(loss), loss / math.log(2))
+        return cls(name, loss, math.exp(loss) if loss < _MOST_LOSS else math.inf, loss / math.log(2))
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def evaluate_perplexity(
     """
     length = model.config.max_length if length is None else length
     check_range("length", length, 1, model.config.max_length)
+    check_range("markov-order", markov_order, -1, MAX_ORDER)
+    check_range("batch-tokens", device_tokens, 1, 2**63)
     if max_bases is not None:
         check_range("max-bases", max_bases, 1, 2**63)
     windows, inside = tile(store, of_split(intervals, split), length + 1, length)
@@ -111,6 +116,8 @@ def evaluate_perplexity(
             bar.advance(int(counts.sum()))
     if not targets:
         raise GenomeLMError(f"split {split!r} has no A, C, G or T to predict")
+    if not math.isfinite(total):
+        raise GenomeLMError(f"the model's loss on split {split!r} is {total}: its weights are damaged")
     baselines = [Score.of("uniform", math.log(4))]
     if markov_order >= 0:
         markov = MarkovModel.fit(store, of_split(intervals, "train"), markov_order)

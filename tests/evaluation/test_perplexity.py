@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import genome_lm
 from genome_lm.errors import GenomeLMError
-from genome_lm.evaluation import MarkovModel, evaluate_perplexity
+from genome_lm.evaluation import MarkovModel, Score, evaluate_perplexity
 from genome_lm.evaluation.markov import CONCENTRATION
 from genome_lm.genome import Interval, build_store, of_split, read_bed, tile
 from genome_lm_cli.main import app
@@ -129,3 +130,30 @@ def test_command(run: Path, genome: Genome, tmp_path: Path) -> None:
     again = CliRunner().invoke(app, ["report", str(run), "--evaluation", str(out), "--out", str(report), "--force"])
     assert again.exit_code == 0
     assert report.read_text() == page
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"markov_order": 12},
+        {"markov_order": -2},
+        {"device_tokens": 0},
+        {"length": -1},
+        {"length": 10**18},
+        {"max_bases": 0},
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range(run: Path, genome: Genome, options: dict) -> None:
+    model = genome_lm.load(run / "checkpoint").model
+    with pytest.raises(GenomeLMError, match="must be from"):
+        evaluate_perplexity(model, genome.store, read_bed(genome.intervals), **options)
+
+
+def test_losses_that_are_no_numbers(run: Path, genome: Genome) -> None:
+    assert Score.of("x", 1e6).perplexity == float("inf")
+    model = genome_lm.load(run / "checkpoint").model
+    with torch.no_grad():
+        model.backbone.embedding.weight.fill_(float("nan"))
+    with pytest.raises(GenomeLMError, match="loss on split 'test' is nan"):
+        evaluate_perplexity(model, genome.store, read_bed(genome.intervals))

@@ -1,7 +1,10 @@
 import dataclasses
 import gzip
+import html
 import itertools
 import json
+import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -31,6 +34,7 @@ from genome_lm.evaluation import (
 )
 from genome_lm.evaluation.analyses.codons import _synonyms
 from genome_lm.evaluation.analyses.variants import _auroc
+from genome_lm.evaluation.measures import draw_measures, measure_row
 from genome_lm.genome import Interval, of_split, read_bed
 from genome_lm.genome.words import kmer_frequencies
 from genome_lm.inference import GenomeLM
@@ -288,7 +292,15 @@ def test_an_analysis_is_one_file_and_one_registration(
 
 def test_no_table_is_left_out_of_the_page(tmp_path: Path) -> None:
     record = {"model": {"n_layer": 2, "d_model": 16, "max_length": 128}, "genome": {"assembly": "x", "sources": []}}
-    record |= {"split": "test", "weights_sha256": "0", "files": {}, "command": "", "seed": 0, "scale": 1.0}
+    record |= {
+        "genome_lm_version": "0",
+        "split": "test",
+        "weights_sha256": "0",
+        "files": {},
+        "command": "",
+        "seed": 0,
+        "scale": 1.0,
+    }
     for tables in ({"dreams": []}, {"strands": [], "dreams_each": []}):
         (tmp_path / "suite.json").write_text(json.dumps({"record": record, "tables": tables}))
         with pytest.raises(GenomeLMError, match="no analysis makes a table 'dreams"):
@@ -329,3 +341,45 @@ def test_codons_are_read_in_their_frame_and_code(
     over_the_origin = Annotation([Transcript("d", "one", "+", ((800, 900), (0, 100)))], {})
     codon_sensitivity(model.model, genome.store, over_the_origin, [Interval("one", 700, 1_000, "test")])
     assert len(seen) == 1
+
+
+def test_probes_on_a_test_split_of_one_class(model: GenomeLM) -> None:
+    examples = [e for e in classes(120).examples if e.split != "test" or e.labels == ("a",)]
+    rows = probe_set(model, LabelledSet(examples, ("label",)), cnn=False)
+    assert all(math.isnan(row["mcc"]) and 0 <= row["accuracy"] <= 1 for row in rows)
+
+
+def texts_of(svg: str) -> list[str]:
+    """What a figure says, one text after the other; matplotlib leaves each as a comment before its outlines."""
+    return [html.unescape(text) for text in re.findall(r"<!-- (.*?) -->", svg)]
+
+
+def test_bars_of_perplexity_are_ranked_and_the_axis_is_told() -> None:
+    rows = [{"name": name, "bits_per_base": bits} for name, bits in (("model", 1.92), ("a", 1.99), ("b", 1.91))]
+    texts = texts_of(ANALYSES["perplexity"].draw(rows))
+    assert [text for text in texts if text in ("model", "a", "b")] == ["b", "model", "a"]
+    assert "bits per base, lower is better; the axis starts at 1.72" in texts
+
+
+def test_measures_of_different_units_do_not_share_an_axis() -> None:
+    rows = [measure_row("loss", np.array([1.0, 1.1])), measure_row("preferred", np.array([0.0, 1.0]), "fraction")]
+    texts = texts_of(draw_measures(rows))
+    assert [text for text in texts if "intervals" in text] == [
+        "nats per base (lines: 95 % intervals)",
+        "fraction (lines: 95 % intervals)",
+    ]
+
+
+def test_distances_of_recall_can_be_told_apart() -> None:
+    rows = [{"distance": 64 << k, "position": p, "drop": 0.1, "error": 0.01} for k in range(5) for p in (0, 100)]
+    svg = ANALYSES["recall"].draw(rows)
+    colours = {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in re.findall(r"stroke: (#[0-9a-f]{6})", svg)}
+    assert len(colours) >= 6
+    for one, other in itertools.combinations(colours, 2):
+        assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) > 40
+
+
+def test_a_context_too_short_for_any_other(model: GenomeLM, genome: Genome) -> None:
+    short = Copycat(dataclasses.replace(model.config, max_length=36))
+    regions = of_split(read_bed(genome.intervals, genome.store), "test")
+    assert loss_by_context(short, genome.store, regions) == []  # type: ignore[arg-type]

@@ -77,8 +77,11 @@ def codon_sensitivity(
             shifted = after[place + inserted + 3 : place + inserted + 63]
             frames[inserted].append(float(shifted.mean() - before[place + 3 : place + 63].mean()))
     one, other = np.array(scores["synonymous"]), np.array(scores["non-synonymous"])
-    rows = [measure_row(f"log-likelihood change, {name}", np.array(values)) for name, values in scores.items()]
-    rows.append(measure_row("synonymous preferred", (one > other).astype(float)))
+    rows = [
+        measure_row(f"log-likelihood change, {name}", np.array(values), "nats per sequence")
+        for name, values in scores.items()
+    ]
+    rows.append(measure_row("synonymous preferred", (one > other).astype(float), "fraction of pairs"))
     return rows + [measure_row(f"loss after an insertion of {n}", np.array(values)) for n, values in frames.items()]
 
 

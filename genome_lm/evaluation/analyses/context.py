@@ -25,12 +25,15 @@ def loss_by_context(
 
     Returns:
         One row per context: context, loss and its standard error in nats, bits_per_base, and gain, the nats per base
-        that the last doubling brought, with the error of the paired differences.
+        that the last doubling brought, with the error of the paired differences. No row if the model's context does
+        not hold `targets` and 8 bases before them.
 
     Raises:
         GenomeLMError: If fewer than two windows without N fit into the intervals.
     """
     longest = model.config.max_length - targets
+    if longest < FEWEST:
+        return []
     contexts = [FEWEST * 2**k for k in range(32) if FEWEST * 2**k < longest] + [longest]
     tokens = sample_windows(store, intervals, model.config.max_length, windows, np.random.default_rng(seed))
     rows, before = [], None

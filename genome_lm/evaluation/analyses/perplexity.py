@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
-from genome_lm.evaluation.measures import draw_bars
+from genome_lm.evaluation.measures import draw_compared
 from genome_lm.evaluation.perplexity import evaluate_perplexity
 
 
@@ -14,8 +14,10 @@ def _run(setting: Setting) -> Tables:
 
 
 def _draw(rows: list[Row]) -> str:
-    names = [row["name"] for row in rows]
-    return draw_bars(rows, names, "bits_per_base", [name != "model" for name in names])
+    ranked = sorted(rows, key=lambda row: row["bits_per_base"])
+    names = [row["name"] for row in ranked]
+    is_baseline = [name != "model" for name in names]
+    return draw_compared(ranked, names, "bits_per_base", "bits per base, lower is better", is_baseline)
 
 
 ANALYSIS = Analysis(

@@ -14,7 +14,7 @@ from genome_lm.dataset import LabelledSet
 from genome_lm.dataset.baselines import best_logistic, kmer_logistic
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
-from genome_lm.evaluation.measures import draw_bars
+from genome_lm.evaluation.measures import draw_compared
 from genome_lm.genome.words import with_reverse_complements, words_of
 from genome_lm.inference import GenomeLM
 from genome_lm.model import HyenaLM
@@ -40,7 +40,7 @@ def probe_set(
     there is none); the test split is looked at once.
 
     Returns:
-        Rows of method, accuracy with a 95 % bootstrap interval, and MCC.
+        Rows of method, accuracy with a 95 % bootstrap interval, and MCC (NaN if the test split has one class).
 
     Raises:
         GenomeLMError: If there is no training or no test split, or a single class.
@@ -95,7 +95,9 @@ class _Split:
     def row(self, method: str, predicted: Array) -> Row:
         right = (predicted == self.targets[2]).astype(float)
         low, high = np.quantile(right[self._draws].mean(1), [0.025, 0.975]).tolist()
-        mcc = float(require("sklearn.metrics").matthews_corrcoef(self.targets[2], predicted))
+        is_varied = len(set(self.targets[2].tolist())) > 1
+        correlate = require("sklearn.metrics").matthews_corrcoef
+        mcc = float(correlate(self.targets[2], predicted)) if is_varied else float("nan")
         counts = {"train": len(self.targets[0]), "test": len(self.targets[2])}
         return {"method": method, "accuracy": float(right.mean()), "low": low, "high": high, "mcc": mcc, **counts}
 
@@ -180,8 +182,10 @@ def _run(setting: Setting) -> Tables:
 
 
 def _draw(rows: list[Row]) -> str:
+    names = list(dict.fromkeys(row["set"] for row in rows))
+    rows = sorted(rows, key=lambda row: (names.index(row["set"]), -row["accuracy"]))
     labels = [f"{row['set']}: {row['method']}" for row in rows]
-    return draw_bars(rows, labels, "accuracy", [row["method"] != PROBE for row in rows])
+    return draw_compared(rows, labels, "accuracy", "accuracy", [row["method"] != PROBE for row in rows])
 
 
 ANALYSIS = Analysis(

@@ -1,7 +1,5 @@
 """Whether what stood long ago in a sequence is remembered."""
 
-from itertools import groupby
-
 import numpy as np
 
 from genome_lm.drawing import MUTED, new_figure, svg_text
@@ -9,6 +7,7 @@ from genome_lm.evaluation.analysis import Analysis, Row, Tables
 from genome_lm.evaluation.losses import base_losses, mean_and_error, sample_windows
 from genome_lm.genome import GenomeStore, Interval
 from genome_lm.model import HyenaLM
+from genome_lm.optional import require
 
 
 def recall(
@@ -62,18 +61,23 @@ def recall(
 
 
 def _draw(rows: list[Row]) -> str:
-    figure, axes = new_figure(6.4, 3.0)
-    last, longest = (max(row[name] for row in rows) for name in ("position", "distance"))
-    for distance, of_distance in groupby(rows, key=lambda row: row["distance"]):
+    figure, axes = new_figure(7.2, 3.2)
+    last = max(row["position"] for row in rows) or 1
+    distances = sorted({row["distance"] for row in rows})
+    colours = require("matplotlib").colormaps["viridis"](np.linspace(0, 0.9, len(distances)))
+    for distance, colour in zip(distances, colours, strict=True):
+        of_distance = [row for row in rows if row["distance"] == distance]
         points = [(row["position"], row["drop"], 1.96 * row["error"]) for row in of_distance]
         positions, drops, errors = zip(*points, strict=True)
-        shade, label = (0.15 + 0.75 * distance / longest, 0.43, 0.6), f"{distance:,} bp"
-        axes.errorbar(positions, drops, yerr=errors, marker="o", markersize=3, color=shade, label=label, linewidth=1)
+        label = f"{distance:,} bp"
+        axes.errorbar(positions, drops, yerr=errors, marker="o", markersize=3, color=colour, label=label, linewidth=1)
     axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=":")
-    axes.set_xlim(-0.02 * (last or 1), 1.05 * (last or 1))
-    axes.set_xlabel("position of the first copy in the window")
+    axes.set_xlim(-0.02 * last, 1.05 * last)
+    axes.set_xlabel("position of the first copy in the window, bases")
     axes.set_ylabel("fall of the loss, nats per base")
-    axes.legend(frameon=False, fontsize=7, title="distance", title_fontsize=7)
+    axes.legend(
+        frameon=False, fontsize=7, title="distance", title_fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
     return svg_text(figure)
 
 

@@ -24,8 +24,10 @@ def strand_consistency(
     reverse = np.nanmean(base_losses(model, reverse_complement(tokens)), axis=1)
     rows = [measure_row("loss, forward", forward), measure_row("loss, reverse complement", reverse)]
     rows.append(measure_row("absolute difference", np.abs(forward - reverse)))
-    correlation = float(np.corrcoef(forward, reverse)[0, 1]) if len(tokens) > 2 else float("nan")
-    return [*rows, {"measure": "correlation", "value": correlation, "error": float("nan"), "cases": len(tokens)}]
+    is_varied = len(tokens) > 2 and min(np.ptp(forward), np.ptp(reverse)) > 0
+    correlation = float(np.corrcoef(forward, reverse)[0, 1]) if is_varied else float("nan")
+    return [*rows, {"measure": "correlation", "value": correlation, "error": float("nan"), "unit": "Pearson's r",
+                    "cases": len(tokens)}]  # fmt: skip
 
 
 ANALYSIS = Analysis(

@@ -28,7 +28,7 @@ def variant_separation(
     before and after it in common with one of the file, at a place where the file has none.
 
     Returns:
-        Rows of measure, value, low and high: the AUROC of the score (common above random; 0.5 by chance, 95 %
+        Rows of measure, value, low, high and unit: the AUROC of the score (common above random; 0.5 by chance, 95 %
         interval from bootstrap resamples of the pairs) and the mean scores; and one row per variant.
 
     Raises:
@@ -42,17 +42,20 @@ def variant_separation(
         raise GenomeLMError(f"{vcf}: fewer than two SNVs with {flank} bases without N on both sides in this genome")
     sample = [usable[i] for i in generator.permutation(len(usable))[:most]]
     pairs = _matched(store, sample, {(v[0], v[1]) for v in snvs}, flank, generator)
+    if len(pairs) < 2:
+        raise GenomeLMError(f"{vcf}: fewer than two SNVs have a place with the same bases around it in this genome")
     common = _scores(model, store, [one for one, _ in pairs], flank)
     random = _scores(model, store, [other for _, other in pairs], flank)
     draws = generator.integers(len(pairs), size=(RESAMPLES, len(pairs)))
     areas = np.array([_auroc(common[draw], random[draw]) for draw in draws])
     low, high = np.quantile(areas, [0.025, 0.975]).tolist()
-    area = {"measure": "AUROC", "value": _auroc(common, random), "low": low, "high": high, "cases": len(pairs)}
-    rows = [area]
+    facts = {"value": _auroc(common, random), "low": low, "high": high, "unit": "area", "cases": len(pairs)}
+    rows = [{"measure": "AUROC", **facts}]
     for name, scores in (("mean score, common", common), ("mean score, random", random)):
         means = scores[draws].mean(1)
         low, high = np.quantile(means, [0.025, 0.975]).tolist()
-        rows.append({"measure": name, "value": float(scores.mean()), "low": low, "high": high, "cases": len(pairs)})
+        facts = {"value": float(scores.mean()), "low": low, "high": high, "unit": "nats", "cases": len(pairs)}
+        rows.append({"measure": name, **facts})
     each = [
         {"contig": v[0], "position": v[1], "ref": v[2], "alt": v[3], "kind": kind, "score": float(score)}
         for kind, variants, scores in (
