@@ -59,13 +59,14 @@ class ModelConfig:
             raise GenomeLMError(
                 f"model config: emb_dim is {self.emb_dim}, must be odd (t, then pairs of cos and sin)"
             )
-        if (least := self._least_parameters()) > MOST_PARAMETERS:
+        if (least := self.least_parameters) > MOST_PARAMETERS:
             raise GenomeLMError(
                 f"model config: at least {least:,} parameters, must be at most {MOST_PARAMETERS:,}: make d_model, "
                 "d_inner, n_layer or the filter smaller"
             )
 
-    def _least_parameters(self) -> int:
+    @property
+    def least_parameters(self) -> int:
         """Weights of the large matrices, without building the model."""
         mlp, projections = 2 * self.d_model * self.d_inner, (self.order + 2) * self.d_model**2
         filters = self.filter_order * (self.num_inner_mlps * self.filter_order + self.emb_dim)

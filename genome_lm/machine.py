@@ -4,6 +4,8 @@ import os
 import resource
 from pathlib import Path
 
+from genome_lm.errors import GenomeLMError
+
 _MEMORY, _OURS = Path("/proc/meminfo"), Path("/proc/self/statm")
 
 
@@ -18,6 +20,12 @@ def free_memory() -> int:
         return total_memory() // 2
     fields = dict(line.split(":", maxsplit=1) for line in _MEMORY.read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) << 10
+
+
+def require_memory(nbytes: int, what: str) -> None:
+    """Raise a `GenomeLMError` if something takes more bytes than are free, before they are asked for."""
+    if nbytes > (free := free_memory()):
+        raise GenomeLMError(f"{what}: needs at least {nbytes / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free")
 
 
 def process_memory() -> int:
