@@ -22,6 +22,8 @@ DAMAGES = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _BGZIP_FIELD = slice(12, 14)
 """Where the gzip header of a bgzip block has its field `BC`."""
+_XZ_MEMORY = 256 << 20
+"""Bytes: what xz takes at its highest level is 65 MB."""
 _OTHERS = {b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"\x1f\x9d": "compress (.Z)", b"7z\xbc\xaf": "7-Zip"}
 """First bytes of what the standard library does not unpack as a stream."""
 
@@ -40,6 +42,8 @@ def unpacked(file: "io.BufferedReader[Any]", path: Path) -> io.BufferedIOBase:
     if start.startswith(b"BZh"):
         return bz2.BZ2File(file)
     if start.startswith(b"\xfd7zXZ\x00"):
+        # Its first block says how much memory all of it takes; LZMAFile knows no limit.
+        lzma.LZMADecompressor(memlimit=_XZ_MEMORY).decompress(file.peek(), max_length=1)
         return lzma.LZMAFile(file)
     for magic, name in _OTHERS.items():
         if start.startswith(magic):

@@ -20,6 +20,8 @@ from genome_lm.lines import lines_of
 Report = Callable[[memoryview], None]
 _BLOCK = 1 << 20
 """Bytes read at one time."""
+_START = 16
+"""Bytes that say how a file is packed."""
 _ROOM = 1 << 16
 """Bytes below which a disk is full."""
 _LOCK = "genome-lm.lock"
@@ -268,8 +270,11 @@ class _Reported(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = self._raw.readinto(buffer) or 0
-        self._report(memoryview(buffer)[:count])
+        view, count = memoryview(buffer), 0
+        # A pipe may give a byte at a time, and how its content is packed shows in the first of them.
+        while count < min(_START, len(view)) and (more := self._raw.readinto(view[count:])):
+            count += more
+        self._report(view[:count])
         return count
 
     def close(self) -> None:

@@ -2,6 +2,10 @@ import bz2
 import gzip
 import io
 import lzma
+import os
+import threading
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +68,34 @@ def test_bgzip_that_is_cut_off(tmp_path: Path) -> None:
         for read in (read_lines, read_blocks, read_bed):
             with pytest.raises(GenomeLMError, match=r"a\.bed\.gz: can't read: .*the bgzip end marker is missing"):
                 list(read(path))  # type: ignore[operator]
+
+
+def test_a_slow_pipe(tmp_path: Path) -> None:
+    """The first byte comes alone."""
+    os.mkfifo(tmp_path / "pipe")
+    packed = bgzip(b"a\nb\n")
+
+    def write() -> None:
+        with (tmp_path / "pipe").open("wb", buffering=0) as pipe:
+            pipe.write(packed[:1])
+            time.sleep(0.1)
+            pipe.write(packed[1:])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert list(read_lines(tmp_path / "pipe")) == ["a\n", "b\n"]
+    writer.join()
+
+
+def test_xz_that_asks_for_much_memory(tmp_path: Path) -> None:
+    packed = bytearray(lzma.compress(TEXT[:1_000]))
+    # The header of the first block: from byte 12, 12 bytes, of which one is the dictionary's size, four the checksum.
+    assert packed[12:16] == b"\x02\x00\x21\x01"
+    packed[16] = 38  # a gigabyte
+    packed[20:24] = zlib.crc32(packed[12:20]).to_bytes(4, "little")
+    (tmp_path / "a").write_bytes(packed)
+    with pytest.raises(GenomeLMError, match=r"/a: can't read: .*Memory usage limit exceeded"):
+        list(read_lines(tmp_path / "a"))
 
 
 def test_other_packings_are_named(tmp_path: Path) -> None:
