@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from genome_lm.checkpoint.stored import check_file
+from genome_lm.checkpoint.stored import check_file, read_metadata
 from genome_lm.config import ModelConfig
-from genome_lm.documents import read_json, read_yaml
+from genome_lm.documents import parse_json, read_json, read_yaml
 from genome_lm.errors import GenomeLMError
 
 _BYTES = 4 << 20
@@ -51,14 +51,22 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     check_file(path)
     values = read_json(path, _BYTES) if path.suffix == ".json" else read_yaml(path)
+    return _mapping(values, path)
+
+
+def _mapping(values: Any, path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise GenomeLMError(f"{path}: not a config: a mapping of names to values is expected")
     return values
 
 
-def config_beside(path: Path) -> dict[str, Any]:
-    """The config that lies beside a file of weights; nothing if there is none."""
-    stems = path.name.removesuffix(path.suffix), path.name
+def config_of(path: Path) -> dict[str, Any]:
+    """The config within a safetensors file of ours, or beside a file of weights; nothing if there is none."""
+    text = read_metadata(path).get("config") if path.suffix == ".safetensors" else None
+    if text is not None:
+        return _mapping(parse_json(text, f"{path}: config in the header"), path)
+    # The name of an index of several files is no model's.
+    stems = () if path.suffix == ".json" else (path.name.removesuffix(path.suffix), path.name)
     names = [f"{stem}{suffix}" for stem in stems for suffix in (".config.json", ".json", ".yaml", ".yml")]
     for name in (*names, "config.json", "config.yaml"):
         if path.with_name(name).exists():

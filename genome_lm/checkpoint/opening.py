@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from genome_lm.checkpoint.configs import completed, config_beside, read_mapping
+from genome_lm.checkpoint.configs import completed, config_of, read_mapping
 from genome_lm.checkpoint.hub import fetched, require_hub_id
 from genome_lm.checkpoint.hyenadna import canonical_state, infer_config, is_hyenadna, to_ours
 from genome_lm.checkpoint.native import CONFIG, FORMAT, WEIGHTS, load_checkpoint, load_head
@@ -44,8 +44,10 @@ def open_checkpoint(
     Args:
         source: A native folder; an original HyenaDNA `.ckpt` (its config, if it lies beside it as NAME.config.json,
             NAME.json or .yaml, or config.json, must agree with the tensors); a folder of the Hugging Face port
-            (model.safetensors or pytorch_model.bin, and config.json), or such a file; or an id on the Hugging Face
-            hub, OWNER/NAME, which honours HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE.
+            (model.safetensors or pytorch_model.bin, or several files with an index, and config.json), or such a
+            file; or an id on the Hugging Face hub, OWNER/NAME, which honours HF_ENDPOINT, HF_HOME and
+            HF_HUB_OFFLINE. What looks like a path is never looked up on the hub. Prefixes of torch.compile, data
+            parallelism and FSDP in the names of tensors are taken off.
         device: Where the model goes.
         revision: For the hub: commit, tag or branch; the pinned commit of a published model if None.
 
@@ -54,15 +56,14 @@ def open_checkpoint(
 
     Raises:
         GenomeLMError: If there is no checkpoint, it is damaged or malicious, of another architecture or vocabulary,
-            or tensors are missing, superfluous or of another shape (all are listed).
+            or tensors are missing, superfluous, not finite, or of another shape or type (all are listed).
     """
     try:
-        path = Path(source).expanduser()
-        is_folder, is_there = path.is_dir(), path.exists()
-    except (OSError, RuntimeError) as error:
-        raise GenomeLMError(f"{source}: no checkpoint here: {getattr(error, 'strerror', None) or error}") from error
-    if is_there:
-        return _from_folder(path, device) if is_folder else _from_file(path, device)
+        path = Path(os.path.expanduser(source))  # of Path's own, an unknown user is an error
+        if path.exists():
+            return _from_folder(path, device) if path.is_dir() else _from_file(path, device)
+    except OSError as error:
+        raise GenomeLMError(f"{source}: no checkpoint here: {error.strerror or error}") from error
     hub_id = require_hub_id(os.fspath(source))
     folder = fetched(hub_id, revision, [CONFIG, *_FOLDER_WEIGHTS, *_SHARDS])
     opened = _from_folder(folder, device)
@@ -76,7 +77,8 @@ def _from_folder(folder: Path, device: str | torch.device) -> Opened:
         return Opened(model, "genome-lm", provenance, load_head(folder, device))
     weights = [folder / name for name in _FOLDER_WEIGHTS if (folder / name).exists()]
     if not weights:
-        raise GenomeLMError(f"{folder}: no checkpoint here (no {', '.join(_FOLDER_WEIGHTS)})")
+        within = f"; there is one in {folder / 'checkpoint'}" if (folder / "checkpoint" / CONFIG).exists() else ""
+        raise GenomeLMError(f"{folder}: no checkpoint here (no {', '.join(_FOLDER_WEIGHTS)}){within}")
     return _from_file(weights[0], device, config)
 
 
@@ -96,7 +98,7 @@ def _from_file(path: Path, device: str | torch.device, config: dict[str, Any] | 
         )
     tensors = canonical_state(state, str(path))
     inferred = infer_config({name: tensor.shape for name, tensor in tensors.items()}, str(path))
-    shape = completed(inferred, config_beside(path) if config is None else config, str(path))
+    shape = completed(inferred, config_of(path) if config is None else config, str(path))
     model = to_ours(shape, tensors, str(path))
     return Opened(model.to(device).eval(), _form(path, state), {"imported_from": path.name, **extra})
 

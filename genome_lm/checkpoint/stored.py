@@ -100,6 +100,11 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
         raise GenomeLMError(f"{path}: can't read the weights; damaged, or no safetensors file: {error}") from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that stand beside the tensors in the header of a safetensors file that was read before."""
+    return dict(safe_open(path, "pt").metadata() or {})
+
+
 def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors to a new file.
 

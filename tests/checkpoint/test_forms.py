@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genome_lm.checkpoint import open_checkpoint
+from genome_lm.checkpoint import export_checkpoint, open_checkpoint
+from genome_lm.checkpoint.export import Format
+from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.model import HyenaLM
 
 FIXTURES = Path(__file__).parents[1] / "data" / "hyenadna"
 PORT = FIXTURES / "a.hf"
@@ -57,6 +60,34 @@ def test_several_files_with_an_index(suffix: str, state: State, tmp_path: Path) 
     missing.unlink()
     with pytest.raises(GenomeLMError, match=missing.name):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("place", ["", "model.safetensors.index.json", "model-00001-of-00003.safetensors"])
+def test_the_config_beside_several_files(place: str, state: State, tmp_path: Path) -> None:
+    folder = in_shards(tmp_path / "shards", state)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "layer_norm_epsilon": 0.01}))
+    assert open_checkpoint(folder / place).model.config.layer_norm_epsilon == 0.01
+
+
+@pytest.mark.parametrize("form", ["hf", "safetensors"])
+def test_what_no_tensor_tells_is_exported_too(form: Format, tmp_path: Path) -> None:
+    shape = ModelConfig(d_model=16, n_layer=1, max_length=62, layer_norm_epsilon=0.01, resid_dropout=0.25)
+    out = export_checkpoint(HyenaLM(shape), tmp_path / "a.safetensors", form)
+    assert open_checkpoint(out).model.config == shape
+
+
+def test_operators_that_the_port_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HyenaLM(ModelConfig(d_model=16, n_layer=2, max_length=62))
+    monkeypatch.setattr(ModelConfig, "mixers", ("hyena", "other"))
+    with pytest.raises(GenomeLMError, match="no place for the operators other"):
+        export_checkpoint(model, tmp_path / "out")
+
+
+def test_the_folder_of_a_run(state: State, tmp_path: Path) -> None:
+    shutil.copytree(PORT, tmp_path / "run" / "checkpoint")
+    with pytest.raises(GenomeLMError, match=r"there is one in .*run/checkpoint"):
+        open_checkpoint(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_what_cannot_be_had(hub: Hub, tmp_path: Path, hub_id: str, offline: bool
         ("../nothing", "no hub id"),
         ("/nothing", "no hub id"),
         ("~/nothing", "no hub id"),
-        ("~nobody-of-this-name/x", "home directory"),
+        ("~nobody-of-this-name/x", "no hub id"),
         ("run/checkpoint/", "no hub id"),
         ("a/b/c", "no hub id"),
         ("nothing", "no hub id"),
