@@ -175,7 +175,13 @@ def compare(
         typer.echo(json.dumps(rows))
         return
     columns = list(rows[0])[:-1]
-    table(f"wrote {out}; {rows[0]['source']}", columns, [[str(row[name]) for name in columns] for row in rows])
+    table(f"wrote {out}; {rows[0]['source']}", columns, [[_shown(row, name) for name in columns] for row in rows])
+
+
+def _shown(row: dict[str, object], name: str) -> str:
+    if row[name] is None:
+        return "undefined" if name == "ours" else ""
+    return str(row[name])
 
 
 def _write(out: Path, labelled: "LabelledSet", as_json: bool) -> None:

@@ -5,21 +5,29 @@ and test.fna, whose headers end in `|label`; and GenomicBenchmarks' own folders 
 .txt files or a .csv.gz of intervals for each class.
 """
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
-from genome_lm.dataset.examples import Example, LabelledSet, joined, read_examples
+from genome_lm.dataset.examples import Example, LabelledSet, joined, letters_of, place_of, read_examples
+from genome_lm.dataset.tables import read_rows
+from genome_lm.documents import read_bytes, read_json, read_yaml
 from genome_lm.download import download_all
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import open_input
-from genome_lm.genome import GenomeStore
+from genome_lm.finetune_config import FinetuneConfig
+from genome_lm.genome import SPLITS, GenomeStore
 from genome_lm.manifests import Source
-from genome_lm.optional import require
+from genome_lm.typed import typed
 
-_INTERVALS = ["id", "region", "start", "end", "strand"]
+_INTERVALS = ("id", "region", "start", "end", "strand")
+_SUFFIXES = (".parquet", ".fna", ".csv")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+"""Of a set: it becomes part of names of files and of URLs."""
+_MOST_LETTERS = 16 << 20
+"""Of a sequence in a text file of its own."""
 
 
 @dataclass(frozen=True)
@@ -43,37 +51,70 @@ class Benchmark:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Set:
+    """A set as the manifest has it."""
+
+    metric: str
+    published: dict[str, float] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """`{set}` in the URLs of `files` stands for the name of a set."""
+
+    source: str
+    files: dict[str, str]
+    sets: dict[str, _Set]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
 def read_benchmarks(path: Path) -> dict[str, Benchmark]:
     """The sets of a manifest such as data_manifests/genomic_benchmarks.yaml, by name.
 
     Raises:
-        GenomeLMError: If it can't be read, or a field is missing or unknown.
+        GenomeLMError: If it can't be read, or a field is missing, unknown or of another form; a name or a URL that
+            could lead to another file than one of the set's is refused.
     """
-    yaml = require("yaml")
+    manifest = typed(_Manifest, read_yaml(path), str(path))
+    if unknown := sorted(set(manifest.files) - set(SPLITS)):
+        raise GenomeLMError(f"{path}: files: {unknown[0]!r} is no split; use {', '.join(SPLITS)}")
+    benchmarks = {}
+    for name, entry in manifest.sets.items():
+        if not _NAME.fullmatch(name):
+            raise GenomeLMError(f"{path}: sets: {name!r} is no name of a set: use letters, digits and _ . + -")
+        options = {**manifest.options, **entry.options}
+        typed(FinetuneConfig, options, f"{path}: options of {name}")
+        urls = {split: _url(template, name, f"{path}: files.{split}") for split, template in manifest.files.items()}
+        benchmarks[name] = Benchmark(name, entry.metric, urls, entry.published, manifest.source, options)
+    return benchmarks
+
+
+def _url(template: str, name: str, place: str) -> str:
+    """The URL of a file of a set; `place` is what errors call it."""
+    url = template.replace("{set}", name)
+    if "{" in url or "}" in url:
+        raise GenomeLMError(f"{place}: {template!r}: only {{set}} stands for something, the name of the set")
     try:
-        values = yaml.safe_load(path.read_text())
-        common = {"source": values["source"], "options": values.get("options", {})}
-        template = values["files"]
-        return {
-            name: Benchmark(
-                name,
-                entry["metric"],
-                {split: url.format(set=name) for split, url in template.items()},
-                entry.get("published", {}),
-                common["source"],
-                {**common["options"], **entry.get("options", {})},
-            )
-            for name, entry in values["sets"].items()
-        }
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise GenomeLMError(f"{path}: can't read the manifest: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise GenomeLMError(f"{path}: not a manifest of benchmarks: missing or misplaced {error}") from error
+        parts = urlsplit(url)
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise GenomeLMError(f"{place}: {url!r} is no URL: {error}") from None
+    if not is_web and parts.scheme not in ("", "file"):
+        raise GenomeLMError(f"{place}: {url!r}: use a URL of http, https or file, or a path")
+    if not parts.path.endswith(_SUFFIXES):
+        raise GenomeLMError(f"{place}: {url!r}: its path has to end in {', '.join(_SUFFIXES)}, which says the format")
+    return url
 
 
 def download_benchmark(benchmark: Benchmark, folder: Path) -> LabelledSet:
     """Download a set's files, those that are there already excepted, and read them."""
-    paths = {folder / f"{split}{Path(url).suffix}": url for split, url in benchmark.files.items()}
+    paths = {
+        folder / f"{split}{Path(urlsplit(url).path).suffix}": url
+        for split, url in benchmark.files.items()
+        if split in SPLITS
+    }
     # Together: a training split beside no test split would be read as a whole set.
     download_all({path: Source(url, path.name) for path, url in paths.items() if not path.exists()})
     return read_benchmark_folder(folder)
@@ -90,8 +131,8 @@ def read_benchmark_folder(folder: Path, store: GenomeStore | None = None) -> Lab
         GenomeLMError: If there is neither, or a file is not what it should be.
     """
     sets = []
-    for split in ("train", "valid", "test"):
-        files = [folder / f"{split}{suffix}" for suffix in (".parquet", ".fna", ".csv")]
+    for split in SPLITS:
+        files = [folder / f"{split}{suffix}" for suffix in _SUFFIXES]
         present = [path for path in files if path.exists()]
         if present:
             sets.append(read_examples(present[0], store, split=split))
@@ -102,6 +143,25 @@ def read_benchmark_folder(folder: Path, store: GenomeStore | None = None) -> Lab
     return joined(sets)
 
 
+@dataclass(frozen=True)
+class _Figure:
+    """A metric of summary.json."""
+
+    OPEN: ClassVar[bool] = True
+
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class _Summary:
+    OPEN: ClassVar[bool] = True
+
+    metrics: dict[str, tuple[_Figure, ...]]
+
+
 def compare_benchmark(benchmarks: dict[str, Benchmark], folders: Sequence[Path]) -> list[dict[str, Any]]:
     """Test figures of tuned models beside the published ones, in percent.
 
@@ -110,7 +170,8 @@ def compare_benchmark(benchmarks: dict[str, Benchmark], folders: Sequence[Path])
         folders: Of `genome-lm finetune`, each named as its set.
 
     Returns:
-        One row per folder: set, metric, ours with its interval, one column per published model, source.
+        One row per folder: set, metric, ours with its interval, one column per published model, source; None for a
+        figure that is undefined, or not published.
 
     Raises:
         GenomeLMError: If a folder is named otherwise, or holds no test metrics.
@@ -120,26 +181,29 @@ def compare_benchmark(benchmarks: dict[str, Benchmark], folders: Sequence[Path])
         benchmark = benchmarks.get(folder.name)
         if benchmark is None:
             raise GenomeLMError(f"{folder}: no set of this name; there are {', '.join(benchmarks)}")
-        try:
-            metrics = json.loads((folder / "summary.json").read_text())["metrics"]["test"]
-            ours = next(metric for metric in metrics if metric["metric"] == benchmark.metric)
-        except (OSError, ValueError, KeyError, StopIteration) as error:
-            raise GenomeLMError(f"{folder}: no {benchmark.metric} of a test split in summary.json") from error
-        keys = {"ours": "value", "low": "low", "high": "high"}
-        percent = {name: round(100 * ours[key], 1) for name, key in keys.items()}
+        path = folder / "summary.json"
+        figures = typed(_Summary, read_json(path), str(path)).metrics.get("test", ())
+        ours = next((figure for figure in figures if figure.metric == benchmark.metric), None)
+        if ours is None:
+            raise GenomeLMError(f"{path}: no {benchmark.metric} of a test split")
+        percent = {
+            name: _percent(value) for name, value in (("ours", ours.value), ("low", ours.low), ("high", ours.high))
+        }
         facts = {"set": folder.name, "metric": benchmark.metric}
         rows.append({**facts, **percent, **benchmark.published, "source": benchmark.source})
-    return rows
+    columns = list(dict.fromkeys(name for row in rows for name in row if name != "source"))
+    return [{name: row.get(name) for name in (*columns, "source")} for row in rows]
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else round(100 * value, 1)
 
 
 def _read_classes(folder: Path, split: str, store: GenomeStore | None) -> LabelledSet:
     examples: list[Example] = []
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            examples += [
-                Example(f"{path.name}/{file.stem}", file.read_text().strip(), (path.name,), split)
-                for file in sorted(path.glob("*.txt"))
-            ]
+            examples += [_read_text(file, path.name, split) for file in sorted(path.glob("*.txt"))]
         elif path.name.endswith((".csv.gz", ".csv")):
             examples += _read_intervals(path, path.name.split(".")[0], split, store)
     if not examples:
@@ -147,24 +211,26 @@ def _read_classes(folder: Path, split: str, store: GenomeStore | None) -> Labell
     return LabelledSet(examples, ("label",))
 
 
+def _read_text(path: Path, label: str, split: str) -> Example:
+    letters = read_bytes(path, _MOST_LETTERS).decode(errors="replace").strip()
+    if not letters:
+        raise GenomeLMError(f"{path}: no sequence in this file")
+    return Example(f"{label}/{path.stem}", letters, (label,), split)
+
+
 def _read_intervals(path: Path, label: str, split: str, store: GenomeStore | None) -> list[Example]:
     if store is None:
         raise GenomeLMError(f"{path}: holds places of a genome, no sequences; give the genome too (--genome)")
-    try:
-        with open_input(path) as file:
-            table = require("pandas").read_csv(file, dtype={"region": str, "strand": str})[_INTERVALS]
-    except (OSError, ValueError, KeyError) as error:
-        raise GenomeLMError(f"{path}: expected the columns {', '.join(_INTERVALS)}: {error}") from error
-    contigs = set(store.contigs.names)
+    table = read_rows(path, ".csv", _INTERVALS)
+    if missing := [name for name in _INTERVALS if name not in table.columns]:
+        raise GenomeLMError(f"{path}: no column {', '.join(missing)}; expected {', '.join(_INTERVALS)}")
     examples = []
-    for row in table.itertuples(index=False):
+    for row in table.rows:
+        place = f"{path}: id {row['id']}"
+        region, start, end, strand = place_of({**row, "contig": row["region"]}, place)
         # Ensembl's names and UCSC's differ by chr alone.
-        names = str(row.region), f"chr{row.region}", str(row.region).removeprefix("chr")
-        contig = next((name for name in names if name in contigs), names[0])
-        place = contig, int(str(row.start)), int(str(row.end)), str(row.strand)
-        try:
-            sequence = store.fetch(*place, output="letters").tobytes().decode()  # type: ignore[arg-type]
-        except GenomeLMError as error:
-            raise GenomeLMError(f"{path}: id {row.id}: {error}") from None
-        examples.append(Example(f"{label}/{row.id}", sequence, (label,), split, *place))
+        names = region, f"chr{region}", region.removeprefix("chr")
+        contig = next((name for name in names if name in store.contigs), region)
+        sequence = letters_of(store, (contig, start, end, strand), place)
+        examples.append(Example(f"{label}/{row['id']}", sequence, (label,), split, contig, start, end, strand))
     return examples

@@ -15,6 +15,7 @@ from genome_lm.dataset.tables import Rows, read_rows
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, require_suffix
 from genome_lm.genome import GenomeStore, read_bed, read_fasta
+from genome_lm.genome.places import place_text
 from genome_lm.optional import require
 
 if TYPE_CHECKING:
@@ -162,8 +163,8 @@ def _from_bed(path: Path, store: GenomeStore | None) -> Iterator[Example]:
         if not (label := _label(interval.name)):
             raise GenomeLMError(f"{path}: interval {number} has no label: the fourth column has to hold it")
         where = interval.contig, interval.start, interval.end, "-" if interval.strand == "-" else "+"
-        name = f"{where[0]}:{where[1]}-{where[2]}"
-        yield Example(name, _fetch(store, where, f"{path}: interval {number}"), (label,), "", *where)
+        name = place_text(*where[:3], interval.strand)
+        yield Example(name, letters_of(store, where, f"{path}: interval {number}"), (label,), "", *where)
 
 
 def _from_rows(table: Rows, path: Path, store: GenomeStore | None, columns: Sequence[str]) -> Iterator[Example]:
@@ -181,15 +182,15 @@ def _from_rows(table: Rows, path: Path, store: GenomeStore | None, columns: Sequ
         labels = tuple(_label(row[column]) for column in columns)
         if not any(labels):
             raise GenomeLMError(f"{place}: no label in column {', '.join(columns)}; drop the record, or label it")
-        where = _place(row, place) if placed and _text(row["contig"]) else ("", 0, 0, "+")
+        where = place_of(row, place) if placed and _text(row["contig"]) else ("", 0, 0, "+")
         if sequence is not None:
             letters_ = _sequence(row[sequence], place)
         elif where[0]:
             assert store is not None
-            letters_ = _fetch(store, where, place)
+            letters_ = letters_of(store, where, place)
         else:
             raise GenomeLMError(f"{place}: no contig")
-        name = _text(row.get("id")) or (f"{where[0]}:{where[1]}-{where[2]}" if where[0] else "")
+        name = _text(row.get("id")) or (place_text(*where[:3]) if where[0] else "")
         # Some of several labels may be missing: NaN is what heads leave out.
         filled = tuple(label or "nan" for label in labels)
         split = _text(row.get("split"))
@@ -218,7 +219,8 @@ def _sequence(value: Any, place: str) -> str:
     return text
 
 
-def _place(row: dict[str, Any], place: str) -> tuple[str, int, int, str]:
+def place_of(row: dict[str, Any], place: str) -> tuple[str, int, int, str]:
+    """Contig, start, end and strand of a row; `place` is what errors call it."""
     contig, start, end = _text(row["contig"]), _base(row["start"]), _base(row["end"])
     strand = _text(row.get("strand")) or "+"
     if start is None or end is None or not 0 <= start < end:
@@ -238,7 +240,8 @@ def _base(value: Any) -> int | None:
     return int(text) if _INTEGER.fullmatch(text) else None
 
 
-def _fetch(store: GenomeStore, where: tuple[str, int, int, str], place: str) -> str:
+def letters_of(store: GenomeStore, where: tuple[str, int, int, str], place: str) -> str:
+    """The sequence at a contig, start, end and strand; `place` is what errors call it."""
     contig, start, end, strand = where
     try:
         return store.fetch(contig, start, end, strand, output="letters").tobytes().decode()  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from genome_lm.dataset.examples import Example, LabelledSet
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.genome import SPLITS, GenomeStore, Interval
 from genome_lm.genome.codes import Codes
+from genome_lm.genome.places import place_text
 
 Kind = Literal["coding", "gene-start", "splice-site"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -279,4 +280,4 @@ def _gc_class(space: _Space, window: Sequence[Any]) -> int | None:
 def _example(store: GenomeStore, place: Place, split: str) -> Example:
     contig, start, end, strand, label = place
     sequence = store.fetch(contig, start, end, strand, output="letters").tobytes().decode().upper()  # type: ignore[arg-type]
-    return Example(f"{contig}:{start}-{end}({strand})", sequence, (label,), split, contig, start, end, strand)
+    return Example(place_text(contig, start, end, strand), sequence, (label,), split, contig, start, end, strand)

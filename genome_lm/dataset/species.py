@@ -8,6 +8,7 @@ import numpy as np
 from genome_lm.dataset.examples import Example, LabelledSet
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.genome import SPLITS, GenomeStore, Interval, split_genome, tile
+from genome_lm.genome.places import place_text
 
 
 class Shares(NamedTuple):
@@ -118,7 +119,7 @@ def _draw(
         contig, start = store.contigs.names[windows.contigs[i]], int(windows.starts[i])
         strand = "-" if generator.random() < 0.5 else "+"
         sequence = store.fetch(contig, start, start + length, strand, output="letters")  # type: ignore[arg-type]
-        name = f"{label}|{contig}:{start}-{start + length}({strand})"
+        name = f"{label}|{place_text(contig, start, start + length, strand)}"
         place = contig, start, start + length, strand
         examples.append(Example(name, sequence.tobytes().decode().upper(), (label,), regions[0].name, *place))
     return examples
