@@ -203,10 +203,14 @@ def _located(text: str, folders: Sequence[Path]) -> str:
     """The path of an existing file: relative to the working directory if it lies there. Else the text as it is."""
     path = Path(os.path.expanduser(text))
     for folder in folders:
-        place = (folder / path).absolute()
-        if place.exists():
-            return str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
+        if (place := (folder / path).absolute()).exists():
+            return _from_here(place)
     return text
+
+
+def _from_here(path: Path) -> str:
+    """An absolute path, relative to the working directory if it lies there."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _missing_files(values: Values, folders: Sequence[Path]) -> Iterator[str]:
@@ -220,6 +224,12 @@ def _missing_files(values: Values, folders: Sequence[Path]) -> Iterator[str]:
             yield f"{key}: {path}: no such file; relative paths are looked for in {looked}"
         elif not Path(path).is_file():
             yield f"{key}: {path}: this is no file"
+        elif _has_braces(path):
+            yield f"{key}: {path}: {{ and }} can't stand in a path: Snakemake takes them for wildcards"
+
+
+def _has_braces(path: str) -> bool:
+    return "{" in path or "}" in path
 
 
 def _read_manifests(values: Values, study: Study) -> Iterator[str]:
@@ -240,10 +250,17 @@ def _read_manifests(values: Values, study: Study) -> Iterator[str]:
 def _manifest(path: Path) -> Manifest:
     """The manifest of a genome, whose files on this machine are there."""
     manifest = read_manifest(path)
-    for source in manifest.files:
-        if source.path is not None and not source.path.is_file():
-            raise GenomeLMError(f"{path}: {source.path}: no such file; paths are relative to the manifest's folder")
+    for place in local_files(manifest):
+        if not Path(place).is_file():
+            raise GenomeLMError(f"{path}: {place}: no such file; paths are relative to the manifest's folder")
+        if _has_braces(place):
+            raise GenomeLMError(f"{path}: {place}: {{ and }} can't stand in a path of the workflow")
     return manifest
+
+
+def local_files(manifest: Manifest) -> list[str]:
+    """The files on this machine that a manifest names."""
+    return [_from_here(source.path) for source in manifest.files if source.path is not None]
 
 
 def _add_benchmark(name: str, wanted: Values, tasks: Values, study: Study) -> None:
@@ -352,6 +369,11 @@ def _contradictions(values: Values, study: Study) -> Iterator[str]:
         splits = genome["splits"]
         if splits.get("valid", 0.1) + splits.get("test", 0.1) >= 1:
             yield f"genomes.{name}.splits: valid and test leave nothing to train on; their sum must be below 1"
+        try:
+            if re.compile(genome.get("contig_pattern", "()")).groups < 1:
+                yield f"genomes.{name}.contig_pattern: has no group (…), which is the name"
+        except re.error as error:
+            yield f"genomes.{name}.contig_pattern: is no regular expression: {error}"
     embedding = values["embedding"] or {}
     for name, shape in study.models.items():
         lengths = {

@@ -1,6 +1,12 @@
 """The configuration, checked and completed; what it refers to."""
 
-from configuration import ConfigurationError, complete, set_genomes, set_kind
+from configuration import (
+    ConfigurationError,
+    complete,
+    local_files,
+    set_genomes,
+    set_kind,
+)
 
 try:
     STUDY = complete(

@@ -1,16 +1,6 @@
 """The files that a genome is built of."""
 
 
-def local_files(wildcards):
-    """The files on this machine that a manifest names, relative to the working directory where they lie in it."""
-    sources = STUDY.manifests[wildcards.genome].files
-    paths = [source.path for source in sources if source.path is not None]
-    return [
-        os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path
-        for path in paths
-    ]
-
-
 def genome_files(wildcards):
     """FASTA files of yours, or the list of those that were downloaded."""
     downloaded = [RESULTS / f"genomes/{wildcards.genome}/fasta.txt"]

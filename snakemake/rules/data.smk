@@ -13,7 +13,7 @@ rule download:
     input:
         manifest=lambda wildcards: config["genomes"][wildcards.genome]["manifest"],
         # Files on this machine that the manifest names: a change of one makes the genome anew.
-        local_files=local_files,
+        local_files=lambda wildcards: local_files(STUDY.manifests[wildcards.genome]),
     output:
         # The files lie beside this list; not being outputs, they survive a cut download, which then goes on.
         ensure(RESULTS / "genomes/{genome}/fasta.txt", non_empty=True),

@@ -31,7 +31,7 @@ MANIFEST = {"assembly": "tiny", "organism": "none", "licence": "none", "files": 
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with the files that the configurations below name."""
     monkeypatch.chdir(tmp_path)
-    for name in ("genome.fa", "genes.gff3", "set.tsv", "v.vcf"):
+    for name in ("genome.fa", "genes.gff3", "set.tsv", "v.vcf", "a{b}.fa"):
         (tmp_path / name).touch()
     (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(MANIFEST))
     return tmp_path
@@ -103,10 +103,22 @@ WRONG = {
         "genomes.tiny.manifest: none.yaml: no such file; .* looked for in",
     ),
     "fasta": ({"genomes": {"tiny": "none.fa"}}, "genomes.tiny.fasta: none.fa: no such file"),
+    "fasta with braces": (
+        {"genomes": {"tiny": "a{b}.fa"}},
+        "genomes.tiny.fasta: a{b}.fa: { and } can't stand in a path",
+    ),
     "folder": ({"genomes": {"tiny": {"fasta": "."}}}, "genomes.tiny.fasta: .*: this is no file"),
     "splits": (
         {"genomes": {"tiny": {"fasta": "genome.fa", "splits": {"valid": 0.5, "test": 0.5}}}},
         "genomes.tiny.splits: valid and test leave nothing",
+    ),
+    "pattern": (
+        {"genomes": {"tiny": {"fasta": "genome.fa", "contig_pattern": "(a"}}},
+        "genomes.tiny.contig_pattern: is no regular expression",
+    ),
+    "pattern without a group": (
+        {"genomes": {"tiny": {"fasta": "genome.fa", "contig_pattern": "a"}}},
+        "genomes.tiny.contig_pattern: has no group",
     ),
     "split": ({"evaluation": {"split": "tset"}}, "evaluation.split: 'tset' is not one of"),
     "seeds": ({"seeds": []}, "seeds: "),
@@ -211,9 +223,10 @@ def test_all_mistakes_are_named_at_once() -> None:
         ("[a, b]", r"\(top level\): \['a', 'b'\] is not of type 'object'"),
         ("a: [\n", "not valid YAML: .* line 2"),
         ("licence: 2020-13-01", "missing: assembly, organism, files"),
-        (yaml.safe_dump({**MANIFEST, "files": [{"path": "lost.fa"}]}), ".*lost.fa: no such file; paths are relative"),
+        (yaml.safe_dump({**MANIFEST, "files": [{"path": "lost.fa"}]}), "lost.fa: no such file; paths are relative"),
+        (yaml.safe_dump({**MANIFEST, "files": [{"path": "a{b}.fa"}]}), "a{b}.fa: { and } can't stand in a path"),
     ],
-    ids=["keys", "list", "yaml", "date", "lost"],
+    ids=["keys", "list", "yaml", "date", "lost", "braces"],
 )
 def test_a_bad_manifest_is_one_line(folder: Path, manifest: str, said: str) -> None:
     (folder / "manifest.yaml").write_text(manifest)
