@@ -23,7 +23,7 @@ class Edges(StrEnum):
     drop = "drop"
 
 
-Out = Annotated[Path, typer.Option(help="Output: .npz, .parquet, .zarr or .h5ad (AnnData).", metavar="OUT")]
+Out = Annotated[Path, typer.Option(help="Output: .npz, .parquet, .zarr or .h5ad (both AnnData).", metavar="OUT")]
 
 
 def embed(
@@ -51,7 +51,7 @@ def embed(
         ),
     ] = None,
     pool: Annotated[
-        str, typer.Option(help="mean, last, max, bins:N (means of N bins), or none: a row a base.")
+        str, typer.Option(help="mean, last, max, bins:N (means of N bins), or none: a row per base.")
     ] = "mean",
     layer: Annotated[
         list[str] | None,
@@ -73,6 +73,14 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Embed the sequences of a FASTA file, places of a genome, or all of a genome in windows.
+
+    Of a BED file's intervals with the strand - in column 6, the reverse complement is read, windows and context go
+    along it, and bases come in its order. An id is NAME|contig:first-last(strand), 1-based with both ends in it, as
+    in --region and samtools; the second of equal rows ends in #2. start, end and position are 0-based, end excluded.
+
+    Every format has the columns id, contig, start, end, those of the BED file (name, strand, score, …), gc_fraction,
+    n_fraction and embedding (or embedding_LAYER of several). .h5ad and .zarr are AnnData: rows in obs, the first
+    layer in X, others in layers, and uns["genome_lm"] says which layer X is, the model and the options.
 
     Results don't depend on batches or devices' number: padding is on the right, and the model is causal. Memory does
     not grow with the input. A killed job goes on where it was: what is done lies in OUT.parts until the end, and the

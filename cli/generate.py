@@ -126,6 +126,8 @@ def _check(sequences: list[str], contigs: "Iterable[Contig]", kmer: int) -> list
 
 
 def _show(rows: list[dict[str, Any]], kmer: int, stderr: bool) -> None:
+    from genome_lm.genome.places import place_text
+
     columns = ["", "bases", "nats/base", "GC"]
     checked = "longest_match" in rows[0]
     if checked:
@@ -140,5 +142,5 @@ def _show(rows: list[dict[str, Any]], kmer: int, stderr: bool) -> None:
     table("generated", columns, shown, stderr)
     for row in rows:
         if (match := row.get("longest_match")) and match["length"] >= kmer:
-            place = "{contig}:{start}-{end}, strand {strand}".format(**match)
+            place = place_text(match["contig"], match["start"], match["end"], match["strand"])
             say(f"{row['id']}: {match['length']:,} bases are those of {place}", stderr)

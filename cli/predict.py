@@ -38,7 +38,11 @@ def predict(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Predict with a tuned model: a row a sequence, or a base where it predicts at each.
+    """Predict with a tuned model: a row per sequence, or per base where it predicts at each.
+
+    Of a BED file's intervals with the strand - in column 6, the reverse complement is read. Rows have contig, start
+    and end (0-based, end excluded, as in BED) and the BED's further columns. An id is NAME|contig:first-last(strand),
+    1-based with both ends in it, as in --region and samtools; the second of equal rows ends in #2.
 
     Example: genome-lm predict tuned/checkpoint --fasta genes.fa --out predictions.csv
     """
@@ -69,15 +73,22 @@ def _predicted(
     model: "GenomeLM", records: Iterable["Record"], batch_tokens: int, bar: "Bar"
 ) -> Iterator["pd.DataFrame"]:
     """Predictions piece by piece, so that memory does not grow with the input."""
+    import numpy as np
+
     from genome_lm.finetune import prediction_table
     from genome_lm.genome import pieces
+    from genome_lm.genome.records import place_columns
 
     assert model.head is not None
     for piece in pieces(records, max(batch_tokens, PIECE)):
         names, sequences = [record.id for record in piece], [record.sequence for record in piece]
         predicted = model.predict(sequences, names=names, batch_tokens=batch_tokens)
         bar.advance(sum(map(len, sequences)))
-        yield prediction_table(model.head.config, names, predicted)
+        table = prediction_table(model.head.config, names, predicted)
+        counts = [len(rows) if model.head.config.per_position else 1 for rows in predicted]
+        for number, (name, values) in enumerate(place_columns(piece).items(), start=1):
+            table.insert(number, name, np.repeat(values, counts))
+        yield table
 
 
 def _records(fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None) -> Iterator["Record"]:

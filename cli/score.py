@@ -53,7 +53,7 @@ def score(
     fasta: Fasta = None,
     table_out: Annotated[
         Path | None,
-        typer.Option("--table", help="A row an interval or sequence, .tsv, .parquet or .json.", metavar="OUT"),
+        typer.Option("--table", help="A row per interval or sequence, .tsv, .parquet or .json.", metavar="OUT"),
     ] = None,
     strand: Annotated[Strand, typer.Option(help="both: the mean with the reverse complement.")] = Strand.both,
     context: Annotated[
@@ -87,6 +87,10 @@ def score(
     log-probabilities of A, C, G and T at the site, and the context read. A change has one score, wherever in a repeat
     it is written. What can't be scored passes through with a reason in GLM_SKIP. All else in the file stays as it is,
     letter by letter; .bcf is refused where its 32-bit numbers can't hold a value.
+
+    With --bed, an interval with the strand - in column 6 is read as its reverse complement (--strand both, the
+    default, reads both of each). The table has the BED's further columns; an id is NAME|contig:first-last(strand),
+    1-based with both ends in it, as in samtools; start and end are 0-based, end excluded.
 
     A killed job goes on where it was: what is done lies in OUT.parts until the end, and the same command finds it
     there. With --shard on a cluster, genome-lm gather joins the parts of a VCF.

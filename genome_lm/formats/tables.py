@@ -21,9 +21,14 @@ def check_table_name(path: Path) -> None:
 def save_table(path: Path, table: "pd.DataFrame") -> None:
     """Write a table as .tsv, .parquet or .json, whole or not at all; texts have six digits, and nothing for NaN."""
     with replacing_file(path) as temporary:
-        if path.suffix == ".tsv":
-            table.to_csv(temporary, sep="\t", index=False, float_format="%.6g")
-        elif path.suffix == ".parquet":
-            table.to_parquet(temporary, index=False)
-        else:
-            table.to_json(temporary, orient="records", indent=1)
+        write_table(temporary, table)
+
+
+def write_table(path: Path, table: "pd.DataFrame") -> None:
+    """What `save_table` writes, in its place at once."""
+    if path.suffix == ".tsv":
+        table.to_csv(path, sep="\t", index=False, float_format="%.6g")
+    elif path.suffix == ".parquet":
+        table.to_parquet(path, index=False)
+    else:
+        table.to_json(path, orient="records", indent=1)

@@ -1,5 +1,6 @@
 """Values of bases as tracks (bedGraph, bigWig) and as tables of means, written as the values come."""
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import open_output, replacing_file, require_suffix
+from genome_lm.files import open_output, require_suffix
+from genome_lm.formats.room import require_room
 from genome_lm.formats.tables import check_table_name
 from genome_lm.genome import Interval
 from genome_lm.genome.contigs import Contig
@@ -24,6 +26,10 @@ Bits = npt.NDArray[np.float32]
 
 BIGWIG = (".bw", ".bigwig")
 TRACKS = (".bedgraph", ".bedgraph.gz", *BIGWIG)
+LONGEST_BIGWIG = (1 << 32) - 1
+"""Bases of a contig at most."""
+BIGWIG_BYTES = 6
+"""Of a base at most, zoom levels among them: 5.2 of random numbers."""
 BIGWIG_END = (0x888FFC26).to_bytes(4, "little")
 
 
@@ -44,31 +50,60 @@ def check_track_names(track: Path | None, table: Path | None) -> None:
         check_table_name(table)
 
 
-def write_track(path: Path, contigs: Sequence[Contig], regions: Iterator[Region]) -> Iterator[Region]:
-    """Write a track, whole or not at all, as regions pass through: bedGraph, or bigWig by the name's end.
+def check_track(track: Path, contigs: Sequence[Contig]) -> None:
+    """Raise a `GenomeLMError` if the track's format can't hold these contigs."""
+    longest = max(contigs, key=lambda contig: contig.length)
+    if _is_bigwig(track) and longest.length > LONGEST_BIGWIG:
+        raise GenomeLMError(
+            f"{track}: {longest.name} has {longest.length:,} bases, and bigWig counts to {LONGEST_BIGWIG:,}; "
+            "write .bedgraph.gz"
+        )
+
+
+def write_track(path: Path, contigs: Sequence[Contig], regions: Iterator[Region], bases: int) -> Iterator[Region]:
+    """Write a track as regions pass through: bedGraph, or bigWig by the name's end.
 
     Bases without a value are left out.
 
+    Args:
+        path: The file.
+        contigs: All contigs of the genome.
+        regions: In the order of the contigs.
+        bases: Of all regions.
+
     Yields:
-        The regions; the file takes its place when all are taken.
+        The regions; the file is whole when all are taken.
+
+    Raises:
+        OSError: If there is no room.
     """
-    with replacing_file(path) as temporary:
-        if path.name.lower().endswith(BIGWIG):
-            bases = 0
-            with require("pyBigWig").open(str(temporary), "w") as wig:
-                wig.addHeader([(contig.name, contig.length) for contig in contigs])
-                for region in regions:
-                    for start, values in _runs(region):
-                        wig.addEntries(region.contig.name, start, values=values, span=1, step=1)
-                        bases += len(values)
-                    yield region
-            if not _is_whole(temporary, bases):
-                raise GenomeLMError(f"{path}: can't write: the file came out cut off: No space left on device?")
-        else:
-            with open_output(temporary) as file:
-                for region in regions:
-                    _write_bedgraph(file, region)
-                    yield region
+    if _is_bigwig(path):
+        yield from _write_bigwig(path, contigs, regions, bases)
+        return
+    with open_output(path) as file:
+        for region in regions:
+            _write_bedgraph(file, region)
+            yield region
+
+
+def _is_bigwig(path: Path) -> bool:
+    return path.name.lower().endswith(BIGWIG)
+
+
+def _write_bigwig(path: Path, contigs: Sequence[Contig], regions: Iterator[Region], bases: int) -> Iterator[Region]:
+    written = 0
+    require_room(path, BIGWIG_BYTES * bases)
+    with require("pyBigWig").open(str(path), "w") as wig:
+        wig.addHeader([(contig.name, contig.length) for contig in contigs])
+        for region in regions:
+            # Without room, pyBigWig ends the process, or says nothing.
+            require_room(path, BIGWIG_BYTES * len(region.bits))
+            for start, values in _runs(region):
+                wig.addEntries(region.contig.name, start, values=values, span=1, step=1)
+                written += len(values)
+            yield region
+    if not _is_whole(path, written):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _is_whole(path: Path, bases: int) -> bool:
@@ -97,17 +132,20 @@ def _write_bedgraph(file: TextIO, region: Region) -> None:
         )
 
 
-def summarise(intervals: Sequence[Interval], regions: Iterator[Region]) -> "pd.DataFrame":
-    """One row per interval: id, contig, start, end, bases with a value, their bits and mean bits.
+def summarise(
+    intervals: Sequence[Interval], columns: dict[str, list[str]], regions: Iterator[Region]
+) -> "pd.DataFrame":
+    """One row per interval: id, contig, start, end, what is carried, bases with a value, their bits and mean bits.
 
     Args:
         intervals: What to sum up.
+        columns: Their ids, as `id`, and what else of them is carried.
         regions: They cover all intervals, and no base twice. An interval may span several.
     """
     bases, bits = np.zeros(len(intervals), dtype=np.int64), np.zeros(len(intervals))
-    places = _by_contig(intervals)
+    by_contig = _by_contig(intervals)
     for region in regions:
-        numbers, starts, ends = places[region.contig.name]
+        numbers, starts, ends = by_contig[region.contig.name]
         # The furthest end so far rises with the starts: what overlaps is between the two.
         some = slice(
             np.searchsorted(np.maximum.accumulate(ends), region.start, "right"), np.searchsorted(starts, region.end)
@@ -117,12 +155,11 @@ def summarise(intervals: Sequence[Interval], regions: Iterator[Region]) -> "pd.D
         for sums, values in ((bases, has_value), (bits, np.where(has_value, region.bits, 0))):
             before = np.concatenate([[0], np.cumsum(values, dtype=sums.dtype)])
             sums[numbers[some]] += before[span[1]] - before[span[0]]
-    table: pd.DataFrame = require("pandas").DataFrame(
-        [(name or f"{contig}:{start}-{end}", contig, start, end) for contig, start, end, name, *_ in intervals],
-        columns=["id", "contig", "start", "end"],
-    )
-    table["bases"], table["bits"] = bases, bits
-    table["bits_per_base"] = np.divide(bits, bases, out=np.full(len(bits), np.nan), where=bases > 0)
+    mean = np.divide(bits, bases, out=np.full(len(bits), np.nan), where=bases > 0)
+    fields = ("contig", "start", "end")
+    places = {name: [getattr(interval, name) for interval in intervals] for name in fields}
+    cells = {"id": columns["id"], **places, **columns, "bases": bases, "bits": bits, "bits_per_base": mean}
+    table: pd.DataFrame = require("pandas").DataFrame(cells)
     return table
 
 

@@ -1,10 +1,7 @@
 """A scored VCF: the lines of the input, with the scores in INFO, as text, bgzip or BCF, with an index."""
 
-import errno
 import math
-import os
 import re
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -16,6 +13,7 @@ import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing, replacing_file, require_suffix
+from genome_lm.formats.room import require_room
 from genome_lm.formats.vcf import COLUMNS, PREFIX, Record, Survey, contigs_of, key_of, quiet_htslib, read_vcf
 from genome_lm.genome.variants import REASONS, VariantScores
 from genome_lm.optional import require
@@ -227,8 +225,7 @@ def _write_bcf(path: Path, text: Iterable[bytes]) -> None:
     with plain.open("wb") as file:
         file.writelines(text)
     # On a full disk, htslib says so late or ends the process. BCF is smaller than its text.
-    if shutil.disk_usage(path.parent).free < plain.stat().st_size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    require_room(path, plain.stat().st_size)
     with quiet_htslib() as pysam, pysam.VariantFile(str(plain)) as source:
         with pysam.VariantFile(str(path), "wb", header=source.header) as target:
             for record in source:

@@ -1,6 +1,7 @@
 """Embedding as a job: a whole input to a file, in parts, resumable, in shards if so wished."""
 
 import contextlib
+import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,12 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from genome_lm.alphabet import NUCLEOTIDES, C, G, N, Tokens
+from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
 from genome_lm.formats.embeddings import check_suffix, write_parts
 from genome_lm.formats.parts import PARTS, Parts, PartsFolder, finish_as, parts_folder, working_in
 from genome_lm.inference.batches import BatchSize, check_length
-from genome_lm.inference.embedding import Floats, Recipe, embed_flanked
+from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked
 from genome_lm.inference.model import GenomeLM
 from genome_lm.jobs.plan import InputPlan, model_length, plan_input
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
@@ -185,6 +188,7 @@ def _identity(model: GenomeLM, source: SequenceSource, recipe: Recipe, plan: Inp
         layers=list(recipe.layers),
         strand=recipe.strand,
         row_shape=list(recipe.shape(model.config)),
+        columns={field.name: str(field.type) for field in _schema(source, recipe, model.config)},
         windows=source.tiling._asdict(),
         input_sha256=plan.sha256,
         rows=[part.rows for part in plan.parts],
@@ -205,22 +209,63 @@ def _tables(
     for (first, stop), items in zip(ranges, source.read(ranges), strict=True):
         if len(items) != stop - first:
             raise GenomeLMError("the input changed while it was read; run the same command again")
-        spans, sequences = [span for span, _ in items], [sequence for _, sequence in items]
-        yield _table(spans, recipe, embed_flanked(model.backbone, sequences, recipe, size, advance))
+        sequences = [sequence for _, sequence in items]
+        embedded = embed_flanked(model.backbone, sequences, recipe, size, advance)
+        yield _table(_schema(source, recipe, model.config), items, recipe, embedded)
 
 
-def _table(spans: list[Span], recipe: Recipe, embedded: list[list[Floats]]) -> pa.Table:
-    """The rows of a part."""
-    lengths = [span.end - span.start for span in spans]
-    columns: dict[str, Any] = {name: [getattr(span, name) for span in spans] for name in ("id", "contig")}
+def _schema(source: SequenceSource, recipe: Recipe, config: ModelConfig) -> pa.Schema:
+    """The columns of a part, those of `_facts` and the embeddings."""
+    text, number, fraction = pa.string(), pa.int64(), pa.float32()
+    fields = [("id", text), ("contig", text)]
     if recipe.pooling.kind == "none":
-        columns = {name: np.repeat(np.array(texts, dtype=object), lengths) for name, texts in columns.items()}
-        columns["position"] = np.concatenate([np.arange(span.start, span.end) for span in spans])
+        fields += [("position", number), *((name, text) for name in source.carried if name == "strand")]
     else:
-        columns |= {name: np.array([getattr(span, name) for span in spans]) for name in ("start", "end")}
-    table = {name: pa.array(values) for name, values in columns.items()}
-    for layer, rows in zip(recipe.layers, embedded, strict=True):
-        values = np.concatenate(rows) if recipe.pooling.kind == "none" else np.stack(rows)
-        name = "embedding" if len(recipe.layers) == 1 else f"embedding_{'final' if layer is None else layer}"
-        table[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values[0].size)
-    return pa.table(table)
+        fields += [("start", number), ("end", number), *((name, text) for name in source.carried)]
+        fields += [("gc_fraction", fraction), ("n_fraction", fraction)]
+    layers = ["final" if layer is None else str(layer) for layer in recipe.layers]
+    names = ["embedding"] if len(layers) == 1 else [f"embedding_{layer}" for layer in layers]
+    vector = pa.list_(pa.float32(), math.prod(recipe.shape(config)))
+    return pa.schema([*fields, *((name, vector) for name in names)])
+
+
+def _table(
+    schema: pa.Schema, items: Sequence[tuple[Span, FlankedSequence]], recipe: Recipe, embedded: list[list[Floats]]
+) -> pa.Table:
+    """The rows of a part."""
+    is_pooled = recipe.pooling.kind != "none"
+    columns: list[Any] = [_facts(name, items) for name in schema.names[: -len(embedded)]]
+    if not is_pooled:
+        lengths = [span.end - span.start for span, _ in items]
+        columns = [
+            np.concatenate(values) if name == "position" else np.repeat(np.array(values, dtype=object), lengths)
+            for name, values in zip(schema.names, columns, strict=False)
+        ]
+    for rows in embedded:
+        values = np.stack(rows) if is_pooled else np.concatenate(rows)
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values[0].size))
+    return pa.table([pa.array(values) for values in columns], schema=schema)
+
+
+def _facts(name: str, items: Sequence[tuple[Span, FlankedSequence]]) -> list[Any]:
+    """A column that holds no embedding: a value, or for `position` an array, for each sequence."""
+    if name in ("id", "contig", "start", "end"):
+        return [getattr(span, name) for span, _ in items]
+    if name == "position":
+        ahead = [(np.arange(span.start, span.end), span.strand) for span, _ in items]
+        return [positions[::-1] if strand == "-" else positions for positions, strand in ahead]
+    if name == "gc_fraction":
+        return [_gc_fraction(_pooled(sequence)) for _, sequence in items]
+    if name == "n_fraction":
+        return [float((_pooled(sequence) == N).mean()) for _, sequence in items]
+    return [dict(span.carried)[name] for span, _ in items]
+
+
+def _pooled(sequence: FlankedSequence) -> Tokens:
+    return sequence.tokens[sequence.left : len(sequence.tokens) - sequence.right]
+
+
+def _gc_fraction(tokens: Tokens) -> float:
+    """G and C among A, C, G and T; NaN if there are none."""
+    bases = int(np.isin(tokens, NUCLEOTIDES).sum())
+    return float(np.isin(tokens, (C, G)).sum() / bases) if bases else math.nan

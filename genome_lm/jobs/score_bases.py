@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import replacing
 from genome_lm.formats.parts import PartsFolder, parts_folder, working_in
-from genome_lm.formats.tables import save_table
-from genome_lm.formats.tracks import Region, check_track_names, summarise, write_track
+from genome_lm.formats.tables import write_table
+from genome_lm.formats.tracks import Region, check_track, check_track_names, summarise, write_track
 from genome_lm.genome import GenomeStore, Interval
 from genome_lm.genome.contigs import Contig, fasta_contigs, store_contigs
+from genome_lm.genome.places import carried_columns, interval_ids, place_text
 from genome_lm.inference.bases import WindowGrid, bits_per_base
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.model import GenomeLM
@@ -54,17 +56,20 @@ class ScoredSequences(NamedTuple):
     Attributes:
         contigs: All sequences.
         intervals: The parts of them that are scored.
+        columns: Texts of each interval: its id, and what of its BED file is carried to the table.
         identity: What the sequences are, as JSON values: a job goes on with the same ones only.
     """
 
     contigs: Sequence[Contig]
     intervals: Sequence[Interval]
+    columns: dict[str, list[str]]
     identity: Any
 
     @classmethod
     def of_genome(cls, store: GenomeStore, intervals: Sequence[Interval]) -> "ScoredSequences":
         """Intervals of a genome."""
-        return cls(store_contigs(store), intervals, store.provenance)
+        columns = {"id": interval_ids(intervals), **carried_columns(intervals)}
+        return cls(store_contigs(store), intervals, columns, store.provenance)
 
     @classmethod
     def of_fasta(cls, path: Path) -> "ScoredSequences":
@@ -82,7 +87,7 @@ class ScoredSequences(NamedTuple):
             digest.update(f">{contig.name} {contig.length}\n".encode())
             digest.update(contig.fetch(0, contig.length).tobytes())
         intervals = [Interval(name, 0, contig.length, name) for name, contig in contigs.items()]
-        return cls(list(contigs.values()), intervals, digest.hexdigest())
+        return cls(list(contigs.values()), intervals, {"id": list(contigs)}, digest.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class TrackRequest:
         table: See `save_table`.
         context: See `WindowGrid.of`.
         stride: See `WindowGrid.of`.
-        strand: As in `bits_per_base`.
+        strand: As in `bits_per_base`; of intervals with the strand "-", forward is the reverse complement.
         batch_tokens: As in `bits_per_base`.
         force: Throw away what another unfinished job left.
     """
@@ -121,18 +126,25 @@ def score_bases(model: GenomeLM, sequences: ScoredSequences, request: TrackReque
     out = request.track or request.table
     if out is None:
         raise GenomeLMError("a track, a table or both must be given")
-    contigs, intervals, _ = sequences
+    contigs, intervals, columns, _ = sequences
     grid = WindowGrid.of(model.config, request.context, request.stride)
-    parts = list(_parts(merged(intervals, contigs), max(PART_BASES, PART_STRIDES * grid.stride)))
+    covered = merged(_oriented(intervals, request.strand), contigs)
+    parts = list(_parts(covered, max(PART_BASES, PART_STRIDES * grid.stride)))
     job = _job(model, sequences, request, grid, parts)
+    if request.track is not None:
+        check_track(request.track, contigs)
+    outputs = [path for path in (request.track, request.table) if path is not None]
     with working_in(parts_folder(out)) as folder:
         done, resumed = run_job(job, folder, request.force)
         regions = _regions(done, parts, {contig.name: contig for contig in contigs})
-        if request.track is not None:
-            regions = write_track(request.track, contigs, regions)
-        summary = summarise(intervals, regions)
-        if request.table is not None:
-            save_table(request.table, summary)
+        with replacing(files=outputs) as temporaries:
+            temporary = dict(zip(outputs, temporaries, strict=True))
+            if request.track is not None:
+                bases = sum(interval.end - interval.start for interval in covered)
+                regions = write_track(temporary[request.track], contigs, regions, bases)
+            summary = summarise(intervals, columns, regions)
+            if request.table is not None:
+                write_table(temporary[request.table], summary)
     bases, bits = int(summary["bases"].sum()), float(summary["bits"].sum())
     return TrackSummary(len(summary), bases, bits / bases if bases else math.nan, resumed, len(parts))
 
@@ -149,12 +161,15 @@ def _job(
     rows = [sum(interval.end - interval.start for interval in part) for part in parts]
 
     def tables(numbers: Sequence[int], advance: Advance) -> Iterator[pa.Table]:
-        options: dict[str, Any] = {"strand": request.strand, "batch_tokens": request.batch_tokens, "advance": advance}
+        options: dict[str, Any] = {"batch_tokens": request.batch_tokens, "advance": advance}
+        other: dict[Strands, Strands] = {"forward": "reverse", "reverse": "forward", "both": "both"}
         for number in numbers:
-            bits = [
-                bits_per_base(model.model, contigs[name], start, end, grid, **options)
-                for name, start, end, *_ in parts[number]
-            ]
+            bits = []
+            for name, start, end, _, strand, *_ in parts[number]:
+                of_interval = other[request.strand] if strand == "-" else request.strand
+                bits.append(
+                    bits_per_base(model.model, contigs[name], start, end, grid, strand=of_interval, **options)
+                )
             yield pa.table({"bits": np.concatenate(bits)})
 
     identity = identity_of(
@@ -169,15 +184,34 @@ def _job(
     return Job("score", "bases", identity, range(len(parts)), work, tables)
 
 
+def _oriented(intervals: Sequence[Interval], strand: Strands) -> list[Interval]:
+    """The intervals, whose strands are "-" where the job reads the other one, and "." elsewhere."""
+    return [
+        interval._replace(strand="-" if interval.strand == "-" and strand != "both" else ".")
+        for interval in intervals
+    ]
+
+
 def merged(intervals: Sequence[Interval], contigs: Sequence[Contig]) -> list[Interval]:
-    """What intervals cover, in the order of the contigs, each base once."""
+    """What intervals cover, in the order of the contigs, each base once.
+
+    Raises:
+        GenomeLMError: If a base is in intervals of both strands: it would have two values.
+    """
     rank = {contig.name: number for number, contig in enumerate(contigs)}
     covered: list[Interval] = []
-    for contig, start, end, *_ in sorted(intervals, key=lambda interval: (rank[interval.contig], interval.start)):
-        if covered and covered[-1].contig == contig and start <= covered[-1].end:
-            covered[-1] = covered[-1]._replace(end=max(end, covered[-1].end))
+    for interval in sorted(intervals, key=lambda interval: (rank[interval.contig], interval.start)):
+        contig, start, end, _, strand, *_ = interval
+        before = covered[-1] if covered and covered[-1].contig == contig else None
+        if before is not None and before.strand == strand and start <= before.end:
+            covered[-1] = before._replace(end=max(end, before.end))
+        elif before is not None and start < before.end:
+            raise GenomeLMError(
+                f"{place_text(contig, start, end)} overlaps with an interval of the other strand, and a base has one "
+                "value on one strand: give --strand both, or a BED file for each strand"
+            )
         else:
-            covered.append(Interval(contig, start, end))
+            covered.append(Interval(contig, start, end, "", strand))
     return covered
 
 
@@ -185,9 +219,9 @@ def _parts(regions: Sequence[Interval], most: int) -> Iterator[list[Interval]]:
     """Regions in groups of so many bases; a long one is cut where this many of its contig's bases are counted."""
     group: list[Interval] = []
     bases = 0
-    for contig, first, last, *_ in regions:
-        for at in range(first // most * most, last, most):
-            group.append(Interval(contig, max(first, at), min(last, at + most)))
+    for region in regions:
+        for at in range(region.start // most * most, region.end, most):
+            group.append(region._replace(start=max(region.start, at), end=min(region.end, at + most)))
             bases += group[-1].end - group[-1].start
             if bases >= most:
                 yield group

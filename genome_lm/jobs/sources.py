@@ -17,6 +17,7 @@ import numpy as np
 from genome_lm.alphabet import encode
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval
+from genome_lm.genome.places import carried_columns, interval_ids, place_text
 from genome_lm.genome.records import fasta_records
 from genome_lm.genome.tiling import Tiling
 from genome_lm.inference.embedding import FlankedSequence
@@ -30,7 +31,18 @@ class Digest(Protocol):
 
 
 class Span(NamedTuple):
-    """[start, end) of a contig or FASTA record, and the bases of context before and after it."""
+    """[start, end) of a contig or FASTA record, and the bases of context before and after it.
+
+    Attributes:
+        id: Of its row; no other span has it.
+        contig: See above.
+        start: See above.
+        end: See above.
+        left: Bases of context before the first base that is read: with strand "-" they lie behind `end`.
+        right: Bases of context after the last base that is read.
+        strand: "-" if the reverse complement is read.
+        carried: Names and texts of the columns that the source carries.
+    """
 
     id: str
     contig: str
@@ -38,6 +50,8 @@ class Span(NamedTuple):
     end: int
     left: int = 0
     right: int = 0
+    strand: str = "."
+    carried: tuple[tuple[str, str], ...] = ()
 
 
 class SequenceSource(Protocol):
@@ -45,9 +59,11 @@ class SequenceSource(Protocol):
 
     Attributes:
         tiling: How they are cut.
+        carried: Names of further columns of text, see `Span`.
     """
 
     tiling: Tiling
+    carried: tuple[str, ...]
 
     def spans(self, digest: Digest) -> Iterator[Span]:
         """All spans in their order, checked; `digest` is fed with what the input is."""
@@ -58,6 +74,8 @@ class SequenceSource(Protocol):
 
 class FastaSource:
     """Records of a FASTA file, plain or gzip, or windows of them; context comes from the record itself."""
+
+    carried: tuple[str, ...] = ()
 
     def __init__(self, path: Path, tiling: Tiling) -> None:
         self.path, self.tiling = path, tiling.check()
@@ -100,7 +118,7 @@ class FastaSource:
     def _spans_of(self, name: str, sequence: str) -> Iterator[tuple[Span, str]]:
         length = len(sequence)
         for start, end, left, right in self.tiling.cut(0, length, length):
-            id_ = name if (start, end) == (0, length) else f"{name}/{start}-{end}"
+            id_ = name if (start, end) == (0, length) else f"{name}/{start + 1}-{end}"
             yield Span(id_, name, start, end, left, right), sequence[start - left : end + right]
 
     def _refuse_doubles(self, hashes: np.ndarray) -> None:
@@ -121,10 +139,16 @@ class FastaSource:
 
 
 class GenomeSource:
-    """Intervals of a genome, or all of it, in windows if so wished; context comes from the genome around them."""
+    """Intervals of a genome, or all of it, in windows if so wished; context comes from the genome around them.
+
+    Intervals with the strand "-" are read, and cut into windows, along the reverse complement.
+    """
 
     def __init__(self, store: GenomeStore, intervals: Sequence[Interval] | None, tiling: Tiling) -> None:
         self.store, self.intervals, self.tiling = store, intervals, tiling.check()
+        self._columns = {} if intervals is None else carried_columns(intervals)
+        self._ids = [] if intervals is None else interval_ids(intervals)
+        self.carried = tuple(self._columns)
         if intervals is None and tiling.window is None:
             raise GenomeLMError("give --window to cut the whole genome into windows, or --bed for places of it")
 
@@ -145,17 +169,25 @@ class GenomeSource:
         if self.intervals is None:
             for contig, length in zip(contigs.names, contigs.lengths.tolist(), strict=True):
                 for start, end, left, right in self.tiling.cut(0, length, length):
-                    yield Span(f"{contig}:{start}-{end}", contig, start, end, left, right)
+                    yield Span(place_text(contig, start, end), contig, start, end, left, right)
             return
-        for contig, first, last, name, *_ in self.intervals:
+        for interval, id_, *carried in zip(self.intervals, self._ids, *self._columns.values(), strict=True):
+            contig, first, last, _, strand, *_ = interval
             limit = int(contigs.lengths[contigs.index(contig)])
             if not 0 <= first < last <= limit:
-                raise GenomeLMError(f"{contig}:{first}-{last} is not within the contig, which is 0-{limit}")
-            place = f"{contig}:{first}-{last}"
-            place = f"{name}|{place}" if name else place
-            for start, end, left, right in self.tiling.cut(first, last, limit):
-                part = "" if (start, end) == (first, last) else f"/{start - first}-{end - first}"
-                yield Span(place + part, contig, start, end, left, right)
+                raise GenomeLMError(f"{place_text(contig, first, last)} is not within the contig, which is 1-{limit}")
+            texts = tuple(zip(self.carried, carried, strict=True))
+            whole = Span(id_, contig, first, last, strand=strand, carried=texts)
+            yield from self._windows(whole, limit)
+
+    def _windows(self, whole: Span, limit: int) -> Iterator[Span]:
+        """The windows of an interval, counted along its strand."""
+        is_reverse = whole.strand == "-"
+        first, last = (limit - whole.end, limit - whole.start) if is_reverse else (whole.start, whole.end)
+        for start, end, left, right in self.tiling.cut(first, last, limit):
+            part = "" if (start, end) == (first, last) else f"/{start - first + 1}-{end - first}"
+            place = (limit - end, limit - start) if is_reverse else (start, end)
+            yield whole._replace(id=whole.id + part, start=place[0], end=place[1], left=left, right=right)
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, FlankedSequence]]]:
         """See `SequenceSource`."""
@@ -167,15 +199,15 @@ class GenomeSource:
 
     def _flanked(self, spans: list[Span]) -> list[FlankedSequence]:
         """The tokens of spans; those of one length are read together, which is many times as quick as one by one."""
-        lengths = np.array([span.end + span.right - span.start + span.left for span in spans])
-        starts = np.array([span.start - span.left for span in spans])
+        lengths = np.array([span.end - span.start + span.left + span.right for span in spans])
+        reverse = np.array([span.strand == "-" for span in spans])
+        starts = np.array([span.start - (span.right if span.strand == "-" else span.left) for span in spans])
         contigs = np.array([self.store.contigs.index(span.contig) for span in spans])
         sequences = [FlankedSequence(np.empty(0, dtype=np.uint8))] * len(spans)
         for length in np.unique(lengths).tolist():
             alike = np.flatnonzero(lengths == length)
-            for number, tokens in zip(
-                alike.tolist(), self.store.fetch_many(contigs[alike], starts[alike], length), strict=True
-            ):
+            fetched = self.store.fetch_many(contigs[alike], starts[alike], length, reverse[alike])
+            for number, tokens in zip(alike.tolist(), fetched, strict=True):
                 sequences[number] = FlankedSequence(tokens, spans[number].left, spans[number].right)
         return sequences
 

@@ -98,7 +98,7 @@ def test_bad_places_of_parquet(genome: Genome, tmp_path: Path) -> None:
         assert "a.parquet: record 1: start" in refusal(path, genome)
     path = table_of(tmp_path / "b.parquet", contig=["one"], start=[1.0], end=[9.0], label=[1])
     assert read_examples(path, genome.store).examples[0][:2] == (
-        "one:1-9",
+        "one:2-9",
         genome.store["one", 1:9].tobytes().decode(),
     )
     path = table_of(tmp_path / "c.parquet", contig=["one", None], start=[1, 1], end=[9, 9], label=[1, 1])

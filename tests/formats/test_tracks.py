@@ -70,8 +70,9 @@ def test_genome_to_bigwig_and_bedgraph(run: Path, genome: Genome, tmp_path: Path
     score(run, *source, "--out", tmp_path / "a.bw", "--table", tmp_path / "a.tsv")
     score(run, *source, "--out", tmp_path / "a.bedgraph.gz", "--table", tmp_path / "a.parquet")
     table = pd.read_csv(tmp_path / "a.tsv", sep="\t")
-    assert table["id"].tolist() == ["ends_in_n", "b", "a", "one:39950-40000"]
+    assert table["id"].tolist() == ["ends_in_n|two:4991-5100", "b|one:101-400", "a|one:1-200", "one:39951-40000"]
     assert table["bases"].tolist() == [10, 300, 200, 50]
+    table["name"] = table["name"].fillna("")
     pd.testing.assert_frame_equal(table, pd.read_parquet(tmp_path / "a.parquet"), rtol=1e-5)
     lines = [line.split("\t") for line in gzip.open(tmp_path / "a.bedgraph.gz", "rt").read().splitlines()]
     assert [(line[0], int(line[1])) for line in lines] == [

@@ -93,7 +93,7 @@ def test_bed_with_headers_and_more_columns(run: Path, genome: Genome, tmp_path: 
         "one\t0\t50\tpeak1\t960\t+\t0\t50\t0,0,0\r\ntwo\t8000\t8020\tpeak2\t.\t-\r\n"
     )
     embed(run, "--genome", genome.store.path, "--bed", bed, "--out", tmp_path / "e.npz")
-    assert np.load(tmp_path / "e.npz")["id"].tolist() == ["peak1|one:0-50", "peak2|two:8000-8020"]
+    assert np.load(tmp_path / "e.npz")["id"].tolist() == ["peak1|one:1-50(+)", "peak2|two:8001-8020(-)"]
 
 
 @pytest.mark.parametrize(

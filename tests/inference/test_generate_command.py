@@ -74,7 +74,7 @@ def test_check_against_the_training_sequence(
     row = json.loads(generate(run, *options, "--json"))["sequences"][0]
     assert row["longest_match"] == {"contig": "one", "start": 500, "end": 600, "strand": "-", "length": 100}
     assert row["kmer_fraction"] == 1
-    assert "prompt1/1: 100 bases are those of one:500-600, strand -" in generate(run, *options, "--force")
+    assert "prompt1/1: 100 bases are those of one:501-600(-)" in generate(run, *options, "--force")
 
 
 @pytest.mark.parametrize(

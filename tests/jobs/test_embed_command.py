@@ -1,9 +1,9 @@
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import zarr
 from typer.testing import CliRunner
 
 import genome_lm
@@ -25,8 +25,10 @@ def embed(run: Path, *options: object) -> str:
 def read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
         return dict(np.load(path))
-    if path.suffix == ".zarr":
-        return {name: array[...] for name, array in zarr.open_group(path, mode="r").arrays()}
+    if path.suffix in (".h5ad", ".zarr"):
+        data = anndata.read_h5ad(path) if path.suffix == ".h5ad" else anndata.read_zarr(path)
+        columns = {name: np.asarray(data.obs[name]) for name in data.obs}
+        return {"id": np.asarray(data.obs_names), **columns, "embedding": data.X}
     table = pq.read_table(path)
     return {name: np.array(table[name].to_pylist()) for name in table.column_names}
 
@@ -44,7 +46,7 @@ def test_formats(run: Path, genome: Genome, bed: Path, tmp_path: Path, suffix: s
     assert "3 sequences" in embed(run, "--genome", genome.store.path, "--bed", bed, "--out", out, "--strand", "both")
     found = read(out)
     assert list(zip(found["contig"], found["start"], found["end"], strict=True)) == PLACES
-    assert found["id"].tolist() == ["first|one:0-50", "one:10-138", "last|two:8000-8020"]
+    assert found["id"].tolist() == ["first|one:1-50", "one:11-138", "last|two:8001-8020"]
     sequences = [genome.store[contig, start:end].tobytes().decode() for contig, start, end in PLACES]
     expected = genome_lm.load(run / "checkpoint").embed(sequences, strand="both")
     np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
@@ -102,3 +104,87 @@ def test_an_output_is_not_replaced_unasked(run: Path, genome: Genome, bed: Path,
     assert (tmp_path / "e.npz").read_text() == "mine"
     embed(run, *options, "--force")
     assert len(read(tmp_path / "e.npz")["id"]) == 3
+
+
+STRANDED = (
+    "one\t10\t138\tpeak#1\t7\t+\tx\none\t10\t138\tpeak#1\t7\t-\none\t10\t138\tpeak#1\t7\t-\ntwo\t300\t310\t.\t0\t.\n"
+)
+
+
+def reverse_complement(dna: str) -> str:
+    return dna[::-1].translate(str.maketrans("ACGTacgt", "TGCAtgca"))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet", ".zarr", ".h5ad"])
+def test_the_strand_of_a_bed_file(run: Path, genome: Genome, tmp_path: Path, suffix: str) -> None:
+    bed, out = tmp_path / "s.bed", tmp_path / f"e{suffix}"
+    bed.write_text(STRANDED)
+    embed(run, "--genome", genome.store.path, "--bed", bed, "--out", out)
+    found = read(out)
+    here, there = genome.store["one", 10:138].tobytes().decode(), genome.store["two", 300:310].tobytes().decode()
+    sequences = [here, reverse_complement(here), reverse_complement(here), there]
+    expected = genome_lm.load(run / "checkpoint").embed(sequences)
+    np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
+    assert abs(expected[0] - expected[1]).max() > 0.01
+    ids = ["peak#1|one:11-138(+)", "peak#1|one:11-138(-)", "peak#1|one:11-138(-)#2", "two:301-310"]
+    assert found["id"].tolist() == ids
+    columns = {
+        "name": ["peak#1"] * 3 + [""],
+        "strand": [*"+--."],
+        "score": [*"7770"],
+        "thickStart": ["x", "", "", ""],
+    }
+    for name, texts in columns.items():
+        assert found[name].tolist() == texts
+    gc = [(text.upper().count("G") + text.upper().count("C")) / len(text) for text in sequences]
+    np.testing.assert_allclose(found["gc_fraction"], gc, rtol=1e-6)
+    assert found["n_fraction"].tolist() == [0] * 4
+
+
+def test_windows_and_context_go_along_the_strand(run: Path, genome: Genome, tmp_path: Path) -> None:
+    whole = reverse_complement(genome.store["one", 0:400].tobytes().decode())
+    (tmp_path / "s.bed").write_text("one\t100\t200\t.\t0\t-\n")
+    (tmp_path / "s.fa").write_text(f">r\n{whole[180:300]}\n")  # the reverse complement of 100-220
+    options = ["--window", 40, "--context", 20]
+    embed(run, "--genome", genome.store.path, "--bed", tmp_path / "s.bed", "--out", tmp_path / "b.npz", *options)
+    embed(run, "--fasta", tmp_path / "s.fa", "--out", tmp_path / "f.npz", *options, "--stride", 20)
+    stranded, plain = read(tmp_path / "b.npz"), read(tmp_path / "f.npz")
+    assert stranded["id"].tolist() == [f"one:101-200(-)/{place}" for place in ("1-40", "41-80", "61-100")]
+    assert stranded["start"].tolist() == [160, 120, 100]
+    assert stranded["end"].tolist() == [200, 160, 140]
+    rows = [plain["id"].tolist().index(f"r/{place}") for place in ("21-60", "61-100", "81-120")]
+    np.testing.assert_allclose(stranded["embedding"], plain["embedding"][rows], atol=1e-5)
+
+
+def test_a_row_a_base_of_the_other_strand(run: Path, genome: Genome, tmp_path: Path) -> None:
+    (tmp_path / "s.bed").write_text("one\t100\t120\t.\t0\t-\n")
+    embed(
+        run, "--genome", genome.store.path, "--bed", tmp_path / "s.bed", "--out", tmp_path / "b.npz", "--pool", "none"
+    )
+    found = read(tmp_path / "b.npz")
+    assert found["position"].tolist() == [*range(119, 99, -1)]
+    dna = reverse_complement(genome.store["one", 100:120].tobytes().decode())
+    expected = genome_lm.load(run / "checkpoint").embed([dna], pool="none")[0]
+    np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
+
+
+def test_h5ad_is_as_scverse_has_it(run: Path, genome: Genome, tmp_path: Path) -> None:
+    (tmp_path / "s.bed").write_text(STRANDED + "two\t5000\t5010\tns\n")
+    options = ["--layer", 1, "--layer", "final", "--bed", tmp_path / "s.bed"]
+    for suffix in (".h5ad", ".zarr"):
+        embed(run, "--genome", genome.store.path, "--out", tmp_path / f"e{suffix}", *options)
+    one, two = anndata.read_h5ad(tmp_path / "e.h5ad"), anndata.read_zarr(tmp_path / "e.zarr")
+    for data in (one, two):
+        assert data.obs_names.is_unique
+        assert data.obs["contig"].cat.categories.tolist() == ["one", "two"]
+        assert data.obs["strand"].cat.categories.tolist() == ["+", "-", "."]
+        assert np.isnan(data.obs["gc_fraction"].iloc[4])
+        assert data.obs["n_fraction"].iloc[4] == 1
+        facts = data.uns["genome_lm"]
+        assert (facts["X"], facts["layers"].tolist(), list(data.layers)) == (
+            "embedding_1",
+            ["1", "final"],
+            ["embedding_final"],
+        )
+    np.testing.assert_array_equal(one.X, two.X)
+    assert one.obs.equals(two.obs)

@@ -110,7 +110,7 @@ def test_doubled_ids_are_named(tmp_path: Path) -> None:
     ("interval", "message"),
     [
         (Interval("one", -5, 9), "not within the contig"),
-        (Interval("one", 5, 40_001), "not within the contig, which is 0-40000"),
+        (Interval("one", 5, 40_001), "not within the contig, which is 1-40000"),
         (Interval("one", 9, 9), "not within"),
         (Interval("chrone", 0, 9), "did you mean one"),
     ],

@@ -1,10 +1,10 @@
 """What the writers of embeddings share: the parts of a job as columns, read in pieces of bounded size.
 
-Columns are id, contig, start, end, and for each layer one of embeddings. Where positions are not pooled there is one
-row per base: id, contig and `position`, 0-based in the contig.
+Columns are id, contig, start, end, those that a BED file's intervals carry, gc_fraction (G and C among A, C, G and
+T), n_fraction, and for each layer one of embeddings. Where positions are not pooled there is one row per base: id,
+contig, `position`, 0-based in the contig, and strand if there is a BED file.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,26 +51,31 @@ def rows_together(parts: Parts) -> int:
     return max(1, PIECE // max(widest, 128))
 
 
+def embeddings_of(parts: Parts) -> list[str]:
+    """Names of the columns of embeddings."""
+    return [field.name for field in parts.schema if pa.types.is_fixed_size_list(field.type)]
+
+
 def row_shape(parts: Parts, field: pa.Field) -> tuple[int, ...]:
     """Shape of one row of a column: empty for all but embeddings."""
     return tuple(parts.job["row_shape"]) if pa.types.is_fixed_size_list(field.type) else ()
 
 
-def dtype_of(field: pa.Field) -> str:
-    """Dtype of a column that is not text."""
-    return "float32" if pa.types.is_fixed_size_list(field.type) else "int64"
+def dtype_of(field: pa.Field) -> Any:
+    """Dtype of a column; `str` of one of text."""
+    kind = field.type.value_type if pa.types.is_fixed_size_list(field.type) else field.type
+    return str if pa.types.is_string(kind) else np.dtype(kind.to_pandas_dtype())
 
 
 def values_of(parts: Parts, table: pa.Table, name: str) -> npt.NDArray[Any]:
-    """A column of a table: (rows, *row_shape) float32, (rows,) int64 or (rows,) text."""
+    """A column of a table: (rows, *row_shape) float32, (rows,) numbers or (rows,) objects that are texts."""
     column = table[name]
     if pa.types.is_fixed_size_list(column.type):
         flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return np.asarray(flat.reshape(len(table), *parts.job["row_shape"]))
-    values = column.to_numpy()
-    return values.astype(str) if values.dtype == object else values
+    return np.asarray(column.to_numpy())
 
 
-def provenance_of(parts: Parts) -> str:
-    """What was embedded, and how, as JSON."""
-    return json.dumps({key: value for key, value in parts.job.items() if key != "rows"})
+def provenance_of(parts: Parts) -> dict[str, Any]:
+    """What was embedded, and how, as JSON values."""
+    return {key: value for key, value in parts.job.items() if key not in ("rows", "columns")}

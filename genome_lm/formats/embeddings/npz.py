@@ -1,5 +1,6 @@
 """Embeddings as NumPy's .npz, one array per column."""
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def write_npz(path: Path, parts: Parts) -> None:
             dtype = np.dtype(dtype_of(field))
             if pa.types.is_string(field.type):
                 widths = (len(text) for t in parts.tables(rows, [field.name]) for text in t[field.name].to_pylist())
-                dtype = np.dtype(("U", max(widths)))
+                dtype = np.dtype(("U", max(1, max(widths))))
             header = {
                 "descr": np.lib.format.dtype_to_descr(dtype),
                 "fortran_order": False,
@@ -37,7 +38,7 @@ def write_npz(path: Path, parts: Parts) -> None:
                 for table in parts.tables(rows, [field.name]):
                     file.write(values_of(parts, table, field.name).astype(dtype).tobytes())
         with archive.open(f"{PROVENANCE}.npy", "w") as file:
-            np.lib.format.write_array(file, np.array(provenance_of(parts)))
+            np.lib.format.write_array(file, np.array(json.dumps(provenance_of(parts))))
 
 
 FORMAT = Format(write_npz)

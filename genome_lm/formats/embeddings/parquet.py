@@ -1,5 +1,6 @@
 """Embeddings as Parquet: one row per record, embeddings as lists of fixed size."""
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from genome_lm.formats.parts import Parts
 
 def write_parquet(path: Path, parts: Parts) -> None:
     """Write a file, whose metadata hold the provenance."""
-    schema = parts.schema.with_metadata({PROVENANCE: provenance_of(parts)})
+    schema = parts.schema.with_metadata({PROVENANCE: json.dumps(provenance_of(parts))})
     with pq.ParquetWriter(path, schema) as writer:
         for table in parts.tables(rows_together(parts)):
             writer.write_table(table.cast(schema))
