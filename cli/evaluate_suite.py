@@ -66,7 +66,7 @@ def evaluate_suite(
         annotation=read_annotation(annotation, store, names, contig_pattern) if annotation else None,
         genetic_code=genetic_code,
         variants=(vcf, GenomeStore(vcf_genome)) if vcf and vcf_genome else None,
-        sets={name: read_examples(path) for name, path in tables.items()},
+        sets={name: read_examples(path, store) for name, path in tables.items()},
         files={path.name: sha256(path) for path in files},
     )
     command = shlex.join(["genome-lm", *sys.argv[1:]])
