@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from genome_lm.documents import json_text, read_json
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import writing
+from genome_lm.typed import Positive, typed
 
 PARTS = ".parts"
 """What the name of the folder of an unfinished job ends in, beside its output."""
 JOB = "job.json"
 _LOCK = "lock"
+_MOST_BYTES = 64 << 20
+"""Of job.json, which has a number per part."""
 
 
 def job_id(job: dict[str, Any]) -> str:
     """SHA-256 of a job's description, hexadecimal."""
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _JobFile:
+    """What job.json holds."""
+
+    job: dict[str, Any]
+    shard: tuple[Positive, Positive] | None
+    id: str
 
 
 class PartsFolder:
@@ -50,10 +65,12 @@ class PartsFolder:
             GenomeLMError: If it is not one of parts.
         """
         try:
-            content = json.loads((path / JOB).read_text())
-            return cls(path, content["job"], tuple(content["shard"]) if content["shard"] else None)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise GenomeLMError(f"{path}: not a folder of parts ({JOB}: {error})") from error
+            content = typed(_JobFile, read_json(path / JOB, _MOST_BYTES), JOB)
+        except GenomeLMError as error:
+            raise GenomeLMError(f"{path}: not a folder of parts ({error})") from error
+        if content.id != job_id(content.job):
+            raise GenomeLMError(f"{path / JOB}: damaged or edited: its id is not that of the job that it describes")
+        return cls(path, content.job, content.shard)
 
     def file(self, number: int) -> Path:
         """Where a part is, or will be."""
@@ -63,7 +80,7 @@ class PartsFolder:
         """Whether a part is there and whole."""
         try:
             return bool(pq.read_metadata(self.file(number)).num_rows == self.job["rows"][number])
-        except (OSError, pa.ArrowInvalid):
+        except (OSError, pa.ArrowException):
             return False
 
     def write(self, number: int, table: pa.Table) -> None:
@@ -75,7 +92,8 @@ class PartsFolder:
         temporary = self.file(number).with_suffix(".new")
         try:
             with temporary.open("wb") as file:
-                pq.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False)
+                options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+                pq.write_table(table, file, write_page_checksum=True, **options)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.file(number))
@@ -144,34 +162,71 @@ def open_parts(path: Path, job: dict[str, Any], shard: tuple[int, int] | None, f
     Raises:
         GenomeLMError: If another job's parts are there (it says what differs), or there is no room.
     """
-    for left in path.glob("*.new"):  # of a process that was killed while it wrote
-        left.unlink()
-    if (path / JOB).exists():
-        earlier = PartsFolder.read(path)
-        if (earlier.job, earlier.shard) == (job, shard):
-            return earlier
-        if not force:
-            named = [key for key in job if earlier.job.get(key) != job[key]] or ["shard"]
-            raise GenomeLMError(
-                f"{path}: holds a part of another job (other {', '.join(named)}); give another --out, or --force to "
-                "start anew"
-            )
-        for part in path.glob("part-*"):
-            part.unlink()
+    with writing(path):
+        for left in path.glob("*.new"):  # of a process that was killed while it wrote
+            _remove(left)
+    earlier = _read_or_none(path, force) if (path / JOB).exists() else None
+    if earlier is not None and (earlier.job, earlier.shard) == (job, shard):
+        return earlier
+    if earlier is not None and not force:
+        named = [key for key in job if earlier.job.get(key) != job[key]] or ["shard"]
+        raise GenomeLMError(
+            f"{path}: holds a part of another job (other {', '.join(named)}); give another --out, or --force to "
+            "start anew"
+        )
+    with writing(path):
+        for made in (*path.glob("part-*"), path / JOB):  # parts first: without job.json, nobody knows whose they are
+            _remove(made)
     temporary = path / f"{JOB}.new"
     try:
-        temporary.write_text(json.dumps({"job": job, "shard": shard, "id": job_id(job)}, indent=1) + "\n")
+        temporary.write_text(json_text({"job": job, "shard": shard, "id": job_id(job)}, 1) + "\n", encoding="utf-8")
+        temporary.replace(path / JOB)
     except OSError as error:
         raise _cannot_write(path, error) from error
-    temporary.replace(path / JOB)
     return PartsFolder(path, job, shard)
+
+
+def _read_or_none(path: Path, force: bool) -> PartsFolder | None:
+    """The parts that are there; None where they are damaged and to be thrown away."""
+    try:
+        return PartsFolder.read(path)
+    except GenomeLMError as error:
+        if force:
+            return None
+        raise GenomeLMError(f"{error}; give another --out, or --force to start anew") from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_part(file: Path, columns: list[str] | None = None) -> pa.Table:
+    """A part, or some of its columns.
+
+    Raises:
+        GenomeLMError: If it is damaged: its pages have checksums, and no value is missing.
+    """
+    try:
+        table = pq.read_table(file, columns=columns, memory_map=False, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(file, error) from error
+    if any(column.null_count for column in table.columns):
+        raise _damaged(file, "values are missing")
+    return table
+
+
+def _damaged(file: Path, why: object) -> GenomeLMError:
+    return GenomeLMError(f"{file}: damaged, or not of this job: {why}; remove it, and the job's command makes it anew")
 
 
 class Parts:
     """All parts of a job, in order, as one table that is read piece by piece.
 
     Attributes:
-        job: See `PartsFolder`.
+        job: See `PartsFolder`; its `columns` are the types of a part's columns by name.
         rows: Rows of all parts.
         nbytes: Size of their files: not compressed, hence that of their content.
         schema: Columns.
@@ -182,13 +237,16 @@ class Parts:
         self.rows = sum(job["rows"])
         self.nbytes = sum(file.stat().st_size for file in files)
         self.schema: pa.Schema = pq.read_schema(files[0])
+        for file in files:
+            if {field.name: str(field.type) for field in pq.read_schema(file)} != job["columns"]:
+                raise _damaged(file, "it has other columns")
 
     def tables(self, rows: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The rows in their order, so many at a time (fewer in the end); all columns, or some."""
         waiting: list[pa.Table] = []
         count = 0
         for file in self._files:
-            waiting.append(pq.read_table(file, columns=columns, memory_map=False))
+            waiting.append(read_part(file, columns))
             count += len(waiting[-1])
             while count >= rows:
                 joined = pa.concat_tables(waiting)
