@@ -37,7 +37,7 @@ _LAYER = re.compile(r"backbone\.layers\.(0|[1-9][0-9]{0,5})\.")
 _FILTER = re.compile(_LAYER.pattern + r"mixer\.filter_fn\.(.+)")
 _LINEAR = re.compile(r"backbone\.layers\.0\.mixer\.filter_fn\.implicit_filter\.(0|[1-9][0-9]{0,5})\.weight")
 _FEATURES = re.compile(_LAYER.pattern + r"mixer\.filter_fn\.pos_emb\.([tz])")
-_FREQUENCY = re.compile(r"\.\d+\.freq$")
+_FREQUENCY = re.compile(r"\.[0-9]+\.freq$")
 _PARTS = {
     "mixer.in_proj": "mixer.in_proj",
     "mixer.out_proj": "mixer.out_proj",
@@ -172,23 +172,10 @@ def to_ours(config: ModelConfig, state: Mapping[str, Stored], source: str) -> Hy
             that is not tied to the embedding, sines that are not shared, or positional features other than
             HyenaDNA's.
     """
-    expected, table = shapes_of(lambda: HyenaLM(config)), names(config)
-    left, problems, ours = dict(state), [], {}
-    for mine, theirs in table.items():
-        tensor, shape = left.pop(theirs, None), expected[mine]
-        if tensor is None:
-            problems.append(f"missing {theirs}")
-            continue
-        problems += wrong_type(theirs, tensor)
-        if _squeezed(tensor.shape) != _squeezed(shape):
-            problems.append(f"{theirs} is {tensor.shape}, should be like {shape}")
-        else:
-            ours[mine] = dataclasses.replace(tensor, shape=shape, read=_reshaping(tensor, shape))
-    copies = {name: _FREQUENCY.sub(".1.freq", name) for name in state if _FREQUENCY.search(name)} | {HEAD: EMBEDDING}
-    for copy, original in copies.items():
-        tensor = left.pop(copy, None)
-        if tensor is not None and original in state and not _is_copy(tensor, state[original]):
-            problems.append(f"{copy} differs from {original}, which HyenaDNA ties it to")
+    left = dict(state)
+    problems: list[str] = []
+    ours = _take_parameters(config, left, problems)
+    _take_copies(state, left, problems)
     tuned = _take_features(config, left, problems)
     classifier = left.pop(CLASSIFIER, None)
     problems += [f"superfluous {name}" for name in left]
@@ -203,6 +190,32 @@ def to_ours(config: ModelConfig, state: Mapping[str, Stored], source: str) -> Hy
             CLASSIFIER,
         )
     return model
+
+
+def _take_parameters(config: ModelConfig, left: dict[str, Stored], problems: list[str]) -> dict[str, Stored]:
+    """Take the parameters and buffers out of `left`; those that fit, by our names and in our shapes."""
+    shapes, ours = shapes_of(lambda: HyenaLM(config)), {}
+    for mine, theirs in names(config).items():
+        tensor, shape = left.pop(theirs, None), shapes[mine]
+        if tensor is None:
+            problems.append(f"missing {theirs}")
+            continue
+        problems += wrong_type(theirs, tensor)
+        if _squeezed(tensor.shape) != _squeezed(shape):
+            problems.append(f"{theirs} is {tensor.shape}, should be like {shape}")
+        else:
+            ours[mine] = dataclasses.replace(tensor, shape=shape, read=_reshaping(tensor, shape))
+    return ours
+
+
+def _take_copies(state: Mapping[str, Stored], left: dict[str, Stored], problems: list[str]) -> None:
+    """Take the head and the shared frequencies out of `left`, which must be what HyenaDNA ties them to."""
+    originals = {name: _FREQUENCY.sub(".1.freq", name) for name in left if _FREQUENCY.search(name)}
+    for copy, original in {**originals, HEAD: EMBEDDING}.items():
+        if copy not in left or original not in state:
+            continue
+        if not _is_copy(left.pop(copy), state[original]):
+            problems.append(f"{copy} differs from {original}, which HyenaDNA ties it to")
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -250,7 +263,7 @@ def _resolution(values: Tensor) -> float:
     """The rounding of numbers up to 1 in the type that values were saved in, though they may be float32 by now."""
     for dtype in (torch.bfloat16, torch.float16):
         if values.dtype == dtype or torch.equal(values.to(dtype).to(values.dtype), values):
-            return torch.finfo(dtype).eps
+            return torch.finfo(dtype).eps / 2
     return 0.0
 
 

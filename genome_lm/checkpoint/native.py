@@ -101,8 +101,8 @@ def load_checkpoint(
         The model in eval mode, and the provenance.
 
     Raises:
-        GenomeLMError: If the folder is not a native checkpoint, its vocabulary is another, or tensors are missing,
-            superfluous or of another shape.
+        GenomeLMError: If the folder is not a native checkpoint, its vocabulary is another, it was damaged or changed
+            since it was written, or tensors are missing, superfluous, not finite, or of another shape or type.
     """
     folder = Path(folder)
     config = read_config(folder)

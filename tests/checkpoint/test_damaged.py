@@ -209,6 +209,7 @@ SHAPES: dict[str, tuple[dict[str, list[int]], str]] = {
     ),
     "span 2^22": ({"hyena.backbone.layers.0.mixer.filter_fn.pos_emb.z": [1, 2**22, 5]}, "should be|max_seq_len"),
     "thousands of others": ({f"x{number}": [1] for number in range(5_000)}, r"and 4,98\d more"),
+    "frequency of nothing": ({"hyena.backbone.other.3.freq": [8]}, "superfluous"),
     "no dimension": ({EMBEDDING: []}, "2 dimensions"),
 }
 
