@@ -218,15 +218,26 @@ def read_part(file: Path, columns: list[str] | None = None) -> pa.Table:
     return table
 
 
+def column_kinds(schema: pa.Schema) -> dict[str, str]:
+    """The types of columns by name; those of embeddings as float[16]."""
+    kinds = {field.name: field.type for field in schema}
+    return {
+        name: f"{kind.value_type}[{kind.list_size}]" if pa.types.is_fixed_size_list(kind) else str(kind)
+        for name, kind in kinds.items()
+    }
+
+
 def _damaged(file: Path, why: object) -> GenomeLMError:
-    return GenomeLMError(f"{file}: damaged, or not of this job: {why}; remove it, and the job's command makes it anew")
+    return GenomeLMError(
+        f"{file}: damaged, or not of this job: {why}; remove it, and the job's command makes it anew"
+    )
 
 
 class Parts:
     """All parts of a job, in order, as one table that is read piece by piece.
 
     Attributes:
-        job: See `PartsFolder`; its `columns` are the types of a part's columns by name.
+        job: See `PartsFolder`; its `columns` are the `column_kinds` of a part.
         rows: Rows of all parts.
         nbytes: Size of their files: not compressed, hence that of their content.
         schema: Columns.
@@ -238,7 +249,7 @@ class Parts:
         self.nbytes = sum(file.stat().st_size for file in files)
         self.schema: pa.Schema = pq.read_schema(files[0])
         for file in files:
-            if {field.name: str(field.type) for field in pq.read_schema(file)} != job["columns"]:
+            if column_kinds(pq.read_schema(file)) != job["columns"]:
                 raise _damaged(file, "it has other columns")
 
     def tables(self, rows: int, columns: list[str] | None = None) -> Iterator[pa.Table]:

@@ -5,9 +5,10 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +18,14 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
 from genome_lm.formats.embeddings import check_suffix, write_parts
-from genome_lm.formats.parts import PARTS, Parts, PartsFolder, finish_as, parts_folder, working_in
+from genome_lm.formats.parts import JOB, PARTS, Parts, PartsFolder, column_kinds, finish_as, parts_folder, working_in
 from genome_lm.inference.batches import BatchSize, check_length
 from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked
 from genome_lm.inference.model import GenomeLM
 from genome_lm.jobs.plan import InputPlan, model_length, plan_input
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
 from genome_lm.jobs.sources import FastaSource, SequenceSource, Span
+from genome_lm.typed import Positive, Within, typed
 
 STREAM = "stream.fa"
 """Copy of an input that comes through a pipe."""
@@ -47,6 +49,18 @@ class Embedded(NamedTuple):
     row_shape: tuple[int, ...]
     resumed: int
     parts: int
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """What joining its shards needs of the description of a job."""
+
+    OPEN: ClassVar[bool] = True
+    model: ModelConfig
+    layers: tuple[int | None, ...]
+    row_shape: tuple[Positive, ...]
+    rows: Annotated[tuple[Positive, ...], Within(1, 2**31)]
+    columns: dict[str, str]
 
 
 def embed_to_file(
@@ -137,6 +151,7 @@ def gather(shards: Sequence[Path], out: Path, force: bool = False) -> int:
     folders = [PartsFolder.read(path) for path in shards]
     by_number: dict[int, PartsFolder] = {}
     job, (_, count) = folders[0].job, folders[0].shard or (0, 0)
+    typed(_Embedding, job, f"{folders[0].path / JOB}: job")
     for folder in folders:
         if folder.shard is None or (folder.job, folder.shard[1]) != (job, count):
             raise GenomeLMError(f"{folder.path}: not a shard of the same job as {folders[0].path}")
@@ -188,7 +203,7 @@ def _identity(model: GenomeLM, source: SequenceSource, recipe: Recipe, plan: Inp
         layers=list(recipe.layers),
         strand=recipe.strand,
         row_shape=list(recipe.shape(model.config)),
-        columns={field.name: str(field.type) for field in _schema(source, recipe, model.config)},
+        columns=column_kinds(_schema(source, recipe, model.config)),
         windows=source.tiling._asdict(),
         input_sha256=plan.sha256,
         rows=[part.rows for part in plan.parts],

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing
-from genome_lm.formats.parts import PartsFolder, parts_folder, working_in
+from genome_lm.formats.parts import PartsFolder, parts_folder, read_part, working_in
 from genome_lm.formats.tables import write_table
 from genome_lm.formats.tracks import Region, check_track, check_track_names, summarise, write_track
 from genome_lm.genome import GenomeStore, Interval
@@ -235,7 +234,7 @@ def _regions(
 ) -> Iterator[Region]:
     """What is in the parts, in order."""
     for number, of_part in enumerate(parts):
-        bits, at = pq.read_table(folder.file(number))["bits"].to_numpy(), 0
+        bits, at = read_part(folder.file(number), ["bits"])["bits"].to_numpy(), 0
         for name, start, end, *_ in of_part:
             yield Region(by_name[name], start, end, bits[at : at + end - start])
             at += end - start

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from genome_lm import __version__
 from genome_lm.errors import GenomeLMError
-from genome_lm.formats.parts import parts_folder, working_in
+from genome_lm.formats.parts import parts_folder, read_part, working_in
 from genome_lm.formats.vcf import Record, Survey, alleles_of, read_records, readable, survey_records
 from genome_lm.formats.vcf_out import STDOUT, check_survey, check_vcf_name, info_of, scored, scored_header, write_vcf
 from genome_lm.formats.vcf_shards import Shard
@@ -216,10 +215,10 @@ def _header(request: VcfRequest, store: GenomeStore, layout: Layout, survey: Sur
 
 def _scored(part: Path, records: list[Record]) -> Iterator[Record]:
     """The records of a part with their scores."""
-    return map(scored, records, pq.read_table(part, columns=["info"])["info"].to_pylist())
+    return map(scored, records, read_part(part, ["info"])["info"].to_pylist())
 
 
 def _reasons(part: Path) -> Iterator[str]:
     """Why each allele of a part was not scored; "" where it was."""
-    for reasons in pq.read_table(part, columns=["why"])["why"].to_pylist():
+    for reasons in read_part(part, ["why"])["why"].to_pylist():
         yield from reasons.split(",")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -407,3 +408,39 @@ def test_signals(
     done = embed_to_file(model, FastaSource(fasta, Tiling()), out, recipe(model))
     assert 2 <= done.resumed < done.parts
     assert read(out)["id"].tolist() == [f"r{n}" for n in range(90)]
+
+
+def spoil(file: Path, **columns: pa.Array | None) -> None:
+    """Write a part anew with columns that are others, or more."""
+    table = pq.read_table(file)
+    for name, values in columns.items():
+        kept = table.drop_columns([name]) if name in table.column_names else table
+        table = kept if values is None else kept.append_column(name, values)
+    pq.write_table(table, file)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_damaged_parts_are_one_error(model: genome_lm.GenomeLM, fasta: Path, tmp_path: Path, suffix: str) -> None:
+    shard = [embed_to_file(model, FastaSource(fasta, Tiling()), tmp_path / "e.npz", recipe(model), shard=(1, 1)).path]
+    file = sorted(shard[0].glob("part-*"))[1]
+    whole, rows = file.read_bytes(), pq.read_metadata(file).num_rows
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 255
+    texts, numbers = pa.array(["x"] * rows), pa.array([1] * rows)
+    for change in (
+        lambda: file.write_bytes(flipped),
+        lambda: file.write_bytes(whole[: len(whole) // 2]),
+        lambda: spoil(file, id=pa.array([b"\xff"] * rows)),
+        lambda: spoil(file, id=pa.array([None] * rows, pa.string())),
+        lambda: spoil(file, embedding=numbers),
+        lambda: spoil(file, embedding=None),
+        lambda: spoil(file, start=texts),
+        lambda: spoil(file, **{"../../x": texts}),
+    ):
+        file.write_bytes(whole)
+        change()
+        with pytest.raises(GenomeLMError, match=r"part-000001\.parquet: .*(damaged|missing)"):
+            gather(shard, tmp_path / f"g{suffix}")
+        assert not (tmp_path / f"g{suffix}").exists()
+    file.write_bytes(whole)
+    assert gather(shard, tmp_path / f"g{suffix}") == 90
