@@ -34,6 +34,10 @@ def bench(
         list[str] | None, typer.Option(help="What to compare with: original, original-kept-memory; load: pyfaidx.")
     ] = None,
     ablate: Annotated[bool, typer.Option("--ablate", help="Compare also with each of our levers off.")] = False,
+    original: Annotated[
+        Path | None,
+        typer.Option(help="Compare with the original's own standalone_hyenadna.py, which is run.", metavar="FILE"),
+    ] = None,
     fasta: Annotated[Path | None, typer.Option(help="Genome for load, plain or gzipped.", metavar="FASTA")] = None,
     genome: Annotated[
         Path | None, typer.Option(help="Its store; built for the occasion if missing.", metavar="G.zarr")
@@ -63,7 +67,10 @@ def bench(
 
     for path in filter(None, (out, plot)):
         refuse_existing(path, force)
-    names = [OURS, *(against or []), *([lever.name for lever in ABLATIONS] if ablate else [])]
+    if "original-file" in (against or []) and original is None:
+        raise GenomeLMError("original-file: name the file with --original")
+    levers = [lever.name for lever in ABLATIONS] if ablate else []
+    names = [OURS, *(against or []), *(["original-file"] if original else []), *levers]
     sides = [side(kind.value, name) for name in dict.fromkeys(names)]
     presets = [""] if kind is Kind.load else preset or ["small-32k"]
     if unknown := [name for name in presets if name and name not in PRESETS]:
@@ -76,7 +83,7 @@ def bench(
         files = map(str, load_inputs(fasta, genome, Path(folder))) if kind is Kind.load and fasta else ("", "")
         plain, store = files
         jobs = [
-            Job(kind.value, bases, name, plain, store, seed)
+            Job(kind.value, bases, name, plain, store, seed, str(original or ""))
             for name in presets
             for bases in length or _usual_lengths(kind, PRESETS.get(name))
         ]

@@ -5,10 +5,12 @@ product and 2 for a product that is added. Norms, activations, gates and the fil
 is linear in the positions, and recomputing does more of it.
 """
 
+import math
+
 from genome_lm.alphabet import EMBEDDING_ROWS
 from genome_lm.config import ModelConfig
+from genome_lm.kernels.conv import online
 from genome_lm.kernels.conv.fft import fast_fft_size
-from genome_lm.kernels.conv.online import fft_operations, online_operations
 
 
 def forward_operations(config: ModelConfig, length: int) -> float:
@@ -56,3 +58,29 @@ def _filters(config: ModelConfig) -> int:
     width = config.filter_order
     hidden = config.n_layer * 2 * width * (config.emb_dim + config.num_inner_mlps * width)
     return hidden + 2 * width * _channels(config)
+
+
+def fft_operations(size: int) -> float:
+    """Floating-point operations of a real FFT, by the usual count 2.5 · n · log₂ n."""
+    return 2.5 * size * math.log2(size)
+
+
+def online_operations(length: int, channels: int) -> float:
+    """Multiplications and additions of `OnlineConv` over `length` positions of one sequence.
+
+    FFTs by `fft_operations`, 6 for a complex product, 2 for a product that is added; spectra of the filters included.
+    """
+    total, kept = 0.0, set()
+    for now in range(1, length):
+        end = min(-(-now // online.DIRECT) * online.DIRECT, length)
+        if end > now:
+            total += 2 * (end - now)
+            continue
+        tile = now & -now
+        size = fast_fft_size(tile + min(tile, length - now))
+        total += 2 * fft_operations(size) + 6 * (size // 2 + 1)
+        if size not in kept:
+            total += fft_operations(size)
+        if size <= 2 * length // online.KEPT:
+            kept.add(size)
+    return total * channels

@@ -90,7 +90,7 @@ class Comparison:
             }
             for side in self.sides
         ]
-        work = {key: value for key, value in asdict(self.job).items() if key not in ("fasta", "genome")}
+        work = {key: value for key, value in asdict(self.job).items() if key not in ("fasta", "genome", "original")}
         state = {"threads": self.threads, "neighbours": self.neighbours}
         return {**work, **state, "bases": self.job.bases, "floor": asdict(self.floor), "sides": sides}
 

@@ -17,6 +17,12 @@ from genome_lm.model.mixers.filter import WINDOW_SHIFT, ImplicitFilter
 from genome_lm.model.mixers.hyena import HyenaOperator
 
 
+def refuse_other_models(config: ModelConfig) -> None:
+    """Raise a `GenomeLMError` for a model that the original's program is not measured with."""
+    if (config.order, config.layout) != (2, "hyena"):
+        raise GenomeLMError(f"the original has layout hyena and order 2, not {config.layout} and {config.order}")
+
+
 class OriginalLM(nn.Module):
     """The original's way through the weights of a model of order 2.
 
@@ -29,9 +35,7 @@ class OriginalLM(nn.Module):
 
     def __init__(self, model: HyenaLM) -> None:
         super().__init__()
-        config = model.config
-        if (config.order, config.layout) != (2, "hyena"):
-            raise GenomeLMError(f"the original has layout hyena and order 2, not {config.layout} and {config.order}")
+        refuse_other_models(model.config)
         self.model = model
         # The positional features are the same in all filters.
         long_filter = next(module for module in model.modules() if isinstance(module, ImplicitFilter))

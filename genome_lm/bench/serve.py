@@ -12,6 +12,7 @@ import numpy as np
 from genome_lm.allocator import keep_freed_memory
 from genome_lm.bench.sides import OURS, side
 from genome_lm.bench.work import Job, prepare
+from genome_lm.errors import GenomeLMError
 
 
 def peak_bytes() -> int:
@@ -49,4 +50,7 @@ def serve(arguments: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    serve(json.loads(sys.argv[1]))
+    try:
+        serve(json.loads(sys.argv[1]))
+    except GenomeLMError as error:
+        sys.exit(f"error: {error}")

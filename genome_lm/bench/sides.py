@@ -2,6 +2,7 @@
 
 A side runs in a process of its own, with its own environment and settings. `original` is the original's way;
 `original-kept-memory` is the same with glibc told to keep freed memory instead of giving it back to the system.
+`original-file` runs the original's own standalone file, which the user has.
 The ablations are this package with one of its levers off.
 """
 
@@ -27,7 +28,7 @@ class Side:
 
     Attributes:
         name: What it is called.
-        implementation: Which program: "genome-lm", "original" or "pyfaidx".
+        implementation: Which program: "genome-lm", "original", "original-file" (the job's) or "pyfaidx".
         environment: Variables of its process.
         settings: What it changes in modules, "module:NAME" or "module:Class.name" → value.
     """
@@ -76,12 +77,13 @@ _MODEL_SIDES = (
     Side(OURS),
     Side("original", "original", environment=_SPIN),
     Side("original-kept-memory", "original", environment={**_KEEP_MEMORY, **_SPIN}),
+    Side("original-file", "original-file", environment=_SPIN),
     *ABLATIONS,
 )
 SIDES: dict[Kind, dict[str, Side]] = {
     "forward": {side.name: side for side in _MODEL_SIDES},
     "train": {side.name: side for side in _MODEL_SIDES},
-    "generate": {side.name: side for side in _MODEL_SIDES[:3]},
+    "generate": {side.name: side for side in _MODEL_SIDES[:4]},
     "load": {side.name: side for side in (Side(OURS), Side("pyfaidx", "pyfaidx"))},
 }
 """By kind of work and by name."""

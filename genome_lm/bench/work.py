@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, decode
 from genome_lm.bench.original import OriginalLM
+from genome_lm.bench.original_file import OriginalFileLM
 from genome_lm.bench.sides import OURS, Kind
 from genome_lm.config import PRESETS
 from genome_lm.direction import CAUSAL
@@ -24,6 +25,7 @@ MOST_WINDOWS = 2_000
 PROMPT = 16
 """Bases before those that `generate` makes."""
 
+Way = HyenaLM | OriginalLM | OriginalFileLM
 Work = Callable[[int], npt.NDArray[np.generic]]
 """Takes the number of the run, gives an array to compare the sides by."""
 
@@ -39,6 +41,7 @@ class Job:
         fasta: Plain FASTA of the genome that `load` reads.
         genome: Its store.
         seed: Of weights, sequences and windows.
+        original: The original's standalone file, for the side that runs it.
     """
 
     kind: Kind
@@ -47,6 +50,7 @@ class Job:
     fasta: str = ""
     genome: str = ""
     seed: int = 0
+    original: str = ""
 
     @property
     def bases(self) -> int:
@@ -65,16 +69,24 @@ def prepare(job: Job, implementation: str) -> Work:
         return _load_store(job) if implementation == OURS else _load_pyfaidx(job)
     torch.manual_seed(job.seed)
     model = HyenaLM(PRESETS[job.preset])
-    if job.kind == "generate":
-        prompt = torch.randint(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1, (1, PROMPT))
-        return _generate(model, prompt, job) if implementation == OURS else _recompute(OriginalLM(model), prompt, job)
     # The sequence is one base longer for the targets of training; the last is no input.
-    ids = torch.randint(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1, (1, job.length + 1))
-    way = model if implementation == OURS else OriginalLM(model)
+    length = PROMPT if job.kind == "generate" else job.length + 1
+    ids = torch.randint(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1, (1, length))
+    # After the bases: the original's own file draws first weights of its own.
+    way = _way(model, job, implementation)
+    if job.kind == "generate":
+        return _generate(model, ids, job) if implementation == OURS else _recompute(way, ids, job)
     return _forward(way, CAUSAL.shifted(ids)[0]) if job.kind == "forward" else _train(way, model, ids)
 
 
-def _forward(way: HyenaLM | OriginalLM, ids: Tensor) -> Work:
+def _way(model: HyenaLM, job: Job, implementation: str) -> Way:
+    """The model as a side computes it."""
+    if implementation == OURS:
+        return model
+    return OriginalFileLM(Path(job.original), model) if implementation == "original-file" else OriginalLM(model)
+
+
+def _forward(way: Way, ids: Tensor) -> Work:
     """Logits of a sequence."""
     way.eval()
 
@@ -85,18 +97,20 @@ def _forward(way: HyenaLM | OriginalLM, ids: Tensor) -> Work:
     return run
 
 
-def _train(way: HyenaLM | OriginalLM, model: HyenaLM, ids: Tensor) -> Work:
+def _train(way: Way, model: HyenaLM, ids: Tensor) -> Work:
     """A step of AdamW with clipping, after the recipe; its result is the gradients after clipping."""
     way.train()
-    optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay=0.1), lr=6e-4)
+    parameters = way.ordered if isinstance(way, OriginalFileLM) else [*model.parameters()]
+    groups = parameters if isinstance(way, OriginalFileLM) else model.parameter_groups(weight_decay=0.1)
+    optimizer = torch.optim.AdamW(groups, lr=6e-4)
 
     def run(number: int) -> npt.NDArray[np.generic]:
         torch.manual_seed(number)  # the same dropout on every side
         optimizer.zero_grad(set_to_none=True)
         way.loss(*CAUSAL.shifted(ids)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).numpy()
+        return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).numpy()
 
     return run
 
@@ -113,7 +127,7 @@ def _generate(model: HyenaLM, prompt: Tensor, job: Job) -> Work:
     return run
 
 
-def _recompute(way: OriginalLM, prompt: Tensor, job: Job) -> Work:
+def _recompute(way: Way, prompt: Tensor, job: Job) -> Work:
     """The same by a forward pass over the whole sequence for each new base."""
     way.eval()
 

@@ -46,6 +46,56 @@ def test_original_is_the_same_model_forward_and_backward(length: int, monkeypatc
         torch.testing.assert_close(model(ids), original(ids))
 
 
+STANDALONE = """
+import torch
+from genome_lm.bench.original import OriginalLM
+from genome_lm.checkpoint import hyenadna
+from genome_lm.config import ModelConfig
+from genome_lm.model import HyenaLM
+
+class HyenaDNAModel(torch.nn.Module):
+    def __init__(self, d_model, n_layer, d_inner, vocab_size, layer, **options):
+        super().__init__()
+        config = ModelConfig(d_model, n_layer, layer["l_max"] - 2, d_inner, filter_order=layer["filter_order"])
+        model = HyenaLM(config)
+        for name, tensor in hyenadna.to_theirs(model, "").items():
+            place, _, last = name.rpartition(".")
+            if name != hyenadna.HEAD:
+                owner = self
+                for part in place.split("."):
+                    if part not in dict(owner.named_children()):
+                        owner.add_module(part, torch.nn.Module())
+                    owner = owner.get_submodule(part)
+                owner.register_parameter(last, torch.nn.Parameter(tensor))
+        self.config = config
+
+    def forward(self, ids):
+        model, state = HyenaLM(self.config).eval(), self.state_dict()
+        names = hyenadna.names(self.config)
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        model.load_state_dict({name: state[names[name]].view(shape) for name, shape in shapes.items()})
+        return model.backbone(ids)
+"""
+
+
+def test_the_original_s_own_file(tmp_path: Path) -> None:
+    """A stand-in of the same interface; the real one needs libraries that are not installed here."""
+    path = tmp_path / "standalone.py"
+    path.write_text(STANDALONE)
+    job = Job("forward", length=50, preset="tiny-1k", original=str(path))
+    np.testing.assert_allclose(prepare(job, "original-file")(0), prepare(job, OURS)(0), rtol=0, atol=1e-5)
+    for content, words in (
+        ("import einops_", "not installed: No module named 'einops_'"),
+        ("", "not the original's"),
+    ):
+        path.write_text(content)
+        with pytest.raises(GenomeLMError, match=words):
+            prepare(job, "original-file")
+    path.unlink()
+    with pytest.raises(GenomeLMError, match="no Python file"):
+        prepare(job, "original-file")
+
+
 def test_original_is_of_order_2() -> None:
     with pytest.raises(GenomeLMError, match="order 2"):
         OriginalLM(HyenaLM(ModelConfig(d_model=8, n_layer=1, max_length=16, order=3)))

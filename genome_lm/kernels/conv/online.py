@@ -11,8 +11,6 @@ Tiles within blocks of `DIRECT` positions are replaced by one outer product a po
 taps goes to the rest of its block.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -150,29 +148,3 @@ def convolve_ahead_reference(u: Tensor, h: Tensor, lengths: Tensor) -> tuple[Ten
 def _split_ahead(y: Tensor, given: int, span: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
     rows = zip(y, lengths.tolist(), strict=True)
     return y[..., :given], torch.stack([row[:, end : end + span - given].T for row, end in rows], dim=1)
-
-
-def fft_operations(size: int) -> float:
-    """Floating-point operations of a real FFT, by the usual count 2.5 · n · log₂ n."""
-    return 2.5 * size * math.log2(size)
-
-
-def online_operations(length: int, channels: int) -> float:
-    """Multiplications and additions of `OnlineConv` over `length` positions of one sequence.
-
-    FFTs by `fft_operations`, 6 for a complex product, 2 for a product that is added; spectra of the filters included.
-    """
-    total, kept = 0.0, set()
-    for now in range(1, length):
-        end = min(-(-now // DIRECT) * DIRECT, length)
-        if end > now:
-            total += 2 * (end - now)
-            continue
-        tile = now & -now
-        size = fast_fft_size(tile + min(tile, length - now))
-        total += 2 * fft_operations(size) + 6 * (size // 2 + 1)
-        if size not in kept:
-            total += fft_operations(size)
-        if size <= 2 * length // KEPT:
-            kept.add(size)
-    return total * channels
