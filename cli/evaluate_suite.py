@@ -69,10 +69,15 @@ def evaluate_suite(
         sets={name: read_examples(path, store) for name, path in tables.items()},
         files={path.name: sha256(path) for path in files},
     )
-    command = shlex.join(["genome-lm", *sys.argv[1:]])
     result = run_suite(
-        load(checkpoint, device), suite_input, out, only=only or (), scale=scale, command=command, seed=seed
+        load(checkpoint, device),
+        suite_input,
+        out,
+        only=only or (),
+        scale=scale,
+        command=shlex.join(["genome-lm", *sys.argv[1:]]),
+        seed=seed,
+        finish=lambda folder: write_suite_report(folder, folder / "report.html"),
     )
-    write_suite_report(out, out / "report.html")
     text = f"wrote {out}: suite.json, report.html, {', '.join(f'{name}.csv' for name in result['tables'])}"
     finish(as_json, text, path=str(out), tables=list(result["tables"]))

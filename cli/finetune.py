@@ -140,8 +140,8 @@ def finetune(
                 "data": [{"name": path.name, "sha256": sha256(path)} for path in files],
                 "command": shlex.join(["genome-lm", *sys.argv[1:]]),
             },
+            finish=lambda folder: write_finetune_report(folder, folder / "report.html"),
         )
-        write_finetune_report(out, out / "report.html")
     _show(result, as_json)
 
 
@@ -162,8 +162,9 @@ def _show(result: "FinetuneResult", as_json: bool) -> None:
     if baseline is not None:
         columns.append(baseline.name)
         rows = [[*row, _shown(e.value)] for row, e in zip(rows, baseline.metrics, strict=True)]
-    said = f"; F1, AUROC and AUPRC are of the class {positive} (--positive)" if positive is not None else ""
-    table(f"{split}, epoch {result.best_epoch} kept{said}", columns, rows)
+    table(f"{split}, epoch {result.best_epoch} kept", columns, rows)
+    if positive is not None:
+        say(f"F1, AUROC and AUPRC are of the class {positive} (--positive says which)")
     say(f"wrote {result.folder}: checkpoint, summary.json, history.csv, predictions.parquet, report.html")
 
 

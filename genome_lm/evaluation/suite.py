@@ -1,6 +1,6 @@
 """The suite: every analysis on one model, as tidy tables with what it takes to run each again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from genome_lm.progress import progress
 
 SUMMARY = "suite.json"
 EACH = "_each"
-MOST_SCALE = 1_000_000
 """Ends the name of a table that has one row per case, after the analysis' name."""
+MOST_SCALE = 1_000_000
 
 
 def run_suite(
@@ -30,6 +30,7 @@ def run_suite(
     scale: float = 1.0,
     command: str = "",
     seed: int = 0,
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> dict[str, Any]:
     """Run the analyses and write a folder: suite.json, with everything, and a tidy CSV file per table.
 
@@ -41,6 +42,7 @@ def run_suite(
         scale: Windows, genes and variants are drawn in these proportions of the usual numbers.
         command: What was called, for the record.
         seed: Of everything that is drawn.
+        finish: Called with the folder that holds all of it, before that takes its place: to add a report.
 
     Returns:
         What suite.json holds: tables by name, each a list of rows, and the record.
@@ -72,6 +74,7 @@ def run_suite(
         (folder / SUMMARY).write_text(json_text(result) + "\n")
         for name, rows in tables.items():
             pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
+        finish(folder)
     return result
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -90,6 +90,7 @@ def finetune(
     device: str | None = None,
     unlabelled: Unlabelled | None = None,
     provenance: dict[str, Any] | None = None,
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> FinetuneResult:
     """Tune a model.
 
@@ -112,6 +113,7 @@ def finetune(
         device: "cpu", "cuda", "cuda:N", "mps", or "auto" (the default), a CUDA GPU if there is one.
         unlabelled: Where `config.neighbours` are drawn from.
         provenance: What is to be known of the data, as JSON values.
+        finish: Called with the folder that holds all of it, before that takes its place: to add a report.
 
     Raises:
         GenomeLMError: If there is no training example, a label or sequence does not fit, the split leaks and is to be
@@ -141,6 +143,7 @@ def finetune(
             kept = {**opened.provenance, "finetuned": identity}
             save_checkpoint(folder / CHECKPOINT, opened.model, kept, tuning.head)
             _write(folder, tuning, splits, result, identity)
+            finish(folder)
         saved.remove()
     return result
 

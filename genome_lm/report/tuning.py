@@ -68,20 +68,26 @@ def _figures(head: dict[str, Any], predicted: pd.DataFrame) -> list[Figure]:
         return [_scatter(predicted[name], predicted[f"target_{name}"], name) for name in names]
     if head["task"] == "multilabel":
         truth = {name: predicted[f"target_{name}"] for name in names}
-        return [_roc(truth, predicted), _calibration(truth, predicted)]
+        return _curves(truth, predicted)
     labelled = predicted[predicted["target"] != ""]
     shown = names[1:] if len(names) == 2 else names
     truth = {name: (labelled["target"] == name).astype(float) for name in shown}
-    return [_roc(truth, labelled), _confusion(labelled, names), _calibration(truth, labelled)]
+    return [_confusion(labelled, names), *_curves(truth, labelled)]
 
 
-def _roc(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> Figure:
+def _curves(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> list[Figure]:
+    """Curves of the classes or labels of which there are cases and others; none if there is no such class."""
+    varied = {name: values.dropna() for name, values in truth.items() if values.dropna().nunique() == 2}
+    if not varied:
+        return []
+    probabilities = {name: predicted.loc[values.index, f"p_{name}"] for name, values in varied.items()}
+    return [_roc(varied, probabilities), _calibration(varied, probabilities)]
+
+
+def _roc(truth: dict[str, pd.Series], probabilities: dict[str, pd.Series]) -> Figure:
     figure, axes = new_figure(*_SIZE)
     for name, values in truth.items():
-        has_target = values.notna()
-        if values[has_target].nunique() == 2:
-            probabilities = predicted[f"p_{name}"][has_target]
-            RocCurveDisplay.from_predictions(values[has_target], probabilities, ax=axes, name=name, pos_label=1)
+        RocCurveDisplay.from_predictions(values, probabilities[name], ax=axes, name=name, pos_label=1)
     _diagonal(axes)
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
@@ -107,18 +113,15 @@ def _confusion(predicted: pd.DataFrame, names: list[str]) -> Figure:
     )
 
 
-def _calibration(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> Figure:
+def _calibration(truth: dict[str, pd.Series], probabilities: dict[str, pd.Series]) -> Figure:
     figure, axes = new_figure(*_SIZE)
     for name, values in truth.items():
-        has_target = values.notna()
-        if values[has_target].nunique() == 2:
-            observed, mean = calibration_curve(values[has_target], predicted[f"p_{name}"][has_target], n_bins=_BINS)
-            axes.plot(mean, observed, "o-", markersize=3, linewidth=1.2, label=name)
+        observed, mean = calibration_curve(values, probabilities[name], n_bins=_BINS)
+        axes.plot(mean, observed, "o-", markersize=3, linewidth=1.2, label=name)
     _diagonal(axes)
     axes.set_xlabel("predicted probability, mean of a bin")
     axes.set_ylabel("observed frequency")
-    if axes.lines[1:]:
-        axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7)
     return Figure(svg_text(figure), "How often a class is right, against the probability that is predicted.")
 
 

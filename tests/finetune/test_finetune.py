@@ -489,3 +489,14 @@ def test_reports_of_odd_names_and_undefined_metrics(run: Path, tmp_path: Path) -
     assert "<b>" not in page.replace("<b>The split leaks", "")
     assert "2-mer logistic regression" in page
     assert "<figcaption>Loss on the training" in page
+
+
+def test_without_its_report_nothing_is_there(run: Path, tmp_path: Path) -> None:
+    def broken(folder: Path) -> None:
+        assert (folder / "summary.json").exists()
+        raise GenomeLMError("no report")
+
+    config = run_config(method="frozen", epochs=1)
+    with pytest.raises(GenomeLMError, match="no report"):
+        finetune(run / "checkpoint", rich(40), tmp_path / "t", "classification", config, finish=broken)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.resume.ckpt"]
