@@ -25,6 +25,7 @@ _USES = {
     "pyfaidx": "comparisons with pyfaidx",
     "pysam": "VCF and BCF files",
     "requests": "downloads",
+    "scipy": "rank correlations",
     "sklearn": "linear probes",
     "tensorboard": "TensorBoard's files",
     "urllib3": "downloads",

@@ -46,7 +46,7 @@ sys.meta_path[:] = [Bare if finder is PathFinder else finder for finder in sys.m
 """
 USES = {
     "Bio": "files.open_output(Path('a.gz'))",
-    "gffutils": "list(dataset.annotation._features(path))",
+    "gffutils": "list(dataset.gff.read_features(path))",
     "pyBigWig": "formats.tracks.check_track_names(Path('track.bw'), None)",
     "pysam": "formats.vcf_out.check_vcf_name(Path('out.bcf'))",
     "numcodecs": "genome.build_store([path], Path('genome.zarr'))",
@@ -74,6 +74,7 @@ def said(bare: Run) -> dict[str, str]:
         "import json",
         "from pathlib import Path",
         "from genome_lm import GenomeLMError, dataset, files, formats, genome",
+        "from genome_lm.dataset import gff",
         "from genome_lm.formats import tracks, vcf_out",
         "said, path = {}, Path('input')",
         "path.write_text('>a\\nACGT\\n')",
