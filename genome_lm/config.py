@@ -107,6 +107,6 @@ class ModelConfig:
 
 PRESETS = {
     name: ModelConfig(**shape)
-    for name, shape in json.loads(Path(__file__).with_name("presets.json").read_text()).items()
+    for name, shape in json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8")).items()
 }
 """The seven published sizes; the workflow, which may run where this package is not installed, reads the same file."""

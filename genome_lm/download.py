@@ -51,7 +51,7 @@ def download_all(files: Mapping[Path, Source], listing: Path | None = None, paus
                 parts[out] = _whole_part(source, out, pauses)
         with contextlib.nullcontext() if listing is None else replacing_file(listing) as temporary:
             if temporary is not None:
-                temporary.write_text("".join(f"{out}\n" for out in files))
+                temporary.write_text("".join(f"{out}\n" for out in files), encoding="utf-8")
             for out, part in parts.items():
                 with _naming(out):
                     os.replace(part, out)

@@ -156,13 +156,13 @@ def _remember(part: Path, response: "requests.Response") -> None:
     """Keep what identifies this version of the file, for If-Range; weak ETags don't vouch for bytes."""
     tag = response.headers.get("ETag", "")
     version = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-    validator_of(part).write_text(version if version.isascii() else "")
+    validator_of(part).write_text(version if version.isascii() else "", encoding="utf-8")
 
 
 def _resumable(part: Path) -> tuple[int, str]:
     """Bytes that need not come again, and the version that they belong to."""
     try:
-        validator = validator_of(part).read_text()
+        validator = validator_of(part).read_text(encoding="utf-8")
         return (part.stat().st_size, validator) if validator else (0, "")
     except (FileNotFoundError, UnicodeDecodeError):
         return 0, ""

@@ -18,7 +18,7 @@ def free_memory() -> int:
     """Bytes that can be taken without swapping; half of the machine's where the system does not say."""
     if not _MEMORY.exists():
         return total_memory() // 2
-    fields = dict(line.split(":", maxsplit=1) for line in _MEMORY.read_text().splitlines())
+    fields = dict(line.split(":", maxsplit=1) for line in _MEMORY.read_text(encoding="utf-8").splitlines())
     return int(fields["MemAvailable"].split()[0]) << 10
 
 
@@ -32,4 +32,4 @@ def process_memory() -> int:
     """Bytes of memory that this process holds; the most that it has held where the system does not say."""
     if not _OURS.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS gives bytes
-    return int(_OURS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(_OURS.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -79,7 +79,7 @@ def names_beside(name: str) -> tuple[str, str, str]:
 def _checked(path: Path) -> dict[str, Any]:
     """The values of a manifest that has the form of the schema."""
     jsonschema = require("jsonschema")
-    schema = json.loads((resources.files("genome_lm") / "manifest.schema.json").read_text())
+    schema = json.loads((resources.files("genome_lm") / "manifest.schema.json").read_text(encoding="utf-8"))
     values: dict[str, Any] = read_yaml(path)
     if isinstance(values, dict) and (missing := [key for key in schema["required"] if key not in values]):
         raise GenomeLMError(f"{path}: missing: {', '.join(missing)} (docs/workflow.md shows a whole manifest)")

@@ -172,7 +172,7 @@ def _cpu_groups(root: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
 def _lines(path: Path) -> list[str]:
     """The lines of a file; none if it can't be read (no Linux)."""
     try:
-        return path.read_text().splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
 
@@ -180,7 +180,7 @@ def _lines(path: Path) -> list[str]:
 def _quota_of(folder: Path, files: tuple[str, ...]) -> float | None:
     """CPUs that a control group is allowed; None for no limit ("max" or -1), or if its files say no numbers."""
     try:
-        quota, period = map(int, " ".join((folder / name).read_text() for name in files).split())
+        quota, period = map(int, " ".join((folder / name).read_text(encoding="utf-8") for name in files).split())
         return quota / period if quota > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None

@@ -18,7 +18,7 @@ from genome_lm.errors import GenomeLMError
 def peak_bytes() -> int:
     """Most memory that this process has held at one time (resident set)."""
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
     except (OSError, IndexError):  # no Linux; there, the peak since the process began does as well
         import resource
@@ -29,7 +29,7 @@ def peak_bytes() -> int:
 
 def serve(arguments: dict[str, Any]) -> None:
     """Read the numbers of runs from stdin, run, and write an answer each to stdout."""
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints goes to stderr
     job = Job(**arguments["job"])
     chosen = side(job.kind, arguments["side"])

@@ -26,11 +26,6 @@ class Shares(NamedTuple):
     block: int = 50_000
     gap: int = 1_000
 
-    def __post_init__(self) -> None:
-        for name in ("valid", "test"):
-            check_range(name, getattr(self, name), 0, 1)
-        check_range("valid and test together:", self.valid + self.test, 0, 1)
-
 
 USUAL = Shares()
 MOST = 1 << 32
@@ -66,6 +61,9 @@ def species_set(
         GenomeLMError: If there are fewer than two genomes, or one has no window in a split, or a number is out of
             range.
     """
+    for name in ("valid", "test"):
+        check_range(name, getattr(shares, name), 0, 1)
+    check_range("valid and test together:", shares.valid + shares.test, 0, 1)
     check_range("length", length, 1, MOST)
     check_range("per-class", per_class, 1, MOST)
     if held_out is not None:

@@ -71,7 +71,7 @@ def run_suite(
         "tables": tables,
     }  # fmt: skip
     with replacing_folder(out) as folder:
-        (folder / SUMMARY).write_text(json_text(result) + "\n")
+        (folder / SUMMARY).write_text(json_text(result) + "\n", encoding="utf-8")
         for name, rows in tables.items():
             pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
         finish(folder)

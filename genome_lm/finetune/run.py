@@ -199,7 +199,7 @@ def _write(
         "baseline": result.baseline.to_dict() if result.baseline is not None else None,
         **identity,
     }
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def positive_class(head: HeadConfig) -> str | None:
@@ -478,7 +478,7 @@ def prediction_table(head: HeadConfig, ids: Sequence[str], outputs: Sequence[np.
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader()
         writer.writerows(history)

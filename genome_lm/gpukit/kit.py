@@ -95,7 +95,7 @@ class Kit:
         if case.problems:
             case.facts["problems"] = case.problems
             print(f"  FAILED {what} {facts}: {'; '.join(case.problems)}", flush=True)
-        with self.results.open("a") as file:
+        with self.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(case.facts) + "\n")
         self.synchronize()
 

@@ -136,7 +136,7 @@ def _run_stage(name: str, stage: Stage, options: Options, limit: float, scratch:
     start = time.monotonic()
     command = [sys.executable, "-m", "genome_lm.gpukit.stage", stage.module, json.dumps(arguments)]
     errors = folder / "stderr"
-    with errors.open("w") as stderr:
+    with errors.open("w", encoding="utf-8") as stderr:
         status = _wait(command, _environment(stage, options, scratch), limit, stderr)
     found = list(_whole_lines(cases))
     outcome = {
@@ -145,7 +145,7 @@ def _run_stage(name: str, stage: Stage, options: Options, limit: float, scratch:
         "cases": found,
     }
     if status != 0:
-        last = errors.read_text(errors="replace").strip().splitlines()[-_ERROR_LINES:]
+        last = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_ERROR_LINES:]
         outcome["error"] = [f"stopped after {limit:.0f} s" if status is None else f"exit status {status}", *last]
     return outcome
 
@@ -155,7 +155,7 @@ _PATHS = "expected", "fasta"
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Cases of a file, but for a last line that was being written when its process was killed."""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             yield json.loads(line)
 
@@ -183,7 +183,7 @@ def _wait(command: Sequence[str], environment: dict[str, str], limit: float, std
 
 def _write(out: Path, results: dict[str, Any]) -> None:
     with replacing_file(out) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
+        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def _line(name: str, outcome: dict[str, Any]) -> str:

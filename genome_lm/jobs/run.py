@@ -1,5 +1,7 @@
 """The loop of a resumable job: what an earlier run has done is kept, what is missing is computed part by part."""
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.formats.parts import PartsFolder, open_parts
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
+
+log = logging.getLogger(__name__)
 
 Advance = Callable[[float], None]
 """Is told how much work was done."""
@@ -73,11 +77,25 @@ def run_job(job: Job, path: Path, force: bool) -> tuple[PartsFolder, int]:
     folder = open_parts(path, job.identity, job.shard, force)
     missing = [number for number in job.numbers if not folder.has(number)]
     total = sum(job.work[number] for number in job.numbers)
-    with progress(job.verb, 0, job.unit) as bar:
+    with progress(job.verb, 0, job.unit) as bar, _way_on_told(job, folder, path):
         bar.start(total - sum(job.work[number] for number in missing), total)
         for number, table in zip(missing, job.compute(missing, bar.advance), strict=True):
             folder.write(number, table)
     return folder, len(job.numbers) - len(missing)
+
+
+@contextlib.contextmanager
+def _way_on_told(job: Job, folder: PartsFolder, path: Path) -> Iterator[None]:
+    """When the block is left by Ctrl-C or SIGTERM, say how the job goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        done = sum(folder.has(number) for number in job.numbers)
+        log.warning(
+            "%s: %s of %s parts are done and kept in %s; the same command goes on from there",
+            job.verb, f"{done:,}", f"{len(job.numbers):,}", path,
+        )  # fmt: skip
+        raise
 
 
 def shard_range(parts: int, number: int, count: int) -> range:

@@ -1,5 +1,6 @@
 """Figures of the report of a run, as SVG text to stand inside a page."""
 
+import statistics
 from collections.abc import Sequence
 
 from genome_lm.drawing import BASELINE, MODEL, MUTED, new_figure, svg_text
@@ -8,20 +9,20 @@ from genome_lm.text import shortened
 from genome_lm.training.metrics import Metrics
 
 ROLLING = 25
-"""Steps that the drawn training loss is averaged over."""
+"""Steps of the median that is drawn of the training loss: a spike is seen in the loss itself."""
 
 
 def learning_curve(rows: Sequence[Metrics]) -> str:
-    """Bits per base against bases seen: training (averaged over steps) and validation, with the stages marked.
+    """Bits per base against bases seen: training (median over steps) and validation, with the stages marked.
 
     The axis ends above most steps: those that it leaves out, of the beginning and of spikes, are told below it.
     """
     figure, axes = new_figure(7.2, 3.2)
     bases = [row.bases / 1e6 for row in rows]
     train = [row.bits_per_base for row in rows]
-    averaged = [sum(train[max(0, i - ROLLING + 1) : i + 1]) / min(i + 1, ROLLING) for i in range(len(train))]
+    medians = [statistics.median(train[max(0, i - ROLLING + 1) : i + 1]) for i in range(len(train))]
     axes.plot(bases, train, color=BASELINE, linewidth=0.6)
-    axes.plot(bases, averaged, color=MODEL, linewidth=1.6, label=f"train, mean of {ROLLING} steps")
+    axes.plot(bases, medians, color=MODEL, linewidth=1.6, label=f"train, median of {ROLLING} steps")
     seen = [(x, y) for x, row in zip(bases, rows, strict=True) if (y := row.valid_bits_per_base) is not None]
     if seen:
         axes.plot(*zip(*seen, strict=True), "o", color="#d1495b", markersize=4, label="valid")

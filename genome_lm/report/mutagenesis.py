@@ -14,6 +14,7 @@ from matplotlib.ticker import StrMethodFormatter
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, require_suffix
 from genome_lm.inference.mutagenesis import BASES, Mutagenesis
+from genome_lm.text import shortened
 
 FORMATS = (".svg", ".png", ".pdf")
 LINE = 100
@@ -44,7 +45,8 @@ def draw_mutagenesis(path: Path, result: Mutagenesis) -> None:
     width, lines = min(n, LINE), -(-n // LINE)
     figure = Figure(figsize=(max(6.0, 2.2 + 0.13 * width), 3.1 * lines + 0.4), layout="constrained")
     colours = colormaps["RdBu"].with_extremes(bad="#d5d9de")
-    figure.suptitle(f"{result.contig}:{result.start + 1:,}-{result.start + n:,}", fontsize=11)
+    place = f"{shortened(result.contig)}:{result.start + 1:,}-{result.start + n:,}"
+    figure.suptitle(place, fontsize=11, parse_math=False)  # a contig's name may hold dollar signs
     axes = figure.subplots(2 * lines, 1, squeeze=False, height_ratios=(1.5, 1) * lines)[:, 0]
     for line in range(lines):
         some = slice(line * LINE, min(n, (line + 1) * LINE))

@@ -35,7 +35,7 @@ def write_finetune_report(folder: Path, out: Path) -> None:
         GenomeLMError: If the folder lacks a file, or one is not what it should be.
     """
     try:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         history = pd.read_csv(folder / "history.csv")
         predicted = pd.read_parquet(folder / "predictions.parquet")
     except (OSError, ValueError) as error:

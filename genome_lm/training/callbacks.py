@@ -72,7 +72,7 @@ class Log(Callback):
             return
         self._trim()
         earlier = [row.loss for row in read_metrics(self.run)]
-        self._file = (self.run / METRICS).open("a", newline="")
+        self._file = (self.run / METRICS).open("a", encoding="utf-8", newline="")
         self._board = _open_board(self.run / "tensorboard", self.first_step)
         self._display = progress("train", 0, "bases")
         self._bar = self._display.__enter__()
@@ -122,7 +122,7 @@ class Log(Callback):
                 f"{path}: has {len(kept):,} of the {self.first_step:,} steps that {RESUME} goes on from; put the "
                 "whole file back, or remove the run to start anew"
             )
-        with replacing_file(path) as temporary, temporary.open("w", newline="") as file:
+        with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([Metrics._fields, *(row.texts() for row in kept)])
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:

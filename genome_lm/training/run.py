@@ -198,7 +198,7 @@ def _claim(out: Path, identity: dict[str, Any], restart_if_changed: bool, rank: 
             _remove(out / name)
     if not path.exists():
         with replacing_file(path) as temporary:
-            temporary.write_text(json_text(identity) + "\n")
+            temporary.write_text(json_text(identity) + "\n", encoding="utf-8")
         return False
     if changed:
         listed = "\n".join(f"  {key}: {earlier.get(key)} there, {now.get(key)} now" for key in changed)
@@ -278,5 +278,5 @@ def _finish(shape: ModelConfig, config: TrainingConfig, out: Path, identity: dic
     parameters = sum(parameter.numel() for parameter in model.parameters())
     summary = asdict(Summary(config.steps, last.bases, parameters, last.loss, last.valid_loss, versions))
     with replacing_file(out / SUMMARY) as temporary:
-        temporary.write_text(json_text(summary) + "\n")
+        temporary.write_text(json_text(summary) + "\n", encoding="utf-8")
     return summary

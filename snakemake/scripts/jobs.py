@@ -17,7 +17,7 @@ def read(folder):
     jobs = defaultdict(list)
     for path in sorted(Path(folder).rglob("*.tsv")):
         rule = path.relative_to(folder).parts[0].removesuffix(".tsv")
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file, delimiter="\t"):
                 numbers = row.get("s") or "NA", row.get("max_rss") or "NA"
                 if "NA" not in numbers and "-" not in numbers:
@@ -50,7 +50,7 @@ def write(snakemake):
 
 
 if "snakemake" in globals():
-    with open(snakemake.log[0], "w") as sys.stderr:  # noqa: F821
+    with open(snakemake.log[0], "w", encoding="utf-8") as sys.stderr:  # noqa: F821
         try:
             write(snakemake)  # noqa: F821
         except GenomeLMError as error:

@@ -56,7 +56,10 @@ class Tuning(NamedTuple):
 def rows(runs: Sequence[tuple[str, str, int]], summaries: Sequence[str], evaluations: Sequence[str]) -> Iterator[Row]:
     """A dictionary of COLUMNS for each run."""
     for (genome, model, seed), summary, evaluation in zip(runs, summaries, evaluations, strict=True):
-        trained, scores = json.loads(Path(summary).read_text()), json.loads(Path(evaluation).read_text())
+        trained, scores = (
+            json.loads(Path(summary).read_text(encoding="utf-8")),
+            json.loads(Path(evaluation).read_text(encoding="utf-8")),
+        )
         best = min(scores["baselines"], key=lambda score: score["loss"])
         values = (
             *(genome, model, seed, trained["parameters"], trained["bases"], scores["split"], scores["length"]),
@@ -77,7 +80,7 @@ def tuning(task: str, run: tuple[str, str, int], path: Path, page: str, metric: 
         page: The task's page, as the study's page links to it.
         metric: That of a benchmark's published figures; None for the one that early stopping watched.
     """
-    summary = json.loads(path.read_text())
+    summary = json.loads(path.read_text(encoding="utf-8"))
     split = "test" if "test" in summary["metrics"] else "valid"
     estimates = {estimate["metric"]: estimate for estimate in summary["metrics"][split]}
     watched = metric or summary["config"]["metric"]
@@ -199,17 +202,17 @@ def write(snakemake: Any) -> None:
     with (
         replacing_file(Path(snakemake.output.table)) as new_table,
         replacing_file(out) as new_page,
-        new_table.open("w", newline="") as file,
+        new_table.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
         links = [relative(Path(link)) for link in given.pages]
-        new_page.write_text(page(snakemake.params.title, table, links, tunings))
+        new_page.write_text(page(snakemake.params.title, table, links, tunings), encoding="utf-8")
 
 
 if "snakemake" in globals():
-    with open(snakemake.log[0], "w") as sys.stderr:  # noqa: F821
+    with open(snakemake.log[0], "w", encoding="utf-8") as sys.stderr:  # noqa: F821
         try:
             write(snakemake)  # noqa: F821
         except GenomeLMError as error:

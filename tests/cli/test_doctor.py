@@ -35,7 +35,7 @@ def test_all_is_well() -> None:
 @pytest.mark.parametrize(("reason", "shown"), [("no C compiler", "plain: no C compiler"), ("", "compiled")])
 def test_whether_stages_are_compiled_is_shown(reason: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "why_plain", lambda: reason)
-    monkeypatch.setattr(doctor, "plain_forms", lambda: {})
+    monkeypatch.setattr(doctor, "plain_forms", dict)
     monkeypatch.setenv("COLUMNS", "120")
     assert shown in CliRunner().invoke(app, ["doctor"]).stdout
 

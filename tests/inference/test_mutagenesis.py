@@ -12,8 +12,9 @@ import genome_lm
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import Interval
 from genome_lm.inference import Layout
-from genome_lm.inference.mutagenesis import BASES, mutagenesis, parse_region
+from genome_lm.inference.mutagenesis import BASES, Mutagenesis, mutagenesis, parse_region
 from genome_lm.model import HyenaLM
+from genome_lm.report.mutagenesis import draw_mutagenesis
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 from tests.tiny import TINY_MODEL
@@ -149,3 +150,9 @@ def test_a_region_too_long_for_gradients(model: HyenaLM, genome: Genome) -> None
         107,
         4,
     )
+
+
+def test_a_contig_s_name_is_no_formula(tmp_path: Path) -> None:
+    result = Mutagenesis("chr$\\frac{$", 0, "ACGT", np.zeros((4, 4), dtype=np.float32), "substitutions")
+    draw_mutagenesis(tmp_path / "m.svg", result)
+    assert (tmp_path / "m.svg").stat().st_size

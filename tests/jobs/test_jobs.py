@@ -4,7 +4,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from genome_lm.formats.parts import PARTS
 from genome_lm.genome import Interval, Tiling
 from genome_lm.inference import Recipe
 from genome_lm.jobs import FastaSource, GenomeSource, embed_to_file, gather, plan, shard_path
+from genome_lm.jobs.run import Job, run_job
 from tests.conftest import Genome, biased_dna
 
 SUFFIXES = (".npz", ".parquet", ".zarr", ".h5ad")
@@ -444,3 +445,20 @@ def test_damaged_parts_are_one_error(model: genome_lm.GenomeLM, fasta: Path, tmp
         assert not (tmp_path / f"g{suffix}").exists()
     file.write_bytes(whole)
     assert gather(shard, tmp_path / f"g{suffix}") == 90
+
+
+@pytest.mark.parametrize("stopped_by", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_job_says_how_it_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stopped_by: type[BaseException]
+) -> None:
+    def compute(numbers: Sequence[int], advance: Callable[[float], None]) -> Iterator[pa.Table]:
+        yield pa.table({"x": [1]})
+        raise stopped_by
+
+    (tmp_path / "out.parts").mkdir()
+    job = Job("embed", "bases", {"rows": [1, 1, 1]}, range(3), [1, 1, 1], compute)
+    with pytest.raises(stopped_by):
+        run_job(job, tmp_path / "out.parts", force=False)
+    assert (
+        f"embed: 1 of 3 parts are done and kept in {tmp_path / 'out.parts'}; the same command goes on" in caplog.text
+    )

@@ -66,7 +66,7 @@ def _genome(kit: Kit) -> GenomeStore:
     fasta = kit.fasta
     if fasta is None:
         fasta = kit.folder / "made.fa"
-        fasta.write_text(f">made\n{_made_dna(_BASES)}\n")
+        fasta.write_text(f">made\n{_made_dna(_BASES)}\n", encoding="utf-8")
     store = build_store([fasta], kit.folder / "genome.zarr", fasta.name)
     write_bed(kit.folder / "splits.bed", split_genome(store, block=20_000, gap=1_000))
     return store
@@ -86,7 +86,7 @@ def _child(kit: Kit, out: Path) -> subprocess.Popen[bytes]:
         "train_here(Path(sys.argv[1]), FORMS[sys.argv[2]], sys.argv[3], Path(sys.argv[4]))"
     )
     arguments = str(kit.folder), kit.form.name, str(kit.device), str(out)
-    with _errors(out).open("w") as stderr:
+    with _errors(out).open("w", encoding="utf-8") as stderr:
         return subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=stderr)
 
 
@@ -98,7 +98,7 @@ def _errors(out: Path) -> Path:
 def _train(kit: Kit, out: Path) -> None:
     """A run to its end."""
     if _child(kit, out).wait():
-        raise RuntimeError(_errors(out).read_text(errors="replace").strip()[-1_500:])
+        raise RuntimeError(_errors(out).read_text(encoding="utf-8", errors="replace").strip()[-1_500:])
 
 
 def _learn(case: Case, kit: Kit) -> None:
@@ -128,7 +128,7 @@ def _resume(case: Case, kit: Kit) -> None:
 
 def _steps(run: Path) -> int:
     path = run / "metrics.csv"
-    return max(0, path.read_text().count("\n") - 1) if path.exists() else 0
+    return max(0, path.read_text(encoding="utf-8").count("\n") - 1) if path.exists() else 0
 
 
 def _filter_gradients(case: Case, kit: Kit) -> None:

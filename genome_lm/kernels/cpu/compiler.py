@@ -48,7 +48,9 @@ def compiled(source: Path, test: str) -> ctypes.CDLL:
     if openmp is None:
         raise GenomeLMError("not Linux, or PyTorch runs without an OpenMP library")
     try:
-        key = hashlib.sha256("\0".join([source.read_text(), *FLAGS, openmp, _processor()]).encode()).hexdigest()
+        key = hashlib.sha256(
+            "\0".join([source.read_text(encoding="utf-8"), *FLAGS, openmp, _processor()]).encode()
+        ).hexdigest()
         name = f"{source.stem}-{key[:16]}"
         with _private_folder() as (path, folder):
             content = _kept(path, folder, name)
@@ -146,7 +148,7 @@ def _keep(folder: int, name: str, memory: int) -> None:
 
 def _processor() -> str:
     """What tells processors apart whose instructions differ: the nodes of a cluster may share a cache."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 

@@ -192,7 +192,7 @@ def _thread_setters() -> None:
 def openmp_library() -> str | None:
     """The file of the OpenMP library that PyTorch runs on; other packages may have loaded one of their own."""
     try:
-        files = re.findall(r"/.*/lib[gi]?omp[^/]*\.so.*", Path("/proc/self/maps").read_text())
+        files = re.findall(r"/.*/lib[gi]?omp[^/]*\.so.*", Path("/proc/self/maps").read_text(encoding="utf-8"))
     except OSError:
         return None
     of_torch = str(Path(torch.__file__).parent)

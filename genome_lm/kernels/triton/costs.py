@@ -239,7 +239,9 @@ def torch_fft(length: int, dtype: torch.dtype, backward: bool = False) -> Cost:
 
 
 # Read on import, for torch.compile, which traces what asks for it, can't read files.
-_MEASURED: dict[str, tuple[int, int]] = json.loads(Path(__file__).with_name("crossover.json").read_text())["faster"]
+_MEASURED: dict[str, tuple[int, int]] = json.loads(
+    Path(__file__).with_name("crossover.json").read_text(encoding="utf-8")
+)["faster"]
 
 
 def measured_crossover() -> dict[str, tuple[int, int]]:
