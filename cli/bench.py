@@ -53,7 +53,7 @@ def bench(
     as_json: Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the outputs if they exist.")] = False,
 ) -> None:
-    """Measure seconds, bases a second and peak memory, side by side in one run, and the machine's floor.
+    """Measure seconds, bases per second and peak memory, side by side in one run, and the machine's floor.
 
     Example: genome-lm bench forward --preset small-32k --length 4096 --length 32768 --against original
 

@@ -36,20 +36,20 @@ def doctor(
         return
     from genome_lm.doctor import TOLERANCE, examine
 
-    found = examine(context.obj)
+    report = examine(context.obj)
     if as_json:
-        typer.echo(json_text(found))  # infinity, what could not be computed, is null there, and `error` says why
+        typer.echo(json_text(report))  # infinity, what could not be computed, is null there, and `error` says why
     else:
-        libraries = [(name, version or "not installed") for name, version in found["libraries"].items()]
-        rows = [("genome-lm", found["genome_lm"]), ("Python", found["python"]), *libraries]
-        rows.append(("CUDA", found["cuda"] or "not in this torch"))
-        rows.append(("CPU threads", f"{found['cpu_threads']} ({found['cpu_threads_reason']})"))
-        rows += [("memory", f"{found['memory_bytes'] / 1e9:.1f} GB"), ("platform", found["platform"])]
-        stages = "compiled" if found["compiled_stages"] else f"plain: {found['compiled_stages_reason']}"
+        libraries = [(name, version or "not installed") for name, version in report["libraries"].items()]
+        rows = [("genome-lm", report["genome_lm"]), ("Python", report["python"]), *libraries]
+        rows.append(("CUDA", report["cuda"] or "not in this torch"))
+        rows.append(("CPU threads", f"{report['cpu_threads']} ({report['cpu_threads_reason']})"))
+        rows += [("memory", f"{report['memory_bytes'] / 1e9:.1f} GB"), ("platform", report["platform"])]
+        stages = "compiled" if report["compiled_stages"] else f"plain: {report['compiled_stages_reason']}"
         rows.append(("CPU stages", stages))
-        rows += [(f"plain, not torch's {name}", why) for name, why in found["torch_functions_replaced"].items()]
-        if found["kernel_forced"]:
-            rows.append(("GENOME_LM_KERNEL", found["kernel_forced"]))
+        rows += [(f"plain, not torch's {name}", why) for name, why in report["torch_functions_replaced"].items()]
+        if report["kernel_forced"]:
+            rows.append(("GENOME_LM_KERNEL", report["kernel_forced"]))
         table("installed", ("", ""), rows)
         columns = "device", "name", "inference", "training", "forward", "backward", ""
         table(
@@ -62,23 +62,23 @@ def doctor(
                     f"{device['backward']:.1e}",
                     "right" if device["passed"] else "WRONG",
                 )
-                for device in found["devices"]
+                for device in report["devices"]
             ],
         )
-        if found["cpus_free"] < found["cpu_threads"]:
+        if report["cpus_free"] < report["cpu_threads"]:
             say(
-                f"other programs leave {found['cpus_free']} CPUs free for {found['cpu_threads']} threads, which will "
-                "wait for each other: --threads takes fewer"
+                f"other programs leave {report['cpus_free']} CPUs free for {report['cpu_threads']} threads, which "
+                "will wait for each other: --threads takes fewer"
             )
-        for device in found["devices"]:
+        for device in report["devices"]:
             if device["error"]:
                 say(f"{device['device']}: {device['error']}")
         say(
             "all is well"
-            if found["passed"]
+            if report["passed"]
             else "something is wrong: don't trust results of the devices marked WRONG"
         )
-    if not found["passed"]:
+    if not report["passed"]:
         raise typer.Exit(1)
 
 

@@ -24,7 +24,7 @@ class ModelConfig:
         max_length: Context in bases. The filters span `filter_length` positions, two more than this, the room that
             the original left for [CLS] and [SEP]; the model takes as many tokens.
         d_inner: Width inside the MLP; 0 stands for 4 · d_model.
-        order: Order of the Hyena recurrence; order − 1 long convolutions a block.
+        order: Order of the Hyena recurrence; order − 1 long convolutions per block.
         short_filter_order: Taps of the depthwise convolution after the in-projection.
         emb_dim: Positional features of the implicit filter: t and (emb_dim − 1)/2 pairs of cos and sin; odd.
         filter_order: Width of the implicit filter's MLP.

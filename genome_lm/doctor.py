@@ -174,18 +174,18 @@ def _states(model: HyenaLM, ids: Tensor) -> dict[str, Tensor]:
 def _gradients(model: HyenaLM, ids: Tensor) -> dict[str, Tensor]:
     model.zero_grad(set_to_none=True)
     model.loss(*model.config.direction.shifted(ids)).backward()
-    found = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
-    return found
+    return gradients
 
 
-def _difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The largest over all tensors of max |found − expected| / max |expected|; NaN counts as infinite."""
-    if found.keys() != expected.keys():
+def _difference(computed: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest over all tensors of max |computed − expected| / max |expected|; NaN counts as infinite."""
+    if computed.keys() != expected.keys():
         return float("inf")
     worst = 0.0
     for name, tensor in expected.items():
         scale = tensor.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-        difference = float((found[name].double() - tensor).abs().max() / scale)
+        difference = float((computed[name].double() - tensor).abs().max() / scale)
         worst = max(worst, difference if difference == difference else float("inf"))
     return worst

@@ -25,7 +25,7 @@ def plot(path: Path, comparisons: Sequence[Comparison]) -> None:
             time.plot(lengths, [side.median for side in sides], "o-", label=label)
             memory.plot(lengths, [side.peak / 1e9 for side in sides], "o-", label=label)
         time.plot(lengths, [c.floor.seconds for c in group], ":", color="#8a94a0", label="floor")
-    for axes, what in ((time, "seconds a run"), (memory, "peak memory, GB")):
+    for axes, what in ((time, "seconds per run"), (memory, "peak memory, GB")):
         axes.set(xscale="log", yscale="log", xlabel="length, bp", ylabel=what)
         axes.spines[["top", "right"]].set_visible(False)
     time.legend(frameon=False, fontsize=8)

@@ -98,7 +98,7 @@ def _forward(config: ModelConfig, length: int) -> tuple[float, float]:
 
 
 def _best(run: Callable[[], object], times: int) -> float:
-    """Least CPU seconds a thread; threads that wait for each other spend them too, as the clock on the wall does."""
+    """Least CPU seconds per thread; time that threads spend waiting for each other is included."""
     best = math.inf
     for _ in range(times):
         begin = time.process_time()

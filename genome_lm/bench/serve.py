@@ -32,12 +32,12 @@ def serve(arguments: dict[str, Any]) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints goes to stderr
     job = Job(**arguments["job"])
-    chosen = side(job.kind, arguments["side"])
-    chosen.apply()
-    if chosen.implementation == OURS:
+    measured_side = side(job.kind, arguments["side"])
+    measured_side.apply()
+    if measured_side.implementation == OURS:
         keep_freed_memory()  # as the command line does; the original has no such settings
     start = peak_bytes()
-    work = prepare(job, chosen.implementation)
+    work = prepare(job, measured_side.implementation)
     result = Path(arguments["result"])
     for line in sys.stdin:
         begin, begin_cpu = time.perf_counter(), time.process_time()

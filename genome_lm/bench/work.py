@@ -132,14 +132,14 @@ def _recompute(way: Way, prompt: Tensor, job: Job) -> Work:
     way.eval()
 
     def run(_number: int) -> npt.NDArray[np.generic]:
-        ids, found = prompt, []
+        ids, likelihoods = prompt, []
         with torch.no_grad():
             for _ in range(job.length):
                 scores = way(ids)[0, -1].log_softmax(0)
                 base = NUCLEOTIDES[0] + int(scores[list(NUCLEOTIDES)].argmax())
-                found.append(float(scores[base]))
+                likelihoods.append(float(scores[base]))
                 ids = torch.cat([ids, ids.new_tensor([[base]])], dim=1)
-        return np.array(found, dtype=np.float32)
+        return np.array(likelihoods, dtype=np.float32)
 
     return run
 

@@ -23,17 +23,17 @@ class Worker:
 
     Args:
         job: What to measure.
-        chosen: The side.
+        measured_side: The side.
         threads: Threads to compute with; None leaves it to the environment.
         result: Where the process writes the first run's result (.npy).
     """
 
-    def __init__(self, job: Job, chosen: Side, threads: int | None, result: Path) -> None:
-        self.side, self.job = chosen, job
-        environment = {**os.environ, **chosen.environment}
+    def __init__(self, job: Job, measured_side: Side, threads: int | None, result: Path) -> None:
+        self.side, self.job = measured_side, job
+        environment = {**os.environ, **measured_side.environment}
         if threads is not None:
             environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(threads)
-        arguments = json.dumps({"job": asdict(job), "side": chosen.name, "result": str(result)})
+        arguments = json.dumps({"job": asdict(job), "side": measured_side.name, "result": str(result)})
         self._process = subprocess.Popen(
             [sys.executable, "-m", "genome_lm.bench.serve", arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,

@@ -1,7 +1,7 @@
 """The byte that a base is stored as: four bits of IUPAC code and a soft-mask bit.
 
 The four common letters have the codes 0 to 3, so that after a bit shuffle all but two of the eight bit planes
-compress to almost nothing: 0.25 bytes a base and a little for the soft mask, where plain letters take up to 0.4.
+compress to almost nothing: 0.25 bytes per base and a little for the soft mask, where plain letters take up to 0.4.
 """
 
 import numpy as np

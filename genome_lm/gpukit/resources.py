@@ -70,9 +70,9 @@ class Resources(NamedTuple):
 def variants(arch: int) -> list[Variant]:
     """Every kernel in bfloat16 and float32, in both forms; rows of long sequences are aligned in every launch."""
     dtypes = torch.bfloat16, torch.float32
-    chosen = [Variant(*one, arch, aligned) for one in product(TILES + COLUMNS, dtypes) for aligned in (True, False)]
-    chosen += [Variant(*one, arch, True) for one in product(ROWS, dtypes)]
-    return [*chosen, Variant("tile_conv", torch.float16, arch, False)]
+    forms = [Variant(*one, arch, aligned) for one in product(TILES + COLUMNS, dtypes) for aligned in (True, False)]
+    forms += [Variant(*one, arch, True) for one in product(ROWS, dtypes)]
+    return [*forms, Variant("tile_conv", torch.float16, arch, False)]
 
 
 def spilled_at_most(variant: Variant) -> int:

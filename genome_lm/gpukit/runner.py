@@ -138,11 +138,11 @@ def _run_stage(name: str, stage: Stage, options: Options, limit: float, scratch:
     errors = folder / "stderr"
     with errors.open("w", encoding="utf-8") as stderr:
         status = _wait(command, _environment(stage, options, scratch), limit, stderr)
-    found = list(_whole_lines(cases))
+    finished = list(_whole_lines(cases))
     outcome = {
-        "passed": status == 0 and bool(found) and all(case["passed"] for case in found),
+        "passed": status == 0 and bool(finished) and all(case["passed"] for case in finished),
         "seconds": round(time.monotonic() - start, 1),
-        "cases": found,
+        "cases": finished,
     }
     if status != 0:
         last = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_ERROR_LINES:]

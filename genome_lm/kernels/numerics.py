@@ -1,4 +1,4 @@
-"""Which precision and which algorithms PyTorch may choose by itself, and where it may not."""
+"""Contexts that fix the precision and the algorithms that PyTorch would otherwise choose."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ def deterministic() -> Iterator[None]:
     """Ask for algorithms on a GPU that give the same bits each time; the process's own settings come back in the end.
 
     Training needs them to go on after a kill as if nothing had happened. An operation that has no such algorithm
-    warns and computes all the same. Without a GPU nothing changes: the operations on a CPU are deterministic.
+    warns and computes anyway. Without a GPU nothing changes: the operations on a CPU are deterministic.
     """
     if not torch.cuda.is_available():
         yield

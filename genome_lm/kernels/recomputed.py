@@ -64,8 +64,8 @@ class _Recomputed(torch.autograd.Function):
             return [*torch.autograd.grad(part, [first, *wanted] if through_rows else wanted, grad_part)]
 
         cut = [*(whole.split(ctx.most) for whole in rows), grad.split(ctx.sizes)]
-        found = share(back, zip(*cut, strict=True))
-        grad_rows = torch.cat([part.pop(0) for part in found]) if through_rows else None
-        sums = iter(summed(found))
+        gradients = share(back, zip(*cut, strict=True))
+        grad_rows = torch.cat([part.pop(0) for part in gradients]) if through_rows else None
+        sums = iter(summed(gradients))
         of_parameters = (next(sums) if is_wanted else None for is_wanted in by_parameter)
         return None, None, None, grad_rows, *[None] * (len(rows) - 1), *of_parameters

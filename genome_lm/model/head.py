@@ -147,11 +147,11 @@ class Head(nn.Module):
         if self.config.task in ("classification", "tokens"):
             losses = F.cross_entropy(outputs, targets.clamp(min=0), reduction="none")
             return (losses * self.target_weights(targets, weights)).sum()
-        known = targets.nan_to_num()
+        values = targets.nan_to_num()
         if self.config.task == "multilabel":
-            losses = F.binary_cross_entropy_with_logits(outputs, known, reduction="none", pos_weight=weights)
+            losses = F.binary_cross_entropy_with_logits(outputs, values, reduction="none", pos_weight=weights)
         else:
-            scaled = (known - known.new_tensor(self.config.means)) / known.new_tensor(self.config.scales)
+            scaled = (values - values.new_tensor(self.config.means)) / values.new_tensor(self.config.scales)
             losses = (outputs - scaled).square()
         return (losses * self.target_weights(targets, weights)).sum()
 

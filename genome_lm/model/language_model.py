@@ -57,7 +57,7 @@ class HyenaLM(nn.Module):
             weights: (B, L) float weight of each target, 1 everywhere if None.
 
         Returns:
-            () float32, nats a base: Σ w · CE / Σ w over A/C/G/T targets; 0 with zero gradient where there is none.
+            () float32, nats per base: Σ w · CE / Σ w over A/C/G/T targets; 0 with zero gradient where there is none.
         """
         total, weight = self.summed_loss(ids, targets, weights)
         return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)

@@ -35,6 +35,6 @@ def write_parts(path: Path, parts: Parts) -> None:
         GenomeLMError: On another suffix, or if it can't be written.
     """
     check_suffix(path)
-    chosen = FORMATS[path.suffix]
-    with (replacing_folder if chosen.is_folder else replacing_file)(path) as temporary:
-        chosen.write(temporary, parts)
+    embedding_format = FORMATS[path.suffix]
+    with (replacing_folder if embedding_format.is_folder else replacing_file)(path) as temporary:
+        embedding_format.write(temporary, parts)

@@ -108,10 +108,10 @@ def errors(found: list[Tensor], expected: list[Tensor]) -> dict[str, float]:
 def _compare(case: Case, kit: Kit, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     inputs = operands(shape, dtype, kit.device)
     dy = torch.randn(shape, device=kit.device).to(dtype)
-    found = results(inputs, dy)
-    case.demand("the same bits again", all(map(torch.equal, found, results(inputs, dy))))
+    computed = results(inputs, dy)
+    case.demand("the same bits again", all(map(torch.equal, computed, results(inputs, dy))))
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    relative = errors(found, results(exact, dy.double(), reference.gated_causal_conv))
+    relative = errors(computed, results(exact, dy.double(), reference.gated_causal_conv))
     worst = max(relative, key=relative.__getitem__)
     case.record(errors={name: float(f"{value:.2e}") for name, value in relative.items()}, worst=worst)
     # Over few values the largest error is not small beside the largest value: rounding alone made 1.6e-2 of one.
@@ -165,9 +165,9 @@ def _side_stream(case: Case, kit: Kit) -> None:
     stream = torch.cuda.Stream(kit.device)
     stream.wait_stream(torch.cuda.current_stream(kit.device))
     with torch.cuda.stream(stream):
-        found = results(inputs, dy)
+        computed = results(inputs, dy)
     torch.cuda.current_stream(kit.device).wait_stream(stream)
-    case.demand("the same bits as on the main stream", all(map(torch.equal, found, expected)))
+    case.demand("the same bits as on the main stream", all(map(torch.equal, computed, expected)))
 
 
 def _graph(case: Case, kit: Kit) -> None:

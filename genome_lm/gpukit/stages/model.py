@@ -69,16 +69,16 @@ def _compare(case: Case, kit: Kit, model: HyenaLM, want: OfLength, precision: st
         with outside_autocast(loss):
             loss.backward()
     case.bounded("loss", _relative(loss.detach(), want.loss), loss_bound)
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    relative = {name: _relative(found[name], gradient) for name, gradient in want.gradients.items()}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    relative = {name: _relative(gradients[name], gradient) for name, gradient in want.gradients.items()}
     worst = max(relative, key=relative.__getitem__)
     case.record(worst=worst, gradients={name: float(f"{value:.2e}") for name, value in relative.items()})
     case.bounded("gradient", relative[worst], gradient_bound)
 
 
-def _relative(found: Tensor, want: Tensor) -> float:
+def _relative(computed: Tensor, want: Tensor) -> float:
     """Euclidean norm of the difference over that of what is wanted."""
-    return float((found.cpu().double() - want.cpu()).norm() / want.cpu().double().norm().clamp(min=1e-30))
+    return float((computed.cpu().double() - want.cpu()).norm() / want.cpu().double().norm().clamp(min=1e-30))
 
 
 def _compiled(case: Case, model: HyenaLM, ids: Tensor) -> None:
@@ -87,5 +87,5 @@ def _compiled(case: Case, model: HyenaLM, ids: Tensor) -> None:
     expected = torch.autograd.grad(eager, parameters)
     compiled = torch.compile(model.loss)(*CAUSAL.shifted(ids))
     case.bounded("loss", _relative(compiled.detach(), eager.detach()), 1e-3)
-    found = torch.autograd.grad(compiled, parameters)
-    case.bounded("gradient", max(map(_relative, found, expected)), 5e-3)
+    gradients = torch.autograd.grad(compiled, parameters)
+    case.bounded("gradient", max(map(_relative, gradients, expected)), 5e-3)

@@ -67,9 +67,9 @@ def _generate(case: Case, model: GenomeLM, expected: Expected) -> None:
     """Greedy continuations are those of float64, and likelihoods those of a full forward pass."""
     prompts, want = ([_letters(ids) for ids in rows] for rows in (expected.prompts, expected.continuations))
     case.demand("there are clear continuations", bool(prompts))
-    found = model.generate(prompts, len(want[0]), temperature=0)
-    case.demand("they are those of float64", [one.sequence for one in found] == want)
-    for one in found:
+    generated = model.generate(prompts, len(want[0]), temperature=0)
+    case.demand("they are those of float64", [one.sequence for one in generated] == want)
+    for one in generated:
         whole = model.log_likelihood([prompts[one.prompt] + one.sequence])[0][len(prompts[one.prompt]) :]
         case.bounded(f"log-likelihoods of {one.prompt}", _relative(one.log_likelihoods, whole), _BOUND)
 
@@ -90,6 +90,6 @@ def _out_of_memory(case: Case, model: GenomeLM, sequences: list[str]) -> None:
     case.bounded("difference", _relative(after, before), 1e-4)
 
 
-def _relative(found: npt.ArrayLike, want: npt.ArrayLike) -> float:
-    found, want = np.asarray(found, dtype=np.float64), np.asarray(want, dtype=np.float64)
-    return float(np.linalg.norm(found - want) / max(float(np.linalg.norm(want)), 1e-30))
+def _relative(computed: npt.ArrayLike, want: npt.ArrayLike) -> float:
+    computed, want = np.asarray(computed, dtype=np.float64), np.asarray(want, dtype=np.float64)
+    return float(np.linalg.norm(computed - want) / max(float(np.linalg.norm(want)), 1e-30))

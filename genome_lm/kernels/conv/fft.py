@@ -10,7 +10,7 @@ NEAR = 15 / 16
 def fast_fft_size(least: int) -> int:
     """The smallest even 2^a · 3^b · 5^c that is at least `least`, or a power of two if it is hardly larger.
 
-    FFT libraries are quick at such sizes; at 2 million a power of two that is 5 % larger takes a fifth less time.
+    FFT libraries are fast at such sizes. At 2 million, a power of two that is 5 % larger takes a fifth less time.
     """
     best = 1 << max(1, (least - 1).bit_length())
     if best * NEAR <= least:

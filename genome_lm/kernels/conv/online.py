@@ -1,14 +1,14 @@
 """A causal long convolution fed one position at a time: exact, and O(L log² L) for L positions.
 
-To compute output t alone costs t products, and L outputs L²/2. Here each input's contribution to later outputs is
-added ahead of time, in tiles. Inputs are counted from 1; when input i arrives and q is the largest power of two that
-divides i, the inputs (i − q, i] are convolved by one FFT of size 2q into the outputs (i, i + q]. Every pair of an
+Computing output t directly costs t products, and L outputs cost L²/2. Here each input's contribution to later outputs
+is added ahead of time, in tiles. Inputs are counted from 1. When input i arrives and q is the largest power of two
+that divides i, the inputs (i − q, i] are convolved by one FFT of size 2q into the outputs (i, i + q]. Every pair of an
 input and a later output lies in exactly one tile. This is the relaxed multiplication of van der Hoeven (2002,
 https://doi.org/10.1006/jsco.2002.0562) with one factor known beforehand, which Oncescu et al. (2024, Flash Inference,
 https://arxiv.org/abs/2410.12982) apply to language models with long convolutions.
 
-Tiles within blocks of `DIRECT` positions are replaced by one outer product a position: the new input times the first
-taps goes to the rest of its block.
+Tiles within blocks of `DIRECT` positions are replaced by one outer product per position: the new input times the
+first taps is added to the rest of its block.
 """
 
 import torch
@@ -21,7 +21,7 @@ from genome_lm.kernels.conv.reference import causal_conv
 DIRECT = 64
 """Positions of a block in which contributions are added without FFTs; a power of two."""
 FFT_BYTES = 8 << 20
-"""Padded input of one call of the FFT, so that it stays in the caches; a channel at least."""
+"""Padded input of one call of the FFT, so that it stays in the caches; at least one channel."""
 KEPT = 8
 """Spectra of tiles up to 1/KEPT of the length are kept, a quarter of the memory that all would take; larger tiles
 occur four times at most."""
@@ -31,7 +31,7 @@ class TileFilters:
     """Filters as the tiles need them, shared by all sequences of a length.
 
     Args:
-        h: (C, L) taps of the first L lags, one filter a channel, float32 or float64.
+        h: (C, L) taps of the first L lags, one filter per channel, float32 or float64.
     """
 
     def __init__(self, h: Tensor) -> None:
@@ -57,7 +57,7 @@ class OnlineConv:
     """The running state of y[t] = Σ_{s ≤ t} h[t − s] · u[s] for a batch.
 
     At position t, y[t] is `pending + h[:, 0] · u`; then `push(u)` goes to the next position. Row t of the one buffer
-    holds what earlier inputs contribute to y[t] until u[t] takes its place: memory is L numbers a channel.
+    holds what earlier inputs contribute to y[t] until u[t] takes its place: memory is L numbers per channel.
 
     Args:
         filters: The filters of C channels over L positions.

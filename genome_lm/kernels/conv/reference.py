@@ -3,9 +3,9 @@
 A convolution is causal and linear, not circular: inputs of length L are zero-padded to at least 2L, so nothing
 wraps around (Poli et al. 2023, https://arxiv.org/abs/2302.10866, section 3).
 
-Backends differ in precision. This one takes its FFTs in float32, of bfloat16 and float16 too, and in float64 of
-float64. Triton's accumulates in float32: with bfloat16 input its products of matrices are bfloat16, which leaves
-errors of about 6e-3 of the largest value; with float32 and float16 input each is split into three TF32 products.
+Backends differ in precision. This one computes FFTs in float64 for float64 input, and in float32 for all
+other. Triton's accumulates in float32. With bfloat16 input its matrix products are bfloat16, which leaves errors of
+about 6e-3 of the largest value. With float32 and float16 input each product is split into three TF32 products.
 """
 
 import torch
@@ -19,7 +19,7 @@ def causal_conv(u: Tensor, h: Tensor, bias: Tensor) -> Tensor:
 
     Args:
         u: (B, D, L), any floating dtype.
-        h: (D, L) filter, one a channel.
+        h: (D, L) filter, one per channel.
         bias: (D,) weight of the skip.
 
     Returns:

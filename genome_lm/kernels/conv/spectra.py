@@ -1,14 +1,15 @@
-"""Spectra for causal convolutions on a CPU, by the form of the FFT that is the quickest for the length.
+"""Spectra for causal convolutions on a CPU, by the FFT that is fastest for the length.
 
-Up to `LONG` positions that is the FFT of the zero-padded real signal. A longer one leaves the caches, where FFT
-libraries fall to a fraction of their speed, so that here the transform is split into a matrix of short ones that stay
-in them (Bailey 1990, https://doi.org/10.1007/BF00162341). Without padding, by right-angle convolution: products of
-polynomials modulo X^N − i have the causal convolution of real signals as their real part (Nussbaumer 1982, Fast
-Fourier Transform and Convolution Algorithms, chapter 3).
+Up to `LONG` positions that is the FFT of the zero-padded real signal. A longer FFT leaves the caches, where FFT
+libraries lose most of their speed. There the transform is split into a matrix of short FFTs that stay in the caches
+(Bailey 1990, https://doi.org/10.1007/BF00162341). It needs no padding, because it computes a right-angle convolution:
+the product of polynomials modulo X^N − i has the causal convolution of real signals as its real part (Nussbaumer
+1982, Fast Fourier Transform and Convolution Algorithms, chapter 3).
 
-With ω = exp(iπ/2N), the spectrum of x is the DFT of ωʲ x_j. N = R · C positions are a matrix of R rows: DFTs of the
-columns, twiddle factors, DFTs of the rows. Frequencies stay in the order that this leaves, and the inverse goes the
-same way back, so nothing is transposed. Columns are taken in blocks, and ωʲ goes into the factors of both steps.
+With ω = exp(iπ/2N), the spectrum of x is the DFT of ωʲ x_j. N = R · C positions form a matrix of R rows. The transform
+is: DFTs of the columns, twiddle factors, DFTs of the rows. Frequencies stay in the order that this leaves, and the
+inverse takes the same steps backwards, so nothing is transposed. Columns are processed in blocks. The factors ωʲ are
+merged into the factors of both steps.
 """
 
 import math
@@ -22,13 +23,13 @@ from torch import Tensor
 from genome_lm.kernels.conv.fft import fast_fft_size
 
 LONG = 300_000
-"""Positions from which on the split form is quicker."""
+"""Positions from which on the split form is faster."""
 BLOCK = 1 << 17
 """Values of a block of columns, 1 MiB."""
 
 
 def spectrum(x: Tensor) -> Tensor:
-    """What of signals is multiplied for a causal convolution, or with the conjugate for a correlation.
+    """The spectrum of signals: multiply two for a causal convolution, or one by the other's conjugate for a correlation.
 
     Args:
         x: (..., L) float32 or float64.

@@ -505,6 +505,6 @@ def _backward_norm(normed: _Normed, grad: Tensor, grad_normed: Tensor, grad_x: T
         return norm_weight, norm_bias, b_out
 
     pieces = zip(*map(_rows, (normed.x, grad, grad_normed, grad_x)), strict=True)
-    found = summed(share(through_norm, runs([*pieces])))
-    for total, value in zip((sums.norm_weight, sums.norm_bias, sums.b_out), found, strict=True):
+    totals = summed(share(through_norm, runs([*pieces])))
+    for total, value in zip((sums.norm_weight, sums.norm_bias, sums.b_out), totals, strict=True):
         total.copy_(value)

@@ -277,7 +277,7 @@ def _name(dtype: torch.dtype) -> str:
 def table(lengths: list[int]) -> str:
     """The counts as a Markdown table; for one channel of one sequence, floors in microseconds."""
     lines = [
-        "| length | batch | dtype | direction | scheme | bytes a base | of L2 | operations a base "
+        "| length | batch | dtype | direction | scheme | bytes per base | of L2 | operations per base "
         "| memory floor, µs | floor, µs |",
         "|---:|---:|---|---|---|---:|---:|---:|---:|---:|",
     ]
