@@ -180,7 +180,8 @@ def _check_lengths(config: TrainingConfig, model: ModelConfig, devices: int) -> 
             )
         if (batch := max(1, config.tokens_per_step // stage.length)) < devices:
             raise GenomeLMError(
-                f"stage {number + 1} has {batch} windows a step, fewer than {devices} devices; raise tokens_per_step"
+                f"stage {number + 1} has {batch} windows per step, fewer than {devices} devices; "
+                "raise tokens_per_step"
             )
 
 

@@ -2,8 +2,8 @@
 
 Computing output t directly costs t products, and L outputs cost L²/2. Here each input's contribution to later outputs
 is added ahead of time, in tiles. Inputs are counted from 1. When input i arrives and q is the largest power of two
-that divides i, the inputs (i − q, i] are convolved by one FFT of size 2q into the outputs (i, i + q]. Every pair of an
-input and a later output lies in exactly one tile. This is the relaxed multiplication of van der Hoeven (2002,
+that divides i, the inputs (i − q, i] are convolved by one FFT of size 2q into the outputs (i, i + q]. Every pair of
+an input and a later output lies in exactly one tile. This is the relaxed multiplication of van der Hoeven (2002,
 https://doi.org/10.1006/jsco.2002.0562) with one factor known beforehand, which Oncescu et al. (2024, Flash Inference,
 https://arxiv.org/abs/2410.12982) apply to language models with long convolutions.
 

@@ -6,8 +6,8 @@ libraries lose most of their speed. There the transform is split into a matrix o
 the product of polynomials modulo X^N − i has the causal convolution of real signals as its real part (Nussbaumer
 1982, Fast Fourier Transform and Convolution Algorithms, chapter 3).
 
-With ω = exp(iπ/2N), the spectrum of x is the DFT of ωʲ x_j. N = R · C positions form a matrix of R rows. The transform
-is: DFTs of the columns, twiddle factors, DFTs of the rows. Frequencies stay in the order that this leaves, and the
+With ω = exp(iπ/2N), the spectrum of x is the DFT of ωʲ x_j. N = R · C positions form a matrix of R rows. The
+transform is: DFTs of the columns, twiddle factors, DFTs of the rows. Frequencies stay in the order that this leaves, and the
 inverse takes the same steps backwards, so nothing is transposed. Columns are processed in blocks. The factors ωʲ are
 merged into the factors of both steps.
 """
@@ -29,7 +29,9 @@ BLOCK = 1 << 17
 
 
 def spectrum(x: Tensor) -> Tensor:
-    """The spectrum of signals: multiply two for a causal convolution, or one by the other's conjugate for a correlation.
+    """The spectrum of signals.
+
+    The product of two is the spectrum of their causal convolution; with one conjugated, of their correlation.
 
     Args:
         x: (..., L) float32 or float64.

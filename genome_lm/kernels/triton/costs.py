@@ -26,17 +26,17 @@ from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.triton.plan import Plan, plan_for
 
 COPY = 3.0e12
-"""Bytes a second that an H100 reads from and writes to memory."""
+"""Bytes per second that an H100 reads from and writes to memory."""
 CACHE = 5.5e12
-"""Bytes a second that an H100's L2 delivers."""
+"""Bytes per second that an H100's L2 delivers."""
 PLAIN = 67e12
-"""Operations a second of an H100 in float32, those outside products of matrices."""
+"""Operations per second of an H100 in float32, those outside products of matrices."""
 RATES = {"bfloat16": 800e12, "tf32": 400e12}
-"""Operations a second in products of large matrices."""
+"""Operations per second in products of large matrices."""
 ISSUED = 0.5 * 132 * 4 * 1.7e9
-"""Instructions a second that the kernels on tiles are taken to issue: half of what an H100's processors could."""
+"""Instructions per second that the kernels on tiles are taken to issue: half of what an H100's processors could."""
 INSTRUCTIONS = {"bfloat16": 1.8, "tf32": 6.0}
-"""Instructions a point of one transform of a tile, which bound these kernels; of 32 threads each. They are counted in
+"""Instructions per point of one transform of a tile, which bound these kernels; of 32 threads each. They are counted in
 the compiled kernels for sm_90: `rows_conv`, with two transforms of 1,024 points, has 3,700 and 12,200."""
 POSITIONS = 1 << 18
 """Positions of a batch in the table."""
