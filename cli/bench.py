@@ -29,7 +29,9 @@ class Kind(StrEnum):
 def bench(
     kind: Annotated[Kind, typer.Argument(help="What to measure.", show_default=False)],
     preset: Annotated[list[str] | None, typer.Option(help="Size of the model; may be repeated.")] = None,
-    length: Annotated[list[int] | None, typer.Option(help="Bases; may be repeated. Default: the context.")] = None,
+    length: Annotated[
+        list[int] | None, typer.Option(min=1, help="Bases; may be repeated. Default: the context.")
+    ] = None,
     against: Annotated[
         list[str] | None, typer.Option(help="What to compare with: original, original-kept-memory; load: pyfaidx.")
     ] = None,

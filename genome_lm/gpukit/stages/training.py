@@ -58,8 +58,7 @@ def train_here(folder: Path, form: Form, device: str, out: Path) -> None:
         lr=sizes.lr, warmup_fraction=0.2, precision="bf16-mixed", valid_every=sizes.steps, valid_windows=4,
         checkpoint_every=5,
     )  # fmt: skip
-    accelerator = "gpu" if device.startswith("cuda") else "cpu"
-    train(folder / "genome.zarr", folder / "splits.bed", out, sizes.model, config, device=accelerator)
+    train(folder / "genome.zarr", folder / "splits.bed", out, sizes.model, config, device=device)
 
 
 def _genome(kit: Kit) -> GenomeStore:
