@@ -7,9 +7,12 @@ from typing import Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing, require_suffix
+from genome_lm.files import refuse_existing, replacing, require_suffix
 from genome_lm_cli.options import BatchTokens, Checkpoint, Device, Force, Json, Strand, Threads
-from genome_lm_cli.output import finish
+from genome_lm_cli.output import finish, say
+
+SHORT = 1_000
+"""Bases of a region about whose cost nothing is said."""
 
 
 class Method(StrEnum):
@@ -35,6 +38,9 @@ def mutagenesis(
     context: Annotated[int | None, typer.Option(help="Bases before each base, at least.")] = None,
     flank: Annotated[int | None, typer.Option(help="Bases scored from each base on.")] = None,
     stride: Annotated[int | None, typer.Option(help="Windows start at multiples of this.")] = None,
+    most: Annotated[
+        int, typer.Option(help="Longest region that is taken, in bases: each of them is three passes.", min=1)
+    ] = 100_000,
     batch_tokens: BatchTokens = 32_768,
     device: Device = None,
     threads: Threads = None,
@@ -66,6 +72,8 @@ def mutagenesis(
         else:
             raise GenomeLMError("give either --genome or --fasta")
         place = Interval(*parse_region(region, store))
+        if method is Method.substitutions:
+            _check_cost(region, place.end - place.start, most)
         model = load(checkpoint, device)
         result = saturate(
             model.model,
@@ -76,9 +84,11 @@ def mutagenesis(
             strand=strand.value,
             batch_tokens=batch_tokens,
         )
-    write_mutagenesis(out, result)
-    if figure is not None:
-        draw_mutagenesis(figure, result)
+    files = [path for path in (figure, out if out.suffix != ".zarr" else None) if path is not None]
+    with replacing(files, [out] if out.suffix == ".zarr" else []) as new:
+        write_mutagenesis(new[-1], result)
+        if figure is not None:
+            draw_mutagenesis(new[0], result)
     finish(
         as_json,
         f"wrote {f'{out} and {figure}' if figure else out}: {len(result.reference):,} bases, all substitutions",
@@ -89,3 +99,14 @@ def mutagenesis(
         path=str(out),
         figure=None if figure is None else str(figure),
     )
+
+
+def _check_cost(region: str, bases: int, most: int) -> None:
+    """Say what a long region costs, or refuse it."""
+    passes = f"{3 * bases:,} substitutions of {bases:,} bases"
+    if bases > most:
+        raise GenomeLMError(
+            f"region {region}: {passes} take long; give chr:start-end, or --most {bases} for them all"
+        )
+    if bases > SHORT:
+        say(f"{passes}; a line every half minute says how long it takes", stderr=True)

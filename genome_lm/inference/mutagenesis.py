@@ -14,6 +14,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder, require_suffix
 from genome_lm.formats.tables import save_table
 from genome_lm.genome import GenomeStore, Interval
+from genome_lm.genome.places import place_text
 from genome_lm.genome.variants import Variant
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.variants import Layout, score_variants
@@ -25,6 +26,8 @@ from genome_lm.strands import Strands, check_strand, orientations
 
 Method = Literal["substitutions", "gradient"]
 BASES = "ACGT"
+PIECE = 1 << 14
+"""Bases whose substitutions are held at one time."""
 SUFFIXES = (".zarr", ".tsv")
 
 
@@ -105,27 +108,42 @@ def mutagenesis(
         The effects.
 
     Raises:
-        GenomeLMError: On an unknown method, contig or strand, a region beyond the contig, or, for gradients, one that
-            is too long for the model.
+        GenomeLMError: On an unknown method, contig or strand, a region beyond the contig, without A, C, G or T, or,
+            for gradients, too long for the model.
     """
     if method not in get_args(Method):
         raise GenomeLMError(f"method {method!r}: use {', '.join(get_args(Method))}")
     check_strand(strand, Strands)
     contig, start, end, *_ = region
     reference = decode(store.fetch(contig, start, end))
+    bases = sum(map(reference.count, BASES))
+    if not bases:
+        raise GenomeLMError(
+            f"{place_text(contig, start, end)}: there is no A, C, G or T in it, nothing to substitute"
+        )
     if method == "gradient":
         llr = _gradients(model, store, region, layout, strand)
     else:
-        cells = [(i, b) for i, base in enumerate(reference) if base in BASES for b in range(4) if base != BASES[b]]
-        variants = [Variant(contig, start + i, reference[i], BASES[b]) for i, b in cells]
-        llr = np.zeros((len(reference), 4))
-        with progress("mutagenesis", len(variants) * len(orientations(strand)), "substitutions") as bar:
+        with progress("mutagenesis", 3 * bases * len(orientations(strand)), "substitutions") as bar:
             options: dict[str, Any] = {"strand": strand, "batch_tokens": batch_tokens, "advance": bar.advance}
-            scores = score_variants(model, store, variants, layout, **options)
-        for (i, b), score in zip(cells, scores.llr, strict=True):
-            llr[i, b] = score
+            pieces = [Interval(contig, at, min(at + PIECE, end)) for at in range(start, end, PIECE)]
+            llr = np.concatenate([_substitutions(model, store, piece, layout, options) for piece in pieces])
     llr[[base not in BASES for base in reference]] = np.nan
     return Mutagenesis(contig, start, reference, llr.astype(np.float32), method)
+
+
+def _substitutions(
+    model: HyenaLM, store: GenomeStore, region: Interval, layout: Layout, options: dict[str, Any]
+) -> npt.NDArray[np.float64]:
+    """LLR of each base at each position of a region, (end − start, 4); 0 for what is no substitution."""
+    contig, start, end, *_ = region
+    reference = decode(store.fetch(contig, start, end))
+    cells = [(i, b) for i, base in enumerate(reference) if base in BASES for b in range(4) if base != BASES[b]]
+    variants = [Variant(contig, start + i, reference[i], BASES[b]) for i, b in cells]
+    llr = np.zeros((len(reference), 4))
+    for (i, b), score in zip(cells, score_variants(model, store, variants, layout, **options).llr, strict=True):
+        llr[i, b] = score
+    return llr
 
 
 def _gradients(

@@ -66,7 +66,8 @@ def draw_mutagenesis(path: Path, result: Mutagenesis) -> None:
         for ax in (logo_axes, map_axes):
             ax.set_xlim(places[0] - 0.5, places[0] + width - 0.5)
     axes[-1].set_xlabel("position (1-based)")
-    figure.colorbar(image, ax=list(axes), label="LLR (nats)", pad=0.01, aspect=20 * lines, shrink=1 / lines**0.5)
+    label = "LLR (nats)" if result.method == "substitutions" else "LLR, first order (nats)"
+    figure.colorbar(image, ax=list(axes), label=label, pad=0.01, aspect=20 * lines, shrink=1 / lines**0.5)
     with replacing_file(path) as temporary:
         figure.savefig(temporary, dpi=150)
 

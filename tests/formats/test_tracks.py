@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 import genome_lm
 from genome_lm.alphabet import decode, encode, reverse_complement
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome.contigs import store_contigs
+from genome_lm.formats.tracks import Region, check_track, write_track
+from genome_lm.genome.contigs import Contig, store_contigs
 from genome_lm.inference.bases import WindowGrid, bits_per_base
 from genome_lm_cli.main import app
 from tests.conftest import Genome
@@ -140,3 +141,75 @@ def test_a_base_does_not_depend_on_its_region(run: Path, genome: Genome) -> None
             for a, b in ((1_000, 1_111), (1_111, 1_300))
         ]
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
+
+
+def stranded(run: Path, genome: Genome, folder: Path, text: str, *options: object) -> pd.DataFrame:
+    (folder / "s.bed").write_text(text)
+    score(
+        run,
+        "--genome",
+        genome.store.path,
+        "--bed",
+        folder / "s.bed",
+        "--table",
+        folder / "t.parquet",
+        *options,
+        "--force",
+    )
+    return pd.read_parquet(folder / "t.parquet")
+
+
+def test_the_strand_of_a_bed_file(run: Path, genome: Genome, tmp_path: Path) -> None:
+    """With one strand, an interval on - is read as its reverse complement; with both there is no difference."""
+    plus, minus = (f"one\t300\t400\tp#1\t7\t{strand}\tx\none\t500\t560\n" for strand in "+-")
+    forward = stranded(run, genome, tmp_path, plus, "--strand", "forward")
+    turned = stranded(run, genome, tmp_path, minus, "--strand", "forward")
+    other = stranded(run, genome, tmp_path, plus, "--strand", "reverse")
+    assert turned["bits"][0] == pytest.approx(other["bits"][0])
+    assert abs(turned["bits"][0] - forward["bits"][0]) > 0.01
+    assert turned["bits"][1] == forward["bits"][1]
+    assert turned["id"].tolist() == ["p#1|one:301-400(-)", "one:501-560"]
+    assert turned[["name", "strand", "score", "thickStart"]].values.tolist() == [
+        ["p#1", "-", "7", "x"],
+        ["", ".", "", ""],
+    ]
+    both = [stranded(run, genome, tmp_path, text)["bits"].tolist() for text in (plus, minus)]
+    np.testing.assert_allclose(both[0], both[1])
+
+
+def test_intervals_of_both_strands_that_overlap(run: Path, genome: Genome, tmp_path: Path) -> None:
+    text = "one\t300\t400\ta\t0\t+\none\t399\t420\ta\t0\t-\n"
+    with pytest.raises(
+        GenomeLMError, match=r"one:400-420 overlaps with an interval of the other strand.*--strand both"
+    ):
+        stranded(run, genome, tmp_path, text, "--strand", "forward")
+    assert len(stranded(run, genome, tmp_path, text)) == 2
+    beside = stranded(run, genome, tmp_path, text.replace("399", "400"), "--strand", "forward")
+    assert beside["bases"].tolist() == [100, 20]
+
+
+def test_a_contig_that_bigwig_can_t_hold() -> None:
+    contigs = [Contig("a", 2**32, lambda start, end: None)]  # type: ignore[arg-type, return-value]
+    with pytest.raises(GenomeLMError, match=r"a\.bw: a has 4,294,967,296 bases.*\.bedgraph"):
+        check_track(Path("a.bw"), contigs)
+    check_track(Path("a.bedgraph"), contigs)
+
+
+def test_a_track_without_its_table_is_not_left(
+    run: Path, genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("genome_lm.jobs.score_bases.write_table", fail)
+    with pytest.raises(GenomeLMError, match="No space left"):
+        stranded(run, genome, tmp_path, "one\t300\t400\n", "--out", tmp_path / "a.bw")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bw.parts", "s.bed"]
+
+
+def test_no_room_for_a_bigwig_is_seen_before_it_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genome_lm.formats.tracks.BIGWIG_BYTES", 1 << 60)
+    contig = Contig("a", 9, lambda start, end: None)  # type: ignore[arg-type, return-value]
+    with pytest.raises(OSError, match="No space left on device"):
+        list(write_track(tmp_path / "a.bw", [contig], iter([Region(contig, 0, 9, np.ones(9, np.float32))]), 9))
+    assert not list(tmp_path.iterdir())

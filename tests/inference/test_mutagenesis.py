@@ -156,3 +156,40 @@ def test_a_contig_s_name_is_no_formula(tmp_path: Path) -> None:
     result = Mutagenesis("chr$\\frac{$", 0, "ACGT", np.zeros((4, 4), dtype=np.float32), "substitutions")
     draw_mutagenesis(tmp_path / "m.svg", result)
     assert (tmp_path / "m.svg").stat().st_size
+
+
+def test_what_a_long_region_costs_is_said_or_refused(run: Path, genome: Genome, tmp_path: Path) -> None:
+    command = ["--genome", genome.store.path, "--out", tmp_path / "m.tsv", "--region", "one:1-1200"]
+    with pytest.raises(GenomeLMError, match=r"3,600 substitutions of 1,200 bases take long; .* --most 1200"):
+        run_command(run, *command, "--most", 1_199)
+    assert "3,600 substitutions of 1,200 bases" in run_command(run, *command, "--strand", "forward")
+    assert len((tmp_path / "m.tsv").read_text().splitlines()) == 1_201
+
+
+def test_pieces_make_no_difference(model: HyenaLM, genome: Genome, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = mutagenesis(model, genome.store, Interval("two", 4_980, 5_003), LAYOUT).llr
+    monkeypatch.setattr("genome_lm.inference.mutagenesis.PIECE", 7)
+    np.testing.assert_allclose(
+        mutagenesis(model, genome.store, Interval("two", 4_980, 5_003), LAYOUT).llr, whole, atol=1e-5
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_region_of_n(run: Path, genome: Genome, tmp_path: Path) -> None:
+    options = ["--genome", genome.store.path, "--region", "two:5101-5200", "--figure", tmp_path / "m.svg"]
+    with pytest.raises(GenomeLMError, match=r"two:5101-5200: there is no A, C, G or T in it"):
+        run_command(run, *options, "--out", tmp_path / "m.tsv")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_without_its_figure_is_not_left(
+    run: Path, genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("genome_lm.report.mutagenesis.draw_mutagenesis", fail)
+    options = ["--genome", genome.store.path, "--region", "one:1-9", "--figure", tmp_path / "m.svg"]
+    with pytest.raises(GenomeLMError, match="No space left"):
+        run_command(run, *options, "--out", tmp_path / "m.tsv")
+    assert not list(tmp_path.iterdir())
