@@ -66,7 +66,15 @@ class Bar:
 
 class _Amount(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.completed:,.0f}" + (f" of {task.total:,.0f}" if task.total else ""))
+        return Text(f"{task.percentage:.0f}% of {_short(task.total)}" if task.total else _short(task.completed))
+
+
+def _short(amount: float) -> str:
+    """Such as 950, 4.6 M or 3.1 G, for a bar that is to fit a line of the terminal."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if amount >= size:
+            return f"{amount / size:.1f} {letter}"
+    return f"{amount:.0f}"
 
 
 class _Rate(ProgressColumn):
@@ -75,7 +83,7 @@ class _Rate(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f} {self.unit}/s")
+        return Text(f"{_short(task.speed or 0)} {self.unit}/s")
 
 
 @contextlib.contextmanager

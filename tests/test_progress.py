@@ -61,7 +61,7 @@ def test_a_terminal_gets_a_bar(clock: Clock, monkeypatch: pytest.MonkeyPatch) ->
         bar.say("half of chr6[alt] \x1b[2J is done")
     shown = terminal.getvalue()
     assert "━" in shown
-    assert "500 of 1,000" in shown
+    assert "50% of 1.0 k" in shown
     assert "half of chr6[alt] \\x1b[2J is done\n" in shown
     assert "embed [b]\\x1b]0;" in shown
     assert "left" not in shown
