@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -22,6 +23,8 @@ _BLOCK = 1 << 20
 """Bytes read at one time."""
 _START = 16
 """Bytes that say how a file is packed."""
+_PIPE_SECONDS = 10
+"""How long somebody is waited for who writes into a pipe."""
 _ROOM = 1 << 16
 """Bytes below which a disk is full."""
 _LOCK = "genome-lm.lock"
@@ -251,8 +254,8 @@ def open_input(path: Path, report: Report = lambda data: None) -> Iterator[io.Bu
     try:
         if path.is_char_device() or path.is_block_device():
             raise GenomeLMError(f"{path}: can't read: a device, not a file")
-        raw: Any = sys.stdin.buffer if str(path) == "-" else path.open("rb", buffering=0)
-        with io.BufferedReader(_Reported(raw, report), _BLOCK) as file:
+        start, raw = (b"", sys.stdin.buffer) if str(path) == "-" else _open_raw(path)
+        with io.BufferedReader(_Reported(start, raw, report), _BLOCK) as file:
             yield unpacked(file, path)
     except DAMAGES as error:
         raise GenomeLMError(f"{path}: can't read: cut off or damaged: {error}; get it again") from error
@@ -260,17 +263,39 @@ def open_input(path: Path, report: Report = lambda data: None) -> Iterator[io.Bu
         raise GenomeLMError(f"{path}: can't read: {getattr(error, 'strerror', None) or error}") from error
 
 
-class _Reported(io.RawIOBase):
-    """A raw file that reports what is read from it."""
+def _open_raw(path: Path) -> tuple[bytes, Any]:
+    """Open a file without a buffer: the bytes read so far, and the file.
 
-    def __init__(self, raw: Any, report: Report) -> None:
-        self._raw, self._report = raw, report
+    Opening a pipe waits for somebody to open it to write, for ever. Here it is opened at once, and its first byte is
+    waited for: reading tells whether somebody has it open.
+    """
+    if not path.is_fifo():
+        return b"", path.open("rb", buffering=0)
+    file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    start, end = b"", time.monotonic() + _PIPE_SECONDS
+    while start == b"" and time.monotonic() < end:
+        start = file.read(1)  # None if somebody has the pipe open but has not written yet
+        if start == b"":
+            time.sleep(0.01)
+    if start == b"":
+        file.close()
+        raise GenomeLMError(f"{path}: can't read: nobody wrote into this pipe for {_PIPE_SECONDS} seconds")
+    os.set_blocking(file.fileno(), True)
+    return start or b"", file
+
+
+class _Reported(io.RawIOBase):
+    """A raw file that reports what is read from it, the bytes before it among them."""
+
+    def __init__(self, start: bytes, raw: Any, report: Report) -> None:
+        self._start, self._raw, self._report = start, raw, report
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        view, count = memoryview(buffer), 0
+        view, count = memoryview(buffer), len(self._start)
+        view[:count], self._start = self._start, b""
         # A pipe may give a byte at a time, and how its content is packed shows in the first of them.
         while count < min(_START, len(view)) and (more := self._raw.readinto(view[count:])):
             count += more

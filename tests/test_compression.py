@@ -87,6 +87,32 @@ def test_a_slow_pipe(tmp_path: Path) -> None:
     writer.join()
 
 
+def test_a_pipe_that_nobody_writes_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genome_lm.files._PIPE_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(GenomeLMError, match=r"/pipe: can't read: nobody wrote into this pipe for 0\.1 seconds"):
+        list(read_lines(tmp_path / "pipe"))
+
+
+def test_a_pipe_of_one_who_writes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has the pipe open is waited for, whatever it takes."""
+    monkeypatch.setattr("genome_lm.files._PIPE_SECONDS", 0.2)
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        time.sleep(0.5)
+        os.write(writer, b"a\n")
+        time.sleep(0.1)
+        os.write(writer, b"b\n")
+        os.close(writer)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert list(read_lines(Path(f"/dev/fd/{reader}"))) == ["a\n", "b\n"]
+    thread.join()
+    os.close(reader)
+
+
 def test_xz_that_asks_for_much_memory(tmp_path: Path) -> None:
     packed = bytearray(lzma.compress(TEXT[:1_000]))
     # The header of the first block: from byte 12, 12 bytes, of which one is the dictionary's size, four the checksum.
