@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -72,14 +72,17 @@ class Log(Callback):
             return
         self._trim()
         earlier = [row.loss for row in read_metrics(self.run)]
-        self._file = (self.run / METRICS).open("a", encoding="utf-8", newline="")
+        self._opened = ExitStack()
+        self._file = self._opened.enter_context((self.run / METRICS).open("a", encoding="utf-8", newline=""))
         self._board = _open_board(self.run / "tensorboard", self.first_step)
-        self._display = progress("train", 0, "bases")
-        self._bar = self._display.__enter__()
+        if self._board is not None:
+            self._opened.callback(self._board.close)
+        self._bar = self._opened.enter_context(progress("train", 0, "bases"))
         device = describe_device(trainer)
         add_session(self.run, self.first_step, device)
         self._bar.say(announcement(pl_module.model, self.config, device, self.first_step))
         self._commentary = Commentary(self.config, earlier, self._bar.say)
+        self._opened.callback(self._commentary.end)
         self._bar.start(self.config.bases(self.first_step), self.config.bases(self.config.steps))
 
     def on_train_batch_end(
@@ -126,13 +129,13 @@ class Log(Callback):
             csv.writer(file).writerows([Metrics._fields, *(row.texts() for row in kept)])
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Close what was opened, after an error too."""
-        if hasattr(self, "_display"):
-            self._commentary.end()
-            self._display.__exit__(None, None, None)
-            self._file.close()
-            if self._board is not None:
-                self._board.close()
+        """Close what was opened."""
+        if hasattr(self, "_opened"):
+            self._opened.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Close what was opened; Lightning does not call `teardown` after an error."""
+        self.teardown(trainer, pl_module, "fit")
 
 
 def _open_board(folder: Path, first_step: int) -> "SummaryWriter | None":
@@ -194,6 +197,10 @@ class SaveAndStop(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Give the signals back."""
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Give the signals back; Lightning does not call `teardown` after an error."""
         self._restore()
 
     def _restore(self) -> None:
