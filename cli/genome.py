@@ -27,7 +27,7 @@ class By(StrEnum):
 
 @app.command()
 def build(
-    fasta: Annotated[list[Path], typer.Argument(help="FASTA files, plain, .gz or .bgz.")],
+    fasta: Annotated[list[Path], typer.Argument(help="FASTA files, plain or compressed (gzip, bgzip, bzip2, xz).")],
     out: Annotated[Path, typer.Option(help="The store to write.", metavar="G.zarr")],
     assembly: Annotated[str | None, typer.Option(help="Name of the assembly, kept as provenance.")] = None,
     force: Force = False,
@@ -74,7 +74,7 @@ def info(genome: Store, as_json: Json = False) -> None:
 @app.command()
 def export(
     genome: Store,
-    out: Annotated[Path, typer.Option(help="FASTA file to write; gzip if it ends in .gz.", metavar="OUT.fa")],
+    out: Annotated[Path, typer.Option(help="FASTA file to write; bgzip if it ends in .gz.", metavar="OUT.fa")],
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -35,7 +35,7 @@ def build_store(sources: Sequence[Path], out: Path, assembly: str | None = None)
     it is whole. See `GenomeStore` for the layout; building twice gives the same bytes.
 
     Args:
-        sources: FASTA files, plain, gzip or bgzip; their contigs follow one another.
+        sources: FASTA files, plain or compressed; their contigs follow one another.
         out: The store's folder; one that is there is replaced.
         assembly: Name of the assembly, for the provenance.
 
@@ -129,7 +129,7 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
 
 
 def export_fasta(store: GenomeStore, out: Path, width: int = 60) -> None:
-    """Write a store as FASTA, letter for letter as it was read; gzip if the name ends in .gz.
+    """Write a store as FASTA, letter for letter as it was read; bgzip if the name ends in .gz.
 
     Args:
         store: The genome.

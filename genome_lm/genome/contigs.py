@@ -36,7 +36,7 @@ def store_contigs(store: GenomeStore) -> list[Contig]:
 
 
 def fasta_contigs(path: Path) -> Iterator[Contig]:
-    """The records of a FASTA file, plain or gzip, one in memory at a time; `-` is standard input.
+    """The records of a FASTA file, plain or compressed, one in memory at a time; `-` is standard input.
 
     Raises:
         GenomeLMError: See `fasta_records` and `encode`.
