@@ -77,7 +77,10 @@ def complete(values: Values, folders: Sequence[Path]) -> Study:
     Raises:
         ConfigurationError: On mistakes.
     """
-    _raise(_unfit_values(values))
+    try:
+        _raise(_unfit_values(values))
+    except RecursionError:
+        raise ConfigurationError("config: nested too deeply, or a part of itself") from None
     _expand_genomes(values)
     _raise(_schema_errors(values))
     _find_files(values, folders)

@@ -4,6 +4,9 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +240,14 @@ def test_a_bad_manifest_is_one_line(folder: Path, manifest: str, said: str) -> N
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_part_of_itself() -> None:
+    values = study()
+    values["tasks"] = values
+    with pytest.raises(configuration.ConfigurationError, match="^config: nested too deeply"):
+        complete(values)
+
+
+@pytest.mark.usefixtures("folder")
 def test_no_embedding_as_the_schema_has_it() -> None:
     values = study(embedding=None)
     complete(values)
@@ -280,6 +291,15 @@ def test_the_sets_of_a_benchmark_are_tasks() -> None:
     assert made.benchmark_tasks == {"b": ["H3", "promoter_all"]}
     assert made.metrics == {"H3": "mcc", "promoter_all": "f1"}
     assert values["tasks"]["H3"]["options"]["patience"] == 10
+
+
+def test_the_check_needs_nothing_that_snakemake_does_not() -> None:
+    code = "import sys; import configuration; print(*{name.split('.')[0] for name in sys.modules})"
+    command = [sys.executable, "-c", code]
+    libraries = subprocess.run(command, cwd=ROOT / "snakemake", check=True, capture_output=True, text=True).stdout
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.match("[A-Za-z0-9_-]+", line)[0].lower() for line in project["dependencies"]}  # type: ignore[index]
+    assert set(libraries.split()) & names == {"jsonschema"}, "PyYAML is called yaml"
 
 
 OWN = {
