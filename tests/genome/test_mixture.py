@@ -66,7 +66,7 @@ def test_a_source_without_windows_is_named(genome: Genome) -> None:
     mixture = Mixture(
         [Source("full", WindowSampler(genome.store, read_bed(genome.intervals))), Source("empty", empty)], [0.5, 0.5]
     )
-    with pytest.raises(GenomeLMError, match="source 'empty': .*no window of 100 bases"):
+    with pytest.raises(GenomeLMError, match=r"source 'empty': .*no window of 100 bases"):
         mixture.windows(0, 4, 100)
 
 
