@@ -243,7 +243,7 @@ def test_a_bad_manifest_is_one_line(folder: Path, manifest: str, said: str) -> N
 def test_a_part_of_itself() -> None:
     values = study()
     values["tasks"] = values
-    with pytest.raises(configuration.ConfigurationError, match="^config: nested too deeply"):
+    with pytest.raises(configuration.ConfigurationError, match=r"^config: nested too deeply"):
         complete(values)
 
 
