@@ -141,7 +141,7 @@ def write_table(path: Path, tables: Iterable["pd.DataFrame"]) -> int:
             if suffix == ".parquet":
                 arrow = pa.Table.from_pandas(table, preserve_index=False)
                 if number == 0:
-                    writer = stack.enter_context(pq.ParquetWriter(temporary, arrow.schema))
+                    writer = stack.enter_context(pq.ParquetWriter(temporary, arrow.schema, write_page_checksum=True))
                 writer.write_table(arrow)
             else:
                 separator = "\t" if suffix == ".tsv" else ","

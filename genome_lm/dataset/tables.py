@@ -22,6 +22,8 @@ MOST_PACKED = 50
 or was made to fill the memory."""
 _ROWS = 1_024
 """Rows of Parquet that are decoded at one time."""
+_DAMAGES = (OSError, ValueError, TypeError, LookupError, pa.ArrowException)
+"""What pyarrow raises for damaged files."""
 
 
 class Rows(NamedTuple):
@@ -50,18 +52,27 @@ def read_rows(path: Path, suffix: str, wanted: Collection[str]) -> Rows:
 
 
 class _Size:
-    """Counts unpacked bytes, and stops where they are too many."""
+    """What a table grows to on unpacking."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._bytes = path, 0
-        self._most = min(MOST_BYTES, max(USUAL_BYTES, MOST_PACKED * path.stat().st_size))
+        self._growth = max(USUAL_BYTES, MOST_PACKED * path.stat().st_size)
+        self._most = min(MOST_BYTES, self._growth)
+
+    def check_growth(self, count: int) -> None:
+        """Raise a `GenomeLMError` if a file of this size can't honestly hold so many bytes, read or not."""
+        self._check(count, self._growth)
 
     def add(self, count: int) -> None:
+        """Count bytes that are read; raise a `GenomeLMError` if they are too many."""
         self._bytes += count
-        if self._bytes > self._most:
+        self._check(self._bytes, self._most)
+
+    def _check(self, count: int, most: int) -> None:
+        if count > most:
             raise GenomeLMError(
-                f"{self._path}: grows to more than {self._most:,} bytes on unpacking; give a part of it, or places "
-                "of a genome (contig, start, end) instead of sequences"
+                f"{self._path}: grows to more than {most:,} bytes on unpacking; give a part of it, or places of a "
+                "genome (contig, start, end) instead of sequences"
             )
 
 
@@ -111,9 +122,9 @@ def _of_parquet(path: Path, wanted: Collection[str]) -> tuple[list[str], Iterato
         file = pq.ParquetFile(path)
         texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
         # A text that many rows share stays in memory once.
-        file = pq.ParquetFile(path, read_dictionary=texts)
+        file = pq.ParquetFile(path, read_dictionary=texts, page_checksum_verification=True)
         return list(file.schema_arrow.names), _batches(path, file, wanted)
-    except (OSError, pa.ArrowException) as error:
+    except _DAMAGES as error:
         raise GenomeLMError(f"{path}: can't read the table: {error}") from error
 
 
@@ -124,25 +135,17 @@ def _is_text(kind: pa.DataType) -> bool:
 def _batches(path: Path, file: pq.ParquetFile, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
     columns = [name for name in file.schema_arrow.names if name in wanted]
     try:
-        _check_metadata(path, file, columns)
         size = _Size(path)
+        # What the file says of itself, before anything is decoded. Its words on single columns would tell more, but
+        # pyarrow ends the process where these are damaged.
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        size.check_growth(sum(max(group.total_byte_size, group.num_rows) for group in groups))
         for batch in file.iter_batches(_ROWS, columns=columns):
             for column in batch.columns:
                 size.add(_decoded_bytes(column))
             yield from batch.to_pylist()
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except _DAMAGES as error:
         raise GenomeLMError(f"{path}: can't read the table: {error}") from error
-
-
-def _check_metadata(path: Path, file: pq.ParquetFile, columns: list[str]) -> None:
-    """Add up what the file says of itself, before anything of it is decoded."""
-    size = _Size(path)
-    for group in range(file.metadata.num_row_groups):
-        row_group = file.metadata.row_group(group)
-        for number in range(row_group.num_columns):
-            column = row_group.column(number)
-            if column.path_in_schema.split(".")[0] in columns:
-                size.add(max(column.total_uncompressed_size, column.num_values))
 
 
 def _decoded_bytes(column: pa.Array) -> int:

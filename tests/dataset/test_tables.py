@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from genome_lm.dataset import Example, read_examples
+from genome_lm.dataset import Example, LabelledSet, read_examples, write_examples
 from genome_lm.errors import GenomeLMError
 from tests.conftest import Genome
 
@@ -153,6 +153,33 @@ def test_text_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "a.csv.gz: grows to more than" in refusal(tmp_path / "a.csv.gz")
 
 
+def test_tables_that_we_wrote_are_read_whole_or_refused(tmp_path: Path) -> None:
+    labelled = LabelledSet([Example(f"e{i}", "ACGT" * 9, ("x",)) for i in range(9)], ("label",))
+    write_examples(tmp_path / "a.parquet", labelled)
+    content = (tmp_path / "a.parquet").read_bytes()
+    for place in range(0, len(content), 17):
+        (tmp_path / "a.parquet").write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            sequences = [example.sequence for example in read_examples(tmp_path / "a.parquet").examples]
+        except GenomeLMError:
+            continue
+        assert sequences == ["ACGT" * 9] * 9
+
+
 def test_a_folder_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").mkdir()
     assert "not a file" in refusal(tmp_path / "a.parquet")
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    """Each byte of the file changed, one at a time: what is read is whole, or refused."""
+    path = table_of(tmp_path / "a.parquet", sequence=["ACGT", "GG"], label=["x", "y"])
+    content = path.read_bytes()
+    refused = 0
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x94]) + content[place + 1 :])
+        try:
+            read_examples(path)
+        except GenomeLMError:
+            refused += 1
+    assert refused > 50
