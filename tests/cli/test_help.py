@@ -2,6 +2,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ def examples(text: str) -> list[list[str]]:
     """The arguments of each call of genome-lm in a text's lines."""
     lines = text.replace("\\\n", " ").splitlines()
     calls = (line[line.index("genome-lm ") :] for line in lines if "genome-lm " in line.split("#")[0])
-    return [shlex.split(call, comments=True)[1:] for call in calls]
+    words = (shlex.split(call, comments=True)[1:] for call in calls)
+    return [list(takewhile(lambda word: word not in ("|", ">"), call)) for call in words]
 
 
 def command_of(arguments: list[str]) -> tuple[tuple[str, ...], list[str]]:
