@@ -2,18 +2,29 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Bed, Device, EmbeddedStrand, Fasta, Force, Json, Split, Threads, parse_shard
+from genome_lm_cli.options import (
+    Bed,
+    ContigNames,
+    Device,
+    EmbeddedStrand,
+    Fasta,
+    Force,
+    Json,
+    NameMap,
+    Names,
+    Split,
+    Threads,
+    check_bed_options,
+    intervals_of,
+    parse_shard,
+)
 from genome_lm_cli.output import finish, resumed
-
-if TYPE_CHECKING:
-    from genome_lm.genome import Tiling
-    from genome_lm.jobs import FastaSource, GenomeSource
 
 
 class Edges(StrEnum):
@@ -37,6 +48,8 @@ def embed(
     ] = None,
     bed: Bed = None,
     split: Split = None,
+    contig_names: Names = ContigNames.as_is,
+    contig_map: NameMap = None,
     window: Annotated[int | None, typer.Option(help="Cut into windows of so many bases.")] = None,
     stride: Annotated[int | None, typer.Option(help="From one window to the next; default: --window.")] = None,
     context: Annotated[
@@ -97,16 +110,26 @@ def embed(
     Example: genome-lm embed run/checkpoint --genome genome.zarr --window 512 --shard 1/8 --out all.zarr
     """
     from genome_lm.formats.embeddings import check_suffix
-    from genome_lm.genome import Tiling
+    from genome_lm.genome import GenomeStore, Tiling
     from genome_lm.inference import Recipe, load
-    from genome_lm.jobs import embed_to_file, shard_path
+    from genome_lm.jobs import FastaSource, GenomeSource, embed_to_file, shard_path
 
     check_suffix(out)
     part = None if shard is None else parse_shard(shard)
     refuse_existing(out if part is None else shard_path(out, *part), force)
     edges = edges or (Edges.drop if genome is not None and bed is None else Edges.keep)
     right = 0 if strand is EmbeddedStrand.forward else context
-    source = _source(fasta, genome, bed, split, Tiling(window, stride, edges.value, context, right))
+    tiling = Tiling(window, stride, edges.value, context, right)
+    check_bed_options(bed, split, contig_names, contig_map)
+    source: FastaSource | GenomeSource
+    if fasta is not None and genome is None and bed is None:
+        source = FastaSource(fasta, tiling)
+    elif fasta is None and genome is not None:
+        store = GenomeStore(genome)
+        places = None if bed is None else intervals_of(bed, store, split, contig_names, contig_map)
+        source = GenomeSource(store, places, tiling)
+    else:
+        raise GenomeLMError("give either --fasta, or --genome (with --bed for places of it)")
     model = load(checkpoint, device)
     recipe = Recipe.of(pool, [_layer(text) for text in layer or ["final"]], strand.value, model.config)
     done = embed_to_file(model, source, out, recipe, batch_tokens, part, force)
@@ -143,23 +166,6 @@ def gather(
     finish(
         as_json, f"wrote {out}: {rows:,} rows; the shards can go now", path=str(out), rows=rows, shards=len(shards)
     )
-
-
-def _source(
-    fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None, tiling: "Tiling"
-) -> "FastaSource | GenomeSource":
-    from genome_lm.genome import GenomeStore, of_split, read_bed
-    from genome_lm.jobs import FastaSource, GenomeSource
-
-    if split is not None and bed is None:
-        raise GenomeLMError("--split goes with --bed")
-    if fasta is not None and genome is None and bed is None:
-        return FastaSource(fasta, tiling)
-    if fasta is not None or genome is None:
-        raise GenomeLMError("give either --fasta, or --genome (with --bed for places of it)")
-    store = GenomeStore(genome)
-    intervals = None if bed is None else read_bed(bed, store)
-    return GenomeSource(store, of_split(intervals, split) if split is not None and intervals else intervals, tiling)
 
 
 def _layer(text: str) -> int | None:

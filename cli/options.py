@@ -4,13 +4,18 @@ import dataclasses
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genome_lm.device import WORDS, check_device_name
 from genome_lm.errors import GenomeLMError
 from genome_lm.threads import limit_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from genome_lm.genome import GenomeStore, Interval
 
 
 def _limit_threads(context: typer.Context, threads: int | None) -> int | None:
@@ -55,6 +60,47 @@ ContigMap = Annotated[Path | None, typer.Option(help="Table of names: annotation
 ContigPattern = Annotated[
     str | None, typer.Option(help="Regular expression whose group is the annotation's name.", metavar="REGEX")
 ]
+
+
+class ContigNames(StrEnum):
+    """How the contig names of a VCF or a BED file become the genome's."""
+
+    as_is = "as-is"
+    add_chr = "add-chr"
+    strip_chr = "strip-chr"
+
+
+Names = Annotated[ContigNames, typer.Option(help="Turn the contig names of the VCF or BED into the genome's.")]
+NameMap = Annotated[
+    Path | None, typer.Option(help="Table of names: the VCF's or BED's, tab, the genome's.", metavar="TSV")
+]
+
+
+def renaming_of(contig_names: ContigNames, contig_map: Path | None) -> "Callable[[str], str]":
+    """The function from a file's contig names to the genome's."""
+    from genome_lm.genome import read_contig_map, renaming
+
+    if contig_map is not None and contig_names != ContigNames.as_is:
+        raise GenomeLMError("give either --contig-names or --contig-map")
+    return renaming(contig_names.value, read_contig_map(contig_map) if contig_map else None)
+
+
+def check_bed_options(
+    bed: Path | None, split: str | None, contig_names: ContigNames, contig_map: Path | None
+) -> None:
+    """Raise a `GenomeLMError` if an option is given that only goes with a BED file, and there is none."""
+    if bed is None and (split is not None or contig_map is not None or contig_names != ContigNames.as_is):
+        raise GenomeLMError("--split, --contig-names and --contig-map go with --bed")
+
+
+def intervals_of(
+    bed: Path, store: "GenomeStore", split: str | None, contig_names: ContigNames, contig_map: Path | None
+) -> "list[Interval]":
+    """The intervals of a BED file, or those of a split, with the genome's names."""
+    from genome_lm.genome import of_split, read_bed
+
+    intervals = read_bed(bed, store, renaming_of(contig_names, contig_map))
+    return intervals if split is None else of_split(intervals, split)
 
 
 def given(config: type, context: typer.Context) -> dict[str, Any]:

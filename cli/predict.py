@@ -9,7 +9,21 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, require_suffix
-from genome_lm_cli.options import BatchTokens, Bed, Device, Fasta, Force, Json, Split, Threads
+from genome_lm_cli.options import (
+    BatchTokens,
+    Bed,
+    ContigNames,
+    Device,
+    Fasta,
+    Force,
+    Json,
+    NameMap,
+    Names,
+    Split,
+    Threads,
+    check_bed_options,
+    intervals_of,
+)
 from genome_lm_cli.output import finish
 
 if TYPE_CHECKING:
@@ -30,6 +44,8 @@ def predict(
     genome: Annotated[Path | None, typer.Option(help="Genome store, with --bed.", metavar="G.zarr")] = None,
     bed: Bed = None,
     split: Split = None,
+    contig_names: Names = ContigNames.as_is,
+    contig_map: NameMap = None,
     window: Annotated[int | None, typer.Option(help="Cut longer sequences into windows of so many bases.")] = None,
     stride: Annotated[int | None, typer.Option(help="From one window to the next; default: --window.")] = None,
     batch_tokens: BatchTokens = 32_768,
@@ -47,6 +63,7 @@ def predict(
     Example: genome-lm predict tuned/checkpoint --fasta genes.fa --out predictions.csv
     """
     from genome_lm.dataset import TABLES, write_table
+    from genome_lm.genome import GenomeStore, fasta_records, interval_records
     from genome_lm.genome import windows as cut
     from genome_lm.inference import load
     from genome_lm.progress import progress
@@ -55,7 +72,14 @@ def predict(
     refuse_existing(out, force)
     if stride is not None and window is None:
         raise GenomeLMError("--stride goes with --window")
-    records = _records(fasta, genome, bed, split)
+    check_bed_options(bed, split, contig_names, contig_map)
+    if fasta is not None and genome is None and bed is None:
+        records = fasta_records(fasta)
+    elif fasta is None and genome is not None and bed is not None:
+        store = GenomeStore(genome)
+        records = interval_records(store, intervals_of(bed, store, split, contig_names, contig_map))
+    else:
+        raise GenomeLMError("give either --fasta, or --genome and --bed")
     if window is not None:
         records = cut(records, window, stride or window)
     model = load(checkpoint, device)
@@ -89,15 +113,3 @@ def _predicted(
         for number, (name, values) in enumerate(place_columns(piece).items(), start=1):
             table.insert(number, name, np.repeat(values, counts))
         yield table
-
-
-def _records(fasta: Path | None, genome: Path | None, bed: Path | None, split: str | None) -> Iterator["Record"]:
-    from genome_lm.genome import GenomeStore, fasta_records, interval_records, of_split, read_bed
-
-    if fasta is not None and genome is None and bed is None:
-        return fasta_records(fasta)
-    if fasta is None and genome is not None and bed is not None:
-        store = GenomeStore(genome)
-        intervals = read_bed(bed, store)
-        return interval_records(store, intervals if split is None else of_split(intervals, split))
-    raise GenomeLMError("give either --fasta, or --genome and --bed")

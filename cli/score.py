@@ -1,7 +1,6 @@
 """`genome-lm score`: variants of a VCF, or the likelihood of each base."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,27 +12,26 @@ from genome_lm_cli.options import (
     BatchTokens,
     Bed,
     Checkpoint,
+    ContigNames,
     Device,
     Fasta,
     Force,
     Json,
+    NameMap,
+    Names,
+    Split,
     Strand,
     Threads,
+    check_bed_options,
+    intervals_of,
     parse_shard,
+    renaming_of,
 )
 from genome_lm_cli.output import resumed, say, table
 
 if TYPE_CHECKING:
-    from genome_lm.jobs.score_bases import TrackRequest
+    from genome_lm.jobs.score_bases import ScoredSequences, TrackRequest
     from genome_lm.jobs.score_variants import VcfRequest
-
-
-class ContigNames(StrEnum):
-    """How a VCF's contig names become the genome's."""
-
-    as_is = "as-is"
-    add_chr = "add-chr"
-    strip_chr = "strip-chr"
 
 
 def score(
@@ -66,12 +64,9 @@ def score(
     stride: Annotated[
         int | None, typer.Option(help="Windows start at multiples of this; one pass serves all variants in one.")
     ] = None,
-    contig_names: Annotated[
-        ContigNames, typer.Option(help="Turn the VCF's contig names into the genome's.")
-    ] = ContigNames.as_is,
-    contig_map: Annotated[
-        Path | None, typer.Option(help="Table of the VCF's contig names and the genome's.", metavar="TSV")
-    ] = None,
+    split: Split = None,
+    contig_names: Names = ContigNames.as_is,
+    contig_map: NameMap = None,
     shard: Annotated[
         str | None, typer.Option(help="i/n: score only the i-th of n parts of a VCF; all.shard-i-of-n.vcf.gz.")
     ] = None,
@@ -104,8 +99,8 @@ def score(
     from genome_lm.formats.tracks import check_track_names
     from genome_lm.formats.vcf_out import STDOUT, check_vcf_name
     from genome_lm.formats.vcf_shards import vcf_shard_path
-    from genome_lm.genome import read_contig_map, renaming
-    from genome_lm.jobs.score_bases import TrackRequest
+    from genome_lm.genome import GenomeStore
+    from genome_lm.jobs.score_bases import ScoredSequences, TrackRequest
     from genome_lm.jobs.score_variants import VcfRequest
 
     if sum(source is not None for source in (vcf, bed, fasta)) != 1 or (fasta is None) == (genome is None):
@@ -118,10 +113,8 @@ def score(
         "force": force,
     }
     if vcf is not None and genome is not None:
-        if out is None or table_out is not None:
-            raise GenomeLMError("--vcf goes with --out, and without --table")
-        if contig_map is not None and contig_names != ContigNames.as_is:
-            raise GenomeLMError("give either --contig-names or --contig-map")
+        if out is None or table_out is not None or split is not None:
+            raise GenomeLMError("--vcf goes with --out, and without --table and --split")
         check_vcf_name(out)
         part = None if shard is None else parse_shard(shard)
         if out == STDOUT and part is not None:
@@ -129,20 +122,26 @@ def score(
         out = out if part is None else vcf_shard_path(out, *part)
         if out != STDOUT:
             refuse_existing(out, force)
-        rename = renaming(contig_names.value, read_contig_map(contig_map) if contig_map else None)
+        rename = renaming_of(contig_names, contig_map)
         asked = VcfRequest(vcf, out, flank=flank, rename=rename, checkpoint=checkpoint, shard=part, **settings)
         _score_vcf(asked, genome, device, as_json)
         return
-    if flank is not None or shard is not None or contig_map is not None or contig_names != ContigNames.as_is:
-        raise GenomeLMError("--flank, --shard, --contig-names and --contig-map go with --vcf")
+    if flank is not None or shard is not None:
+        raise GenomeLMError("--flank and --shard go with --vcf")
+    check_bed_options(bed, split, contig_names, contig_map)
     if out is None and table_out is None:
         raise GenomeLMError("give --out (a track), --table, or both")
     check_track_names(out, table_out)
     for path in (out, table_out):
         if path is not None:
             refuse_existing(path, force)
-    if sequences := bed or fasta:
-        _score_bases(TrackRequest(out, table_out, **settings), checkpoint, genome, sequences, device, as_json)
+    request = TrackRequest(out, table_out, **settings)
+    if fasta is not None:
+        _score_bases(request, checkpoint, ScoredSequences.of_fasta(fasta), device, as_json)
+    elif bed is not None and genome is not None:
+        store = GenomeStore(genome)
+        intervals = intervals_of(bed, store, split, contig_names, contig_map)
+        _score_bases(request, checkpoint, ScoredSequences.of_genome(store, intervals), device, as_json)
 
 
 def _score_vcf(request: "VcfRequest", genome: Path, device: str | None, as_json: bool) -> None:
@@ -173,23 +172,11 @@ def _score_vcf(request: "VcfRequest", genome: Path, device: str | None, as_json:
 
 
 def _score_bases(
-    request: "TrackRequest",
-    checkpoint: str,
-    genome: Path | None,
-    sequences: Path,
-    device: str | None,
-    as_json: bool,
+    request: "TrackRequest", checkpoint: str, scored: "ScoredSequences", device: str | None, as_json: bool
 ) -> None:
-    """Score the intervals of a BED file in a genome, or, without one, the records of a FASTA file."""
-    from genome_lm.genome import GenomeStore, read_bed
     from genome_lm.inference import load
-    from genome_lm.jobs.score_bases import ScoredSequences, score_bases
+    from genome_lm.jobs.score_bases import score_bases
 
-    if genome is None:
-        scored = ScoredSequences.of_fasta(sequences)
-    else:
-        store = GenomeStore(genome)
-        scored = ScoredSequences.of_genome(store, read_bed(sequences, store))
     summary = score_bases(load(checkpoint, device), scored, request)
     if as_json:
         # JSON has no NaN: no base has a value.

@@ -1,7 +1,7 @@
 """Intervals with a split, a name or a strand, as BED files hold them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,13 +38,16 @@ class Interval(NamedTuple):
     columns: tuple[str, ...] = ()
 
 
-def read_bed(path: Path, store: GenomeStore | None = None) -> list[Interval]:
+def read_bed(
+    path: Path, store: GenomeStore | None = None, rename: Callable[[str], str] = lambda name: name
+) -> list[Interval]:
     """Read a BED file of three columns or more.
 
     Args:
         path: The file, plain or compressed; - is standard input. Blank lines, lines that begin with #, and `track`
             and `browser` lines are skipped.
         store: If given, every interval must lie in this genome.
+        rename: From the file's contig names to the genome's, see `renaming`.
 
     Returns:
         The intervals in the file's order.
@@ -57,7 +60,8 @@ def read_bed(path: Path, store: GenomeStore | None = None) -> list[Interval]:
     intervals = []
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip() and not line.startswith(_SKIPPED):
-            intervals.append(_parse(line.rstrip("\r\n").split("\t"), f"{path}: line {number}", store))
+            contig, *fields = line.rstrip("\r\n").split("\t")
+            intervals.append(_parse([rename(contig), *fields], f"{path}: line {number}", store))
     if not intervals:
         raise GenomeLMError(f"{path}: no intervals in this BED file")
     return intervals

@@ -156,7 +156,8 @@ def test_cut_off_in_the_middle(
         assert process.stderr is not None
         steps = 0
         while steps < 25:
-            assert (line := process.stderr.readline())
+            line = process.stderr.readline()
+            assert line
             steps += line == "step\n"
         process.send_signal(sent)
         # On a slow machine there are lines of progress too.

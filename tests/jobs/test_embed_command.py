@@ -188,3 +188,26 @@ def test_h5ad_is_as_scverse_has_it(run: Path, genome: Genome, tmp_path: Path) ->
         )
     np.testing.assert_array_equal(one.X, two.X)
     assert one.obs.equals(two.obs)
+
+
+def test_contig_names_of_a_bed_file(run: Path, genome: Genome, tmp_path: Path) -> None:
+    (tmp_path / "a.bed").write_text("chrone\t0\t50\tx\nchrtwo\t0\t50\ty\n")
+    options = [
+        "--genome",
+        genome.store.path,
+        "--bed",
+        tmp_path / "a.bed",
+        "--contig-names",
+        "strip-chr",
+        "--split",
+        "y",
+    ]
+    embed(run, *options, "--out", tmp_path / "e.npz")
+    assert read(tmp_path / "e.npz")["id"].tolist() == ["y|two:1-50"]
+    said = CliRunner().invoke(
+        app, ["score", str(run / "checkpoint"), *map(str, options), "--table", str(tmp_path / "t.tsv")]
+    )
+    assert said.exit_code == 0
+    assert "y|two:1-50" in (tmp_path / "t.tsv").read_text()
+    with pytest.raises(GenomeLMError, match="go with --bed"):
+        embed(run, "--fasta", genome.fasta, "--contig-names", "add-chr", "--out", tmp_path / "f.npz")
