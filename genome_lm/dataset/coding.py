@@ -268,10 +268,12 @@ def cut_at_origin(start: int, end: int, circle: int | None) -> list[tuple[int, i
 
 
 def _is_one_frame(reading: list[Piece], phase: int) -> bool:
-    """Whether the phases of pieces, in the order of translation, are those of one frame without a gap."""
-    bases = -phase
+    """Whether the phases of pieces, in the order of translation, are those of one frame without a gap.
+
+    Some writers put 0 into every line. Then the pieces are one frame if they are whole codons together.
+    """
+    bases, is_one = -phase, True
     for piece in reading:
-        if piece.phase is not None and piece.phase != -bases % 3:
-            return False
+        is_one &= piece.phase in (None, -bases % 3)
         bases += piece.end - piece.start
-    return True
+    return is_one or (bases % 3 == 0 and not any(piece.phase for piece in reading))

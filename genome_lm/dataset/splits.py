@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genome_lm.dataset.examples import Example, LabelledSet, reverse_complement_text
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.genome import SPLITS, Interval
 
 
@@ -101,7 +101,9 @@ def assign_splits(labelled: LabelledSet, valid: float, test: float, seed: int) -
     Raises:
         GenomeLMError: If the fractions are impossible.
     """
-    if valid < 0 or test < 0 or valid + test >= 1:
+    for name, fraction in (("valid", valid), ("test", test)):
+        check_range(f"{name} fraction", fraction, 0, 1)
+    if valid + test >= 1:
         raise GenomeLMError(f"valid {valid} and test {test}: fractions of the examples that leave some for training")
     groups = np.array(_groups(labelled.examples))
     fractions = {"train": 1 - valid - test, "valid": valid, "test": test}

@@ -202,9 +202,22 @@ def test_slips_of_the_ribosome_are_no_introns(store: GenomeStore, tmp_path: Path
     assert [transcript.phase for transcript in annotation.transcripts] == [0, 0]
 
 
-def test_phases_that_contradict_each_other_make_no_frame(store: GenomeStore, tmp_path: Path) -> None:
-    annotation = annotation_of("CDS 1001 1100 + 0 ID=x\nCDS 1201 1300 + 0 ID=x", store, tmp_path)
-    assert annotation.transcripts[0].phase is None
+@pytest.mark.parametrize(
+    ("second", "phase"),
+    [
+        ("1201 1301 + 2", 0),
+        ("1201 1301 + .", 0),
+        ("1201 1301 + 0", 0),
+        ("1201 1300 + 0", None),
+        ("1201 1301 + 1", None),
+    ],
+)
+def test_phases_that_contradict_each_other_make_no_frame(
+    store: GenomeStore, tmp_path: Path, second: str, phase: int | None
+) -> None:
+    """A file with 0 in every line is taken to be without phases, if its lines are whole codons together."""
+    annotation = annotation_of(f"CDS 1001 1100 + 0 ID=x\nCDS {second} ID=x", store, tmp_path)
+    assert annotation.transcripts[0].phase == phase
     assert starts(annotation) == [(1001, "+")]
 
 

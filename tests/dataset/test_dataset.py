@@ -148,6 +148,12 @@ def test_assigned_splits_have_the_wanted_sizes() -> None:
     assert [splits.count(name) for name in ("train", "valid", "test")] == [70, 10, 20]
 
 
+@pytest.mark.parametrize("fractions", [(float("nan"), 0.1), (0.1, float("inf")), (-0.1, 0.1), (0.5, 0.5)], ids=str)
+def test_fractions_that_are_none(fractions: tuple[float, float]) -> None:
+    with pytest.raises(GenomeLMError, match="fraction"):
+        assign_splits(LabelledSet([Example("a", "ACGT", ("x",))], ("label",)), *fractions, 0)
+
+
 class Genes:
     """A genome of 60,000 bases with a gene of two coding segments each 600 bases."""
 
