@@ -154,5 +154,5 @@ def parse_stages(text: str) -> tuple[Stage, ...]:
         return tuple(Stage(*(int(number) for number in part.split(":"))) for part in text.split(","))
     except (ValueError, TypeError):
         raise GenomeLMError(
-            f"stages {text!r}: write length:steps, joined by commas, such as 1024:5000,8192:2000"
+            f"stages {text!r:.60}: write length:steps, joined by commas, such as 1024:5000,8192:2000"
         ) from None
