@@ -73,6 +73,11 @@ class VariantScores:
         both = np.stack([self.llr_forward, self.llr_reverse])
         return np.where(np.isnan(both).all(0), np.nan, np.nansum(both, 0) / np.maximum(1, (~np.isnan(both)).sum(0)))
 
+    def __repr__(self) -> str:
+        """Such as `<VariantScores: 3,502 variants, 3,490 scored; to_frame() shows them>`."""
+        scored = sum(not reason for reason in self.reasons)
+        return f"<VariantScores: {len(self.reasons):,} variants, {scored:,} scored; to_frame() shows them>"
+
     def to_frame(self) -> "pd.DataFrame":
         """The scores as a pandas DataFrame: n rows in the order of the variants, and a column per value.
 

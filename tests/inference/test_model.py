@@ -141,6 +141,7 @@ def test_scores_of_variants_as_a_table(model: genome_lm.GenomeLM, genome: Genome
     here = genome.store["one", 500:501].tobytes().decode().upper()
     other = "A" if here != "A" else "C"
     scores = model.score_variants(genome.store, [("one", 500, here, other), ("nowhere", 1, "A", "C")])
+    assert repr(scores) == "<VariantScores: 2 variants, 1 scored; to_frame() shows them>"
     frame = scores.to_frame()
     assert frame["reason"].tolist() == ["", "unknown_contig"]
     assert frame["llr"][0] == scores.llr[0]

@@ -74,6 +74,7 @@ def test_a_signal_saves_the_current_step(
     assert "Traceback" not in error
     done = steps_done(run)
     assert f"stopped after step {done}" in out
+    assert error.count("stopping after this step") == 1
     again = start(genome, run, workers=0)
     out, error = again.communicate()
     assert again.returncode == 0, error
