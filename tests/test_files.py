@@ -86,6 +86,7 @@ def test_several_outputs_appear_together(tmp_path: Path) -> None:
         (new_store / "zarr.json").write_text('{"attributes": {"genome_lm": 1}}')
         assert (one.read_text(), two.exists(), store.exists()) == ("old", False, False)
     assert (one.read_text(), two.read_text(), os.listdir(store)) == ("1", "2", ["zarr.json"])
+
     def fail() -> None:
         with replacing([one, two], [store]) as new:
             for path in new[:2]:
@@ -197,3 +198,27 @@ for number in (1, 2):
             assert new.exists()
             assert len(left_beside(tmp_path)) == 2
     assert left_beside(tmp_path) == []
+
+
+def test_any_error_on_a_full_disk_is_said_as_such(small_disk: Path) -> None:
+    def fill() -> None:
+        with replacing_file(small_disk / "out") as file, (small_disk / "more").open("wb") as more:
+            file.write_bytes(bytes(1 << 19))
+            try:
+                more.write(bytes(1 << 20))
+            except OSError as error:
+                raise RuntimeError("[Error -1] it did not work") from error  # as libraries in C say it
+
+    with pytest.raises(GenomeLMError, match="out: No space left on device"):
+        fill()
+    assert left_beside(small_disk) == []
+
+
+def test_an_error_of_ours_is_not_hidden(tmp_path: Path) -> None:
+    def fail() -> None:
+        with replacing_file(tmp_path / "out"):
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        fail()
+    assert os.listdir(tmp_path) == []
