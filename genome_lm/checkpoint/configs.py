@@ -1,15 +1,13 @@
 """Configs that lie beside weights: reading them, and what those of HyenaDNA's forms tell of a model."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from genome_lm.checkpoint.stored import check_file, read_metadata
 from genome_lm.config import ModelConfig
 from genome_lm.documents import parse_json, read_json, read_yaml
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, naming
 
 _BYTES = 4 << 20
 """The most that a config may take."""
@@ -32,15 +30,6 @@ _UNTOLD = {
     "sine_frequency": ("w", "activation_freq"),
 }
 """What no tensor tells: our names → the original's and the port's."""
-
-
-@contextlib.contextmanager
-def naming(source: Path | str) -> Iterator[None]:
-    """Name the file in an error of what it says."""
-    try:
-        yield
-    except GenomeLMError as error:
-        raise GenomeLMError(f"{source}: {error}") from error
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

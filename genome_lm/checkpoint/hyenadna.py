@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from genome_lm.alphabet import EMBEDDING_ROWS
-from genome_lm.checkpoint.configs import naming
 from genome_lm.checkpoint.stored import FLOATS, Stored, read_finite, refuse, shapes_of, wrong_type
 from genome_lm.config import ModelConfig
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, naming
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers.filter import ImplicitFilter
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from genome_lm import __version__
 from genome_lm.alphabet import VOCABULARY
-from genome_lm.checkpoint.configs import naming, read_mapping
+from genome_lm.checkpoint.configs import read_mapping
 from genome_lm.checkpoint.stored import (
     Stored,
     build,
@@ -29,7 +29,7 @@ from genome_lm.checkpoint.stored import (
 )
 from genome_lm.config import ModelConfig
 from genome_lm.documents import json_text
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import replacing_folder, sha256
 from genome_lm.model import Head, HeadConfig, HyenaLM
 

@@ -2,16 +2,18 @@
 
 import csv
 import html
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from genome_lm.documents import read_json
 from genome_lm.drawing import BASELINE, INK, MODEL, new_figure, svg_text
 from genome_lm.errors import GenomeLMError
+from genome_lm.evaluation import Perplexity
 from genome_lm.files import replacing_file
 from genome_lm.finetune.metrics import DEFAULT_METRIC
+from genome_lm.training.records import read_summary
 
 COLUMNS = (
     "genome",
@@ -56,16 +58,13 @@ class Tuning(NamedTuple):
 def rows(runs: Sequence[tuple[str, str, int]], summaries: Sequence[str], evaluations: Sequence[str]) -> Iterator[Row]:
     """A dictionary of COLUMNS for each run."""
     for (genome, model, seed), summary, evaluation in zip(runs, summaries, evaluations, strict=True):
-        trained, scores = (
-            json.loads(Path(summary).read_text(encoding="utf-8")),
-            json.loads(Path(evaluation).read_text(encoding="utf-8")),
-        )
-        best = min(scores["baselines"], key=lambda score: score["loss"])
+        trained, scores = read_summary(Path(summary).parent), Perplexity.read(Path(evaluation))
+        best = min(scores.baselines, key=lambda score: score.loss)
         values = (
-            *(genome, model, seed, trained["parameters"], trained["bases"], scores["split"], scores["length"]),
-            *(round(scores["model"][key], 6) for key in ("loss", "perplexity", "bits_per_base")),
-            best["name"],
-            round(best["bits_per_base"], 6),
+            *(genome, model, seed, trained.parameters, trained.bases, scores.split, scores.length),
+            *(round(value, 6) for value in (scores.model.loss, scores.model.perplexity, scores.model.bits_per_base)),
+            best.name,
+            round(best.bits_per_base, 6),
         )
         yield dict(zip(COLUMNS, values, strict=True))
 
@@ -80,7 +79,7 @@ def tuning(task: str, run: tuple[str, str, int], path: Path, page: str, metric: 
         page: The task's page, as the study's page links to it.
         metric: That of a benchmark's published figures; None for the one that early stopping watched.
     """
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary = read_json(path)
     split = "test" if "test" in summary["metrics"] else "valid"
     estimates = {estimate["metric"]: estimate for estimate in summary["metrics"][split]}
     watched = metric or summary["config"]["metric"]
