@@ -1,11 +1,10 @@
-"""Metrics of predictions, by scikit-learn, with bootstrap intervals.
+"""Metrics of predictions, with bootstrap intervals; they are those of scikit-learn, without its checks of each call.
 
 A metric that the targets leave undefined, such as the area under the curve of a single class, is NaN, in JSON null.
 Averages are over the classes, labels or values that have one.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -95,13 +94,22 @@ def _f1(predicted: Array, is_true: Array) -> float:
 
 
 def _auroc(scores: Array, is_true: Array) -> float:
-    if not is_true.any() or is_true.all():
+    """From the ranks of the true cases (Mann and Whitney), ties counted half."""
+    true, others = int(is_true.sum()), int((~is_true).sum())
+    if not true or not others:
         return math.nan
-    return float(require("sklearn.metrics").roc_auc_score(is_true, scores))
+    ranks = require("scipy.stats").rankdata(scores)[is_true].sum()
+    return float((ranks - true * (true + 1) / 2) / (true * others))
 
 
 def _auprc(scores: Array, is_true: Array) -> float:
-    return float(require("sklearn.metrics").average_precision_score(is_true, scores)) if is_true.any() else math.nan
+    """Average precision: precision at each threshold, weighted by the recall that it adds."""
+    if not is_true.any():
+        return math.nan
+    order = np.argsort(-scores, kind="stable")
+    last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    hits = np.cumsum(is_true[order])[last_of_ties]
+    return float((np.diff(hits, prepend=0) * hits / (last_of_ties + 1)).sum() / hits[-1])
 
 
 def _labels(predictions: Array, targets: Array) -> list[tuple[Array, Array]]:
@@ -186,11 +194,9 @@ def measure(
 def _estimate(
     name: str, metric: Metric, whole: tuple[Array, Array], resampled: Sequence[tuple[Array, Array]]
 ) -> Estimate:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a class that a resample lacks: such values take no part
-        value = metric(*whole)
-        values = np.array([] if math.isnan(value) else [metric(*pair) for pair in resampled])
-    values = values[~np.isnan(values)]
+    value = metric(*whole)
+    values = np.array([] if math.isnan(value) else [metric(*pair) for pair in resampled])
+    values = values[~np.isnan(values)]  # a resample may lack a class
     low, high = np.quantile(values, [0.025, 0.975]).tolist() if len(values) else (math.nan, math.nan)
     return Estimate(name, value, low, high)
 

@@ -29,12 +29,6 @@ from tests.tiny import TINY_MODEL
 SPLITS = ("train", "train", "train", "valid", "test")
 
 
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genome_lm.finetune.run.RESAMPLES", 20)
-    monkeypatch.setattr("genome_lm.dataset.baselines.WIDTHS", (2,))
-
-
 def rich(count: int, seed: int = 0) -> LabelledSet:
     """Sequences of many lengths in which either A + T or G + C is frequent."""
     generator = np.random.default_rng(seed)

@@ -62,6 +62,15 @@ def test_classes(name: str, classes: int, is_constant: bool) -> None:
     assert values(head, p, targets) == pytest.approx(expected, nan_ok=True)
 
 
+def test_areas_of_many_scores_with_ties() -> None:
+    generator = np.random.default_rng(0)
+    scores, is_true = generator.integers(0, 30, 500) / np.float32(30), generator.random(500) < 0.2
+    head = HeadConfig("classification", ("a", "b"))
+    areas = values(head, np.stack([1 - scores, scores], axis=1), is_true.astype(np.int64))
+    assert areas["auroc"] == pytest.approx(sk.roc_auc_score(is_true, scores))
+    assert areas["auprc"] == pytest.approx(sk.average_precision_score(is_true, scores))
+
+
 def test_a_perfect_model_is_perfect_where_a_class_is_absent() -> None:
     targets = np.array(TARGETS["two of three"])
     perfect = np.eye(3, dtype=np.float32)[targets]
