@@ -1,7 +1,7 @@
 """`genome-lm train`: train a model on a genome store."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,14 +13,23 @@ from genome_lm.typed import typed
 from genome_lm_cli.options import MOST_SEED, Device, Json, Threads, given
 from genome_lm_cli.output import finish
 
+if TYPE_CHECKING:
+    from genome_lm.genome.mixture import MixtureConfig
+
 
 def train(
     context: typer.Context,
-    genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
-    intervals: Annotated[
-        Path, typer.Option("--intervals", "--bed", help="BED4 file with the splits.", metavar="SPLITS.bed")
-    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; one that is there is resumed.", metavar="RUN")],
+    genome: Annotated[
+        list[Path] | None, typer.Option(help="Genome store; may be repeated, see --data.", metavar="G.zarr")
+    ] = None,
+    intervals: Annotated[
+        list[Path] | None,
+        typer.Option("--intervals", "--bed", help="BED file with its splits, once per genome.", metavar="SPLITS.bed"),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Mixture of genomes, instead of --genome.", metavar="MIXTURE.yaml")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help=f"A published size: {', '.join(PRESETS)}.")] = None,
     d_model: Annotated[int | None, typer.Option(help="Width of the model.")] = None,
     n_layer: Annotated[int | None, typer.Option(help="Blocks of the model.")] = None,
@@ -77,6 +86,10 @@ def train(
     SIGTERM and Ctrl-C save after the current step; the same command goes on. Every field of the recipe (see
     `genome_lm.training.TrainingConfig`) can stand in the YAML file.
 
+    Several genomes are drawn in proportion to their training bases. A YAML file names them and says otherwise:
+    `sources`, each with name, genome, intervals and perhaps a weight; `weights`, bases or equal; `temperature`, the
+    power of the bases, from 0 to 1.
+
     Example: genome-lm train --genome g.zarr --intervals splits.bed --out run --preset tiny-1k
     --stages 256:700,1024:500 --tokens-per-step 4096 --lr 0.002
     """
@@ -88,8 +101,7 @@ def train(
         shape = _model_config(model) if model or init is None else None
         training = TrainingConfig.from_dict(recipe | given(TrainingConfig, context))
     result = train(
-        genome,
-        intervals,
+        _mixture(genome or [], intervals or [], data),
         out,
         shape,
         training,
@@ -110,6 +122,19 @@ def train(
     summary = result.summary
     text = f"wrote {result.checkpoint}: {summary['parameters']:,} parameters, {summary['bases']:,} bases seen"
     finish(as_json, text, path=str(result.checkpoint), steps=result.steps, finished=True, summary=summary)
+
+
+def _mixture(genomes: list[Path], intervals: list[Path], data: Path | None) -> "MixtureConfig":
+    from genome_lm.genome.mixture import MixtureConfig, SourceConfig, one_source, read_mixture
+
+    if data is not None and not genomes and not intervals:
+        return read_mixture(data)
+    if data is not None or not genomes or len(genomes) != len(intervals):
+        raise GenomeLMError("give --genome and --intervals, once each per genome, or --data with a mixture")
+    if len(genomes) == 1:
+        return one_source(genomes[0], intervals[0])
+    pairs = zip(genomes, intervals, strict=True)
+    return MixtureConfig(tuple(SourceConfig(g.name.removesuffix(".zarr"), str(g), str(bed)) for g, bed in pairs))
 
 
 def _sections(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:

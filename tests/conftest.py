@@ -60,11 +60,12 @@ def genome(tmp_path_factory: pytest.TempPathFactory) -> Genome:
 @pytest.fixture(scope="session")
 def run(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished training run."""
+    from genome_lm.genome.mixture import one_source
     from genome_lm.training import train
     from tests.tiny import TINY_MODEL, TINY_RECIPE
 
     folder = tmp_path_factory.mktemp("run") / "run"
-    train(genome.store.path, genome.intervals, folder, TINY_MODEL, TINY_RECIPE)
+    train(one_source(genome.store.path, genome.intervals), folder, TINY_MODEL, TINY_RECIPE)
     return folder
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from genome_lm.genome.mixture import one_source
 from genome_lm.optional import require
 from genome_lm.training import train
 from genome_lm.training.metrics import read_metrics
@@ -132,7 +133,7 @@ def test_training_without_tensorboard(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with caplog.at_level(logging.WARNING):
-        train(genome.store.path, genome.intervals, tmp_path / "run", TINY_MODEL, TINY_RECIPE)
+        train(one_source(genome.store.path, genome.intervals), tmp_path / "run", TINY_MODEL, TINY_RECIPE)
     (told,) = [record.getMessage() for record in caplog.records if "TensorBoard" in record.getMessage()]
     assert told.endswith("pip install tensorboard")
     assert len(read_metrics(tmp_path / "run")) == TINY_RECIPE.steps

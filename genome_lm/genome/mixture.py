@@ -87,7 +87,7 @@ class MixtureConfig:
 
 def one_source(genome: Path, intervals: Path) -> MixtureConfig:
     """The mixture of a single genome."""
-    return MixtureConfig((SourceConfig(genome.name.removesuffix(".zarr"), str(genome), str(intervals)),))
+    return MixtureConfig((SourceConfig("genome", str(genome), str(intervals)),))
 
 
 def read_mixture(path: Path) -> MixtureConfig:

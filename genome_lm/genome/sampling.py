@@ -87,6 +87,11 @@ class WindowSampler:
         arguments = self.store, self._regions, self._others, self.seed, self.reverse_complement, self.max_n_fraction
         return _rebuild_sampler, arguments
 
+    @property
+    def bases(self) -> int:
+        """Bases of the split's regions."""
+        return int((self._regions.ends - self._regions.starts).sum())
+
     def count(self, length: int) -> int:
         """Windows of this length in one pass."""
         return self._tiles(length)

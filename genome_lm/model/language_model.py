@@ -64,6 +64,11 @@ class HyenaLM(nn.Module):
 
     def summed_loss(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Numerator and denominator of `loss`, both () float32; sums over devices and micro-batches stay exact."""
+        losses, counted = self.row_losses(ids, targets, weights)
+        return losses.sum(), counted.sum()
+
+    def row_losses(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator of `loss` for each sequence, both (B,) float32."""
         counted = target_mask(targets).float()
         if weights is not None:
             counted = counted * weights
@@ -71,12 +76,12 @@ class HyenaLM(nn.Module):
         hidden = self.backbone(ids, layer=self.config.n_layer).flatten(0, 1)
         rows = CUDA_LOSS_CHUNK if hidden.device.type == "cuda" else LOSS_CHUNK
         parameters = [*self.backbone.norm.parameters(), self.backbone.embedding.weight]
-        losses = recomputed(self._chunk_loss, [hidden, targets.flatten(), counted.flatten()], parameters, rows)
-        return losses.sum(), counted.sum()
+        losses = recomputed(self._chunk_losses, [hidden, targets.flatten(), counted.flatten()], parameters, rows)
+        return losses.view_as(counted).sum(1), counted.sum(1)
 
-    def _chunk_loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def _chunk_losses(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         logits = self._logits(self.backbone.norm(hidden)).float()
-        return (F.cross_entropy(logits, targets.long(), reduction="none") * weights).sum()[None]
+        return F.cross_entropy(logits, targets.long(), reduction="none") * weights
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW groups of the recipe: no weight decay on norms, biases, and what the mixers spare."""

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -22,9 +23,10 @@ from genome_lm.machine import process_memory
 from genome_lm.optional import require
 from genome_lm.progress import progress
 from genome_lm.training.data import StepBatch
-from genome_lm.training.lines import Commentary, announcement, describe_device
+from genome_lm.training.lines import Commentary, announcement, describe_device, source_lines
 from genome_lm.training.metrics import METRICS, Metrics, read_metrics
 from genome_lm.training.sessions import add_session
+from genome_lm.training.sources import SourcesTable, mean_of_sources
 from genome_lm.training.state import seal
 from genome_lm.training.system import TrainingSystem
 from genome_lm.training.validation import mean_loss
@@ -39,25 +41,34 @@ RESUME = "resume.ckpt"
 
 
 class Validation:
-    """Mean loss over windows spread evenly over a split, at the length of the current stage."""
+    """Mean loss over windows spread evenly over a split, at the length of the current stage, source by source.
 
-    def __init__(self, store: GenomeStore, intervals: list[Interval], config: TrainingConfig) -> None:
-        self.store, self.intervals, self.config = store, intervals, config
+    Args:
+        places: For each source its genome, and its intervals of the split; there may be none.
+        config: The recipe; its windows are shared out among the sources.
+    """
 
-    def loss(self, system: TrainingSystem, length: int) -> float:
-        """Nats a base; NaN if there is no validation split."""
-        if not self.intervals:
-            return math.nan
-        windows, inside = tile(self.store, self.intervals, length + 1, length)
-        chosen = np.unique(np.linspace(0, len(inside) - 1, min(self.config.valid_windows, len(inside))).astype(int))
+    def __init__(self, places: Sequence[tuple[GenomeStore, list[Interval]]], config: TrainingConfig) -> None:
+        self.places, self.config = places, config
+
+    def losses(self, system: TrainingSystem, length: int) -> list[float]:
+        """Nats per base for each source; NaN where there is no validation split."""
         system.model.eval()
-        loss = mean_loss(system.model, self.store, windows.take(chosen), inside[chosen], self.config.device_tokens)
+        losses = [self._loss(system, length, *place) for place in self.places]
         system.model.train()
-        return loss
+        return losses
+
+    def _loss(self, system: TrainingSystem, length: int, store: GenomeStore, intervals: list[Interval]) -> float:
+        if not intervals:
+            return math.nan
+        windows, inside = tile(store, intervals, length + 1, length)
+        count = min(-(-self.config.valid_windows // len(self.places)), len(inside))
+        rows = np.unique(np.linspace(0, len(inside) - 1, count).astype(int))
+        return mean_loss(system.model, store, windows.take(rows), inside[rows], self.config.device_tokens)
 
 
 class Log(Callback):
-    """metrics.csv, TensorBoard and the progress bar; validates every `valid_every` steps and at the end.
+    """metrics.csv, sources.csv, TensorBoard, the progress bar; validates every `valid_every` steps and at the end.
 
     Rows of steps that a killed run took after its last save are cut off, since they are taken again.
     """
@@ -74,6 +85,7 @@ class Log(Callback):
         earlier = [row.loss for row in read_metrics(self.run)]
         self._opened = ExitStack()
         self._file = self._opened.enter_context((self.run / METRICS).open("a", encoding="utf-8", newline=""))
+        self._sources = self._opened.enter_context(SourcesTable(self.run, self.first_step))
         self._board = _open_board(self.run / "tensorboard", self.first_step)
         if self._board is not None:
             self._opened.callback(self._board.close)
@@ -81,6 +93,8 @@ class Log(Callback):
         device = describe_device(trainer)
         add_session(self.run, self.first_step, device)
         self._bar.say(announcement(pl_module.model, self.config, device, self.first_step))
+        for line in source_lines(pl_module.steps.mixture, self.config):
+            self._bar.say(line)
         self._commentary = Commentary(self.config, earlier, self._bar.say)
         self._opened.callback(self._commentary.end)
         self._bar.start(self.config.bases(self.first_step), self.config.bases(self.config.steps))
@@ -93,9 +107,13 @@ class Log(Callback):
         due = (step + 1) % self.config.valid_every == 0 or step + 1 == self.config.steps
         seconds = time.perf_counter() - self._since
         # On every device, since sharded weights are gathered by all together.
-        valid = self.validation.loss(pl_module, plan.length) if due else math.nan
+        by_source = self.validation.losses(pl_module, plan.length) if due else []
         if not trainer.is_global_zero:
             return
+        mixture = pl_module.steps.mixture
+        valid = mean_of_sources(by_source, mixture.schedule.shares)
+        if len(mixture.sources) > 1:
+            self._sources.write(step, mixture, result.by_source, by_source)
         bases = plan.length * plan.batch
         row = Metrics(
             step, plan.stage, plan.length, plan.batch, self.config.bases(step + 1), self.config.learning_rate(step),
@@ -105,7 +123,7 @@ class Log(Callback):
         self._write(row)
         self._bar.advance(bases)
         self._bar.describe(f"stage {plan.stage + 1}/{len(self.config.stages)} {row.bits_per_base:.3f} bits/base")
-        self._commentary.step(row)
+        self._commentary.step(row, dict(zip((source.name for source in mixture.sources), by_source, strict=False)))
         self._since = time.perf_counter()
 
     def _write(self, row: Metrics) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from genome_lm.direction import CAUSAL
-from genome_lm.genome import Windows, WindowSampler, fetch_windows, soft_masks
+from genome_lm.genome.mixture import MixedWindows, Mixture
 from genome_lm.training_config import TrainingConfig
 
 
@@ -20,39 +20,41 @@ class StepBatch(NamedTuple):
         step: Number of the step.
         tokens: (n, L + 1) uint8 token ids; position i predicts position i + 1.
         weights: (n, L) float32, weight of each target.
+        sources: (n,) int64, the source of each window.
     """
 
     step: int
     tokens: Tensor
     weights: Tensor
+    sources: Tensor
 
 
 class TrainingSteps(Dataset[StepBatch]):
-    """Steps by number: the windows that `WindowSampler` gives for a step's plan, every `world`-th from `rank` on.
+    """Steps by number: the windows that a `Mixture` gives for a step's plan, every `world`-th from `rank` on.
 
     Nothing here has a state, so that any number of workers, devices and restarts sees the same steps.
     """
 
-    def __init__(self, sampler: WindowSampler, config: TrainingConfig, rank: int = 0, world: int = 1) -> None:
-        self.sampler, self.config = sampler, config
+    def __init__(self, mixture: Mixture, config: TrainingConfig, rank: int = 0, world: int = 1) -> None:
+        self.mixture, self.config = mixture, config
         self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return self.config.steps
 
-    def windows(self, step: int) -> Windows:
+    def windows(self, step: int) -> MixedWindows:
         """All windows of a step, one base longer than the stage's length."""
         plan = self.config.plan(step)
-        return self.sampler.windows(plan.first_sample, plan.batch, plan.length + CAUSAL.offset)
+        return self.mixture.windows(plan.first_sample, plan.batch, plan.length + CAUSAL.offset)
 
     def __getitem__(self, step: int) -> StepBatch:
         windows = self.windows(step).take(slice(self.rank, None, self.world))
-        tokens = fetch_windows(self.sampler.store, windows)
+        tokens = self.mixture.tokens(windows)
         weights = torch.ones(CAUSAL.shifted(tokens)[1].shape)
         if self.config.soft_mask_weight != 1:
-            _, masked = CAUSAL.shifted(soft_masks(self.sampler.store, windows))
+            _, masked = CAUSAL.shifted(self.mixture.soft_masks(windows))
             weights[torch.from_numpy(masked)] = self.config.soft_mask_weight
-        return StepBatch(step, torch.from_numpy(tokens), weights)
+        return StepBatch(step, torch.from_numpy(tokens), weights, torch.from_numpy(windows.sources))
 
 
 class GenomeData(LightningDataModule):

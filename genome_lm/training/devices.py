@@ -78,7 +78,7 @@ def shard(model: HyenaLM, mesh: DeviceMesh) -> None:
     for block in model.backbone.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "summed_loss")
+    register_fsdp_forward_method(model, "row_losses")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 
+from genome_lm.genome.mixture import Mixture
 from genome_lm.model import HyenaLM
 from genome_lm.training.spikes import WINDOW, is_spike
 from genome_lm.training_config import TrainingConfig
@@ -32,6 +33,20 @@ def describe_device(trainer: Trainer) -> str:
     return one if trainer.world_size == 1 else f"{trainer.world_size} × {one}"
 
 
+def source_lines(mixture: Mixture, config: TrainingConfig) -> list[str]:
+    """A table of the sources: share of the windows, bases that are drawn, and passes over its training bases."""
+    if len(mixture.sources) == 1:
+        return []
+    total = config.bases(config.steps)
+    lines = [f"{'source':<24} {'share':>8} {'bases':>16} {'training bases':>16} {'passes':>8}"]
+    for source, share in zip(mixture.sources, mixture.schedule.shares, strict=True):
+        bases = source.sampler.bases
+        lines.append(
+            f"{source.name:<24} {share:>8.2%} {share * total:>16,.0f} {bases:>16,} {share * total / bases:>8.2f}"
+        )
+    return lines
+
+
 class Commentary:
     """Says what validations find, and that the loss spikes: the first time at once, the number in the end."""
 
@@ -39,8 +54,8 @@ class Commentary:
         self._config, self._losses, self._say = config, list(earlier[-WINDOW:]), say
         self._spikes = 0
 
-    def step(self, row: Any) -> None:
-        """Look at the row of a step, a `Metrics`."""
+    def step(self, row: Any, valid_by_source: dict[str, float]) -> None:
+        """Look at the row of a step, a `Metrics`, and at the validation loss of each source if there is any."""
         if is_spike(self._losses, row.loss):
             self._spikes += 1
             if self._spikes == 1:
@@ -56,6 +71,9 @@ class Commentary:
                 f"valid {row.valid_bits_per_base:.4f} bits per base, "
                 f"train {recent:.4f} (mean of the last {len(self._losses)} steps), lr {row.lr:.2g}"
             )
+            if len(valid_by_source) > 1:
+                parts = [f"{name} {loss / math.log(2):.4f}" for name, loss in valid_by_source.items()]
+                self._say(f"valid by source: {', '.join(parts)} bits per base")
 
     def end(self) -> None:
         """Say how many spikes there were in this session, if more than the one that was told."""

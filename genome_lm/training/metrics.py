@@ -53,7 +53,7 @@ def read_metrics(run: Path) -> list[Metrics]:
         if next(csv.reader(lines), []) != list(Metrics._fields):
             raise csv.Error(f"the first line should be {','.join(Metrics._fields)}")
         for fields in csv.reader(lines):
-            row = typed(Metrics, [_number(field) for field in fields], f"{path}: step {len(rows)}")
+            row = typed(Metrics, [number_of(field) for field in fields], f"{path}: step {len(rows)}")
             if row.step != len(rows):
                 raise GenomeLMError(
                     f"{path}: step {row.step} follows step {len(rows) - 1}; lines are missing or twice"
@@ -64,8 +64,8 @@ def read_metrics(run: Path) -> list[Metrics]:
     return rows
 
 
-def _number(text: str) -> Any:
-    """What a field says; the text itself if it is no number."""
+def number_of(text: str) -> Any:
+    """What a field of a table says: a number, None if it is empty, or the text itself."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -36,19 +36,52 @@ class GenomeRecord:
 
 
 @dataclass(frozen=True)
+class SourceRecord:
+    """A genome that a run learns from, and the share of the windows that it gives."""
+
+    name: str
+    share: float
+    genome: GenomeRecord
+    intervals_sha256: str
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """What is trained, on what."""
 
     model: ModelConfig
     training: TrainingConfig
-    genome: GenomeRecord
-    intervals_sha256: str
+    sources: tuple[SourceRecord, ...]
     init_sha256: str | None = None
 
 
 @dataclass(frozen=True)
+class SourceSummary:
+    """What a source gave to a run.
+
+    Attributes:
+        name: Its name.
+        share: Of the windows.
+        bases: Bases of its windows.
+        passes: How often its training regions were passed through.
+        loss: Mean of the last steps (up to 100), in nats per base.
+        valid_loss: Of its validation split, in nats per base; None without one.
+    """
+
+    name: str
+    share: float
+    bases: int
+    passes: float
+    loss: float | None
+    valid_loss: float | None
+
+
+@dataclass(frozen=True)
 class Summary:
-    """How a run ended; losses in nats per base, `valid_loss` None where there is no validation split."""
+    """How a run ended; losses in nats per base, `valid_loss` None where there is no validation split.
+
+    `sources` is empty where there was one alone.
+    """
 
     steps: _Count
     bases: _Count
@@ -56,6 +89,17 @@ class Summary:
     loss: float
     valid_loss: float | None
     versions: dict[str, str]
+    sources: tuple[SourceSummary, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """What every run.json has, of other versions too."""
+
+    OPEN: ClassVar[bool] = True
+
+    model: dict[str, Any]
+    training: dict[str, Any]
 
 
 def read_identity(run: Path) -> dict[str, Any]:
@@ -67,10 +111,12 @@ def read_identity(run: Path) -> dict[str, Any]:
     path = run / RUN
     if not path.exists():
         return {}
-    values = read_json(path)
-    if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in ("model", "training")):
-        raise GenomeLMError(f"{path}: not of a training run; give another --out, or remove it to start anew")
-    return values
+    try:
+        values = read_json(path)
+        typed(_Identity, values, str(path))
+    except GenomeLMError as error:
+        raise GenomeLMError(f"{error}; give another --out, or remove this one to start anew") from error
+    return dict(values)
 
 
 def read_run(run: Path) -> RunRecord:

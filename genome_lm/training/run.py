@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import torch
@@ -24,7 +24,8 @@ from genome_lm.config import ModelConfig
 from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, sha256, writing
-from genome_lm.genome import GenomeStore, WindowSampler, of_split, read_bed
+from genome_lm.genome import GenomeStore, Interval, WindowSampler, of_split, read_bed
+from genome_lm.genome.mixture import Mixture, MixtureConfig, Source, SourceConfig
 from genome_lm.kernels import deterministic
 from genome_lm.machine import require_memory
 from genome_lm.model import HyenaLM
@@ -34,6 +35,7 @@ from genome_lm.training.devices import StrategyName, choose_accelerator, choose_
 from genome_lm.training.metrics import METRICS, read_metrics
 from genome_lm.training.records import CHECKPOINT, RUN, SUMMARY, Summary, read_identity, read_summary
 from genome_lm.training.sessions import SESSIONS
+from genome_lm.training.sources import SOURCES, read_sources, summarise_sources
 from genome_lm.training.state import read_sealed
 from genome_lm.training.system import TrainingSystem
 from genome_lm.training_config import TrainingConfig
@@ -63,8 +65,7 @@ class TrainingResult:
 
 
 def train(
-    genome: Path,
-    intervals: Path,
+    data: MixtureConfig,
     out: Path,
     model_config: ModelConfig | None,
     config: TrainingConfig,
@@ -80,12 +81,12 @@ def train(
     """Train a model, or go on where a run was left; a finished run is not repeated.
 
     The folder `out` gets run.json (what is trained, on what), sessions.jsonl (when, where, by which command),
-    metrics.csv, tensorboard/ if TensorBoard is installed, resume.ckpt (Lightning's file, only for resuming),
-    checkpoint/ (native), and last of all summary.json.
+    metrics.csv, sources.csv if there are several sources, tensorboard/ if TensorBoard is installed, resume.ckpt
+    (Lightning's file, only for resuming), checkpoint/ (native), and last of all summary.json.
 
     Args:
-        genome: Genome store.
-        intervals: BED4 file with the splits; `train` is learned from, `valid` is watched if there.
+        data: What is trained on (`one_source` for a single genome): `train` of each source's splits is learned from,
+            `valid` is watched if there.
         out: Folder of the run.
         model_config: The model's shape; None with `init`.
         config: The recipe.
@@ -105,8 +106,7 @@ def train(
             finite.
     """
     _check_memory(model_config, config)
-    store = GenomeStore(genome)
-    regions = read_bed(intervals, store)
+    sources = [_open_source(source, config) for source in data.sources]
     lightning.seed_everything(config.seed, verbose=False)
     if init is not None:
         model = open_checkpoint(init).model
@@ -115,19 +115,21 @@ def train(
     else:
         raise GenomeLMError("training needs the model's shape, or a checkpoint to start from")
     accelerator = choose_accelerator(device, devices)
-    chosen = choose_strategy(strategy, devices * num_nodes)
+    strategy_used = choose_strategy(strategy, devices * num_nodes)
     _check_lengths(config, model.config, devices * num_nodes)
+    mixture = Mixture(
+        [source.source for source in sources], data.shares([source.source.sampler.bases for source in sources])
+    )
     identity = {
         "model": model.config.to_dict(),
         "training": config.to_dict(),
-        "genome": store.provenance,
-        "intervals_sha256": sha256(intervals),
+        "sources": [
+            {"share": share, **source.record} for source, share in zip(sources, mixture.schedule.shares, strict=True)
+        ],
         "init_sha256": weights_sha256(model) if init is not None else None,
     }
-    of_split(regions, "train")
-    sampler = WindowSampler(store, regions, "train", config.seed, config.reverse_complement, config.max_n_fraction)
-    system = TrainingSystem(model.train(), config, TrainingSteps(sampler, config))
-    validation = Validation(store, [region for region in regions if region.name == "valid"], config)
+    system = TrainingSystem(model.train(), config, TrainingSteps(mixture, config))
+    validation = Validation([source.validation for source in sources], config)
     rank = process_rank(devices * num_nodes)
     with writing(out), _locked(out) if rank == 0 else contextlib.nullcontext():
         same = _claim(out, identity, restart_if_changed, rank)
@@ -136,13 +138,31 @@ def train(
         system.run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         if same:
             _resume(system, out / RESUME)
-        trainer = {**accelerator, "num_nodes": num_nodes, "strategy": chosen}
+        trainer = {**accelerator, "num_nodes": num_nodes, "strategy": strategy_used}
         saver = _fit(system, validation, out, num_workers, trainer)
         if system.next_step < config.steps:
             return TrainingResult(None, system.next_step, saver.signal, {}, rank)
         if rank:
             return TrainingResult(out / CHECKPOINT, config.steps, None, {}, rank)
-        return TrainingResult(out / CHECKPOINT, config.steps, None, _finish(model.config, config, out, identity))
+        return TrainingResult(out / CHECKPOINT, config.steps, None, _finish(system, out, identity))
+
+
+class _OpenSource(NamedTuple):
+    """A source as training uses it: what it draws, where it is validated, and what run.json says of it."""
+
+    source: Source
+    validation: tuple[GenomeStore, list[Interval]]
+    record: dict[str, Any]
+
+
+def _open_source(source: SourceConfig, config: TrainingConfig) -> _OpenSource:
+    store, path = GenomeStore(Path(source.genome)), Path(source.intervals)
+    regions = read_bed(path, store)
+    of_split(regions, "train")
+    sampler = WindowSampler(store, regions, "train", config.seed, config.reverse_complement, config.max_n_fraction)
+    record = {"name": source.name, "genome": store.provenance, "intervals_sha256": sha256(path)}
+    watched = [region for region in regions if region.name == "valid"]
+    return _OpenSource(Source(source.name, sampler), (store, watched), record)
 
 
 @contextlib.contextmanager
@@ -195,14 +215,16 @@ def _claim(out: Path, identity: dict[str, Any], restart_if_changed: bool, rank: 
         return not changed  # the first process, which may have come this far or not, does the rest
     if changed and earlier and restart_if_changed:
         # run.json goes last, so that a kill in between leaves a run that is still recognised as another one.
-        for name in (SUMMARY, RESUME, METRICS, SESSIONS, "tensorboard", CHECKPOINT, RUN):
+        for name in (SUMMARY, RESUME, METRICS, SOURCES, SESSIONS, "tensorboard", CHECKPOINT, RUN):
             _remove(out / name)
     if not path.exists():
         with replacing_file(path) as temporary:
             temporary.write_text(json_text(identity) + "\n", encoding="utf-8")
         return False
     if changed:
-        listed = "\n".join(f"  {key}: {earlier.get(key)} there, {now.get(key)} now" for key in changed)
+        listed = "\n".join(
+            f"  {key:.60}: {earlier.get(key)!s:.200} there, {now.get(key)!s:.200} now" for key in changed
+        )
         raise GenomeLMError(
             f"{out} holds another run; give another --out, with --init {out / CHECKPOINT} to train its model "
             f"further, or --restart-if-changed to remove it and start anew:\n{listed}"
@@ -264,20 +286,21 @@ def _fit(
     return saver
 
 
-def _finish(shape: ModelConfig, config: TrainingConfig, out: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def _finish(system: TrainingSystem, out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Write the native checkpoint, then the summary that says that the run is whole.
 
     The weights are those of resume.ckpt, which the last step saved: whole, however they were spread over devices.
     """
-    model = HyenaLM(shape)
+    model, config = HyenaLM(system.model.config), system.config
     state = read_sealed(out / RESUME, "training")["state_dict"]
     load_strictly(model, {name.removeprefix("model."): tensor for name, tensor in state.items()}, str(out / RESUME))
     versions = {"genome-lm": __version__, "torch": torch.__version__, "lightning": lightning.__version__}
-    provenance = {**identity, "versions": versions}
+    sources = summarise_sources(system.steps.mixture, config, read_sources(out))
+    provenance = {**identity, "versions": versions, **({"by_source": [*map(asdict, sources)]} if sources else {})}
     save_checkpoint(out / CHECKPOINT, model, provenance)
     last = read_metrics(out)[-1]
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    summary = asdict(Summary(config.steps, last.bases, parameters, last.loss, last.valid_loss, versions))
+    summary = asdict(Summary(config.steps, last.bases, parameters, last.loss, last.valid_loss, versions, sources))
     with replacing_file(out / SUMMARY) as temporary:
         temporary.write_text(json_text(summary) + "\n", encoding="utf-8")
     return summary

@@ -19,10 +19,17 @@ from genome_lm.training_config import TrainingConfig
 
 
 class StepResult(NamedTuple):
-    """What a step gave: mean loss in nats a base over all devices, norm of the gradient before it was clipped."""
+    """What a step gave, over all devices.
+
+    Attributes:
+        loss: Mean loss in nats per base.
+        grad_norm: Norm of the gradient before it was clipped.
+        by_source: For each source the mean loss of its windows, NaN without a target, and the weight of its targets.
+    """
 
     loss: float
     grad_norm: float
+    by_source: tuple[tuple[float, float], ...] = ()
 
 
 class TrainingSystem(LightningModule):
@@ -85,28 +92,32 @@ class TrainingSystem(LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = self.config.learning_rate(batch.step)
         optimizer.zero_grad(set_to_none=True)
-        loss = self._accumulate(batch)
+        loss, by_source = self._accumulate(batch)
         if not np.isfinite(loss):
             raise GenomeLMError(self._not_finite(batch.step, loss))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         optimizer.step()
-        self.result = StepResult(loss, float(norm.full_tensor() if isinstance(norm, DTensor) else norm))
+        gradient = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self.result = StepResult(loss, float(gradient), by_source)
 
-    def _accumulate(self, batch: StepBatch) -> float:
-        """Gradients of the mean loss over all targets of the step, on all devices; the mean loss."""
+    def _accumulate(self, batch: StepBatch) -> tuple[float, tuple[tuple[float, float], ...]]:
+        """Gradients of the mean loss over all targets of the step, on all devices; that loss, and `by_source`."""
         ids, targets = self.model.config.direction.shifted(batch.tokens)
         counted = self._over_devices((target_mask(targets) * batch.weights).sum())
         scale = 1 / counted.clamp(min=torch.finfo(counted.dtype).tiny)
-        total = torch.zeros_like(counted)
-        pieces = self._micro_batches(batch.step, ids, targets, batch.weights)
-        for number, piece in enumerate(pieces, start=1):
+        totals = counted.new_zeros(2, len(self.steps.mixture.sources))
+        pieces = self._micro_batches(batch.step, ids, targets, batch.weights, batch.sources)
+        for number, (*piece, sources) in enumerate(pieces, start=1):
             with gradients_exchanged(self.trainer.strategy.model, self.model, number == len(pieces)):
-                summed, _ = self.model.summed_loss(*piece)
+                losses, weights = self.model.row_losses(*piece)
+                summed = losses.sum()
                 # Data-parallel training averages the gradients over the devices; this makes it their sum.
                 with outside_autocast(summed):
                     self.manual_backward(summed * scale * self.trainer.world_size)
-            total += summed.detach()
-        return float(self._over_devices(total) * scale)
+            totals.index_add_(1, sources, torch.stack([losses.detach(), weights]))
+        totals = self._over_devices(totals)
+        by_source = zip((totals[0] / totals[1]).tolist(), totals[1].tolist(), strict=True)
+        return float(totals[0].sum() * scale), tuple(by_source)
 
     def _micro_batches(self, step: int, *arrays: Tensor) -> list[tuple[Tensor, ...]]:
         """The arrays cut into as many pieces on every device: sharded weights are gathered by all at the same time.
@@ -116,14 +127,15 @@ class TrainingSystem(LightningModule):
         rows = max(1, self.config.device_tokens // arrays[0].shape[1])
         most = -(-self.config.plan(step).batch // self.trainer.world_size)
         pieces = list(zip(*(array.split(rows) for array in arrays), strict=True))
-        empty = tuple(torch.full_like(array[:1], PAD) for array in arrays)
+        *others, sources = arrays
+        empty = *(torch.full_like(array[:1], PAD) for array in others), torch.zeros_like(sources[:1])
         return pieces + [empty] * (-(-most // rows) - len(pieces))
 
     def _over_devices(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="sum")
 
     def _not_finite(self, step: int, loss: float) -> str:
-        names = self.steps.windows(step).names(self.steps.sampler.store)
+        names = self.steps.mixture.names(self.steps.windows(step))
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         return (
             f"step {step}: the loss is {loss}; windows {shown}. Resuming repeats this step: start anew with a lower "

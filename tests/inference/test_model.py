@@ -28,7 +28,7 @@ def test_what_the_object_has(model: genome_lm.GenomeLM) -> None:
     assert model.config.d_model == 16
     assert isinstance(model.backbone, torch.nn.Module)
     assert model.logits([[7, 8, 9], [10, 11, 7]]).shape == (2, 3, 16)
-    assert model.provenance["genome"]["assembly"] == "tiny"
+    assert model.provenance["sources"][0]["genome"]["assembly"] == "tiny"
 
 
 def test_a_notebook_shows_what_it_is(model: genome_lm.GenomeLM) -> None:

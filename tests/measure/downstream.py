@@ -32,6 +32,7 @@ from genome_lm.evaluation.analyses.probes import _Split
 from genome_lm.finetune import FinetuneConfig, Unlabelled, finetune
 from genome_lm.finetune.neighbours import draw_neighbours, shared_directions
 from genome_lm.genome import GenomeStore, Interval, build_store, read_bed, split_genome, write_bed
+from genome_lm.genome.mixture import one_source
 from genome_lm.genome.words import kmer_frequencies
 from genome_lm.training import TrainingConfig, train
 
@@ -102,13 +103,13 @@ def pretrained(store: GenomeStore, splits: Path, out: Path, steps: int) -> Path:
     constant = TrainingConfig(
         stages=((1_024, steps),), final_lr_fraction=1.0, warmup_fraction=min(1.0, 200 / steps), **common
     )
-    first = train(store.path, splits, out / "constant", shape, constant)
+    first = train(one_source(store.path, splits), out / "constant", shape, constant)
     if first.checkpoint is None:
         raise SystemExit("stopped; run the same command to go on")
     falling = TrainingConfig(
         stages=((1_024, max(1, steps // 5)),), final_lr_fraction=0.0, warmup_fraction=0.02, seed=1, **common
     )
-    result = train(store.path, splits, out / "pretrained", None, falling, init=first.checkpoint)
+    result = train(one_source(store.path, splits), out / "pretrained", None, falling, init=first.checkpoint)
     if result.checkpoint is None:
         raise SystemExit("stopped; run the same command to go on")
     return result.checkpoint

@@ -13,6 +13,7 @@ from genome_lm.checkpoint import extend_context, load_checkpoint, save_checkpoin
 from genome_lm.config import ModelConfig
 from genome_lm.evaluation import evaluate_perplexity
 from genome_lm.genome import GenomeStore, build_store, read_bed, split_genome, write_bed
+from genome_lm.genome.mixture import one_source
 from genome_lm.training import Stage, TrainingConfig, train
 
 FASTA = Path(__file__).parents[2] / "data_manifests" / "ecoli_k12_mg1655.fa.gz"
@@ -45,11 +46,11 @@ def main() -> None:
 
     shape = ModelConfig(d_model=128, n_layer=2, max_length=SHORT, embed_dropout=0.0)
     recipe = TrainingConfig(stages=(Stage(SHORT, options.steps),), lr=4e-3, **RECIPE)
-    before = train(store.path, intervals, out / "short", shape, recipe).checkpoint
+    before = train(one_source(store.path, intervals), out / "short", shape, recipe).checkpoint
     assert before is not None
     stretched = save_checkpoint(out / "stretched", extend_context(load_checkpoint(before)[0], LONG))
     tuning = TrainingConfig(stages=(Stage(LONG, options.tuning),), lr=1e-3, **RECIPE)
-    after = train(store.path, intervals, out / "long", None, tuning, init=stretched).checkpoint
+    after = train(one_source(store.path, intervals), out / "long", None, tuning, init=stretched).checkpoint
     assert after is not None
     print(f"perplexity, context of       {SHORT:>7,} {LONG:>7,}")
     print(f"trained at {SHORT:<17,} {perplexity(before, SHORT):>7} {'—':>7}")

@@ -10,6 +10,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.finetune.adapters import merge, prepare
 from genome_lm.finetune_config import FinetuneConfig
+from genome_lm.genome.mixture import one_source
 from genome_lm.genome.variants import Variant
 from genome_lm.inference import Layout, score_variants
 from genome_lm.model import HyenaLM
@@ -34,7 +35,7 @@ def registration(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_to_scores(genome: Genome, tmp_path: Path) -> None:
     config = ModelConfig(**{**SHAPE, "layout": "decay, hyena"})
     assert config.mixers == ("decay", "hyena", "decay")
-    train(genome.store.path, genome.intervals, tmp_path / "run", config, TINY_RECIPE)
+    train(one_source(genome.store.path, genome.intervals), tmp_path / "run", config, TINY_RECIPE)
     model: GenomeLM = load(tmp_path / "run" / "checkpoint")
     assert model.model.config == config
     assert model.embed(["ACGTACGT"]).shape == (1, config.d_model)

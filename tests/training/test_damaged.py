@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation.perplexity import Perplexity, Score
+from genome_lm.genome.mixture import one_source
 from genome_lm.report import write_report
 from genome_lm.training import train
 from genome_lm.training.state import read_sealed, seal
@@ -65,7 +66,7 @@ def setting(*names: Any, to: Any) -> Change:
     return values(change)
 
 
-def without(*names: str) -> Change:
+def without(*names: str | int) -> Change:
     def change(told: Any) -> None:
         for name in names[:-1]:
             told = told[name]
@@ -106,14 +107,14 @@ NO_JSON: dict[str, Change] = {
     "folder": as_folder, "pipe": as_pipe, "zeros": as_zeros,
 }  # fmt: skip
 RUN_JSON: dict[str, Change] = NO_JSON | {
-    "genome null": setting("genome", to=None),
-    "sources null": setting("genome", "sources", to=None),
-    "assembly list": setting("genome", "assembly", to=[1]),
+    "genome null": setting("sources", 0, "genome", to=None),
+    "sources null": setting("sources", 0, "genome", "sources", to=None),
+    "assembly list": setting("sources", 0, "genome", "assembly", to=[1]),
     "training list": setting("training", to=[]),
     "layers text": setting("model", "n_layer", to="2"),
     "max_length text": setting("model", "max_length", to="128"),
     "no width": without("model", "d_model"),
-    "no intervals": without("intervals_sha256"),
+    "no intervals": without("sources", 0, "intervals_sha256"),
     "unknown": setting("x", to=1),
 }
 SUMMARY: dict[str, Change] = NO_JSON | {
@@ -177,7 +178,7 @@ def test_reports_of_damaged_evaluations(run: Path, evaluation: Path, tmp_path: P
 
 
 def train_on(genome: Genome, run: Path) -> None:
-    train(genome.store.path, genome.intervals, run, TINY_MODEL, TINY_RECIPE)
+    train(one_source(genome.store.path, genome.intervals), run, TINY_MODEL, TINY_RECIPE)
 
 
 @pytest.mark.parametrize("what", NO_JSON)

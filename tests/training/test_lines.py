@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.genome.mixture import one_source
 from genome_lm.training import train
 from genome_lm.training.lines import Commentary
 from genome_lm.training.metrics import Metrics
@@ -32,7 +33,8 @@ def test_spikes_are_told_the_first_time_and_counted() -> None:
     commentary = Commentary(changed(), [1.4] * 50, said.append)
     for step, loss in enumerate([1.4, 2.0, 1.4, 3.0]):
         bits = loss / math.log(2)
-        commentary.step(Metrics(step, 0, 32, 16, 512, 1e-3, loss, math.exp(loss), bits, 1.0, 1e4, 9.0, None, None))
+        row = Metrics(step, 0, 32, 16, 512, 1e-3, loss, math.exp(loss), bits, 1.0, 1e4, 9.0, None, None)
+        commentary.step(row, {})
     commentary.end()
     assert len(said) == 2
     assert said[0].startswith("warning: step 2: the loss spikes to 2.885 bits per base")
@@ -41,7 +43,7 @@ def test_spikes_are_told_the_first_time_and_counted() -> None:
 
 def test_a_run_says_what_it_does(genome: Genome, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = changed(stages=((32, 60),), valid_every=30)
-    train(genome.store.path, genome.intervals, tmp_path / "run", TINY_MODEL, config, device="cpu")
+    train(one_source(genome.store.path, genome.intervals), tmp_path / "run", TINY_MODEL, config, device="cpu")
     first, *later = capsys.readouterr().err.splitlines()
     assert re.match(
         r"train: [\d,]+ parameters on cpu \(threads: \d+\); 60 steps, 30,720 bases \(stages 32:60, 512", first

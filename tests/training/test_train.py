@@ -14,6 +14,7 @@ from genome_lm.alphabet import PAD, N
 from genome_lm.checkpoint import load_checkpoint
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import WindowSampler, read_bed
+from genome_lm.genome.mixture import Mixture, Source, one_source
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers.filter import ImplicitFilter
 from genome_lm.training import Stage, TrainingConfig, train
@@ -54,39 +55,50 @@ def test_a_run_learns_and_writes_what_it_says(run: Path, genome: Genome) -> None
         board.Tags()["scalars"]
     )
     _, provenance = load_checkpoint(run / "checkpoint")
-    assert provenance["genome"] == genome.store.provenance
+    assert provenance["sources"][0]["genome"] == genome.store.provenance
     assert provenance["training"]["lr"] == TINY_RECIPE.lr
 
 
 def test_workers_don_t_change_a_bit(run: Path, genome: Genome, tmp_path: Path) -> None:
-    train(genome.store.path, genome.intervals, tmp_path / "run", TINY_MODEL, TINY_RECIPE, num_workers=2)
+    train(one_source(genome.store.path, genome.intervals), tmp_path / "run", TINY_MODEL, TINY_RECIPE, num_workers=2)
     assert rows(tmp_path / "run") == rows(run)
     assert weights(tmp_path / "run") == weights(run)
 
 
 def test_a_finished_run_is_not_repeated_nor_mixed_with_another(run: Path, genome: Genome) -> None:
     before = (run / "metrics.csv").stat().st_mtime_ns
-    result = train(genome.store.path, genome.intervals, run, TINY_MODEL, TINY_RECIPE)
+    result = train(one_source(genome.store.path, genome.intervals), run, TINY_MODEL, TINY_RECIPE)
     assert result.checkpoint == run / "checkpoint"
     with pytest.raises(GenomeLMError, match=r"training\.lr: 0.005 there, 0.1 now"):
-        train(genome.store.path, genome.intervals, run, TINY_MODEL, changed(lr=0.1))
+        train(one_source(genome.store.path, genome.intervals), run, TINY_MODEL, changed(lr=0.1))
     assert (run / "metrics.csv").stat().st_mtime_ns == before
 
 
 def test_restart_if_changed(genome: Genome, tmp_path: Path) -> None:
     short = changed(stages=((32, 2),), valid_every=1)
     for config in (short, dataclasses.replace(short, seed=1)):
-        train(genome.store.path, genome.intervals, tmp_path / "a", TINY_MODEL, config, restart_if_changed=True)
-    train(genome.store.path, genome.intervals, tmp_path / "b", TINY_MODEL, dataclasses.replace(short, seed=1))
+        train(
+            one_source(genome.store.path, genome.intervals),
+            tmp_path / "a",
+            TINY_MODEL,
+            config,
+            restart_if_changed=True,
+        )
+    train(
+        one_source(genome.store.path, genome.intervals),
+        tmp_path / "b",
+        TINY_MODEL,
+        dataclasses.replace(short, seed=1),
+    )
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
     assert json.loads((tmp_path / "a" / "run.json").read_text())["training"]["seed"] == 1
 
 
 def test_micro_batches_and_checkpointing_change_the_memory_alone(genome: Genome, tmp_path: Path) -> None:
     short = changed(stages=((64, 4),), valid_every=4)
-    train(genome.store.path, genome.intervals, tmp_path / "a", TINY_MODEL, short)
+    train(one_source(genome.store.path, genome.intervals), tmp_path / "a", TINY_MODEL, short)
     other = dataclasses.replace(short, device_tokens=100, activation_checkpointing=True)
-    train(genome.store.path, genome.intervals, tmp_path / "b", TINY_MODEL, other)
+    train(one_source(genome.store.path, genome.intervals), tmp_path / "b", TINY_MODEL, other)
     one, two = ([float(row["loss"]) for row in rows(tmp_path / name)] for name in "ab")
     # Dropout draws its mask micro-batch by micro-batch, but row by row it is the same stream of random numbers only
     # for whole batches; so the losses agree closely, not to the bit.
@@ -99,7 +111,7 @@ def test_bf16(genome: Genome, tmp_path: Path) -> None:
     losses = []
     for precision in ("float32", "bf16-mixed"):
         config = changed(stages=((64, 8),), precision=precision)
-        train(genome.store.path, genome.intervals, tmp_path / precision, TINY_MODEL, config)
+        train(one_source(genome.store.path, genome.intervals), tmp_path / precision, TINY_MODEL, config)
         losses.append([float(row["loss"]) for row in rows(tmp_path / precision)])
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
@@ -107,7 +119,7 @@ def test_bf16(genome: Genome, tmp_path: Path) -> None:
 
 def test_from_a_checkpoint(run: Path, genome: Genome, tmp_path: Path) -> None:
     config = changed(stages=((128, 2),), valid_every=1, lr=1e-6)
-    train(genome.store.path, genome.intervals, tmp_path / "run", None, config, init=run / "checkpoint")
+    train(one_source(genome.store.path, genome.intervals), tmp_path / "run", None, config, init=run / "checkpoint")
     assert float(rows(tmp_path / "run")[0]["valid_loss"]) == pytest.approx(
         float(rows(run)[-1]["valid_loss"]), abs=1e-3
     )
@@ -116,24 +128,26 @@ def test_from_a_checkpoint(run: Path, genome: Genome, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_step_and_windows(genome: Genome, tmp_path: Path) -> None:
     config = changed(stages=((64, 20),), lr=1e3, weight_decay=1e3, clip=1e12, warmup_fraction=0.0)
     with pytest.raises(GenomeLMError, match=r"step \d+: the loss is (nan|inf); windows (one|two):\d+-\d+\([+-]\)"):
-        train(genome.store.path, genome.intervals, tmp_path / "run", TINY_MODEL, config)
+        train(one_source(genome.store.path, genome.intervals), tmp_path / "run", TINY_MODEL, config)
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_lengths_that_don_t_fit(genome: Genome, tmp_path: Path) -> None:
     with pytest.raises(GenomeLMError, match="windows of 500 bases"):
-        train(genome.store.path, genome.intervals, tmp_path, TINY_MODEL, changed(stages=((500, 1),)))
+        train(one_source(genome.store.path, genome.intervals), tmp_path, TINY_MODEL, changed(stages=((500, 1),)))
     config = changed(tokens_per_step=64)
-    with pytest.raises(GenomeLMError, match="1 windows a step, fewer than 2 devices"):
-        train(genome.store.path, genome.intervals, tmp_path, TINY_MODEL, config, devices=2)
+    with pytest.raises(GenomeLMError, match="1 windows per step, fewer than 2 devices"):
+        train(one_source(genome.store.path, genome.intervals), tmp_path, TINY_MODEL, config, devices=2)
 
 
 def test_soft_masked_bases_weigh_less(genome: Genome) -> None:
     sampler = WindowSampler(genome.store, read_bed(genome.intervals), "train", reverse_complement=False)
-    steps = TrainingSteps(sampler, changed(stages=((100, 200),), soft_mask_weight=0.25))
+    steps = TrainingSteps(
+        Mixture([Source("genome", sampler)], [1.0]), changed(stages=((100, 200),), soft_mask_weight=0.25)
+    )
     seen = set()
     for step in range(60):
-        windows, batch = steps.windows(step), steps[step]
+        windows, batch = steps.windows(step).windows, steps[step]
         for row, (contig, start) in enumerate(zip(windows.contigs, windows.starts, strict=True)):
             name = genome.store.contigs.names[contig]
             letters = genome.store.fetch(name, int(start), int(start) + 101, output="letters", pad=True)
@@ -145,9 +159,10 @@ def test_soft_masked_bases_weigh_less(genome: Genome) -> None:
 
 def test_ranks_share_a_step(genome: Genome) -> None:
     sampler = WindowSampler(genome.store, read_bed(genome.intervals), "train")
-    whole = TrainingSteps(sampler, TINY_RECIPE)[3].tokens
+    mixture = Mixture([Source("genome", sampler)], [1.0])
+    whole = TrainingSteps(mixture, TINY_RECIPE)[3].tokens
     for world in (2, 3):
-        parts = [TrainingSteps(sampler, TINY_RECIPE, rank, world)[3].tokens for rank in range(world)]
+        parts = [TrainingSteps(mixture, TINY_RECIPE, rank, world)[3].tokens for rank in range(world)]
         for rank, part in enumerate(parts):
             torch.testing.assert_close(part, whole[rank::world])
 
@@ -190,6 +205,6 @@ def test_gradients_of_the_filters_are_not_rounded_in_a_bf16_run(
     monkeypatch.setattr(TrainingSystem, "_accumulate", compared)
     monkeypatch.setattr(ImplicitFilter, "forward", watched)
     config = changed(precision="bf16-mixed", stages=(Stage(128, 1),), valid_windows=1)
-    train(genome.store.path, genome.intervals, tmp_path / "run", TINY_MODEL, config)
+    train(one_source(genome.store.path, genome.intervals), tmp_path / "run", TINY_MODEL, config)
     assert len(reached) == TINY_MODEL.n_layer
     assert max(errors) < 1e-5

@@ -13,6 +13,7 @@ import torch
 
 from genome_lm.direction import CAUSAL
 from genome_lm.genome import GenomeStore, build_store, split_genome, write_bed
+from genome_lm.genome.mixture import one_source
 from genome_lm.gpukit.forms import Form
 from genome_lm.gpukit.kit import Case, Kit, Skip
 from genome_lm.kernels import outside_autocast
@@ -58,7 +59,7 @@ def train_here(folder: Path, form: Form, device: str, out: Path) -> None:
         lr=sizes.lr, warmup_fraction=0.2, precision="bf16-mixed", valid_every=sizes.steps, valid_windows=4,
         checkpoint_every=5,
     )  # fmt: skip
-    train(folder / "genome.zarr", folder / "splits.bed", out, sizes.model, config, device=device)
+    train(one_source(folder / "genome.zarr", folder / "splits.bed"), out, sizes.model, config, device=device)
 
 
 def _genome(kit: Kit) -> GenomeStore:
