@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from genome_lm.alphabet import NUCLEOTIDES, C, G, N, Tokens
+from genome_lm.alphabet import A, N
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
@@ -269,18 +269,15 @@ def _facts(name: str, items: Sequence[tuple[Span, FlankedSequence]]) -> list[Any
     if name == "position":
         ahead = [(np.arange(span.start, span.end), span.strand) for span, _ in items]
         return [positions[::-1] if strand == "-" else positions for positions, strand in ahead]
-    if name == "gc_fraction":
-        return [_gc_fraction(_pooled(sequence)) for _, sequence in items]
-    if name == "n_fraction":
-        return [float((_pooled(sequence) == N).mean()) for _, sequence in items]
+    if name in ("gc_fraction", "n_fraction"):
+        return [_fraction(name, sequence) for _, sequence in items]
     return [dict(span.carried)[name] for span, _ in items]
 
 
-def _pooled(sequence: FlankedSequence) -> Tokens:
-    return sequence.tokens[sequence.left : len(sequence.tokens) - sequence.right]
-
-
-def _gc_fraction(tokens: Tokens) -> float:
-    """G and C among A, C, G and T; NaN if there are none."""
-    bases = int(np.isin(tokens, NUCLEOTIDES).sum())
-    return float(np.isin(tokens, (C, G)).sum() / bases) if bases else math.nan
+def _fraction(name: str, sequence: FlankedSequence) -> float:
+    """N among the bases that are pooled, or G and C among their A, C, G and T; NaN if there are none."""
+    pooled = sequence.tokens[sequence.left : len(sequence.tokens) - sequence.right]
+    a, c, g, t, n = np.bincount(pooled, minlength=N + 1)[A : N + 1].tolist()
+    if name == "n_fraction":
+        return n / len(pooled)
+    return (g + c) / (a + c + g + t) if a + c + g + t else math.nan
