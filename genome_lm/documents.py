@@ -139,7 +139,8 @@ def parse_yaml(content: bytes | str, what: str) -> Any:
         _check_events(yaml, content)
         return yaml.load(content, _loader(yaml))
     except (yaml.YAMLError, ValueError) as error:
-        raise GenomeLMError(f"{what}: not valid YAML: {error}") from error
+        # The library tells over several lines where it is.
+        raise GenomeLMError(f"{what}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _check_events(yaml: Any, content: bytes | str) -> None:

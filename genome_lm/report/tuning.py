@@ -14,6 +14,7 @@ from sklearn.metrics import RocCurveDisplay, confusion_matrix
 from genome_lm.drawing import INK, MODEL, MUTED, new_figure, svg_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.report.page import fixed_svg, write_page
+from genome_lm.text import shortened
 
 _BINS = 10
 _MOST_POINTS = 20_000
@@ -87,7 +88,7 @@ def _curves(truth: dict[str, pd.Series], predicted: pd.DataFrame) -> list[Figure
 def _roc(truth: dict[str, pd.Series], probabilities: dict[str, pd.Series]) -> Figure:
     figure, axes = new_figure(*_SIZE)
     for name, values in truth.items():
-        RocCurveDisplay.from_predictions(values, probabilities[name], ax=axes, name=name, pos_label=1)
+        RocCurveDisplay.from_predictions(values, probabilities[name], ax=axes, name=shortened(name), pos_label=1)
     _diagonal(axes)
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
@@ -104,8 +105,9 @@ def _confusion(predicted: pd.DataFrame, names: list[str]) -> Figure:
         for column in range(len(names)):
             colour = "white" if shares[row, column] > 0.5 else INK
             axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    shown = [shortened(name) for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), shown)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     return Figure(
@@ -117,7 +119,7 @@ def _calibration(truth: dict[str, pd.Series], probabilities: dict[str, pd.Series
     figure, axes = new_figure(*_SIZE)
     for name, values in truth.items():
         observed, mean = calibration_curve(values, probabilities[name], n_bins=_BINS)
-        axes.plot(mean, observed, "o-", markersize=3, linewidth=1.2, label=name)
+        axes.plot(mean, observed, "o-", markersize=3, linewidth=1.2, label=shortened(name))
     _diagonal(axes)
     axes.set_xlabel("predicted probability, mean of a bin")
     axes.set_ylabel("observed frequency")
@@ -132,7 +134,7 @@ def _scatter(values: pd.Series, target: pd.Series, name: str) -> Figure:
     if target.notna().any():
         ends = [float(target.min()), float(target.max())]
         axes.plot(ends, ends, color=MUTED, linewidth=0.8, linestyle=":")
-    axes.set_xlabel(f"{name}, measured")
+    axes.set_xlabel(f"{shortened(name)}, measured")
     axes.set_ylabel("predicted")
     return Figure(svg_text(figure), f"{name}: predicted against measured values.")
 

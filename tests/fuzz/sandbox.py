@@ -175,14 +175,22 @@ def fault(outcome: Outcome, before: Listing, after: Listing, check: Callable[[],
         return _unreadable(check)
     if status not in (1, 2):
         return f"exit {status}: {last}"
-    messages = re.findall(r"^error: ?(.*)$", errors, re.MULTILINE)
-    if status == 1 and (len(messages) != 1 or not messages[0].strip() or not errors.endswith(messages[0])):
+    if status == 1 and not _is_one_message(errors):
         return f"message: {errors[-200:]!r}"
     if status == 2 and not errors:
         return "exit 2 without a message"
     if left := sorted(after.keys() - before.keys()):
         return f"left: {', '.join(left)[:200]}; {last}"
     return ""
+
+
+def _is_one_message(errors: str) -> bool:
+    """Whether what is last is an error in one line, and perhaps a list of indented lines."""
+    _, *messages = re.split(r"^error:", errors, flags=re.MULTILINE)
+    if len(messages) != 1:
+        return False
+    first, *others = messages[0].split("\n")
+    return bool(first.strip()) and all(line.startswith("  ") for line in others)
 
 
 def _unreadable(check: Callable[[], object] | None) -> str:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from tests.fuzz import mutations
@@ -84,7 +86,15 @@ def test_what_is_planted_is_found(command: Command, told: str, tmp_path: Path) -
     assert ended(command, tmp_path, seconds=2 if told == "hangs" else 20).startswith(told)
 
 
-@pytest.mark.parametrize("command", [refuse, lambda: None, lambda: Path("new").write_text("whole")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        refuse,
+        lambda: refuse("error: two differ:\n  one\n  two"),
+        lambda: None,
+        lambda: Path("new").write_text("whole"),
+    ],
+)
 def test_what_is_right_is_not_told(command: Command, tmp_path: Path) -> None:
     assert not ended(command, tmp_path)
 
@@ -145,3 +155,16 @@ def test_a_case_can_be_run_again(tmp_path: Path) -> None:
             assert one == other
             changes.add(one)
         assert len(changes) > 5
+
+
+@pytest.mark.timeout(20)
+def test_a_long_label_is_shortened_in_figures() -> None:
+    """Found by case 420 of seed 7: drawing a hundred thousand letters took minutes."""
+    from genome_lm.report.tuning import _figures
+
+    names = ["a" * 100_000, "b"]
+    predicted = pd.DataFrame({
+        "target": names * 3, "prediction": names * 3, **{f"p_{name}": np.linspace(0, 1, 6) for name in names}
+    })  # fmt: skip
+    figures = _figures({"task": "classification", "outputs": names}, predicted)
+    assert not [figure for figure in figures if len(figure.svg) > 1_000_000]

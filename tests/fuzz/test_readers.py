@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genome_lm.config import ModelConfig
+from genome_lm.documents import read_yaml
 from genome_lm.errors import GenomeLMError
 from genome_lm.formats.vcf import read_vcf
 from genome_lm.genome.fasta import read_fasta
@@ -23,6 +24,7 @@ VCF = b"##fileformat=VCFv4.2\n##contig=<ID=one,length=99>\n#CHROM\tPOS\tID\tREF\
 READERS: dict[str, tuple[Callable[[Path], Any], bytes, bytes]] = {
     # The reader, the begin of a file, and what its bytes are drawn from beside any others.
     "x.fa": (lambda path: list(read_fasta(path)), b">a\n", b">\n\r \tACGTNacgtn;*-"),
+    "x.yaml": (read_yaml, b"a: 1\n", b"ab:, \n[]{}-*&!|'\"%1.e"),
     "x.bed": (lambda path: list(read_bed(path)), b"", b"one\t\n 0123456789+-.#"),
     "x.vcf": (lambda path: list(read_vcf(path, path)[1]), VCF, b"one\t\n.0123456789ACGT,;=<>*"),
 }
