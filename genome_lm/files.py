@@ -134,10 +134,6 @@ class _Room:
             if file.is_file() and (mode := file.stat().st_mode) & usual != usual:
                 file.chmod(mode & 0o777 | usual)
 
-    def holds(self, path: str) -> bool:
-        """Whether a path is in this folder."""
-        return path.startswith(str(self._folder))
-
     def close(self) -> None:
         """Remove the folder and what is left in it."""
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -154,19 +150,18 @@ def _beside(path: Path) -> Iterator[_Room]:
     except OSError as error:
         raise GenomeLMError(f"{path}: can't write there: {error.strerror}") from error
     try:
-        with writing(path, room):
+        with writing(path):
             yield room
     finally:
         room.close()
 
 
 @contextlib.contextmanager
-def writing(path: Path, room: _Room | None = None) -> Iterator[None]:
-    """Turn what goes wrong on writing a file or folder into one error that names it.
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong on writing a file or folder into one error that names it, not where it is written first.
 
     Args:
         path: What is written.
-        room: Where it is written first; errors don't name that.
 
     Raises:
         GenomeLMError: In place of an `OSError`, and of any error while the disk is full.
@@ -180,10 +175,16 @@ def writing(path: Path, room: _Room | None = None) -> Iterator[None]:
             raise GenomeLMError(f"{path}: {os.strerror(errno.ENOSPC)}") from error
         if not isinstance(error, OSError):
             raise
-        named = str(error.filename or path)
-        if room is not None and room.holds(named):
-            named = str(path)
+        named = _output_of(Path(os.fsdecode(error.filename))) if isinstance(error.filename, str | bytes) else path
         raise GenomeLMError(f"{named}: {error.strerror or error}") from error
+
+
+def _output_of(path: Path) -> Path:
+    """The output in whose room a path is; a path elsewhere itself."""
+    for folder in path.parents:
+        if folder.name == "new" and (folder.parent / _LOCK).exists():
+            return folder.parents[1] / path.relative_to(folder).parts[0]
+    return path
 
 
 def _is_full(folder: Path) -> bool:

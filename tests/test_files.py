@@ -222,3 +222,13 @@ def test_an_error_of_ours_is_not_hidden(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="a bug"):
         fail()
     assert os.listdir(tmp_path) == []
+
+
+def test_an_error_names_the_output_that_it_is_about(tmp_path: Path) -> None:
+    outputs = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    with (
+        pytest.raises(GenomeLMError, match=r"/a\.txt: No space left on device$") as caught,
+        replacing(outputs) as new,
+    ):
+        raise OSError(28, "No space left on device", str(new[0]))
+    assert str(caught.value).startswith(str(tmp_path / "a.txt"))
