@@ -469,3 +469,21 @@ def test_a_full_disk(checkpoint: Path, chr22: GenomeStore, tmp_path: Path, small
     with pytest.raises(GenomeLMError, match=r"out\.\S*: No space left on device"):
         score(checkpoint, chr22, big, small_disk / name, "--strand", "forward")
     assert [path.name for path in small_disk.iterdir()] == [f"{name}.parts"]
+
+
+def test_bgzip_that_is_cut_off_in_a_pipe(checkpoint: Path, chr22: GenomeStore, tmp_path: Path) -> None:
+    source, pipe = tmp_path / "in.vcf.gz", tmp_path / "pipe"
+    source.write_bytes(packed(source, "bgzip")[:-28])
+    os.mkfifo(pipe)
+    with (
+        subprocess.Popen(["sh", "-c", 'cat "$1" > "$2"', "-", source, pipe]),
+        pytest.raises(GenomeLMError, match=r"pipe: .*the bgzip end marker is missing"),
+    ):
+        score(checkpoint, chr22, pipe, tmp_path / "out.vcf.gz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.vcf.gz", "pipe"]
+
+
+def test_columns_between_blanks(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
+    (tmp_path / "in.vcf").write_text((HEADER + COLUMNS).replace("\t", " "))
+    with pytest.raises(GenomeLMError, match=r"in\.vcf: not a readable VCF: between the columns .* must be tabs"):
+        score(checkpoint, genome.store, tmp_path / "in.vcf", tmp_path / "out.vcf.gz")
