@@ -1,4 +1,4 @@
-"""`genome-lm genome`: build, look at, export and split genome stores."""
+"""`genome-lm genome`: build, look at, export and split genome stores, and tell their regions apart."""
 
 import json
 from enum import StrEnum
@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Force, Json, Seed
+from genome_lm_cli.options import ContigMap, ContigPattern, Force, Json, Seed
 from genome_lm_cli.output import finish, say, table
 
-app = typer.Typer(help="Build, look at, export and split genome stores.", no_args_is_help=True)
+app = typer.Typer(help="Build, look at, export and split genome stores; classes of regions.", no_args_is_help=True)
 
 Store = Annotated[
     Path, typer.Argument(help="Genome store (a folder made by `genome-lm genome build`).", metavar="G.zarr")
@@ -129,3 +129,40 @@ def split(
             f"{len(copies):,} of {len(store):,} contigs are copies of {len(copies_of(copies)):,} others, on one of "
             "the strands; copies are split as their originals"
         )
+
+
+@app.command()
+def regions(
+    annotation: Annotated[Path, typer.Argument(help="GFF3 or GTF file, plain or compressed.", metavar="GFF")],
+    genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
+    out: Annotated[Path, typer.Option(help="BED6 file to write.", metavar="CLASSES.bed")],
+    upstream: Annotated[int, typer.Option(help="Bases before a transcript, on its strand.")] = 1_000,
+    downstream: Annotated[int, typer.Option(help="Bases after it.")] = 1_000,
+    contig_map: ContigMap = None,
+    contig_pattern: ContigPattern = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Cover a genome with regions by class, each base once: coding, utr, ncRNA, intron, upstream, intergenic, ….
+
+    A base of several classes has the first one of: coding; utr (other bases of a coding transcript's exons); ncRNA
+    (exons of other transcripts); intron; other (pseudogenes, transposons, and the like); upstream; downstream;
+    intergenic.
+
+    Example: genome-lm genome regions genes.gff3.gz --genome genome.zarr --out classes.bed --upstream 500
+    """
+    from genome_lm.dataset import bases_of_classes, classify_regions, read_annotation
+    from genome_lm.genome import GenomeStore, read_contig_map, write_bed
+
+    refuse_existing(out, force)
+    store = GenomeStore(genome)
+    names = read_contig_map(contig_map) if contig_map else None
+    genes = read_annotation(annotation, store, names, contig_pattern, with_lines=True)
+    intervals = classify_regions(store, genes, upstream, downstream)
+    write_bed(out, intervals)
+    bases = bases_of_classes(intervals)
+    if as_json:
+        typer.echo(json.dumps({"path": str(out), "intervals": len(intervals), "bases": bases}))
+        return
+    rows = [(name, f"{count:,}", f"{count / store.bases:.2%}") for name, count in bases.items()]
+    table(f"wrote {out}: {len(intervals):,} intervals", ("class", "bases", "of the genome"), rows)

@@ -20,10 +20,12 @@ from genome_lm.dataset.examples import (
     write_table,
 )
 from genome_lm.dataset.genes import KINDS, gene_set
+from genome_lm.dataset.regions import CLASSES, bases_of_classes, classify_regions
 from genome_lm.dataset.species import Shares, species_set
 from genome_lm.dataset.splits import Leak, assign_splits, describe_leaks, find_leaks, split_by_regions
 
 __all__ = [
+    "CLASSES",
     "KINDS",
     "TABLES",
     "Annotation",
@@ -34,6 +36,8 @@ __all__ = [
     "Shares",
     "Transcript",
     "assign_splits",
+    "bases_of_classes",
+    "classify_regions",
     "compare_benchmark",
     "describe_leaks",
     "download_benchmark",

@@ -3,13 +3,25 @@
 import logging
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.dataset.coding import Parent, Piece, Transcript, cut_at_origin, pieces_of, transcripts_of
+from genome_lm.dataset.coding import (
+    PARTS,
+    Line,
+    Parent,
+    Piece,
+    Transcript,
+    cut_at_origin,
+    line_of,
+    pieces_of,
+    transcripts_of,
+)
 from genome_lm.dataset.gff import Feature, read_features
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
@@ -17,13 +29,11 @@ from genome_lm.genome import GenomeStore
 log = logging.getLogger(__name__)
 
 _GENIC = re.compile(
-    r"[Gg]ene(?!tic_marker)|RNA|[Tt]ranscri|CDS|exon|intron|UTR|codon|ORF|peptide|ribozyme|riboswitch"
+    r"[Gg]ene(?!tic_marker)|RNA|[Tt]ranscri|CDS|exon|intron|UTR|_utr|codon|ORF|peptide|ribozyme|riboswitch"
     r"|transpos|mobile|insertion_sequence|[LS]INE_element|helitron"
 )
 """In the names of all features that make a window genic: genes of every kind, their parts, and transposons, which
 carry genes that few annotations name. Landmarks, repeats, alignments and regulatory regions are not among them."""
-_PARTS = frozenset({"exon", "intron", "five_prime_UTR", "three_prime_UTR", "start_codon", "stop_codon", "UTR"})
-"""Features that nothing is part of."""
 _SHOWN = 5
 """Contigs and names that a message has at most."""
 
@@ -35,14 +45,25 @@ class Annotation(NamedTuple):
         transcripts: The coding sequences; those of pseudogenes, and trans-spliced ones, are not among them.
         genic: For each contig with a feature, [start, end) of genes of every kind and of transposons, (n, 2) int64,
             sorted.
+        lines: Of genes, transcripts and all their parts, if they were asked for.
+        parents: Genes and transcripts by id.
+        circular: Lengths of the circular contigs by name.
     """
 
     transcripts: list[Transcript]
     genic: dict[str, npt.NDArray[np.int64]]
+    lines: Sequence[Line] = ()
+    parents: Mapping[str, Parent] = MappingProxyType({})
+    circular: Mapping[str, int] = MappingProxyType({})
 
 
 def read_annotation(
-    path: Path, store: GenomeStore, contig_map: dict[str, str] | None = None, pattern: str | None = None
+    path: Path,
+    store: GenomeStore,
+    contig_map: dict[str, str] | None = None,
+    pattern: str | None = None,
+    *,
+    with_lines: bool = False,
 ) -> Annotation:
     """Read the genes of a GFF3 or GTF file, plain or compressed.
 
@@ -56,12 +77,13 @@ def read_annotation(
         contig_map: Names in the annotation → names in the genome.
         pattern: A regular expression whose group, found in a contig's name in the genome, is its name in the
             annotation: "^Umaydis:([^:]+):" for Umaydis:chr01:1:+:2476500.
+        with_lines: Whether to keep the lines too, which takes time and memory.
 
     Raises:
         GenomeLMError: Naming the line, if the file can't be read, its contigs are not those of the genome, a feature
             reaches beyond its contig, or there is no coding segment.
     """
-    reading = _Reading(store, _contig_names(store, contig_map, pattern))
+    reading = _Reading(store, _contig_names(store, contig_map, pattern), with_lines)
     for feature in read_features(path):
         reading.add(feature)
     reading.place_beyond()
@@ -71,14 +93,16 @@ def read_annotation(
         log.warning("%s: left out: %s coding sequences %s: %s", path, f"{len(names):,}", reason, _shortened(names))
     if not transcripts:
         raise GenomeLMError(f"{path}: {_why_nothing(reading.unknown, store)}")
-    return Annotation(transcripts, {contig: np.array(sorted(places)) for contig, places in reading.genic.items()})
+    genic = {contig: np.array(sorted(places)) for contig, places in reading.genic.items()}
+    return Annotation(transcripts, genic, reading.lines, reading.parents, reading.circular)
 
 
 class _Reading:
     """What is gathered from the lines of a file."""
 
-    def __init__(self, store: GenomeStore, names: dict[str, str]) -> None:
-        self._store, self._names = store, names
+    def __init__(self, store: GenomeStore, names: dict[str, str], with_lines: bool) -> None:
+        self._store, self._names, self._with_lines = store, names, with_lines
+        self.lines: list[Line] = []
         self.genic: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.pieces: list[Piece] = []
         self.parents: dict[str, Parent] = {}
@@ -104,9 +128,11 @@ class _Reading:
             self._beyond.append((feature, contig))  # right on a circular contig, which a later line may call so
         else:
             self.genic[contig].append((feature.start, feature.end))
+        if self._with_lines:
+            self.lines.append(line_of(feature, contig))
         if feature.kind == "CDS":
             self.pieces += pieces_of(feature, contig)
-        elif feature.kind not in _PARTS and (name := feature.first("ID")):
+        elif feature.kind not in PARTS and (name := feature.first("ID")):
             self.parents[name] = Parent("gene" in feature.kind.lower(), feature.is_pseudogene, feature.parents)
 
     def place_beyond(self) -> None:

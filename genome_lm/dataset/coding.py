@@ -2,13 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from genome_lm.dataset.gff import Feature
 from genome_lm.errors import GenomeLMError
 
 SHORTEST_INTRON = 10
 """Bases. A smaller gap between coding segments is a shift of the frame, which no spliceosome makes."""
+PARTS = frozenset(
+    {"exon", "intron", "five_prime_UTR", "three_prime_UTR", "five_prime_utr", "three_prime_utr", "UTR"}
+    | {"start_codon", "stop_codon"}
+)
+"""Features that nothing is part of, beside CDS."""
 _NOT_FOUND = frozenset({"cds_start_NF", "mRNA_start_NF"})
 """Tags of Ensembl: the start of the coding sequence, or of the transcript, is not found."""
 _SHARED = 10
@@ -82,6 +87,35 @@ class Piece(NamedTuple):
     genetic_code: int | None
 
 
+class Line(NamedTuple):
+    """A line of a gene, of a transcript, or of one of their parts.
+
+    Attributes:
+        contig: The contig's name in the genome.
+        kind: The file's third column.
+        start: First base, 0-based.
+        end: The base after the last one; beyond the length of a circular contig, its first bases follow.
+        strand: "+", "-", or another sign for none.
+        name: The id by which parts name it; empty if it has none.
+        owners: The transcripts or genes that it is part of.
+        is_pseudogene: Whether the line says so.
+        is_trans_spliced: Whether the line says so.
+    """
+
+    contig: str
+    kind: str
+    start: int
+    end: int
+    strand: str
+    name: str
+    owners: tuple[str, ...]
+    is_pseudogene: bool
+    is_trans_spliced: bool
+
+
+Stretch = TypeVar("Stretch", Piece, Line)
+
+
 class Parent(NamedTuple):
     """A gene or a transcript."""
 
@@ -97,7 +131,6 @@ def pieces_of(feature: Feature, contig: str) -> list[Piece]:
         GenomeLMError: If its phase or its genetic code is none.
     """
     protein = feature.first("protein_id") or feature.first("ID")
-    owners = feature.parents or [_own_name(feature)]
     return [
         Piece(
             contig,
@@ -110,11 +143,44 @@ def pieces_of(feature: Feature, contig: str) -> list[Piece]:
             bool(feature.first("protein_id")),
             _open_ends(feature),
             feature.is_pseudogene,
-            "trans-splicing" in feature.first("exception").lower().replace("_", "-"),
+            _is_trans_spliced(feature),
             _genetic_code(feature),
         )
-        for owner in owners
+        for owner in _owners(feature)
     ]
+
+
+def line_of(feature: Feature, contig: str) -> Line:
+    """A line with the names by which genes, transcripts and parts hang together."""
+    if feature.kind == "CDS":
+        name, owners = "", _owners(feature)
+    elif feature.kind in PARTS:
+        name, owners = "", feature.parents or [feature.first("transcript_id")]
+    else:
+        # In GTF, a transcript's own line has the name that its parts give, and so has its gene's line at times.
+        is_gene = "gene" in feature.kind.lower()
+        name = feature.first("ID") or ("" if is_gene else feature.first("transcript_id"))
+        owners = feature.parents
+    return Line(
+        contig,
+        feature.kind,
+        feature.start,
+        feature.end,
+        feature.strand,
+        name,
+        tuple(filter(None, owners)),
+        feature.is_pseudogene,
+        _is_trans_spliced(feature),
+    )
+
+
+def _owners(feature: Feature) -> list[str]:
+    """The transcripts, or genes, that a CDS line is part of."""
+    return feature.parents or [_own_name(feature)]
+
+
+def _is_trans_spliced(feature: Feature) -> bool:
+    return "trans-splicing" in feature.first("exception").lower().replace("_", "-")
 
 
 def _own_name(feature: Feature) -> str:
@@ -204,7 +270,7 @@ def _overlap(by_name: Mapping[str, list[Piece]]) -> bool:
 
 def _reason_to_leave_out(pieces: list[Piece], owner: str, parents: Mapping[str, Parent]) -> str:
     """Why pieces make no coding sequence; empty if they do."""
-    if any(piece.is_pseudogene for piece in pieces) or _of_pseudogene(owner, parents):
+    if any(piece.is_pseudogene for piece in pieces) or is_of_pseudogene(owner, parents):
         return "of pseudogenes"
     strands = {piece.strand for piece in pieces}
     if any(piece.is_trans_spliced for piece in pieces) or {"+", "-"} <= strands:
@@ -212,7 +278,8 @@ def _reason_to_leave_out(pieces: list[Piece], owner: str, parents: Mapping[str, 
     return "" if strands <= {"+", "-"} else "without a strand"
 
 
-def _of_pseudogene(name: str, parents: Mapping[str, Parent]) -> bool:
+def is_of_pseudogene(name: str, parents: Mapping[str, Parent]) -> bool:
+    """Whether a gene or transcript, or one that it is part of, is a pseudogene."""
     seen: set[str] = set()
     names = [name]
     while names:
@@ -228,7 +295,7 @@ def _of_pseudogene(name: str, parents: Mapping[str, Parent]) -> bool:
 def _transcript(name: str, pieces: list[Piece], circle: int | None) -> Transcript:
     ordered = sorted(pieces, key=lambda piece: (piece.start, piece.end))
     if circle is not None:
-        ordered = _along_circle(ordered, circle)
+        ordered = along_circle(ordered, circle)
     strand = pieces[0].strand
     reading = ordered if strand == "+" else ordered[::-1]
     phase = reading[0].phase or 0
@@ -247,7 +314,7 @@ def _transcript(name: str, pieces: list[Piece], circle: int | None) -> Transcrip
     )
 
 
-def _along_circle(pieces: list[Piece], circle: int) -> list[Piece]:
+def along_circle(pieces: list[Stretch], circle: int) -> list[Stretch]:
     """Sorted pieces, turned so that the widest gap between two of them lies outside."""
     pieces = [piece._replace(start=piece.start % circle, end=piece.end - piece.start // circle * circle)
               for piece in pieces]  # fmt: skip
