@@ -1,4 +1,4 @@
-"""`genome-lm download`: the files of a manifest."""
+"""`genome-lm download`: the files of a genome."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,14 @@ from genome_lm_cli.output import finish
 
 
 def download(
-    manifest: Annotated[Path, typer.Argument(help="Manifest of a genome (see data_manifests/).", metavar="YAML")],
+    genome: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a genome that is known here (hg38), NCBI accession (GCF_000005845.2), ucsc:NAME or "
+            "ensembl:NAME, or a manifest (NAME.yaml).",
+            metavar="GENOME",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write to.", metavar="DIR")],
     listing: Annotated[
         Path | None, typer.Option("--list", help="Also write the files' paths here, a line each.", metavar="TXT")
@@ -19,14 +26,15 @@ def download(
 ) -> None:
     """Download a genome; resumes where it was cut off, and verifies checksums. With --json, a line a file.
 
-    All files get their names when the last one is whole.
+    All files get their names when the last one is whole. NCBI's and Ensembl's genomes come with their annotation
+    (GFF3). The variable NCBI_API_KEY holds your key to NCBI, if you have one.
 
-    Example: genome-lm download data_manifests/hg38.yaml --out genomes/hg38
+    Example: genome-lm download GCF_000005845.2 --out genomes/ecoli
     """
+    from genome_lm.assemblies import genome_sources
     from genome_lm.download import download_all
-    from genome_lm.manifests import read_manifest
 
-    files = {out / source.name: source for source in read_manifest(manifest).files}
+    files = {out / source.name: source for source in genome_sources(genome)}
     download_all(files, listing)
     for path, source in files.items():
         verified = bool(source.sha256 or source.md5)

@@ -6,7 +6,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,7 +37,15 @@ class _Reply(NamedTuple):
     marks_end: bool
 
 
-def fetch(url: str, part: Path, pauses: Sequence[float], bar: Bar, *, has_checksum: bool) -> None:
+def fetch(
+    url: str,
+    part: Path,
+    pauses: Sequence[float],
+    bar: Bar,
+    *,
+    has_checksum: bool,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     """Fetch a URL into `part`, trying again when the connection drops.
 
     What lies in `part` is not fetched again if the file on the server is still the same, by its ETag or its time.
@@ -48,6 +56,7 @@ def fetch(url: str, part: Path, pauses: Sequence[float], bar: Bar, *, has_checks
         pauses: Seconds before each further try.
         bar: Shows the bytes.
         has_checksum: Whether the caller can tell a cut file from a whole one; else the server must say the size.
+        headers: Of the request, beside those that ask for the rest of a file.
 
     Raises:
         GenomeLMError: If the server does not answer, sends something else than the file, or sends too slowly.
@@ -57,7 +66,7 @@ def fetch(url: str, part: Path, pauses: Sequence[float], bar: Bar, *, has_checks
     dropped = requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError
     for pause in (*pauses, None):
         try:
-            _fetch(url, part, bar, has_checksum)
+            _fetch(url, part, bar, has_checksum, headers or {})
             return
         except dropped as error:
             if pause is None:
@@ -76,13 +85,11 @@ def validator_of(part: Path) -> Path:
     return part.with_name(f"{part.name}.validator")
 
 
-def _fetch(url: str, part: Path, bar: Bar, has_checksum: bool) -> None:
+def _fetch(url: str, part: Path, bar: Bar, has_checksum: bool, headers: Mapping[str, str]) -> None:
     """One request: the rest of what lies in `part`, or all if the file on the server is another one by now."""
     offset, validator = _resumable(part)
-    headers = {"Accept-Encoding": "identity"}
-    if offset:
-        headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
-    with _exchange(url, headers) as (response, blocks):
+    resuming = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
+    with _exchange(url, {"Accept-Encoding": "identity", **headers, **resuming}) as (response, blocks):
         reply = _reply(url, response, offset, validator)
         if reply is not None:
             if reply.size is None and not reply.marks_end and not has_checksum:
@@ -93,7 +100,7 @@ def _fetch(url: str, part: Path, bar: Bar, has_checksum: bool) -> None:
             _write(part, response, reply, blocks, bar)
     if reply is None:
         part.unlink()
-        _fetch(url, part, bar, has_checksum)
+        _fetch(url, part, bar, has_checksum, headers)
         return
     # urllib3 tells when less came than was announced, but only of one reply.
     if reply.size is not None and (size := part.stat().st_size) != reply.size:

@@ -25,7 +25,7 @@ MANIFESTS = Path(__file__).parents[1] / "data_manifests"
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves DATA; cuts the first `cuts` answers after `cut_at` bytes."""
+    """Serves DATA, and `pages` by their paths; cuts the first `cuts` answers after `cut_at` bytes."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -34,7 +34,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.encoding: str | None = None
         self.shift = 0
         self.announces = True
+        self.pages: dict[str, bytes] = {}
         self.asked: list[str | None] = []
+        self.keys: list[str | None] = []
         self.sent = 0
 
     def url(self, path: str = "genome.fa.gz") -> str:
@@ -47,32 +49,34 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, asked = self.server, self.headers.get("Range")
         server.asked.append(asked)
-        if self.path != "/genome.fa.gz":
+        server.keys.append(self.headers.get("api-key"))
+        data = server.pages.get(self.path, server.data if self.path == "/genome.fa.gz" else None)
+        if data is None:
             self.send_error(404)
             return
         start = 0
         if asked and server.ranges and self.headers.get("If-Range") == server.etag:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(server.data):
+            if start >= len(data):
                 self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(server.data)}")
+                self.send_header("Content-Range", f"bytes */{len(data)}")
                 self.end_headers()
                 return
         self.send_response(206 if start else 200)
         if start:
             start -= server.shift
-            self.send_header("Content-Range", f"bytes {start}-{len(server.data) - 1}/{len(server.data)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         if server.announces:
-            self.send_header("Content-Length", str(len(server.data) - start))
+            self.send_header("Content-Length", str(len(data) - start))
         if server.encoding:
             self.send_header("Content-Encoding", server.encoding)
         self.send_header("ETag", server.etag)
         self.end_headers()
-        stop = len(server.data)
+        stop = len(data)
         if server.cuts:
             server.cuts, stop = server.cuts - 1, start + server.cut_at
         server.sent += stop - start  # before the write: the client may look as soon as it has the last byte
-        self.wfile.write(server.data[start:stop])
+        self.wfile.write(data[start:stop])
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:

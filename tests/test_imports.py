@@ -11,6 +11,7 @@ LAYERS = [
         "errors",
         "allocator",
         "alphabet",
+        "assemblies",
         "compression",
         "config",
         "direction",
