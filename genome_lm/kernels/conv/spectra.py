@@ -7,9 +7,9 @@ the product of polynomials modulo X^N − i has the causal convolution of real s
 1982, Fast Fourier Transform and Convolution Algorithms, chapter 3).
 
 With ω = exp(iπ/2N), the spectrum of x is the DFT of ωʲ x_j. N = R · C positions form a matrix of R rows. The
-transform is: DFTs of the columns, twiddle factors, DFTs of the rows. Frequencies stay in the order that this leaves, and the
-inverse takes the same steps backwards, so nothing is transposed. Columns are processed in blocks. The factors ωʲ are
-merged into the factors of both steps.
+transform is: DFTs of the columns, twiddle factors, DFTs of the rows. Frequencies stay in the order that this leaves.
+The inverse takes the same steps backwards, so nothing is transposed. Columns are processed in blocks. The factors ωʲ
+are merged into the factors of both steps.
 """
 
 import math
