@@ -228,8 +228,10 @@ def column_kinds(schema: pa.Schema) -> dict[str, str]:
 
 
 def _damaged(file: Path, why: object) -> GenomeLMError:
+    # Arrow's reasons have several lines.
+    reason = " ".join(str(why).split())
     return GenomeLMError(
-        f"{file}: damaged, or not of this job: {why}; remove it, and the job's command makes it anew"
+        f"{file}: damaged, or not of this job: {reason}; remove it, and the job's command makes it anew"
     )
 
 

@@ -18,7 +18,7 @@ from tests.fuzz.__main__ import import_all, line
 from tests.fuzz.cases import TARGETS, placed, prepared, run_case
 from tests.fuzz.sandbox import BYTES, Command, Running, fault, genome_lm, listing
 
-CASES = 250
+CASES = 150
 """Cases in this suite, always the same: `python -m tests.fuzz` runs others for as long as is wanted."""
 
 
