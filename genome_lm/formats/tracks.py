@@ -30,7 +30,8 @@ LONGEST_BIGWIG = (1 << 32) - 1
 """Bases of a contig at most."""
 BIGWIG_BYTES = 6
 """Of a base at most, zoom levels among them: 5.2 of random numbers."""
-BIGWIG_END = (0x888FFC26).to_bytes(4, "little")
+BIGWIG_MAGIC = (0x888FFC26).to_bytes(4, "little")
+"""What a bigWig file begins with, and ends in."""
 
 
 class Region(NamedTuple):
@@ -111,7 +112,7 @@ def _is_whole(path: Path, bases: int) -> bool:
     try:
         with require("pyBigWig").open(str(path)) as wig, path.open("rb") as file:
             file.seek(-4, os.SEEK_END)
-            return file.read() == BIGWIG_END and wig.header()["nBasesCovered"] == bases
+            return file.read() == BIGWIG_MAGIC and wig.header()["nBasesCovered"] == bases
     except (RuntimeError, OSError):
         return False
 

@@ -1,7 +1,7 @@
 """Intervals with a split, a name or a strand, as BED files hold them."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,14 +57,25 @@ def read_bed(
             or reaches beyond its contig, an unknown contig, or a strand that is none; also if there is no interval
             at all.
     """
-    intervals = []
+    return [interval for _, interval in bed_lines(path, store, rename)]
+
+
+def bed_lines(
+    path: Path, store: GenomeStore | None = None, rename: Callable[[str], str] = lambda name: name
+) -> Iterator[tuple[str, Interval]]:
+    """The intervals of a BED or bedGraph file one by one, each after its place in the file; see `read_bed`.
+
+    A bedGraph's value is the interval's name.
+    """
+    empty = True
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip() and not line.startswith(_SKIPPED):
+            empty = False
             contig, *fields = line.rstrip("\r\n").split("\t")
-            intervals.append(_parse([rename(contig), *fields], f"{path}: line {number}", store))
-    if not intervals:
-        raise GenomeLMError(f"{path}: no intervals in this BED file")
-    return intervals
+            place = f"{path}: line {number}"
+            yield place, _parse([rename(contig), *fields], place, store)
+    if empty:
+        raise GenomeLMError(f"{path}: no intervals in this file")
 
 
 def _parse(fields: list[str], place: str, store: GenomeStore | None) -> Interval:

@@ -5,8 +5,8 @@ that is resumed, or spread over workers and devices, sees the same windows.
 """
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.documents import read_yaml
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, naming
 from genome_lm.genome.codes import Codes
 from genome_lm.genome.sampling import Windows, WindowSampler, fetch_windows, soft_masks
 from genome_lm.typed import Within, typed
@@ -24,7 +24,33 @@ PERIOD = 1 << 16
 """Samples after which the order of the sources repeats. Weights are shares of it: multiples of 1/65,536."""
 
 Rule = Literal["bases", "equal"]
-Weight = Annotated[float, Within(0, 1e9)]
+MOST_WEIGHT = 1e9
+Weight = Annotated[float, Within(0, MOST_WEIGHT)]
+
+
+@dataclass(frozen=True)
+class BaseWeightsConfig:
+    """How much each base of a genome counts in the loss.
+
+    The weight of a base with a value is that value times `scale`, clipped. A BED file is a set: its bases have the
+    value 1, whatever its columns say.
+
+    Attributes:
+        track: BED, bedGraph or bigWig file, by the name's end.
+        scale: What values are multiplied by.
+        clip: The least and the largest weight; without it, a negative weight is an error.
+        missing: Weight of bases without a value. None is 1, and then a bigWig file must have every contig that is
+            trained on.
+    """
+
+    track: str
+    scale: Annotated[float, Within(0, MOST_WEIGHT, exclusive=True)] = 1.0
+    clip: tuple[Weight, Weight] | None = None
+    missing: Weight | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and self.clip[0] > self.clip[1]:
+            raise GenomeLMError(f"base_weights: clip is {list(self.clip)}; give the least weight first")
 
 
 @dataclass(frozen=True)
@@ -36,12 +62,14 @@ class SourceConfig:
         genome: Genome store.
         intervals: BED file with the splits; `train` is learned from, `valid` is watched.
         weight: How often it is drawn, relative to the other sources; None leaves it to the mixture's rule.
+        base_weights: Weights of its bases in the loss; None weighs all alike.
     """
 
     name: str
     genome: str
     intervals: str
     weight: Weight | None = None
+    base_weights: BaseWeightsConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -97,13 +125,18 @@ def read_mixture(path: Path) -> MixtureConfig:
         GenomeLMError: If it can't be read, or is not a mixture.
     """
     config = typed(MixtureConfig, read_yaml(path), str(path))
-    sources = [
-        SourceConfig(
-            source.name, str(path.parent / source.genome), str(path.parent / source.intervals), source.weight
-        )
-        for source in config.sources
-    ]
-    return MixtureConfig(tuple(sources), config.weights, config.temperature)
+    return replace(config, sources=tuple(_within(path.parent, source) for source in config.sources))
+
+
+def _within(folder: Path, source: SourceConfig) -> SourceConfig:
+    """A source with its paths relative to a folder."""
+    weights = source.base_weights
+    return replace(
+        source,
+        genome=str(folder / source.genome),
+        intervals=str(folder / source.intervals),
+        base_weights=weights and replace(weights, track=str(folder / weights.track)),
+    )
 
 
 class Schedule:
@@ -195,10 +228,14 @@ class MixedWindows(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A source that is open: its name, and what draws its windows."""
+    """A source that is open: its name, what draws its windows, and what gives the (n, length) weights of their bases.
+
+    Without `weigh`, every base weighs 1.
+    """
 
     name: str
     sampler: WindowSampler
+    weigh: Callable[[Windows], npt.NDArray[np.float32]] | None = None
 
 
 class Mixture:
@@ -249,6 +286,27 @@ class Mixture:
         for number, rows in self._by_source(mixed):
             masks[rows] = soft_masks(self.sources[number].sampler.store, mixed.windows.take(rows))
         return masks
+
+    def extents(self, mixed: MixedWindows) -> npt.NDArray[np.int64]:
+        """Bases of each window before the padding that follows its last one: (n,)."""
+        extents = np.empty(len(mixed.sources), dtype=np.int64)
+        for number, rows in self._by_source(mixed):
+            extents[rows] = mixed.windows.take(rows).extents(self.sources[number].sampler.store)
+        return extents
+
+    def base_weights(self, mixed: MixedWindows) -> npt.NDArray[np.float32]:
+        """Weights of the bases of windows, by their sources' tracks: (n, length).
+
+        Raises:
+            GenomeLMError: If a track can't be read, or gives what is no weight, naming the source.
+        """
+        weights = np.ones((len(mixed.sources), mixed.windows.length), dtype=np.float32)
+        for number, rows in self._by_source(mixed):
+            source = self.sources[number]
+            if source.weigh is not None:
+                with naming(f"source {source.name!r}"):
+                    weights[rows] = source.weigh(mixed.windows.take(rows))
+        return weights
 
     def names(self, mixed: MixedWindows) -> list[str]:
         """The windows as text: contig:start-end(strand), after the source's name where there are several."""

@@ -22,8 +22,9 @@ from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha25
 from genome_lm.checkpoint.stored import load_strictly
 from genome_lm.config import ModelConfig
 from genome_lm.documents import json_text
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import replacing_file, sha256, writing
+from genome_lm.formats.base_weights import open_base_weights
 from genome_lm.genome import GenomeStore, Interval, WindowSampler, of_split, read_bed
 from genome_lm.genome.mixture import Mixture, MixtureConfig, Source, SourceConfig
 from genome_lm.kernels import deterministic
@@ -158,11 +159,17 @@ class _OpenSource(NamedTuple):
 def _open_source(source: SourceConfig, config: TrainingConfig) -> _OpenSource:
     store, path = GenomeStore(Path(source.genome)), Path(source.intervals)
     regions = read_bed(path, store)
-    of_split(regions, "train")
+    trained = of_split(regions, "train")
     sampler = WindowSampler(store, regions, "train", config.seed, config.reverse_complement, config.max_n_fraction)
     record = {"name": source.name, "genome": store.provenance, "intervals_sha256": sha256(path)}
     watched = [region for region in regions if region.name == "valid"]
-    return _OpenSource(Source(source.name, sampler), (store, watched), record)
+    weigh = None
+    if (weights := source.base_weights) is not None:
+        with naming(f"source {source.name!r}"):
+            weigh = open_base_weights(weights, store, trained)
+            options = {name: value for name, value in asdict(weights).items() if name != "track"}
+            record["base_weights"] = {"sha256": sha256(Path(weights.track)), **options}
+    return _OpenSource(Source(source.name, sampler, weigh), (store, watched), record)
 
 
 @contextlib.contextmanager

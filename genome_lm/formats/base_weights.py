@@ -1,0 +1,303 @@
+"""Weights of a genome's bases in the loss, from BED, bedGraph and bigWig files.
+
+They are a pure function of the place in the genome, so that workers, devices and resumed runs see the same.
+"""
+
+import logging
+import os
+import re
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import require_suffix
+from genome_lm.formats.tracks import BIGWIG, BIGWIG_MAGIC
+from genome_lm.genome import GenomeStore, Interval, Windows
+from genome_lm.genome.intervals import bed_lines
+from genome_lm.genome.mixture import MOST_WEIGHT, BaseWeightsConfig
+from genome_lm.optional import require
+
+Values = npt.NDArray[np.float32]
+
+log = logging.getLogger(__name__)
+BED = (".bed", ".bed.gz")
+BEDGRAPH = (".bedgraph", ".bedgraph.gz", ".bg", ".bg.gz")
+MOST_INTERVALS = 50_000_000
+"""Of a BED or bedGraph file: they take 24 bytes each in memory, and twice that while they are sorted."""
+_BLOCK = 1 << 20
+"""Bases looked at in one go."""
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
+_MOST_VALUE = 1e30
+_NAMES = 5
+"""Contigs that an error names."""
+
+
+class Track(Protocol):
+    """Values of a genome's bases."""
+
+    def values(self, contig: int, start: int, end: int) -> Values:
+        """Values of [start, end) of a contig by its number, (end − start,) float32, NaN without one."""
+
+
+def open_base_weights(config: BaseWeightsConfig, store: GenomeStore, regions: Sequence[Interval]) -> "BaseWeights":
+    """Open the weights of a genome's bases.
+
+    Args:
+        config: The file, and how its values become weights.
+        store: The genome.
+        regions: What is trained on.
+
+    Raises:
+        GenomeLMError: If the file can't be read or is of another assembly, a value gives no weight, or the weights
+            of the regions say nothing: none has a value, all are zero, or all are alike.
+    """
+    path = Path(config.track)
+    suffix = require_suffix(path, (*BED, *BEDGRAPH, *BIGWIG), any_case=True)
+    if not path.is_file():
+        raise GenomeLMError(f"{path}: can't read: there is no such file")
+    if suffix in BIGWIG:
+        track: Track = _open_bigwig(path, config, store, regions)
+    else:
+        track = _read_intervals(path, config, store, is_set=suffix in BED)
+    weights = BaseWeights(track, config, store)
+    weights.check_use(regions)
+    return weights
+
+
+class BaseWeights:
+    """Weights of the bases of windows.
+
+    Args:
+        track: Their values.
+        config: How these become weights.
+        store: The genome.
+    """
+
+    def __init__(self, track: Track, config: BaseWeightsConfig, store: GenomeStore) -> None:
+        self._track, self._config, self._contigs = track, config, store.contigs
+
+    def __call__(self, windows: Windows) -> Values:
+        """The weights in the order of each window's strand: (n, length) float32, 0 beyond the contig.
+
+        Raises:
+            GenomeLMError: If the file can't be read, or a value gives no weight.
+        """
+        rows = np.zeros((len(windows.starts), windows.length), dtype=np.float32)
+        limits = self._contigs.lengths[windows.contigs]
+        firsts, lasts = np.clip(windows.starts, 0, limits), np.clip(windows.starts + windows.length, 0, limits)
+        for row, contig, start, first, last in zip(rows, windows.contigs, windows.starts, firsts, lasts, strict=True):
+            if first < last:
+                row[first - start : last - start] = self._weights(int(contig), int(first), int(last))
+        rows[windows.reverse] = rows[windows.reverse, ::-1]
+        return rows
+
+    def _weights(self, contig: int, start: int, end: int) -> Values:
+        weights = _scaled(self._config, self._track.values(contig, start, end))
+        weights[np.isnan(weights)] = _of_missing(self._config)
+        wrong = ~_is_weight(weights)
+        if wrong.any():
+            place = f"{self._contigs.names[contig]}, position {start + int(np.argmax(wrong)) + 1:,}"
+            raise _no_weight(f"{self._config.track}: {place}", float(weights[np.argmax(wrong)]))
+        return weights
+
+    def check_use(self, regions: Sequence[Interval]) -> None:
+        """Raise a `GenomeLMError` if no base of the regions has a value, or none a weight above zero."""
+        any_value = any_weight = False
+        for region in regions:
+            contig = self._contigs.index(region.contig)
+            for start in range(region.start, region.end, _BLOCK):
+                place = contig, start, min(region.end, start + _BLOCK)
+                any_value = any_value or not np.isnan(self._track.values(*place)).all()
+                any_weight = any_weight or bool(self._weights(*place).any())
+                if any_value and any_weight:
+                    return
+        if not any_value:
+            raise GenomeLMError(
+                f"{self._config.track}: no base of the training regions has a value; "
+                "is this file of another assembly?"
+            )
+        raise GenomeLMError(
+            f"{self._config.track}: every base of the training regions weighs zero, so that nothing would be "
+            "learned; change clip or missing"
+        )
+
+
+def _scaled(config: BaseWeightsConfig, values: Values) -> Values:
+    """Weights of values; NaN stays."""
+    weights = values * np.float32(config.scale)
+    if config.clip is not None:
+        weights = np.clip(weights, np.float32(config.clip[0]), np.float32(config.clip[1]))
+    return weights
+
+
+def _of_missing(config: BaseWeightsConfig) -> float:
+    return 1.0 if config.missing is None else config.missing
+
+
+def _is_weight(weights: Any) -> Any:
+    return (weights >= 0) & (weights <= np.float32(MOST_WEIGHT))
+
+
+def _no_weight(place: str, weight: float) -> GenomeLMError:
+    return GenomeLMError(
+        f"{place}: the value gives the weight {weight:g}, and weights are from 0 to {MOST_WEIGHT:,.0f}; "
+        "give base_weights a clip, such as [0, 1]"
+    )
+
+
+class _Pieces:
+    """Values that are constant within pieces of the concatenated contigs.
+
+    Args:
+        starts: (n,) int64 first bases, ascending.
+        ends: (n,) int64; none is beyond the next start.
+        values: (n,) float32.
+        store: The genome.
+    """
+
+    def __init__(
+        self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], values: Values, store: GenomeStore
+    ) -> None:
+        self._offsets = store.contigs.starts
+        # Piece i lies between edges i and i + 1; every other one is a gap, of no bases where intervals touch.
+        self._edges = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [store.bases]])
+        self._values = np.full(len(self._edges) - 1, np.nan, dtype=np.float32)
+        self._values[1::2] = values
+
+    def values(self, contig: int, start: int, end: int) -> Values:
+        first, last = self._offsets[contig] + start, self._offsets[contig] + end
+        low = int(np.searchsorted(self._edges, first, side="right")) - 1
+        high = int(np.searchsorted(self._edges, last, side="left"))
+        edges = np.clip(self._edges[low : high + 1], first, last)
+        return np.repeat(self._values[low:high], np.diff(edges))
+
+
+def _read_intervals(path: Path, config: BaseWeightsConfig, store: GenomeStore, is_set: bool) -> _Pieces:
+    """The values of a BED file, which is a set, or of a bedGraph file."""
+    starts, ends, values = array("q"), array("q"), array("f")
+    for place, interval in bed_lines(path, store):
+        if len(starts) == MOST_INTERVALS:
+            raise GenomeLMError(f"{path}: more than {MOST_INTERVALS:,} intervals; make a bigWig file of it")
+        offset = int(store.contigs.starts[store.contigs.index(interval.contig)])
+        starts.append(offset + interval.start)
+        ends.append(offset + interval.end)
+        if not is_set:
+            values.append(_value(interval.name, place, config))
+    order = np.argsort(np.frombuffer(starts, np.int64), kind="stable")
+    firsts, lasts = np.frombuffer(starts, np.int64)[order], np.frombuffer(ends, np.int64)[order]
+    if not is_set:
+        _refuse_overlaps(firsts, lasts, path, store)
+        return _Pieces(firsts, lasts, np.frombuffer(values, np.float32)[order], store)
+    inside = _scaled(config, np.ones(1, dtype=np.float32))
+    if inside == np.float32(_of_missing(config)):
+        raise GenomeLMError(
+            f"{path}: the bases of a BED file have the value 1, and those outside weigh as much; give base_weights "
+            "a scale, or another weight for missing"
+        )
+    lasts = np.maximum.accumulate(lasts)
+    firsts[1:] = np.maximum(firsts[1:], lasts[:-1])
+    return _Pieces(firsts, lasts, np.ones(len(firsts), dtype=np.float32), store)
+
+
+def _value(text: str, place: str, config: BaseWeightsConfig) -> float:
+    """The value of a bedGraph's line."""
+    if not _NUMBER.fullmatch(text) or not abs(value := float(text)) <= _MOST_VALUE:
+        raise GenomeLMError(f"{place}: column 4 is {text[:40]!r}; bedGraph has a finite number there")
+    if config.clip is None and not _is_weight(value * config.scale):
+        raise _no_weight(place, value * config.scale)
+    return value
+
+
+def _refuse_overlaps(
+    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], path: Path, store: GenomeStore
+) -> None:
+    overlaps = starts[1:] < ends[:-1]
+    if overlaps.any():
+        start = int(starts[1:][np.argmax(overlaps)])
+        contig = int(np.searchsorted(store.contigs.starts, start, side="right")) - 1
+        place = f"{store.contigs.names[contig]}, position {start - int(store.contigs.starts[contig]) + 1:,}"
+        raise GenomeLMError(f"{path}: {place}, has two values; intervals of a bedGraph file must not overlap")
+
+
+class _BigWig:
+    """Values of a bigWig file, read when they are asked for; each process opens the file for itself."""
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self._path, self._names = path, names
+        self._opened: tuple[int, Any] | None = None
+        self.lengths: dict[str, int] = self.file.chroms()
+
+    def __reduce__(self) -> tuple[type["_BigWig"], tuple[Path, Sequence[str]]]:
+        return _BigWig, (self._path, self._names)
+
+    @property
+    def file(self) -> Any:
+        """The open file. A forked process must not share its parent's place in it."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), self._open()
+        return self._opened[1]
+
+    def _open(self) -> Any:
+        library = require("pyBigWig")
+        try:
+            with self._path.open("rb") as file:  # the library writes lines of its own about other files
+                if file.read(len(BIGWIG_MAGIC)) != BIGWIG_MAGIC:
+                    raise GenomeLMError(f"{self._path}: can't read: not a bigWig file")
+            return library.open(str(self._path))
+        except OSError as error:
+            raise GenomeLMError(f"{self._path}: can't read: {error.strerror or error}") from error
+        except RuntimeError as error:
+            raise GenomeLMError(f"{self._path}: can't read: a damaged bigWig file; get it again") from error
+
+    def values(self, contig: int, start: int, end: int) -> Values:
+        name = self._names[contig]
+        if name not in self.lengths:
+            return np.full(end - start, np.nan, dtype=np.float32)
+        try:
+            values: Values = self.file.values(name, start, end, numpy=True)
+        except RuntimeError as error:
+            raise self._damaged(name) from error
+        return values
+
+    def extremes(self, name: str) -> list[float]:
+        """The least and the largest value of a contig, from the file's summaries; none where there is no value."""
+        try:
+            pairs = [self.file.stats(name, type=kind) for kind in ("min", "max")]
+        except RuntimeError as error:
+            raise self._damaged(name) from error
+        return [value for (value,) in pairs if value is not None]
+
+    def _damaged(self, name: str) -> GenomeLMError:
+        return GenomeLMError(f"{self._path}: can't read the values of {name}: the file is damaged; get it again")
+
+
+def _open_bigwig(path: Path, config: BaseWeightsConfig, store: GenomeStore, regions: Sequence[Interval]) -> _BigWig:
+    track = _BigWig(path, store.contigs.names)
+    for name, length in track.lengths.items():
+        if name in store and length != (expected := int(store.contigs.lengths[store.contigs.index(name)])):
+            raise GenomeLMError(
+                f"{path}: {name} has {length:,} bases there and {expected:,} in the genome; "
+                "is this track of another assembly?"
+            )
+    trained = dict.fromkeys(region.contig for region in regions)
+    lacking = [name for name in trained if name not in track.lengths]
+    if lacking and config.missing is None:
+        more = f" and {len(lacking) - _NAMES:,} more" if len(lacking) > _NAMES else ""
+        raise GenomeLMError(
+            f"{path}: no contig {', '.join(lacking[:_NAMES])}{more} in this track (its first is "
+            f"{next(iter(track.lengths), 'none')}); give base_weights missing, the weight of bases without a value"
+        )
+    if others := [name for name in track.lengths if name not in store]:
+        log.info("%s: %s of its contigs are not in the genome, such as %s", path, f"{len(others):,}", others[0])
+    if config.clip is None:
+        # Said now, not hours later when a window comes upon it.
+        for name in trained.keys() - set(lacking):
+            for value in track.extremes(name):
+                if not _is_weight(value * config.scale):
+                    raise _no_weight(f"{path}: {name}", value * config.scale)
+    return track
