@@ -1,6 +1,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,10 @@ def test_help_is_quick(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("genome_lm."):
             assert node.module.split(".")[1] in light
+
+
+def test_every_folder_is_installed() -> None:
+    """A folder that pyproject.toml leaves out is there in a checkout, and missing after `pip install .`."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    packages = {".".join(path.relative_to(ROOT).parts[:-1]) for path in (ROOT / "genome_lm").rglob("__init__.py")}
+    assert sorted(listed) == sorted(packages | {"genome_lm_cli", "genome_lm.data_manifests"})
