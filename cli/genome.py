@@ -27,20 +27,26 @@ class By(StrEnum):
 
 @app.command()
 def build(
-    fasta: Annotated[list[Path], typer.Argument(help="FASTA files, plain or compressed (gzip, bgzip, bzip2, xz).")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="FASTA, GenBank or EMBL, plain or compressed (gzip, bgzip, bzip2, xz); .2bit; zip packages of NCBI.",
+            metavar="FILE",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The store to write.", metavar="G.zarr")],
     assembly: Annotated[str | None, typer.Option(help="Name of the assembly, kept as provenance.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Build a genome store from FASTA.
+    """Build a genome store from files of sequences; their forms are told by their content.
 
     Example: genome-lm genome build chr1.fa.gz chr2.fa.gz --out genome.zarr --assembly hg38
     """
     from genome_lm.genome import build_store
 
     refuse_existing(out, force)
-    store = build_store(fasta, out, assembly)
+    store = build_store(files, out, assembly)
     text = f"wrote {out}: {store.bases:,} bases in {len(store.contigs):,} contigs"
     finish(as_json, text, path=str(out), bases=store.bases, contigs=len(store.contigs))
 

@@ -13,7 +13,7 @@ _PACKAGES = {
 }
 """What pip calls a library, where Python calls it otherwise."""
 _USES = {
-    "Bio": "compressed outputs and genetic codes",
+    "Bio": "compressed outputs, flat files and genetic codes",
     "gffutils": "GFF3 and GTF files",
     "google_crc32c": "genome stores",
     "huggingface_hub": "checkpoints from the Hugging Face hub",
@@ -25,7 +25,7 @@ _USES = {
     "pyfaidx": "comparisons with pyfaidx",
     "pysam": "VCF and BCF files",
     "requests": "downloads",
-    "scipy": "rank correlations",
+    "scipy": "rank correlations and clusters of homologous regions",
     "sklearn": "linear probes",
     "tensorboard": "TensorBoard's files",
     "urllib3": "downloads",

@@ -1,4 +1,4 @@
-"""FASTA → genome store, and back."""
+"""Files of sequences → genome store, and back to FASTA."""
 
 import contextlib
 import os
@@ -14,8 +14,9 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing_file, replacing_folder
 from genome_lm.genome.chunks import write_shard
 from genome_lm.genome.codes import Codes, is_ambiguous
-from genome_lm.genome.fasta import FastaFile, Header
+from genome_lm.genome.fasta import Header
 from genome_lm.genome.layout import Sharding, Tables, write_layout
+from genome_lm.genome.sequence_files import sequence_file
 from genome_lm.genome.store import GenomeStore
 from genome_lm.progress import progress
 from genome_lm.text import printable
@@ -29,13 +30,13 @@ EXPORT_BASES = 1 << 20
 
 
 def build_store(sources: Sequence[Path], out: Path, assembly: str | None = None) -> GenomeStore:
-    """Build a genome store from FASTA files.
+    """Build a genome store from files of sequences.
 
     The files are read once, in a stream; memory does not grow with the genome. The store appears under its name when
     it is whole. See `GenomeStore` for the layout; building twice gives the same bytes.
 
     Args:
-        sources: FASTA files, plain or compressed; their contigs follow one another.
+        sources: Files of the forms that `sequence_file` tells apart; their contigs follow one another.
         out: The store's folder; one that is there is replaced.
         assembly: Name of the assembly, for the provenance.
 
@@ -43,7 +44,7 @@ def build_store(sources: Sequence[Path], out: Path, assembly: str | None = None)
         The store.
 
     Raises:
-        GenomeLMError: See `FastaFile`; also for a contig name that comes twice.
+        GenomeLMError: See `sequence_file`; also for a contig name that comes twice.
     """
     with replacing_folder(out) as folder, _Writer(folder) as writer:
         hashed = [writer.add(source) for source in sources]
@@ -70,25 +71,25 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
         del self._shard
 
     def add(self, source: Path) -> dict[str, str | int]:
-        """Append a FASTA file; its name, size and SHA-256."""
+        """Append a file; its name, size and SHA-256."""
         size = os.path.getsize(source) if os.path.exists(source) else 0
         with progress(source.name, size, "B") as bar:
-            fasta = FastaFile(source, bar.advance)
-            for item in fasta:
+            file = sequence_file(source, bar.advance)
+            for item in file:
                 if isinstance(item, Header):
-                    self._open_contig(item, source)
+                    self._open_contig(item)
                 else:
                     self._append(item)
-        return {"name": printable(source.name), "bytes": fasta.bytes_read, "sha256": fasta.sha256}
+        return {"name": printable(source.name), "bytes": file.bytes_read, "sha256": file.sha256}
 
-    def _open_contig(self, header: Header, source: Path) -> None:
-        name, place = header.name, f"{source} line {header.line}"
+    def _open_contig(self, header: Header) -> None:
+        name = header.name
         if name in self._seen:
             raise GenomeLMError(
-                f"{place}: contig {name!r} was there before, at {self._seen[name]}; names must differ "
+                f"{header.place}: contig {name!r} was there before, at {self._seen[name]}; names must differ "
                 "in a genome: rename one, or build two genomes"
             )
-        self._seen[name] = place
+        self._seen[name] = header.place
         self._headers.append(header.text)
         self._starts.append(self._flushed + self._filled)
 

@@ -8,7 +8,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -30,10 +30,10 @@ _BLANKS = b"\r\n\t "
 
 
 class Header(NamedTuple):
-    """A header line: its text without `>`, and its 1-based line number."""
+    """The header of a record: its text without `>`, and where it stands, for errors: the file, and the line in it."""
 
     text: str
-    line: int
+    place: str
 
     @property
     def name(self) -> str:
@@ -69,14 +69,15 @@ class FastaFile:
                 has.
         """
         with open_input(self.path, self._count) as file:
-            yield from self._parse(file)
+            yield from self.parse(file)
 
     def _count(self, data: memoryview) -> None:
         self._hash.update(data)
         self.bytes_read += len(data)
         self._advance(len(data))
 
-    def _parse(self, file: io.BufferedIOBase) -> Iterator[Header | Codes]:
+    def parse(self, file: io.BufferedIOBase | IO[bytes]) -> Iterator[Header | Codes]:
+        """What iterating gives, from a file that is open, such as one in an archive."""
         line, header, bases = 1, None, 0
         data, at, at_line_start = _first_block(file), 0, True
         while data:
@@ -118,12 +119,12 @@ class FastaFile:
             raise GenomeLMError(
                 f"{place}: the lines end in \\r alone, as on old Macs; convert the file: tr '\\r' '\\n' < IN > OUT"
             )
-        return Header(text, line)
+        return Header(text, place)
 
     def _refuse_empty(self, header: Header | None, bases: int) -> None:
         if header is not None and bases == 0:
             raise GenomeLMError(
-                f"{self.path}: line {header.line}: {header.name!r} has no sequence; "
+                f"{header.place}: {header.name!r} has no sequence; "
                 "the file is truncated, or the record is empty and has to go"
             )
 
@@ -151,7 +152,7 @@ def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
     Raises:
         GenomeLMError: See `FastaFile`; also if a record is longer than `RECORD_BASES`, as each is held in memory.
     """
-    header, letters = Header("", 0), bytearray()
+    header, letters = Header("", ""), bytearray()
     for item in FastaFile(path):
         if not isinstance(item, Header):
             letters += item.tobytes().translate(_LETTERS)
@@ -161,13 +162,13 @@ def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
                     "(genome-lm genome build) and give that"
                 )
             continue
-        if header.line:
+        if header.place:
             yield header.text, letters.decode("ascii")
         header, letters = item, bytearray()
     yield header.text, letters.decode("ascii")
 
 
-def _first_block(file: io.BufferedIOBase) -> bytes:
+def _first_block(file: io.BufferedIOBase | IO[bytes]) -> bytes:
     data = file.read(BLOCK)
     while len(data) < len(BYTE_ORDER_MARK) and (more := file.read(BLOCK)):
         data += more

@@ -195,8 +195,8 @@ def test_bad_fasta_leaves_nothing(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b">a\nACGT\n>b\nACGT\n>a again\nA\n", r" line 5: contig 'a' was there before, at .*/bad\.fa line 1;"),
-        (b">a\nACGT\n>z\nACGT\n", r" line 3: contig 'z' was there before, at .*/good\.fa line 1;"),
+        (b">a\nACGT\n>b\nACGT\n>a again\nA\n", r": line 5: contig 'a' was there before, at .*/bad\.fa: line 1;"),
+        (b">a\nACGT\n>z\nACGT\n", r": line 3: contig 'z' was there before, at .*/good\.fa: line 1;"),
     ],
 )
 def test_names_of_contigs_differ(tmp_path: Path, content: bytes, message: str) -> None:
