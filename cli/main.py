@@ -14,7 +14,7 @@ import typer
 from genome_lm import __version__
 from genome_lm.allocator import keep_freed_memory
 from genome_lm.errors import GenomeLMError
-from genome_lm.text import printable
+from genome_lm.text import printable, shortened
 from genome_lm.threads import limit_threads
 from genome_lm_cli import (
     bench,
@@ -153,6 +153,10 @@ def run() -> None:
         app(args=[_with_home(word) for word in sys.argv[1:]])
     except GenomeLMError as error:
         typer.echo(printable(f"error: {error}"), err=True)
+        sys.exit(1)
+    except OSError as error:  # of a path that was looked at before any file was opened, such as one too long
+        words = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        typer.echo(f"error: {shortened(words, 300)}", err=True)
         sys.exit(1)
     except SystemExit as left:
         if left.code == 128 + signal.SIGINT:  # typer's answer to Ctrl-C

@@ -230,14 +230,14 @@ def _checked(labelled: LabelledSet, policy: LeakPolicy, valid_fraction: float, s
         return labelled, 0
     message = describe_leaks(leaks, labelled.examples)
     if policy == "refuse":
-        raise GenomeLMError(f"{message}\nsplit anew, or drop these training examples (--leaks drop)")
+        raise GenomeLMError(f"{message}\n  split anew, or drop these training examples (--leaks drop)")
     if policy == "drop":
-        log.warning("%s\nthey are dropped from training", message)
+        log.warning("%s\n  they are dropped from training", message)
         dropped = {leak.train for leak in leaks}
         return labelled._replace(examples=[e for i, e in enumerate(labelled.examples) if i not in dropped]), len(
             leaks
         )
-    log.warning("%s\nmetrics on these are too good; --leaks drop removes them from training", message)
+    log.warning("%s\n  metrics on these are too good; --leaks drop removes them from training", message)
     return labelled, len(leaks)
 
 

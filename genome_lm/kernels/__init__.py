@@ -17,6 +17,7 @@ from genome_lm.kernels.cpu.mixer import (
 )
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp, residual_mlp_
 from genome_lm.kernels.cpu.stages import decay_window
+from genome_lm.kernels.cpu.torch_private import changes
 from genome_lm.kernels.cpu.workers import for_each, most_sharing, own_threads, rows_of_piece
 from genome_lm.kernels.dispatch import Backend, backend_for, forced_backend, gated_causal_conv
 from genome_lm.kernels.numerics import deterministic, outside_autocast
@@ -34,6 +35,7 @@ __all__ = [
     "backend_for",
     "bins",
     "causal_conv",
+    "changes",
     "convolve_ahead",
     "decay_window",
     "deterministic",

@@ -37,6 +37,14 @@ def test_an_error_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_that_no_file_can_have() -> None:
+    shown = genome_lm("embed", "x" * 100_000, "--fasta", "a.fa", "--out", "e.npz")
+    assert shown.returncode == 1
+    assert shown.stderr.startswith("error: ")
+    assert len(shown.stderr.splitlines()) == 1
+    assert "Traceback" not in shown.stderr
+
+
 def test_wrong_usage() -> None:
     assert genome_lm("embed").returncode == 2
 

@@ -36,8 +36,8 @@ RATES = {"bfloat16": 800e12, "tf32": 400e12}
 ISSUED = 0.5 * 132 * 4 * 1.7e9
 """Instructions per second that the kernels on tiles are taken to issue: half of what an H100's processors could."""
 INSTRUCTIONS = {"bfloat16": 1.8, "tf32": 6.0}
-"""Instructions per point of one transform of a tile, which bound these kernels; of 32 threads each. They are counted in
-the compiled kernels for sm_90: `rows_conv`, with two transforms of 1,024 points, has 3,700 and 12,200."""
+"""Instructions per point of one transform of a tile, which bound these kernels; of 32 threads each. They are counted
+in the compiled kernels for sm_90: `rows_conv`, with two transforms of 1,024 points, has 3,700 and 12,200."""
 POSITIONS = 1 << 18
 """Positions of a batch in the table."""
 

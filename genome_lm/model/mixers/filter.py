@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import FilterWeights, Spectra, bins, decay_window, outside_autocast, recomputed, spectrum
+from genome_lm.kernels import (
+    FilterWeights,
+    Spectra,
+    bins,
+    changes,
+    decay_window,
+    outside_autocast,
+    recomputed,
+    spectrum,
+)
 
 FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
 """The window falls to `DECAY_TARGET` at these fractions of the span, in the fastest and the slowest channel."""
@@ -140,7 +149,9 @@ class SpectrumCache:
     def _of_length(self, long_filter: ImplicitFilter, length: int, frequencies: int) -> _Held | None:
         """What is held of a length, which becomes the one used last; None where it is beyond the budget."""
         tensors = [*long_filter.parameters(), *long_filter.buffers()]
-        state = tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors)
+        state = tuple((tensor.data_ptr(), changes(tensor), tensor.dtype) for tensor in tensors)
+        if any(counted is None for _, counted, _ in state):
+            return None
         if state != self._state:
             self._state, self._held = state, {}
         weight = long_filter.out.weight
