@@ -1,7 +1,7 @@
 """`genome-lm evaluate`: perplexity of a checkpoint, beside baselines."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from genome_lm.documents import json_text
 from genome_lm.files import refuse_existing, replacing_file
 from genome_lm_cli.options import Device, Force, Json, Threads
 from genome_lm_cli.output import say, table
+
+if TYPE_CHECKING:
+    from genome_lm.evaluation import Perplexity
 
 
 def evaluate(
@@ -24,6 +27,10 @@ def evaluate(
     markov_order: Annotated[int, typer.Option(help="Highest order of the Markov baselines; -1 for none.")] = 11,
     max_bases: Annotated[int | None, typer.Option(help="Score only so many bases, spread over the split.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
+    classes: Annotated[
+        Path | None,
+        typer.Option("--regions", help="BED with a class per interval: score each class too.", metavar="CLASSES.bed"),
+    ] = None,
     device: Device = None,
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
@@ -32,10 +39,12 @@ def evaluate(
 ) -> None:
     """Score held-out sequence: loss, perplexity and bits a base, and what simple models reach on the same bases.
 
+    With --regions (see `genome-lm genome regions`), each class of regions is scored too, from the same windows.
+
     Example: genome-lm evaluate run/checkpoint --genome g.zarr --intervals splits.bed --split test
     """
-    from genome_lm.evaluation import evaluate_perplexity
-    from genome_lm.genome import GenomeStore, read_bed
+    from genome_lm.evaluation import Scoring, evaluate_perplexity
+    from genome_lm.genome import BaseClasses, GenomeStore, read_bed
     from genome_lm.inference import load
 
     if out is not None:
@@ -46,23 +55,27 @@ def evaluate(
         load(checkpoint, device).model,
         store,
         regions,
-        split,
-        length=length,
-        markov_order=markov_order,
-        max_bases=max_bases,
-        device_tokens=batch_tokens,
+        Scoring(split, length, markov_order, max_bases, batch_tokens),
+        BaseClasses.read(classes, store) if classes else None,
     )
     text = json_text(result.to_dict())
     if as_json:
         typer.echo(text)
     else:
-        rows = [
-            (s.name, f"{s.loss:.4f}", f"{s.perplexity:.4f}", f"{s.bits_per_base:.4f}")
-            for s in sorted([result.model, *result.baselines], key=lambda score: score.loss)
-        ]
-        title = f"{result.split}: {result.targets:,} bases, context {result.length:,}"
-        table(title, ("", "nats/base", "perplexity", "bits/base"), rows)
+        _show(result)
     if out is not None:
         with replacing_file(out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
         say(f"wrote {out}")
+
+
+def _show(result: "Perplexity") -> None:
+    ranked = sorted([result.model, *result.baselines], key=lambda score: score.loss)
+    rows = [(s.name, f"{s.loss:.4f}", f"{s.perplexity:.4f}", f"{s.bits_per_base:.4f}") for s in ranked]
+    title = f"{result.split}: {result.targets:,} bases, context {result.length:,}"
+    table(title, ("", "nats/base", "perplexity", "bits/base"), rows)
+    if result.classes:
+        bits = [{s.name: f"{s.bits_per_base:.4f}" for s in (each.model, *each.baselines)} for each in result.classes]
+        by_class = [(score.name, *(of_class[score.name] for of_class in bits)) for score in ranked]
+        bases = ("bases", *(f"{each.targets:,}" for each in result.classes))
+        table("bits/base by class", ("", *(each.name for each in result.classes)), [bases, *by_class])

@@ -11,15 +11,17 @@ from genome_lm.evaluation.analyses.variants import variant_separation
 from genome_lm.evaluation.analysis import Analysis, SuiteInput
 from genome_lm.evaluation.losses import base_losses
 from genome_lm.evaluation.markov import MarkovModel
-from genome_lm.evaluation.perplexity import Perplexity, Score, evaluate_perplexity
+from genome_lm.evaluation.perplexity import ClassScores, Perplexity, Score, Scoring, evaluate_perplexity
 from genome_lm.evaluation.suite import run_suite
 
 __all__ = [
     "ANALYSES",
     "Analysis",
+    "ClassScores",
     "MarkovModel",
     "Perplexity",
     "Score",
+    "Scoring",
     "SuiteInput",
     "base_losses",
     "codon_sensitivity",

@@ -1,5 +1,6 @@
 """Perplexity of a model on a split, beside what simple models reach on the same bases."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,16 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from genome_lm.documents import read_json
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.evaluation.markov import MAX_ORDER, MarkovModel
-from genome_lm.genome import GenomeStore, Interval, of_split, tile
+from genome_lm.genome import BaseClasses, GenomeStore, Interval, Windows, of_split, tile
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
-from genome_lm.training import window_losses
+from genome_lm.training import target_losses
 from genome_lm.typed import Positive, Within, typed
 
+log = logging.getLogger(__name__)
 _MOST_LOSS = 700.0
 """Nats per base; the exponential of more is beyond float64."""
 
@@ -37,6 +40,23 @@ class Score:
 
 
 @dataclass(frozen=True)
+class ClassScores:
+    """A model and the baselines on the targets of one class of regions.
+
+    Attributes:
+        name: The class.
+        targets: Bases that were predicted.
+        model: The model's score.
+        baselines: Those of `Perplexity`.
+    """
+
+    name: Annotated[str, Within(1, 1_000)]
+    targets: Annotated[int, Within(1, 2**62)]
+    model: Score
+    baselines: Annotated[tuple[Score, ...], Within(1, 100)]
+
+
+@dataclass(frozen=True)
 class Perplexity:
     """A model and the baselines on the same targets.
 
@@ -46,6 +66,7 @@ class Perplexity:
         targets: Bases that were predicted: A, C, G and T of the split but the first of each window.
         model: The model's score.
         baselines: Uniform, and Markov chains fitted on the training split.
+        classes: The same for each class of regions that has a target, if classes were given.
     """
 
     split: Annotated[str, Within(1, 1_000)]
@@ -53,6 +74,7 @@ class Perplexity:
     targets: Annotated[int, Within(1, 2**62)]
     model: Score
     baselines: Annotated[tuple[Score, ...], Within(1, 100)]
+    classes: tuple[ClassScores, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -70,16 +92,37 @@ class Perplexity:
         return typed(cls, read_json(path), str(path))
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """Which bases are scored, and from how many before them.
+
+    Attributes:
+        split: The split to score.
+        length: Context in bases; the model's maximum if None.
+        markov_order: Highest order of the Markov baselines, −1 for none but uniform.
+        max_bases: Score only so many bases, in windows spread evenly over the split.
+        device_tokens: Bases that go through the model at one time.
+    """
+
+    split: str = "test"
+    length: int | None = None
+    markov_order: int = 11
+    max_bases: int | None = None
+    device_tokens: int = 32_768
+
+    def __post_init__(self) -> None:
+        check_range("markov-order", self.markov_order, -1, MAX_ORDER)
+        check_range("batch-tokens", self.device_tokens, 1, 2**63)
+        if self.max_bases is not None:
+            check_range("max-bases", self.max_bases, 1, 2**63)
+
+
 def evaluate_perplexity(
     model: HyenaLM,
     store: GenomeStore,
     intervals: Sequence[Interval],
-    split: str = "test",
-    *,
-    length: int | None = None,
-    markov_order: int = 11,
-    max_bases: int | None = None,
-    device_tokens: int = 32_768,
+    scoring: Scoring = Scoring(),
+    classes: BaseClasses | None = None,
 ) -> Perplexity:
     """Score a model on a split, tiled with windows that share no target.
 
@@ -87,41 +130,69 @@ def evaluate_perplexity(
         model: In eval mode.
         store: The genome.
         intervals: Regions of all splits; the baselines are fitted on `train`.
-        split: The split to score.
-        length: Context in bases; the model's maximum if None.
-        markov_order: Highest order of the Markov baselines, −1 for none but uniform.
-        max_bases: Score only so many bases, in windows spread evenly over the split.
-        device_tokens: Bases that go through the model at one time.
+        scoring: Which bases, and how.
+        classes: Classes of regions to score one by one too, from the losses of the same windows.
 
     Returns:
         The scores.
 
     Raises:
-        GenomeLMError: If a split is not there, or has no base to predict, or a number is out of range.
+        GenomeLMError: If a split is not there, or has no base to predict, or none with a class, or a number is out of
+            range.
     """
-    length = model.config.max_length if length is None else length
+    length = model.config.max_length if scoring.length is None else scoring.length
     check_range("length", length, 1, model.config.max_length)
-    check_range("markov-order", markov_order, -1, MAX_ORDER)
-    check_range("batch-tokens", device_tokens, 1, 2**63)
-    if max_bases is not None:
-        check_range("max-bases", max_bases, 1, 2**63)
-    windows, inside = tile(store, of_split(intervals, split), length + 1, length)
+    windows, inside = _windows(store, of_split(intervals, scoring.split), length, scoring.max_bases)
+    classes = BaseClasses.none() if classes is None else classes
+    sums, targets = np.zeros(len(classes.names) + 1), np.zeros(len(classes.names) + 1, dtype=np.int64)
+    with progress(f"evaluate {scoring.split}", int(inside.sum()), "bases") as bar:
+        for rows, losses, counted in target_losses(model, store, windows, inside, scoring.device_tokens):
+            of_target = classes.of_windows(store, windows.take(rows))[:, 1 : 1 + losses.shape[1]][counted]
+            sums += np.bincount(of_target, losses[counted], minlength=len(sums))
+            targets += np.bincount(of_target, minlength=len(sums))
+            bar.advance(len(of_target))
+    _check(scoring.split, float(sums.sum()), targets, classes)
+    by_name = {"model": sums, "uniform": np.multiply(targets, math.log(4), dtype=np.float64)}
+    if scoring.markov_order >= 0:
+        markov = MarkovModel.fit(store, of_split(intervals, "train"), scoring.markov_order)
+        of_orders, counts = markov.losses(store, windows, inside, classes)
+        assert (counts == targets).all()
+        by_name |= {f"order-{order} Markov": of_order for order, of_order in enumerate(of_orders)}
+    total = int(targets.sum())
+    model_score, *baselines = [Score.of(name, float(each.sum()) / total) for name, each in by_name.items()]
+    by_class = _by_class(classes, by_name, targets)
+    return Perplexity(scoring.split, length, total, model_score, tuple(baselines), by_class)
+
+
+def _windows(
+    store: GenomeStore, regions: list[Interval], length: int, max_bases: int | None
+) -> tuple[Windows, npt.NDArray[np.int64]]:
+    """The windows that are scored, and how many bases of each count."""
+    windows, inside = tile(store, regions, length + 1, length)
     if max_bases is not None and len(inside) > (most := max(1, max_bases // length)):
         spread = np.linspace(0, len(inside) - 1, most).astype(int)
         windows, inside = windows.take(spread), inside[spread]
-    total, targets = 0.0, 0
-    with progress(f"evaluate {split}", int(inside.sum()), "bases") as bar:
-        for losses, counts in window_losses(model, store, windows, inside, device_tokens):
-            total, targets = total + float(losses.sum()), targets + int(counts.sum())
-            bar.advance(int(counts.sum()))
-    if not targets:
+    return windows, inside
+
+
+def _check(split: str, total: float, targets: npt.NDArray[np.int64], classes: BaseClasses) -> None:
+    if not targets.any():
         raise GenomeLMError(f"split {split!r} has no A, C, G or T to predict")
     if not math.isfinite(total):
         raise GenomeLMError(f"the model's loss on split {split!r} is {total}: its weights are damaged")
-    baselines = [Score.of("uniform", math.log(4))]
-    if markov_order >= 0:
-        markov = MarkovModel.fit(store, of_split(intervals, "train"), markov_order)
-        sums, count = markov.losses(store, windows, inside)
-        assert count == targets
-        baselines += [Score.of(f"order-{order} Markov", loss / targets) for order, loss in enumerate(sums.tolist())]
-    return Perplexity(split, length, targets, Score.of("model", total / targets), tuple(baselines))
+    missing = [name for name, count in zip(classes.names, targets[1:], strict=True) if not count]
+    if missing and len(missing) == len(classes.names):
+        raise GenomeLMError(f"no base that was scored in split {split!r} has one of the classes {', '.join(missing)}")
+    if missing:
+        log.warning("no base that was scored in split %r has the class %s", split, ", ".join(missing))
+
+
+def _by_class(
+    classes: BaseClasses, sums: dict[str, npt.NDArray[np.float64]], targets: npt.NDArray[np.int64]
+) -> tuple[ClassScores, ...]:
+    scores = []
+    for number, name in enumerate(classes.names, start=1):
+        if count := int(targets[number]):
+            model, *baselines = [Score.of(each, float(values[number]) / count) for each, values in sums.items()]
+            scores.append(ClassScores(name, count, model, tuple(baselines)))
+    return tuple(scores)

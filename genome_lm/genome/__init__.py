@@ -1,6 +1,7 @@
 """Genomes: FASTA ↔ chunked zarr, intervals and splits, windows to train and evaluate on."""
 
 from genome_lm.genome.build import build_store, export_fasta
+from genome_lm.genome.classes import BaseClasses
 from genome_lm.genome.contig_names import ContigNames, read_contig_map, renaming
 from genome_lm.genome.contigs import Contig, fasta_contigs, store_contigs
 from genome_lm.genome.copies import Copy, copies_of, find_copies
@@ -14,6 +15,7 @@ from genome_lm.genome.tiling import Tiling
 
 __all__ = [
     "SPLITS",
+    "BaseClasses",
     "Contig",
     "ContigNames",
     "Copy",

@@ -63,6 +63,10 @@ class SourceConfig:
         intervals: BED file with the splits; `train` is learned from, `valid` is watched.
         weight: How often it is drawn, relative to the other sources; None leaves it to the mixture's rule.
         base_weights: Weights of its bases in the loss; None weighs all alike.
+        regions: BED file with the classes of its bases, such as that of `genome-lm genome regions`; goes with
+            `classes`.
+        classes: How often each class is drawn, relative to the others. The source is then as many sources, each named
+            NAME/CLASS, whose regions are those of the class within the split.
     """
 
     name: str
@@ -70,6 +74,22 @@ class SourceConfig:
     intervals: str
     weight: Weight | None = None
     base_weights: BaseWeightsConfig | None = None
+    regions: str | None = None
+    classes: dict[str, Weight] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.regions is None) != (self.classes is None):
+            raise GenomeLMError(f"source {self.name!r}: regions and classes go together")
+        if self.classes is not None and not sum(self.classes.values()):
+            raise GenomeLMError(f"source {self.name!r}: the weights of the classes sum to zero")
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The names of the sources that it is, and the share of its windows that each gives."""
+        if self.classes is None:
+            return {self.name: 1.0}
+        total = sum(self.classes.values())
+        return {f"{self.name}/{name}": weight / total for name, weight in self.classes.items() if weight}
 
 
 @dataclass(frozen=True)
@@ -88,13 +108,13 @@ class MixtureConfig:
     temperature: Annotated[float, Within(0, 1)] = 1.0
 
     def __post_init__(self) -> None:
-        names = [source.name for source in self.sources]
+        names = [name for source in self.sources for name in source.parts]
         if not names:
             raise GenomeLMError("mixture: no sources")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise GenomeLMError(f"mixture: two sources are named {repeated[0]!r}; give each its own name")
         given = [source.weight for source in self.sources if source.weight is not None]
-        if given and len(given) < len(names):
+        if given and len(given) < len(self.sources):
             raise GenomeLMError("mixture: give a weight to every source, or to none")
         if given and not sum(given):
             raise GenomeLMError("mixture: the weights sum to zero")
@@ -124,7 +144,9 @@ def read_mixture(path: Path) -> MixtureConfig:
     Raises:
         GenomeLMError: If it can't be read, or is not a mixture.
     """
-    config = typed(MixtureConfig, read_yaml(path), str(path))
+    values = read_yaml(path)
+    with naming(path):
+        config = typed(MixtureConfig, values, "mixture")
     return replace(config, sources=tuple(_within(path.parent, source) for source in config.sources))
 
 
@@ -136,6 +158,7 @@ def _within(folder: Path, source: SourceConfig) -> SourceConfig:
         genome=str(folder / source.genome),
         intervals=str(folder / source.intervals),
         base_weights=weights and replace(weights, track=str(folder / weights.track)),
+        regions=source.regions and str(folder / source.regions),
     )
 
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from genome_lm.training.metrics import read_metrics
-from genome_lm.training.validation import window_losses
+from genome_lm.training.validation import target_losses
 from genome_lm.training_config import Stage, TrainingConfig, parse_stages, warmup_cosine
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ __all__ = [
     "TrainingResult",
     "parse_stages",
     "read_metrics",
+    "target_losses",
     "train",
     "warmup_cosine",
-    "window_losses",
 ]
 
 

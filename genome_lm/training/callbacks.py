@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from lightning import Callback, Trainer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
-from genome_lm.genome import GenomeStore, Interval, tile
+from genome_lm.genome import BaseClasses, GenomeStore, Interval, tile
 from genome_lm.machine import process_memory
 from genome_lm.optional import require
 from genome_lm.progress import progress
@@ -40,31 +40,50 @@ log = logging.getLogger(__name__)
 RESUME = "resume.ckpt"
 
 
+class Watched(NamedTuple):
+    """Where a source is validated.
+
+    Attributes:
+        store: Its genome.
+        intervals: Those of the validation split; there may be none.
+        classes: If given, only bases with a class count.
+    """
+
+    store: GenomeStore
+    intervals: list[Interval]
+    classes: BaseClasses | None = None
+
+
 class Validation:
     """Mean loss over windows spread evenly over a split, at the length of the current stage, source by source.
 
     Args:
-        places: For each source its genome, and its intervals of the split; there may be none.
+        watched: Where each source is validated.
         config: The recipe; its windows are shared out among the sources.
     """
 
-    def __init__(self, places: Sequence[tuple[GenomeStore, list[Interval]]], config: TrainingConfig) -> None:
-        self.places, self.config = places, config
+    def __init__(self, watched: Sequence[Watched], config: TrainingConfig) -> None:
+        self.watched, self.config = watched, config
 
     def losses(self, system: TrainingSystem, length: int) -> list[float]:
         """Nats per base for each source; NaN where there is no validation split."""
         system.model.eval()
-        losses = [self._loss(system, length, *place) for place in self.places]
+        losses = [self._loss(system, length, watched) for watched in self.watched]
         system.model.train()
         return losses
 
-    def _loss(self, system: TrainingSystem, length: int, store: GenomeStore, intervals: list[Interval]) -> float:
-        if not intervals:
-            return math.nan
+    def _loss(self, system: TrainingSystem, length: int, watched: Watched) -> float:
+        store, intervals, classes = watched
         windows, inside = tile(store, intervals, length + 1, length)
-        count = min(-(-self.config.valid_windows // len(self.places)), len(inside))
+        if classes is not None:
+            firsts = store.contigs.starts[windows.contigs] + windows.starts
+            has_target = classes.count_bases(firsts + 1, firsts + inside) > 0
+            windows, inside = windows.take(has_target), inside[has_target]
+        count = min(-(-self.config.valid_windows // len(self.watched)), len(inside))
+        if not count:
+            return math.nan
         rows = np.unique(np.linspace(0, len(inside) - 1, count).astype(int))
-        return mean_loss(system.model, store, windows.take(rows), inside[rows], self.config.device_tokens)
+        return mean_loss(system.model, store, windows.take(rows), inside[rows], self.config.device_tokens, classes)
 
 
 class Log(Callback):

@@ -37,12 +37,14 @@ class GenomeRecord:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """A genome that a run learns from, and the share of the windows that it gives."""
+    """A genome that a run learns from, or a class of its regions, and the share of the windows that it gives."""
 
     name: str
     share: float
     genome: GenomeRecord
     intervals_sha256: str
+    regions_sha256: str | None = None
+    base_weights: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import torch
@@ -22,11 +22,9 @@ from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha25
 from genome_lm.checkpoint.stored import load_strictly
 from genome_lm.config import ModelConfig
 from genome_lm.documents import json_text
-from genome_lm.errors import GenomeLMError, naming
-from genome_lm.files import replacing_file, sha256, writing
-from genome_lm.formats.base_weights import open_base_weights
-from genome_lm.genome import GenomeStore, Interval, WindowSampler, of_split, read_bed
-from genome_lm.genome.mixture import Mixture, MixtureConfig, Source, SourceConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import replacing_file, writing
+from genome_lm.genome.mixture import MixtureConfig
 from genome_lm.kernels import deterministic
 from genome_lm.machine import require_memory
 from genome_lm.model import HyenaLM
@@ -34,6 +32,7 @@ from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
 from genome_lm.training.data import GenomeData, TrainingSteps
 from genome_lm.training.devices import StrategyName, choose_accelerator, choose_strategy, process_rank
 from genome_lm.training.metrics import METRICS, read_metrics
+from genome_lm.training.opening import open_sources
 from genome_lm.training.records import CHECKPOINT, RUN, SUMMARY, Summary, read_identity, read_summary
 from genome_lm.training.sessions import SESSIONS
 from genome_lm.training.sources import SOURCES, read_sources, summarise_sources
@@ -107,7 +106,7 @@ def train(
             finite.
     """
     _check_memory(model_config, config)
-    sources = [_open_source(source, config) for source in data.sources]
+    sources = open_sources(data, config)
     lightning.seed_everything(config.seed, verbose=False)
     if init is not None:
         model = open_checkpoint(init).model
@@ -118,19 +117,14 @@ def train(
     accelerator = choose_accelerator(device, devices)
     strategy_used = choose_strategy(strategy, devices * num_nodes)
     _check_lengths(config, model.config, devices * num_nodes)
-    mixture = Mixture(
-        [source.source for source in sources], data.shares([source.source.sampler.bases for source in sources])
-    )
     identity = {
         "model": model.config.to_dict(),
         "training": config.to_dict(),
-        "sources": [
-            {"share": share, **source.record} for source, share in zip(sources, mixture.schedule.shares, strict=True)
-        ],
+        "sources": sources.records,
         "init_sha256": weights_sha256(model) if init is not None else None,
     }
-    system = TrainingSystem(model.train(), config, TrainingSteps(mixture, config))
-    validation = Validation([source.validation for source in sources], config)
+    system = TrainingSystem(model.train(), config, TrainingSteps(sources.mixture, config))
+    validation = Validation(sources.watched, config)
     rank = process_rank(devices * num_nodes)
     with writing(out), _locked(out) if rank == 0 else contextlib.nullcontext():
         same = _claim(out, identity, restart_if_changed, rank)
@@ -146,30 +140,6 @@ def train(
         if rank:
             return TrainingResult(out / CHECKPOINT, config.steps, None, {}, rank)
         return TrainingResult(out / CHECKPOINT, config.steps, None, _finish(system, out, identity))
-
-
-class _OpenSource(NamedTuple):
-    """A source as training uses it: what it draws, where it is validated, and what run.json says of it."""
-
-    source: Source
-    validation: tuple[GenomeStore, list[Interval]]
-    record: dict[str, Any]
-
-
-def _open_source(source: SourceConfig, config: TrainingConfig) -> _OpenSource:
-    store, path = GenomeStore(Path(source.genome)), Path(source.intervals)
-    regions = read_bed(path, store)
-    trained = of_split(regions, "train")
-    sampler = WindowSampler(store, regions, "train", config.seed, config.reverse_complement, config.max_n_fraction)
-    record = {"name": source.name, "genome": store.provenance, "intervals_sha256": sha256(path)}
-    watched = [region for region in regions if region.name == "valid"]
-    weigh = None
-    if (weights := source.base_weights) is not None:
-        with naming(f"source {source.name!r}"):
-            weigh = open_base_weights(weights, store, trained)
-            options = {name: value for name, value in asdict(weights).items() if name != "track"}
-            record["base_weights"] = {"sha256": sha256(Path(weights.track)), **options}
-    return _OpenSource(Source(source.name, sampler, weigh), (store, watched), record)
 
 
 @contextlib.contextmanager

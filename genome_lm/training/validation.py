@@ -7,16 +7,16 @@ import numpy.typing as npt
 import torch
 
 from genome_lm.alphabet import PAD
-from genome_lm.genome import GenomeStore, Windows, fetch_windows
+from genome_lm.genome import BaseClasses, GenomeStore, Windows, fetch_windows
 from genome_lm.model import HyenaLM, target_mask
 from genome_lm.model.likelihood import base_losses
 
 
 @torch.no_grad()
-def window_losses(
+def target_losses(
     model: HyenaLM, store: GenomeStore, windows: Windows, inside: npt.NDArray[np.int64], device_tokens: int
-) -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]:
-    """Loss of windows, batch by batch.
+) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], npt.NDArray[np.bool_]]]:
+    """Loss of each target of windows, batch by batch.
 
     Args:
         model: In eval mode.
@@ -26,7 +26,8 @@ def window_losses(
         device_tokens: Bases that go through the model at one time.
 
     Yields:
-        For each batch of b windows: (b,) summed loss in nats, and (b,) targets that it sums over.
+        For each batch of b windows: (b,) their numbers, (b, m) losses in nats of their bases from the second one on,
+        and (b, m) whether each counts: whether it is A, C, G or T, and inside.
     """
     device = next(model.parameters()).device
     rows = max(1, device_tokens // windows.length)
@@ -36,14 +37,26 @@ def window_losses(
         tokens[np.arange(windows.length) >= inside[start : start + rows, None]] = PAD
         ids = torch.from_numpy(tokens).to(device)
         read, targets = model.config.direction.shifted(ids)
-        losses, counted = base_losses(model(read), ids)[:, -targets.shape[1] :].double(), target_mask(targets)
-        yield torch.where(counted, losses, 0).sum(1).cpu().numpy(), counted.sum(1).cpu().numpy()
+        losses = base_losses(model(read), ids)[:, -targets.shape[1] :]
+        numbers = np.arange(start, start + len(tokens))
+        yield numbers, losses.cpu().numpy().astype(np.float64), target_mask(targets).cpu().numpy()
 
 
 def mean_loss(
-    model: HyenaLM, store: GenomeStore, windows: Windows, inside: npt.NDArray[np.int64], device_tokens: int
+    model: HyenaLM,
+    store: GenomeStore,
+    windows: Windows,
+    inside: npt.NDArray[np.int64],
+    device_tokens: int,
+    classes: BaseClasses | None = None,
 ) -> float:
-    """Mean loss over all targets of the windows, in nats per base; NaN where there is none. Arguments as above."""
-    parts = list(window_losses(model, store, windows, inside, device_tokens))
-    total, count = sum(losses.sum() for losses, _ in parts), sum(int(counts.sum()) for _, counts in parts)
-    return float(total / count) if count else float("nan")
+    """Mean loss over all targets of the windows, in nats per base; NaN where there is none.
+
+    Arguments as above; if there are classes, only targets with one count.
+    """
+    total, count = 0.0, 0
+    for rows, losses, counted in target_losses(model, store, windows, inside, device_tokens):
+        if classes is not None:
+            counted &= classes.of_windows(store, windows.take(rows))[:, 1 : 1 + losses.shape[1]] > 0
+        total, count = total + float(losses[counted].sum()), count + int(counted.sum())
+    return total / count if count else float("nan")

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 import genome_lm
 from genome_lm.errors import GenomeLMError
-from genome_lm.evaluation import MarkovModel, Score, evaluate_perplexity
+from genome_lm.evaluation import MarkovModel, Score, Scoring, evaluate_perplexity
 from genome_lm.evaluation.markov import CONCENTRATION
-from genome_lm.genome import Interval, build_store, of_split, read_bed, tile
+from genome_lm.genome import BaseClasses, Interval, build_store, of_split, read_bed, tile
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 
@@ -51,14 +51,14 @@ def test_markov_against_counting_by_hand(tmp_path: Path, order: int) -> None:
     model = MarkovModel.fit(store, [Interval("train", 0, 200), Interval("train", 200, 300)], order)
     windows, inside = tile(store, [Interval("test", 0, 50)], 11, 10)
     sums, targets = model.losses(store, windows, inside)
-    assert targets == 48
+    assert targets.tolist() == [48]
     for k in range(order + 1):
         expected = 0.0
         for i in range(1, 50):
             if test[i] != "N":
                 context = test[max(0, i - k) : i].split("N")[-1]
                 expected -= model.tables[len(context)][place_of(context), "ACGT".index(test[i])]
-        assert sums[k] == pytest.approx(expected, rel=1e-5)
+        assert sums[k, 0] == pytest.approx(expected, rel=1e-5)
     context = "ACGTACGT"[:order]
     for base in "ACGT":
         by_hand = markov_by_hand([train[:200], train[200:]], order, context, base)
@@ -69,7 +69,7 @@ def test_markov_against_counting_by_hand(tmp_path: Path, order: int) -> None:
 def test_the_model_is_scored_on_every_base_once(run: Path, genome: Genome) -> None:
     model = genome_lm.load(run / "checkpoint")
     intervals = read_bed(genome.intervals, genome.store)
-    result = evaluate_perplexity(model.model, genome.store, intervals, "test", markov_order=2)
+    result = evaluate_perplexity(model.model, genome.store, intervals, Scoring(markov_order=2))
     total, count = 0.0, 0
     for contig, start, end, *_ in of_split(intervals, "test"):
         # By hand: windows of 129 that share one base; log_likelihood leaves the first of each out.
@@ -94,17 +94,61 @@ def test_the_model_is_scored_on_every_base_once(run: Path, genome: Genome) -> No
 def test_fewer_bases_and_other_lengths(run: Path, genome: Genome) -> None:
     model = genome_lm.load(run / "checkpoint").model
     intervals = read_bed(genome.intervals, genome.store)
-    few = evaluate_perplexity(model, genome.store, intervals, "test", max_bases=500, length=50, markov_order=-1)
+    few = evaluate_perplexity(model, genome.store, intervals, Scoring("test", 50, -1, 500))
     assert 300 < few.targets <= 500
     assert [baseline.name for baseline in few.baselines] == ["uniform"]
+
+
+CLASSES = "one 0 9000 odd\none 9000 9010 even\none 9010 40000 even\ntwo 0 5000 odd\ntwo 5000 5700 gap\n"
+
+
+def test_classes_are_scored_from_the_same_windows(
+    run: Path, genome: Genome, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = genome_lm.load(run / "checkpoint").model
+    (tmp_path / "classes.bed").write_text(CLASSES.replace(" ", "\t"))
+    classes = BaseClasses.read(tmp_path / "classes.bed", genome.store)
+    regions = [
+        *of_split(read_bed(genome.intervals), "train"),
+        *(Interval("one", 8_700, 9_300, "test"), Interval("two", 4_800, 5_900, "test")),
+    ]
+    scores = evaluate_perplexity(model, genome.store, regions, Scoring(length=64, markov_order=1), classes)
+    assert [(each.name, each.targets) for each in scores.classes] == [("odd", 299 + 199), ("even", 300)]
+    assert "no base that was scored in split 'test' has the class gap" in caplog.text
+    # By hand: each base from the logits of the one window whose target it is.
+    total = dict.fromkeys(("odd", "even", "none"), 0.0)
+    for contig, start, end, *_ in of_split(regions, "test"):
+        for first in range(start, end - 1, 64):
+            letters = genome.store[contig, first : min(first + 65, end)].tobytes().decode()
+            ids = genome_lm.alphabet.encode(letters).astype(int)
+            log_p = genome_lm.load(run / "checkpoint").logits(ids[None, :-1])[0].log_softmax(-1)
+            for i, token in enumerate(ids[1:]):
+                place = first + 1 + i
+                in_one, in_two = ("odd", "even")[place >= 9_000], ("odd", "none")[place >= 5_000]
+                if 7 <= token <= 10:
+                    total[in_one if contig == "one" else in_two] -= float(log_p[i, token])
+    for each in scores.classes:
+        assert each.model.loss == pytest.approx(total[each.name] / each.targets, rel=1e-5)
+        assert [score.name for score in each.baselines] == [score.name for score in scores.baselines]
+        assert each.baselines[0].bits_per_base == pytest.approx(2.0)
+    whole = evaluate_perplexity(model, genome.store, regions, Scoring(length=64, markov_order=1))
+    assert (whole.targets, whole.classes) == (scores.targets, ())
+    assert [score.loss for score in whole.baselines] == pytest.approx([score.loss for score in scores.baselines])
+    one = [Interval("one", 8_700, 8_900, "test"), regions[0]]
+    alone = evaluate_perplexity(model, genome.store, one, Scoring(length=64, markov_order=1), classes)
+    assert [each.baselines for each in alone.classes] == [alone.baselines]
+    with pytest.raises(GenomeLMError, match="no base that was scored in split 'test' has one of the classes"):
+        evaluate_perplexity(
+            model, genome.store, [Interval("two", 6_000, 6_100, "test")], Scoring("test", 64, -1), classes
+        )
 
 
 def test_nothing_to_score(run: Path, genome: Genome) -> None:
     model = genome_lm.load(run / "checkpoint").model
     with pytest.raises(GenomeLMError, match="no A, C, G or T"):
-        evaluate_perplexity(model, genome.store, [Interval("two", 5_100, 5_300, "test")], "test")
+        evaluate_perplexity(model, genome.store, [Interval("two", 5_100, 5_300, "test")])
     with pytest.raises(GenomeLMError, match="no intervals of split 'test'"):
-        evaluate_perplexity(model, genome.store, [Interval("two", 5_100, 5_300, "valid")], "test")
+        evaluate_perplexity(model, genome.store, [Interval("two", 5_100, 5_300, "valid")])
     with pytest.raises(GenomeLMError, match="between 0 and 11"):
         MarkovModel.fit(genome.store, [Interval("one", 0, 10)], 12)
 
@@ -118,6 +162,12 @@ def test_command(run: Path, genome: Genome, tmp_path: Path) -> None:
     written = json.loads(out.read_text())
     printed = CliRunner().invoke(app, ["evaluate", str(run / "checkpoint"), *options, "--json"])
     assert json.loads(printed.stdout) == written
+    bed = tmp_path / "classes.bed"
+    bed.write_text(CLASSES.replace(" ", "\t"))
+    command = ["evaluate", str(run / "checkpoint"), *options, "--regions", str(bed)]
+    by_class = CliRunner().invoke(app, [*command, "--out", str(out), "--force"])
+    assert "bits/base by class" in by_class.output
+    assert {**json.loads(out.read_text()), "classes": []} == written
     report = tmp_path / "report.html"
     made = CliRunner().invoke(app, ["report", str(run), "--evaluation", str(out), "--out", str(report)])
     assert made.exit_code == 0, made.output
@@ -147,7 +197,7 @@ def test_command(run: Path, genome: Genome, tmp_path: Path) -> None:
 def test_numbers_out_of_range(run: Path, genome: Genome, options: dict) -> None:
     model = genome_lm.load(run / "checkpoint").model
     with pytest.raises(GenomeLMError, match="must be from"):
-        evaluate_perplexity(model, genome.store, read_bed(genome.intervals), **options)
+        evaluate_perplexity(model, genome.store, read_bed(genome.intervals), Scoring(**options))
 
 
 def test_losses_that_are_no_numbers(run: Path, genome: Genome) -> None:

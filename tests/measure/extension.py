@@ -11,7 +11,7 @@ from pathlib import Path
 
 from genome_lm.checkpoint import extend_context, load_checkpoint, save_checkpoint
 from genome_lm.config import ModelConfig
-from genome_lm.evaluation import evaluate_perplexity
+from genome_lm.evaluation import Scoring, evaluate_perplexity
 from genome_lm.genome import GenomeStore, build_store, read_bed, split_genome, write_bed
 from genome_lm.genome.mixture import one_source
 from genome_lm.training import Stage, TrainingConfig, train
@@ -41,7 +41,7 @@ def main() -> None:
 
     def perplexity(checkpoint: Path, length: int) -> str:
         model, _ = load_checkpoint(checkpoint)
-        score = evaluate_perplexity(model, store, regions, length=length, markov_order=-1, max_bases=400_000).model
+        score = evaluate_perplexity(model, store, regions, Scoring("test", length, -1, 400_000)).model
         return f"{score.perplexity:.4f}"
 
     shape = ModelConfig(d_model=128, n_layer=2, max_length=SHORT, embed_dropout=0.0)

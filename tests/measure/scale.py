@@ -59,12 +59,12 @@ measure("once read")
 print(json.dumps(rates))""",
     "evaluate": """
 from genome_lm.config import ModelConfig
-from genome_lm.evaluation import evaluate_perplexity
+from genome_lm.evaluation import Scoring, evaluate_perplexity
 from genome_lm.genome import GenomeStore, read_bed
 from genome_lm.model import HyenaLM
 store = GenomeStore(folder / "genome.zarr")
 model = HyenaLM(ModelConfig(d_model=16, n_layer=1, max_length=1024)).eval()
-result = evaluate_perplexity(model, store, read_bed(folder / "splits.bed", store), max_bases=1_000_000)
+result = evaluate_perplexity(model, store, read_bed(folder / "splits.bed", store), Scoring(max_bases=1_000_000))
 print(json.dumps({"targets": result.targets, "baselines": len(result.baselines)}))""",
 }
 

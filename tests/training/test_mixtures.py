@@ -1,15 +1,20 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import genome_lm
 from genome_lm.checkpoint import load_checkpoint
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome.mixture import MixtureConfig, SourceConfig
+from genome_lm.evaluation import Scoring, evaluate_perplexity
+from genome_lm.genome import BaseClasses, GenomeStore, read_bed
+from genome_lm.genome.mixture import MixtureConfig, SourceConfig, read_mixture
 from genome_lm.training import train
 from genome_lm.training.metrics import read_metrics
+from genome_lm.training.opening import open_sources
 from genome_lm.training.sources import SOURCES, read_sources
 from genome_lm_cli.main import app
 from tests.conftest import Genome
@@ -95,3 +100,92 @@ def test_a_source_of_short_regions_is_named(halves: MixtureConfig, genome: Genom
     data = MixtureConfig((halves.sources[0], SourceConfig("empty", str(genome.store.path), str(bed), 1)))
     with pytest.raises(GenomeLMError, match="source 'empty'"):
         train(data, tmp_path / "run", TINY_MODEL, SHORT)
+
+
+CLASSES = "one 0 20000 coding 0 +\none 20000 40000 upstream 0 -\ntwo 0 4000 rare\n"
+
+
+@pytest.fixture
+def classed(halves: MixtureConfig, tmp_path: Path) -> str:
+    """A mixture, as text, of which source a is drawn by classes."""
+    (tmp_path / "classes.bed").write_text(CLASSES.replace(" ", "\t"))
+    (tmp_path / "all.bed").write_text("".join(Path(source.intervals).read_text() for source in halves.sources))
+    genome = halves.sources[0].genome
+    return (
+        f"sources:\n- {{name: b, genome: {genome}, intervals: all.bed, weight: 1}}\n"
+        f"- {{name: a, genome: {genome}, intervals: all.bed, weight: 4, regions: classes.bed, "
+        "classes: {upstream: 1, coding: 3, rare: 0}}\n"
+    )
+
+
+def test_classes_of_a_source_are_sources(classed: str, tmp_path: Path) -> None:
+    (tmp_path / "mixture.yaml").write_text(classed)
+    sources = open_sources(read_mixture(tmp_path / "mixture.yaml"), SHORT)
+    assert [record["name"] for record in sources.records] == ["b", "a/upstream", "a/coding"]
+    assert [record["share"] for record in sources.records] == pytest.approx([0.2, 0.2, 0.6], abs=1e-4)
+    assert [record.get("regions_sha256") is None for record in sources.records] == [True, False, False]
+    mixed = sources.mixture.windows(0, 1_000, 33)
+    train_bases = sum(
+        r.end - r.start for r in read_bed(tmp_path / "all.bed") if (r.contig, r.name) == ("one", "train")
+    )
+    of_classes = [source.sampler.bases for source in sources.mixture.sources[1:]]
+    assert sum(of_classes) == train_bases
+    for number, (least, most) in enumerate([(20_000, 40_000), (0, 20_000)], start=1):
+        windows = mixed.windows.take(mixed.sources == number)
+        assert not windows.contigs.any()
+        assert (least <= windows.starts).all()
+        assert (windows.starts + 33 <= most).all()
+    by_bases = replace(read_mixture(tmp_path / "mixture.yaml"), sources=tuple(
+        replace(source, weight=None) for source in read_mixture(tmp_path / "mixture.yaml").sources
+    ))  # fmt: skip
+    shares = [record["share"] for record in open_sources(by_bases, SHORT).records]
+    whole = sources.mixture.sources[0].sampler.bases
+    assert shares == pytest.approx(
+        [whole / (whole + train_bases), *(f * train_bases / (whole + train_bases) for f in (0.25, 0.75))], abs=1e-4
+    )
+
+
+def test_a_run_by_classes_is_validated_by_class(classed: str, tmp_path: Path) -> None:
+    (tmp_path / "mixture.yaml").write_text(classed)
+    data, run = read_mixture(tmp_path / "mixture.yaml"), tmp_path / "run"
+    (tmp_path / "all.bed").write_text("one\t0\t15000\ttrain\none\t15100\t23000\tvalid\none\t24000\t40000\ttrain\n")
+    train(data, run, TINY_MODEL, changed(stages=((32, 2),), valid_every=2, valid_windows=3_000))
+    rows = {row.source: row.valid_loss for row in read_sources(run) if row.step == 1}
+    model, store = genome_lm.load(run / "checkpoint").model, GenomeStore(Path(data.sources[0].genome))
+    regions, classes = read_bed(tmp_path / "all.bed"), BaseClasses.read(tmp_path / "classes.bed", store)
+    scores = evaluate_perplexity(model, store, regions, Scoring("valid", 32, -1), classes)
+    by_class = {f"a/{each.name}": each.model.loss for each in scores.classes}
+    assert rows == pytest.approx({"b": scores.model.loss, **by_class})
+    page = tmp_path / "report.html"
+    shown = CliRunner().invoke(app, ["report", str(run), "--out", str(page)])
+    assert shown.exit_code == 0, shown.exception
+    assert "a/coding" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "words"),
+    [
+        ("coding: 3", "codng: 3", r"source 'a': .*classes\.bed: no class 'codng'; there are coding, upstream, rare"),
+        ("rare: 0", "rare: -1", r"mixture\.yaml: mixture: sources\[1\]\.classes\.rare"),
+        ("upstream: 1, coding: 3", "upstream: 0", "source 'a': the weights of the classes sum to zero"),
+        ("regions: classes.bed, ", "", "source 'a': regions and classes go together"),
+        ("name: b", "name: a/coding", "two sources are named 'a/coding'"),
+        ("regions: classes.bed", "regions: other.bed", r"source 'a': .*other\.bed: line 1: .*another assembly"),
+        (
+            "regions: classes.bed, classes: {upstream: 1, coding: 3, rare: 0}",
+            "regions: held_out.bed, classes: {upstream: 1}",
+            r"source 'a': .*held_out\.bed: no base of split 'train' has the class 'upstream'",
+        ),
+        ("regions: classes.bed", "regions: absent.bed", r"source 'a': .*absent\.bed"),
+    ],
+)
+def test_mistakes_in_classes_name_the_source(
+    there: str, instead: str, words: str, classed: str, halves: MixtureConfig, tmp_path: Path
+) -> None:
+    contig, start, end, *_ = next(r for r in read_bed(tmp_path / "all.bed") if r.name == "valid")
+    (tmp_path / "held_out.bed").write_text(f"{contig}\t{start}\t{end}\tupstream\n")
+    (tmp_path / "other.bed").write_text("one\t0\t40001\tcoding\n")
+    assert there in classed
+    (tmp_path / "mixture.yaml").write_text(classed.replace(there, instead))
+    with pytest.raises(GenomeLMError, match=words):
+        open_sources(read_mixture(tmp_path / "mixture.yaml"), SHORT)

@@ -4,12 +4,12 @@ from dataclasses import asdict
 
 from genome_lm.evaluation.analysis import Analysis, Row, Setting, Tables
 from genome_lm.evaluation.measures import draw_compared
-from genome_lm.evaluation.perplexity import evaluate_perplexity
+from genome_lm.evaluation.perplexity import Scoring, evaluate_perplexity
 
 
 def _run(setting: Setting) -> Tables:
     given, bases = setting.given, setting.number(400_000)
-    scores = evaluate_perplexity(setting.lm, given.store, given.intervals, given.split, max_bases=bases)
+    scores = evaluate_perplexity(setting.lm, given.store, given.intervals, Scoring(given.split, max_bases=bases))
     return Tables([{**asdict(each), "targets": scores.targets} for each in (scores.model, *scores.baselines)])
 
 
