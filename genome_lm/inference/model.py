@@ -188,7 +188,7 @@ class GenomeLM:
             raise GenomeLMError(f"alphabet {alphabet!r}: use all or acgt")
         tokens = encode_all(sequences, names, self.config.max_length)
         likelihoods: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
-        for numbers, ids, lengths in padded_batches(tokens, batch_tokens, self.device):
+        for numbers, ids, lengths in padded_batches(tokens, batch_tokens, self.device, self.config.direction):
             rows = log_likelihoods(self.model(ids), ids, alphabet).float().cpu().numpy()
             for number, row, length in zip(numbers, rows, lengths, strict=True):
                 likelihoods[number] = row[:length].copy()

@@ -96,7 +96,7 @@ class FastaSource:
             GenomeLMError: If the file can't be read, is not FASTA, or a record has no name, no sequence, letters that
                 are not DNA, or the name of another one.
         """
-        # Eight bytes a record, so that millions of reads can be looked through for doubles.
+        # Eight bytes per record: millions of reads can be searched for names that come twice.
         hashes = array.array("Q")
         for record in fasta_records(self.path):
             tokens = encode(record.sequence, f"{self.path}: {record.id}")
