@@ -126,7 +126,10 @@ class _Places:
 
 
 def _transcripts(annotation: Annotation) -> Iterator[tuple[list[Line], list[Line]]]:
-    """The lines of each transcript, or gene that has parts itself: its own, and those of its parts."""
+    """The lines of each transcript, or gene that has parts itself: its own, and those of its parts.
+
+    Left out are pseudogenes, and what should make a protein and has no coding segment.
+    """
     own: dict[tuple[str, str], list[Line]] = defaultdict(list)
     parts: dict[tuple[str, str], list[Line]] = defaultdict(list)
     for line in annotation.lines:
@@ -135,18 +138,27 @@ def _transcripts(annotation: Annotation) -> Iterator[tuple[list[Line], list[Line
                 parts[line.contig, owner].append(line)
         elif line.name:
             own[line.contig, line.name].append(line)
-    owners = {owner for line in annotation.lines for owner in line.owners}
+    with_children = {owner for lines in own.values() for line in lines for owner in line.owners}
     for key in dict.fromkeys([*own, *parts]):
-        _, name = key
-        lines = own.get(key, []), parts.get(key, [])
-        is_bare_rna = name not in owners and all(_is_rna(line.kind) for line in lines[0])
-        is_pseudogene = any(line.is_pseudogene for line in chain(*lines))
-        if (lines[1] or is_bare_rna) and not is_pseudogene and not is_of_pseudogene(name, annotation.parents):
-            yield lines
+        lines, of_parts, (_, name) = own.get(key, []), parts.get(key, []), key
+        if of_parts:
+            is_clear = any(line.kind == "CDS" for line in of_parts) or not any(
+                _makes_protein(each.kind) for each in lines
+            )
+        else:
+            is_clear = name not in with_children and all(_is_rna(line.kind) for line in lines)
+        is_pseudogene = any(line.is_pseudogene for line in chain(lines, of_parts))
+        if is_clear and not is_pseudogene and not is_of_pseudogene(name, annotation.parents):
+            # A gene is longer than its coding segments where exons are given for its transcripts alone.
+            yield [] if of_parts and name in with_children else lines, of_parts
 
 
 def _is_rna(kind: str) -> bool:
     return kind.removesuffix("_gene").endswith("RNA") and kind != "mRNA"
+
+
+def _makes_protein(kind: str) -> bool:
+    return kind == "mRNA" or ("gene" in kind and not _is_rna(kind))
 
 
 def _add_transcript(places: _Places, own: list[Line], parts: list[Line], flanks: tuple[int, int]) -> None:
@@ -154,8 +166,6 @@ def _add_transcript(places: _Places, own: list[Line], parts: list[Line], flanks:
     coding, exons = ([line for line in parts if line.kind in kinds] for kinds in (_CODING, _EXONS))
     if not any(line.kind == "CDS" for line in parts):
         coding = []
-        if any(line.kind == "mRNA" or ("gene" in line.kind and not _is_rna(line.kind)) for line in own):
-            return  # of an unknown kind
     for line in parts:
         name = "utr" if coding else "ncRNA"
         name = "intron" if line.kind == "intron" else "coding" if coding and line.kind in _CODING else name

@@ -73,6 +73,12 @@ FORMS = {
         ".gtf",
         TRANSCRIPT,
     ),
+    "coding segments of the gene, exons of the transcript": (
+        GENE.replace("0 Parent=t", "0 Parent=g"),
+        ".gff3",
+        # Which exons go with the coding segments is not said.
+        ["1001-1200 other .", *TRANSCRIPT[2:5], "1601-2000 other ."],
+    ),
     "neither exons nor UTR lines": (
         "\n".join(line for line in GENE.splitlines() if "exon" not in line),
         ".gff3",
