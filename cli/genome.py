@@ -36,6 +36,9 @@ def build(
     ],
     out: Annotated[Path, typer.Option(help="The store to write.", metavar="G.zarr")],
     assembly: Annotated[str | None, typer.Option(help="Name of the assembly, kept as provenance.")] = None,
+    annotation: Annotated[
+        Path | None, typer.Option(help="Also write the features of GenBank or EMBL files here.", metavar="GFF3")
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -46,7 +49,9 @@ def build(
     from genome_lm.genome import build_store
 
     refuse_existing(out, force)
-    store = build_store(files, out, assembly)
+    if annotation is not None:
+        refuse_existing(annotation, force)
+    store = build_store(files, out, assembly, annotation)
     text = f"wrote {out}: {store.bases:,} bases in {len(store.contigs):,} contigs"
     finish(as_json, text, path=str(out), bases=store.bases, contigs=len(store.contigs))
 

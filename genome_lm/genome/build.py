@@ -15,6 +15,7 @@ from genome_lm.files import open_output, replacing_file, replacing_folder
 from genome_lm.genome.chunks import write_shard
 from genome_lm.genome.codes import Codes, is_ambiguous
 from genome_lm.genome.fasta import Header
+from genome_lm.genome.flat_annotation import write_annotation
 from genome_lm.genome.layout import Sharding, Tables, write_layout
 from genome_lm.genome.sequence_files import sequence_file
 from genome_lm.genome.store import GenomeStore
@@ -29,7 +30,9 @@ EXPORT_BASES = 1 << 20
 """Bases written at one time."""
 
 
-def build_store(sources: Sequence[Path], out: Path, assembly: str | None = None) -> GenomeStore:
+def build_store(
+    sources: Sequence[Path], out: Path, assembly: str | None = None, annotation: Path | None = None
+) -> GenomeStore:
     """Build a genome store from files of sequences.
 
     The files are read once, in a stream; memory does not grow with the genome. The store appears under its name when
@@ -39,6 +42,7 @@ def build_store(sources: Sequence[Path], out: Path, assembly: str | None = None)
         sources: Files of the forms that `sequence_file` tells apart; their contigs follow one another.
         out: The store's folder; one that is there is replaced.
         assembly: Name of the assembly, for the provenance.
+        annotation: GFF3 file to write, with the features of flat files; see `write_annotation`.
 
     Returns:
         The store.
@@ -46,7 +50,11 @@ def build_store(sources: Sequence[Path], out: Path, assembly: str | None = None)
     Raises:
         GenomeLMError: See `sequence_file`; also for a contig name that comes twice.
     """
-    with replacing_folder(out) as folder, _Writer(folder) as writer:
+    with contextlib.ExitStack() as stack:
+        if annotation is not None:
+            write_annotation(sources, stack.enter_context(replacing_file(annotation)))
+        folder = stack.enter_context(replacing_folder(out))
+        writer = stack.enter_context(_Writer(folder))
         hashed = [writer.add(source) for source in sources]
         writer.finish(
             {"sources": hashed, "assembly": assembly and printable(assembly), "genome_lm_version": __version__}

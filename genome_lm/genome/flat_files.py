@@ -18,6 +18,8 @@ from genome_lm.optional import require
 
 STARTS = {b"LOCUS": "GenBankScanner", b"ID   ": "EmblScanner"}
 """The first bytes of a record, and Biopython's class that reads it."""
+_LOSSES = "Expected sequence length|Premature end|.*setting feature location to None"
+"""Warnings of Biopython's that tell of lost data."""
 _SHOWN = 160
 """Letters of Biopython's messages, some of which hold a line of the file."""
 _TABLE = LETTER_TO_CODE.tobytes()
@@ -54,28 +56,37 @@ class FlatFile:
             GenomeLMError: Naming the line where the record begins, on a record that is cut off or malformed, has no
                 sequence, one of another length than it says, or a letter that no nucleotide has.
         """
+        for record, place in self.records(with_features=False):
+            codes = self._codes(record, place)
+            yield Header(" ".join(f"{record.id} {record.description}".split()), place)
+            yield codes
+
+    def records(self, with_features: bool) -> Iterator[tuple[Any, str]]:
+        """Biopython's SeqRecord of each record, and where it begins, for errors.
+
+        Raises:
+            GenomeLMError: See above, but for what is wrong with a sequence's letters; also on a place of a feature
+                that can't be read.
+        """
         scanner = getattr(require("Bio.GenBank.Scanner"), STARTS[self._start])()
         with open_input(self.path, self._count) as file:
             lines = _Lines(lines_of(file, self.path), scanner.RECORD_START, self.path)
-            while (record := self._next(scanner, lines)) is not None:
-                place = f"{self.path}: line {lines.begin}"
-                codes = self._codes(record, place)
-                yield Header(" ".join(f"{record.id} {record.description}".split()), place)
-                yield codes
+            while (record := self._next(scanner, lines, with_features)) is not None:
+                yield record, f"{self.path}: line {lines.begin}"
 
     def _count(self, data: memoryview) -> None:
         self._hash.update(data)
         self.bytes_read += len(data)
         self._advance(len(data))
 
-    def _next(self, scanner: Any, lines: "_Lines") -> Any:
-        """The next record without its features; None at the end."""
+    def _next(self, scanner: Any, lines: "_Lines", with_features: bool) -> Any:
+        """The next record; None at the end."""
         with warnings.catch_warnings():
-            # What Biopython only warns of: lines of another layout are harmless, missing sequence is not.
+            # What Biopython only warns of: lines of another layout are harmless, what is missing is not.
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("error", message="Expected sequence length|Premature end")
+            warnings.filterwarnings("error", message=_LOSSES)
             try:
-                return scanner.parse(lines, do_features=False)
+                return scanner.parse(lines, do_features=with_features)
             except GenomeLMError:
                 raise
             except Exception as error:  # Biopython raises what comes, an AssertionError or IndexError among others
