@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import open_output
 from genome_lm.genome.flat_files import FlatFile
 from genome_lm.genome.sequence_files import sequence_file
 
@@ -66,7 +67,7 @@ def write_annotation(sources: Sequence[Path], out: Path) -> None:
 
     Args:
         sources: Of a genome; see `sequence_file`.
-        out: The file.
+        out: The file; bgzip if its name ends in .gz.
 
     Raises:
         GenomeLMError: If none is a flat file, or no record has features; else see `FlatFile`.
@@ -75,7 +76,7 @@ def write_annotation(sources: Sequence[Path], out: Path) -> None:
     if not files:
         raise GenomeLMError(f"{', '.join(map(str, sources))}: only flat files of GenBank and EMBL hold annotation")
     features = 0
-    with out.open("w", encoding="utf-8", newline="\n") as output:
+    with open_output(out) as output:
         output.write("##gff-version 3\n")
         numbers: Counter[str] = Counter()
         for file in files:

@@ -1,5 +1,6 @@
 """Features of GenBank and EMBL files as GFF3, read back by the project's own reader of annotation."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,9 @@ def test_genes_come_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
 
 def test_lines(tmp_path: Path) -> None:
     (tmp_path / "x.gb").write_text(genbank())
-    build_store([tmp_path / "x.gb"], tmp_path / "g.zarr", annotation=tmp_path / "x.gff3")
+    for path in (packed := tmp_path / "x.gff3.gz", tmp_path / "x.gff3"):
+        build_store([tmp_path / "x.gb"], tmp_path / "g.zarr", annotation=path)
+    assert gzip.decompress(packed.read_bytes()) == (tmp_path / "x.gff3").read_bytes()
     features = list(read_features(tmp_path / "x.gff3"))
     lines = [(f.kind, f.start, f.end, f.strand, f.phase) for f in features]
     first = (tmp_path / "x.gff3").read_text().splitlines()[:3]
