@@ -61,7 +61,8 @@ class SourceConfig:
         name: What logs and reports call it.
         genome: Genome store.
         intervals: BED file with the splits; `train` is learned from, `valid` is watched.
-        weight: How often it is drawn, relative to the other sources; None leaves it to the mixture's rule.
+        weight: How often it is drawn, relative to the other sources; None leaves it to the mixture's rule. Weight
+            0 leaves a source out, such as a species: it is watched alone, and needs `valid` regions, no `train` ones.
         base_weights: Weights of its bases in the loss; None weighs all alike.
         regions: BED file with the classes of its bases, such as that of `genome-lm genome regions`; goes with
             `classes`.

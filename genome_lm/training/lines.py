@@ -40,10 +40,8 @@ def source_lines(mixture: Mixture, config: TrainingConfig) -> list[str]:
     total = config.bases(config.steps)
     lines = [f"{'source':<24} {'share':>8} {'bases':>16} {'training bases':>16} {'passes':>8}"]
     for source, share in zip(mixture.sources, mixture.schedule.shares, strict=True):
-        bases = source.sampler.bases
-        lines.append(
-            f"{source.name:<24} {share:>8.2%} {share * total:>16,.0f} {bases:>16,} {share * total / bases:>8.2f}"
-        )
+        bases, drawn = source.sampler.bases, share * total
+        lines.append(f"{source.name:<24} {share:>8.2%} {drawn:>16,.0f} {bases:>16,} {drawn / max(1, bases):>8.2f}")
     return lines
 
 

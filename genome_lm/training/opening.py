@@ -64,13 +64,15 @@ def _parts(source: SourceConfig, config: TrainingConfig) -> Iterator[_Part]:
     """The sources that a source is, in the order of its `parts`."""
     store, path = GenomeStore(Path(source.genome)), Path(source.intervals)
     regions = read_bed(path, store)
+    is_drawn = source.weight != 0
     with naming(path):
-        trained = of_split(regions, "train")
+        of_split(regions, "train" if is_drawn else "valid")
+    trained = [region for region in regions if region.name == "train"]
     others = [region for region in regions if region.name != "train"]
     watched = [region for region in regions if region.name == "valid"]
     record: dict[str, Any] = {"genome": store.provenance, "intervals_sha256": sha256(path)}
     weigh = None
-    if (weights := source.base_weights) is not None:
+    if is_drawn and (weights := source.base_weights) is not None:
         weigh = open_base_weights(weights, store, trained)
         options = {name: value for name, value in asdict(weights).items() if name != "track"}
         record["base_weights"] = {"sha256": sha256(Path(weights.track)), **options}
@@ -78,7 +80,7 @@ def _parts(source: SourceConfig, config: TrainingConfig) -> Iterator[_Part]:
         record["regions_sha256"] = sha256(Path(source.regions))
     for name, classes in _classes(source, store):
         own = trained if classes is None else classes.within(store, trained)
-        if not own:
+        if is_drawn and not own:
             name = name.removeprefix(f"{source.name}/")
             raise GenomeLMError(f"{source.regions}: no base of split 'train' has the class {name!r}")
         sampler = WindowSampler(

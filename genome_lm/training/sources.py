@@ -125,7 +125,7 @@ def summarise_sources(
                 source.name,
                 share,
                 bases,
-                bases / source.sampler.bases,
+                bases / max(1, source.sampler.bases),
                 sum(row.targets * (row.loss or 0) for row in late) / weight if weight else None,
                 next((row.valid_loss for row in reversed(of_source) if row.valid_loss is not None), None),
             )

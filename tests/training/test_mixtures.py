@@ -76,6 +76,25 @@ def test_a_mixture_resumes_to_the_bit(halves: MixtureConfig, mixed: Path, tmp_pa
     assert (killed / SOURCES).read_bytes() == (whole / SOURCES).read_bytes()
 
 
+def test_a_source_of_weight_0_is_watched_alone(halves: MixtureConfig, genome: Genome, tmp_path: Path) -> None:
+    """Leaving a species out: its regions are all `valid`, and the weights are those of a run without it."""
+    alone, beside, bed = tmp_path / "alone", tmp_path / "beside", tmp_path / "out.bed"
+    bed.write_text("two\t0\t20000\tvalid\n")
+    drawn = halves.sources[0]
+    left_out = SourceConfig("out", str(genome.store.path), str(bed), 0)
+    train(MixtureConfig((drawn,)), alone, TINY_MODEL, SHORT)
+    train(MixtureConfig((drawn, left_out)), beside, TINY_MODEL, SHORT)
+    assert weights(alone) == weights(beside)
+    last = read_sources(beside)[-1]
+    assert (last.source, last.targets, last.loss) == ("out", 0, None)
+    assert last.valid_loss is not None
+    assert read_metrics(beside)[-1].valid_loss == read_sources(beside)[-2].valid_loss
+    assert json.loads((beside / "summary.json").read_text())["sources"][1]["passes"] == 0
+    bed.write_text("two\t0\t20000\ttrain\n")
+    with pytest.raises(GenomeLMError, match=r"source 'out': .*out\.bed: no intervals of split 'valid'"):
+        train(MixtureConfig((drawn, left_out)), tmp_path / "other", TINY_MODEL, SHORT)
+
+
 def test_from_the_shell(halves: MixtureConfig, genome: Genome, tmp_path: Path) -> None:
     mixture, run = tmp_path / "mixture.yaml", str(tmp_path / "run")
     names = "\n".join(f"- {{name: {s.name}, genome: {s.genome}, intervals: {s.intervals}}}" for s in halves.sources)
