@@ -25,11 +25,17 @@ class Windows(NamedTuple):
         """Some of the windows."""
         return Windows(self.contigs[chosen], self.starts[chosen], self.reverse[chosen], self.length)
 
+    def extents(self, store: GenomeStore) -> npt.NDArray[np.int64]:
+        """Bases of each window up to its last one within the contig, on its strand; then padding follows: (n,)."""
+        beyond = np.where(self.reverse, -self.starts, self.starts + self.length - store.contigs.lengths[self.contigs])
+        return np.clip(self.length - beyond, 0, self.length)
+
     def names(self, store: GenomeStore) -> list[str]:
-        """The windows as text, contig:start-end(strand)."""
+        """The windows as text, contig:start-end(strand), without what lies beyond the contig."""
+        ends = np.minimum(self.starts + self.length, store.contigs.lengths[self.contigs])
         return [
-            f"{store.contigs.names[contig]}:{start}-{start + self.length}({'-' if reverse else '+'})"
-            for contig, start, reverse in zip(self.contigs, self.starts, self.reverse, strict=True)
+            f"{store.contigs.names[contig]}:{max(0, start)}-{end}({'-' if reverse else '+'})"
+            for contig, start, end, reverse in zip(self.contigs, self.starts, ends, self.reverse, strict=True)
         ]
 
 
@@ -53,9 +59,9 @@ class WindowSampler:
 
     - A region of at least the window's length is tiled, each pass from a random offset below the length; the last
       window is moved back to end with the region.
-    - A shorter one is extended around its centre, as in HyenaDNA's recipe, up to the ends of its contig; beyond those
-      there is padding. An extended window that touches a region of another split is left out, so that
-      no split learns another's bases.
+    - A shorter one is extended around its centre, as in HyenaDNA's recipe, up to the ends of its contig. If that is
+      short too, padding follows its last base, on either strand. An extended window that touches a region of another
+      split is left out, so that no split learns another's bases.
     - A window with more N than `max_n_fraction` is left out, and a window of the same pass takes its place.
 
     Args:
@@ -122,7 +128,10 @@ class WindowSampler:
         kept = order[self._allowed(contigs, starts, length)[order]]
         if not len(kept):
             raise self._nothing_left(length)
-        return Windows(contigs[kept], starts[kept], reverse[kept], length)
+        contigs, starts, reverse = contigs[kept], starts[kept], reverse[kept]
+        # The reverse complement of a window that ends with its contig begins with the contig's last base.
+        last = self.store.contigs.lengths[contigs] - length
+        return Windows(contigs, np.where(reverse, np.minimum(starts, last), starts), reverse, length)
 
     def _nothing_left(self, length: int) -> GenomeLMError:
         if not len(self._regions.starts):

@@ -3,34 +3,39 @@
 import signal
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from genome_lm.direction import CAUSAL
+from genome_lm.errors import GenomeLMError
 from genome_lm.genome.mixture import MixedWindows, Mixture
+from genome_lm.training.micro_batches import MicroBatch, micro_batches, read_lengths
 from genome_lm.training_config import TrainingConfig
 
 
 class StepBatch(NamedTuple):
-    """A device's share of one step.
+    """A device's share of one step, longest windows first.
 
     Attributes:
         step: Number of the step.
         tokens: (n, L + 1) uint8 token ids; position i predicts position i + 1.
         weights: (n, L) float32, weight of each target.
         sources: (n,) int64, the source of each window.
+        micro_batches: What goes through the model together, as many on every device.
     """
 
     step: int
     tokens: Tensor
     weights: Tensor
     sources: Tensor
+    micro_batches: list[MicroBatch]
 
 
 class TrainingSteps(Dataset[StepBatch]):
-    """Steps by number: the windows that a `Mixture` gives for a step's plan, every `world`-th from `rank` on.
+    """Steps by number: of the windows that a `Mixture` gives, longest first, every `world`-th from `rank` on.
 
     Nothing here has a state, so that any number of workers, devices and restarts sees the same steps.
     """
@@ -48,13 +53,36 @@ class TrainingSteps(Dataset[StepBatch]):
         return self.mixture.windows(plan.first_sample, plan.batch, plan.length + CAUSAL.offset)
 
     def __getitem__(self, step: int) -> StepBatch:
-        windows = self.windows(step).take(slice(self.rank, None, self.world))
+        windows = self.windows(step)
+        lengths = read_lengths(self.mixture.extents(windows), windows.windows.length, CAUSAL)
+        order = np.argsort(-lengths, kind="stable")
+        most, device_tokens = self.config.plan(step).length, self.config.device_tokens
+        batches = micro_batches(lengths[order], most, device_tokens, self.rank, self.world)
+        windows = windows.take(order[self.rank :: self.world])
         tokens = self.mixture.tokens(windows)
-        weights = torch.ones(CAUSAL.shifted(tokens)[1].shape)
+        _, of_targets = CAUSAL.shifted(self.mixture.base_weights(windows))
+        weights = np.ascontiguousarray(of_targets)
         if self.config.soft_mask_weight != 1:
             _, masked = CAUSAL.shifted(self.mixture.soft_masks(windows))
-            weights[torch.from_numpy(masked)] = self.config.soft_mask_weight
-        return StepBatch(step, torch.from_numpy(tokens), weights, torch.from_numpy(windows.sources))
+            weights[masked] *= self.config.soft_mask_weight
+        arrays = [torch.from_numpy(array) for array in (tokens, weights, windows.sources)]
+        return StepBatch(step, arrays[0], arrays[1], arrays[2], batches)
+
+
+class _OrErrors(Dataset[StepBatch | GenomeLMError]):
+    """Steps by number, or the errors of the input that they end in.
+
+    An error that a worker raised would come as its traceback, and its worker would be waited for in vain.
+    """
+
+    def __init__(self, steps: TrainingSteps) -> None:
+        self.steps = steps
+
+    def __getitem__(self, step: int) -> StepBatch | GenomeLMError:
+        try:
+            return self.steps[step]
+        except GenomeLMError as error:
+            return error
 
 
 class GenomeData(LightningDataModule):
@@ -70,13 +98,13 @@ class GenomeData(LightningDataModule):
         super().__init__()
         self.steps, self.first_step, self.num_workers = steps, first_step, num_workers
 
-    def train_dataloader(self) -> DataLoader[StepBatch]:
-        """Steps as they are, without collation."""
+    def train_dataloader(self) -> DataLoader[StepBatch | GenomeLMError]:
+        """Steps as they are, without collation; in place of a step, the error that it ends in."""
         trainer = self.trainer
         if trainer is not None:
             self.steps.rank, self.steps.world = trainer.global_rank, trainer.world_size
         return DataLoader(
-            self.steps,
+            _OrErrors(self.steps),
             batch_size=None,
             sampler=range(self.first_step, len(self.steps)),
             num_workers=self.num_workers,

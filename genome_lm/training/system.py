@@ -15,6 +15,7 @@ from genome_lm.kernels import outside_autocast
 from genome_lm.model import HyenaLM, target_mask
 from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.devices import gradients_exchanged, load_optimizer, shard
+from genome_lm.training.micro_batches import MicroBatch
 from genome_lm.training_config import TrainingConfig
 
 
@@ -81,12 +82,14 @@ class TrainingSystem(LightningModule):
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             shard(self.model, self.trainer.strategy.device_mesh["data_parallel"])
 
-    def training_step(self, batch: StepBatch, _index: int) -> None:
+    def training_step(self, batch: StepBatch | GenomeLMError, _index: int) -> None:
         """One step of the optimiser; leaves its `result`.
 
         Raises:
-            GenomeLMError: If the loss is not finite, naming the step and its windows.
+            GenomeLMError: The batch, if it is one. Also if the loss is not finite, naming the step and its windows.
         """
+        if isinstance(batch, GenomeLMError):
+            raise batch
         torch.manual_seed(_seed(self.config.seed, batch.step, self.global_rank))
         optimizer: Any = self.optimizers()
         for group in optimizer.param_groups:
@@ -106,10 +109,10 @@ class TrainingSystem(LightningModule):
         counted = self._over_devices((target_mask(targets) * batch.weights).sum())
         scale = 1 / counted.clamp(min=torch.finfo(counted.dtype).tiny)
         totals = counted.new_zeros(2, len(self.steps.mixture.sources))
-        pieces = self._micro_batches(batch.step, ids, targets, batch.weights, batch.sources)
-        for number, (*piece, sources) in enumerate(pieces, start=1):
-            with gradients_exchanged(self.trainer.strategy.model, self.model, number == len(pieces)):
-                losses, weights = self.model.row_losses(*piece)
+        for number, micro_batch in enumerate(batch.micro_batches, start=1):
+            *arrays, sources = _windows_of(micro_batch, batch.sources, ids, targets, batch.weights)
+            with gradients_exchanged(self.trainer.strategy.model, self.model, number == len(batch.micro_batches)):
+                losses, weights = self.model.row_losses(*arrays)
                 summed = losses.sum()
                 # Data-parallel training averages the gradients over the devices; this makes it their sum.
                 with outside_autocast(summed):
@@ -118,18 +121,6 @@ class TrainingSystem(LightningModule):
         totals = self._over_devices(totals)
         by_source = zip((totals[0] / totals[1]).tolist(), totals[1].tolist(), strict=True)
         return float(totals[0].sum() * scale), tuple(by_source)
-
-    def _micro_batches(self, step: int, *arrays: Tensor) -> list[tuple[Tensor, ...]]:
-        """The arrays cut into as many pieces on every device: sharded weights are gathered by all at the same time.
-
-        A device with fewer windows than the first gets pieces of one window without a target.
-        """
-        rows = max(1, self.config.device_tokens // arrays[0].shape[1])
-        most = -(-self.config.plan(step).batch // self.trainer.world_size)
-        pieces = list(zip(*(array.split(rows) for array in arrays), strict=True))
-        *others, sources = arrays
-        empty = *(torch.full_like(array[:1], PAD) for array in others), torch.zeros_like(sources[:1])
-        return pieces + [empty] * (-(-most // rows) - len(pieces))
 
     def _over_devices(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="sum")
@@ -141,6 +132,18 @@ class TrainingSystem(LightningModule):
             f"step {step}: the loss is {loss}; windows {shown}. Resuming repeats this step: start anew with a lower "
             "learning rate, a longer warm-up or float32"
         )
+
+
+def _windows_of(micro_batch: MicroBatch, sources: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
+    """The rows of a micro-batch in arrays, trimmed to its length, and their sources.
+
+    All devices take part in every micro-batch, since sharded weights are gathered by all at the same time. A device
+    that has no window for it reads one without a target.
+    """
+    first, end, length = micro_batch
+    if first >= end:
+        return *(torch.full_like(array[:1, :length], PAD) for array in arrays), torch.zeros_like(sources[:1])
+    return *(array[first:end, :length] for array in arrays), sources[first:end]
 
 
 def _seed(*key: int) -> int:

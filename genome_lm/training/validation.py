@@ -10,13 +10,14 @@ from genome_lm.alphabet import PAD
 from genome_lm.genome import BaseClasses, GenomeStore, Windows, fetch_windows
 from genome_lm.model import HyenaLM, target_mask
 from genome_lm.model.likelihood import base_losses
+from genome_lm.training.micro_batches import micro_batches, read_lengths
 
 
 @torch.no_grad()
 def target_losses(
     model: HyenaLM, store: GenomeStore, windows: Windows, inside: npt.NDArray[np.int64], device_tokens: int
 ) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], npt.NDArray[np.bool_]]]:
-    """Loss of each target of windows, batch by batch.
+    """Loss of each target of windows, batch by batch, windows of like length together.
 
     Args:
         model: In eval mode.
@@ -30,16 +31,17 @@ def target_losses(
         and (b, m) whether each counts: whether it is A, C, G or T, and inside.
     """
     device = next(model.parameters()).device
-    rows = max(1, device_tokens // windows.length)
-    for start in range(0, len(windows.starts), rows):
-        part = windows.take(slice(start, start + rows))
-        tokens = fetch_windows(store, part)
-        tokens[np.arange(windows.length) >= inside[start : start + rows, None]] = PAD
-        ids = torch.from_numpy(tokens).to(device)
-        read, targets = model.config.direction.shifted(ids)
+    direction = model.config.direction
+    lengths = read_lengths(inside, windows.length, direction)
+    order = np.argsort(-lengths, kind="stable")
+    for first, end, length in micro_batches(lengths[order], windows.length - direction.offset, device_tokens):
+        rows = order[first:end]
+        tokens = fetch_windows(store, windows.take(rows))
+        tokens[np.arange(windows.length) >= inside[rows, None]] = PAD
+        ids = torch.from_numpy(tokens[:, : length + direction.offset]).to(device)
+        read, targets = direction.shifted(ids)
         losses = base_losses(model(read), ids)[:, -targets.shape[1] :]
-        numbers = np.arange(start, start + len(tokens))
-        yield numbers, losses.cpu().numpy().astype(np.float64), target_mask(targets).cpu().numpy()
+        yield rows, losses.cpu().numpy().astype(np.float64), target_mask(targets).cpu().numpy()
 
 
 def mean_loss(

@@ -72,8 +72,12 @@ def test_windows_lie_where_they_may(small: Small, drawn: Drawn, length: int, max
     except GenomeLMError:
         assert others, "chrM has no N: without other splits its windows are always allowed"
         return
-    for contig, start in zip(windows.contigs.tolist(), windows.starts.tolist(), strict=True):
+    for contig, start, reverse in zip(*(array.tolist() for array in windows[:3]), strict=True):
         name, dna = list(small.sequences.items())[contig]
+        if reverse and len(dna) < length:
+            # It begins with the contig's last base.
+            assert start == len(dna) - length
+            start = 0
         end = start + length
         homes = [region for region in train if region.contig == name]
         within = any(r.start <= start and end <= r.end for r in homes)
@@ -126,7 +130,12 @@ def test_strands(small: Small) -> None:
     ahead = both._replace(reverse=np.zeros(1_000, dtype=bool))
     tokens, masked = fetch_windows(small.store, both), soft_masks(small.store, both)
     forward, forward_masked = fetch_windows(small.store, ahead), soft_masks(small.store, ahead)
-    assert (forward == PAD).any()
+    assert (tokens == PAD).any()
+    # What follows the last base is padding, and nothing else is.
+    extents = both.extents(small.store)
+    np.testing.assert_array_equal(tokens == PAD, np.arange(40) >= extents[:, None])
+    np.testing.assert_array_equal(ahead.extents(small.store), np.where(extents == 19, np.where(back, 40, 19), 40))
+    assert set(both.names(small.store)) >= {"tiny:0-19(+)", "tiny:0-19(-)"}
     np.testing.assert_array_equal(tokens[back], reverse_complement(forward[back]))
     np.testing.assert_array_equal(tokens[~back], forward[~back])
     np.testing.assert_array_equal(masked[back], forward_masked[back, ::-1])
