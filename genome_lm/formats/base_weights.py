@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,7 +65,8 @@ def open_base_weights(config: BaseWeightsConfig, store: GenomeStore, regions: Se
     else:
         track = _read_intervals(path, config, store, is_set=suffix in BED)
     weights = BaseWeights(track, config, store)
-    weights.check_use(regions)
+    weights.require_value(regions)
+    weights.require_weight(regions)
     return weights
 
 
@@ -105,26 +106,28 @@ class BaseWeights:
             raise _no_weight(f"{self._config.track}: {place}", float(weights[np.argmax(wrong)]))
         return weights
 
-    def check_use(self, regions: Sequence[Interval]) -> None:
-        """Raise a `GenomeLMError` if no base of the regions has a value, or none a weight above zero."""
-        any_value = any_weight = False
-        for region in regions:
-            contig = self._contigs.index(region.contig)
-            for start in range(region.start, region.end, _BLOCK):
-                place = contig, start, min(region.end, start + _BLOCK)
-                any_value = any_value or not np.isnan(self._track.values(*place)).all()
-                any_weight = any_weight or bool(self._weights(*place).any())
-                if any_value and any_weight:
-                    return
-        if not any_value:
+    def require_value(self, regions: Sequence[Interval]) -> None:
+        """Raise a `GenomeLMError` if no base of the regions has a value."""
+        if all(np.isnan(self._track.values(*block)).all() for block in self._blocks(regions)):
             raise GenomeLMError(
                 f"{self._config.track}: no base of the training regions has a value; "
                 "is this file of another assembly?"
             )
-        raise GenomeLMError(
-            f"{self._config.track}: every base of the training regions weighs zero, so that nothing would be "
-            "learned; change clip or missing"
-        )
+
+    def require_weight(self, regions: Sequence[Interval]) -> None:
+        """Raise a `GenomeLMError` if every base of the regions weighs zero."""
+        if not any(self._weights(*block).any() for block in self._blocks(regions)):
+            raise GenomeLMError(
+                f"{self._config.track}: every base of the training regions weighs zero, so that nothing would be "
+                "learned; change clip or missing"
+            )
+
+    def _blocks(self, regions: Sequence[Interval]) -> Iterator[tuple[int, int, int]]:
+        """Places that cover the regions, one after the other: what is looked for mostly stands in the first."""
+        for region in regions:
+            contig = self._contigs.index(region.contig)
+            for start in range(region.start, region.end, _BLOCK):
+                yield contig, start, min(region.end, start + _BLOCK)
 
 
 def _scaled(config: BaseWeightsConfig, values: Values) -> Values:

@@ -83,6 +83,9 @@ def _parts(source: SourceConfig, config: TrainingConfig) -> Iterator[_Part]:
         if is_drawn and not own:
             name = name.removeprefix(f"{source.name}/")
             raise GenomeLMError(f"{source.regions}: no base of split 'train' has the class {name!r}")
+        if weigh is not None and classes is not None:
+            with naming(name):
+                weigh.require_weight(own)
         sampler = WindowSampler(
             store, [*own, *others], "train", config.seed, config.reverse_complement, config.max_n_fraction
         )
