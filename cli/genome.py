@@ -3,13 +3,17 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from genome_lm.errors import naming
 from genome_lm.files import refuse_existing
 from genome_lm_cli.options import ContigMap, ContigPattern, Force, Json, Seed
 from genome_lm_cli.output import finish, say, table
+
+if TYPE_CHECKING:
+    from genome_lm.genome import GenomeStore, Interval, Kin
 
 app = typer.Typer(help="Build, look at, export and split genome stores; classes of regions.", no_args_is_help=True)
 
@@ -111,35 +115,111 @@ def split(
     test: Annotated[float, typer.Option(help="Fraction of the bases for the test.")] = 0.1,
     block: Annotated[int, typer.Option(help="Bases of a block; at least the longest window.")] = 100_000,
     gap: Annotated[int, typer.Option(help="Bases left out where blocks of different splits meet.")] = 1_000,
+    homology: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep in one split what has more than this fraction of its 21-base words in common, such as 0.1.",
+            min=0,
+            max=1,
+            metavar="FRACTION",
+        ),
+    ] = None,
     seed: Seed = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Split a genome into train, valid and test regions that share no base.
 
-    Contigs that are copies of one another, on either strand, are split alike.
+    Contigs that are copies of one another, on either strand, are split alike. So are, with --homology, blocks or
+    contigs that share words of bases on either strand, and what these share words with in turn. `genome leaks` shows
+    what a split leaves in common.
 
     Example: genome-lm genome split genome.zarr --out splits.bed --by blocks --test 0.2
+
+    Example: genome-lm genome split genome.zarr --out splits.bed --block 20000 --homology 0.1
     """
-    from genome_lm.genome import GenomeStore, copies_of, find_copies, split_genome, summarise_splits, write_bed
+    from genome_lm.genome import GenomeStore, find_kin, split_genome, summarise_splits, write_bed
 
     refuse_existing(out, force)
     store = GenomeStore(genome)
-    copies = find_copies(store)
-    regions = split_genome(store, by.value, valid, test, block, gap, seed, copies)
+    kin = find_kin(store, by.value, block, homology)
+    regions = split_genome(store, by.value, valid, test, block, gap, seed, kin)
     write_bed(out, regions)
     summaries = summarise_splits(store, regions)
     if as_json:
         splits = [summary._asdict() for summary in summaries]
-        typer.echo(json.dumps({"path": str(out), "splits": splits, "copies": len(copies)}))
+        facts = {"path": str(out), "splits": splits, "copies": len(kin.copies)}
+        if kin.clusters is not None:
+            facts |= {"pieces": len(kin.clusters), "clusters": len(kin.bases), "largest_cluster": max(kin.bases)}
+        typer.echo(json.dumps(facts))
         return
     rows = [(s.split, f"{s.regions:,}", f"{s.bases:,}", f"{s.n_fraction:.2%}") for s in summaries]
     table(f"wrote {out}", ("split", "regions", "bases", "ambiguous (N…)"), rows)
-    if copies:
+    _say_kin(store, kin, by.value)
+
+
+def _say_kin(store: "GenomeStore", kin: "Kin", by: str) -> None:
+    """Say what lies together because it is alike."""
+    from genome_lm.genome import copies_of
+
+    if kin.copies:
         say(
-            f"{len(copies):,} of {len(store):,} contigs are copies of {len(copies_of(copies)):,} others, on one of "
-            "the strands; copies are split as their originals"
+            f"{len(kin.copies):,} of {len(store):,} contigs are copies of {len(copies_of(kin.copies)):,} others, on "
+            "one of the strands; copies are split as their originals"
         )
+    if kin.clusters is not None:
+        say(
+            f"homology: {len(kin.clusters):,} {by} are {len(kin.bases):,} clusters; the largest has "
+            f"{max(kin.bases):,} bases, {max(kin.bases) / store.bases:.2%} of the genome"
+        )
+
+
+@app.command()
+def leaks(
+    splits: Annotated[Path, typer.Argument(help="BED4 file with the splits.", metavar="SPLITS.bed")],
+    genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
+    homology: Annotated[
+        float,
+        typer.Option(
+            help="Blocks leak that have more than this fraction of words in common.",
+            min=0,
+            max=1,
+            metavar="FRACTION",
+        ),
+    ] = 0.1,
+    block: Annotated[int, typer.Option(help="Bases of the blocks that are compared.", min=1)] = 100_000,
+    as_json: Json = False,
+) -> None:
+    """Show what the splits of a genome have in common: how many blocks of each leak, and the ten worst.
+
+    Blocks are compared by their words of 21 bases, on both strands. The fraction is of the words of the block that
+    has fewer.
+
+    Example: genome-lm genome leaks splits.bed --genome genome.zarr --homology 0.05 --block 20000
+    """
+    from genome_lm.genome import GenomeStore, find_leaks, read_bed
+
+    store = GenomeStore(genome)
+    intervals = read_bed(splits, store)
+    with naming(splits):
+        result = find_leaks(store, intervals, homology, block)
+    worst = [(_place(leak.block), _place(leak.other), leak.fraction) for leak in result.worst]
+    if as_json:
+        counts = [count._asdict() for count in result.counts]
+        rows = [dict(zip(("block", "other", "fraction"), row, strict=True)) for row in worst]
+        typer.echo(json.dumps({"splits": counts, "worst": rows}))
+        return
+    rows_of_counts = [
+        (f"{c.split} shares with {c.other}", f"{c.leaking:,} of {c.blocks:,}", f"{c.bases:,}") for c in result.counts
+    ]
+    table(f"{splits}: blocks with more than {homology:.2%} in common", ("splits", "blocks", "bases"), rows_of_counts)
+    if worst:
+        shown = [(block, other, f"{fraction:.1%}") for block, other, fraction in worst]
+        table("the worst", ("block", "shares most with", "words in common"), shown)
+
+
+def _place(block: "Interval") -> str:
+    return f"{block.contig}:{block.start}-{block.end} ({block.name})"
 
 
 @app.command()

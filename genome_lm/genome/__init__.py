@@ -6,10 +6,11 @@ from genome_lm.genome.contig_names import ContigNames, read_contig_map, renaming
 from genome_lm.genome.contigs import Contig, fasta_contigs, store_contigs
 from genome_lm.genome.copies import Copy, copies_of, find_copies
 from genome_lm.genome.fasta import read_fasta
+from genome_lm.genome.homology import Leaks, find_leaks
 from genome_lm.genome.intervals import SPLITS, Interval, of_split, read_bed, write_bed
 from genome_lm.genome.records import Record, fasta_records, interval_records, pieces, windows
 from genome_lm.genome.sampling import Windows, WindowSampler, fetch_windows, soft_masks, tile
-from genome_lm.genome.splits import SplitSummary, split_genome, summarise_splits
+from genome_lm.genome.splits import Kin, SplitSummary, find_kin, split_genome, summarise_splits
 from genome_lm.genome.store import GenomeStore
 from genome_lm.genome.tiling import Tiling
 
@@ -21,6 +22,8 @@ __all__ = [
     "Copy",
     "GenomeStore",
     "Interval",
+    "Kin",
+    "Leaks",
     "Record",
     "SplitSummary",
     "Tiling",
@@ -33,6 +36,8 @@ __all__ = [
     "fasta_records",
     "fetch_windows",
     "find_copies",
+    "find_kin",
+    "find_leaks",
     "interval_records",
     "of_split",
     "pieces",

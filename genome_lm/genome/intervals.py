@@ -1,15 +1,19 @@
 """Intervals with a split, a name or a strand, as BED files hold them."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, read_lines, replacing_file
 from genome_lm.genome.store import GenomeStore
 
 SPLITS = ("train", "valid", "test")
+_MOST_BLOCKS = 1_000_000
 _SKIPPED = ("#", "track ", "browser ")
 
 
@@ -134,3 +138,23 @@ def of_split(intervals: Iterable[Interval], split: str) -> list[Interval]:
         names = ", ".join(sorted({interval.name or "(none)" for interval in intervals}))
         raise GenomeLMError(f"no intervals of split {split!r}; the fourth column of the BED file holds: {names}")
     return named
+
+
+def cut(intervals: Sequence[Interval], block: int) -> list[Interval]:
+    """Cut each interval into blocks of equal size, as near to `block` bases as can be.
+
+    Raises:
+        GenomeLMError: If there would be more than a million.
+    """
+    bases = sum(interval.end - interval.start for interval in intervals)
+    if block < 1 or bases // block > _MOST_BLOCKS:
+        raise GenomeLMError(
+            f"block {block}: cuts this genome into more than {_MOST_BLOCKS:,} blocks; use larger ones, of at least "
+            f"{bases // _MOST_BLOCKS + 1:,} bases"
+        )
+    blocks = []
+    for interval in intervals:
+        length = interval.end - interval.start
+        edges = interval.start + np.linspace(0, length, max(1, round(length / block)) + 1).astype(int)
+        blocks += [interval._replace(start=start, end=end) for start, end in pairwise(edges.tolist())]
+    return blocks

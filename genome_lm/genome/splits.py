@@ -1,16 +1,36 @@
 """Splits of a genome into train, valid and test regions that share no base."""
 
-from itertools import groupby, pairwise
+import logging
+from collections import Counter, defaultdict
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.genome.copies import Copy, copies_of, find_copies
-from genome_lm.genome.intervals import SPLITS, Interval
+from genome_lm.genome.homology import alike, clusters
+from genome_lm.genome.intervals import SPLITS, Interval, cut
 from genome_lm.genome.store import GenomeStore
 
-_MOST_BLOCKS = 1_000_000
+log = logging.getLogger(__name__)
+By = Literal["contigs", "blocks"]
+
+
+class Kin(NamedTuple):
+    """What must lie in one split.
+
+    Attributes:
+        copies: What `find_copies` gives.
+        clusters: (pieces,) number of the cluster of each contig or block that is of no copy, in their order in the
+            genome; None if each stands for itself.
+        bases: Of each cluster, with those of its copies.
+    """
+
+    copies: dict[int, Copy]
+    clusters: npt.NDArray[np.int64] | None = None
+    bases: tuple[int, ...] = ()
 
 
 class SplitSummary(NamedTuple):
@@ -22,22 +42,45 @@ class SplitSummary(NamedTuple):
     n_fraction: float
 
 
+def find_kin(store: GenomeStore, by: By, block: int, homology: float | None) -> Kin:
+    """Find what must lie in one split: copies, and pieces of a genome that share words of bases.
+
+    Args:
+        store: The genome.
+        by: What is assigned to splits: contigs, or blocks of them.
+        block: Bases of a block.
+        homology: Pieces that share more than this fraction of their words, on either strand, are in one cluster, and
+            so is what they share words with in turn (see `genome_lm.genome.homology.alike`). None looks for copies
+            alone.
+
+    Raises:
+        GenomeLMError: If the fraction or the block is impossible.
+    """
+    copies = find_copies(store)
+    if homology is None:
+        return Kin(copies)
+    pieces = _pieces(store, copies, by, block)
+    labels = clusters(alike(store, pieces, homology), len(pieces))
+    bases = np.bincount(labels, _sizes(store, copies, pieces)).astype(int)
+    return Kin(copies, labels, tuple(bases.tolist()))
+
+
 def split_genome(
     store: GenomeStore,
-    by: Literal["contigs", "blocks"] = "blocks",
+    by: By = "blocks",
     valid: float = 0.1,
     test: float = 0.1,
     block: int = 100_000,
     gap: int = 1_000,
     seed: int = 0,
-    copies: dict[int, Copy] | None = None,
+    kin: Kin | None = None,
 ) -> list[Interval]:
     """Assign every part of a genome to a split at random.
 
     `contigs`: whole contigs, the next largest always to the split that lacks most. `blocks`: contigs are cut into
     blocks, neighbours of one split are joined, and where splits meet `gap` bases are left out, so that no
     window of one split shares a base, or the neighbourhood of one, with another split. Contigs that are copies of
-    one another, on either strand, are split alike.
+    one another, on either strand, are split alike. Clusters are assigned whole, the largest first.
 
     Args:
         store: The genome.
@@ -47,7 +90,7 @@ def split_genome(
         block: Bases of a block.
         gap: Bases left out between blocks of different splits.
         seed: Of the random assignment.
-        copies: What `find_copies` gives; None to look for them here.
+        kin: What `find_kin` gives for the same genome, `by` and `block`; None to look for copies here.
 
     Returns:
         Regions in the order of the genome, named by their split.
@@ -58,34 +101,38 @@ def split_genome(
     check_range("seed", seed, 0, 2**32 - 1)
     if not (valid >= 0 and test >= 0 and valid + test < 1):
         raise GenomeLMError(f"valid {valid} and test {test}: fractions of the genome that leave some for training")
-    if by == "blocks":
-        _check_blocks(store, block, gap)
-    copies = find_copies(store) if copies is None else copies
-    pieces = _contigs(store, copies) if by == "contigs" else _blocks(_contigs(store, copies), block)
+    if by == "blocks" and not 0 <= gap < block:
+        raise GenomeLMError(f"gap {gap}: must be at least 0 and less than a block, {block}")
+    kin = find_kin(store, by, block, None) if kin is None else kin
+    pieces = _pieces(store, kin.copies, by, block)
     fractions = {"train": 1 - valid - test, "valid": valid, "test": test}
-    weights = {store.contigs.names[number]: 1 + count for number, count in copies_of(copies).items()}
-    sizes = [(piece.end - piece.start) * weights.get(piece.contig, 1) for piece in pieces]
-    splits = _assign(sizes, fractions, np.random.default_rng(seed), largest_first=by == "contigs")
+    labels = np.arange(len(pieces)) if kin.clusters is None else kin.clusters
+    sizes = _sizes(store, kin.copies, pieces)
+    splits = _assign(sizes, labels.tolist(), fractions, np.random.default_rng(seed), largest_first=by == "contigs")
+    _warn_of_large_clusters(kin, dict(zip(labels.tolist(), splits, strict=True)), fractions)
     named = [piece._replace(name=split) for piece, split in zip(pieces, splits, strict=True)]
-    regions = _with_copies(named if by == "contigs" else _join(named, gap), store, copies)
+    regions = _with_copies(named if by == "contigs" else _join(named, gap), store, kin.copies)
     present = {region.name for region in regions}
     if missing := [split for split, fraction in fractions.items() if fraction > 0 and split not in present]:
         way_out = "split by blocks instead" if by == "contigs" else f"use blocks smaller than {block:,}"
+        few = by if kin.clusters is None else f"clusters of {by}"
         raise GenomeLMError(
-            f"nothing is left for {' and '.join(missing)}: the genome has too few {by}; {way_out}, "
-            "or ask for a larger fraction"
+            f"nothing is left for {' and '.join(missing)}: the genome has too few {few}; {way_out}, "
+            f"or ask for a larger fraction{'' if kin.clusters is None else ' of homology, valid or test'}"
         )
     return regions
 
 
-def _check_blocks(store: GenomeStore, block: int, gap: int) -> None:
-    if not 0 <= gap < block:
-        raise GenomeLMError(f"gap {gap}: must be at least 0 and less than a block, {block}")
-    if store.bases // block > _MOST_BLOCKS:
-        raise GenomeLMError(
-            f"block {block}: cuts this genome into more than {_MOST_BLOCKS:,} blocks; use larger ones, of at least "
-            f"{store.bases // _MOST_BLOCKS + 1:,} bases"
-        )
+def _pieces(store: GenomeStore, copies: dict[int, Copy], by: By, block: int) -> list[Interval]:
+    """What is assigned to splits, in the order of the genome; copies are not."""
+    contigs = _contigs(store, copies)
+    return contigs if by == "contigs" else cut(contigs, block)
+
+
+def _sizes(store: GenomeStore, copies: dict[int, Copy], pieces: list[Interval]) -> list[int]:
+    """Bases of each piece, with those of its copies."""
+    weights = {store.contigs.names[number]: 1 + count for number, count in copies_of(copies).items()}
+    return [(piece.end - piece.start) * weights.get(piece.contig, 1) for piece in pieces]
 
 
 def _contigs(store: GenomeStore, copies: dict[int, Copy]) -> list[Interval]:
@@ -94,28 +141,42 @@ def _contigs(store: GenomeStore, copies: dict[int, Copy]) -> list[Interval]:
     return [Interval(name, 0, length) for number, (name, length) in enumerate(places) if number not in copies]
 
 
-def _blocks(contigs: list[Interval], block: int) -> list[Interval]:
-    """Contigs in blocks of equal size, as near to `block` as can be."""
-    pieces = []
-    for contig in contigs:
-        edges = np.linspace(0, contig.end, max(1, round(contig.end / block)) + 1).astype(int).tolist()
-        pieces += [Interval(contig.contig, start, end) for start, end in pairwise(edges)]
-    return pieces
-
-
 def _assign(
-    sizes: list[int], fractions: dict[str, float], generator: np.random.Generator, largest_first: bool
+    sizes: list[int],
+    labels: list[int],
+    fractions: dict[str, float],
+    generator: np.random.Generator,
+    largest_first: bool,
 ) -> list[str]:
-    """The split of each piece: pieces come in random order, each to the split that lacks most bases."""
+    """The split of each piece: clusters come in random order, each to the split that lacks most bases.
+
+    Clusters of several pieces come before all others and by their size, so that the others can level what they leave.
+    """
     lacking = {split: fraction * sum(sizes) for split, fraction in fractions.items()}
-    order = generator.permutation(len(sizes)).tolist()
-    if largest_first:
-        order.sort(key=lambda i: -sizes[i])
-    splits = [""] * len(sizes)
-    for i in order:
-        splits[i] = max(lacking, key=lambda name: lacking[name])
-        lacking[splits[i]] -= sizes[i]
-    return splits
+    bases: defaultdict[int, int] = defaultdict(int)
+    for label, size in zip(labels, sizes, strict=True):
+        bases[label] += size
+    members = Counter(labels)
+    order = generator.permutation(list(bases)).tolist()
+    order.sort(key=lambda label: -bases[label] if largest_first or members[label] > 1 else 0)
+    splits = {}
+    for label in order:
+        splits[label] = max(lacking, key=lambda name: lacking[name])
+        lacking[splits[label]] -= bases[label]
+    return [splits[label] for label in labels]
+
+
+def _warn_of_large_clusters(kin: Kin, split_of: dict[int, str], fractions: dict[str, float]) -> None:
+    """Say which cluster is the largest of those that have more bases than their split should have."""
+    meant = [round(fractions[split_of[label]] * sum(kin.bases)) for label in range(len(kin.bases))]
+    large = [label for label, bases in enumerate(kin.bases) if bases > meant[label] > 0]
+    if large:
+        label = max(large, key=lambda label: kin.bases[label])
+        log.warning(
+            "a cluster of homologous regions has %s bases, more than the %s that %s should have, and the fractions "
+            "can't be met: a larger homology or smaller blocks make smaller clusters",
+            *(f"{kin.bases[label]:,}", f"{meant[label]:,}", split_of[label]),
+        )
 
 
 def _with_copies(regions: list[Interval], store: GenomeStore, copies: dict[int, Copy]) -> list[Interval]:

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from genome_lm.alphabet import A, T, Tokens
+
+_Word = TypeVar("_Word", np.int32, np.int64)
 
 
 def is_base(tokens: Tokens) -> npt.NDArray[np.bool_]:
@@ -22,9 +25,25 @@ def words_of(tokens: Tokens, width: int) -> npt.NDArray[np.int32]:
     return words[valid]
 
 
+def canonical_words(tokens: Tokens, width: int) -> npt.NDArray[np.int64]:
+    """The words of `width` bases without N, each or its reverse complement, whichever is less: (words,) int64.
+
+    Args:
+        tokens: (n,) token ids.
+        width: At most 31 bases.
+    """
+    if len(tokens) < width:
+        return np.empty(0, dtype=np.int64)
+    digits, is_letter = (tokens - A).astype(np.int64), is_base(tokens)
+    words, valid = _words(digits, is_letter, width)
+    # A, C, G, T are the digits 0 to 3, so that the complement of a digit is 3 minus it.
+    turned, _ = _words(3 - digits[::-1], is_letter, width)
+    return np.minimum(words, turned[::-1])[valid]
+
+
 def _words(
-    digits: npt.NDArray[np.int32], is_letter: npt.NDArray[np.bool_], width: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    digits: npt.NDArray[_Word], is_letter: npt.NDArray[np.bool_], width: int
+) -> tuple[npt.NDArray[_Word], npt.NDArray[np.bool_]]:
     """The word that begins at each of n digits, and whether all its digits are letters: (n − width + 1,) both.
 
     A word is two of half its width, so that the work grows with the logarithm of the width.

@@ -90,7 +90,7 @@ def test_too_few_contigs(tmp_path: Path) -> None:
 
 
 def test_too_small_blocks(many: GenomeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genome_lm.genome.splits._MOST_BLOCKS", 100)
+    monkeypatch.setattr("genome_lm.genome.intervals._MOST_BLOCKS", 100)
     with pytest.raises(GenomeLMError, match=r"block 50: cuts this genome into more than 100 blocks; .* at least 466"):
         split_genome(many, block=50, gap=0)
 
