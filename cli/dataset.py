@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
 @app.command("from-gff")
 def from_gff(
-    annotation: Annotated[Path, typer.Argument(help="GFF3 or GTF file, plain or gzip.", metavar="GFF")],
+    annotation: Annotated[Path, typer.Argument(help="GFF3 or GTF file, plain or compressed.", metavar="GFF")],
     genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
     out: Out,
     kind: Annotated[Kind, typer.Option(help="Coding vs intergenic, gene starts, or splice sites.")] = Kind.coding,

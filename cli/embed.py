@@ -144,7 +144,10 @@ def embed(
 
 def gather(
     shards: Annotated[list[Path], typer.Argument(help="All shards of embed or score --shard.", metavar="SHARD…")],
-    out: Out,
+    out: Annotated[
+        Path,
+        typer.Option(help="Output: .npz, .parquet, .zarr or .h5ad; of a VCF .vcf.gz, .vcf or .bcf.", metavar="OUT"),
+    ],
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -21,10 +21,12 @@ def generate(
         str, typer.Argument(help="Checkpoint of any form: folder, .ckpt, or OWNER/NAME on the hub.", metavar="CKPT")
     ],
     out: Annotated[
-        Path, typer.Option(help="FASTA to write; gzip if it ends in .gz; - is standard output.", metavar="OUT.fa")
+        Path, typer.Option(help="FASTA to write; bgzip if it ends in .gz; - is standard output.", metavar="OUT.fa")
     ],
     length: Annotated[int, typer.Option(help="Bases of each sequence, after the prompt.")],
-    fasta: Annotated[Path | None, typer.Option(help="Prompts, FASTA, plain or gzip; - is standard input.")] = None,
+    fasta: Annotated[
+        Path | None, typer.Option(help="Prompts, FASTA, plain or compressed; - is standard input.")
+    ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt, in place of --fasta; can be repeated.")] = None,
     samples: Annotated[int, typer.Option(help="Sequences for each prompt.")] = 1,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0 takes the likeliest base.")] = 1.0,

@@ -52,7 +52,7 @@ Threads = Annotated[
 ]
 """All commands that compute have it. It acts before the command's body, where PyTorch is loaded."""
 Checkpoint = Annotated[str, typer.Argument(help="Checkpoint of any form.", metavar="CKPT")]
-Fasta = Annotated[Path | None, typer.Option(help="FASTA file, plain or gzip; - is standard input.")]
+Fasta = Annotated[Path | None, typer.Option(help="FASTA file, plain or compressed; - is standard input.")]
 Bed = Annotated[Path | None, typer.Option(help="Intervals of the genome, on their strands.", metavar="BED")]
 Split = Annotated[str | None, typer.Option(help="Only intervals with this name in the BED's column 4.")]
 BatchTokens = Annotated[int, typer.Option(help="Bases that go through the model at one time.")]
