@@ -14,7 +14,7 @@ from genome_lm_cli.options import MOST_SEED, Device, Json, Threads, given
 from genome_lm_cli.output import finish
 
 if TYPE_CHECKING:
-    from genome_lm.genome.mixture import MixtureConfig
+    from genome_lm.mixture_config import MixtureConfig
 
 
 def train(
@@ -128,7 +128,7 @@ def train(
 
 
 def _mixture(genomes: list[Path], intervals: list[Path], data: Path | None) -> "MixtureConfig":
-    from genome_lm.genome.mixture import MixtureConfig, SourceConfig, one_source, read_mixture
+    from genome_lm.mixture_config import MixtureConfig, SourceConfig, one_source, read_mixture
 
     if data is not None and not genomes and not intervals:
         return read_mixture(data)

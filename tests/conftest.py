@@ -60,7 +60,7 @@ def genome(tmp_path_factory: pytest.TempPathFactory) -> Genome:
 @pytest.fixture(scope="session")
 def run(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished training run."""
-    from genome_lm.genome.mixture import one_source
+    from genome_lm.mixture_config import one_source
     from genome_lm.training import train
     from tests.tiny import TINY_MODEL, TINY_RECIPE
 

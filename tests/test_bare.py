@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from genome_lm.genome.mixture import one_source
+from genome_lm.mixture_config import one_source
 from genome_lm.optional import require
 from genome_lm.training import train
 from genome_lm.training.metrics import read_metrics

@@ -27,6 +27,7 @@ LAYERS = [
         "drawing",
         "machine",
         "manifests",
+        "mixture_config",
         "optional",
         "strands",
         "text",

@@ -19,7 +19,7 @@ from genome_lm.files import require_suffix
 from genome_lm.formats.tracks import BIGWIG, BIGWIG_MAGIC
 from genome_lm.genome import GenomeStore, Interval, Windows
 from genome_lm.genome.intervals import bed_lines
-from genome_lm.genome.mixture import MOST_WEIGHT, BaseWeightsConfig
+from genome_lm.mixture_config import MOST_WEIGHT, BaseWeightsConfig
 from genome_lm.optional import require
 
 Values = npt.NDArray[np.float32]

@@ -9,7 +9,8 @@ from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import sha256
 from genome_lm.formats.base_weights import open_base_weights
 from genome_lm.genome import BaseClasses, GenomeStore, WindowSampler, of_split, read_bed
-from genome_lm.genome.mixture import Mixture, MixtureConfig, Source, SourceConfig, one_source
+from genome_lm.genome.mixture import Mixture, Source
+from genome_lm.mixture_config import MixtureConfig, SourceConfig, one_source
 from genome_lm.training.callbacks import Watched
 from genome_lm.training_config import TrainingConfig
 

@@ -24,9 +24,9 @@ from genome_lm.config import ModelConfig
 from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, writing
-from genome_lm.genome.mixture import MixtureConfig
 from genome_lm.kernels import deterministic
 from genome_lm.machine import require_memory
+from genome_lm.mixture_config import MixtureConfig
 from genome_lm.model import HyenaLM
 from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
 from genome_lm.training.data import GenomeData, TrainingSteps

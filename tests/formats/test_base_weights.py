@@ -11,7 +11,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.formats import base_weights
 from genome_lm.formats.base_weights import BaseWeights, open_base_weights
 from genome_lm.genome import Interval, Windows, WindowSampler, read_bed
-from genome_lm.genome.mixture import BaseWeightsConfig
+from genome_lm.mixture_config import BaseWeightsConfig
 from tests.conftest import Genome
 
 LENGTHS = {"one": 40_000, "two": 20_000}

@@ -6,7 +6,8 @@ import pytest
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import Interval, WindowSampler, fetch_windows, read_bed
-from genome_lm.genome.mixture import PERIOD, Mixture, MixtureConfig, Schedule, Source, SourceConfig, read_mixture
+from genome_lm.genome.mixture import PERIOD, Mixture, Schedule, Source
+from genome_lm.mixture_config import MixtureConfig, SourceConfig, read_mixture
 from tests.conftest import Genome
 
 SHARES = [[1.0], [0.5, 0.5], [0.9, 0.1], [0.7, 0.2, 0.1], [0.35, 0.35, 0.299, 0.001], [1 / 17] * 17, [0.0, 1.0]]

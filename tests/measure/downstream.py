@@ -32,8 +32,8 @@ from genome_lm.evaluation.analyses.probes import _Split
 from genome_lm.finetune import FinetuneConfig, Unlabelled, finetune
 from genome_lm.finetune.neighbours import draw_neighbours, shared_directions
 from genome_lm.genome import GenomeStore, Interval, build_store, read_bed, split_genome, write_bed
-from genome_lm.genome.mixture import one_source
 from genome_lm.genome.words import kmer_frequencies
+from genome_lm.mixture_config import one_source
 from genome_lm.training import TrainingConfig, train
 
 BACTERIA = {

@@ -13,7 +13,7 @@ from genome_lm.checkpoint import extend_context, load_checkpoint, save_checkpoin
 from genome_lm.config import ModelConfig
 from genome_lm.evaluation import Scoring, evaluate_perplexity
 from genome_lm.genome import GenomeStore, build_store, read_bed, split_genome, write_bed
-from genome_lm.genome.mixture import one_source
+from genome_lm.mixture_config import one_source
 from genome_lm.training import Stage, TrainingConfig, train
 
 FASTA = Path(__file__).parents[2] / "data_manifests" / "ecoli_k12_mg1655.fa.gz"

@@ -10,9 +10,9 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.finetune.adapters import merge, prepare
 from genome_lm.finetune_config import FinetuneConfig
-from genome_lm.genome.mixture import one_source
 from genome_lm.genome.variants import Variant
 from genome_lm.inference import Layout, score_variants
+from genome_lm.mixture_config import one_source
 from genome_lm.model import HyenaLM
 from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes
 from genome_lm.model.memory import forward_bytes, training_bytes

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation.perplexity import Perplexity, Score
-from genome_lm.genome.mixture import one_source
+from genome_lm.mixture_config import one_source
 from genome_lm.report import write_report
 from genome_lm.training import train
 from genome_lm.training.state import read_sealed, seal

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome.mixture import one_source
+from genome_lm.mixture_config import one_source
 from genome_lm.training import train
 from genome_lm.training.lines import Commentary
 from genome_lm.training.metrics import Metrics

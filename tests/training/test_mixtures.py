@@ -11,7 +11,7 @@ from genome_lm.checkpoint import load_checkpoint
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import Scoring, evaluate_perplexity
 from genome_lm.genome import BaseClasses, GenomeStore, read_bed
-from genome_lm.genome.mixture import MixtureConfig, SourceConfig, read_mixture
+from genome_lm.mixture_config import MixtureConfig, SourceConfig, read_mixture
 from genome_lm.training import train
 from genome_lm.training.metrics import read_metrics
 from genome_lm.training.opening import open_sources

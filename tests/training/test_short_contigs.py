@@ -11,7 +11,8 @@ from genome_lm.checkpoint import load_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.direction import CAUSAL, Direction
 from genome_lm.genome import GenomeStore, Interval, WindowSampler, build_store, tile, write_bed
-from genome_lm.genome.mixture import Mixture, MixtureConfig, Source, SourceConfig
+from genome_lm.genome.mixture import Mixture, Source
+from genome_lm.mixture_config import MixtureConfig, SourceConfig
 from genome_lm.model import HyenaLM
 from genome_lm.training import Stage, TrainingConfig, data, read_metrics, target_losses, train, validation
 from genome_lm.training.data import TrainingSteps

@@ -14,7 +14,8 @@ from genome_lm.alphabet import PAD, N
 from genome_lm.checkpoint import load_checkpoint
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import WindowSampler, read_bed
-from genome_lm.genome.mixture import Mixture, Source, one_source
+from genome_lm.genome.mixture import Mixture, Source
+from genome_lm.mixture_config import one_source
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers.filter import ImplicitFilter
 from genome_lm.training import Stage, TrainingConfig, train

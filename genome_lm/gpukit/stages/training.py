@@ -13,10 +13,10 @@ import torch
 
 from genome_lm.direction import CAUSAL
 from genome_lm.genome import GenomeStore, build_store, split_genome, write_bed
-from genome_lm.genome.mixture import one_source
 from genome_lm.gpukit.forms import Form
 from genome_lm.gpukit.kit import Case, Kit, Skip
 from genome_lm.kernels import outside_autocast
+from genome_lm.mixture_config import one_source
 from genome_lm.model import HyenaLM
 from genome_lm.model.cuda_memory import cuda_training_bytes, must_recompute
 from genome_lm.model.mixer import GpuBatch
