@@ -9,6 +9,8 @@ import gzip
 import io
 import lzma
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,10 @@ _BGZIP_FIELD = slice(12, 14)
 """Where the gzip header of a bgzip block has its field `BC`."""
 _XZ_MEMORY = 256 << 20
 """Bytes: what xz takes at its highest level is 65 MB."""
+_BLOCK = 1 << 16
+"""Packed bytes read at one time."""
+_MOST_ZEROS = 1 << 20
+"""Bytes of zeros after the end, as tapes have them. Packed data have shorter runs of zeros."""
 _OTHERS = {b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"\x1f\x9d": "compress (.Z)", b"7z\xbc\xaf": "7-Zip"}
 """First bytes of what the standard library does not unpack as a stream."""
 
@@ -37,35 +43,72 @@ def unpacked(file: "io.BufferedReader[Any]", path: Path) -> io.BufferedIOBase:
     """
     start = file.peek(_BGZIP_FIELD.stop)
     if start.startswith(_GZIP):
-        is_bgzip = start[_BGZIP_FIELD] == b"BC"
-        return gzip.GzipFile(fileobj=io.BufferedReader(_Bgzip(file)) if is_bgzip else file)
+        return gzip.GzipFile(fileobj=io.BufferedReader(_Gzip(file, start[_BGZIP_FIELD] == b"BC")))
     if start.startswith(b"BZh"):
-        return bz2.BZ2File(file)
+        return io.BufferedReader(_Streams(file, bz2.BZ2Decompressor))
     if start.startswith(b"\xfd7zXZ\x00"):
-        # Its first block says how much memory all of it takes; LZMAFile knows no limit.
-        lzma.LZMADecompressor(memlimit=_XZ_MEMORY).decompress(file.peek(), max_length=1)
-        return lzma.LZMAFile(file)
+        return io.BufferedReader(_Streams(file, partial(lzma.LZMADecompressor, memlimit=_XZ_MEMORY)))
     for magic, name in _OTHERS.items():
         if start.startswith(magic):
             raise GenomeLMError(f"{path}: can't read: packed with {name}; unpack it first, or pack it with bgzip")
     return file
 
 
-class _Bgzip(io.RawIOBase):
-    """The packed bytes of a bgzip file; where they end without its end marker, an EOFError."""
+class _Gzip(io.RawIOBase):
+    """The packed bytes of a gzip file, with an error where the standard library would not see the damage, or not end.
 
-    def __init__(self, file: io.BufferedIOBase) -> None:
-        self._file, self._end = file, b""
+    It takes a bgzip file that was cut off between two blocks for whole, and steps over zeros byte by byte.
+    """
+
+    def __init__(self, file: io.BufferedIOBase, is_bgzip: bool) -> None:
+        self._file, self._is_bgzip = file, is_bgzip
+        self._end, self._zeros = b"", 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         count = self._file.readinto(buffer)
-        if count == 0 and self._end != _BGZIP_END:
+        if count == 0 and self._is_bgzip and self._end != _BGZIP_END:
             raise EOFError("the bgzip end marker is missing: the file is cut off")
         self._end = (self._end + bytes(buffer[max(0, count - len(_BGZIP_END)) : count]))[-len(_BGZIP_END) :]
+        self._zeros = 0 if bytes(buffer[:count]).strip(b"\0") else self._zeros + count
+        if self._zeros > _MOST_ZEROS:
+            raise EOFError("zeros follow, where packed data should")
         return count
+
+
+class _Streams(io.RawIOBase):
+    """The content of bzip2 or xz streams, one after the other, as parallel packers write them.
+
+    The standard library takes a stream whose first bytes are damaged for the end.
+    """
+
+    def __init__(self, file: io.BufferedIOBase, begin: Callable[[], Any]) -> None:
+        self._file, self._begin = file, begin
+        self._stream = begin()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while True:
+            packed = b""
+            if self._stream.eof:
+                if not (packed := self._after_zeros(self._stream.unused_data)):
+                    return 0
+                self._stream = self._begin()
+            elif self._stream.needs_input and not (packed := self._file.read(_BLOCK)):
+                raise EOFError("the file is cut off")
+            if content := self._stream.decompress(packed, len(buffer)):
+                buffer[: len(content)] = content
+                return len(content)
+
+    def _after_zeros(self, packed: bytes) -> bytes:
+        """What follows the zeros that may fill up a stream's end; nothing at the end of the file."""
+        while not (packed := packed.lstrip(b"\0")) and (packed := self._file.read(_BLOCK)):
+            pass
+        return packed
 
 
 def bgzip_output(path: Path) -> io.BufferedWriter:

@@ -70,6 +70,29 @@ def test_bgzip_that_is_cut_off(tmp_path: Path) -> None:
                 list(read(path))  # type: ignore[operator]
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("pack", [gzip.compress, bgzip], ids=["gzip", "bgzip"])
+def test_gigabytes_of_zeros_after_the_end(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """The standard library steps over them byte by byte."""
+    path = tmp_path / "a.bed.gz"
+    path.write_bytes(pack(TEXT))
+    os.truncate(path, 3 << 30)
+    with pytest.raises(GenomeLMError, match=r"a\.bed\.gz: can't read: .*zeros follow"):
+        list(read_blocks(path))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bzip2", "xz"])
+def test_streams_one_after_the_other(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """With zeros between them; the standard library takes a stream whose begin is damaged for the end of the file."""
+    path, one = tmp_path / "a.bed", pack(TEXT)
+    path.write_bytes(one + bytes(80_000) + one + bytes(1_024))
+    assert b"".join(read_blocks(path)) == TEXT * 2
+    for other in (b"x" + one[1:], one[:-5], one[:1], b"x"):
+        path.write_bytes(one + other)
+        with pytest.raises(GenomeLMError, match=r"/a\.bed: can't read: "):
+            list(read_blocks(path))
+
+
 def test_a_slow_pipe(tmp_path: Path) -> None:
     """The first byte comes alone."""
     os.mkfifo(tmp_path / "pipe")
