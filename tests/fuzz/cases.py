@@ -63,6 +63,11 @@ TARGETS = (
     Target("gff-gz-splice", "a.gff3.gz",
            f"dataset from-gff IN {_GENOME} --kind splice-site --length 60 --per-class 9 --block 1500 --out o.csv",
            ("gzip", "bytes"), result="o.csv"),
+    Target("gff-regions", "a.gff3", f"genome regions IN {_GENOME} --out o.bed", TABLE, result="o.bed"),
+    Target("two-bit-build", "g.2bit", "genome build IN --out o.zarr", result="o.zarr"),
+    Target("package-build", "g.zip", "genome build IN --out o.zarr", ("zip", "bytes"), result="o.zarr"),
+    Target("genbank-build", "g.gb", "genome build IN --out o.zarr --annotation o.gff3", TEXT, result="o.zarr"),
+    Target("embl-build", "g.embl", "genome build IN --out o.zarr --annotation o.gff3", TEXT, result="o.zarr"),
     Target("csv-finetune", "t.csv", f"finetune {_MODEL} --data IN --out o {_TUNED}", TABLE, result="o"),
     Target("csv-regression", "places.csv", f"finetune {_MODEL} --data IN {_GENOME} --out o --task regression"
            f" {_TUNED}", TABLE, result="o"),
@@ -78,6 +83,8 @@ TARGETS = (
     Target("pickle", str(originals.CKPT), "checkpoint import IN --out o", ("zip", "zip", "bytes"), result="o"),
     Target("recipe", "r.yaml", f"{_TRAIN} --intervals ALL/s.bed --out o --config IN", ("yaml", "yaml", *TEXT),
            result="o"),
+    Target("mixture", "mix", "train --data IN/mixture.yaml --out o --config ALL/r.yaml --device cpu", ("yaml", "yaml",
+           "bytes", "lines", "fields"), result="o"),
     Target("manifest", "m.yaml", "download IN --out o", ("yaml", "yaml", *TEXT)),
     Target("store-export", "g.zarr", "genome export IN --out o.fa", ("json", "bytes"), result="o.fa"),
     Target("store-info", "g.zarr", "genome info IN", ("json", "bytes")),
@@ -210,11 +217,14 @@ def _change(rng: random.Random, target: Target, given: Path) -> str:
     return f"{changed.relative_to(given.parent)}: {mutation.what}"
 
 
-_SUFFIXES = {"json": ".json", "fields": ".csv", "zip": ".ckpt", "safetensors": ".safetensors", "parquet": ".parquet"}
+_SUFFIXES = {
+    "json": (".json",), "fields": (".csv", ".bed", ".bedgraph", ".yaml"), "zip": (".ckpt",), "yaml": (".yaml",),
+    "safetensors": (".safetensors",), "parquet": (".parquet",),
+}  # fmt: skip
 
 
 def _suits(mutator: str, path: Path) -> bool:
-    return path.name.endswith(_SUFFIXES.get(mutator, ""))
+    return path.name.endswith(_SUFFIXES.get(mutator, ("",)))
 
 
 def _check(result: Path) -> Callable[[], object]:

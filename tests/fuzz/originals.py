@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tests.conftest import biased_dna
 from tests.fuzz.sandbox import Command, Running, genome_lm
+from tests.genome.test_flat_annotation import genbank
+from tests.genome.test_sequence_files import CONTIGS, PACKAGE, two_bit_bytes, write_zip
 
 ROOT = Path(__file__).parents[2]
 CKPT = ROOT / "tests/data/hyenadna/a.lightning.ckpt"
@@ -24,6 +26,23 @@ training:
   valid_every: 2
   checkpoint_every: 2
 """
+MIXTURE = """temperature: 0.5
+sources:
+  - name: a
+    genome: ALL/g.zarr
+    intervals: ALL/s.bed
+    base_weights: {track: w.bedgraph, clip: [0.1, 2], missing: 0.5}
+    regions: c.bed
+    classes: {coding: 2, other: 1}
+  - name: b
+    genome: ALL/g.zarr
+    intervals: ALL/s.bed
+    base_weights: {track: w.bed, scale: 0.1}
+  - name: c
+    genome: ALL/g.zarr
+    intervals: ALL/s.bed
+    base_weights: {track: w.bw, missing: 1}
+"""
 
 
 def make(folder: Path) -> None:
@@ -33,6 +52,8 @@ def make(folder: Path) -> None:
         AssertionError: If one of the commands fails, with what it said.
     """
     _write_texts(folder)
+    _write_archives(folder)
+    _write_mixture(folder / "mix")
     for arguments in (
         "genome build g.fa --out g.zarr",
         "genome split g.zarr --out s.bed --block 1000 --gap 10",
@@ -97,6 +118,33 @@ def _write_texts(folder: Path) -> None:
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(pyarrow.csv.read_csv(folder / "t.csv"), folder / "t.parquet")
+
+
+def _write_archives(folder: Path) -> None:
+    """Genomes in the forms that archives give them."""
+    import Bio.SeqIO
+
+    (folder / "g.2bit").write_bytes(two_bit_bytes(CONTIGS))
+    write_zip(folder / "g.zip", PACKAGE)
+    (folder / "g.gb").write_text(genbank())
+    Bio.SeqIO.convert(folder / "g.gb", "genbank", folder / "g.embl", "embl", "DNA")
+
+
+def _write_mixture(folder: Path) -> None:
+    """A mixture whose sources have weights of bases and classes."""
+    import pyBigWig
+
+    folder.mkdir()
+    starts = range(0, 9_000, 500)
+    (folder / "mixture.yaml").write_text(MIXTURE.replace("ALL", str(folder.parent)))
+    (folder / "w.bedgraph").write_text("".join(f"one\t{at}\t{at + 300}\t{at / 9_000:.2f}\n" for at in starts))
+    (folder / "w.bed").write_text("".join(f"one\t{at}\t{at + 200}\n" for at in starts))
+    (folder / "c.bed").write_text(
+        "".join(f"one\t{at}\t{at + 500}\t{('coding', 'other')[at % 1_000 > 0]}\n" for at in starts)
+    )
+    with pyBigWig.open(str(folder / "w.bw"), "w") as track:
+        track.addHeader([("one", 9_000), ("two", 6_000)])
+        track.addEntries(["one"] * 18, list(starts), ends=[at + 400 for at in starts], values=[0.5, 1.0] * 9)
 
 
 def _vcf(contig: str) -> str:
