@@ -16,6 +16,7 @@ from genome_lm.genome.intervals import SPLITS, Interval, cut
 from genome_lm.genome.store import GenomeStore
 from genome_lm.genome.words import canonical_words
 from genome_lm.optional import require
+from genome_lm.progress import progress
 
 WIDTH = 21
 """Bases of a word: chance seldom repeats one of them, and a homologue of 90 % identity keeps a tenth."""
@@ -84,8 +85,7 @@ def alike(store: GenomeStore, regions: Sequence[Interval], threshold: float) -> 
         GenomeLMError: If the threshold is no such fraction.
     """
     check_range("homology", threshold, 0, 1)
-    rate = min(1.0, _MOST_WORDS / sum(region.end - region.start for region in regions))
-    sketches = [_sketch(store, region, rate) for region in regions]
+    sketches = _sketches(store, regions)
     sizes = np.array([len(sketch) for sketch in sketches])
     words, owners = np.concatenate(sketches), np.repeat(np.arange(len(regions)), sizes)
     order = np.argsort(words, kind="stable")
@@ -123,6 +123,8 @@ def find_leaks(
         GenomeLMError: If there are no two splits, or an argument is out of range.
     """
     blocks = cut([interval for interval in intervals if interval.name in SPLITS], block)
+    # In a random order, so that the neighbours that a block of a large family is compared with are of all splits.
+    blocks = [blocks[number] for number in np.random.default_rng(0).permutation(len(blocks)).tolist()]
     present = [split for split in SPLITS if any(each.name == split for each in blocks)]
     if len(present) < 2:
         raise GenomeLMError(
@@ -146,6 +148,18 @@ def find_leaks(
     rows = order[np.sort(places)[:_SHOWN]].tolist()
     worst = [Leak(blocks[tested[row]], blocks[learned[row]], float(pairs.fraction[row])) for row in rows]
     return Leaks(counts, worst)
+
+
+def _sketches(store: GenomeStore, regions: Sequence[Interval]) -> list[npt.NDArray[np.uint64]]:
+    """The sketch of each region."""
+    sizes = [region.end - region.start for region in regions]
+    rate = min(1.0, _MOST_WORDS / sum(sizes))
+    sketches = []
+    with progress("homology", sum(sizes), "bases") as bar:
+        for region, size in zip(regions, sizes, strict=True):
+            sketches.append(_sketch(store, region, rate))
+            bar.advance(size)
+    return sketches
 
 
 def _sketch(store: GenomeStore, region: Interval, rate: float) -> npt.NDArray[np.uint64]:

@@ -113,6 +113,17 @@ def test_a_family_of_more_than_are_compared_is_one_cluster(tmp_path: Path, monke
     assert clusters(alike(store, [Interval("0.0", 0, 9)], 0), 1).tolist() == [0]
 
 
+def test_leaks_of_a_large_family_are_all_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block is compared with few others, of which those of its own split must not be all."""
+    monkeypatch.setattr(homology, "_NEAR", 8)
+    store = families(tmp_path, [120], 200)
+    lengths = dict(zip(store.contigs.names, store.contigs.lengths.tolist(), strict=True))
+    splits = ["test"] * 60 + ["train"] * 60
+    intervals = [Interval(name, 0, lengths[name], split) for name, split in zip(lengths, splits, strict=True)]
+    (count,) = find_leaks(store, intervals).counts
+    assert (count.leaking, count.blocks) == (60, 60)
+
+
 @pytest.mark.parametrize("by", ["contigs", "blocks"])
 def test_families_lie_in_one_split(tmp_path: Path, by: Literal["contigs", "blocks"]) -> None:
     store = families(tmp_path, [1, 2, 3, 4] * 5)
