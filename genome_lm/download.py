@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.fetch import BLOCK, PAUSES, fetch, validator_of
-from genome_lm.files import replacing_file
+from genome_lm.files import folder_around, replacing_file
 from genome_lm.manifests import Source, names_beside
 from genome_lm.progress import progress
 
@@ -46,7 +46,7 @@ def download_all(files: Mapping[Path, Source], listing: Path | None = None, paus
             with _naming(out):
                 if _is_there(source, out):
                     continue
-                out.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(folder_around(out))
                 stack.enter_context(_locked(out))
                 parts[out] = _whole_part(source, out, pauses)
         with contextlib.nullcontext() if listing is None else replacing_file(listing) as temporary:

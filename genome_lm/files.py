@@ -143,17 +143,38 @@ class _Room:
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[_Room]:
     """A room beside an output; removed in the end."""
+    with folder_around(path):
+        try:
+            _remove_dead_rooms(path)
+            room = _Room(path)
+        except OSError as error:
+            raise GenomeLMError(f"{path}: can't write there: {error.strerror}") from error
+        try:
+            with writing(path):
+                yield room
+        finally:
+            room.close()
+
+
+@contextlib.contextmanager
+def folder_around(path: Path) -> Iterator[None]:
+    """Make the folder of an output, with those around it. If the block ends with an error, the empty ones go again.
+
+    Raises:
+        GenomeLMError: If the folder can't be made; it names the output.
+    """
     try:
+        new = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_dead_rooms(path)
-        room = _Room(path)
     except OSError as error:
         raise GenomeLMError(f"{path}: can't write there: {error.strerror}") from error
     try:
-        with writing(path):
-            yield room
-    finally:
-        room.close()
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first that holds something ends it
+            for folder in new:
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager

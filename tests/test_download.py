@@ -197,7 +197,7 @@ def test_a_kill_before_the_first_new_byte_leaves_nothing_mixed(
 def test_places_that_cannot_be_written(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(GenomeLMError, match=r"file: can't write there: File exists"):
+    with pytest.raises(GenomeLMError, match=r"file/g\.gz: can't write there: File exists"):
         download(source(server.url()), tmp_path / "file" / "g.gz")
     with pytest.raises(GenomeLMError, match=r"folder: can't write there: Is a directory"):
         download(source(server.url()), tmp_path / "folder")
@@ -367,6 +367,9 @@ def test_not_there(server: Server, tmp_path: Path) -> None:
         download(source(server.url("other")), tmp_path / "g.gz")
     with pytest.raises(GenomeLMError, match="no answer"):
         download(source("http://127.0.0.1:9/genome.fa.gz"), tmp_path / "g.gz", pauses=())
+    for url in (server.url("other"), str(tmp_path / "nowhere.fa")):
+        with pytest.raises(GenomeLMError):
+            download(source(url), tmp_path / "new" / "folders" / "g.gz")
     assert left(tmp_path) == []
 
 

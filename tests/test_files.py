@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,8 @@ from genome_lm.files import (
     require_suffix,
     sha256,
 )
+from genome_lm.finetune.claim import claimed
+from genome_lm.formats.parts import working_in
 
 LINES = ["one\n", "two\n", "three"]
 TEXT = "".join(LINES).encode()
@@ -232,3 +235,12 @@ def test_an_error_names_the_output_that_it_is_about(tmp_path: Path) -> None:
     ):
         raise OSError(28, "No space left on device", str(new[0]))
     assert str(caught.value).startswith(str(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize("around", [replacing_file, working_in, claimed])
+def test_folders_of_an_output_that_came_to_nothing_go(tmp_path: Path, around: Any) -> None:
+    (tmp_path / "there").mkdir()
+    for out in (tmp_path / "new" / "newer" / "o", tmp_path / "there" / "new" / "o"):
+        with pytest.raises(GenomeLMError, match="bad input"), around(out):
+            raise GenomeLMError("bad input")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]

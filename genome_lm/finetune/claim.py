@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import writing
+from genome_lm.files import folder_around, writing
 
 
 @contextlib.contextmanager
@@ -22,17 +22,21 @@ def claimed(out: Path) -> Iterator[None]:
     if lock.is_locked:
         yield
         return
-    with writing(out):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with folder_around(out):
+        with writing(out):
+            _acquire(lock, out)
         try:
-            lock.acquire()
-            while not path.exists():  # who held it before has removed the file since this process opened it
-                lock.release()
-                lock.acquire()
-        except Timeout:
-            raise GenomeLMError(f"{out}: another process tunes into it; wait for it, or give another name") from None
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            lock.release()
+
+
+def _acquire(lock: BaseFileLock, out: Path) -> None:
     try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        lock.release()
+        lock.acquire()
+        while not Path(lock.lock_file).exists():  # who held it has removed the file since this process opened it
+            lock.release()
+            lock.acquire()
+    except Timeout:
+        raise GenomeLMError(f"{out}: another process tunes into it; wait for it, or give another name") from None

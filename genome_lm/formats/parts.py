@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from genome_lm.documents import json_text, read_json
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import writing
+from genome_lm.files import folder_around, writing
 from genome_lm.typed import Positive, typed
 
 PARTS = ".parts"
@@ -124,22 +124,23 @@ def working_in(path: Path) -> Iterator[Path]:
     Raises:
         GenomeLMError: If it can't be made, or another process works in it.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / _LOCK)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise GenomeLMError(f"{path}: another process is at work on this output") from None
-    except OSError as error:
-        raise GenomeLMError(f"{path}: can't write there: {error.strerror or error}") from error
-    try:
-        yield path
-        if path.exists():  # that of a shard has another name now
-            shutil.rmtree(path)
-    finally:
-        lock.release()
-        if path.exists() and not any(path.glob("part-*.parquet")):
-            shutil.rmtree(path, ignore_errors=True)
+    with folder_around(path):
+        try:
+            path.mkdir(exist_ok=True)
+            lock = FileLock(path / _LOCK)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise GenomeLMError(f"{path}: another process is at work on this output") from None
+        except OSError as error:
+            raise GenomeLMError(f"{path}: can't write there: {error.strerror or error}") from error
+        try:
+            yield path
+            if path.exists():  # that of a shard has another name now
+                shutil.rmtree(path)
+        finally:
+            lock.release()
+            if path.exists() and not any(path.glob("part-*.parquet")):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def finish_as(path: Path, target: Path) -> None:
