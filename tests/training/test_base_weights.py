@@ -9,15 +9,8 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.formats import base_weights
 from genome_lm.formats.base_weights import open_base_weights
 from genome_lm.genome import WindowSampler, of_split, read_bed
-from genome_lm.genome.mixture import (
-    BaseWeightsConfig,
-    Mixture,
-    MixtureConfig,
-    Source,
-    SourceConfig,
-    one_source,
-    read_mixture,
-)
+from genome_lm.genome.mixture import Mixture, Source
+from genome_lm.mixture_config import BaseWeightsConfig, MixtureConfig, SourceConfig, one_source, read_mixture
 from genome_lm.training import train
 from genome_lm.training.data import TrainingSteps
 from genome_lm.training.opening import open_sources
