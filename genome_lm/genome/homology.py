@@ -22,7 +22,7 @@ WIDTH = 21
 """Bases of a word: chance seldom repeats one of them, and a homologue of 90 % identity keeps a tenth."""
 _MOST_WORDS = 10_000_000
 """Words of all sketches, about. Regions of fewer bases are compared by all of their words."""
-_NEAR = 64
+_NEAR = 32
 """Later regions that a region is compared with for each of its words; bounds the work for repeats."""
 _READ = 1 << 20
 """Bases that are read at one time."""
@@ -72,7 +72,7 @@ class Leaks(NamedTuple):
 def alike(store: GenomeStore, regions: Sequence[Interval], threshold: float) -> Alike:
     """The pairs of regions that have more than a fraction of words in common, on either strand.
 
-    A word that occurs in many regions is counted between each and the next 64 of them, so that the work grows with
+    A word that occurs in many regions is counted between each and the next 32 of them, so that the work grows with
     the number of regions and not with its square. A family of copies is still a chain of neighbours. Regions without
     a word of 21 bases are like no others.
 
@@ -208,6 +208,15 @@ def _shared(
         rows = by_owner[first:end]
         starts = np.repeat(through[first:end] - later[rows] - before, later[rows])
         partners = np.repeat(rows + 1, later[rows]) + np.arange(len(starts)) - starts
-        keys, shared = np.unique(np.repeat(owners[rows], later[rows]) * count + owners[partners], return_counts=True)
-        yield keys // count, keys % count, shared
+        keys, shared = _counts(np.repeat(owners[rows] - owners[rows[0]], later[rows]) * count + owners[partners])
+        yield keys // count + owners[rows[0]], keys % count, shared
         first = end
+
+
+def _counts(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Different numbers from 0, ascending, and how often each occurs; sorts them only where they are sparse."""
+    if numbers.max() > 4 * len(numbers):
+        return np.unique(numbers, return_counts=True)
+    counts = np.bincount(numbers)
+    occurring = np.flatnonzero(counts)
+    return occurring, counts[occurring]

@@ -96,7 +96,7 @@ def split_genome(
         Regions in the order of the genome, named by their split.
 
     Raises:
-        GenomeLMError: If the fractions are impossible, or a split would be empty.
+        GenomeLMError: If the fractions are impossible, or a split would have no base but N.
     """
     check_range("seed", seed, 0, 2**32 - 1)
     if not (valid >= 0 and test >= 0 and valid + test < 1):
@@ -112,12 +112,12 @@ def split_genome(
     _warn_of_large_clusters(kin, dict(zip(labels.tolist(), splits, strict=True)), fractions)
     named = [piece._replace(name=split) for piece, split in zip(pieces, splits, strict=True)]
     regions = _with_copies(named if by == "contigs" else _join(named, gap), store, kin.copies)
-    present = {region.name for region in regions}
+    present = {summary.split for summary in summarise_splits(store, regions) if summary.n_fraction < 1}
     if missing := [split for split, fraction in fractions.items() if fraction > 0 and split not in present]:
         way_out = "split by blocks instead" if by == "contigs" else f"use blocks smaller than {block:,}"
         few = by if kin.clusters is None else f"clusters of {by}"
         raise GenomeLMError(
-            f"nothing is left for {' and '.join(missing)}: the genome has too few {few}; {way_out}, "
+            f"nothing but N is left for {' and '.join(missing)}: the genome has too few {few}; {way_out}, "
             f"or ask for a larger fraction{'' if kin.clusters is None else ' of homology, valid or test'}"
         )
     return regions

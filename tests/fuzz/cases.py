@@ -56,6 +56,7 @@ TARGETS = (
     Target("bed-train", "s.bed", f"{_TRAIN} --intervals IN --out o --config ALL/r.yaml", TABLE, result="o"),
     Target("bed-evaluate", "s.bed", f"evaluate {_MODEL} {_GENOME} --intervals IN --markov-order 1 --out o.json",
            TABLE, result="o.json"),
+    Target("bed-leaks", "s.bed", f"genome leaks IN {_GENOME} --block 500", TABLE),
     Target("bed-finetune", "p.bed", f"finetune {_MODEL} {_GENOME} --data IN --out o {_TUNED}", TABLE, result="o"),
     Target("vcf-score", "v.vcf", f"score {_MODEL} {_GENOME} --vcf IN --out o.vcf.gz", TABLE, result="o.vcf.gz"),
     Target("gff-coding", "a.gff3", f"dataset from-gff IN {_GENOME} --length 60 --per-class 9 --block 1500"
@@ -105,7 +106,7 @@ TARGETS = (
     Target("options-generate", "q.fa", f"generate {_MODEL} --fasta IN --length 5 --samples 2 --temperature 0.7"
            " --top-k 3 --top-p 0.9 --seed 1 --batch 2 --out o.fa --device cpu", ()),
     Target("options-split", "g.fa", "genome split ALL/g.zarr --out o.bed --by blocks --valid 0.1 --test 0.2"
-           " --block 500 --gap 10 --seed 1", ()),
+           " --block 500 --gap 10 --homology 0.1 --seed 1", ()),
     Target("options-train", "s.bed", f"{_TRAIN} --intervals IN --out o --d-model 16 --n-layer 1 --max-length 64"
            " --stages 32:2 --tokens-per-step 128 --device-tokens 64 --lr 0.001 --seed 1 --soft-mask-weight 0.5", ()),
     Target("options-finetune", "t.csv", f"finetune {_MODEL} --data IN --out o --epochs 1 --method lora --lora-rank 2"

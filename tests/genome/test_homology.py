@@ -1,5 +1,6 @@
 import json
 import math
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -190,3 +191,10 @@ def test_from_the_shell(tmp_path: Path) -> None:
     assert "homology: 50 contigs are 20 clusters; the largest has 2,400 bases, 8.00% of the genome" in shown.stdout
     facts = json.loads(CliRunner().invoke(app, [*split, "--force", "--json"]).stdout)
     assert (facts["pieces"], facts["clusters"], facts["largest_cluster"]) == (50, 20, 2_400)
+
+
+@pytest.mark.parametrize("numbers", [[3, 0, 3, 1], [9_000, 2, 9_000]])
+def test_numbers_are_counted_dense_or_sparse(numbers: list[int]) -> None:
+    occurring, counts = homology._counts(np.array(numbers))
+    assert dict(zip(occurring.tolist(), counts.tolist(), strict=True)) == Counter(numbers)
+    assert occurring.tolist() == sorted(set(numbers))

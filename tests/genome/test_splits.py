@@ -84,9 +84,16 @@ def test_too_few_contigs(tmp_path: Path) -> None:
         ("contigs", "too few contigs; split by blocks"),
         ("blocks", "too few blocks; use blocks small"),
     ):
-        with pytest.raises(GenomeLMError, match=rf"nothing is left for .*{message}"):
+        with pytest.raises(GenomeLMError, match=rf"nothing but N is left for .*{message}"):
             split_genome(store, by)  # type: ignore[arg-type]
     assert {r.name for r in split_genome(store, "contigs", valid=0.0, test=0.4)} == {"train", "test"}
+
+
+def test_a_split_of_n_alone_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.fa").write_text(f">a\n{random_dna(100, 1)}\n>b\n{'N' * 100}\n")
+    store = build_store([tmp_path / "a.fa"], tmp_path / "a.zarr")
+    with pytest.raises(GenomeLMError, match="nothing but N is left for"):
+        split_genome(store, "contigs", valid=0.0, test=0.4)
 
 
 def test_too_small_blocks(many: GenomeStore, monkeypatch: pytest.MonkeyPatch) -> None:
