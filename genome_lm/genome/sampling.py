@@ -10,6 +10,7 @@ import numpy.typing as npt
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes, is_soft_masked
 from genome_lm.genome.intervals import Interval
+from genome_lm.genome.places import place_text
 from genome_lm.genome.store import GenomeStore
 
 
@@ -31,10 +32,10 @@ class Windows(NamedTuple):
         return np.clip(self.length - beyond, 0, self.length)
 
     def names(self, store: GenomeStore) -> list[str]:
-        """The windows as text, contig:start-end(strand), without what lies beyond the contig."""
+        """The windows as `place_text`, without what lies beyond the contig."""
         ends = np.minimum(self.starts + self.length, store.contigs.lengths[self.contigs])
         return [
-            f"{store.contigs.names[contig]}:{max(0, start)}-{end}({'-' if reverse else '+'})"
+            place_text(store.contigs.names[contig], max(0, start), end, "-" if reverse else "+")
             for contig, start, end, reverse in zip(self.contigs, self.starts, ends, self.reverse, strict=True)
         ]
 

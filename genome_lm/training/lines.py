@@ -70,7 +70,8 @@ class Commentary:
                 f"train {recent:.4f} (mean of the last {len(self._losses)} steps), lr {row.lr:.2g}"
             )
             if len(valid_by_source) > 1:
-                parts = [f"{name} {loss / math.log(2):.4f}" for name, loss in valid_by_source.items()]
+                watched = {name: loss for name, loss in valid_by_source.items() if math.isfinite(loss)}
+                parts = [f"{name} {loss / math.log(2):.4f}" for name, loss in watched.items()]
                 self._say(f"valid by source: {', '.join(parts)} bits per base")
 
     def end(self) -> None:
