@@ -6,13 +6,13 @@ import os
 import re
 import stat
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.optional import require
+from genome_lm.text import repeated_names
 
 MOST_BYTES = 16 << 20
 """Of a JSON file, unless its reader knows better: the values take a hundred times as much in memory."""
@@ -80,13 +80,9 @@ def _finite(digits: str) -> float:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if repeated := _repeated(name for name, _ in pairs):
+    if repeated := repeated_names(name for name, _ in pairs):
         raise ValueError(f"{repeated[0][:40]!r} is there twice")
     return dict(pairs)
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _check_depth_and_text(value: Any) -> None:
@@ -184,7 +180,7 @@ def _loader(yaml: Any) -> Any:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if repeated := _repeated(name for name in names if name != "<<"):
+            if repeated := repeated_names(name for name in names if name != "<<"):
                 problem = f"{repeated[0][:40]!r} is there twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
             return super().construct_mapping(node, deep)

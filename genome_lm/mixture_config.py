@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from genome_lm.documents import read_yaml
 from genome_lm.errors import GenomeLMError, naming
+from genome_lm.text import repeated_names
 from genome_lm.typed import Within, typed
 
 Rule = Literal["bases", "equal"]
@@ -101,7 +102,7 @@ class MixtureConfig:
         names = [name for source in self.sources for name in source.parts]
         if not names:
             raise GenomeLMError("mixture: no sources")
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
+        if repeated := repeated_names(names):
             raise GenomeLMError(f"mixture: two sources are named {repeated[0]!r}; give each its own name")
         given = [source.weight for source in self.sources if source.weight is not None]
         if given and len(given) < len(self.sources):

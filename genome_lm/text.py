@@ -1,6 +1,8 @@
 """Names and titles of the user's, made fit to be shown: on a terminal, in a log, in a figure, on a page."""
 
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories: control and format characters, lone surrogates, separators of lines and paragraphs."""
@@ -24,3 +26,15 @@ def shortened(text: str, most: int = 60) -> str:
     """The text made `printable`, at most `most` characters of it: what fits in a figure."""
     shown = printable(text)
     return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def repeated_names(names: Iterable[str]) -> list[str]:
+    """The names that are there more than once, each in the order of its first place."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def some_of(names: Iterable[str], most: int = 8) -> str:
+    """The first names, shortened and joined by commas, and how many more there are: what fits in an error."""
+    given = list(names)
+    shown = ", ".join(shortened(name) for name in given[:most])
+    return shown + (f" and {len(given) - most:,} more" if len(given) > most else "")

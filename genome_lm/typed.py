@@ -10,6 +10,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.text import some_of
 
 T = TypeVar("T")
 _MOST_FLOAT: Any = 1e300
@@ -142,7 +143,7 @@ def _record(kind: Any, values: Any, what: str, name: str) -> Any:
     values = {key: value for key, value in values.items() if key in hints} if getattr(kind, "OPEN", False) else values
     if unknown := [str(key)[:_SHOWN] for key in values if key not in hints]:
         raise GenomeLMError(
-            f"{place}: unknown field {', '.join(sorted(unknown))}; there are {', '.join(sorted(hints))}"
+            f"{place}: unknown field {some_of(sorted(unknown))}; there are {', '.join(sorted(hints))}"
         )
     if missing := sorted(_required(kind) - values.keys()):
         raise GenomeLMError(f"{place}: missing field {', '.join(missing)}")

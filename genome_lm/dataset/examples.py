@@ -17,6 +17,7 @@ from genome_lm.files import replacing_file, require_suffix
 from genome_lm.genome import GenomeStore, read_bed, read_fasta
 from genome_lm.genome.places import place_text
 from genome_lm.optional import require
+from genome_lm.text import some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +172,7 @@ def _from_rows(table: Rows, path: Path, store: GenomeStore | None, columns: Sequ
     placed = all(name in table.columns for name in _PLACE)
     sequence = next((name for name in _SEQUENCE_NAMES if name in table.columns), None)
     if missing := [name for name in columns if name not in table.columns]:
-        present = ", ".join(table.columns)
+        present = some_of(table.columns, 20)
         raise GenomeLMError(f"{path}: no column {', '.join(missing)}; there are {present} (choose with --label)")
     if sequence is None and not placed:
         raise GenomeLMError(f"{path}: expected a column sequence, or contig, start and end with a genome")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import read_lines
 from genome_lm.lines import LINE_BYTES
+from genome_lm.text import repeated_names
 
 MOST_BYTES = 2 << 30
 """Unpacked bytes of a table: its rows are held in memory, all of them."""
@@ -46,8 +47,8 @@ def read_rows(path: Path, suffix: str, wanted: Collection[str]) -> Rows:
             has more or fewer fields than the first one, or the table grows too large on unpacking.
     """
     columns, rows = _of_parquet(path, wanted) if suffix == ".parquet" else _of_text(path, suffix)
-    if repeated := sorted({name for name in columns if columns.count(name) > 1}):
-        raise GenomeLMError(f"{path}: more than one column is called {', '.join(repeated)}")
+    if repeated := repeated_names(columns):
+        raise GenomeLMError(f"{path}: more than one column is called {repeated[0][:40]!r}")
     return Rows(columns, rows)
 
 

@@ -12,6 +12,7 @@ from genome_lm.genome.intervals import Interval, read_bed
 from genome_lm.genome.places import place_text
 from genome_lm.genome.sampling import Windows
 from genome_lm.genome.store import GenomeStore
+from genome_lm.text import some_of
 
 _WAY_OUT = "give each base one class in column 4, as `genome-lm genome regions` does"
 
@@ -74,7 +75,7 @@ class BaseClasses(NamedTuple):
             GenomeLMError: If there is no such class.
         """
         if name not in self.names:
-            raise GenomeLMError(f"no class {name!r}; there are {', '.join(self.names)}")
+            raise GenomeLMError(f"no class {name!r}; there are {some_of(self.names)}")
         return BaseClasses((name,), self.edges, (self.numbers == 1 + self.names.index(name)).astype(np.int64))
 
     def within(self, store: GenomeStore, regions: Sequence[Interval]) -> list[Interval]:

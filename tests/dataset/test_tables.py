@@ -113,7 +113,7 @@ def test_bad_places_of_parquet(genome: Genome, tmp_path: Path) -> None:
         (b"", "the file is empty"),
         (b"sequence,label\nACGT,x,y\n", "record 1: 3 fields, but 2 columns"),
         (b"sequence,label\nACGT\n", "record 1: 1 fields, but 2 columns"),
-        (b"sequence,label,label\nACGT,x,y\n", "more than one column is called label"),
+        (b"sequence,label,label\nACGT,x,y\n", "more than one column is called 'label'"),
         (b'sequence,label\n"ACGT,x\n', "line 2: unexpected end of data"),
         (b"sequence,label\nACGT,\xff\n", "line 2: byte 6, 0xff, is not UTF-8"),
     ],
@@ -123,6 +123,14 @@ def test_damaged_text(tmp_path: Path, text: bytes, message: str) -> None:
     limit = csv.field_size_limit()
     assert message in refusal(tmp_path / "a.csv")
     assert csv.field_size_limit() == limit
+
+
+@pytest.mark.timeout(20)
+def test_a_hundred_thousand_columns(tmp_path: Path) -> None:
+    columns = ",".join(f"c{number}" for number in range(100_000))
+    (tmp_path / "a.csv").write_text(f"sequence,label,{columns}\nACGT,x{',1' * 100_000}\n")
+    assert read_examples(tmp_path / "a.csv").examples == [Example("a.csv: record 1", "ACGT", ("x",))]
+    assert len(refusal(tmp_path / "a.csv", columns=("other",))) < 1_000
 
 
 def test_text_with_a_byte_order_mark_and_long_sequences(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from genome_lm.genome.words import with_reverse_complements, words_of
 from genome_lm.inference import GenomeLM
 from genome_lm.model import HyenaLM
 from genome_lm.optional import require
+from genome_lm.text import some_of
 
 Array = npt.NDArray[Any]
 PROBE = "linear probe"
@@ -87,9 +88,9 @@ class _Split:
             train, valid = [train[i] for i in order[cut:]], [train[i] for i in order[:cut]]
         classes = sorted({e.labels[0] for e in train})
         if len(classes) < 2:
-            raise GenomeLMError(f"a probe needs two classes; the training split has {', '.join(classes)}")
+            raise GenomeLMError(f"a probe needs two classes; the training split has {some_of(classes)}")
         if unknown := {e.labels[0] for e in (*valid, *test)} - set(classes):
-            raise GenomeLMError(f"classes {', '.join(sorted(unknown))} are not in the training split")
+            raise GenomeLMError(f"classes {some_of(sorted(unknown))} are not in the training split")
         return cls([train, valid, test], classes, seed)
 
     def row(self, method: str, predicted: Array) -> Row:
