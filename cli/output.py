@@ -15,6 +15,8 @@ from genome_lm.text import printable
 
 FILE_WIDTH = 160
 """Characters that a line of a table may have where it goes to a file or a pipe."""
+MOST_IN_CELL = 20_000
+"""Characters of a cell; more would take seconds to lay out, and nobody reads them."""
 
 
 def say(text: str, stderr: bool = False) -> None:
@@ -28,11 +30,16 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], std
     for number, column in enumerate(columns):
         shown.add_column(Text(printable(column)), justify="left" if number == 0 else "right")
     for row in rows:
-        shown.add_row(*(Text(printable(cell)) for cell in row))
+        shown.add_row(*(Text(_cell(text)) for text in row))
     console = Console(stderr=stderr)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = FILE_WIDTH
     console.print(shown)
+
+
+def _cell(text: str) -> str:
+    more = len(text) - MOST_IN_CELL
+    return printable(text) if more <= 0 else f"{printable(text[:MOST_IN_CELL])}… ({more:,} more; --json shows all)"
 
 
 def resumed(kept: int, parts: int) -> str:

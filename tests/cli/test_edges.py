@@ -176,3 +176,11 @@ def test_a_closed_pipe_is_no_error_to_tell(run: Path) -> None:
     process.wait()
     assert "Traceback" not in shown
     assert "BrokenPipe" not in shown
+
+
+def test_a_huge_cell_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint's provenance may list ten thousand sources, whose layout took longer than all else."""
+    table("t", ("", ""), [("provenance", "x" * 3_000_000)])
+    shown = capsys.readouterr().out
+    assert "2,980,000 more; --json shows all" in shown
+    assert len(shown) < 40_000
