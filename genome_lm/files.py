@@ -400,12 +400,16 @@ def _holds(path: Path, mark: bytes) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits.
+    """SHA-256 of a regular file, as hexadecimal digits.
 
     Raises:
-        GenomeLMError: If it can't be read.
+        GenomeLMError: If it can't be read, or is a pipe or a device: what else reads it would get the rest.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise GenomeLMError(
+                f"{path}: is read more than once, which a pipe or device can't be; write it to a file"
+            )
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

@@ -61,6 +61,14 @@ def test_what_can_t_be_read(tmp_path: Path, content: bytes | None, message: str)
         list(read_lines(tmp_path / "a"))
 
 
+@pytest.mark.timeout(20)
+def test_pipes_and_devices_have_no_digest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(GenomeLMError, match=f"{path}: is read more than once"):
+            sha256(path)
+
+
 def test_digest_of_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(GenomeLMError, match="/a: can't read: No such file"):
         sha256(tmp_path / "a")
