@@ -24,7 +24,9 @@ from genome_lm.documents import read_json, read_yaml  # noqa: E402
 from genome_lm.errors import GenomeLMError  # noqa: E402
 from genome_lm.finetune_config import FinetuneConfig  # noqa: E402
 from genome_lm.manifests import Manifest, read_manifest  # noqa: E402
+from genome_lm.mixture_config import MixtureConfig  # noqa: E402
 from genome_lm.training_config import TrainingConfig  # noqa: E402
+from genome_lm.typed import typed  # noqa: E402
 
 sys.path.remove(str(PROJECT))
 
@@ -82,12 +84,14 @@ def complete(values: Values, folders: Sequence[Path]) -> Study:
     except RecursionError:
         raise ConfigurationError("config: nested too deeply, or a part of itself") from None
     _expand_genomes(values)
+    _expand_mixtures(values)
     _raise(_schema_errors(values))
     _find_files(values, folders)
     _raise(_missing_files(values, folders))
     study = Study({}, {}, {}, {}, {})
     _raise(_read_manifests(values, study))
     _raise(_unknown_names(values))
+    _raise(_wrong_mixtures(values))
     _raise(_make_models(values, study))
     _raise(_contradictions(values, study))
     return study
@@ -125,6 +129,14 @@ def _expand_genomes(values: Values) -> None:
             genomes[name] = {"manifest" if genome.endswith((".yaml", ".yml")) else "fasta": genome}
         if isinstance(genomes[name], dict) and isinstance(fasta := genomes[name].get("fasta"), str):
             genomes[name]["fasta"] = [fasta]
+
+
+def _expand_mixtures(values: Values) -> None:
+    """Turn a source that is written as a genome's name alone into a source of this genome."""
+    mixtures = values.get("mixtures")
+    for mixture in mixtures.values() if isinstance(mixtures, dict) else ():
+        if isinstance(mixture, dict) and isinstance(sources := mixture.get("sources"), list):
+            mixture["sources"] = [{"genome": source} if isinstance(source, str) else source for source in sources]
 
 
 def _schema_errors(values: Values) -> Iterator[str]:
@@ -183,6 +195,13 @@ def _file_keys(values: Values) -> Iterator[tuple[str, Values, str]]:
                 for key in keys if not kind else ("file", "manifest"):
                     if key in part:
                         yield ".".join(filter(None, (section, name, kind, key))), part, key
+    for name, mixture in values["mixtures"].items():
+        for index, source in enumerate(mixture["sources"]):
+            where = f"mixtures.{name}.sources.{index}"
+            if "regions" in source:
+                yield f"{where}.regions", source, "regions"
+            if "base_weights" in source:
+                yield f"{where}.base_weights.track", source["base_weights"], "track"
 
 
 def _find_files(values: Values, folders: Sequence[Path]) -> None:
@@ -316,9 +335,10 @@ def _unknown_names(values: Values) -> Iterator[str]:
     for section in ("models", "tasks", "variants", "benchmarks"):
         for name, item in values[section].items():
             for kind in ("genomes", "models"):
+                names = data_names(values) if kind == "genomes" else list(values[kind])
                 for wanted in item.get(kind, []):
-                    if wanted not in values[kind]:
-                        yield f"{section}.{name}.{kind}: {wanted!r} is not among {kind}: {', '.join(values[kind])}"
+                    if wanted not in names:
+                        yield f"{section}.{name}.{kind}: {wanted!r} is not among {kind}: {', '.join(names)}"
             of_item = set_genomes(item) if section == "tasks" else [item["genome"]] if "genome" in item else []
             for wanted in of_item:
                 if wanted not in genomes:
@@ -337,6 +357,36 @@ def _unknown_names(values: Values) -> Iterator[str]:
             yield f"tasks.{name}.annotation: give its file, or genomes.{made_of['genome']}.annotation"
     for name, item in values["variants"].items():
         yield from _unknown_options(f"variants.{name}.options", item["options"], "score")
+
+
+def _wrong_mixtures(values: Values) -> Iterator[str]:
+    """Mixtures that `genome-lm train` would not take, or that can't be told from a genome."""
+    for name, mixture in values["mixtures"].items():
+        if name in values["genomes"]:
+            yield f"mixtures.{name}: a genome has this name; give the mixture another"
+        unknown = [source["genome"] for source in mixture["sources"] if source["genome"] not in values["genomes"]]
+        if unknown:
+            yield f"mixtures.{name}: {unknown[0]!r} is not among genomes: {', '.join(values['genomes'])}"
+        try:
+            typed(MixtureConfig, mixture_values(mixture, {}), "mixture")
+        except GenomeLMError as error:
+            yield f"mixtures.{name}: {str(error).removeprefix('mixture: ')}"
+
+
+def mixture_values(mixture: Values, places: dict[str, tuple[str, str]]) -> Values:
+    """A mixture as `genome-lm train --data` reads it; a source without a name has that of its genome.
+
+    Args:
+        mixture: What the configuration says of it.
+        places: Genome → its store and its splits; a genome that is not there stands for both by its name.
+    """
+
+    def source(values: Values) -> Values:
+        name = values["genome"]
+        genome, intervals = places.get(name, (name, name))
+        return {"name": name, **values, "genome": genome, "intervals": intervals}
+
+    return {**mixture, "sources": [source(values) for values in mixture["sources"]]}
 
 
 def _unknown_options(key: str, options: Values, command: str) -> Iterator[str]:
@@ -406,9 +456,26 @@ def _beyond(key: str, length: Any, model: str, study: Study) -> Iterator[str]:
         yield f"{key}: {length:,} bases are beyond the context of models.{model}, {context:,}"
 
 
+def data_names(values: Values) -> list[str]:
+    """Names of what models are trained on: the genomes and the mixtures."""
+    return [*values["genomes"], *values["mixtures"]]
+
+
+def data_with(values: Values, genome: str) -> list[str]:
+    """A genome, and the mixtures that it is a source of."""
+    mixtures = values["mixtures"].items()
+    return [genome, *(name for name, mixture in mixtures if genome in sources_of(mixture))]
+
+
+def sources_of(mixture: Values) -> list[str]:
+    """Names of the genomes of a mixture, each once."""
+    return list(dict.fromkeys(source["genome"] for source in mixture["sources"]))
+
+
 def models_of(values: Values, item: Values) -> Iterator[str]:
     """Models of the runs that a task, a benchmark or a VCF file is for."""
-    genomes = {item["genome"]} if "genome" in item else set(item.get("genomes") or values["genomes"])
+    every = data_names(values)
+    data = data_with(values, item["genome"]) if "genome" in item else item.get("genomes") or every
     for name in item.get("models") or values["models"]:
-        if genomes.intersection(values["models"][name].get("genomes", values["genomes"])):
+        if set(data).intersection(values["models"][name].get("genomes", every)):
             yield name

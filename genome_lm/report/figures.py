@@ -1,15 +1,17 @@
 """Figures of the report of a run, as SVG text to stand inside a page."""
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from genome_lm.drawing import BASELINE, MODEL, MUTED, new_figure, svg_text
+from genome_lm.drawing import BASELINE, INK, MODEL, MUTED, new_figure, svg_text
 from genome_lm.evaluation import Score
 from genome_lm.text import shortened
 from genome_lm.training.metrics import Metrics
 
 ROLLING = 25
 """Steps of the median that is drawn of the training loss: a spike is seen in the loss itself."""
+Matrix = Sequence[Sequence[float | None]]
 
 
 def learning_curve(rows: Sequence[Metrics]) -> str:
@@ -20,9 +22,8 @@ def learning_curve(rows: Sequence[Metrics]) -> str:
     figure, axes = new_figure(7.2, 3.2)
     bases = [row.bases / 1e6 for row in rows]
     train = [row.bits_per_base for row in rows]
-    medians = [statistics.median(train[max(0, i - ROLLING + 1) : i + 1]) for i in range(len(train))]
     axes.plot(bases, train, color=BASELINE, linewidth=0.6)
-    axes.plot(bases, medians, color=MODEL, linewidth=1.6, label=f"train, median of {ROLLING} steps")
+    axes.plot(bases, _medians(train), color=MODEL, linewidth=1.6, label=f"train, median of {ROLLING} steps")
     seen = [(x, y) for x, row in zip(bases, rows, strict=True) if (y := row.valid_bits_per_base) is not None]
     if seen:
         axes.plot(*zip(*seen, strict=True), "o", color="#d1495b", markersize=4, label="valid")
@@ -41,6 +42,67 @@ def learning_curve(rows: Sequence[Metrics]) -> str:
     axes.set_ylabel("bits per base")
     axes.legend(frameon=False, loc="upper right")
     return svg_text(figure)
+
+
+def learning_curves(runs: Mapping[str, Sequence[Metrics]]) -> str:
+    """Bits per base of several runs against bases seen: training, a median over steps, and validation as dots.
+
+    The axis ends above most steps of each run.
+
+    Args:
+        runs: The steps of each run, at least one, by the run's name.
+    """
+    lines = (len(runs) + 1) // 2
+    figure, axes = new_figure(7.2, 3.4 + 0.17 * lines)
+    ends = []
+    for number, (name, rows) in enumerate(runs.items()):
+        bases, train = [row.bases / 1e6 for row in rows], [row.bits_per_base for row in rows]
+        colour, style = f"C{number % 10}", ("-", "--", ":", "-.")[number // 10 % 4]
+        axes.plot(bases, _medians(train), style, color=colour, linewidth=1.3, label=name)
+        seen = [(x, y) for x, row in zip(bases, rows, strict=True) if (y := row.valid_bits_per_base) is not None]
+        if seen:
+            axes.plot(*zip(*seen, strict=True), "o", color=colour, markersize=3.5)
+        ends.append(_range(train, [y for _, y in seen]))
+    axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+    axes.set_xlabel(f"bases seen (millions); lines: train, median of {ROLLING} steps; dots: valid")
+    axes.set_ylabel("bits per base")
+    figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside lower left")
+    return svg_text(figure)
+
+
+def score_matrix(rows: Sequence[str], columns: Sequence[str], bits: Matrix, baselines: Sequence[float]) -> str:
+    """Bits per base of runs (rows) on genomes (columns), and of each genome's best baseline in the last row.
+
+    The colour shows how far a run is below the baseline of the genome (blue) or above it (red).
+
+    Args:
+        rows: R names.
+        columns: C names.
+        bits: (R, C) bits per base; None where a run was not evaluated.
+        baselines: (C,) bits per base of the best baseline.
+    """
+    figure, axes = new_figure(1.8 + 0.9 * len(columns), 1.2 + 0.3 * len(rows))
+    table = [*bits, list(baselines)]
+    apart = [[math.nan if v is None else v - b for v, b in zip(row, baselines, strict=True)] for row in table]
+    most = max((abs(v) for row in apart for v in row if math.isfinite(v)), default=0.0) or 1.0
+    image = axes.imshow(apart, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+    for y, row in enumerate(table):
+        for x, value in enumerate(row):
+            if value is not None:
+                colour = "white" if abs(apart[y][x]) > 0.6 * most else INK
+                axes.text(x, y, f"{value:.3f}", ha="center", va="center", fontsize=8, color=colour)
+    axes.axhline(len(rows) - 0.5, color=INK, linewidth=0.8)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(table)), [*rows, "best baseline"])
+    bar = figure.colorbar(image, ax=axes)
+    bar.set_label("against baseline", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    return svg_text(figure)
+
+
+def _medians(values: Sequence[float]) -> list[float]:
+    """The median of each value and those before it, `ROLLING` in all."""
+    return [statistics.median(values[max(0, i - ROLLING + 1) : i + 1]) for i in range(len(values))]
 
 
 def _range(train: Sequence[float], valid: Sequence[float]) -> tuple[float, float]:

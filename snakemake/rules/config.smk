@@ -3,9 +3,13 @@
 from configuration import (
     ConfigurationError,
     complete,
+    data_names,
+    data_with,
     local_files,
+    mixture_values,
     set_genomes,
     set_kind,
+    sources_of,
 )
 
 try:

@@ -6,13 +6,13 @@ include: "embed.helpers.smk"
 
 EMBEDDING = config["embedding"] or {}
 SHARDS = EMBEDDING.get("shards", 1)
-EMBEDDINGS = RUN / "embeddings.parquet"
-EMBEDDED = for_runs("embeddings.parquet") if EMBEDDING else []
+EMBEDDINGS = GENOME_RUN / "embeddings.parquet"
+EMBEDDED = for_runs("embeddings.parquet", config["genomes"]) if EMBEDDING else []
 
 
 rule embed:
     input:
-        checkpoint=RUN / "train/checkpoint",
+        checkpoint=GENOME_RUN / "train/checkpoint",
         genome=store,
         intervals=intervals,
     output:

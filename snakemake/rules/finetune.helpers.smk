@@ -28,9 +28,7 @@ def set_inputs(wildcards):
     task = config["tasks"][wildcards.task]
     files = [annotation_file(task)] if "annotation" in task else []
     files += [task["benchmark"]["manifest"]] if "benchmark" in task else []
-    return files + [
-        RESULTS / f"genomes/{genome}/genome.zarr" for genome in set_genomes(task)
-    ]
+    return files + [store_of(genome) for genome in set_genomes(task)]
 
 
 def annotation_file(task):
@@ -43,7 +41,7 @@ def set_command(wildcards):
     """The subcommand of `genome-lm dataset` that makes a labelled set, with its options."""
     task = config["tasks"][wildcards.task]
     names = set_genomes(task)
-    stores = [f"{RESULTS}/genomes/{name}/genome.zarr" for name in names]
+    stores = [store_of(name) for name in names]
     own = options(task["set_options"])
     kind = set_kind(task)
     if kind == "species":

@@ -4,15 +4,15 @@
 include: "finetune.helpers.smk"
 
 
-# (task, genome, model, seed) of each fine-tuning.
+# (task, data, model, seed) of each fine-tuning.
 TUNINGS = [
     (name, *run)
     for name, values in config["tasks"].items()
     for run in runs(values.get("genomes"), values.get("models"))
 ]
 FINETUNED = [
-    f"{RUN}/tasks/{task}/summary.json".format(genome=genome, model=model, seed=seed)
-    for task, genome, model, seed in TUNINGS
+    f"{RUN}/tasks/{task}/summary.json".format(data=data, model=model, seed=seed)
+    for task, data, model, seed in TUNINGS
 ]
 COMPARED = [path for name in config["benchmarks"] for path in comparisons(name)]
 
@@ -55,16 +55,16 @@ rule finetune:
             category="Tasks",
             labels={
                 "task": "{task}",
-                "genome": "{genome}",
+                "data": "{data}",
                 "model": "{model}",
                 "seed": "{seed}",
             },
         ),
         directory(RUN / "tasks/{task}/checkpoint"),
     log:
-        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/tasks/{task}.log",
+        RESULTS / "logs/runs/{data}/{model}/seed{seed}/tasks/{task}.log",
     benchmark:
-        JOBS / "finetune/{genome}/{model}/seed{seed}/{task}.tsv"
+        JOBS / "finetune/{data}/{model}/seed{seed}/{task}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -94,9 +94,9 @@ rule compare:
     output:
         ensure(RUN / "comparisons/{comparison}.csv", non_empty=True),
     log:
-        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/comparisons/{comparison}.log",
+        RESULTS / "logs/runs/{data}/{model}/seed{seed}/comparisons/{comparison}.log",
     benchmark:
-        JOBS / "compare/{genome}/{model}/seed{seed}/{comparison}.tsv"
+        JOBS / "compare/{data}/{model}/seed{seed}/{comparison}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:

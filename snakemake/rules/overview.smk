@@ -9,7 +9,7 @@ localrules:
 rule overview:
     input:
         summaries=for_runs("train/summary.json"),
-        evaluations=for_runs("evaluation.json"),
+        evaluations=EVALUATED,
         pages=for_runs("report.html"),
         tuned=FINETUNED,
     output:
@@ -33,6 +33,7 @@ rule overview:
         # A function: Snakemake takes braces in a text for wildcards.
         title=lambda wildcards: config["title"],
         runs=runs(),
+        evaluations=EVALUATIONS,
         tunings=TUNINGS,
         metrics=STUDY.metrics,
     script:

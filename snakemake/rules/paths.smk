@@ -3,7 +3,10 @@
 import filelock
 
 RESULTS = Path(config["results"])
-RUN = RESULTS / "runs/{genome}/{model}/seed{seed}"
+# A run is trained on a genome or on a mixture: its data.
+RUN = RESULTS / "runs/{data}/{model}/seed{seed}"
+# One that is trained on a genome.
+GENOME_RUN = RESULTS / "runs/{genome}/{model}/seed{seed}"
 # What Snakemake's `benchmark:` writes. All tables of a study lie together, those of a rule under its name.
 JOBS = RESULTS / "jobs"
 # Held while a workflow runs; it ends with the process.
@@ -11,6 +14,7 @@ LOCK = filelock.FileLock(RESULTS / ".workflow.lock")
 
 
 wildcard_constraints:
+    data="[A-Za-z0-9_-]+",
     genome="[A-Za-z0-9_-]+",
     model="[A-Za-z0-9_-]+",
     task="[A-Za-z0-9_-]+",
@@ -21,35 +25,45 @@ wildcard_constraints:
     shards=r"\d+",
 
 
-def runs(genomes=None, models=None):
-    """(genome, model, seed) of each run, or of those of some genomes and models."""
+def runs(wanted=None, models=None):
+    """(data, model, seed) of each run, or of those on some genomes and mixtures and of some models."""
+    every = data_names(config)
     return [
-        (genome, model, seed)
+        (data, model, seed)
         for model, values in config["models"].items()
-        for genome in values.get("genomes", config["genomes"])
+        for data in values.get("genomes", every)
         for seed in config["seeds"]
-        if genome in (genomes or config["genomes"])
-        and model in (models or config["models"])
+        if data in (wanted or every) and model in (models or config["models"])
     ]
 
 
-def for_runs(name, genomes=None, models=None):
+def for_runs(name, wanted=None, models=None):
     """A file of each run."""
     return [
-        f"{RUN}/{name}".format(genome=genome, model=model, seed=seed)
-        for genome, model, seed in runs(genomes, models)
+        f"{RUN}/{name}".format(data=data, model=model, seed=seed)
+        for data, model, seed in runs(wanted, models)
     ]
+
+
+def store_of(genome):
+    """The store of a genome."""
+    return RESULTS / f"genomes/{genome}/genome.zarr"
 
 
 def store(wildcards):
-    """The store of a run's genome."""
-    return RESULTS / f"genomes/{wildcards.genome}/genome.zarr"
+    """The store of a job's genome."""
+    return store_of(wildcards.genome)
+
+
+def intervals_of(genome):
+    """The splits of a genome: the study's own BED file, or the one that is made."""
+    made = RESULTS / f"genomes/{genome}/intervals.bed"
+    return config["genomes"][genome].get("intervals", made)
 
 
 def intervals(wildcards):
-    """The splits of a run's genome: the study's own BED file, or the one that is made."""
-    made = RESULTS / f"genomes/{wildcards.genome}/intervals.bed"
-    return config["genomes"][wildcards.genome].get("intervals", made)
+    """The splits of a job's genome."""
+    return intervals_of(wildcards.genome)
 
 
 def hold_results():

@@ -1,12 +1,12 @@
 """The evaluation suite: every analysis of each run's model on one page."""
 
 SUITE = config.get("suite") or {}
-SUITES = for_runs("suite/report.html") if "suite" in config else []
+SUITES = for_runs("suite/report.html", config["genomes"]) if "suite" in config else []
 
 
 rule suite:
     input:
-        checkpoint=RUN / "train/checkpoint",
+        checkpoint=GENOME_RUN / "train/checkpoint",
         genome=store,
         intervals=intervals,
         annotation=lambda wildcards: config["genomes"][wildcards.genome].get(
@@ -14,12 +14,12 @@ rule suite:
         ),
     output:
         report(
-            RUN / "suite/report.html",
+            GENOME_RUN / "suite/report.html",
             caption="../report/suite.rst",
             category="Suites",
             labels={"genome": "{genome}", "model": "{model}", "seed": "{seed}"},
         ),
-        ensure(RUN / "suite/suite.json", non_empty=True),
+        ensure(GENOME_RUN / "suite/suite.json", non_empty=True),
     log:
         RESULTS / "logs/runs/{genome}/{model}/seed{seed}/suite.log",
     benchmark:

@@ -1,4 +1,70 @@
-"""The recipe of a training run, and what it costs."""
+"""What a run is trained on and evaluated on, the recipe of its training, and what it costs."""
+
+
+def is_mixture(wildcards):
+    """Whether a run is trained on a mixture of genomes."""
+    return wildcards.data in config["mixtures"]
+
+
+def mixture(wildcards):
+    """What the file of a mixture holds: places are relative to its folder."""
+    folder = RESULTS / "mixtures"
+
+    def from_folder(path):
+        return os.path.relpath(path, folder)
+
+    values = config["mixtures"][wildcards.mixture]
+    places = {
+        genome: (from_folder(store_of(genome)), from_folder(intervals_of(genome)))
+        for genome in sources_of(values)
+    }
+    made = mixture_values(values, places)
+    for source in made["sources"]:
+        if "regions" in source:
+            source["regions"] = from_folder(source["regions"])
+        if "base_weights" in source:
+            track = from_folder(source["base_weights"]["track"])
+            source["base_weights"] = {**source["base_weights"], "track": track}
+    return made
+
+
+def trained_on(wildcards):
+    """What a run is trained on, by option of `genome-lm train`."""
+    if is_mixture(wildcards):
+        return {"data": RESULTS / f"mixtures/{wildcards.data}.yaml"}
+    return {
+        "genome": store_of(wildcards.data),
+        "intervals": intervals_of(wildcards.data),
+    }
+
+
+def mixed_files(wildcards):
+    """The files that the mixture of a run names."""
+    if not is_mixture(wildcards):
+        return []
+    values = config["mixtures"][wildcards.data]
+    files = [
+        path
+        for genome in sources_of(values)
+        for path in (store_of(genome), intervals_of(genome))
+    ]
+    for source in values["sources"]:
+        files += [source["regions"]] if "regions" in source else []
+        files += [source["base_weights"]["track"]] if "base_weights" in source else []
+    return files
+
+
+def evaluated_on(data):
+    """The genomes that the runs on a genome or a mixture are evaluated on."""
+    everywhere = data in config["mixtures"] or config["evaluation"]["matrix"]
+    return list(config["genomes"]) if everywhere else [data]
+
+
+def own_evaluation(wildcards):
+    """The evaluation of a run on the genome that it is trained on; none of a mixture."""
+    if is_mixture(wildcards):
+        return []
+    return [f"{RUN}/evaluation/{wildcards.data}.json".format(**wildcards)]
 
 
 def recipe(wildcards):

@@ -8,17 +8,47 @@ include: "train.helpers.smk"
 PROCESSES = max(1, CLUSTER["gpus"])
 
 
+# (data, model, seed, genome) of each evaluation.
+EVALUATIONS = [(*run, genome) for run in runs() for genome in evaluated_on(run[0])]
+EVALUATED = [
+    f"{RUN}/evaluation/{genome}.json".format(data=data, model=model, seed=seed)
+    for data, model, seed, genome in EVALUATIONS
+]
+
+
+localrules:
+    mixture,
+
+
+rule mixture:
+    output:
+        ensure(RESULTS / "mixtures/{mixture}.yaml", non_empty=True),
+    log:
+        RESULTS / "logs/mixtures/{mixture}.log",
+    benchmark:
+        JOBS / "mixture/{mixture}.tsv"
+    conda:
+        "../envs/genome-lm.yaml"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    params:
+        mixture=mixture,
+    script:
+        "../scripts/mixture.py"
+
+
 rule train:
     input:
-        genome=store,
-        intervals=intervals,
+        lambda wildcards: list(trained_on(wildcards).values()),
+        mixed_files,
     output:
         directory(RUN / "train/checkpoint"),
         ensure(RUN / "train/summary.json", non_empty=True),
     log:
-        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/train.log",
+        RESULTS / "logs/runs/{data}/{model}/seed{seed}/train.log",
     benchmark:
-        JOBS / "train/{genome}/{model}/seed{seed}.tsv"
+        JOBS / "train/{data}/{model}/seed{seed}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -38,6 +68,7 @@ rule train:
         # resume.ckpt in this folder is no output, so that it survives a killed job, and training goes on from it.
         run=lambda wildcards: f"{RUN}/train".format(**wildcards),
         recipe=lambda wildcards: json.dumps(recipe(wildcards)),
+        data=lambda wildcards: options(trained_on(wildcards)),
         init=lambda wildcards: options(
             {
                 key: value
@@ -54,7 +85,7 @@ rule train:
         # Under SLURM every task is started by srun, which hands SIGTERM on: training then saves and stops.
         "echo {params.recipe:q} | "
         "${{SLURM_JOB_ID:+srun --nodes={resources.nodes} --ntasks-per-node={params.processes} --cpus-per-task={threads}}} "
-        "genome-lm train --genome {input.genome:q} --intervals {input.intervals:q} --out {params.run:q} "
+        "genome-lm train {params.data:q} --out {params.run:q} "
         "--config - {params.init:q} {params.devices} --num-workers {params.workers} --threads {threads} "
         "--restart-if-changed &> {log:q}"
 
@@ -65,11 +96,11 @@ rule evaluate:
         genome=store,
         intervals=intervals,
     output:
-        ensure(RUN / "evaluation.json", non_empty=True),
+        ensure(RUN / "evaluation/{genome}.json", non_empty=True),
     log:
-        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/evaluate.log",
+        RESULTS / "logs/runs/{data}/{model}/seed{seed}/evaluate/{genome}.log",
     benchmark:
-        JOBS / "evaluate/{genome}/{model}/seed{seed}.tsv"
+        JOBS / "evaluate/{data}/{model}/seed{seed}/{genome}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -79,7 +110,7 @@ rule evaluate:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
-        options=options(config["evaluation"]),
+        options=options(config["evaluation"], leave_out=("matrix",)),
     shell:
         "genome-lm evaluate {input.checkpoint:q} --genome {input.genome:q} --intervals {input.intervals:q} "
         "--out {output:q} --force --threads {threads} {params.options:q} &> {log:q}"
@@ -88,18 +119,18 @@ rule evaluate:
 rule report:
     input:
         summary=RUN / "train/summary.json",
-        evaluation=RUN / "evaluation.json",
+        evaluation=own_evaluation,
     output:
         report(
             RUN / "report.html",
             caption="../report/run.rst",
             category="Runs",
-            labels={"genome": "{genome}", "model": "{model}", "seed": "{seed}"},
+            labels={"data": "{data}", "model": "{model}", "seed": "{seed}"},
         ),
     log:
-        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/report.log",
+        RESULTS / "logs/runs/{data}/{model}/seed{seed}/report.log",
     benchmark:
-        JOBS / "report/{genome}/{model}/seed{seed}.tsv"
+        JOBS / "report/{data}/{model}/seed{seed}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:
@@ -108,7 +139,10 @@ rule report:
         slurm_partition=CLUSTER["partition"],
     params:
         run=lambda wildcards, input: Path(input.summary).parent,
-        title=lambda wildcards: f"{config['title']}: {wildcards.genome}, {wildcards.model}, seed {wildcards.seed}",
+        evaluation=lambda wildcards, input: [
+            f"--evaluation={path}" for path in input.evaluation
+        ],
+        title=lambda wildcards: f"{config['title']}: {wildcards.data}, {wildcards.model}, seed {wildcards.seed}",
     shell:
-        "genome-lm report {params.run:q} --evaluation {input.evaluation:q} --out {output:q} "
+        "genome-lm report {params.run:q} {params.evaluation:q} --out {output:q} "
         "--title {params.title:q} --force &> {log:q}"

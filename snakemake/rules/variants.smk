@@ -1,4 +1,4 @@
-"""Effects of variants: VCF files scored by the runs on their genome, by one job a shard and a gathering."""
+"""Effects of variants: VCF files scored by the runs on their genome or on mixtures with it, in shards."""
 
 
 include: "variants.helpers.smk"
@@ -8,7 +8,9 @@ SCORED = [
     path
     for name, values in config["variants"].items()
     for path in for_runs(
-        f"variants/{name}.vcf.gz", [values["genome"]], values.get("models")
+        f"variants/{name}.vcf.gz",
+        data_with(config, values["genome"]),
+        values.get("models"),
     )
 ]
 
@@ -16,15 +18,17 @@ SCORED = [
 rule score:
     input:
         checkpoint=RUN / "train/checkpoint",
-        genome=store,
+        genome=lambda wildcards: store_of(
+            config["variants"][wildcards.variants]["genome"]
+        ),
         vcf=lambda wildcards: config["variants"][wildcards.variants]["vcf"],
     output:
         temp(RUN / "variants/{variants}.shard-{shard}-of-{shards}.vcf.gz"),
     log:
         RESULTS
-        / "logs/runs/{genome}/{model}/seed{seed}/variants/{variants}/{shard}-of-{shards}.log",
+        / "logs/runs/{data}/{model}/seed{seed}/variants/{variants}/{shard}-of-{shards}.log",
     benchmark:
-        JOBS / "score/{genome}/{model}/seed{seed}/{variants}/{shard}-of-{shards}.tsv"
+        JOBS / "score/{data}/{model}/seed{seed}/{variants}/{shard}-of-{shards}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -51,9 +55,9 @@ rule gather_scores:
     output:
         ensure(RUN / "variants/{variants}.vcf.gz", non_empty=True),
     log:
-        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/variants/{variants}.log",
+        RESULTS / "logs/runs/{data}/{model}/seed{seed}/variants/{variants}.log",
     benchmark:
-        JOBS / "gather_scores/{genome}/{model}/seed{seed}/{variants}.tsv"
+        JOBS / "gather_scores/{data}/{model}/seed{seed}/{variants}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     resources:

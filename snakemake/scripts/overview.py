@@ -3,7 +3,7 @@
 import csv
 import html
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +13,18 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import Perplexity
 from genome_lm.files import replacing_file
 from genome_lm.finetune.metrics import DEFAULT_METRIC
+from genome_lm.report.figures import learning_curves, score_matrix
+from genome_lm.report.page import fixed_svg
+from genome_lm.training.metrics import read_metrics
 from genome_lm.training.records import read_summary
 
 COLUMNS = (
-    "genome",
+    "trained_on",
     "model",
     "seed",
     "parameters",
     "bases_seen",
+    "genome",
     "split",
     "context",
     "nats_per_base",
@@ -40,13 +44,15 @@ svg { max-width: 100%; height: auto }
 """
 
 Row = dict[str, Any]
+Run = tuple[str, str, int]
+"""Genome or mixture that it is trained on, model and seed."""
 
 
 class Tuning(NamedTuple):
     """A task's result for one run: its metric on the held-out split, with the 95 % interval, and its page."""
 
     task: str
-    run: tuple[str, str, int]
+    run: Run
     metric: str
     split: str
     value: float | None
@@ -55,13 +61,19 @@ class Tuning(NamedTuple):
     page: str
 
 
-def rows(runs: Sequence[tuple[str, str, int]], summaries: Sequence[str], evaluations: Sequence[str]) -> Iterator[Row]:
-    """A dictionary of COLUMNS for each run."""
-    for (genome, model, seed), summary, evaluation in zip(runs, summaries, evaluations, strict=True):
-        trained, scores = read_summary(Path(summary).parent), Perplexity.read(Path(evaluation))
+def rows(folders: Mapping[Run, Path], evaluations: Mapping[tuple[Run, str], str]) -> Iterator[Row]:
+    """A dictionary of COLUMNS for each evaluation.
+
+    Args:
+        folders: The training folder of each run.
+        evaluations: The evaluation of a run on a genome.
+    """
+    summaries = {run: read_summary(folder) for run, folder in folders.items()}
+    for (run, genome), evaluation in evaluations.items():
+        trained, scores = summaries[run], Perplexity.read(Path(evaluation))
         best = min(scores.baselines, key=lambda score: score.loss)
         values = (
-            *(genome, model, seed, trained.parameters, trained.bases, scores.split, scores.length),
+            *(*run, trained.parameters, trained.bases, genome, scores.split, scores.length),
             *(round(value, 6) for value in (scores.model.loss, scores.model.perplexity, scores.model.bits_per_base)),
             best.name,
             round(best.bits_per_base, 6),
@@ -69,12 +81,12 @@ def rows(runs: Sequence[tuple[str, str, int]], summaries: Sequence[str], evaluat
         yield dict(zip(COLUMNS, values, strict=True))
 
 
-def tuning(task: str, run: tuple[str, str, int], path: Path, page: str, metric: str | None) -> Tuning:
+def tuning(task: str, run: Run, path: Path, page: str, metric: str | None) -> Tuning:
     """Read a fine-tuning's summary.
 
     Args:
         task: Name of the task.
-        run: Genome, model and seed.
+        run: Its model is tuned.
         path: The summary.
         page: The task's page, as the study's page links to it.
         metric: That of a benchmark's published figures; None for the one that early stopping watched.
@@ -100,23 +112,32 @@ def add_tunings(table: list[Row], tunings: Sequence[Tuning]) -> list[str]:
         Names of the columns.
     """
     columns = list(dict.fromkeys(f"{each.task}_{each.metric}" for each in tunings))
-    by_run = {(row["genome"], row["model"], row["seed"]): row for row in table}
     for row in table:
         row.update(dict.fromkeys(columns, ""))
-    for each in tunings:
-        if each.value is not None:
-            by_run[each.run][f"{each.task}_{each.metric}"] = round(each.value, 6)
+        for each in tunings:
+            if each.value is not None and each.run == run_of(row):
+                row[f"{each.task}_{each.metric}"] = round(each.value, 6)
     return columns
 
 
-def name_of(run: tuple[str, str, int]) -> str:
+def run_of(row: Row) -> Run:
+    """The run of a row."""
+    return row["trained_on"], row["model"], row["seed"]
+
+
+def name_of(run: Run) -> str:
     """A run as it is shown."""
-    genome, model, seed = run
-    return f"{genome}, {model}, seed {seed}"
+    data, model, seed = run
+    return f"{data}, {model}, seed {seed}"
+
+
+def name_of_row(row: Row) -> str:
+    """A run as it is shown, and the genome that it is evaluated on if it is trained on something else."""
+    return name_of(run_of(row)) + ("" if row["genome"] == row["trained_on"] else f", on {row['genome']}")
 
 
 def figure(table: Sequence[Row]) -> str:
-    """Bits per base of each run beside its best baseline, as SVG text."""
+    """Bits per base of each evaluation beside its best baseline, as SVG text."""
     drawn, axes = new_figure(7.2, 0.9 + 0.26 * len(table))
     places = range(len(table))
     for place, row in zip(places, table, strict=True):
@@ -126,11 +147,46 @@ def figure(table: Sequence[Row]) -> str:
         [row["baseline_bits_per_base"] for row in table], places, s=26, color="#8a94a0", label="best baseline"
     )
     axes.scatter([row["bits_per_base"] for row in table], places, s=26, color=MODEL, label="model")
-    axes.set_yticks(places, [name_of((row["genome"], row["model"], row["seed"])) for row in table], color=INK)
+    axes.set_yticks(places, [name_of_row(row) for row in table], color=INK)
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.set_xlabel("bits per base on held-out sequence (lower is better; the axis does not begin at 0)", fontsize=8)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return svg_text(drawn)
+
+
+class Grid(NamedTuple):
+    """Bits per base of runs on genomes; None where a run is not evaluated on a genome. Baselines are the best."""
+
+    runs: list[Run]
+    genomes: list[str]
+    bits: list[list[float | None]]
+    baselines: list[float]
+
+
+def grid(table: Sequence[Row]) -> Grid | None:
+    """The evaluation matrix; None if each run is evaluated on the genome alone that it is trained on."""
+    if all(row["genome"] == row["trained_on"] for row in table):
+        return None
+    runs = list(dict.fromkeys(map(run_of, table)))
+    genomes = list(dict.fromkeys(row["genome"] for row in table))
+    bits = {(run_of(row), row["genome"]): row["bits_per_base"] for row in table}
+    baselines = [min(row["baseline_bits_per_base"] for row in table if row["genome"] == genome) for genome in genomes]
+    return Grid(runs, genomes, [[bits.get((run, genome)) for genome in genomes] for run in runs], baselines)
+
+
+def _matrix(matrix: Grid) -> list[str]:
+    """The section of the matrix: words, heat map and table."""
+    names = [name_of(run) for run in matrix.runs]
+    lines = [
+        [name, *("" if value is None else f"{value:.4f}" for value in values)]
+        for name, values in zip([*names, "best baseline"], [*matrix.bits, matrix.baselines], strict=True)
+    ]
+    return [
+        "<h2>Each run on each genome</h2>\n<p>Bits per base on held-out sequence; lower is better. "
+        "The best baseline is fitted to the genome's own training split, also where a run never saw the genome.</p>",
+        score_matrix(names, matrix.genomes, matrix.bits, matrix.baselines),
+        _table(("run", *matrix.genomes), lines),
+    ]
 
 
 def _table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -143,20 +199,29 @@ def _link(page: str, text: str) -> str:
     return f'<a href="{html.escape(page)}">{html.escape(text)}</a>'
 
 
-def page(title: str, table: Sequence[Row], pages: Sequence[str], tunings: Sequence[Tuning]) -> str:
-    """An HTML page with the figure and the tables; each run and each task links to its own page."""
+def page(title: str, table: Sequence[Row], folders: Mapping[Run, str], tunings: Sequence[Tuning], curves: str) -> str:
+    """An HTML page with the figures and the tables; each run and each task links to its own page.
+
+    Args:
+        title: Its heading.
+        table: A row per evaluation.
+        folders: The folder of each run, as the page links to it.
+        tunings: Results of the tasks.
+        curves: The figure of all runs' training.
+    """
     runs = [
         (
-            _link(link, name_of((row["genome"], row["model"], row["seed"]))),
+            _link(f"{folders[run_of(row)]}/report.html", name_of_row(row)),
             f"{row['parameters']:,}",
             f"{row['bases_seen'] / 1e6:,.1f} M",
             f"{row['perplexity']:.4f}",
             f"{row['bits_per_base']:.4f}",
             f"{row['bits_per_base'] - row['baseline_bits_per_base']:+.4f}",
+            _link(f"{folders[run_of(row)]}/train/checkpoint", "checkpoint"),
         )
-        for row, link in zip(table, pages, strict=True)
+        for row in table
     ]
-    names = ("run", "parameters", "bases seen", "perplexity", "bits per base", "against best baseline")
+    names = ("run", "parameters", "bases seen", "perplexity", "bits per base", "against best baseline", "model")
     tasks = [
         (
             _link(each.page, f"{each.task}: {name_of(each.run)}"),
@@ -171,10 +236,13 @@ def page(title: str, table: Sequence[Row], pages: Sequence[str], tunings: Sequen
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
         f"<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>",
         "<p>Each run on held-out sequence; lower is better. "
-        "A run's own page has its learning curve, its baselines and its provenance.</p>",
+        "A run's own page has its learning curve and its provenance.</p>",
         figure(table),
         _table(names, runs),
     ]
+    if (matrix := grid(table)) is not None:
+        parts += _matrix(matrix)
+    parts += ["<h2>Training</h2>\n<p>Losses of runs on different data are not comparable.</p>", curves]
     if tasks:
         parts += [
             "<h2>Tasks</h2>\n<p>Each run's model fine-tuned on each task, and measured on other examples than those. "
@@ -187,7 +255,14 @@ def page(title: str, table: Sequence[Row], pages: Sequence[str], tunings: Sequen
 def write(snakemake: Any) -> None:
     """Write both outputs of the rule."""
     given, out = snakemake.input, Path(snakemake.output.page)
-    table = list(rows(snakemake.params.runs, given.summaries, given.evaluations))
+    folders = {
+        tuple(run): Path(summary).parent for run, summary in zip(snakemake.params.runs, given.summaries, strict=True)
+    }
+    evaluations = {
+        (tuple(run), genome): path
+        for (*run, genome), path in zip(snakemake.params.evaluations, given.evaluations, strict=True)
+    }
+    table = list(rows(folders, evaluations))
 
     def relative(path: Path) -> str:
         return str(path.relative_to(out.parent))
@@ -199,6 +274,7 @@ def write(snakemake: Any) -> None:
     ]
     columns = [*COLUMNS, *add_tunings(table, tunings)]
     with (
+        fixed_svg(),
         replacing_file(Path(snakemake.output.table)) as new_table,
         replacing_file(out) as new_page,
         new_table.open("w", encoding="utf-8", newline="") as file,
@@ -206,8 +282,9 @@ def write(snakemake: Any) -> None:
         writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
-        links = [relative(Path(link)) for link in given.pages]
-        new_page.write_text(page(snakemake.params.title, table, links, tunings), encoding="utf-8")
+        links = {run: relative(folder.parent) for run, folder in folders.items()}
+        curves = learning_curves({name_of(run): read_metrics(folder) for run, folder in folders.items()})
+        new_page.write_text(page(snakemake.params.title, table, links, tunings, curves), encoding="utf-8")
 
 
 if "snakemake" in globals():

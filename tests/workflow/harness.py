@@ -83,7 +83,7 @@ def jobs(output: str) -> set[str]:
 
 def assert_same_results(folder: Path, other: Path) -> None:
     """That two finished workflows made the same of the same; only times, and paths in a page, may differ."""
-    for name in ("genomes/tiny/intervals.bed", "runs.tsv", f"{RUN}/evaluation.json"):
+    for name in ("genomes/tiny/intervals.bed", "runs.tsv", f"{RUN}/evaluation/tiny.json"):
         assert (folder / "results" / name).read_bytes() == (other / "results" / name).read_bytes(), name
     checkpoint = f"results/{RUN}/train/checkpoint"
     for path in sorted((other / checkpoint).glob("[!.]*")):

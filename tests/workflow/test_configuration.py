@@ -15,7 +15,9 @@ import typer
 import yaml
 
 from genome_lm.config import PRESETS, ModelConfig
+from genome_lm.mixture_config import BaseWeightsConfig, MixtureConfig, SourceConfig
 from genome_lm.training_config import TrainingConfig
+from genome_lm.typed import typed
 from genome_lm_cli.main import app
 from tests.workflow.harness import ROOT
 
@@ -56,6 +58,10 @@ def complete(values: dict[str, Any], *folders: Path) -> Any:
 
 def task(**changes: Any) -> dict[str, Any]:
     return {"tasks": {"t": {"task": "classification", "data": "set.tsv", **changes}}}
+
+
+def mixed(*sources: Any) -> dict[str, Any]:
+    return {"mixtures": {"m": {"sources": list(sources)}}}
 
 
 def small(**changes: Any) -> dict[str, Any]:
@@ -199,6 +205,36 @@ WRONG = {
         },
         "variants.v: no model is trained on its genomes",
     ),
+    "mixture of no sources": ({"mixtures": {"m": {"sources": []}}}, r"mixtures.m.sources: \[\] should be non-empty"),
+    "genome of a mixture": (mixed("tinny"), "mixtures.m: 'tinny' is not among genomes: tiny"),
+    "mixture with a genome's name": (
+        {"mixtures": {"tiny": {"sources": ["tiny"]}}},
+        "mixtures.tiny: a genome has this name",
+    ),
+    "source twice": (mixed("tiny", "tiny"), "mixtures.m: two sources are named 'tiny'; give each its own name"),
+    "key of a source": (mixed({"genome": "tiny", "wieght": 1}), "mixtures.m.sources.0: .*'wieght'"),
+    "weights of nothing": (mixed({"genome": "tiny", "weight": 0}), "mixtures.m: the weights sum to zero"),
+    "classes without regions": (
+        mixed({"genome": "tiny", "classes": {"coding": 1}}),
+        "mixtures.m: source 'tiny': regions and classes go together",
+    ),
+    "regions that are not there": (
+        mixed({"genome": "tiny", "regions": "no.bed", "classes": {"coding": 1}}),
+        "mixtures.m.sources.0.regions: no.bed: no such file",
+    ),
+    "track that is not there": (
+        mixed({"genome": "tiny", "base_weights": {"track": "no.bw"}}),
+        "mixtures.m.sources.0.base_weights.track: no.bw: no such file",
+    ),
+    "clip": (
+        mixed({"genome": "tiny", "base_weights": {"track": "genome.fa", "clip": [2, 1]}}),
+        r"mixtures.m: base_weights: clip is \[2.*\]; give the least weight first",
+    ),
+    "temperature": (
+        {"mixtures": {"m": {"sources": ["tiny"], "temperature": 2}}},
+        "mixtures.m.temperature: 2 is greater",
+    ),
+    "mixture of a model": (small(genomes=["mix"]), "models.small.genomes: 'mix' is not among genomes: tiny"),
     "cluster": ({"cluster": {"gpus": -1}}, "cluster.gpus: -1 is less than"),
 }
 
@@ -285,6 +321,25 @@ def test_a_genome_may_be_a_path_alone() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_mixture_is_what_train_reads() -> None:
+    track = {"track": "genes.gff3", "clip": [0, 2]}
+    values = study(
+        genomes={"a": "manifest.yaml", "b": "genome.fa"},
+        models={"small": {**SMALL, "genomes": ["m"]}},
+        tasks={"t": {"task": "classification", "data": "set.tsv", "genomes": ["m"]}},
+        variants={"v": {"genome": "b", "vcf": "v.vcf"}},
+        mixtures={"m": {"sources": ["a", {"genome": "b", "name": "c", "base_weights": track}], "temperature": 0.5}},
+    )
+    complete(values)
+    places = {"a": ("a.zarr", "a.bed"), "b": ("b.zarr", "b.bed")}
+    made = configuration.mixture_values(values["mixtures"]["m"], places)
+    weights = BaseWeightsConfig("genes.gff3", clip=(0, 2))
+    sources = SourceConfig("a", "a.zarr", "a.bed"), SourceConfig("c", "b.zarr", "b.bed", base_weights=weights)
+    assert typed(MixtureConfig, made, "mixture") == MixtureConfig(sources, temperature=0.5)
+    assert configuration.data_with(values, "b") == ["b", "m"]
+
+
+@pytest.mark.usefixtures("folder")
 def test_the_sets_of_a_benchmark_are_tasks() -> None:
     values = study(benchmarks={"b": {"manifest": BENCHMARK, "sets": ["promoter_all", "H3"]}})
     made = complete(values)
@@ -327,11 +382,20 @@ def test_the_options_are_those_of_the_command(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize(("section", "config"), [("model", ModelConfig), ("training", TrainingConfig)])
+@pytest.mark.parametrize(
+    ("section", "config"),
+    [
+        ("model", ModelConfig),
+        ("training", TrainingConfig),
+        ("mixture", MixtureConfig),
+        ("source", SourceConfig),
+        ("base_weights", BaseWeightsConfig),
+    ],
+)
 def test_the_schema_has_the_fields_of_the_package(section: str, config: Any) -> None:
     schema = yaml.safe_load((ROOT / "snakemake/schemas/config.schema.yaml").read_text())
-    of_workflow = {"genomes", "training", "init", "preset"}
-    assert set(schema["$defs"][section]["properties"]) - of_workflow == set(config.__dataclass_fields__) - {"seed"}
+    of_workflow, of_package = {"genomes", "training", "init", "preset"}, {"seed", "intervals"}
+    assert set(schema["$defs"][section]["properties"]) - of_workflow == set(config.__dataclass_fields__) - of_package
 
 
 def test_the_presets_of_the_schema_are_the_packages() -> None:

@@ -58,7 +58,7 @@ def test_a_corrupted_chunk_of_the_genome(finished: Path, tmp_path: Path) -> None
     result = snakemake(folder, "--forcerun", "evaluate")
     assert result.returncode != 0
     assert error_lines(result.stdout, "genome.zarr")
-    assert not (folder / f"results/{RUN}/evaluation.json").exists()
+    assert not (folder / f"results/{RUN}/evaluation/tiny.json").exists()
 
 
 def test_a_half_written_checkpoint(finished: Path, tmp_path: Path) -> None:

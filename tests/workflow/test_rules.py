@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import genome_lm
 from genome_lm.dataset import read_examples
 from genome_lm.genome import GenomeStore, read_bed
+from genome_lm.mixture_config import read_mixture
 from genome_lm_cli.main import app
 from tests.conftest import Genome, biased_dna
 from tests.workflow.harness import (
@@ -40,14 +41,19 @@ from tests.workflow.harness import (
 pytestmark = pytest.mark.slow
 
 GENOME = "genomes/tiny"
+MIXED = "runs/both/small/seed0"
+"""The run on a mixture of both genomes."""
 TARGETS = {"all", "evaluate_all", "toys"}
 """Rules that name what is wanted, and make nothing."""
 CONFIG = {
     "genomes": {
         "tiny": {"manifest": "manifest.yaml", "splits": {"block": 3_000, "gap": 100}},
-        "other": {"manifest": "other.yaml"},
+        "other": {"manifest": "other.yaml", "splits": {"block": 3_000, "gap": 100}},
     },
-    "models": {"small": {"d_model": 16, "n_layer": 2, "max_length": 128, "filter_order": 8, "genomes": ["tiny"]}},
+    "models": {
+        "small": {"d_model": 16, "n_layer": 2, "max_length": 128, "filter_order": 8, "genomes": ["tiny", "both"]}
+    },
+    "mixtures": {"both": {"sources": ["tiny", {"genome": "other", "name": "second"}], "weights": "equal"}},
     "training": {"stages": "32:60,128:60", "tokens_per_step": 256, "lr": 0.003, "checkpoint_every": 10},
     "embedding": {"split": "test", "window": 128, "shards": 2},
     "evaluation": {"split": "test", "markov_order": 3},
@@ -58,9 +64,10 @@ CONFIG = {
             "task": "classification",
             "set_options": {"length": 64, "per_class": 40, "block": 5_000},
             "options": {"epochs": 2},
+            "genomes": ["tiny"],
         }
     },
-    "benchmarks": {"toys": {"manifest": "toys.yaml"}},
+    "benchmarks": {"toys": {"manifest": "toys.yaml", "genomes": ["tiny"]}},
     "suite": {"only": ["context", "strands"], "scale": 0.05},
 }
 TOYS = """
@@ -163,7 +170,16 @@ def check_intervals(study: Study) -> None:
         assert region.contig != following.contig or region.end <= following.start
 
 
+def check_mixture(study: Study) -> None:
+    mixture = read_mixture(study.results / "mixtures/both.yaml")
+    assert mixture.weights == "equal"
+    assert [source.name for source in mixture.sources] == ["tiny", "second"]
+    assert GenomeStore(Path(mixture.sources[1].genome)).contigs.names == ("other",)
+
+
 def check_train(study: Study) -> None:
+    sources = study.json(f"{MIXED}/train/summary.json")["sources"]
+    assert [(source["name"], source["share"]) for source in sources] == [("tiny", 0.5), ("second", 0.5)]  # type: ignore[attr-defined]
     assert study.json(f"{RUN}/train/summary.json")["steps"] == 120
     model = genome_lm.load(study.results / RUN / "train/checkpoint")
     assert (model.config.d_model, model.config.max_length) == (16, 128)
@@ -171,7 +187,7 @@ def check_train(study: Study) -> None:
 
 
 def check_evaluate(study: Study) -> None:
-    scores = study.json(f"{RUN}/evaluation.json")
+    scores = study.json(f"{RUN}/evaluation/tiny.json")
     uniform, *chains = scores["baselines"]
     assert 1 < scores["model"]["perplexity"] < uniform["perplexity"]
     assert all(chain["loss"] < uniform["loss"] for chain in chains[1:])
@@ -270,19 +286,30 @@ def check_suite(study: Study) -> None:
 
 def check_report(study: Study) -> None:
     page = (study.results / RUN / "report.html").read_text()
-    assert f"{study.json(f'{RUN}/evaluation.json')['model']['perplexity']:.4f}" in page
+    assert f"{study.json(f'{RUN}/evaluation/tiny.json')['model']['perplexity']:.4f}" in page
     assert page.rstrip().endswith("</html>")
 
 
 def check_overview(study: Study) -> None:
     with (study.results / "runs.tsv").open(newline="") as file:
-        (row,) = csv.DictReader(file, delimiter="\t")
-    scores = study.json(f"{RUN}/evaluation.json")
-    assert (row["genome"], row["model"], row["seed"]) == ("tiny", "small", "0")
-    assert float(row["perplexity"]) == pytest.approx(scores["model"]["perplexity"], abs=1e-5)
+        row, *of_mixture = csv.DictReader(file, delimiter="\t")
     page = (study.results / "report.html").read_text()
-    assert f'href="{RUN}/report.html"' in page
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 3
+    evaluated = {("tiny", "tiny"): row} | {("both", each["genome"]): each for each in of_mixture}
+    assert evaluated.keys() == {("tiny", "tiny"), ("both", "tiny"), ("both", "other")}
+    for (data, genome), each in evaluated.items():
+        run = f"runs/{data}/small/seed0"
+        scores = study.json(f"{run}/evaluation/{genome}.json")
+        assert (each["trained_on"], each["model"], each["seed"], each["genome"]) == (data, "small", "0", genome)
+        assert float(each["perplexity"]) == pytest.approx(scores["model"]["perplexity"], abs=1e-5)
+        assert f'href="{run}/report.html"' in page
+        assert f'href="{run}/train/checkpoint"' in page
+    bits = {key: f"{float(each['bits_per_base']):.4f}" for key, each in evaluated.items()}
+    assert f"<td>tiny, small, seed 0</td><td>{bits['tiny', 'tiny']}</td><td></td>" in page
+    assert f"<td>both, small, seed 0</td><td>{bits['both', 'tiny']}</td><td>{bits['both', 'other']}</td>" in page
+    of_genome = [[row for row in evaluated.values() if row["genome"] == name] for name in ("tiny", "other")]
+    best = [min(float(row["baseline_bits_per_base"]) for row in rows) for rows in of_genome]
+    assert f"<td>best baseline</td><td>{best[0]:.4f}</td><td>{best[1]:.4f}</td>" in page
     for task, metric in (("species", "mcc"), ("rich", "accuracy")):
         metrics = study.json(f"{RUN}/tasks/{task}/summary.json")["metrics"]["test"]  # type: ignore[index]
         value = next(each["value"] for each in metrics if each["metric"] == metric)
@@ -300,22 +327,35 @@ def check_jobs(study: Study) -> None:
 RULES = {
     "download": Rule((f"{GENOME}/fasta.txt", "genomes/other/fasta.txt"), (), check_download),
     "genome": Rule((f"{GENOME}/genome.zarr", "genomes/other/genome.zarr"), ("download",), check_genome),
-    "intervals": Rule((f"{GENOME}/intervals.bed",), ("genome",), check_intervals),
-    "train": Rule((f"{RUN}/train/summary.json",), ("intervals",), check_train),
-    "evaluate": Rule((f"{RUN}/evaluation.json",), ("train",), check_evaluate),
+    "intervals": Rule((f"{GENOME}/intervals.bed", "genomes/other/intervals.bed"), ("genome",), check_intervals),
+    "mixture": Rule(("mixtures/both.yaml",), ("genome",), check_mixture),
+    "train": Rule(
+        (f"{RUN}/train/summary.json", f"{MIXED}/train/summary.json"), ("intervals", "mixture"), check_train
+    ),
+    "evaluate": Rule(
+        tuple(
+            f"{run}/evaluation/{genome}.json" for run, genome in ((RUN, "tiny"), (MIXED, "tiny"), (MIXED, "other"))
+        ),
+        ("train",),
+        check_evaluate,
+    ),
     "embed": Rule(tuple(f"{RUN}/embeddings.parquet.shard-{shard}-of-2" for shard in (1, 2)), ("train",), check_embed),
     "gather_embeddings": Rule((f"{RUN}/embeddings.parquet",), ("embed",), check_gather_embeddings),
     "score": Rule(
-        tuple(f"{RUN}/variants/clinic.shard-{shard}-of-2.vcf.gz" for shard in (1, 2)), ("train",), check_score
+        tuple(f"{run}/variants/clinic.shard-{shard}-of-2.vcf.gz" for run in (RUN, MIXED) for shard in (1, 2)),
+        ("train",),
+        check_score,
     ),
-    "gather_scores": Rule((f"{RUN}/variants/clinic.vcf.gz",), ("score",), check_gather_scores),
+    "gather_scores": Rule(
+        (f"{RUN}/variants/clinic.vcf.gz", f"{MIXED}/variants/clinic.vcf.gz"), ("score",), check_gather_scores
+    ),
     "dataset": Rule(("datasets/species.parquet", "datasets/rich.parquet"), ("genome",), check_dataset),
     "finetune": Rule(
         (f"{RUN}/tasks/species/summary.json", f"{RUN}/tasks/rich/summary.json"), ("train", "dataset"), check_finetune
     ),
     "compare": Rule((f"{RUN}/comparisons/toys.csv",), ("finetune",), check_compare),
     "suite": Rule((f"{RUN}/suite/report.html",), ("train",), check_suite),
-    "report": Rule((f"{RUN}/report.html",), ("evaluate",), check_report),
+    "report": Rule((f"{RUN}/report.html", f"{MIXED}/report.html"), ("evaluate",), check_report),
     "overview": Rule(("report.html",), ("report", "finetune"), check_overview),
     "jobs": Rule(("jobs.svg",), ("overview", "gather_embeddings", "gather_scores", "compare", "suite"), check_jobs),
 }

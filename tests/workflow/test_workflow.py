@@ -40,7 +40,7 @@ def test_every_rule_has_log_benchmark_and_resources() -> None:
 
 def test_from_fasta_to_report(finished: Path) -> None:
     results = finished / "results"
-    scores = json.loads((results / RUN / "evaluation.json").read_text())
+    scores = json.loads((results / RUN / "evaluation/tiny.json").read_text())
     shown = f"{scores['model']['perplexity']:.4f}"
     assert shown in (results / "report.html").read_text()
     assert shown in (results / RUN / "report.html").read_text()
@@ -49,7 +49,7 @@ def test_from_fasta_to_report(finished: Path) -> None:
     assert len(table) == 2
     assert table[1].startswith("tiny\tsmall\t0\t")
     assert (results / RUN / "embeddings.parquet").stat().st_size > 1_000
-    assert {path.stem for path in (results / "logs").rglob("*.log")} == RULES - {"all"}
+    assert {path.stem for path in (results / "logs").rglob("*.log")} == RULES - {"all", "evaluate"} | {"tiny"}
     assert {path.stem for path in (results / "jobs").iterdir()} == RULES - {"all"}
 
 
@@ -167,9 +167,9 @@ def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genom
     trained = [job["shell"] for job in planned if job["rule"] == "train" and "model=long" in job["wildcards"]]
     assert all('"stages": "1024:10,32768:10"' in shell for shell in trained)
     assert all(
-        "--intervals my.bed" in job["shell"]
+        "--intervals=my.bed" in job["shell"]
         for job in planned
-        if "genome=other" in job.get("wildcards", "") and job["rule"] == "train"
+        if "data=other" in job.get("wildcards", "") and job["rule"] == "train"
     )
     tuned = next(
         job["shell"] for job in planned if job["rule"] == "finetune" and "task=promoters" in job["wildcards"]
@@ -251,6 +251,20 @@ def test_the_example_of_a_study_is_planned(tmp_path: Path) -> None:
     assert {rule: planned.count(rule) for rule in counts} == counts
 
 
+def test_the_example_of_mixtures_is_planned(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "snakemake" / "config" / "mixture.yaml", tmp_path / "config.yaml")
+    result = snakemake(tmp_path, "-n")
+    assert result.returncode == 0, result.stdout
+    planned = plan(result.stdout)
+    # Two mixtures and the genome that is held out, three seeds each, on five genomes.
+    counts = {"download": 5, "mixture": 2, "train": 9, "evaluate": 45, "report": 9, "overview": 1}
+    assert {rule: sum(job["rule"] == rule for job in planned) for rule in counts} == counts
+    assert all("matrix" not in job["shell"] for job in planned if job["rule"] == "evaluate")
+    trained = {job["wildcards"].split(",")[0]: job["shell"] for job in planned if job["rule"] == "train"}
+    assert "--data=results/bacteria/mixtures/equal.yaml --out results/bacteria/runs/equal" in trained["data=equal"]
+    assert "--genome=results/bacteria/genomes/kpneumoniae/genome.zarr" in trained["data=kpneumoniae"]
+
+
 def test_resources_grow_with_the_attempt(genome: Genome, tmp_path: Path) -> None:
     folder = project(tmp_path / "again", genome)
     first, third = (
@@ -265,7 +279,9 @@ def test_the_figure_of_the_jobs_waits_for_all_of_them(genome: Genome, tmp_path: 
     """A job that ran beside it would be missing, or half written."""
     toys = {"source": "a list", "files": {"train": "{set}.fna"}, "sets": {"rich": {"metric": "accuracy"}}}
     (tmp_path / "toys.yaml").write_text(yaml.safe_dump(toys))
-    folder = project(tmp_path, genome, **STUDY, benchmarks={"toys": {"manifest": "toys.yaml", "genomes": ["tiny"]}})
+    benchmarks = {"toys": {"manifest": "toys.yaml", "genomes": ["tiny"]}}
+    mixtures = {"both": {"sources": ["tiny", "other"]}}
+    folder = project(tmp_path, genome, **STUDY, benchmarks=benchmarks, mixtures=mixtures)
     for name in ("promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff", "other.fa"):
         (folder / name).touch()
     result = snakemake(folder, "-n", "results/jobs.svg")
