@@ -148,6 +148,7 @@ def _check_events(yaml: Any, content: bytes | str) -> None:
         if isinstance(event, yaml.AliasEvent):
             counts[-1] += sizes.get(event.anchor, math.inf)  # one that is within itself has no end
         elif isinstance(event, yaml.ScalarEvent):
+            event.value.encode()  # see `_check_depth_and_text`
             counts[-1] += 1
             sizes[event.anchor] = 1
         elif isinstance(event, yaml.CollectionStartEvent):

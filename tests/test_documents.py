@@ -119,3 +119,9 @@ def test_json_is_written_without_numbers_that_it_does_not_have() -> None:
     values = {"a": (float("nan"), 1.5), "b": [{"c": float("inf")}]}
     assert parse_json(json_text(values), "it") == {"a": [None, 1.5], "b": [{"c": None}]}
     assert parse_json(b"\xef\xbb\xbf[1]", "it") == [1]  # with a byte order mark
+
+
+@pytest.mark.parametrize("text", ['a: "\\ud800"', '"\\udfff": 1', '["\\ud83d\\ude00"]'])
+def test_half_of_a_surrogate_pair_is_no_text_in_yaml_either(text: str) -> None:
+    with pytest.raises(GenomeLMError, match=r"^x: not valid YAML: .*surrogates not allowed"):
+        parse_yaml(text, "x")
