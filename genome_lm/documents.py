@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.optional import require
-from genome_lm.text import repeated_names
+from genome_lm.text import one_line, repeated_names
 
 MOST_BYTES = 16 << 20
 """Of a JSON file, unless its reader knows better: the values take a hundred times as much in memory."""
@@ -136,7 +136,7 @@ def parse_yaml(content: bytes | str, what: str) -> Any:
         return yaml.load(content, _loader(yaml))
     except (yaml.YAMLError, ValueError) as error:
         # The library tells over several lines where it is.
-        raise GenomeLMError(f"{what}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise GenomeLMError(f"{what}: not valid YAML: {one_line(error)}") from error
 
 
 def _check_events(yaml: Any, content: bytes | str) -> None:

@@ -38,3 +38,8 @@ def some_of(names: Iterable[str], most: int = 8) -> str:
     given = list(names)
     shown = ", ".join(shortened(name) for name in given[:most])
     return shown + (f" and {len(given) - most:,} more" if len(given) > most else "")
+
+
+def one_line(reason: object, most: int = 300) -> str:
+    """What a library says of an error, in one line: some take several, or show a line of the file."""
+    return shortened(" ".join(str(reason).split()), most)

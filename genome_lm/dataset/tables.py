@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import read_lines
 from genome_lm.lines import LINE_BYTES
-from genome_lm.text import repeated_names
+from genome_lm.text import one_line, repeated_names
 
 MOST_BYTES = 2 << 30
 """Unpacked bytes of a table: its rows are held in memory, all of them."""
@@ -126,7 +126,7 @@ def _of_parquet(path: Path, wanted: Collection[str]) -> tuple[list[str], Iterato
         file = pq.ParquetFile(path, read_dictionary=texts, page_checksum_verification=True)
         return list(file.schema_arrow.names), _batches(path, file, wanted)
     except _DAMAGES as error:
-        raise GenomeLMError(f"{path}: can't read the table: {error}") from error
+        raise GenomeLMError(f"{path}: can't read the table: {one_line(error)}") from error
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -146,7 +146,7 @@ def _batches(path: Path, file: pq.ParquetFile, wanted: Collection[str]) -> Itera
                 size.add(_decoded_bytes(column))
             yield from batch.to_pylist()
     except _DAMAGES as error:
-        raise GenomeLMError(f"{path}: can't read the table: {error}") from error
+        raise GenomeLMError(f"{path}: can't read the table: {one_line(error)}") from error
 
 
 def _decoded_bytes(column: pa.Array) -> int:

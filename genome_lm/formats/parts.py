@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from genome_lm.documents import json_text, read_json
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import folder_around, writing
+from genome_lm.text import one_line
 from genome_lm.typed import Positive, typed
 
 PARTS = ".parts"
@@ -229,10 +230,8 @@ def column_kinds(schema: pa.Schema) -> dict[str, str]:
 
 
 def _damaged(file: Path, why: object) -> GenomeLMError:
-    # Arrow's reasons have several lines.
-    reason = " ".join(str(why).split())
     return GenomeLMError(
-        f"{file}: damaged, or not of this job: {reason}; remove it, and the job's command makes it anew"
+        f"{file}: damaged, or not of this job: {one_line(why)}; remove it, and the job's command makes it anew"
     )
 
 

@@ -12,6 +12,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import sha256
 from genome_lm.genome.codes import Codes
 from genome_lm.genome.fasta import FastaFile, Header
+from genome_lm.text import one_line
 
 MAGIC = b"PK\x03\x04"
 """The first bytes of a zip file."""
@@ -56,7 +57,9 @@ class PackageFile:
         except OSError as error:
             raise GenomeLMError(f"{self.path}: can't read: {error.strerror or error}") from error
         except _DAMAGES as error:
-            raise GenomeLMError(f"{self.path}: can't read: cut off or damaged: {error}; get it again") from error
+            raise GenomeLMError(
+                f"{self.path}: can't read: cut off or damaged: {one_line(error)}; get it again"
+            ) from error
 
     def _members(self, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         matches = [(info, _MEMBER.fullmatch(info.filename)) for info in archive.infolist()]

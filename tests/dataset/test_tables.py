@@ -133,6 +133,15 @@ def test_a_hundred_thousand_columns(tmp_path: Path) -> None:
     assert len(refusal(tmp_path / "a.csv", columns=("other",))) < 1_000
 
 
+def test_damaged_parquet_is_one_line(tmp_path: Path) -> None:
+    """Arrow's reasons have several."""
+    path = table_of(tmp_path / "a.parquet", sequence=["ACGT"] * 9, label=[1] * 9)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + b"A" * 1_000_000 + content[len(content) // 2 :])
+    assert "can't read the table: " in refusal(path)
+    assert "\n" not in refusal(path)
+
+
 def test_text_with_a_byte_order_mark_and_long_sequences(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("\ufeffsequence\tlabel\n" + "ACGT" * 50_000 + "\tx\n")
     examples = read_examples(tmp_path / "a.tsv").examples
