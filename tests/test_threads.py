@@ -185,7 +185,7 @@ def test_the_users_way_of_waiting_stays(name: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_threads_are_refused(count: int) -> None:
-    with pytest.raises(GenomeLMError, match="1 or more, or leave it out"):
+    with pytest.raises(GenomeLMError, match="give 1 to 1024, or leave it out"):
         limit_threads(count)
 
 
