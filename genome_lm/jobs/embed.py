@@ -1,9 +1,6 @@
 """Embedding as a job: a whole input to a file, in parts, resumable, in shards if so wished."""
 
-import contextlib
 import math
-import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +13,7 @@ import pyarrow as pa
 from genome_lm.alphabet import A, N
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing
+from genome_lm.files import read_blocks, refuse_existing
 from genome_lm.formats.embeddings import check_suffix, write_parts
 from genome_lm.formats.parts import JOB, PARTS, Parts, PartsFolder, column_kinds, finish_as, parts_folder, working_in
 from genome_lm.inference.batches import BatchSize, check_length
@@ -178,9 +175,8 @@ def _readable_twice(source: SequenceSource, folder: Path) -> SequenceSource:
         return source
     copy = folder / STREAM
     try:
-        with contextlib.ExitStack() as stack, copy.open("wb") as file:
-            stream = sys.stdin.buffer if str(source.path) == "-" else stack.enter_context(source.path.open("rb"))
-            shutil.copyfileobj(stream, file, 1 << 20)
+        with copy.open("wb") as file:
+            file.writelines(read_blocks(source.path))
     except OSError as error:
         raise GenomeLMError(f"{copy}: can't copy {source.path} there: {error.strerror or error}") from error
     return FastaSource(copy, source.tiling)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import anndata
@@ -211,3 +212,11 @@ def test_contig_names_of_a_bed_file(run: Path, genome: Genome, tmp_path: Path) -
     assert "y|two:1-50" in (tmp_path / "t.tsv").read_text()
     with pytest.raises(GenomeLMError, match="go with --bed"):
         embed(run, "--fasta", genome.fasta, "--contig-names", "add-chr", "--out", tmp_path / "f.npz")
+
+
+def test_a_pipe_that_nobody_writes_into(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genome_lm.files._PIPE_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "q.fa")
+    options = ["--fasta", str(tmp_path / "q.fa"), "--out", str(tmp_path / "e.npz")]
+    shown = CliRunner().invoke(app, ["embed", str(run / "checkpoint"), *options])
+    assert "nobody wrote into this pipe" in str(shown.exception)
