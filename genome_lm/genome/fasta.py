@@ -4,9 +4,8 @@ Biopython and pyfaidx build a Python string of a whole record or need an index o
 read, so that memory grows neither with the longest record nor with the longest line, and the rate is that of NumPy.
 """
 
-import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -16,6 +15,7 @@ from genome_lm.alphabet import INVALID
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_input
 from genome_lm.genome.codes import CODE_TO_LETTER, LETTER_TO_CODE, Codes
+from genome_lm.genome.counted_file import StreamedFile
 from genome_lm.lines import BYTE_ORDER_MARK, text_of
 
 BLOCK = 4 << 20
@@ -41,24 +41,8 @@ class Header(NamedTuple):
         return self.text.split(maxsplit=1)[0]
 
 
-class FastaFile:
-    """A FASTA file, plain or packed by its first bytes, hashed as it is read; - is standard input.
-
-    Attributes:
-        path: The file.
-        bytes_read: Bytes of the file as it lies on disk, so far.
-    """
-
-    def __init__(self, path: Path, advance: Callable[[float], None] = lambda amount: None) -> None:
-        self.path = path
-        self.bytes_read = 0
-        self._hash = hashlib.sha256()
-        self._advance = advance
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the bytes read, hexadecimal."""
-        return self._hash.hexdigest()
+class FastaFile(StreamedFile):
+    """A FASTA file, plain or packed by its first bytes, hashed as it is read; - is standard input."""
 
     def __iter__(self) -> Iterator[Header | Codes]:
         """Headers, each followed by the codes of its sequence in pieces, (n,) uint8.
@@ -70,11 +54,6 @@ class FastaFile:
         """
         with open_input(self.path, self._count) as file:
             yield from self.parse(file)
-
-    def _count(self, data: memoryview) -> None:
-        self._hash.update(data)
-        self.bytes_read += len(data)
-        self._advance(len(data))
 
     def parse(self, file: io.BufferedIOBase | IO[bytes]) -> Iterator[Header | Codes]:
         """What iterating gives, from a file that is open, such as one in an archive."""

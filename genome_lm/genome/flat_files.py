@@ -1,6 +1,5 @@
 """Flat files of GenBank and EMBL: their sequences."""
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from genome_lm.alphabet import INVALID
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_input
 from genome_lm.genome.codes import LETTER_TO_CODE, Codes
+from genome_lm.genome.counted_file import StreamedFile
 from genome_lm.genome.fasta import Header
 from genome_lm.lines import lines_of
 from genome_lm.optional import require
@@ -25,29 +25,17 @@ _SHOWN = 160
 _TABLE = LETTER_TO_CODE.tobytes()
 
 
-class FlatFile:
+class FlatFile(StreamedFile):
     """A flat file of GenBank or EMBL, plain or packed by its first bytes, hashed as it is read.
 
     Contigs are called by accession and version, as in the FASTA files of the same archives. Biopython reads a record
     as a whole: memory grows with the longest one, by a few bytes per base. Letters are upper case: both formats write
     all in lower case, which says nothing of repeats.
-
-    Attributes:
-        path: The file.
-        bytes_read: Bytes of the file as it lies on disk, so far.
     """
 
     def __init__(self, path: Path, start: bytes, advance: Callable[[float], None] = lambda amount: None) -> None:
-        self.path = path
-        self.bytes_read = 0
+        super().__init__(path, advance)
         self._start = start
-        self._hash = hashlib.sha256()
-        self._advance = advance
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the bytes read, hexadecimal."""
-        return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[Header | Codes]:
         """Headers, each followed by the codes of its sequence, (n,) uint8.
@@ -73,11 +61,6 @@ class FlatFile:
             lines = _Lines(lines_of(file, self.path), scanner.RECORD_START, self.path)
             while (record := self._next(scanner, lines, with_features)) is not None:
                 yield record, f"{self.path}: line {lines.begin}"
-
-    def _count(self, data: memoryview) -> None:
-        self._hash.update(data)
-        self.bytes_read += len(data)
-        self._advance(len(data))
 
     def _next(self, scanner: Any, lines: "_Lines", with_features: bool) -> Any:
         """The next record; None at the end."""

@@ -3,14 +3,12 @@
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterator
 
 from genome_lm.compression import DAMAGES
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import sha256
 from genome_lm.genome.codes import Codes
+from genome_lm.genome.counted_file import IndexedFile
 from genome_lm.genome.fasta import FastaFile, Header
 from genome_lm.text import one_line
 
@@ -22,25 +20,11 @@ _DAMAGES = (*DAMAGES, zipfile.BadZipFile, struct.error, NotImplementedError, Run
 """What the standard library raises on a damaged or encrypted zip file."""
 
 
-class PackageFile:
+class PackageFile(IndexedFile):
     """A zip package of NCBI Datasets.
 
     Its md5sum.txt is not looked at: a zip file has a checksum of each file in it, which is looked at on reading.
     """
-
-    def __init__(self, path: Path, advance: Callable[[float], None] = lambda amount: None) -> None:
-        self.path = path
-        self._advance = advance
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes of the package."""
-        return self.path.stat().st_size
-
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of the package, hexadecimal."""
-        return sha256(self.path)
 
     def __iter__(self) -> Iterator[Header | Codes]:
         """Headers and codes as those of `FastaFile`.

@@ -4,17 +4,15 @@ The reader is our own, since py2bit believes the numbers in a file, and a damage
 https://genome.ucsc.edu/FAQ/FAQformat.html#format7
 """
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import sha256
 from genome_lm.genome.codes import LETTER_TO_CODE, LETTERS, MASK_BIT, Codes
+from genome_lm.genome.counted_file import IndexedFile
 from genome_lm.genome.fasta import Header
 
 Order = Literal["little", "big"]
@@ -46,22 +44,8 @@ class _Runs(NamedTuple):
         return np.cumsum(edges[:-1]) > 0
 
 
-class TwoBitFile:
+class TwoBitFile(IndexedFile):
     """A .2bit file."""
-
-    def __init__(self, path: Path, advance: Callable[[float], None] = lambda amount: None) -> None:
-        self.path = path
-        self._advance = advance
-
-    @cached_property
-    def bytes_read(self) -> int:
-        """Bytes of the file."""
-        return self.path.stat().st_size
-
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of the file, hexadecimal."""
-        return sha256(self.path)
 
     def __iter__(self) -> Iterator[Header | Codes]:
         """Headers, each followed by the codes of its sequence in pieces, (n,) uint8.
