@@ -109,6 +109,10 @@ class MixtureConfig:
             raise GenomeLMError("mixture: give a weight to every source, or to none")
         if given and not sum(given):
             raise GenomeLMError("mixture: the weights sum to zero")
+        if given and (self.weights, self.temperature) != ("bases", 1.0):
+            raise GenomeLMError("mixture: every source has a weight; leave out weights and temperature")
+        if self.weights == "equal" and self.temperature != 1.0:
+            raise GenomeLMError("mixture: temperature goes with weights: bases, not with equal")
 
     def shares(self, bases: Sequence[int]) -> list[float]:
         """The fraction of the windows that each source gives.

@@ -8,7 +8,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -76,13 +76,6 @@ class Schedule:
             own = np.flatnonzero(self._order == source)
             ranks[own] = np.arange(len(own))
         return ranks
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.counts,)
-
-
-def _rebuild(counts: list[int]) -> Schedule:
-    return Schedule([count / PERIOD for count in counts])
 
 
 def _rounded(shares: Sequence[float]) -> list[int]:

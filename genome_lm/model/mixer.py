@@ -205,7 +205,7 @@ class Mixer(nn.Module, ABC):
 
     @classmethod
     def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:
-        """What a block with this mixer takes on a GPU."""
+        """What a block with this mixer takes on a GPU; the default is a guess of a plain operator, not counted."""
         return Units(stored=52, hidden=8, per_position=0, temporary=24, forward=44)
 
 
