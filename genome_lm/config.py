@@ -33,7 +33,8 @@ class ModelConfig:
         layer_norm_epsilon: Added to the variance in every LayerNorm.
         embed_dropout: Dropout after the embedding, in training.
         resid_dropout: Dropout before each residual addition, in training.
-        layout: Operators of the blocks, separated by commas; the list is repeated over the `n_layer` blocks.
+        layout: Operators of the blocks, separated by commas; the list is repeated over the `n_layer` blocks. This
+            field and those after it are HyenaDNA's by default, and then not in files.
     """
 
     d_model: Annotated[int, Within(1, 2**17)]
@@ -58,6 +59,10 @@ class ModelConfig:
         if self.emb_dim % 2 == 0:
             raise GenomeLMError(
                 f"model config: emb_dim is {self.emb_dim}, must be odd (t, then pairs of cos and sin)"
+            )
+        if len(names := self.layout.split(",")) > self.n_layer:
+            raise GenomeLMError(
+                f"model config: layout names {len(names)} operators for {self.n_layer} blocks; raise n_layer"
             )
         if (least := self.least_parameters) > MOST_PARAMETERS:
             raise GenomeLMError(
@@ -89,10 +94,13 @@ class ModelConfig:
         return CAUSAL
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values; HyenaDNA's own layout goes without saying."""
+        """The fields as plain JSON values, without those from `layout` on that have their defaults."""
         values = dataclasses.asdict(self)
-        if self.layout == "hyena":
-            del values["layout"]
+        fields = dataclasses.fields(self)
+        first = next(number for number, field in enumerate(fields) if field.name == "layout")
+        for field in fields[first:]:
+            if values[field.name] == field.default:
+                del values[field.name]
         return values
 
     @classmethod

@@ -83,3 +83,8 @@ def test_parts_of_the_model_ask_the_operator() -> None:
 def test_unknown_operators_are_named() -> None:
     with pytest.raises(GenomeLMError, match="unknown operator 'mamba'; there are: hyena, decay"):
         HyenaLM(ModelConfig(**{**SHAPE, "layout": "hyena,mamba"}))
+
+
+def test_a_layout_names_no_more_operators_than_there_are_blocks() -> None:
+    with pytest.raises(GenomeLMError, match="layout names 4 operators for 3 blocks"):
+        ModelConfig(**{**SHAPE, "layout": "hyena,decay,hyena,decay"})
