@@ -32,16 +32,18 @@ def read_bytes(path: Path, most: int) -> bytes:
     """
     try:
         if str(path) == "-":
-            content = sys.stdin.buffer.read(most + 1)
+            content: bytes | None = sys.stdin.buffer.read(most + 1)
         else:
             # A pipe that nobody writes to would wait for ever without the flag.
             with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
                     raise GenomeLMError(f"{path}: can't read: not a regular file")
-                content = file.read(most + 1)
+                # A file that says it is longer isn't read at all.
+                content = file.read(most + 1) if status.st_size <= most else None
     except (OSError, ValueError) as error:
         raise GenomeLMError(f"{path}: can't read: {getattr(error, 'strerror', None) or error}") from error
-    if len(content) > most:
+    if content is None or len(content) > most:
         raise GenomeLMError(f"{path}: longer than {most:,} bytes; this can't be a file of this kind")
     return content
 

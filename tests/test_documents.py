@@ -1,11 +1,12 @@
 import os
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from genome_lm.documents import json_text, parse_json, parse_yaml, read_json, read_yaml
+from genome_lm.documents import json_text, parse_json, parse_yaml, read_bytes, read_json, read_yaml
 from genome_lm.errors import GenomeLMError
 
 
@@ -125,3 +126,14 @@ def test_json_is_written_without_numbers_that_it_does_not_have() -> None:
 def test_half_of_a_surrogate_pair_is_no_text_in_yaml_either(text: str) -> None:
     with pytest.raises(GenomeLMError, match=r"^x: not valid YAML: .*surrogates not allowed"):
         parse_yaml(text, "x")
+
+
+def test_a_file_that_says_it_is_too_long_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "zeros.csv"
+    path.touch()
+    os.truncate(path, 3 << 30)
+    tracemalloc.start()
+    with pytest.raises(GenomeLMError, match="longer than 268,435,456 bytes"):
+        read_bytes(path, 256 << 20)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

@@ -11,7 +11,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.typed import Positive, Within, typed
 
 METRICS = "metrics.csv"
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 256 << 20
 """Of metrics.csv: millions of steps."""
 _Count = Annotated[int, Within(0, 2**62)]
 

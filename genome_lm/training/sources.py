@@ -21,7 +21,7 @@ from genome_lm.typed import Within, typed
 SOURCES = "sources.csv"
 LATE = 100
 """Last steps that a source's loss at the end is the mean of."""
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 256 << 20
 
 
 class SourceRow(NamedTuple):
