@@ -35,6 +35,10 @@ class ModelConfig:
         resid_dropout: Dropout before each residual addition, in training.
         layout: Operators of the blocks, separated by commas; the list is repeated over the `n_layer` blocks. This
             field and those after it are HyenaDNA's by default, and then not in files.
+        se_taps: Taps of the explicit filters of the operator hyena-se.
+        mr_taps: Taps of the explicit filters of the operator hyena-mr.
+        filter_groups: Groups of neighbouring channels that share an explicit filter, in both of these; 0 for a filter
+            per channel.
     """
 
     d_model: Annotated[int, Within(1, 2**17)]
@@ -51,6 +55,9 @@ class ModelConfig:
     embed_dropout: Annotated[float, Within(0, 0.999)] = 0.1
     resid_dropout: Annotated[float, Within(0, 0.999)] = 0.0
     layout: str = "hyena"
+    se_taps: Annotated[int, Within(1, 32)] = 7
+    mr_taps: Annotated[int, Within(1, 256)] = 128
+    filter_groups: Annotated[int, Within(0, 2**17)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self, "model config")
@@ -63,6 +70,10 @@ class ModelConfig:
         if len(names := self.layout.split(",")) > self.n_layer:
             raise GenomeLMError(
                 f"model config: layout names {len(names)} operators for {self.n_layer} blocks; raise n_layer"
+            )
+        if self.filter_groups and self.d_model % self.filter_groups:
+            raise GenomeLMError(
+                f"model config: filter_groups is {self.filter_groups}, must divide d_model, {self.d_model}"
             )
         if (least := self.least_parameters) > MOST_PARAMETERS:
             raise GenomeLMError(
