@@ -2,16 +2,22 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from genome_lm.alphabet import CONDITION_IDS
 from genome_lm.direction import CAUSAL, Direction
 from genome_lm.errors import GenomeLMError
-from genome_lm.typed import Within, check_fields, typed
+from genome_lm.text import repeated_names
+from genome_lm.typed import Positive, Within, check_fields, typed
 
 MOST_PARAMETERS = 10**11
 """Of a model: a shape of more is a mistake, which would take the machine's memory before it is seen."""
+
+Condition = Annotated[str, Within(1, 100)]
+"""Name of a condition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +41,17 @@ class ModelConfig:
         resid_dropout: Dropout before each residual addition, in training.
         layout: Operators of the blocks, separated by commas; the list is repeated over the `n_layer` blocks. This
             field and those after it are HyenaDNA's by default, and then not in files.
+        heads: Heads of attention; 0 stands for one per 64 channels, and at least one.
+        attention_window: Positions that a position attends to in `attention-local` and `attention-memory`, itself
+            among them.
+        attention_segments: Lengths and dilations of the segments of `attention-dilated`.
+        memory_keys: Keys beyond the window that a position attends to in `attention-memory`.
         se_taps: Taps of the explicit filters of the operator hyena-se.
         mr_taps: Taps of the explicit filters of the operator hyena-mr.
         filter_groups: Groups of neighbouring channels that share an explicit filter, in both of these; 0 for a filter
             per channel.
+        conditions: Names that a sequence can be read under, such as species; each has a token that stands before the
+            sequence (`CONDITION_IDS`, in this order).
     """
 
     d_model: Annotated[int, Within(1, 2**17)]
@@ -55,9 +68,14 @@ class ModelConfig:
     embed_dropout: Annotated[float, Within(0, 0.999)] = 0.1
     resid_dropout: Annotated[float, Within(0, 0.999)] = 0.0
     layout: str = "hyena"
+    heads: Annotated[int, Within(0, 2**12)] = 0
+    attention_window: Annotated[int, Within(1, 2**31)] = 256
+    attention_segments: tuple[tuple[Positive, Positive], ...] = ((256, 1), (1_024, 4), (4_096, 16))
+    memory_keys: Annotated[int, Within(1, 2**16)] = 32
     se_taps: Annotated[int, Within(1, 32)] = 7
     mr_taps: Annotated[int, Within(1, 256)] = 128
     filter_groups: Annotated[int, Within(0, 2**17)] = 0
+    conditions: Annotated[tuple[Condition, ...], Within(0, len(CONDITION_IDS))] = ()
 
     def __post_init__(self) -> None:
         check_fields(self, "model config")
@@ -71,6 +89,8 @@ class ModelConfig:
             raise GenomeLMError(
                 f"model config: layout names {len(names)} operators for {self.n_layer} blocks; raise n_layer"
             )
+        if repeated := repeated_names(self.conditions):
+            raise GenomeLMError(f"model config: two conditions are named {repeated[0]!r}")
         if self.filter_groups and self.d_model % self.filter_groups:
             raise GenomeLMError(
                 f"model config: filter_groups is {self.filter_groups}, must divide d_model, {self.d_model}"
@@ -112,7 +132,28 @@ class ModelConfig:
         for field in fields[first:]:
             if values[field.name] == field.default:
                 del values[field.name]
+        if self.conditions:
+            values["conditions"] = list(self.conditions)
         return values
+
+    def condition_id(self, name: str) -> int:
+        """The id of a condition's token.
+
+        Raises:
+            GenomeLMError: If the model has no condition of this name; it lists those that there are.
+        """
+        if name not in self.conditions:
+            there = f"it has {', '.join(self.conditions)}" if self.conditions else "it was trained without any"
+            raise GenomeLMError(f"this model has no condition {name!r:.100}; {there}")
+        return CONDITION_IDS[self.conditions.index(name)]
+
+    def with_conditions(self, names: Iterable[str]) -> "ModelConfig":
+        """The same shape with these conditions too; those that are there keep their ids.
+
+        Raises:
+            GenomeLMError: If they are more than there are ids.
+        """
+        return dataclasses.replace(self, conditions=tuple(dict.fromkeys([*self.conditions, *names])))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
