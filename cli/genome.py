@@ -27,6 +27,7 @@ class By(StrEnum):
 
     contigs = "contigs"
     blocks = "blocks"
+    groups = "groups"
 
 
 @app.command()
@@ -110,9 +111,30 @@ def export(
 def split(
     genome: Store,
     out: Annotated[Path, typer.Option(help="BED4 file to write.", metavar="SPLITS.bed")],
-    by: Annotated[By, typer.Option(help="Assign whole contigs, or blocks of them.")] = By.blocks,
-    valid: Annotated[float, typer.Option(help="Fraction of the bases for validation.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Fraction of the bases for the test.")] = 0.1,
+    by: Annotated[By, typer.Option(help="Assign whole contigs, blocks of them, or whole --groups.")] = By.blocks,
+    valid: Annotated[float | None, typer.Option(help="Fraction of the bases for validation; default: 0.1.")] = None,
+    test: Annotated[float | None, typer.Option(help="Fraction of the bases for the test; default: 0.1.")] = None,
+    valid_contigs: Annotated[
+        list[str] | None, typer.Option(help="Contigs for validation, in place of a fraction.", metavar="NAMES")
+    ] = None,
+    test_contigs: Annotated[
+        list[str] | None,
+        typer.Option(help="Contigs for the test: names between commas, or patterns: 'chr22,chrX*'.", metavar="NAMES"),
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(help="Table: contig or pattern, tab, group, such as its species or clade.", metavar="TSV"),
+    ] = None,
+    valid_groups: Annotated[
+        list[str] | None, typer.Option(help="Groups for validation, in place of a fraction.", metavar="NAMES")
+    ] = None,
+    test_groups: Annotated[
+        list[str] | None, typer.Option(help="Groups for the test, such as a species held out.", metavar="NAMES")
+    ] = None,
+    contig_splits: Annotated[
+        Path | None,
+        typer.Option(help="Table: contig or pattern, tab, train, valid or test.", metavar="TSV"),
+    ] = None,
     block: Annotated[int, typer.Option(help="Bases of a block; at least the longest window.")] = 100_000,
     gap: Annotated[int, typer.Option(help="Bases left out where blocks of different splits meet.")] = 1_000,
     homology: Annotated[
@@ -134,31 +156,44 @@ def split(
     contigs that share words of bases on either strand, and what these share words with in turn. `genome leaks` shows
     what a split leaves in common.
 
+    Contigs that are named for a split are all of it. The fractions are of the other contigs. What is a copy of a
+    named contig, or alike, is left out of other splits. If contigs are named for train, all other ones are left out.
+
     Example: genome-lm genome split genome.zarr --out splits.bed --by blocks --test 0.2
 
     Example: genome-lm genome split genome.zarr --out splits.bed --block 20000 --homology 0.1
+
+    Example: genome-lm genome split genome.zarr --out splits.bed --test-contigs 'chr22,chrX*' --valid-contigs chr21
+
+    Example: genome-lm genome split all.zarr --out splits.bed --groups species.tsv --test-groups vcholerae
     """
-    from genome_lm.genome import GenomeStore, find_kin, split_genome, summarise_splits, write_bed
+    from genome_lm.genome import GenomeStore, Naming, find_kin, split_genome, summarise_splits, write_bed
 
     refuse_existing(out, force)
     store = GenomeStore(genome)
-    kin = find_kin(store, by.value, block, homology)
+    named = Naming(
+        valid_contigs or (), test_contigs or (), valid_groups or (), test_groups or (), groups, contig_splits
+    )
+    kin = find_kin(store, by.value, block, homology, named.assign(store))
     regions = split_genome(store, by.value, valid, test, block, gap, seed, kin)
     write_bed(out, regions)
     summaries = summarise_splits(store, regions)
+    left_out = len(store) - len({region.contig for region in regions})
     if as_json:
         splits = [summary._asdict() for summary in summaries]
-        facts = {"path": str(out), "splits": splits, "copies": len(kin.copies)}
+        facts = {"path": str(out), "splits": splits, "copies": len(kin.copies), "contigs_left_out": left_out}
         if kin.clusters is not None:
             facts |= {"pieces": len(kin.clusters), "clusters": len(kin.bases), "largest_cluster": max(kin.bases)}
         typer.echo(json.dumps(facts))
         return
     rows = [(s.split, f"{s.regions:,}", f"{s.bases:,}", f"{s.n_fraction:.2%}") for s in summaries]
     table(f"wrote {out}", ("split", "regions", "bases", "ambiguous (N…)"), rows)
-    _say_kin(store, kin, by.value)
+    if left_out:
+        say(f"{left_out:,} of {len(store):,} contigs are in no split")
+    _say_kin(store, kin, by)
 
 
-def _say_kin(store: "GenomeStore", kin: "Kin", by: str) -> None:
+def _say_kin(store: "GenomeStore", kin: "Kin", by: By) -> None:
     """Say what lies together because it is alike."""
     from genome_lm.genome import copies_of
 
@@ -168,8 +203,9 @@ def _say_kin(store: "GenomeStore", kin: "Kin", by: str) -> None:
             "one of the strands; copies are split as their originals"
         )
     if kin.clusters is not None:
+        pieces = "blocks" if by is By.blocks else "contigs"
         say(
-            f"homology: {len(kin.clusters):,} {by} are {len(kin.bases):,} clusters; the largest has "
+            f"{len(kin.clusters):,} {pieces} are {len(kin.bases):,} clusters, each in one split; the largest has "
             f"{max(kin.bases):,} bases, {max(kin.bases) / store.bases:.2%} of the genome"
         )
 

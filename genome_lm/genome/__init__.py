@@ -1,5 +1,6 @@
 """Genomes: FASTA ↔ chunked zarr, intervals and splits, windows to train and evaluate on."""
 
+from genome_lm.genome.assignment import Assignment, Naming
 from genome_lm.genome.build import build_store, export_fasta
 from genome_lm.genome.classes import BaseClasses
 from genome_lm.genome.contig_names import ContigNames, read_contig_map, renaming
@@ -16,6 +17,7 @@ from genome_lm.genome.tiling import Tiling
 
 __all__ = [
     "SPLITS",
+    "Assignment",
     "BaseClasses",
     "Contig",
     "ContigNames",
@@ -24,6 +26,7 @@ __all__ = [
     "Interval",
     "Kin",
     "Leaks",
+    "Naming",
     "Record",
     "SplitSummary",
     "Tiling",

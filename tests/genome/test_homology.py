@@ -147,7 +147,8 @@ def test_a_cluster_beyond_its_split(tmp_path: Path, caplog: pytest.LogCaptureFix
     regions = split_genome(store, "contigs", 0.3, 0.3, kin=find_kin(store, "contigs", 1, 0.1))
     assert {region.name for region in regions if region.contig.startswith("0.")} == {"train"}
     assert (
-        "a cluster of homologous regions has 5,400 bases, more than the 2,640 that train should have" in caplog.text
+        "a cluster of what must lie in one split has 5,400 bases, more than the 2,640 that train should have"
+        in caplog.text
     )
     (tmp_path / "one").mkdir()
     one = families(tmp_path / "one", [9])
@@ -188,7 +189,10 @@ def test_from_the_shell(tmp_path: Path) -> None:
     store, bed = families(tmp_path, [1, 2, 3, 4] * 5), tmp_path / "s.bed"
     split = ["genome", "split", str(store.path), "--out", str(bed), "--by", "contigs", "--homology", "0.1"]
     shown = CliRunner().invoke(app, split)
-    assert "homology: 50 contigs are 20 clusters; the largest has 2,400 bases, 8.00% of the genome" in shown.stdout
+    assert (
+        "50 contigs are 20 clusters, each in one split; the largest has 2,400 bases, 8.00% of the genome"
+        in shown.stdout
+    )
     facts = json.loads(CliRunner().invoke(app, [*split, "--force", "--json"]).stdout)
     assert (facts["pieces"], facts["clusters"], facts["largest_cluster"]) == (50, 20, 2_400)
 
