@@ -10,6 +10,7 @@ from genome_lm.genome import GenomeStore, Interval, fetch_windows, tile
 from genome_lm.model import HyenaLM, likelihood
 
 Floats = npt.NDArray[np.float32]
+RESAMPLES = 1_000
 
 
 @torch.no_grad()
@@ -35,14 +36,21 @@ def base_losses(model: HyenaLM, tokens: Tokens, device_tokens: int = 32_768) -> 
 
 
 def sample_windows(
-    store: GenomeStore, intervals: list[Interval], length: int, count: int, generator: np.random.Generator
+    store: GenomeStore,
+    intervals: list[Interval],
+    length: int,
+    count: int,
+    generator: np.random.Generator,
+    stride: int | None = None,
 ) -> Tokens:
-    """Up to `count` windows without N that share no base, in random order: (n, length) uint8 token ids.
+    """Up to `count` windows without N, in random order: (n, length) uint8 token ids.
+
+    Windows share no base. With a `stride` below the length, only the last `stride` bases of each are its own.
 
     Raises:
         GenomeLMError: If fewer than two fit into the intervals.
     """
-    windows, inside = tile(store, intervals, length, length)
+    windows, inside = tile(store, intervals, length, stride or length)
     offsets = store.contigs.starts[windows.contigs] + windows.starts
     whole = np.flatnonzero((inside == length) & (store.n_count(offsets, offsets + length) == 0))
     if len(whole) < 2:
@@ -56,3 +64,11 @@ def mean_and_error(values: npt.NDArray[np.floating]) -> tuple[float, float]:
     numbers = numbers[~np.isnan(numbers)]
     mean = float(numbers.mean()) if len(numbers) else float("nan")
     return mean, float(numbers.std(ddof=1) / np.sqrt(len(numbers))) if len(numbers) > 1 else float("nan")
+
+
+def mean_and_interval(values: npt.NDArray[np.floating], seed: int) -> tuple[float, float, float]:
+    """Mean, and the ends of its 95 % interval: percentiles of bootstrap resamples of the values."""
+    generator = np.random.default_rng(seed)
+    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [0.025, 0.975]).tolist()
+    return float(values.mean()), low, high

@@ -27,7 +27,6 @@ from genome_lm.evaluation import (
     dinucleotide_shuffle,
     loss_by_context,
     probe_set,
-    recall,
     shuffle_sensitivity,
     strand_consistency,
     variant_separation,
@@ -100,18 +99,6 @@ class Copycat(torch.nn.Module):
                     logits[row, i, sequence[seen[before] + 1]] = 5.0
                 seen[before] = i
         return logits
-
-
-def test_recall_finds_a_model_that_copies_and_none_in_one_that_does_not(model: GenomeLM, genome: Genome) -> None:
-    regions = of_split(read_bed(genome.intervals, genome.store), "test")
-    options = {"segment": 32, "windows": 10, "places": 3}
-    rows = recall(Copycat(model.config), genome.store, regions, **options)  # type: ignore[arg-type]
-    assert {row["distance"] for row in rows} == {32, 64}
-    assert all(row["position"] + row["distance"] + 32 <= 128 for row in rows)
-    assert min(row["drop"] for row in rows) > 1.0
-    blind = Copycat(model.config)
-    blind.forward = lambda ids: torch.zeros(*ids.shape, 16)  # type: ignore[method-assign, assignment]
-    assert all(row["drop"] == pytest.approx(0, abs=1e-6) for row in recall(blind, genome.store, regions, **options))  # type: ignore[arg-type]
 
 
 def test_strands_and_shuffles(model: GenomeLM, genome: Genome) -> None:
@@ -368,15 +355,6 @@ def test_measures_of_different_units_do_not_share_an_axis() -> None:
         "nats per base (lines: 95 % intervals)",
         "fraction (lines: 95 % intervals)",
     ]
-
-
-def test_distances_of_recall_can_be_told_apart() -> None:
-    rows = [{"distance": 64 << k, "position": p, "drop": 0.1, "error": 0.01} for k in range(5) for p in (0, 100)]
-    svg = ANALYSES["recall"].draw(rows)
-    colours = {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in re.findall(r"stroke: (#[0-9a-f]{6})", svg)}
-    assert len(colours) >= 6
-    for one, other in itertools.combinations(colours, 2):
-        assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) > 40
 
 
 def test_a_context_too_short_for_any_other(model: GenomeLM, genome: Genome) -> None:
