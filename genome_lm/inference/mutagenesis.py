@@ -178,10 +178,10 @@ def _gradient(model: HyenaLM, tokens: Tokens, start: int, end: int) -> npt.NDArr
     ids = torch.from_numpy(tokens.astype(np.int64)).to(weight.device)[None]
     with torch.enable_grad():
         embedded = backbone.embedding(ids).detach().requires_grad_()
-        x = embedded
+        x = backbone.conditioned(embedded)
         for block in backbone.blocks:
             x = block(x)
-        logits = torch.nn.functional.linear(backbone.norm(x), weight)
+        logits = torch.nn.functional.linear(backbone.norm(x[:, backbone.ahead :]), weight)
         (gradient,) = torch.autograd.grad(-base_losses(logits, ids).nansum(), embedded)
     four = slice(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1)
     effect = gradient[0, start:end] @ weight[four].detach().T

@@ -88,12 +88,15 @@ class HyenaBackbone(nn.Module):
 
     Attributes:
         activation_checkpointing: Recompute each block in the backward pass instead of storing what it computed.
+        condition: Name of the condition whose token is read before each sequence, None for no such token. What is
+            returned has no position for it. Set it by `HyenaLM.condition`, which checks the name.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
+        self.condition: str | None = None
         self.embedding = nn.Embedding(EMBEDDING_ROWS, config.d_model)
         self.dropout = nn.Dropout(config.embed_dropout)
         blocks = nn.ModuleList(Block(config, mixer_class(name)(config)) for name in config.mixers)
@@ -118,20 +121,11 @@ class HyenaBackbone(nn.Module):
         Raises:
             GenomeLMError: If the sequence is longer than the filters, or there is no such layer.
         """
-        length = ids.shape[1] + (0 if prompt is None else len(prompt))
-        if length > self.config.filter_length:
-            raise GenomeLMError(
-                f"a sequence of {length:,} tokens is longer than this model's {self.config.filter_length:,}; "
-                "cut it into windows"
-            )
         if layer is not None and not 0 <= layer <= self.config.n_layer:
             raise GenomeLMError(
                 f"there is no layer {layer}; this model has layers 0 (the embedding) to {self.config.n_layer}"
             )
-        x = self.embedding(ids.long())
-        if prompt is not None:
-            x = torch.cat([prompt.expand(len(ids), -1, -1), x], dim=1)
-        x = self.dropout(x)
+        x = self.read(ids, prompt)
         recompute = self.training and torch.is_grad_enabled() and self._recomputes(x)
         random = self.config.resid_dropout > 0
         for block in self.blocks[:layer]:
@@ -139,7 +133,30 @@ class HyenaBackbone(nn.Module):
                 x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=random)
             else:
                 x = block(x, inplace=not torch.is_grad_enabled())
-        return x if layer is not None else self._final_norm(x)
+        return (x if layer is not None else self._final_norm(x))[:, self.ahead :]
+
+    @property
+    def ahead(self) -> int:
+        """Positions that stand before each sequence: that of the condition, if there is one."""
+        return 0 if self.condition is None else 1
+
+    def read(self, ids: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """What the first block is given, the condition included: (B, ahead + P + L, d_model); see `forward`."""
+        length = self.ahead + (0 if prompt is None else len(prompt)) + ids.shape[1]
+        if length > self.config.filter_length:
+            raise GenomeLMError(
+                f"a sequence of {length:,} tokens is longer than this model's {self.config.filter_length:,}; "
+                "cut it into windows"
+            )
+        x = self.embedding(ids.long())
+        return self.dropout(self.conditioned(x if prompt is None else _before(prompt, x)))
+
+    def conditioned(self, embedded: Tensor) -> Tensor:
+        """Embeddings of sequences behind that of the condition: (B, L, d_model) → (B, ahead + L, d_model)."""
+        if self.condition is None:
+            return embedded
+        number = self.config.condition_id(self.condition)
+        return _before(self.embedding.weight[number : number + 1], embedded)
 
     def _final_norm(self, x: Tensor) -> Tensor:
         """The final norm; without gradients written over x, so that a long sequence needs no second stream."""
@@ -178,11 +195,16 @@ class HyenaBackbone(nn.Module):
         Raises:
             GenomeLMError: As `forward`.
         """
-        x = self(ids, 0)
+        x = self.read(ids)
         deepest = self.config.n_layer if None in layers else max(layer or 0 for layer in layers)
         for depth in range(deepest + 1):
             x = x if depth == 0 else self.blocks[depth - 1](x, inplace=not torch.is_grad_enabled())
             if depth in layers:
-                yield depth, x
+                yield depth, x[:, self.ahead :]
         if None in layers:
-            yield None, self._final_norm(x)
+            yield None, self._final_norm(x)[:, self.ahead :]
+
+
+def _before(prefix: Tensor, x: Tensor) -> Tensor:
+    """The same vectors before each row: (P, D), (B, L, D) → (B, P + L, D)."""
+    return torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)

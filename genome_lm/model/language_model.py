@@ -38,6 +38,21 @@ class HyenaLM(nn.Module):
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    @property
+    def condition(self) -> str | None:
+        """Name of the condition that each sequence is read under; None for none. It can be set.
+
+        Raises:
+            GenomeLMError: When it is set to a name that the model does not have.
+        """
+        return self.backbone.condition
+
+    @condition.setter
+    def condition(self, name: str | None) -> None:
+        if name is not None:
+            self.config.condition_id(name)
+        self.backbone.condition = name
+
     def forward(self, ids: Tensor) -> Tensor:
         """Logits of the token after each position: (B, L) ids → (B, L, 16), float32 within autocast too."""
         return self._logits(self.backbone(ids))

@@ -51,11 +51,12 @@ def reference_states(backbone: HyenaBackbone, ids: Tensor, first: int) -> Refere
     if backbone.config.direction.sees_following:
         raise GenomeLMError("this model reads in both directions: sequences that begin alike share no states")
     begin = max(0, first - _reach(backbone))
-    x, streams, kept = backbone(ids, 0), [], []
+    x, streams, kept = backbone.read(ids), [], []
+    place = backbone.ahead + begin
     for number, block in enumerate(backbone.blocks, start=1):
-        streams.append(x[:, begin:].clone())
+        streams.append(x[:, place:].clone())
         # Of the last block's output, nothing before `begin` is wanted.
-        x, held = block.read_reference(x, begin, begin if number == len(backbone.blocks) else 0)
+        x, held = block.read_reference(x, place, place if number == len(backbone.blocks) else 0)
         kept.append(held)
     return ReferenceStates(ids, begin, backbone.norm(x), tuple(streams), tuple(kept))
 
@@ -86,10 +87,10 @@ def alternative_states(
             late = ~early
             out[late] = alternative_states(backbone, reference, rows[late], starts[late], ids[late])
         return out
-    ends = Ends(rows, starts - reach, reach, begin)
+    ends = Ends(rows, backbone.ahead + starts - reach, reach, backbone.ahead + begin)
     ahead = ends.places(reach)
     # Ahead of each alternative stand the last positions of the reference.
-    x = backbone(torch.cat([reference.ids[:, begin:][ahead], ids], dim=1), 0)
+    x = backbone.embedding(torch.cat([reference.ids[:, begin:][ahead], ids], dim=1).long())
     for block, stream, kept in zip(backbone.blocks, reference.streams, reference.kept, strict=True):
         x[:, :reach] = stream[ahead]
         x = block.read_alternative(x, kept, ends)

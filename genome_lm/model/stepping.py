@@ -72,14 +72,14 @@ class Stepper:
         batch, given = ids.shape
         lengths = torch.full((batch,), given) if lengths is None else lengths.cpu()
         rows = torch.arange(batch) if rows is None else rows.cpu()
-        if given + self.length > self.span:
+        backbone = self._model.backbone
+        if backbone.ahead + given + self.length > self.span:
             raise GenomeLMError(
                 f"a prompt of {given:,} tokens and {self.length:,} more are longer than this model's {self.span:,}"
             )
         if int(lengths.min()) < 1 or int(lengths.max()) > given:
             raise GenomeLMError(f"lengths of prompts must be 1 to {given:,}")
-        backbone = self._model.backbone
-        x = backbone.embedding(ids.long())
+        x, lengths = backbone.conditioned(backbone.embedding(ids.long())), backbone.ahead + lengths
         for state in self._states:
             state.start(Prompts(lengths, rows), x)
         for block, (state, layer) in zip(self._blocks, self._layers, strict=True):
