@@ -6,11 +6,11 @@ The workflow reads mixtures too, where only Snakemake's own libraries may be ins
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from genome_lm.documents import read_yaml
 from genome_lm.errors import GenomeLMError, naming
-from genome_lm.text import repeated_names
+from genome_lm.text import repeated_names, some_of
 from genome_lm.typed import Within, typed
 
 Rule = Literal["bases", "equal"]
@@ -92,11 +92,13 @@ class MixtureConfig:
         weights: For sources without a weight: "bases" draws each in proportion to its training bases, "equal" all
             alike.
         temperature: With "bases", weights are the bases to this power: 1 is proportional, 0 is equal.
+        hold_out: Names of sources that are left out, as by weight 0, whatever else says how often they are drawn.
     """
 
     sources: tuple[SourceConfig, ...]
     weights: Rule = "bases"
     temperature: Annotated[float, Within(0, 1)] = 1.0
+    hold_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [name for source in self.sources for name in source.parts]
@@ -104,6 +106,11 @@ class MixtureConfig:
             raise GenomeLMError("mixture: no sources")
         if repeated := repeated_names(names):
             raise GenomeLMError(f"mixture: two sources are named {repeated[0]!r}; give each its own name")
+        sources = [source.name for source in self.sources]
+        if unknown := [name for name in self.hold_out if name not in sources]:
+            raise GenomeLMError(f"mixture: hold_out: {unknown[0]!r:.100} is no source; there are {some_of(sources)}")
+        if not any(map(self.is_drawn, self.sources)) and self.hold_out:
+            raise GenomeLMError("mixture: hold_out leaves no source to train on")
         given = [source.weight for source in self.sources if source.weight is not None]
         if given and len(given) < len(self.sources):
             raise GenomeLMError("mixture: give a weight to every source, or to none")
@@ -113,6 +120,10 @@ class MixtureConfig:
             raise GenomeLMError("mixture: every source has a weight; leave out weights and temperature")
         if self.weights == "equal" and self.temperature != 1.0:
             raise GenomeLMError("mixture: temperature goes with weights: bases, not with equal")
+
+    def is_drawn(self, source: SourceConfig) -> bool:
+        """Whether a source is trained on; else it is watched alone."""
+        return source.weight != 0 and source.name not in self.hold_out
 
     def shares(self, bases: Sequence[int]) -> list[float]:
         """The fraction of the windows that each source gives.
@@ -125,6 +136,8 @@ class MixtureConfig:
         else:
             exponent = self.temperature if self.weights == "bases" else 0.0
             weights = [float(count) ** exponent for count in bases]
+        pairs = zip(weights, self.sources, strict=True)
+        weights = [weight if self.is_drawn(source) else 0.0 for weight, source in pairs]
         return [weight / sum(weights) for weight in weights]
 
 
@@ -141,8 +154,19 @@ def read_mixture(path: Path) -> MixtureConfig:
     """
     values = read_yaml(path)
     with naming(path):
-        config = typed(MixtureConfig, values, "mixture")
+        config = mixture_of(values)
     return replace(config, sources=tuple(_within(path.parent, source) for source in config.sources))
+
+
+def mixture_of(values: Any) -> MixtureConfig:
+    """A mixture from plain values; `hold_out` may be the name of one source.
+
+    Raises:
+        GenomeLMError: If they are not of a mixture.
+    """
+    if isinstance(values, dict) and isinstance(name := values.get("hold_out"), str):
+        values = {**values, "hold_out": [name]}
+    return typed(MixtureConfig, values, "mixture")
 
 
 def _within(folder: Path, source: SourceConfig) -> SourceConfig:

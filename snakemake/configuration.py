@@ -24,9 +24,8 @@ from genome_lm.documents import read_json, read_yaml  # noqa: E402
 from genome_lm.errors import GenomeLMError  # noqa: E402
 from genome_lm.finetune_config import FinetuneConfig  # noqa: E402
 from genome_lm.manifests import Manifest, read_manifest  # noqa: E402
-from genome_lm.mixture_config import MixtureConfig  # noqa: E402
+from genome_lm.mixture_config import mixture_of  # noqa: E402
 from genome_lm.training_config import TrainingConfig  # noqa: E402
-from genome_lm.typed import typed  # noqa: E402
 
 sys.path.remove(str(PROJECT))
 
@@ -38,6 +37,8 @@ PRESETS: dict[str, Values] = read_json(PROJECT / "genome_lm" / "presets.json")
 """The published sizes by name."""
 PATH_OPTIONS = ("contig_map", "folder", "genome", "intervals")
 """Options among them that name a file or folder."""
+_SPLIT_TABLES = ("groups", "contig_splits")
+"""Keys of a genome's `splits` that name a file."""
 MOST_ERRORS = 20
 """Mistakes that are shown at one time."""
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -86,6 +87,7 @@ def complete(values: Values, folders: Sequence[Path]) -> Study:
     _expand_genomes(values)
     _expand_mixtures(values)
     _raise(_schema_errors(values))
+    _raise(_expand_leave_one_out(values))
     _find_files(values, folders)
     _raise(_missing_files(values, folders))
     study = Study({}, {}, {}, {}, {})
@@ -137,6 +139,29 @@ def _expand_mixtures(values: Values) -> None:
     for mixture in mixtures.values() if isinstance(mixtures, dict) else ():
         if isinstance(mixture, dict) and isinstance(sources := mixture.get("sources"), list):
             mixture["sources"] = [{"genome": source} if isinstance(source, str) else source for source in sources]
+
+
+def _expand_leave_one_out(values: Values) -> Iterator[str]:
+    """Turn a mixture that leaves each source out in turn into as many mixtures, which its name then stands for."""
+    mixtures: Values = {}
+    names = {name: [name] for name in data_names(values)}
+    for name, mixture in values["mixtures"].items():
+        if not mixture.pop("leave_one_out", False):
+            mixtures[name] = mixture
+            continue
+        if "hold_out" in mixture:
+            yield f"mixtures.{name}: give hold_out or leave_one_out, not both"
+        sources = dict.fromkeys(source.get("name", source["genome"]) for source in mixture["sources"])
+        made = {f"{name}-without-{source}": {**mixture, "hold_out": source} for source in sources}
+        if wrong := [each for each in made if each in names or not re.fullmatch("[A-Za-z0-9_-]+", each)]:
+            yield f"mixtures.{name}: {wrong[0]!r} is made of it, which is no name or another's; rename what it is of"
+        mixtures |= made
+        names[name] = list(made)
+    values["mixtures"] = mixtures
+    for section in ("models", "tasks", "benchmarks"):
+        for item in values[section].values():
+            if "genomes" in item:
+                item["genomes"] = [each for name in item["genomes"] for each in names.get(name, [name])]
 
 
 def _schema_errors(values: Values) -> Iterator[str]:
@@ -195,6 +220,10 @@ def _file_keys(values: Values) -> Iterator[tuple[str, Values, str]]:
                 for key in keys if not kind else ("file", "manifest"):
                     if key in part:
                         yield ".".join(filter(None, (section, name, kind, key))), part, key
+    for name, genome in values["genomes"].items():
+        for key in _SPLIT_TABLES:
+            if key in genome["splits"]:
+                yield f"genomes.{name}.splits.{key}", genome["splits"], key
     for name, mixture in values["mixtures"].items():
         for index, source in enumerate(mixture["sources"]):
             where = f"mixtures.{name}.sources.{index}"
@@ -368,7 +397,7 @@ def _wrong_mixtures(values: Values) -> Iterator[str]:
         if unknown:
             yield f"mixtures.{name}: {unknown[0]!r} is not among genomes: {', '.join(values['genomes'])}"
         try:
-            typed(MixtureConfig, mixture_values(mixture, {}), "mixture")
+            mixture_of(mixture_values(mixture, {}))
         except GenomeLMError as error:
             yield f"mixtures.{name}: {str(error).removeprefix('mixture: ')}"
 
@@ -419,9 +448,7 @@ def _make_models(values: Values, study: Study) -> Iterator[str]:
 def _contradictions(values: Values, study: Study) -> Iterator[str]:
     """Values that don't go together, such as windows beyond the context of a model."""
     for name, genome in values["genomes"].items():
-        splits = genome["splits"]
-        if splits.get("valid", 0.1) + splits.get("test", 0.1) >= 1:
-            yield f"genomes.{name}.splits: valid and test leave nothing to train on; their sum must be below 1"
+        yield from _wrong_splits(f"genomes.{name}.splits", genome["splits"])
         try:
             if re.compile(genome.get("contig_pattern", "()")).groups < 1:
                 yield f"genomes.{name}.contig_pattern: has no group (…), which is the name"
@@ -448,6 +475,27 @@ def _contradictions(values: Values, study: Study) -> Iterator[str]:
         for name, item in values[section].items():
             if not any(models_of(values, item)):
                 yield f"{section}.{name}: no model is trained on its genomes, so nothing would be done"
+
+
+def _wrong_splits(key: str, splits: Values) -> Iterator[str]:
+    """Fractions that leave nothing to train on, or that are of what is named; groups without their table."""
+    fractions = []
+    for split in ("valid", "test"):
+        naming = [name for name in (f"{split}_contigs", f"{split}_groups") if name in splits]
+        if split in splits and naming:
+            yield f"{key}: {split} is a fraction, and {naming[0]} names contigs; give one of them"
+        fractions.append(splits.get(split, 0 if naming else 0.1))
+    if sum(fractions) >= 1:
+        yield f"{key}: valid and test leave nothing to train on; their sum must be below 1"
+    wanting = [name for name in ("valid_groups", "test_groups") if name in splits]
+    wanting += ["by: groups"] if splits.get("by") == "groups" else []
+    if wanting and "groups" not in splits:
+        yield f"{key}: {wanting[0]} needs groups, a table of contigs and their groups"
+
+
+def split_tables(genome: Values) -> list[str]:
+    """The files that a genome's splits are made by."""
+    return [genome["splits"][key] for key in _SPLIT_TABLES if key in genome["splits"]]
 
 
 def _beyond(key: str, length: Any, model: str, study: Study) -> Iterator[str]:

@@ -48,7 +48,7 @@ def open_sources(data: MixtureConfig, config: TrainingConfig) -> OpenSources:
     for source in data.sources:
         is_plain = data == one_source(Path(source.genome), Path(source.intervals))  # the user gave it no name
         with naming(None if is_plain else f"source {source.name!r}"):
-            opened.append(list(_parts(source, config)))
+            opened.append(list(_parts(source, config, data.is_drawn(source))))
     shares_of_sources = data.shares([sum(part.source.sampler.bases for part in parts) for parts in opened])
     shares = [
         share * of_part
@@ -61,11 +61,10 @@ def open_sources(data: MixtureConfig, config: TrainingConfig) -> OpenSources:
     return OpenSources(mixture, [part.watched for part in every], records)
 
 
-def _parts(source: SourceConfig, config: TrainingConfig) -> Iterator[_Part]:
+def _parts(source: SourceConfig, config: TrainingConfig, is_drawn: bool) -> Iterator[_Part]:
     """The sources that a source is, in the order of its `parts`."""
     store, path = GenomeStore(Path(source.genome)), Path(source.intervals)
     regions = read_bed(path, store)
-    is_drawn = source.weight != 0
     with naming(path):
         of_split(regions, "train" if is_drawn else "valid")
     trained = [region for region in regions if region.name == "train"]

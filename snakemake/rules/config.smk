@@ -10,6 +10,7 @@ from configuration import (
     set_genomes,
     set_kind,
     sources_of,
+    split_tables,
 )
 
 try:

@@ -59,7 +59,8 @@ rule genome:
 
 rule intervals:
     input:
-        RESULTS / "genomes/{genome}/genome.zarr",
+        genome=RESULTS / "genomes/{genome}/genome.zarr",
+        tables=lambda wildcards: split_tables(config["genomes"][wildcards.genome]),
     output:
         ensure(RESULTS / "genomes/{genome}/intervals.bed", non_empty=True),
     log:
@@ -75,4 +76,4 @@ rule intervals:
     params:
         options=lambda wildcards: options(config["genomes"][wildcards.genome]["splits"]),
     shell:
-        "genome-lm genome split {input:q} --out {output:q} --force {params.options:q} &> {log:q}"
+        "genome-lm genome split {input.genome:q} --out {output:q} --force {params.options:q} &> {log:q}"

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,10 @@ def test_rules_of_weights(tmp_path: Path) -> None:
     assert config.sources[1].intervals == "/b.bed"
     weighted = MixtureConfig((SourceConfig("a", "", "", 3), SourceConfig("b", "", "", 1)))
     assert weighted.shares([1, 1]) == [0.75, 0.25]
+    for text in ("hold_out: b\n", "hold_out: [b]\nweights: equal\n"):
+        path.write_text(text + SOURCES)
+        assert read_mixture(path).shares([1_000, 9_000]) == [1, 0]
+    assert replace(weighted, hold_out=("a",)).shares([1, 1]) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +111,9 @@ def test_rules_of_weights(tmp_path: Path) -> None:
         (SOURCES.replace(".bed}", ".bed, weight: 1}") + "temperature: 0.5", "every source has a weight; leave out"),
         (SOURCES + "weights: random", "use bases, equal"),
         (SOURCES + "other: 1", "unknown field other"),
+        (SOURCES + "hold_out: fly", "hold_out: 'fly' is no source; there are a, b"),
+        (SOURCES + "hold_out: [a, b]", "hold_out leaves no source to train on"),
+        (SOURCES + "hold_out: 1", "hold_out is 1, must be a list"),
     ],
 )
 def test_mistakes_are_named(text: str, words: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from genome_lm.config import PRESETS, ModelConfig
-from genome_lm.mixture_config import BaseWeightsConfig, MixtureConfig, SourceConfig
+from genome_lm.mixture_config import BaseWeightsConfig, MixtureConfig, SourceConfig, mixture_of
 from genome_lm.training_config import TrainingConfig
 from genome_lm.typed import typed
 from genome_lm_cli.main import app
@@ -62,6 +62,10 @@ def task(**changes: Any) -> dict[str, Any]:
 
 def mixed(*sources: Any) -> dict[str, Any]:
     return {"mixtures": {"m": {"sources": list(sources)}}}
+
+
+def split(**changes: Any) -> dict[str, Any]:
+    return {"genomes": {"tiny": {"manifest": "manifest.yaml", "splits": changes}}}
 
 
 def small(**changes: Any) -> dict[str, Any]:
@@ -234,6 +238,31 @@ WRONG = {
         {"mixtures": {"m": {"sources": ["tiny"], "temperature": 2}}},
         "mixtures.m.temperature: 2 is greater",
     ),
+    "source held out": (
+        {"mixtures": {"m": {"sources": ["tiny"], "hold_out": "fly"}}},
+        "mixtures.m: hold_out: 'fly' is no source; there are tiny",
+    ),
+    "one source left out": (
+        {"mixtures": {"m": {"sources": ["tiny"], "leave_one_out": True}}},
+        "mixtures.m-without-tiny: hold_out leaves no source to train on",
+    ),
+    "left out in two ways": (
+        {"mixtures": {"m": {"sources": ["tiny"], "leave_one_out": True, "hold_out": "tiny"}}},
+        "mixtures.m: give hold_out or leave_one_out, not both",
+    ),
+    "name of what is left out": (
+        {"mixtures": {"m": {"sources": [{"genome": "tiny", "name": "a b"}], "leave_one_out": True}}},
+        "mixtures.m: 'm-without-a b' is made of it, which is no name",
+    ),
+    "fraction of named contigs": (
+        split(test=0.2, test_contigs="chr*"),
+        "genomes.tiny.splits: test is a fraction, and test_contigs names contigs; give one of them",
+    ),
+    "groups without a table": (
+        split(test_groups="fly"),
+        "genomes.tiny.splits: test_groups needs groups, a table",
+    ),
+    "table of groups": (split(groups="no.tsv"), "genomes.tiny.splits.groups: no.tsv: no such file"),
     "mixture of a model": (small(genomes=["mix"]), "models.small.genomes: 'mix' is not among genomes: tiny"),
     "cluster": ({"cluster": {"gpus": -1}}, "cluster.gpus: -1 is less than"),
 }
@@ -340,6 +369,23 @@ def test_a_mixture_is_what_train_reads() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_each_source_is_left_out_in_turn() -> None:
+    values = study(
+        genomes={"a": "manifest.yaml", "b": "genome.fa"},
+        models={"small": {**SMALL, "genomes": ["b", "m"]}},
+        mixtures={
+            "m": {"sources": ["a", "b"], "leave_one_out": True},
+            "n": {"sources": ["a", "b"], "hold_out": ["b"]},
+        },
+    )
+    complete(values)
+    assert list(values["mixtures"]) == ["m-without-a", "m-without-b", "n"]
+    assert values["models"]["small"]["genomes"] == ["b", "m-without-a", "m-without-b"]
+    mixtures = [mixture_of(configuration.mixture_values(each, {})) for each in values["mixtures"].values()]
+    assert [mixture.shares([1, 1]) for mixture in mixtures] == [[0, 1], [1, 0], [1, 0]]
+
+
+@pytest.mark.usefixtures("folder")
 def test_the_sets_of_a_benchmark_are_tasks() -> None:
     values = study(benchmarks={"b": {"manifest": BENCHMARK, "sets": ["promoter_all", "H3"]}})
     made = complete(values)
@@ -394,7 +440,7 @@ def test_the_options_are_those_of_the_command(name: str) -> None:
 )
 def test_the_schema_has_the_fields_of_the_package(section: str, config: Any) -> None:
     schema = yaml.safe_load((ROOT / "snakemake/schemas/config.schema.yaml").read_text())
-    of_workflow, of_package = {"genomes", "training", "init", "preset"}, {"seed", "intervals"}
+    of_workflow, of_package = {"genomes", "training", "init", "preset", "leave_one_out"}, {"seed", "intervals"}
     assert set(schema["$defs"][section]["properties"]) - of_workflow == set(config.__dataclass_fields__) - of_package
 
 
