@@ -32,6 +32,36 @@ class StepPlan(NamedTuple):
 
 
 @dataclass(frozen=True)
+class CopiesConfig:
+    """Training windows in which a segment stands twice, so that the model learns to recall.
+
+    Training losses are then lower than those of real sequence; validations see real sequence alone.
+
+    Attributes:
+        fraction: Of the windows that hold a copy.
+        length: Fewest and most bases of a segment.
+        distance: Fewest and most bases between the two, as far as the window has room.
+        reverse_fraction: Of the copies that are reverse complements.
+    """
+
+    fraction: Fraction
+    length: tuple[Positive, Positive] = (32, 512)
+    distance: tuple[Positive, Positive] = (16, 16_384)
+    reverse_fraction: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "copies")
+        for name, (least, most) in (("length", self.length), ("distance", self.distance)):
+            if least > most:
+                raise GenomeLMError(f"copies: {name} is {least:,} to {most:,}; give the fewest bases first")
+
+    @property
+    def least_window(self) -> int:
+        """Bases of the shortest window that has room for a copy."""
+        return 2 * self.length[0] + self.distance[0]
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """The recipe, by default HyenaDNA's but for beta2 and the warm-up.
 
@@ -52,6 +82,7 @@ class TrainingConfig:
         soft_mask_weight: Weight of a soft-masked (lower-case) base in the loss; 1 counts it as any other.
         reverse_complement: Draw each window from either strand.
         max_n_fraction: Windows with more N than this are left out.
+        copies: Windows in which a segment stands twice; None for none.
         precision: "float32", or "bf16-mixed": products of the projections and the MLP in bfloat16, within autocast.
             Parameters, residual stream, norms, filters, logits, loss, and the validations stay in float32. So do the
             FFTs on a CPU and those of torch.fft; the Triton kernels on a GPU transform in bfloat16 with sums in
@@ -76,6 +107,7 @@ class TrainingConfig:
     soft_mask_weight: Fraction = 1.0
     reverse_complement: bool = True
     max_n_fraction: Fraction = 0.5
+    copies: CopiesConfig | None = None
     precision: Precision = "float32"
     activation_checkpointing: bool = False
     valid_every: Positive = 200
@@ -87,6 +119,11 @@ class TrainingConfig:
         check_fields(self, "training config")
         if not self.stages:
             raise GenomeLMError("training config: no stages; give at least one length:steps")
+        if self.copies is not None and self.copies.least_window > (most := max(s.length for s in self.stages)):
+            raise GenomeLMError(
+                f"training config: copies take windows of {self.copies.least_window:,} bases, the longest are of "
+                f"{most:,}; make copies.length or copies.distance smaller"
+            )
 
     @property
     def steps(self) -> int:

@@ -1,9 +1,11 @@
 """What the training loop is fed with: whole steps, each a pure function of its number."""
 
 import signal
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from genome_lm.direction import CAUSAL
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.mixture import MixedWindows, Mixture
+from genome_lm.training.copies import Copy, draw_copies
 from genome_lm.training.micro_batches import MicroBatch, micro_batches, read_lengths
 from genome_lm.training_config import TrainingConfig
 
@@ -54,19 +57,31 @@ class TrainingSteps(Dataset[StepBatch]):
 
     def __getitem__(self, step: int) -> StepBatch:
         windows = self.windows(step)
-        lengths = read_lengths(self.mixture.extents(windows), windows.windows.length, CAUSAL)
+        extents = self.mixture.extents(windows)
+        lengths = read_lengths(extents, windows.windows.length, CAUSAL)
         order = np.argsort(-lengths, kind="stable")
         most, device_tokens = self.config.plan(step).length, self.config.device_tokens
         batches = micro_batches(lengths[order], most, device_tokens, self.rank, self.world)
-        windows = windows.take(order[self.rank :: self.world])
-        tokens = self.mixture.tokens(windows)
-        _, of_targets = CAUSAL.shifted(self.mixture.base_weights(windows))
-        weights = np.ascontiguousarray(of_targets)
+        own = order[self.rank :: self.world]
+        windows = windows.take(own)
+        tokens, base_weights = self.mixture.tokens(windows), self.mixture.base_weights(windows)
         if self.config.soft_mask_weight != 1:
-            _, masked = CAUSAL.shifted(self.mixture.soft_masks(windows))
-            weights[masked] *= self.config.soft_mask_weight
+            base_weights[self.mixture.soft_masks(windows)] *= self.config.soft_mask_weight
+        for row, copy in enumerate(self._copies(step, extents, own)):
+            if copy is not None:
+                copy.put(tokens[row], base_weights[row])
+        _, of_targets = CAUSAL.shifted(base_weights)
+        weights = np.ascontiguousarray(of_targets)
         arrays = [torch.from_numpy(array) for array in (tokens, weights, windows.sources)]
         return StepBatch(step, arrays[0], arrays[1], arrays[2], batches)
+
+    def _copies(self, step: int, extents: npt.NDArray[np.int64], rows: npt.NDArray[np.intp]) -> Sequence[Copy | None]:
+        """The copies in some windows of a step: by the recipe, none or some."""
+        if self.config.copies is None:
+            return ()
+        plan = self.config.plan(step)
+        drawn = draw_copies(self.config.copies, self.config.seed, plan.length, plan.first_sample, extents)
+        return [drawn[row] for row in rows]
 
 
 class _OrErrors(Dataset[StepBatch | GenomeLMError]):
