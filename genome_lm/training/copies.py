@@ -2,7 +2,7 @@
 
 Real sequence repeats itself too seldom for a small model to learn to recall. The segment keeps its place, and a copy
 of it takes the place of other bases before it, as in the suite's measure of recall. So each base whose loss a copy
-lowers stands in its own context. All bases count in the loss, those of the copy too, with the weights of the segment's.
+lowers stands in its own context. All bases count in the loss. Those of the copy have the weights of the segment's.
 """
 
 from typing import NamedTuple
