@@ -12,11 +12,13 @@ from genome_lm.kernels.cpu.mixer import (
     FilterWeights,
     MixerWeights,
     Spectra,
+    by_spectra,
     residual_mixer,
     residual_mixer_,
 )
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp, residual_mlp_
 from genome_lm.kernels.cpu.stages import decay_window
+from genome_lm.kernels.cpu.taps import ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import changes
 from genome_lm.kernels.cpu.workers import for_each, most_sharing, own_threads, rows_of_piece
 from genome_lm.kernels.dispatch import Backend, backend_for, forced_backend, gated_causal_conv
@@ -26,6 +28,7 @@ from genome_lm.kernels.recomputed import recomputed
 __all__ = [
     "Around",
     "Backend",
+    "ExplicitFilters",
     "FilterWeights",
     "MixerWeights",
     "MlpWeights",
@@ -34,6 +37,7 @@ __all__ = [
     "TileFilters",
     "backend_for",
     "bins",
+    "by_spectra",
     "causal_conv",
     "changes",
     "convolve_ahead",

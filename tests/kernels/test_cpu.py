@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.kernels.conv import spectra
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.cpu import mixer as cpu_mixer
 from genome_lm.kernels.cpu import mlp as cpu_mlp
+from genome_lm.kernels.cpu import taps as cpu_taps
+from genome_lm.kernels.cpu.filters import Filters
 from genome_lm.kernels.cpu.mixer import FilterWeights, MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.cpu.workspace import Workspace
@@ -56,17 +59,48 @@ def mixer_weights(width: int, taps: int) -> MixerWeights:
 @pytest.mark.parametrize("kept", [0, 1 << 20])
 def test_mixer_equals_its_reference(shape: tuple[int, int, int], kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_mixer, "KEPT_BYTES", kept)
-    (batch, length, taps), width = shape, 12
-    x, features, last = leaf(batch, length, width), leaf(length, 6), leaf(width, 6)
-    weights, long_filter = mixer_weights(width, taps), FilterWeights(features, last, *window(width, length))
-    fused = cpu_mixer.residual_mixer(x, weights, long_filter, 1e-5)
-    plain = cpu_mixer.residual_mixer_reference(x, weights, long_filter, 1e-5)
-    assert_same(fused, plain, [x, features, last, *weights])
+    (_, length, _), width = shape, 12
+    assert_mixer_equals_its_reference(
+        shape, width, FilterWeights(leaf(length, 6), leaf(width, 6), *window(width, length))
+    )
 
+
+@pytest.mark.parametrize("taps", [1, 7, 17, 30])
+def test_mixer_of_explicit_taps_equals_its_reference(
+    shape: tuple[int, int, int], taps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_taps, "BLOCK", 40)
+    assert_mixer_equals_its_reference(shape, 12, cpu_taps.ExplicitFilters(leaf(12, taps)))
+
+
+def assert_mixer_equals_its_reference(shape: tuple[int, int, int], width: int, filters: Filters) -> None:
+    batch, length, taps = shape
+    x, weights = leaf(batch, length, width), mixer_weights(width, taps)
+    plain = cpu_mixer.residual_mixer_reference(x, weights, filters, 1e-5)
+    assert_same(cpu_mixer.residual_mixer(x, weights, filters, 1e-5), plain, [x, *filters.tensors, *weights])
     with torch.no_grad():
-        updated = x.clone()
-        cpu_mixer.residual_mixer_(updated, weights, lambda a, b: spectra.spectrum(long_filter.rows(a, b)), 1e-5)
+        updated = cpu_mixer.residual_mixer_(x.clone(), weights, filters.convolutions(), 1e-5)
     torch.testing.assert_close(updated, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("taps", [1, 2, 16, 17, 128, 256])
+@pytest.mark.parametrize("length", [1, 130, 1_024, 2_500])
+def test_explicit_convolutions_equal_conv1d(length: int, taps: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    u, weight = torch.randn(3, 2, length, dtype=torch.float64), torch.randn(3, taps, dtype=torch.float64)
+    u.requires_grad_(), weight.requires_grad_()
+    padded = F.pad(u.transpose(0, 1), (taps - 1, 0))
+    c = F.conv1d(padded, weight[:, None], groups=3).transpose(0, 1)
+    dc = torch.randn_like(c)
+    du, dtaps = torch.autograd.grad(c, [u, weight], dc)
+    with torch.no_grad():
+        given = [each.to(dtype) for each in (weight, u, dc)]
+        of_taps = torch.full_like(given[0], torch.nan)
+        found = cpu_taps.convolve(*given[:2]), *cpu_taps.convolve_backward(*given, of_taps), of_taps
+    for got, expected in zip(found, (c, c, du, dtaps), strict=True):
+        bound = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype] * expected.abs().max().item()
+        torch.testing.assert_close(got.double(), expected, rtol=0, atol=bound)
 
 
 def test_mlp_equals_its_reference(shape: tuple[int, int, int]) -> None:

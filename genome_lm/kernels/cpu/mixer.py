@@ -11,7 +11,8 @@ Threads share chunks of positions and spans of channels as pieces of work (`geno
 once after each stage of a block: its projection, its convolutions, and the out-projection.
 
 With z = in_proj(norm(x)), (x0, x1, v) = short_conv(z), u = x1 · v, c = h ∗ u, the sub-block is
-x + out_proj(x0 · (c + skip · u)) (Poli et al. 2023, https://arxiv.org/abs/2302.10866, definition 3.1).
+x + out_proj(x0 · (c + skip · u)) (Poli et al. 2023, https://arxiv.org/abs/2302.10866, definition 3.1). The filters h
+are made by a network (`FilterWeights`), or are explicit taps (`genome_lm.kernels.cpu.taps`).
 """
 
 import threading
@@ -28,6 +29,7 @@ from genome_lm.allocator import give_back_holes
 from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.reference import gated_causal_conv
 from genome_lm.kernels.conv.spectra import signal, spectrum
+from genome_lm.kernels.cpu.filters import BackwardConvolutions, Convolutions, Filters
 from genome_lm.kernels.cpu.products import linear
 from genome_lm.kernels.cpu.stages import (
     conv_inputs,
@@ -73,7 +75,7 @@ convolution u ↦ h ∗ u + skip · u of these channels, it returns what is gate
 
 
 class MixerWeights(NamedTuple):
-    """Parameters of the sub-block without the long filter, with D the model's width and K the short taps."""
+    """Parameters of the sub-block without its filters, with D the model's width and K the short taps."""
 
     norm_weight: Tensor  # (D,)
     norm_bias: Tensor  # (D,)
@@ -94,6 +96,30 @@ class FilterWeights(NamedTuple):
     rates: Tensor  # (D,), below 0
     times: Tensor  # (L,)
     shift: float
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """See `Filters`."""
+        return self.features, self.w
+
+    @property
+    def make(self) -> Callable[..., "FilterWeights"]:
+        """See `Filters`."""
+        return partial(FilterWeights, rates=self.rates, times=self.times, shift=self.shift)
+
+    def plain(self) -> Tensor:
+        """See `Filters`."""
+        return (self.w @ self.features.T) * decay_window(self.rates, self.times, self.shift)
+
+    def convolutions(self) -> Convolutions:
+        """See `Filters`."""
+        filters = self.in_spans()
+        return by_spectra(lambda start, stop: spectrum(filters(start, stop)))
+
+    def backward(self, block: tuple[int, int], gradients: Sequence[Tensor], like: Tensor) -> "_LongBackward":
+        """See `Filters`."""
+        products_grad = workspace.take_rows("mixer.u", (block[1] - block[0], like.shape[1]), like.dtype)
+        return _LongBackward(self, self.in_spans(), block, gradients, products_grad)
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Filters of channels [start, stop): (stop − start, L)."""
@@ -125,36 +151,68 @@ class _Made(threading.local):
     first, products = 0, torch.empty(0)
 
 
-def residual_mixer(x: Tensor, weights: MixerWeights, long_filter: FilterWeights, eps: float) -> Tensor:
-    """x + Hyena(norm(x)), differentiable in `x`, all weights, and the filter's features and last weight.
+class _LongBackward(NamedTuple):
+    """See `BackwardConvolutions`."""
+
+    long_filter: FilterWeights
+    filters: Rows
+    block: tuple[int, int]
+    gradients: Sequence[Tensor]  # of the filter's features and its last weight
+    products_grad: Tensor  # (C, L), of the filters without their windows
+
+    def through(self, group: tuple[int, int], u: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
+        length = u.shape[-1]
+        of_filter, of_u, of_dc = spectrum(self.filters(*group))[:, None], spectrum(u), spectrum(dc)
+        c = signal(of_u * of_filter, length)
+        dh = signal(_summed(of_u.conj_physical_().mul_(of_dc)), length)
+        self.long_filter.in_window(*group, dh, self._rows(group))
+        return c, signal(of_dc.mul_(of_filter.conj_physical_()), length)
+
+    def end_span(self, span: tuple[int, int]) -> None:
+        torch.mm(self._rows(span), self.long_filter.features, out=self.gradients[1][slice(*span)])
+
+    def end_positions(self, positions: slice) -> None:
+        of_filters = self.products_grad[:, positions].T
+        self.gradients[0][positions].addmm_(of_filters, self.long_filter.w[slice(*self.block)])
+
+    def _rows(self, channels: tuple[int, int]) -> Tensor:
+        return self.products_grad[slice(*(channel - self.block[0] for channel in channels))]
+
+
+def residual_mixer(x: Tensor, weights: MixerWeights, filters: Filters, eps: float) -> Tensor:
+    """x + operator(norm(x)), differentiable in `x`, all weights, and the `tensors` of the filters.
 
     Args:
         x: (B, L, D) float32 or float64, contiguous, on the CPU.
         weights: Parameters in the dtype of `x`.
-        long_filter: What the long filters are made from.
+        filters: What the convolutions are made from.
         eps: Added to the variance in the norm.
 
     Returns:
         (B, L, D).
     """
-    return _ResidualMixer.apply(x, eps, *long_filter, *weights)
+    return _ResidualMixer.apply(x, eps, filters.make, *filters.tensors, *weights)
 
 
 def residual_mixer_(
-    x: Tensor, weights: MixerWeights, spectra: Spectra, eps: float, around: Around | None = None
+    x: Tensor, weights: MixerWeights, convolutions: Convolutions, eps: float, around: Around | None = None
 ) -> Tensor:
-    """As `residual_mixer`, without gradients, from the filters' spectra, written over `x`."""
-    _forward(x, x, weights, spectra, eps, around)
+    """As `residual_mixer`, without gradients, from the filters' convolutions, written over `x`."""
+    _forward(x, x, weights, convolutions, eps, around)
     return x
 
 
-def residual_mixer_reference(x: Tensor, weights: MixerWeights, long_filter: FilterWeights, eps: float) -> Tensor:
+def by_spectra(spectra: Spectra) -> Convolutions:
+    """Convolutions by the spectra of filters."""
+    return lambda start, stop: partial(_convolve, of_filter=spectra(start, stop)[:, None])
+
+
+def residual_mixer_reference(x: Tensor, weights: MixerWeights, filters: Filters, eps: float) -> Tensor:
     """`residual_mixer` in plain PyTorch."""
     normed = F.layer_norm(x, x.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
     z = F.pad(F.linear(normed, weights.w_in, weights.b_in).mT, (weights.taps.shape[-1] - 1, 0))
     x0, x1, v = F.conv1d(z, weights.taps, weights.tap_bias, groups=len(weights.taps)).chunk(3, dim=1)
-    h = (long_filter.w @ long_filter.features.T) * decay_window(*long_filter[2:])
-    y = gated_causal_conv(x0, x1, v, h, weights.skip)
+    y = gated_causal_conv(x0, x1, v, filters.plain()[:, : x.shape[1]], weights.skip)
     return x + F.linear(y.mT, weights.w_out, weights.b_out)
 
 
@@ -273,7 +331,7 @@ def _forward(
     x: Tensor,
     out: Tensor,
     weights: MixerWeights,
-    spectra: Spectra,
+    convolutions: Convolutions,
     eps: float,
     around: Around | None = None,
     kept: dict[tuple[int, int], Tensor] | None = None,
@@ -291,12 +349,12 @@ def _forward(
         def convolve(span: tuple[int, int], first: int = block[0], x0: Tensor = x0, u: Tensor = u) -> None:
             for start, stop in _groups(span, x):
                 here = slice(start - first, stop - first)
-                of_filter, skip = spectra(start, stop)[:, None], weights.skip[start:stop, None, None]
+                plain, skip = convolutions(start, stop), weights.skip[start:stop, None, None]
                 if around is None:
-                    gate_out(x0[here], _convolve(u[here], of_filter), u[here], skip, y[start:stop])
+                    gate_out(x0[here], plain(u[here]), u[here], skip, y[start:stop])
                 else:
-                    plain = partial(_convolve, of_filter=of_filter, skip=skip)
-                    torch.mul(x0[here], around(start, stop, u[here], plain), out=y[start:stop])
+                    with_skip = partial(_with_skip, plain, skip)
+                    torch.mul(x0[here], around(start, stop, u[here], with_skip), out=y[start:stop])
 
         share(convolve, _spans(block, x))
     _project_out(x, y, weights, out)
@@ -324,10 +382,13 @@ def _columns(y: Tensor) -> tuple[Tensor, ...]:
     return columns.split(rows_of_piece(columns.shape[1], LEAST_CHUNK, CHUNK), dim=1)
 
 
-def _convolve(u: Tensor, of_filter: Tensor, skip: Tensor | None = None) -> Tensor:
-    """h ∗ u (+ skip · u) for a group of channels: u (C, B, L), spectrum of the filter (C, 1, bins(L))."""
-    c = signal(spectrum(u).mul_(of_filter), u.shape[-1])
-    return c if skip is None else c.addcmul_(u, skip)
+def _convolve(u: Tensor, of_filter: Tensor) -> Tensor:
+    """h ∗ u for a group of channels: u (C, B, L), spectrum of the filter (C, 1, bins(L))."""
+    return signal(spectrum(u).mul_(of_filter), u.shape[-1])
+
+
+def _with_skip(convolve: Callable[[Tensor], Tensor], skip: Tensor, u: Tensor) -> Tensor:
+    return convolve(u).addcmul_(u, skip)
 
 
 class _ResidualMixer(torch.autograd.Function):
@@ -336,19 +397,15 @@ class _ResidualMixer(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         eps: float,
-        features: Tensor,
-        w: Tensor,
-        rates: Tensor,
-        times: Tensor,
-        shift: float,
-        *rest: Tensor,
+        make: Callable[..., Filters],
+        *tensors: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(x, features, w, rates, times, *rest)
-        ctx.eps, ctx.shift = eps, shift
+        ctx.save_for_backward(x, *tensors)
+        ctx.eps, ctx.make = eps, make
         ctx.kept = {} if workspace.lent_bytes + 3 * x.nbytes <= KEPT_BYTES else None
         out = torch.empty_like(x)
-        filters = FilterWeights(features, w, rates, times, shift).in_spans()
-        _forward(x, out, MixerWeights(*rest), lambda *rows: spectrum(filters(*rows)), eps, kept=ctx.kept)
+        filters, weights = _parts(make, tensors)
+        _forward(x, out, weights, filters.convolutions(), eps, kept=ctx.kept)
         if x.nbytes >= LONG_BYTES:
             give_back_holes()
         return out
@@ -356,26 +413,33 @@ class _ResidualMixer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, features, w, rates, times, *rest = ctx.saved_tensors
-        weights, long_filter = MixerWeights(*rest), FilterWeights(features, w, rates, times, ctx.shift)
+        x, *tensors = ctx.saved_tensors
+        filters, weights = _parts(ctx.make, tensors)
         kept, ctx.kept = ctx.kept or {}, None
         grad = grad.contiguous()
         normed = _Normed(x, weights.norm_weight, weights.norm_bias, ctx.eps)
         grad_normed = workspace.take("mixer.whole", tuple(x.shape), x.dtype)
-        sums = MixerWeights(*(torch.zeros_like(parameter) for parameter in rest))
-        grad_filter = torch.zeros_like(features), torch.zeros_like(w)
+        sums = MixerWeights(*map(torch.zeros_like, weights))
+        grad_filters = [*map(torch.zeros_like, filters.tensors)]
         for block in _blocks(x):
             part = _BlockWeights.of(weights, block)
             z = kept.pop(block, None)
             z = _projected(normed, part) if z is None else z
-            step = _BlockStep(block, part, grad, z, weights, long_filter, sums, grad_filter)
-            step.through_projection(normed, grad_normed, *step.through_convolutions())
+            convolutions = filters.backward(block, grad_filters, x)
+            step = _BlockStep(block, part, grad, z, weights, convolutions, sums)
+            step.through_projection(normed, grad_normed, step.through_convolutions())
             workspace.give(z)
             if x.nbytes >= LONG_BYTES:
                 give_back_holes()
         grad_x = torch.empty_like(grad)
         _backward_norm(normed, grad, grad_normed, grad_x, sums)
-        return grad_x, None, *grad_filter, None, None, None, *sums
+        return grad_x, None, None, *grad_filters, *sums
+
+
+def _parts(make: Callable[..., Filters], tensors: Sequence[Tensor]) -> tuple[Filters, MixerWeights]:
+    """Filters and weights from the tensors of both."""
+    count = len(MixerWeights._fields)
+    return make(*tensors[:-count]), MixerWeights(*tensors[-count:])
 
 
 def _projected(normed: _Normed, part: _BlockWeights) -> Tensor:
@@ -399,17 +463,17 @@ class _BlockStep(NamedTuple):
     grad: Tensor  # (B, L, D), of the output
     z: Tensor  # (3C, B, L)
     weights: MixerWeights
-    long_filter: FilterWeights
+    convolutions: BackwardConvolutions
     sums: MixerWeights  # gradients of the weights
-    grad_filter: tuple[Tensor, Tensor]  # of the filter's features and its last weight
 
-    def through_convolutions(self) -> tuple[Tensor, Tensor]:
+    def through_convolutions(self) -> Tensor:
         """Write the gradient of z over z, and those of what belongs to single channels.
 
         Returns:
-            In buffers: y, (C, B, L), and the gradient of the filters without their windows, (C, L).
+            y, (C, B, L), in a buffer.
         """
-        y, products_grad = self._buffers()
+        _, batch, length = self.z.shape
+        y = workspace.take_rows("mixer.x0", (self.block[1] - self.block[0], batch, length), self.z.dtype)
         w_out = self.weights.w_out[:, slice(*self.block)].T.contiguous()
 
         def project(piece: tuple[Tensor, Tensor]) -> None:
@@ -418,49 +482,34 @@ class _BlockStep(NamedTuple):
 
         # First the gradient of y; a group's y takes its place.
         share(project, zip(_rows(self.grad), _columns(y), strict=True))
-        filters = self.long_filter.in_spans()
 
         def convolve(span: tuple[int, int]) -> None:
             for group in _groups(span, self.grad):
-                self._convolve(group, filters(*group), y, products_grad)
-            rows = products_grad[slice(*(channel - self.block[0] for channel in span))]
-            torch.mm(rows, self.long_filter.features, out=self.grad_filter[1][slice(*span)])
+                self._convolve(group, y)
+            self.convolutions.end_span(span)
 
         share(convolve, _spans(self.block, self.grad))
-        return y, products_grad
+        return y
 
-    def _buffers(self) -> tuple[Tensor, Tensor]:
-        """Of y and its gradient, (C, B, L), and of the gradient of the filters without their windows, (C, L)."""
-        _, batch, length = self.z.shape
-        channels = self.block[1] - self.block[0]
-        return (
-            workspace.take_rows("mixer.x0", (channels, batch, length), self.z.dtype),
-            workspace.take_rows("mixer.u", (channels, length), self.z.dtype),
-        )
-
-    def _convolve(self, group: tuple[int, int], filters: Tensor, y: Tensor, products_grad: Tensor) -> None:
+    def _convolve(self, group: tuple[int, int], y: Tensor) -> None:
         """A group of channels: y takes the place of its gradient, and the gradient of z that of z."""
-        length, here = self.z.shape[-1], slice(*(channel - self.block[0] for channel in group))
+        here = slice(*(channel - self.block[0] for channel in group))
         skip = self.weights.skip[slice(*group), None, None]
         z, dy, taps, tap_bias = (
             self.z.unflatten(0, (3, -1))[:, here], y[here], self.part.taps[:, here], self.part.tap_bias[:, here],
         )  # fmt: skip
         u, dc, dx0 = workspace.take("mixer.gradients", (3, *dy.shape), z.dtype)
         conv_inputs(z, dy, taps, tap_bias, u, dc)
-        of_filter, of_u, of_dc = spectrum(filters)[:, None], spectrum(u), spectrum(dc)
-        c = signal(of_u * of_filter, length)
+        c, du = self.convolutions.through(group, u, dc)
         gate_backward(z, dy, c, u, skip, taps, tap_bias, dx0, self.sums.skip[slice(*group), None, None])
-        dh = signal(_summed(of_u.conj_physical_().mul_(of_dc)), length)
-        self.long_filter.in_window(*group, dh, products_grad[here])
-        du = signal(of_dc.mul_(of_filter.conj_physical_()), length)
         dtaps, dtap_bias, db_in = (
             _of_channels(total, *group) for total in (self.sums.taps, self.sums.tap_bias, self.sums.b_in)
         )
         streams_backward(z, dx0, du, dc, skip, taps, tap_bias, dtaps, dtap_bias[..., None, None])
         db_in.copy_(z.sum((2, 3)))
 
-    def through_projection(self, normed: _Normed, grad_normed: Tensor, y: Tensor, products_grad: Tensor) -> None:
-        """Add to the gradient of the norm, (B, L, D), and write those of both projections and the features."""
+    def through_projection(self, normed: _Normed, grad_normed: Tensor, y: Tensor) -> None:
+        """Add to the gradient of the norm, (B, L, D), write those of both projections, and conclude the filters'."""
         of_block = slice(*self.block)
 
         def project(places: Sequence[tuple[slice, slice]]) -> tuple[Tensor, Tensor]:
@@ -473,8 +522,7 @@ class _BlockStep(NamedTuple):
                 w_out.addmm_(self.grad[place].flatten(0, 1).T, y[:, *place].flatten(1).T)
                 sequences, positions = place
                 if sequences.start == 0:  # the filters are those of all sequences
-                    of_filters = products_grad[:, positions].T
-                    self.grad_filter[0][positions].addmm_(of_filters, self.long_filter.w[of_block])
+                    self.convolutions.end_positions(positions)
             return w_in, w_out
 
         batch, length, _ = self.grad.shape

@@ -28,6 +28,7 @@ def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Gi
     taps, tap_bias, skip = drawn(3, channels, 1, 3), drawn(3, channels, 1, 1), drawn(channels, 1, 1)
     a, b, c, d = (row(channels) for _ in range(4))
     carry = drawn(3, channels, 1, 2) if sequences == 1 else None
+    kernel = drawn(channels, stages.MOST_TAPS)
     return {
         "gelu": ([3 * drawn(length, 37)], [0]),
         "gelu_backward": ([3 * drawn(length, 37), drawn(length, 37), torch.zeros(37)], [0, 1, 2]),
@@ -41,6 +42,9 @@ def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Gi
             [z, a, b, c, skip, taps, tap_bias, torch.zeros_like(taps), torch.zeros_like(tap_bias)],
             [0, 7, 8],
         ),
+        "filtered": ([a, kernel, b], [2]),
+        "filtered one tap": ([a, kernel[:, :1], b], [2]),
+        "filtered_backward": ([a, kernel, b, c, torch.zeros_like(kernel)], [3, 4]),
     }
 
 

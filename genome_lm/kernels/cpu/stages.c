@@ -11,14 +11,16 @@
 #define TAPS 3
 #define BACK (TAPS - 1)
 #define TILE 1024
+#define MOST_TAPS 16
+#define SPAN 64
 #define SIMD _Pragma("omp simd")
 
 typedef ptrdiff_t idx;
 
-/* A view, of which the last dimension is dense; `stream` is 0 where there is one stream only. */
+/* A view, of which the last dimension is dense, and `length` long; `stream` is 0 where there is one stream only. */
 typedef struct {
     float *data;
-    idx stream, channel, sequence;
+    idx stream, channel, sequence, length;
 } View;
 
 typedef struct {
@@ -276,5 +278,74 @@ void streams_backward(
                 row(tap_sums, s, c, 0)[k] = (float)sums[s][k];
             *row(bias_sums, s, c, 0) = (float)sums[s][TAPS];
         }
+    }
+}
+
+/* out[i] = sum of taps[k] x[i + k], for n positions in spans that stay in registers: up to SPAN − 1 more are written,
+ * from x that is defined up to there. */
+static inline void sums_of_taps(const float *taps, idx count, const float *x, float *out, idx n)
+{
+    for (idx start = 0; start < n; start += SPAN) {
+        float sums[SPAN] = {0.0f};
+        for (idx k = 0; k < count; k++) {
+            const float *here = x + start + k, tap = taps[k];
+            SIMD
+            for (int i = 0; i < SPAN; i++)
+                sums[i] += tap * here[i];
+        }
+        memcpy(out + start, sums, sizeof sums);
+    }
+}
+
+void filtered(View u, View kernel, View c, Shape shape)
+{
+    const idx count = kernel.length, back = count - 1;
+    #pragma omp parallel for collapse(2) schedule(static)
+    for (idx k = 0; k < shape.channels; k++)
+        for (idx b = 0; b < shape.sequences; b++) {
+            float tile[MOST_TAPS + TILE + SPAN] = {0.0f}, out[TILE + SPAN];
+            const float *source = row(u, 0, k, b), *taps = row(kernel, 0, k, 0);
+            float *target = row(c, 0, k, b);
+            for (idx start = 0; start < shape.length; start += TILE) {
+                const idx n = least(TILE, shape.length - start);
+                memcpy(tile + back, source + start, n * sizeof(float));
+                sums_of_taps(taps, count, tile, out, n);
+                memcpy(target + start, out, n * sizeof(float));
+                memmove(tile, tile + n, back * sizeof(float));
+            }
+        }
+}
+
+void filtered_backward(View u, View kernel, View dc, View du, View kernel_sums, Shape shape)
+{
+    const idx count = kernel.length, back = count - 1;
+    #pragma omp parallel for schedule(static)
+    for (idx k = 0; k < shape.channels; k++) {
+        double totals[MOST_TAPS] = {0.0};
+        float reversed[MOST_TAPS];
+        for (idx i = 0; i < count; i++)
+            reversed[i] = row(kernel, 0, k, 0)[back - i];
+        for (idx b = 0; b < shape.sequences; b++) {
+            float tile[MOST_TAPS + TILE] = {0.0f}, grads[MOST_TAPS + TILE + SPAN], out[TILE + SPAN];
+            const float *input = row(u, 0, k, b), *grad = row(dc, 0, k, b);
+            for (idx start = 0; start < shape.length; start += TILE) {
+                const idx n = least(TILE, shape.length - start), there = least(n + back, shape.length - start);
+                memcpy(tile + back, input + start, n * sizeof(float));
+                memcpy(grads, grad + start, there * sizeof(float));
+                memset(grads + there, 0, (MOST_TAPS + TILE + SPAN - there) * sizeof(float));
+                for (idx i = 0; i < count; i++) {
+                    float sum = 0.0f;
+                    #pragma omp simd reduction(+ : sum)
+                    for (idx t = 0; t < n; t++)
+                        sum += grads[t] * tile[t + i];
+                    totals[i] += sum;
+                }
+                sums_of_taps(reversed, count, grads, out, n);
+                memcpy(row(du, 0, k, b) + start, out, n * sizeof(float));
+                memmove(tile, tile + n, back * sizeof(float));
+            }
+        }
+        for (idx i = 0; i < count; i++)
+            row(kernel_sums, 0, k, 0)[i] = (float)totals[i];
     }
 }

@@ -26,6 +26,8 @@ from genome_lm.kernels.cpu.workspace import workspace
 
 TAPS = 3
 """Taps of the short convolution that stages.c is written for."""
+MOST_TAPS = 16
+"""Taps of an explicit filter that stages.c takes at most."""
 COMPILED = True
 """Whether to look for a compiler."""
 _Given = TypeVarTuple("_Given")
@@ -39,6 +41,7 @@ class _View(ctypes.Structure):
         ("stream", ctypes.c_ssize_t),
         ("channel", ctypes.c_ssize_t),
         ("sequence", ctypes.c_ssize_t),
+        ("length", ctypes.c_ssize_t),
     ]  # fmt: skip
 
     @classmethod
@@ -49,7 +52,7 @@ class _View(ctypes.Structure):
             step if size > 1 else 0 for step, size in zip(tensor.stride()[:-1], tensor.shape[:-1], strict=True)
         ]
         # A matrix is rows of channels; only what has four dimensions has streams.
-        return cls(tensor.data_ptr(), *([0] * (tensor.ndim != 4) + distances + [0, 0])[:3])
+        return cls(tensor.data_ptr(), *([0] * (tensor.ndim != 4) + distances + [0, 0])[:3], tensor.shape[-1])
 
 
 class _Shape(ctypes.Structure):
@@ -236,6 +239,27 @@ def streams_backward(
     torch.mul(ds, taps[..., last, None], out=z)
     for lag in lags[1:]:
         z[..., : length - lag].addcmul_(ds[..., lag:], taps[..., last - lag, None])
+
+
+@_in_one_pass
+def filtered(u: Tensor, kernel: Tensor, c: Tensor) -> None:
+    """Write the convolution of u with explicit filters to c: `kernel` (C, K), the present position last."""
+    last = kernel.shape[-1] - 1
+    torch.mul(u, kernel[:, last, None, None], out=c)
+    for lag in range(1, min(last, u.shape[-1] - 1) + 1):
+        c[..., lag:].addcmul_(u[..., :-lag], kernel[:, last - lag, None, None])
+
+
+@_in_one_pass
+def filtered_backward(u: Tensor, kernel: Tensor, dc: Tensor, du: Tensor, dkernel: Tensor) -> None:
+    """Write the gradients of u and of the filters, `dkernel` (C, K)."""
+    length, last = u.shape[-1], kernel.shape[-1] - 1
+    torch.mul(dc, kernel[:, last, None, None], out=du)
+    dkernel.zero_()
+    dkernel[:, last] = (dc * u).sum((1, 2))
+    for lag in range(1, min(last, length - 1) + 1):
+        du[..., :-lag].addcmul_(dc[..., lag:], kernel[:, last - lag, None, None])
+        dkernel[:, last - lag] = (dc[..., lag:] * u[..., :-lag]).sum((1, 2))
 
 
 def _short_conv(z: Tensor, taps: Tensor, bias: Tensor, carry: Tensor | None = None) -> Tensor:

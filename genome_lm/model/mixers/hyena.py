@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import Around, MixerWeights, causal_conv, gated_causal_conv, residual_mixer, residual_mixer_
+from genome_lm.kernels import (
+    Around,
+    MixerWeights,
+    by_spectra,
+    causal_conv,
+    gated_causal_conv,
+    residual_mixer,
+    residual_mixer_,
+)
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import hyena_memory
 from genome_lm.model.mixers.filter import ImplicitFilter
@@ -91,8 +99,8 @@ class HyenaOperator(Mixer):
         """x + self(norm(x)) without gradients, written over x where it runs as one operation."""
         if not runs_fused(x):
             return x + self._mix(norm(x), around)
-        spectra = self.filter.spectra(x.shape[1])
-        return residual_mixer_(x.contiguous(), self._weights(norm), spectra, norm.eps, around)
+        convolutions = by_spectra(self.filter.spectra(x.shape[1]))
+        return residual_mixer_(x.contiguous(), self._weights(norm), convolutions, norm.eps, around)
 
     def _weights(self, norm: nn.LayerNorm) -> MixerWeights:
         assert self.short_conv.bias is not None
