@@ -4,6 +4,10 @@ This is the only door: other folders import operations from here, and never from
 what measures, proves or forecasts the backends themselves looks inside.
 """
 
+from genome_lm.kernels.attention.dilated import dilated_attention
+from genome_lm.kernels.attention.patterns import full_attention, local_attention
+from genome_lm.kernels.attention.reference import Segments, causal_counts, dilated_counts, local_counts
+from genome_lm.kernels.attention.rotary import rotate, rotations
 from genome_lm.kernels.conv.online import OnlineConv, TileFilters, convolve_ahead
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.conv.spectra import bins, spectrum
@@ -33,19 +37,26 @@ __all__ = [
     "MixerWeights",
     "MlpWeights",
     "OnlineConv",
+    "Segments",
     "Spectra",
     "TileFilters",
     "backend_for",
     "bins",
     "by_spectra",
     "causal_conv",
+    "causal_counts",
     "changes",
     "convolve_ahead",
     "decay_window",
     "deterministic",
+    "dilated_attention",
+    "dilated_counts",
     "for_each",
     "forced_backend",
+    "full_attention",
     "gated_causal_conv",
+    "local_attention",
+    "local_counts",
     "most_sharing",
     "outside_autocast",
     "own_threads",
@@ -54,6 +65,8 @@ __all__ = [
     "residual_mixer_",
     "residual_mlp",
     "residual_mlp_",
+    "rotate",
+    "rotations",
     "rows_of_piece",
     "spectrum",
 ]

@@ -9,7 +9,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -113,6 +113,46 @@ def _layer_norm() -> None:
     backward = torch.ops.aten.native_layer_norm_backward
     gradients = backward(grad, x, x.shape[-1:], mean, rstd, weight, bias, [True] * 3)
     torch.testing.assert_close(tuple(gradients), _plain_layer_norm_backward(grad, x, mean, rstd, weight))
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    """Attention without gradients, and the logarithm of its denominators; see `has_flash_attention`.
+
+    Args:
+        q: (B, H, n, C).
+        k: (B, H, S, C).
+        v: As k.
+        causal: Whether query i sees the keys up to i only.
+
+    Returns:
+        (B, H, n, C) and (B, H, n).
+    """
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
+
+
+def flash_attention_backward(operands: Sequence[Tensor], causal: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `flash_attention` with respect to q, k and v.
+
+    Args:
+        operands: The gradient of the result; q, k and v; the result and the logarithms. Where these two are those of
+            more keys than k, it gives what the keys of k add to the gradients.
+        causal: As given to `flash_attention`.
+    """
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*operands, 0.0, causal)
+
+
+@_tried_once
+def has_flash_attention() -> None:
+    """Whether `flash_attention` and `flash_attention_backward` can be used."""
+    q, k, v, grad = (_waves(1, 2, 5, 8, pace=pace).requires_grad_() for pace in (0.1, 0.2, 0.3, 0.4))
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    with torch.no_grad():
+        y, log_sum = flash_attention(q, k, v, True)
+        torch.testing.assert_close(y, expected)
+        hidden = torch.ones(5, 5).triu(1).bool()
+        torch.testing.assert_close(log_sum, (q @ k.mT * 8**-0.5).masked_fill(hidden, -torch.inf).logsumexp(-1))
+        gradients = flash_attention_backward((grad, q, k, v, y, log_sum), True)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, (q, k, v), grad))
 
 
 def changes(tensor: Tensor) -> int | None:

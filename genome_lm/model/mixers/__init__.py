@@ -2,9 +2,17 @@
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.mixer import Mixer
+from genome_lm.model.mixers.attention import Attention
+from genome_lm.model.mixers.attention_dilated import DilatedAttention
+from genome_lm.model.mixers.attention_local import LocalAttention
 from genome_lm.model.mixers.hyena import HyenaOperator
 
-MIXERS: dict[str, type[Mixer]] = {"hyena": HyenaOperator}
+MIXERS: dict[str, type[Mixer]] = {
+    "hyena": HyenaOperator,
+    "attention": Attention,
+    "attention-local": LocalAttention,
+    "attention-dilated": DilatedAttention,
+}
 """Operators by their names in a model's layout."""
 
 

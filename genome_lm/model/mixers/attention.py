@@ -1,0 +1,138 @@
+"""Attention: causal, with rotary positions; each position attends to all before it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.kernels import causal_counts, full_attention, rotate, rotations
+from genome_lm.model.mixer import Ends, Mixer, MixerSteps
+from genome_lm.model.mixers.attention_steps import AttentionSteps
+
+HEAD_CHANNELS = 64
+"""Of a head, where the configuration leaves it open."""
+
+
+class Streams(NamedTuple):
+    """What positions ask for, and what later ones need of them: tensors of (B, H, n, C) each."""
+
+    queries: tuple[Tensor, ...]
+    keys: tuple[Tensor, ...]  # and values
+
+
+class _Kept(NamedTuple):
+    """Keys and values of reference sequences from one position on."""
+
+    begin: int
+    keys: tuple[Tensor, ...]
+
+
+class Attention(Mixer):
+    """Full causal attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) in heads of C channels.
+
+    The other patterns are subclasses, which say which keys a position sees.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = heads_of(config)
+        self.in_proj = nn.Linear(config.d_model, 3 * config.d_model)
+        self.out_proj = nn.Linear(config.d_model, config.d_model)
+
+    def attend(self, queries: Sequence[Tensor], keys: Sequence[Tensor], begin: int = 0) -> Tensor:
+        """What each query makes of the keys that it sees.
+
+        Args:
+            queries: (B, H, n, C) of the last n of the S positions.
+            keys: (B, H, S, C) of positions `begin` to `begin` + S, begin at most what `first_seen` says.
+            begin: First position.
+
+        Returns:
+            (B, H, n, C); differentiable where n is S.
+        """
+        (q,), (k, v) = queries, keys
+        return full_attention(q, k, v)
+
+    def first_seen(self, position: int) -> int:
+        """The first position that one at `position` or later may see."""
+        return 0
+
+    def slots(self, positions: int) -> int:
+        """How many of the last so many positions are kept while sequences are read token by token."""
+        return positions
+
+    def counts(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """How often a query sees a key: positions (…, n) and (…, S) → (…, H or 1, n, S)."""
+        return causal_counts(queries, keys)[..., None, :, :]
+
+    def attend_once(self, queries: Sequence[Tensor], keys: Sequence[Tensor], counts: Tensor) -> Tensor:
+        """`attend` for one query per sequence, (R, H, 1, C), over keys in any order, by their counts (R, …, 1, S)."""
+        (q,), (k, v) = queries, keys
+        mask = counts if counts.dtype == torch.bool else counts.to(q.dtype).log()
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix along the sequence: (B, L, D) → (B, L, D)."""
+        return self.join(self.attend(*self.split(x, torch.arange(x.shape[1], device=x.device))))
+
+    def split(self, x: Tensor, positions: Tensor) -> Streams:
+        """Queries, keys and values of inputs (B, n, D) at positions (n,) or (B, n)."""
+        z = self.in_proj(x).unflatten(-1, (3, self.heads, -1))
+        qk, v = z.tensor_split([2], dim=2)
+        q, k = self.turn(qk, positions).transpose(1, 3).unbind(2)
+        return Streams((q,), (k, v.squeeze(2).transpose(1, 2)))
+
+    def turn(self, qk: Tensor, positions: Tensor) -> Tensor:
+        """Rotary positions for queries and keys, (B, n, 2, H, C), computed in float32 at least."""
+        turns = rotations(positions, qk.shape[-1], qk.dtype)
+        return rotate(qk, turns[..., None, None, :, :]).to(qk.dtype)
+
+    def join(self, y: Tensor) -> Tensor:
+        """The out-projection of all heads: (B, H, n, C) → (B, n, D)."""
+        return self.out_proj(y.transpose(1, 2).flatten(2))
+
+    def read_reference(self, x: Tensor, norm: nn.LayerNorm, begin: int) -> tuple[Tensor, Any]:
+        """See `Mixer.read_reference`: keeps the keys and values that alternatives can see."""
+        queries, keys = self.split(norm(x), torch.arange(x.shape[1], device=x.device))
+        first = self.first_seen(begin)
+        return x + self.join(self.attend(queries, keys)), _Kept(
+            first, tuple(key[:, :, first:].clone() for key in keys)
+        )
+
+    def read_alternative(self, x: Tensor, norm: nn.LayerNorm, kept: Any, ends: Ends) -> Tensor:
+        """See `Mixer.read_alternative`: each end attends to what was kept before it, and to itself."""
+        positions = ends.starts[:, None] + torch.arange(x.shape[1], device=x.device)
+        queries, keys = self.split(norm(x), positions)
+        ys = []
+        for number, (row, start) in enumerate(zip(ends.rows.tolist(), ends.starts.tolist(), strict=True)):
+            first, here = self.first_seen(start), slice(number, number + 1)
+            before = (old[row, None, :, first - kept.begin : start - kept.begin] for old in kept.keys)
+            both = [torch.cat(parts, dim=2) for parts in zip(before, (key[here] for key in keys), strict=True)]
+            ys.append(self.attend([query[here] for query in queries], both, first))
+        return x + self.join(torch.cat(ys))
+
+    @classmethod
+    def steps(cls, mixers: Sequence[Mixer], length: int) -> MixerSteps:
+        """See `Mixer.steps`: a cache of keys and values."""
+        return AttentionSteps(mixers, length)
+
+
+def heads_of(config: ModelConfig) -> int:
+    """The number of heads, of an even number of channels each.
+
+    Raises:
+        GenomeLMError: If the width can't be divided by twice the number that the configuration asks for.
+    """
+    width, heads = config.d_model, config.heads
+    if heads == 0:
+        heads = next((n for n in range(max(1, width // HEAD_CHANNELS), 1, -1) if width % (2 * n) == 0), 1)
+    if width % (2 * heads):
+        raise GenomeLMError(
+            f"model config: heads: attention needs an even number of channels per head; d_model is {width} and there "
+            f"are {heads} heads: make d_model a multiple of {2 * heads}"
+        )
+    return heads

@@ -1,0 +1,164 @@
+"""Attention of all patterns: against its definition by masks, token by token, and with shared beginnings."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.kernels.attention import reference
+from genome_lm.kernels.attention.dilated import dilated_attention, plain_dilated_attention
+from genome_lm.kernels.attention.patterns import full_attention, local_attention
+from genome_lm.kernels.attention.rotary import plain_rotate, rotate, rotations
+from genome_lm.kernels.attention.softmax import attend, plain_attend
+from genome_lm.kernels.cpu import torch_private
+from genome_lm.model import HyenaLM
+from genome_lm.model.mixers import MIXERS
+from genome_lm.model.recompute import (
+    alternative_states,
+    plain_alternative_states,
+    plain_reference_states,
+    reference_states,
+)
+from genome_lm.model.stepping import Stepper
+
+SEGMENTS = (16, 1), (64, 4), (128, 8)
+LAYOUTS = [*(name for name in MIXERS if name.startswith("attention")), "attention,hyena,attention-local"]
+
+
+def heads(queries: int, keys: int) -> list[Tensor]:
+    """q, k and v of two sequences and three heads."""
+    torch.manual_seed(queries + keys)
+    return [torch.randn(2, 3, n, 8, dtype=torch.float64, requires_grad=True) for n in (queries, keys, keys)]
+
+
+def equal(y: Tensor, expected: Tensor, operands: list[Tensor], backward: bool = True) -> None:
+    torch.testing.assert_close(y, expected)
+    if backward:
+        grad = torch.randn_like(y)
+        gradients = (torch.autograd.grad(out, operands, grad, retain_graph=True) for out in (y, expected))
+        torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("window", [1, 33, 100, 300, 500])
+@pytest.mark.parametrize(("queries", "keys"), [(301, 301), (97, 97), (37, 301), (200, 301), (1, 301)])
+def test_local_attention_is_its_mask(queries: int, keys: int, window: int) -> None:
+    operands, positions = heads(queries, keys), torch.arange(keys)
+    counts = reference.local_counts(positions[-queries:], positions, window)
+    expected = reference.attention(*operands, counts)
+    equal(local_attention(*operands, window), expected, operands)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(129, 129), (37, 130), (1, 30)])
+def test_full_attention_is_its_mask(queries: int, keys: int) -> None:
+    operands, positions = heads(queries, keys), torch.arange(keys)
+    expected = reference.attention(*operands, reference.causal_counts(positions[-queries:], positions))
+    equal(full_attention(*operands), expected, operands, backward=queries == keys)
+
+
+@pytest.mark.parametrize("segments", [SEGMENTS, ((256, 1), (256, 2)), ((5, 1), (21, 3))], ids=str)
+@pytest.mark.parametrize(("queries", "keys"), [(301, 301), (3, 3), (37, 301), (1, 65), (128, 256)])
+def test_dilated_attention_is_its_mask(queries: int, keys: int, segments: reference.Segments) -> None:
+    operands, positions = heads(queries, keys), torch.arange(keys)
+    counts = reference.dilated_counts(positions[-queries:], positions, segments, heads=3)
+    expected = reference.attention(*operands, counts)
+    equal(plain_dilated_attention(*operands, segments), expected, operands)
+    equal(dilated_attention(*operands, segments), expected, operands, backward=queries == keys)
+
+
+def test_dilated_attention_needs_no_keys_before_its_segments() -> None:
+    q, k, v = heads(20, 300)
+    whole = dilated_attention(q, k, v, SEGMENTS)
+    torch.testing.assert_close(dilated_attention(q, k[:, :, 256:], v[:, :, 256:], SEGMENTS, begin=256), whole)
+
+
+def test_a_dilated_pattern_by_hand() -> None:
+    """Two heads; segments of four with dilation 2: head 1 takes positions 1, 3, 5 and 7."""
+    counts = reference.dilated_counts(torch.arange(8), torch.arange(8), ((2, 1), (4, 2)), heads=2)
+    assert counts[1].nonzero().tolist() == [
+        [0, 0], [1, 0], [1, 1], [2, 2], [3, 1], [3, 2], [3, 3],
+        [4, 4], [5, 4], [5, 5], [6, 6], [7, 5], [7, 6], [7, 7],
+    ]  # fmt: skip
+    assert counts[1, 3].tolist() == [0, 1, 1, 2, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_denominators(causal: bool) -> None:
+    assert not {"has_flash_attention"} & torch_private.plain_forms().keys()
+    operands = heads(30, 30)
+    for found, expected in zip(attend(*operands, causal), plain_attend(*operands, causal), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_rotary_products_see_distances_alone() -> None:
+    q, k, _ = heads(64, 64)
+    turned = [[rotate(x, rotations(torch.arange(64) + start, 8, x.dtype)) for x in (q, k)] for start in (0, 10**6)]
+    torch.testing.assert_close(*(reference.scores(*pair) for pair in turned), rtol=0, atol=1e-8)
+    assert (reference.scores(*turned[0]) - reference.scores(q, k)).abs().max() > 0.1
+    turns = rotations(torch.tensor([3, 500_000]), 8, torch.float32)
+    torch.testing.assert_close(turns[1].double(), rotations(torch.tensor([500_000]), 8, torch.float64)[0])
+    x = torch.randn(5, 2, 8)
+    torch.testing.assert_close(rotate(x, turns), plain_rotate(x, turns))
+
+
+def model(layout: str, **fields: object) -> HyenaLM:
+    """Weights large enough that a change far back is felt."""
+    torch.manual_seed(0)
+    shape = {
+        "d_model": 24, "n_layer": 3, "max_length": 200, "filter_order": 8, "heads": 3, "attention_window": 13,
+        "attention_segments": SEGMENTS, "memory_keys": 3, "embed_dropout": 0.0,
+    }  # fmt: skip
+    made = HyenaLM(ModelConfig(**{**shape, "layout": layout, **fields})).double().eval()
+    for parameter in made.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return made
+
+
+def bases(*shape: int) -> Tensor:
+    return torch.randint(7, 11, shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_stepping_equals_the_full_forward(layout: str) -> None:
+    """Prompts of unequal lengths, one of a single token, one that several sequences go on from."""
+    lm, ids = model(layout), bases(3, 130)
+    lengths, rows, length = torch.tensor([1, 6, 40]), torch.tensor([2, 0, 1, 0]), 80
+    with torch.no_grad():
+        full = lm(ids)
+    stepper = Stepper(lm, length)
+    logits = [stepper.prefill(ids[:, :40], lengths, rows)]
+    logits += [stepper.step(ids[rows, lengths[rows] + position]) for position in range(length)]
+    expected = torch.stack([full[row, lengths[row] - 1 : lengths[row] + length] for row in rows])
+    torch.testing.assert_close(torch.stack(logits, dim=1), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("first", [0, 1, 4, 60])
+def test_alternatives_equal_full_passes(layout: str, first: int) -> None:
+    backbone, ids, ends = model(layout).backbone, bases(3, 150), bases(6, 40).flip(0)
+    rows, starts = torch.tensor([0, 2, 1, 1, 0, 2]), torch.tensor([first, first, first + 1, first + 3, 90, 110])
+    shared, plain = reference_states(backbone, ids, first), plain_reference_states(backbone, ids, first)
+    torch.testing.assert_close(shared.hidden, plain.hidden)
+    found = alternative_states(backbone, shared, rows, starts, ends)
+    torch.testing.assert_close(found, plain_alternative_states(backbone, plain, rows, starts, ends))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_padding_on_the_right_changes_nothing(layout: str) -> None:
+    lm, ids = model(layout), bases(2, 77)
+    with torch.no_grad():
+        padded = lm(torch.nn.functional.pad(ids, (0, 60), value=4))
+        torch.testing.assert_close(padded[:, :77], lm(ids))
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(GenomeLMError, match="d_model is 24 and there are 5 heads: make d_model a multiple of 10"):
+        model("attention", heads=5)
+    with pytest.raises(GenomeLMError, match="first dilation must be 1"):
+        model("attention-dilated", attention_segments=((16, 2),))
+    with pytest.raises(GenomeLMError, match="30 is no multiple of its dilation 4"):
+        model("attention-dilated", attention_segments=((16, 1), (30, 4)))
+    assert [
+        model("attention", heads=0, d_model=width).backbone.blocks[0].mixer.heads for width in (24, 128, 200)
+    ] == [1, 2, 2]
