@@ -72,11 +72,11 @@ OTHERS = {
     "probe coding": "coding probe", "probe species": "species probe",
 }  # fmt: skip
 LENGTH = 512
-WINDOWS = 200
+WINDOWS = 150
 """Scored of each test split."""
-LABELS = {"coding": 200, "species": 60}
+LABELS = {"coding": 100, "species": 40}
 """Training windows of a class."""
-TESTED = {"coding": 228, "species": 100}
+TESTED = {"coding": 150, "species": 60}
 """Test windows of a class."""
 ORDER = 8
 """The highest of chains that are fitted to what a model has read."""
@@ -421,7 +421,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--genomes", type=Path, required=True, help="folder of the FASTA and GFF3 files")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=370, help="of 4,096 bases")
+    parser.add_argument("--steps", type=int, default=180, help="of 4,096 bases")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
