@@ -49,7 +49,7 @@ def open_checkpoint(
             HF_HUB_OFFLINE. What looks like a path is never looked up on the hub. Prefixes of torch.compile, data
             parallelism and FSDP in the names of tensors are taken off.
         device: Where the model goes.
-        revision: For the hub: commit, tag or branch; the pinned commit of a published model if None.
+        revision: For the hub alone: commit, tag or branch; the pinned commit of a published model if None.
 
     Returns:
         The model, in eval mode, with its form and provenance.
@@ -61,6 +61,10 @@ def open_checkpoint(
     try:
         path = Path(os.path.expanduser(source))  # of Path's own, an unknown user is an error
         if path.exists():
+            if revision is not None:
+                raise GenomeLMError(
+                    f"{source}: lies on this machine, where there is no revision {revision!r:.60}; leave it out"
+                )
             return _from_folder(path, device) if path.is_dir() else _from_file(path, device)
     except OSError as error:
         raise GenomeLMError(f"{source}: no checkpoint here: {error.strerror or error}") from error

@@ -4,8 +4,11 @@ Biopython and pyfaidx build a Python string of a whole record or need an index o
 read, so that memory grows neither with the longest record nor with the longest line, and the rate is that of NumPy.
 """
 
+import hashlib
 import io
+from array import array
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -129,9 +132,10 @@ def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
         path: FASTA, plain or packed; - is standard input.
 
     Raises:
-        GenomeLMError: See `FastaFile`; also if a record is longer than `RECORD_BASES`, as each is held in memory.
+        GenomeLMError: See `FastaFile`; also if a record is longer than `RECORD_BASES`, as each is held in memory, or
+            has the name of another one.
     """
-    header, letters = Header("", ""), bytearray()
+    header, letters, names = Header("", ""), bytearray(), _Names(path)
     for item in FastaFile(path):
         if not isinstance(item, Header):
             letters += item.tobytes().translate(_LETTERS)
@@ -144,7 +148,47 @@ def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
         if header.place:
             yield header.text, letters.decode("ascii")
         header, letters = item, bytearray()
+        names.add(item.name)
+    names.check()
     yield header.text, letters.decode("ascii")
+
+
+class _Names:
+    """Sees that no record has the name of another one.
+
+    A record takes eight bytes, so that millions of reads can be told apart. All are compared when their number has
+    doubled, and in the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._hashes, self._next = path, array("Q"), 1_024
+
+    def add(self, name: str) -> None:
+        """The name of the next record."""
+        self._hashes.append(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()))
+        if len(self._hashes) == self._next:
+            self._next *= 2
+            self.check()
+
+    def check(self) -> None:
+        """Compare all names so far."""
+        hashes = np.array(self._hashes, dtype=np.uint64)
+        order = np.argsort(hashes, kind="stable")
+        equal = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+        if len(equal):
+            place = equal[np.argmin(order[equal + 1])]
+            one, other = order[place : place + 2].tolist()
+            raise GenomeLMError(
+                f"{self._path}: records {one + 1:,} and {other + 1:,} are both named {self._name(one)}; names must "
+                "differ, or results could not be told apart: rename one (the name is the header's first word)"
+            )
+
+    def _name(self, number: int) -> str:
+        """The name of a record, from 0. A pipe can't be read again."""
+        if not self._path.is_file():
+            return "alike"
+        headers = (item for item in FastaFile(self._path) if isinstance(item, Header))
+        return repr(next(islice(headers, number, number + 1)).name)
 
 
 def _first_block(file: io.BufferedIOBase | IO[bytes]) -> bytes:

@@ -4,8 +4,6 @@ A source is gone through twice. `spans` tells what there is, checks it, and feed
 the token ids, from any record on. Memory does not grow with the number of records.
 """
 
-import array
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -96,15 +94,11 @@ class FastaSource:
             GenomeLMError: If the file can't be read, is not FASTA, or a record has no name, no sequence, letters that
                 are not DNA, or the name of another one.
         """
-        # Eight bytes per record: millions of reads can be searched for names that come twice.
-        hashes = array.array("Q")
         for record in fasta_records(self.path):
             tokens = encode(record.sequence, f"{self.path}: {record.id}")
             digest.update(f">{record.id}\n".encode())
             digest.update(tokens.tobytes())
-            hashes.append(_hash(record.id))
             yield from (span for span, _ in self._spans_of(record.id, record.sequence))
-        self._refuse_doubles(np.frombuffer(hashes, dtype=np.uint64))
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, FlankedSequence]]]:
         """See `SequenceSource`."""
@@ -120,22 +114,6 @@ class FastaSource:
         for start, end, left, right in self.tiling.cut(0, length, length):
             id_ = name if (start, end) == (0, length) else f"{name}/{start + 1}-{end}"
             yield Span(id_, name, start, end, left, right), sequence[start - left : end + right]
-
-    def _refuse_doubles(self, hashes: np.ndarray) -> None:
-        values, counts = np.unique(hashes, return_counts=True)
-        doubled = set(values[counts > 1].tolist())
-        if not doubled:
-            return
-        seen: dict[str, int] = {}
-        for number, record in enumerate(fasta_records(self.path), start=1):
-            if _hash(record.id) not in doubled:
-                continue
-            if record.id in seen:
-                raise GenomeLMError(
-                    f"{self.path}: records {seen[record.id]:,} and {number:,} are both named {record.id!r}; ids must "
-                    "differ, or rows could not be told apart: rename one (the id is the header's first word)"
-                )
-            seen[record.id] = number
 
 
 class GenomeSource:
@@ -210,7 +188,3 @@ class GenomeSource:
             for number, tokens in zip(alike.tolist(), fetched, strict=True):
                 sequences[number] = FlankedSequence(tokens, spans[number].left, spans[number].right)
         return sequences
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())

@@ -51,6 +51,14 @@ def test_info(name: str) -> None:
     assert all(word in shown for word in ("parameters", "256 bases", "A=7", "memory", "imported_from"))
 
 
+@pytest.mark.parametrize("command", [("info",), ("import", "--out", "new")])
+def test_a_revision_of_what_lies_here_is_refused(command: tuple[str, ...], tmp_path: Path) -> None:
+    verb, *options = [str(tmp_path / word) if word == "new" else word for word in command]
+    with pytest.raises(GenomeLMError, match=r"a\.hf: lies on this machine, where there is no revision 'v1'"):
+        checkpoint(verb, FIXTURES / "a.hf", "--revision", "v1", *options)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_folder_as_the_originals_were_published(tmp_path: Path) -> None:
     shutil.copy(FIXTURES / "a.lightning-checkpointed.ckpt", tmp_path / "weights.ckpt")
     shutil.copy(FIXTURES / "a.lightning-checkpointed.config.json", tmp_path / "config.json")

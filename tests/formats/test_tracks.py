@@ -97,7 +97,7 @@ def test_fasta(run: Path, tmp_path: Path) -> None:
     assert rows[1]["bits"] == pytest.approx(-np.nansum(model.log_likelihood(["ACG"])[0]) / np.log(2), rel=1e-4)
     assert said["bases"] == 301
     fasta.write_text(">a\nAC\n>a\nGT\n")
-    with pytest.raises(GenomeLMError, match="record a stands there twice"):
+    with pytest.raises(GenomeLMError, match=r"a\.fa: records 1 and 2 are both named 'a'"):
         score(run, "--fasta", fasta, "--out", tmp_path / "a.bw")
     assert not (tmp_path / "a.bw").exists()
 

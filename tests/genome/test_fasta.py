@@ -17,8 +17,9 @@ from Bio.SeqIO.FastaIO import SimpleFastaParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from genome_lm.dataset import read_examples
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import build_store, export_fasta, fasta, read_fasta
+from genome_lm.genome import build_store, export_fasta, fasta, fasta_contigs, read_fasta
 from tests.genome.conftest import IUPAC, files_in, random_dna
 
 GENOMES = Path(os.environ.get("GENOME_LM_TEST_GENOMES", "/work/shared/genomes"))
@@ -204,6 +205,21 @@ def test_names_of_contigs_differ(tmp_path: Path, content: bytes, message: str) -
     (tmp_path / "bad.fa").write_bytes(content)
     with pytest.raises(GenomeLMError, match=rf"/bad\.fa{message}"):
         build_store([tmp_path / "good.fa", tmp_path / "bad.fa"], tmp_path / "g.zarr")
+
+
+@pytest.mark.parametrize("records", [2, 1_024, 1_500])
+def test_a_name_that_comes_twice(tmp_path: Path, records: int) -> None:
+    """The last record has the name of the first; of several, the earliest that comes again is told of."""
+    path = tmp_path / "a.fa"
+    path.write_text("".join(f">{number % (records - 1)} label=x\nAC\n" for number in range(records)))
+    with pytest.raises(GenomeLMError, match=rf"a\.fa: records 1 and {records:,} are both named '0'; .* rename one"):
+        list(read_fasta(path))
+    path.write_text(path.read_text() + ">b label=x\nAC\n" * 2)
+    with pytest.raises(GenomeLMError, match=rf"records 1 and {records:,} are both named '0'"):
+        list(read_fasta(path))
+    for reader in (read_examples, lambda path: list(fasta_contigs(path))):
+        with pytest.raises(GenomeLMError, match="are both named '0'"):
+            reader(path)
 
 
 def test_a_device_is_no_fasta(tmp_path: Path) -> None:

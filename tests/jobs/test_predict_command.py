@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from genome_lm.errors import GenomeLMError
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 
@@ -39,6 +40,13 @@ def test_the_strand_is_that_of_finetune(tuned: Path, genome: Genome, tmp_path: P
     assert len(known) > 5
     assert found["strand"].loc[known.index].nunique() == 2
     np.testing.assert_allclose(found.loc[known.index, ["p_a", "p_b"]], known[["p_a", "p_b"]], atol=1e-5)
+
+
+def test_a_name_that_comes_twice(tuned: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.fa").write_text(">a\nACGT\n>b\nACGT\n>a\nACGT\n")
+    with pytest.raises(GenomeLMError, match=r"a\.fa: records 1 and 3 are both named 'a'"):
+        call("predict", tuned / "t/checkpoint", "--fasta", tmp_path / "a.fa", "--out", tmp_path / "p.tsv")
+    assert not (tmp_path / "p.tsv").exists()
 
 
 def test_what_a_bed_file_says_is_carried(tuned: Path, genome: Genome, tmp_path: Path) -> None:

@@ -90,10 +90,8 @@ def test_a_source_of_weight_0_is_watched_alone(halves: MixtureConfig, genome: Ge
     assert last.valid_loss is not None
     assert read_metrics(beside)[-1].valid_loss == read_sources(beside)[-2].valid_loss
     assert json.loads((beside / "summary.json").read_text())["sources"][1]["passes"] == 0
-    named = MixtureConfig((drawn, replace(left_out, weight=None)), hold_out=("out",))
-    train(
-        replace(named, sources=(replace(drawn, weight=None), named.sources[1])), tmp_path / "named", TINY_MODEL, SHORT
-    )
+    sources = replace(drawn, weight=None), replace(left_out, weight=None)
+    train(MixtureConfig(sources, hold_out=("out",)), tmp_path / "named", TINY_MODEL, SHORT)
     assert weights(tmp_path / "named") == weights(alone)
     assert (tmp_path / "named" / SOURCES).read_bytes() == (beside / SOURCES).read_bytes()
     bed.write_text("two\t0\t20000\ttrain\n")
