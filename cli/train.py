@@ -44,7 +44,20 @@ def train(
         int | None,
         typer.Option(help=f"Bases that go through the model at one time; default: {TrainingConfig.device_tokens:,}."),
     ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help=f"adamw or muon; default: {TrainingConfig.optimizer}.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help=f"Peak learning rate; default: {TrainingConfig.lr}.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help=f"cosine or wsd, after the warm-up; default: {TrainingConfig.schedule}.")
+    ] = None,
+    clip_factor: Annotated[
+        float | None,
+        typer.Option(help="Clip gradients to this multiple of the running norm; 0, the default, does not."),
+    ] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Average the weights, such as 0.999; 0, the default, does not.")
+    ] = None,
     soft_mask_weight: Annotated[
         float | None,
         typer.Option(help=f"Weight of soft-masked bases in the loss; default: {TrainingConfig.soft_mask_weight}."),

@@ -9,10 +9,13 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.typed import Fraction, Positive, Seed, Within, check_fields, typed
 
 Precision = Literal["float32", "bf16-mixed"]
+OptimizerName = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "wsd"]
 Rate = Annotated[float, Within(0, 1_000, exclusive=True)]
 Decay = Annotated[float, Within(0, 1_000)]
 Beta = Annotated[float, Within(0, 0.999_999_999)]
 Clip = Annotated[float, Within(0, 1e12, exclusive=True)]
+ClipFactor = Annotated[float, Within(0, 1e12)]
 
 
 class Stage(NamedTuple):
@@ -72,13 +75,23 @@ class TrainingConfig:
         stages: Sequence-length warm-up: windows of growing length, one stage after the other.
         tokens_per_step: Bases in a step at every length, so that short windows come in larger batches.
         device_tokens: Bases that go through the model at one time; a step is summed up from such pieces.
+        optimizer: "adamw" for all weights, or "muon" for the matrices of the blocks and AdamW for the rest, see
+            `genome_lm.training.optimizers`. One `lr` fits both.
         lr: Peak learning rate.
-        final_lr_fraction: The cosine ends at this fraction of the peak.
+        filter_lr: Peak learning rate of the filters' MLPs, at most; theirs is `lr` where that is lower.
+        schedule: What follows the warm-up: "cosine" falls to the last step. "wsd" (warm-up–stable–decay) stays at the
+            peak, then falls.
+        final_lr_fraction: The last step has this fraction of the peak.
         warmup_fraction: Fraction of all steps over which the rate rises from zero.
-        weight_decay: Of AdamW, on matrices outside the filters.
+        decay_fraction: Fraction of all steps, the last ones, over which the rate falls; of "wsd" alone.
+        weight_decay: On matrices outside the filters.
         beta1: Of AdamW.
         beta2: Of AdamW.
         clip: Largest norm of the gradient.
+        clip_factor: Also clip to this multiple of the median norm of the last 50 steps; 0 does not. See
+            `genome_lm.training.spikes.NormLimit`.
+        ema: The checkpoint holds, and validations measure, a moving average of the weights that keeps this fraction
+            of itself in each step; 0 is no average. See `genome_lm.training.averaging`.
         soft_mask_weight: Weight of a soft-masked (lower-case) base in the loss; 1 counts it as any other.
         reverse_complement: Draw each window from either strand.
         max_n_fraction: Windows with more N than this are left out.
@@ -97,13 +110,19 @@ class TrainingConfig:
     stages: tuple[Stage, ...]
     tokens_per_step: Positive = 262_144
     device_tokens: Positive = 32_768
+    optimizer: OptimizerName = "adamw"
     lr: Rate = 6e-4
+    filter_lr: Rate = 1e-3
+    schedule: Schedule = "cosine"
     final_lr_fraction: Fraction = 0.1
     warmup_fraction: Fraction = 0.05
+    decay_fraction: Fraction = 0.2
     weight_decay: Decay = 0.1
     beta1: Beta = 0.9
     beta2: Beta = 0.95
     clip: Clip = 1.0
+    clip_factor: ClipFactor = 0.0
+    ema: Beta = 0.0
     soft_mask_weight: Fraction = 1.0
     reverse_complement: bool = True
     max_n_fraction: Fraction = 0.5
@@ -123,6 +142,13 @@ class TrainingConfig:
             raise GenomeLMError(
                 f"training config: copies take windows of {self.copies.least_window:,} bases, the longest are of "
                 f"{most:,}; make copies.length or copies.distance smaller"
+            )
+        if self.schedule != "wsd" and self.decay_fraction != type(self).decay_fraction:
+            raise GenomeLMError("training config: decay_fraction goes with schedule wsd")
+        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+            raise GenomeLMError(
+                f"training config: warmup_fraction {self.warmup_fraction:g} and decay_fraction "
+                f"{self.decay_fraction:g} are more than all steps; their sum must be at most 1"
             )
 
     @property
@@ -150,8 +176,13 @@ class TrainingConfig:
         return total
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then a cosine from `lr` to `final_lr_fraction` · `lr`."""
-        return self.lr * warmup_cosine(step, self.steps, self.warmup_fraction, self.final_lr_fraction)
+        """Learning rate of a step, but for filters (`filter_lr`)."""
+        return self.lr * self.scheduled(step)
+
+    def scheduled(self, step: int) -> float:
+        """The rate of a step as a fraction of the peak: linear warm-up, then by the schedule."""
+        common = step, self.steps, self.warmup_fraction, self.final_lr_fraction
+        return warmup_stable_decay(*common, self.decay_fraction) if self.schedule == "wsd" else warmup_cosine(*common)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -172,13 +203,27 @@ class TrainingConfig:
 
 
 def warmup_cosine(step: int, steps: int, warmup_fraction: float, final_fraction: float) -> float:
-    """The recipe's schedule as a fraction of the peak: linear warm-up, then a cosine from 1 to `final_fraction`."""
+    """The rate as a fraction of the peak: linear warm-up, then a cosine from 1 to `final_fraction`."""
     warmup = max(1, round(warmup_fraction * steps))
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - 1 - warmup)
     cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
     return final_fraction + (1 - final_fraction) * cosine
+
+
+def warmup_stable_decay(
+    step: int, steps: int, warmup_fraction: float, final_fraction: float, decay_fraction: float
+) -> float:
+    """The rate as a fraction of the peak: linear warm-up, 1, then down to `final_fraction` in the last step.
+
+    It falls as 1 − √progress, which Hägele et al. 2024 (https://arxiv.org/abs/2405.18392) found better than a line.
+    """
+    warmup, decay = max(1, round(warmup_fraction * steps)), round(decay_fraction * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step + 1 - (steps - decay)) / max(1, decay)
+    return final_fraction + (1 - final_fraction) * (1 - math.sqrt(min(1.0, max(0.0, progress))))
 
 
 def parse_stages(text: str) -> tuple[Stage, ...]:

@@ -78,7 +78,8 @@ COUNTS = {
 }
 NUMBERS = {
     ModelConfig: "sine_frequency layer_norm_epsilon embed_dropout resid_dropout",
-    TrainingConfig: "lr final_lr_fraction warmup_fraction weight_decay beta1 clip soft_mask_weight max_n_fraction",
+    TrainingConfig: "lr filter_lr final_lr_fraction warmup_fraction decay_fraction weight_decay beta1 clip ema "
+    "soft_mask_weight max_n_fraction",
     FinetuneConfig: "lr head_lr final_lr_fraction warmup_fraction weight_decay beta1 beta2 clip lora_alpha",
 }
 RIGHT: dict[type, dict[str, Any]] = {

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from genome_lm.training.metrics import read_metrics
 from genome_lm.training.validation import target_losses
-from genome_lm.training_config import Stage, TrainingConfig, parse_stages, warmup_cosine
+from genome_lm.training_config import Stage, TrainingConfig, parse_stages, warmup_cosine, warmup_stable_decay
 
 if TYPE_CHECKING:
     from genome_lm.training.run import TrainingResult, train
@@ -18,6 +18,7 @@ __all__ = [
     "target_losses",
     "train",
     "warmup_cosine",
+    "warmup_stable_decay",
 ]
 
 

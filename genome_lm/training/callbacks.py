@@ -20,6 +20,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
 from genome_lm.genome import BaseClasses, GenomeStore, Interval, tile
 from genome_lm.machine import process_memory
+from genome_lm.model import HyenaLM
 from genome_lm.optional import require
 from genome_lm.progress import progress
 from genome_lm.training.data import StepBatch
@@ -67,12 +68,13 @@ class Validation:
 
     def losses(self, system: TrainingSystem, length: int) -> list[float]:
         """Nats per base for each source; NaN where there is no validation split."""
-        system.model.eval()
-        losses = [self._loss(system, length, watched) for watched in self.watched]
-        system.model.train()
+        training = system.measured.training
+        model = system.measured.eval()
+        losses = [self._loss(model, length, watched) for watched in self.watched]
+        model.train(training)
         return losses
 
-    def _loss(self, system: TrainingSystem, length: int, watched: Watched) -> float:
+    def _loss(self, model: HyenaLM, length: int, watched: Watched) -> float:
         store, intervals, classes = watched
         windows, inside = tile(store, intervals, length + 1, length)
         if classes is not None:
@@ -83,7 +85,7 @@ class Validation:
         if not count:
             return math.nan
         rows = np.unique(np.linspace(0, len(inside) - 1, count).astype(int))
-        return mean_loss(system.model, store, windows.take(rows), inside[rows], self.config.device_tokens, classes)
+        return mean_loss(model, store, windows.take(rows), inside[rows], self.config.device_tokens, classes)
 
 
 class Log(Callback):
@@ -137,7 +139,7 @@ class Log(Callback):
         row = Metrics(
             step, plan.stage, plan.length, plan.batch, self.config.bases(step + 1), self.config.learning_rate(step),
             result.loss, math.exp(min(result.loss, 600)), result.loss / math.log(2), result.grad_norm,
-            bases / seconds, _memory_mb(), valid, valid / math.log(2),
+            result.norm_limit, bases / seconds, _memory_mb(), valid, valid / math.log(2),
         )  # fmt: skip
         self._write(row)
         self._bar.advance(bases)

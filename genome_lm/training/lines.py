@@ -9,19 +9,26 @@ from lightning import Trainer
 
 from genome_lm.genome.mixture import Mixture
 from genome_lm.model import HyenaLM
+from genome_lm.training.metrics import METRICS
+from genome_lm.training.sources import expected_bases
 from genome_lm.training.spikes import WINDOW, is_spike
 from genome_lm.training_config import TrainingConfig
+
+_FULL = 0.99
+"""Fraction of the positions of windows that are bases, below which it is told."""
 
 
 def announcement(model: HyenaLM, config: TrainingConfig, device: str, first_step: int) -> str:
     """What is trained, where, by which recipe, and how much there is to do."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     stages = ",".join(f"{stage.length}:{stage.steps}" for stage in config.stages)
+    average = f"; the averaged weights (ema {config.ema:g}) are measured and written" if config.ema else ""
     going_on = f"; goes on from step {first_step:,}" if first_step else ""
     return (
         f"train: {parameters:,} parameters on {device}; {config.steps:,} steps, {config.bases(config.steps):,} bases "
-        f"(stages {stages}, {config.tokens_per_step:,} bases per step); lr {config.lr:g}, beta2 {config.beta2:g}, "
-        f"warm-up {config.warmup_fraction:.0%}, {config.precision}, seed {config.seed}{going_on}"
+        f"(stages {stages}, {config.tokens_per_step:,} bases per step); {config.optimizer}, lr {config.lr:g} "
+        f"({config.schedule}; filters {min(config.lr, config.filter_lr):g}), beta2 {config.beta2:g}, "
+        f"warm-up {config.warmup_fraction:.0%}, {config.precision}, seed {config.seed}{average}{going_on}"
     )
 
 
@@ -35,12 +42,14 @@ def describe_device(trainer: Trainer) -> str:
 
 def source_lines(mixture: Mixture, config: TrainingConfig) -> list[str]:
     """A table of the sources: share of the windows, bases that are drawn, and passes over its training bases."""
+    expected, nominal = expected_bases(mixture, config), config.bases(config.steps)
+    padded = f"contigs are shorter than windows: about {sum(expected):,.0f} bases are read, the rest is padding"
+    notes = [padded] if sum(expected) < _FULL * nominal else []
     if len(mixture.sources) == 1:
-        return []
-    total = config.bases(config.steps)
+        return notes
     lines = [f"{'source':<24} {'share':>8} {'bases':>16} {'training bases':>16} {'passes':>8}"]
-    for source, share in zip(mixture.sources, mixture.schedule.shares, strict=True):
-        bases, drawn = source.sampler.bases, share * total
+    for source, share, drawn in zip(mixture.sources, mixture.schedule.shares, expected, strict=True):
+        bases = source.sampler.bases
         lines.append(f"{source.name:<24} {share:>8.2%} {drawn:>16,.0f} {bases:>16,} {drawn / max(1, bases):>8.2f}")
     return lines
 
@@ -50,16 +59,17 @@ class Commentary:
 
     def __init__(self, config: TrainingConfig, earlier: Sequence[float], say: Callable[[str], None]) -> None:
         self._config, self._losses, self._say = config, list(earlier[-WINDOW:]), say
-        self._spikes = 0
+        self._spikes, self._clipped = 0, 0
 
     def step(self, row: Any, valid_by_source: dict[str, float]) -> None:
         """Look at the row of a step, a `Metrics`, and at the validation loss of each source if there is any."""
+        self._clipped += row.norm_limit < min(self._config.clip, row.grad_norm or 0)
         if is_spike(self._losses, row.loss):
             self._spikes += 1
             if self._spikes == 1:
                 self._say(
                     f"warning: step {row.step + 1:,}: the loss spikes to {row.bits_per_base:.3f} bits per base, far "
-                    "above the steps before; a lower --lr or a longer warm-up (warmup_fraction) may prevent it"
+                    "above the steps before; a lower --lr or filter_lr, or a longer warm-up, may prevent it"
                 )
         self._losses = [*self._losses[1 - WINDOW :], row.loss]
         if row.valid_bits_per_base is not None and math.isfinite(row.valid_bits_per_base):
@@ -75,6 +85,10 @@ class Commentary:
                 self._say(f"valid by source: {', '.join(parts)} bits per base")
 
     def end(self) -> None:
-        """Say how many spikes there were in this session, if more than the one that was told."""
+        """Say how many gradients `clip_factor` clipped in this session, and how many spikes there were if several."""
+        if self._clipped:
+            self._say(
+                f"clip_factor {self._config.clip_factor:g} clipped {self._clipped:,} gradients; {METRICS} has each"
+            )
         if self._spikes > 1:
             self._say(f"warning: the loss spiked in {self._spikes:,} steps; `genome-lm report` shows where")

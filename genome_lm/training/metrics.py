@@ -17,7 +17,11 @@ _Count = Annotated[int, Within(0, 2**62)]
 
 
 class Metrics(NamedTuple):
-    """A row of metrics.csv; losses in nats per base. `valid_…` are None where no validation followed the step."""
+    """A row of metrics.csv; losses in nats per base.
+
+    `valid_…` are None where no validation followed the step. A gradient whose norm was above `norm_limit` was
+    clipped to it.
+    """
 
     step: _Count
     stage: _Count
@@ -29,6 +33,7 @@ class Metrics(NamedTuple):
     perplexity: float
     bits_per_base: float
     grad_norm: float | None
+    norm_limit: float
     bases_per_second: Annotated[float, Within(0, 1e18, exclusive=True)]
     memory_mb: float
     valid_loss: float | None

@@ -28,11 +28,13 @@ from genome_lm.kernels import deterministic
 from genome_lm.machine import require_memory
 from genome_lm.mixture_config import MixtureConfig
 from genome_lm.model import HyenaLM
+from genome_lm.training.averaging import averaged_weights
 from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
 from genome_lm.training.data import GenomeData, TrainingSteps
 from genome_lm.training.devices import StrategyName, choose_accelerator, choose_strategy, process_rank
 from genome_lm.training.metrics import METRICS, read_metrics
 from genome_lm.training.opening import open_sources
+from genome_lm.training.optimizers import check_optimizer
 from genome_lm.training.records import CHECKPOINT, RUN, SUMMARY, Summary, read_identity, read_summary
 from genome_lm.training.sessions import SESSIONS
 from genome_lm.training.sources import SOURCES, read_sources, summarise_sources
@@ -116,6 +118,7 @@ def train(
         raise GenomeLMError("training needs the model's shape, or a checkpoint to start from")
     accelerator = choose_accelerator(device, devices)
     strategy_used = choose_strategy(strategy, devices * num_nodes)
+    check_optimizer(config, sharded=strategy == "fsdp")
     _check_lengths(config, model.config, devices * num_nodes)
     identity = {
         "model": model.config.to_dict(),
@@ -161,7 +164,8 @@ def _locked(out: Path) -> Iterator[None]:
 def _check_memory(model: ModelConfig | None, config: TrainingConfig) -> None:
     """Refuse a shape or a recipe that no machine, or not this one, has room for."""
     if model is not None:
-        weights = 4 * 4 * model.least_parameters  # with gradients and AdamW's two moments
+        copies = 5 if config.ema else 4  # with gradients and AdamW's two moments
+        weights = 4 * copies * model.least_parameters
         require_memory(weights + 4 * model.emb_dim * model.filter_length, "a model of this shape")
     for number, stage in enumerate(config.stages):
         bases = max(stage.length, config.tokens_per_step)
@@ -267,17 +271,19 @@ def _finish(system: TrainingSystem, out: Path, identity: dict[str, Any]) -> dict
     """Write the native checkpoint, then the summary that says that the run is whole.
 
     The weights are those of resume.ckpt, which the last step saved: whole, however they were spread over devices.
+    Averaged ones go first.
     """
     model, config = HyenaLM(system.model.config), system.config
-    state = read_sealed(out / RESUME, "training")["state_dict"]
-    load_strictly(model, {name.removeprefix("model."): tensor for name, tensor in state.items()}, str(out / RESUME))
+    saved = read_sealed(out / RESUME, "training")
+    last = {name.removeprefix("model."): tensor for name, tensor in saved["state_dict"].items()}
+    load_strictly(model, averaged_weights(saved["average"]) if config.ema else last, str(out / RESUME))
     versions = {"genome-lm": __version__, "torch": torch.__version__, "lightning": lightning.__version__}
     sources = summarise_sources(system.steps.mixture, config, read_sources(out))
     provenance = {**identity, "versions": versions, **({"by_source": [*map(asdict, sources)]} if sources else {})}
     save_checkpoint(out / CHECKPOINT, model, provenance)
-    last = read_metrics(out)[-1]
+    row = read_metrics(out)[-1]
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    summary = asdict(Summary(config.steps, last.bases, parameters, last.loss, last.valid_loss, versions, sources))
+    summary = asdict(Summary(config.steps, row.bases, parameters, row.loss, row.valid_loss, versions, sources))
     with replacing_file(out / SUMMARY) as temporary:
         temporary.write_text(json_text(summary) + "\n", encoding="utf-8")
     return summary

@@ -1,5 +1,6 @@
 """The training step as a LightningModule."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,12 @@ from genome_lm.alphabet import PAD
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import outside_autocast
 from genome_lm.model import HyenaLM, target_mask
+from genome_lm.training.averaging import WeightAverage
 from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.devices import gradients_exchanged, load_optimizer, shard
 from genome_lm.training.micro_batches import MicroBatch
+from genome_lm.training.optimizers import make_optimizers, set_learning_rates
+from genome_lm.training.spikes import NormLimit
 from genome_lm.training_config import TrainingConfig
 
 
@@ -25,11 +29,13 @@ class StepResult(NamedTuple):
     Attributes:
         loss: Mean loss in nats per base.
         grad_norm: Norm of the gradient before it was clipped.
+        norm_limit: The norm that it was clipped to, if it was larger.
         by_source: For each source the mean loss of its windows, NaN without a target, and the weight of its targets.
     """
 
     loss: float
     grad_norm: float
+    norm_limit: float
     by_source: tuple[tuple[float, float], ...] = ()
 
 
@@ -43,39 +49,61 @@ class TrainingSystem(LightningModule):
         result: What the last step gave.
         next_step: Where a run that resumes from a saved state goes on.
         run_id: Of the run that the state is of.
+        norm_limit: Of the gradients to come.
+        average: Of the weights; None without one.
     """
 
     def __init__(self, model: HyenaLM, config: TrainingConfig, steps: TrainingSteps) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.config, self.steps = model, config, steps
-        self.result = StepResult(float("nan"), float("nan"))
+        self.result = StepResult(math.nan, math.nan, math.inf)
         self.next_step = 0
         self.run_id = ""
-        self._optimizer_state: dict[str, Any] | None = None
+        self.norm_limit = NormLimit(config.clip, config.clip_factor)
+        self.average: WeightAverage | None = None
+        self._saved: dict[str, Any] | None = None
         model.backbone.activation_checkpointing = config.activation_checkpointing
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW with the recipe's groups."""
-        groups = self.model.parameter_groups(self.config.weight_decay)
-        return torch.optim.AdamW(groups, lr=self.config.lr, betas=(self.config.beta1, self.config.beta2))
+    @property
+    def measured(self) -> HyenaLM:
+        """The model that validations measure: with the averaged weights, if there is an average."""
+        return self.model if self.average is None else self.average.model
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """The recipe's; they step together."""
+        return make_optimizers(self.model, self.config)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add where to go on, and with which run."""
+        """Add where to go on, with which run, and what else the steps have left."""
         checkpoint["next_step"], checkpoint["run_id"] = self.next_step, self.run_id
+        checkpoint["grad_norms"] = list(self.norm_limit.norms)
+        if self.average is not None:
+            checkpoint["average"] = self.average.state_dict()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the weights and the step of a saved state; the optimiser's part waits for `on_fit_start`."""
+        """Take over the weights and the step of a saved state; the rest waits for `on_fit_start`."""
         self.load_state_dict(state["state_dict"])
         self.next_step = state["next_step"]
-        self._optimizer_state = state["optimizer_states"][0]
+        self._saved = state
 
     def on_fit_start(self) -> None:
-        """Put a restored optimiser's state in place."""
-        if self._optimizer_state is not None:
-            optimizer: Any = self.optimizers()
-            load_optimizer(self, optimizer.optimizer, self._optimizer_state)
-            self._optimizer_state = None
+        """Make the average where the weights now are, and put the rest of a restored state in place."""
+        if self.config.ema:
+            self.average = WeightAverage(self.model, self.config.ema)
+        if self._saved is None:
+            return
+        for optimizer, state in zip(self._optimizers(), self._saved["optimizer_states"], strict=True):
+            load_optimizer(self, optimizer.optimizer, state)
+        self.norm_limit.norms.extend(self._saved["grad_norms"])
+        if self.average is not None:
+            self.average.load_state_dict(self._saved["average"])
+        self._saved = None
+
+    def _optimizers(self) -> list[Any]:
+        """Lightning's, which are one or a list."""
+        optimizers: Any = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def configure_model(self) -> None:
         """Shard the model if the strategy is FSDP2; Lightning calls this when the processes are connected."""
@@ -91,17 +119,22 @@ class TrainingSystem(LightningModule):
         if isinstance(batch, GenomeLMError):
             raise batch
         torch.manual_seed(_seed(self.config.seed, batch.step, self.global_rank))
-        optimizer: Any = self.optimizers()
-        for group in optimizer.param_groups:
-            group["lr"] = self.config.learning_rate(batch.step)
-        optimizer.zero_grad(set_to_none=True)
+        optimizers = self._optimizers()
+        for optimizer in optimizers:
+            set_learning_rates(optimizer, self.config, batch.step)
+            optimizer.zero_grad(set_to_none=True)
         loss, by_source = self._accumulate(batch)
         if not np.isfinite(loss):
             raise GenomeLMError(self._not_finite(batch.step, loss))
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        optimizer.step()
-        gradient = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        self.result = StepResult(loss, float(gradient), by_source)
+        limit = self.norm_limit()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        for optimizer in optimizers:
+            optimizer.step()
+        gradient = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        self.norm_limit.add(gradient)
+        if self.average is not None:
+            self.average.update(self.model)
+        self.result = StepResult(loss, gradient, limit, by_source)
 
     def _accumulate(self, batch: StepBatch) -> tuple[float, tuple[tuple[float, float], ...]]:
         """Gradients of the mean loss over all targets of the step, on all devices; that loss, and `by_source`."""

@@ -33,7 +33,7 @@ def test_spikes_are_told_the_first_time_and_counted() -> None:
     commentary = Commentary(changed(), [1.4] * 50, said.append)
     for step, loss in enumerate([1.4, 2.0, 1.4, 3.0]):
         bits = loss / math.log(2)
-        row = Metrics(step, 0, 32, 16, 512, 1e-3, loss, math.exp(loss), bits, 1.0, 1e4, 9.0, None, None)
+        row = Metrics(step, 0, 32, 16, 512, 1e-3, loss, math.exp(loss), bits, 1.0, 1.0, 1e4, 9.0, None, None)
         commentary.step(row, {})
     commentary.end()
     assert len(said) == 2
@@ -48,7 +48,7 @@ def test_a_run_says_what_it_does(genome: Genome, tmp_path: Path, capsys: pytest.
     assert re.match(
         r"train: [\d,]+ parameters on cpu \(threads: \d+\); 60 steps, 30,720 bases \(stages 32:60, 512", first
     )
-    assert "lr 0.005, beta2 0.95, warm-up 5%, float32, seed 0" in first
+    assert "adamw, lr 0.005 (cosine; filters 0.001), beta2 0.95, warm-up 5%, float32, seed 0" in first
     valid = [line for line in later if line.startswith("step ")]
     assert [line.partition(":")[0] for line in valid] == ["step 30 of 60", "step 60 of 60"]
     assert "bits per base, train" in valid[0]
