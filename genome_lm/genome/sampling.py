@@ -103,6 +103,18 @@ class WindowSampler:
         """Windows of this length in one pass."""
         return self._tiles(length)
 
+    def mean_extent(self, length: int) -> float:
+        """Bases of a window of this length on average, without padding; see `Windows.extents`.
+
+        Of the first pass, which is not kept; others differ by their phases alone.
+
+        Raises:
+            GenomeLMError: If every window of this length is left out.
+        """
+        if not self.count(length):
+            raise self._nothing_left(length)
+        return float(self._draw_pass(0, length).extents(self.store).mean())
+
     def windows(self, first: int, count: int, length: int) -> Windows:
         """Samples [first, first + count) of this length.
 

@@ -45,7 +45,7 @@ def source_lines(mixture: Mixture, config: TrainingConfig) -> list[str]:
     for source, share in zip(mixture.sources, mixture.schedule.shares, strict=True):
         bases, drawn = source.sampler.bases, share * total
         lines.append(f"{source.name:<24} {share:>8.2%} {drawn:>16,.0f} {bases:>16,} {drawn / max(1, bases):>8.2f}")
-    return lines
+    return lines + notes
 
 
 class Commentary:

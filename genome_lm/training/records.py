@@ -64,8 +64,9 @@ class SourceSummary:
     Attributes:
         name: Its name.
         share: Of the windows.
-        bases: Bases of its windows.
+        bases: Bases of its windows, N too, but no padding: as many as their share and their mean length make.
         passes: How often its training regions were passed through.
+        targets: Weight of its bases in the losses of all steps: their number, where each weighs 1; N weighs 0.
         loss: Mean of the last steps (up to 100), in nats per base.
         valid_loss: Of its validation split, in nats per base; None without one.
     """
@@ -74,6 +75,7 @@ class SourceSummary:
     share: float
     bases: int
     passes: float
+    targets: float
     loss: float | None
     valid_loss: float | None
 

@@ -3,14 +3,16 @@
 import csv
 import io
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, NamedTuple, TextIO
 
+from genome_lm.direction import CAUSAL
 from genome_lm.documents import read_bytes
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import replacing_file
 from genome_lm.genome.mixture import Mixture
 from genome_lm.training.metrics import number_of
@@ -108,24 +110,47 @@ def read_sources(run: Path) -> list[SourceRow]:
     return rows
 
 
+def expected_bases(mixture: Mixture, config: TrainingConfig) -> list[float]:
+    """Bases that each source is expected to give to all steps as targets: N too, but no padding.
+
+    Raises:
+        GenomeLMError: If a source has no window of a stage's length, naming the source.
+    """
+    windows: defaultdict[int, int] = defaultdict(int)
+    for length, steps in config.stages:
+        windows[length] += steps * max(1, config.tokens_per_step // length)
+    expected = []
+    for source, share in zip(mixture.sources, mixture.schedule.shares, strict=True):
+        with naming(f"source {source.name!r}" if len(mixture.sources) > 1 else None):
+            expected.append(
+                sum(
+                    share * count * (source.sampler.mean_extent(length + CAUSAL.offset) - CAUSAL.offset)
+                    for length, count in windows.items()
+                    if share
+                )
+            )
+    return expected
+
+
 def summarise_sources(
     mixture: Mixture, config: TrainingConfig, rows: Sequence[SourceRow]
 ) -> tuple[SourceSummary, ...]:
     """What each source gave to a finished run; empty where there was one alone."""
     summaries = []
-    for source, share in zip(mixture.sources, mixture.schedule.shares, strict=True):
+    parts = zip(mixture.sources, mixture.schedule.shares, expected_bases(mixture, config), strict=True)
+    for source, share, bases in parts:
         of_source = [row for row in rows if row.source == source.name]
         if not of_source:
             return ()
         late = [row for row in of_source if row.step >= config.steps - LATE and row.loss is not None]
         weight = sum(row.targets for row in late)
-        bases = round(share * config.bases(config.steps))
         summaries.append(
             SourceSummary(
                 source.name,
                 share,
-                bases,
+                round(bases),
                 bases / max(1, source.sampler.bases),
+                sum(row.targets for row in of_source),
                 sum(row.targets * (row.loss or 0) for row in late) / weight if weight else None,
                 next((row.valid_loss for row in reversed(of_source) if row.valid_loss is not None), None),
             )

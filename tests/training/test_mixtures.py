@@ -56,6 +56,9 @@ def test_each_source_is_told_of(mixed: Path) -> None:
         3 * sum(row.targets for row in rows if row.source == "one"), rel=0.1
     )
     summary = json.loads((mixed / "summary.json").read_text())
+    for source in summary["sources"]:
+        assert source["targets"] == sum(row.targets for row in rows if row.source == source["name"])
+        assert source["bases"] == source["share"] * SHORT.bases(12)  # no contig is shorter than a window
     assert [source["share"] for source in summary["sources"]] == [0.25, 0.75]
     assert summary["valid_loss"] == pytest.approx(
         sum(source["share"] * source["valid_loss"] for source in summary["sources"])

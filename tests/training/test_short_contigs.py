@@ -1,5 +1,6 @@
 """Contigs that are shorter than the windows: hardly any padding is read, and what is learned is the same."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from genome_lm.mixture_config import MixtureConfig, SourceConfig
 from genome_lm.model import HyenaLM
 from genome_lm.training import Stage, TrainingConfig, data, read_metrics, target_losses, train, validation
 from genome_lm.training.data import TrainingSteps
+from genome_lm.training.lines import source_lines
 from genome_lm.training.micro_batches import MicroBatch, micro_batches, read_lengths
+from genome_lm.training.opening import open_sources
+from genome_lm.training.sources import expected_bases
 from tests.conftest import biased_dna
 
 MODEL = ModelConfig(d_model=8, n_layer=2, max_length=3_000, filter_order=8, embed_dropout=0)
@@ -103,6 +107,24 @@ def test_the_loss_of_each_window_is_the_same(contigs: GenomeStore) -> None:
             losses, weights = model.row_losses(*rows)
             torch.testing.assert_close(losses, whole[first:end], rtol=1e-6, atol=0)
             torch.testing.assert_close(weights, counted[first:end], rtol=0, atol=0)
+
+
+def test_expected_bases_are_those_of_the_windows(contigs: GenomeStore, mixture: MixtureConfig) -> None:
+    regions = [
+        Interval(name, 0, int(size), "train") for name, size in zip(contigs, contigs.contigs.lengths, strict=True)
+    ]
+    assert WindowSampler(contigs, regions).mean_extent(3_001) == contigs.contigs.lengths.mean()
+    config = replace(RECIPE, stages=(Stage(3_000, 40), Stage(1_000, 30)))
+    sources = open_sources(mixture, config).mixture
+    steps, counted = TrainingSteps(sources, config), np.zeros(2)
+    for step in range(config.steps):
+        windows = steps.windows(step)
+        np.add.at(counted, windows.sources, read_lengths(sources.extents(windows), windows.windows.length, CAUSAL))
+    assert expected_bases(sources, config) == pytest.approx(counted, rel=0.03)
+    assert counted.sum() < 0.8 * config.bases(config.steps)
+    assert source_lines(sources, config)[-1].startswith(
+        f"contigs are shorter than windows: about {sum(expected_bases(sources, config)):,.0f}"
+    )
 
 
 def test_a_run_learns_the_same(mixture: MixtureConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
