@@ -10,8 +10,12 @@ from lightning import Trainer
 from genome_lm.genome.mixture import Mixture
 from genome_lm.model import HyenaLM
 from genome_lm.training.metrics import METRICS
+from genome_lm.training.sources import expected_bases
 from genome_lm.training.spikes import WINDOW, is_spike
 from genome_lm.training_config import TrainingConfig
+
+_FULL = 0.99
+"""Fraction of the positions of windows that are bases, below which it is told."""
 
 
 def announcement(model: HyenaLM, config: TrainingConfig, device: str, first_step: int) -> str:
@@ -38,12 +42,14 @@ def describe_device(trainer: Trainer) -> str:
 
 def source_lines(mixture: Mixture, config: TrainingConfig) -> list[str]:
     """A table of the sources: share of the windows, bases that are drawn, and passes over its training bases."""
+    expected, nominal = expected_bases(mixture, config), config.bases(config.steps)
+    padded = f"contigs are shorter than windows: about {sum(expected):,.0f} bases are read, the rest is padding"
+    notes = [padded] if sum(expected) < _FULL * nominal else []
     if len(mixture.sources) == 1:
-        return []
-    total = config.bases(config.steps)
+        return notes
     lines = [f"{'source':<24} {'share':>8} {'bases':>16} {'training bases':>16} {'passes':>8}"]
-    for source, share in zip(mixture.sources, mixture.schedule.shares, strict=True):
-        bases, drawn = source.sampler.bases, share * total
+    for source, share, drawn in zip(mixture.sources, mixture.schedule.shares, expected, strict=True):
+        bases = source.sampler.bases
         lines.append(f"{source.name:<24} {share:>8.2%} {drawn:>16,.0f} {bases:>16,} {drawn / max(1, bases):>8.2f}")
     return lines + notes
 
