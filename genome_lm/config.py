@@ -54,6 +54,9 @@ class ModelConfig:
             sequence (`CONDITION_IDS`, in this order).
     """
 
+        ngram_order: Bases of the longest n-grams whose vectors are added to the embedding, 2 to 8; 0 for none. There
+            is a vector for each n-gram from two bases on: 87,376 of them at 8, 5,456 at 6.
+        ngram_width: Width of these vectors, which a projection brings to `d_model`; 0 stands for `d_model`.
     d_model: Annotated[int, Within(1, 2**17)]
     n_layer: Annotated[int, Within(1, 1_000)]
     max_length: Annotated[int, Within(1, 2**31)]
@@ -78,6 +81,8 @@ class ModelConfig:
     conditions: Annotated[tuple[Condition, ...], Within(0, len(CONDITION_IDS))] = ()
 
     def __post_init__(self) -> None:
+    ngram_order: Annotated[int, Within(0, 8)] = 0
+    ngram_width: Annotated[int, Within(0, 2**17)] = 0
         check_fields(self, "model config")
         if self.d_inner == 0:
             object.__setattr__(self, "d_inner", 4 * self.d_model)
@@ -98,7 +103,11 @@ class ModelConfig:
         if (least := self.least_parameters) > MOST_PARAMETERS:
             raise GenomeLMError(
                 f"model config: at least {least:,} parameters, must be at most {MOST_PARAMETERS:,}: make d_model, "
-                "d_inner, n_layer or the filter smaller"
+                "d_inner, n_layer, the filter or the n-grams smaller"
+        if self.ngram_order == 1:
+            raise GenomeLMError("model config: ngram_order is 1, must be 2 to 8, or 0 for no n-grams")
+        if self.ngram_width and not self.ngram_order:
+            raise GenomeLMError("model config: ngram_width without ngram_order: give that too, 2 to 8")
             )
 
     @property
@@ -106,7 +115,17 @@ class ModelConfig:
         """Weights of the large matrices, without building the model."""
         mlp, projections = 2 * self.d_model * self.d_inner, (self.order + 2) * self.d_model**2
         filters = self.filter_order * (self.num_inner_mlps * self.filter_order + self.emb_dim)
-        return self.n_layer * (mlp + projections + filters)
+        return self.n_layer * (mlp + projections + filters) + self.ngrams * (self.ngram_width or self.d_model)
+
+    @property
+    def ngrams(self) -> int:
+        """How many n-grams have a vector."""
+        return sum(4**length for length in range(2, self.ngram_order + 1))
+
+    @property
+    def ngram_reach(self) -> int:
+        """Tokens before a position that its n-grams hold."""
+        return max(0, self.ngram_order - 1)
 
     @property
     def filter_length(self) -> int:

@@ -21,6 +21,8 @@ def refuse_other_models(config: ModelConfig) -> None:
     """Raise a `GenomeLMError` for a model that the original's program is not measured with."""
     if (config.order, config.layout) != (2, "hyena"):
         raise GenomeLMError(f"the original has layout hyena and order 2, not {config.layout} and {config.order}")
+    if config.ngram_order:
+        raise GenomeLMError("the original has no embeddings of n-grams (ngram_order)")
 
 
 class OriginalLM(nn.Module):

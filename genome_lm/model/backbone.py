@@ -15,6 +15,7 @@ from genome_lm.kernels import MlpWeights, backend_for, residual_mlp, residual_ml
 from genome_lm.model.cuda_memory import free_bytes, must_recompute
 from genome_lm.model.mixer import Ends, GpuBatch, Mixer, runs_fused
 from genome_lm.model.mixers import mixer_class
+from genome_lm.model.ngram import NgramEmbedding
 
 NORM_CHUNK = 8_192
 """Positions that the final norm takes at one time where it writes over its input."""
@@ -98,6 +99,7 @@ class HyenaBackbone(nn.Module):
         self.activation_checkpointing = False
         self.condition: str | None = None
         self.embedding = nn.Embedding(EMBEDDING_ROWS, config.d_model)
+        self.ngrams = NgramEmbedding(config) if config.ngram_order else None
         self.dropout = nn.Dropout(config.embed_dropout)
         blocks = nn.ModuleList(Block(config, mixer_class(name)(config)) for name in config.mixers)
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
@@ -148,8 +150,13 @@ class HyenaBackbone(nn.Module):
                 f"a sequence of {length:,} tokens is longer than this model's {self.config.filter_length:,}; "
                 "cut it into windows"
             )
-        x = self.embedding(ids.long())
+        x = self.embedded(ids)
         return self.dropout(self.conditioned(x if prompt is None else _before(prompt, x)))
+
+    def embedded(self, ids: Tensor) -> Tensor:
+        """Embeddings of tokens, with those of the n-grams that end there: (B, L) → (B, L, d_model)."""
+        x = self.embedding(ids.long())
+        return x if self.ngrams is None else x + self.ngrams(ids)
 
     def conditioned(self, embedded: Tensor) -> Tensor:
         """Embeddings of sequences behind that of the condition: (B, L, d_model) → (B, ahead + L, d_model)."""

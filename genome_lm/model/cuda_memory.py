@@ -9,6 +9,7 @@ import torch
 
 from genome_lm.model.mixer import GpuBatch, Units
 from genome_lm.model.mixers import mixer_class
+from genome_lm.model.ngram import ngrams_held
 
 STREAM = 4
 """Units of the residual stream, which is float32."""
@@ -36,7 +37,8 @@ def cuda_training_bytes(batch: GpuBatch, recompute: bool = False) -> int:
     ]
     kept = STREAM * batch.unit * len(blocks) + max(stored) if recompute else STREAM * batch.unit + sum(stored)
     dropout_mask = batch.unit if config.embed_dropout else 0
-    return kept + max(units.temporary for units in blocks) * batch.unit + dropout_mask
+    ngrams = ngrams_held(config, positions).kept
+    return kept + max(units.temporary for units in blocks) * batch.unit + dropout_mask + ngrams
 
 
 def must_recompute(batch: GpuBatch, free: int) -> bool:

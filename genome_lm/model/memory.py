@@ -16,6 +16,7 @@ from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes
 from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
 from genome_lm.model.mixer import GpuBatch
 from genome_lm.model.mixers import mixer_class
+from genome_lm.model.ngram import ngrams_held
 
 FLOAT = 4
 PIECES = 8 << 20
@@ -30,20 +31,22 @@ def forward_bytes(config: ModelConfig, length: int) -> int:
     Weights, the residual stream, the logits, and what the mixers hold (`Mixer.forward_held`).
     """
     held = [mixer_class(name).forward_held(config, length, layers) for name, layers in _layers(config)]
-    kept = sum(each.kept for each in held) + max(each.temporary for each in held)
-    return _weights(config) + _stream(config, length) + 16 * FLOAT * length + kept + _pieces()
+    temporary = max(ngrams_held(config, length).temporary, *(each.temporary for each in held))
+    kept = sum(each.kept for each in held)
+    return _weights(config) + _stream(config, length) + 16 * FLOAT * length + kept + temporary + _pieces()
 
 
 def training_bytes(config: ModelConfig, length: int) -> int:
     """Most bytes that a training step (forward, backward, AdamW) of `length` bases holds at one time on a CPU.
 
-    Weights, their gradients and AdamW's two moments; the embedding's dropout mask; the gradients of the stream that
-    come into and go out of a block; what every block stores for its backward pass (two streams; in short sequences
-    all that its plain form needs; where that is too much, one stream, and one block at a time is computed again); and
-    what the mixers hold (`Mixer.training_held`).
+    Weights, their gradients and AdamW's two moments; the embedding's dropout mask, and what its n-grams hold; the
+    gradients of the stream that come into and go out of a block; what every block stores for its backward pass (two
+    streams; in short sequences all that its plain form needs; where that is too much, one stream, and one block at a
+    time is computed again); and what the mixers hold (`Mixer.training_held`).
     """
     stream = _stream(config, length)
     fixed = 4 * _weights(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream + _pieces()
+    fixed += ngrams_held(config, length).kept
     stored = 2 * config.n_layer * stream
     recompute = False
     if length * config.d_model < SMALL:

@@ -90,7 +90,7 @@ def alternative_states(
     ends = Ends(rows, backbone.ahead + starts - reach, reach, backbone.ahead + begin)
     ahead = ends.places(reach)
     # Ahead of each alternative stand the last positions of the reference.
-    x = backbone.embedding(torch.cat([reference.ids[:, begin:][ahead], ids], dim=1).long())
+    x = backbone.embedded(torch.cat([reference.ids[:, begin:][ahead], ids], dim=1))
     for block, stream, kept in zip(backbone.blocks, reference.streams, reference.kept, strict=True):
         x[:, :reach] = stream[ahead]
         x = block.read_alternative(x, kept, ends)
@@ -117,5 +117,8 @@ def plain_alternative_states(
 
 
 def _reach(backbone: HyenaBackbone) -> int:
-    """Positions before an alternative that are needed: what its mixers see, and what predicts its first base."""
-    return max(1, *(block.mixer.reach for block in backbone.blocks))
+    """Positions before an alternative that are needed.
+
+    They are what its mixers see, what its n-grams hold, and what predicts its first base.
+    """
+    return max(1, backbone.config.ngram_reach, *(block.mixer.reach for block in backbone.blocks))

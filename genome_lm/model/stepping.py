@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genome_lm.alphabet import PAD
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import for_each
 from genome_lm.model.backbone import Block
@@ -79,7 +80,8 @@ class Stepper:
             )
         if int(lengths.min()) < 1 or int(lengths.max()) > given:
             raise GenomeLMError(f"lengths of prompts must be 1 to {given:,}")
-        x, lengths = backbone.conditioned(backbone.embedding(ids.long())), backbone.ahead + lengths
+        self._recent = _last_tokens(ids, lengths, rows, backbone.config.ngram_reach)
+        x, lengths = backbone.conditioned(backbone.embedded(ids)), backbone.ahead + lengths
         for state in self._states:
             state.start(Prompts(lengths, rows), x)
         for block, (state, layer) in zip(self._blocks, self._layers, strict=True):
@@ -101,7 +103,7 @@ class Stepper:
         if self._position == self.length:
             raise GenomeLMError(f"{self.length:,} tokens have been read; make the stepper for more")
         backbone = self._model.backbone
-        x = F.embedding(ids, backbone.embedding.weight)
+        x = self._embedded(ids)
         for block, (state, layer), (w1, w2) in zip(self._blocks, self._layers, self._products, strict=True):
             x = state.step(layer, _normed(block.norm1, x), x)
             hidden = torch.addmm(block.mlp.fc1.bias, _normed(block.norm2, x), w1)
@@ -110,6 +112,21 @@ class Stepper:
             state.advance()
         self._position += 1
         return _normed(backbone.norm, x) @ backbone.embedding.weight.T
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """The embeddings of the next tokens, (R,) → (R, D), whose n-grams hold the tokens before them."""
+        backbone = self._model.backbone
+        if backbone.ngrams is None:
+            return F.embedding(ids, backbone.embedding.weight)
+        tokens = torch.cat([self._recent, ids[:, None]], dim=1)
+        self._recent = tokens[:, 1:]
+        return backbone.embedded(tokens)[:, -1]
+
+
+def _last_tokens(ids: Tensor, lengths: Tensor, rows: Tensor, count: int) -> Tensor:
+    """The last tokens of each prompt, padding before those of a shorter one: (R, count)."""
+    places = lengths[rows, None] + torch.arange(count)
+    return F.pad(ids, (count, 0), value=PAD)[rows[:, None].to(ids.device), places.to(ids.device)]
 
 
 def _states_of(blocks: list[Block], length: int) -> tuple[list[MixerSteps], list[tuple[MixerSteps, int]]]:

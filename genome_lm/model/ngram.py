@@ -1,0 +1,72 @@
+"""Embeddings of n-grams: a learned vector for each word of bases that ends at a position."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genome_lm.alphabet import NUCLEOTIDES
+from genome_lm.config import ModelConfig
+from genome_lm.model.mixer import Held
+
+SHORTEST = 2
+"""Bases of the shortest n-grams: a single base has its row in the embedding of the tokens."""
+
+
+class NgramEmbedding(nn.Module):
+    """The sum of the vectors of the n-grams that end at each position, n from 2 to `ngram_order`.
+
+    With it a block need not learn by gradient to tell words of bases apart, which is what a Markov chain has by
+    construction. An n-gram that holds a token other than A, C, G and T, or begins before the sequence, has no vector;
+    the shorter ones remain. The vectors start at zero, so that a model starts as it would without them.
+
+    Attributes:
+        weight: (n-grams + 1, width) vectors, the shortest n-grams first. The last base is the lowest digit of an
+            n-gram's number. The last row stands for no n-gram, and never counts.
+        projection: From `ngram_width` to `d_model`, where these differ.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.order = config.ngram_order
+        width = config.ngram_width or config.d_model
+        self.weight = nn.Parameter(torch.zeros(config.ngrams + 1, width))
+        self.projection = nn.Linear(width, config.d_model, bias=False) if width != config.d_model else None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Sums of vectors: (B, L) integer token ids → (B, L, d_model)."""
+        none = len(self.weight) - 1
+        bags = self._numbers(ids, none).flatten(0, 1)
+        x = F.embedding_bag(bags, self.weight, mode="sum", padding_idx=none).unflatten(0, ids.shape)
+        return x if self.projection is None else self.projection(x)
+
+    def _numbers(self, ids: Tensor, none: int) -> Tensor:
+        """The rows of the n-grams that end at each position, `none` where there is none: (B, L, order − 1) int32."""
+        base = ids.int() - NUCLEOTIDES[0]
+        is_base = (base >= 0) & (base < len(NUCLEOTIDES))
+        number, is_whole, first, numbers = base, is_base, 0, []
+        for length in range(SHORTEST, self.order + 1):
+            number = base + len(NUCLEOTIDES) * _one_later(number)
+            is_whole = is_base & _one_later(is_whole)
+            numbers.append(torch.where(is_whole, number + first, none))
+            first += len(NUCLEOTIDES) ** length
+        return torch.stack(numbers, dim=-1)
+
+
+def ngrams_held(config: ModelConfig, positions: int) -> Held:
+    """Bytes that the embedding of n-grams needs for so many positions, beside weights and residual streams.
+
+    Returns:
+        What the backward pass needs, and what exists besides while they are embedded.
+    """
+    if not config.ngram_order:
+        return Held(0, 0)
+    lookups, width = config.ngram_order - 1, config.ngram_width or config.d_model
+    projected = 4 * width if width != config.d_model else 0
+    # As int32, the rows, the positions that they are of, and three numbers per position.
+    stored = 8 * lookups + 12 + projected
+    return Held(positions * stored, positions * (stored + 8 * lookups + 4 * config.d_model))
+
+
+def _one_later(x: Tensor) -> Tensor:
+    """Values moved to the next position, zero at the first: (B, L) → (B, L)."""
+    return F.pad(x, (1, 0))[:, :-1]
