@@ -4,7 +4,6 @@ They are a pure function of the place in the genome, so that workers, devices an
 """
 
 import logging
-import os
 import re
 from array import array
 from collections.abc import Iterator, Sequence
@@ -16,11 +15,11 @@ import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import require_suffix
-from genome_lm.formats.tracks import BIGWIG, BIGWIG_MAGIC
+from genome_lm.formats.bigwig import BigWig
+from genome_lm.formats.tracks import BIGWIG
 from genome_lm.genome import GenomeStore, Interval, Windows
 from genome_lm.genome.intervals import bed_lines
 from genome_lm.mixture_config import MOST_WEIGHT, BaseWeightsConfig
-from genome_lm.optional import require
 
 Values = npt.NDArray[np.float32]
 
@@ -227,80 +226,48 @@ def _refuse_overlaps(
         raise GenomeLMError(f"{path}: {place}, has two values; intervals of a bedGraph file must not overlap")
 
 
-class _BigWig:
-    """Values of a bigWig file, read when they are asked for; each process opens the file for itself."""
+class _BigWigTrack:
+    """Values of a bigWig file, whose contigs go by their numbers in the genome."""
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
-        self._path, self._names = path, names
-        self._opened: tuple[int, Any] | None = None
-        self.lengths: dict[str, int] = self.file.chroms()
-
-    def __reduce__(self) -> tuple[type["_BigWig"], tuple[Path, Sequence[str]]]:
-        return _BigWig, (self._path, self._names)
-
-    @property
-    def file(self) -> Any:
-        """The open file. A forked process must not share its parent's place in it."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), self._open()
-        return self._opened[1]
-
-    def _open(self) -> Any:
-        library = require("pyBigWig")
-        try:
-            with self._path.open("rb") as file:  # the library writes lines of its own about other files
-                if file.read(len(BIGWIG_MAGIC)) != BIGWIG_MAGIC:
-                    raise GenomeLMError(f"{self._path}: can't read: not a bigWig file")
-            return library.open(str(self._path))
-        except OSError as error:
-            raise GenomeLMError(f"{self._path}: can't read: {error.strerror or error}") from error
-        except RuntimeError as error:
-            raise GenomeLMError(f"{self._path}: can't read: a damaged bigWig file; get it again") from error
+    def __init__(self, file: BigWig, names: Sequence[str]) -> None:
+        self._file, self._names = file, names
 
     def values(self, contig: int, start: int, end: int) -> Values:
-        name = self._names[contig]
-        if name not in self.lengths:
-            return np.full(end - start, np.nan, dtype=np.float32)
-        try:
-            values: Values = self.file.values(name, start, end, numpy=True)
-        except RuntimeError as error:
-            raise self._damaged(name) from error
-        return values
-
-    def extremes(self, name: str) -> list[float]:
-        """The least and the largest value of a contig, from the file's summaries; none where there is no value."""
-        try:
-            pairs = [self.file.stats(name, type=kind) for kind in ("min", "max")]
-        except RuntimeError as error:
-            raise self._damaged(name) from error
-        return [value for (value,) in pairs if value is not None]
-
-    def _damaged(self, name: str) -> GenomeLMError:
-        return GenomeLMError(f"{self._path}: can't read the values of {name}: the file is damaged; get it again")
+        return self._file.values(self._names[contig], start, end)
 
 
-def _open_bigwig(path: Path, config: BaseWeightsConfig, store: GenomeStore, regions: Sequence[Interval]) -> _BigWig:
-    track = _BigWig(path, store.contigs.names)
-    for name, length in track.lengths.items():
+def _open_bigwig(
+    path: Path, config: BaseWeightsConfig, store: GenomeStore, regions: Sequence[Interval]
+) -> _BigWigTrack:
+    file = BigWig(path)
+    for name, length in file.lengths.items():
         if name in store and length != (expected := int(store.contigs.lengths[store.contigs.index(name)])):
             raise GenomeLMError(
                 f"{path}: {name} has {length:,} bases there and {expected:,} in the genome; "
                 "is this track of another assembly?"
             )
     trained = dict.fromkeys(region.contig for region in regions)
-    lacking = [name for name in trained if name not in track.lengths]
+    lacking = [name for name in trained if name not in file.lengths]
     if lacking and config.missing is None:
         more = f" and {len(lacking) - _NAMES:,} more" if len(lacking) > _NAMES else ""
         raise GenomeLMError(
             f"{path}: no contig {', '.join(lacking[:_NAMES])}{more} in this track (its first is "
-            f"{next(iter(track.lengths), 'none')}); give base_weights missing, the weight of bases without a value"
+            f"{next(iter(file.lengths), 'none')}); give base_weights missing, the weight of bases without a value"
         )
-    if others := [name for name in track.lengths if name not in store]:
+    if others := [name for name in file.lengths if name not in store]:
         log.info("%s: %s of its contigs are not in the genome, such as %s", path, f"{len(others):,}", others[0])
     if config.clip is None:
         # Said now, not hours later when a window comes upon it.
-        for name in trained.keys() - set(lacking):
-            for value in track.extremes(name):
-                if not _is_weight(value * config.scale):
-                    raise _no_weight(f"{path}: {name}", value * config.scale)
-    return track
+        if not all(_is_weight(value * config.scale) for value in file.extremes or ()):
+            for name in trained.keys() - set(lacking):
+                _require_weights(file, name, config)
+    return _BigWigTrack(file, store.contigs.names)
+
+
+def _require_weights(file: BigWig, name: str, config: BaseWeightsConfig) -> None:
+    """Raise a `GenomeLMError` if a value of a contig gives no weight."""
+    for start in range(0, file.lengths[name], _BLOCK):
+        values = _scaled(config, file.values(name, start, min(file.lengths[name], start + _BLOCK)))
+        values = values[~np.isnan(values)]
+        if not (good := _is_weight(values)).all():
+            raise _no_weight(f"{file.path}: {name}", float(values[np.argmin(good)]))

@@ -174,7 +174,7 @@ def test_damaged_files_are_named(genome: Genome, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 5] ^= 255
     path.write_bytes(content)
-    with pytest.raises(GenomeLMError, match=r"a.bw: can't read the values of one: the file is damaged"):
+    with pytest.raises(GenomeLMError, match=r"a.bw: can't read the values of one: a damaged bigWig file"):
         opened(genome, path, TRAINED[:1])
     with pytest.raises(GenomeLMError, match=r"none.bw: can't read: there is no such file"):
         opened(genome, tmp_path / "none.bw")

@@ -112,7 +112,8 @@ def test_an_error_in_a_worker_is_one_message(genome: Genome, tmp_path: Path, mon
     with pytest.raises(GenomeLMError) as caught:
         train(MixtureConfig((source,)), tmp_path / "run", TINY_MODEL, SHORT, num_workers=1)
     assert str(caught.value) == (
-        f"source 'a': {path}: can't read the values of one: the file is damaged; get it again"
+        f"source 'a': {path}: can't read the values of one: a damaged bigWig file (a block can't be unpacked); "
+        "get it again"
     )
 
 
