@@ -52,11 +52,11 @@ class ModelConfig:
             per channel.
         conditions: Names that a sequence can be read under, such as species; each has a token that stands before the
             sequence (`CONDITION_IDS`, in this order).
-    """
-
         ngram_order: Bases of the longest n-grams whose vectors are added to the embedding, 2 to 8; 0 for none. There
             is a vector for each n-gram from two bases on: 87,376 of them at 8, 5,456 at 6.
         ngram_width: Width of these vectors, which a projection brings to `d_model`; 0 stands for `d_model`.
+    """
+
     d_model: Annotated[int, Within(1, 2**17)]
     n_layer: Annotated[int, Within(1, 1_000)]
     max_length: Annotated[int, Within(1, 2**31)]
@@ -79,10 +79,10 @@ class ModelConfig:
     mr_taps: Annotated[int, Within(1, 256)] = 128
     filter_groups: Annotated[int, Within(0, 2**17)] = 0
     conditions: Annotated[tuple[Condition, ...], Within(0, len(CONDITION_IDS))] = ()
-
-    def __post_init__(self) -> None:
     ngram_order: Annotated[int, Within(0, 8)] = 0
     ngram_width: Annotated[int, Within(0, 2**17)] = 0
+
+    def __post_init__(self) -> None:
         check_fields(self, "model config")
         if self.d_inner == 0:
             object.__setattr__(self, "d_inner", 4 * self.d_model)
@@ -100,14 +100,14 @@ class ModelConfig:
             raise GenomeLMError(
                 f"model config: filter_groups is {self.filter_groups}, must divide d_model, {self.d_model}"
             )
-        if (least := self.least_parameters) > MOST_PARAMETERS:
-            raise GenomeLMError(
-                f"model config: at least {least:,} parameters, must be at most {MOST_PARAMETERS:,}: make d_model, "
-                "d_inner, n_layer, the filter or the n-grams smaller"
         if self.ngram_order == 1:
             raise GenomeLMError("model config: ngram_order is 1, must be 2 to 8, or 0 for no n-grams")
         if self.ngram_width and not self.ngram_order:
             raise GenomeLMError("model config: ngram_width without ngram_order: give that too, 2 to 8")
+        if (least := self.least_parameters) > MOST_PARAMETERS:
+            raise GenomeLMError(
+                f"model config: at least {least:,} parameters, must be at most {MOST_PARAMETERS:,}: make d_model, "
+                "d_inner, n_layer, the filter or the n-grams smaller"
             )
 
     @property

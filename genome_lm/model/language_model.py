@@ -11,8 +11,8 @@ from genome_lm.alphabet import NUCLEOTIDES
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import outside_autocast, recomputed
 from genome_lm.model.backbone import HyenaBackbone
-
 from genome_lm.model.ngram import NgramEmbedding
+
 INITIALIZER_RANGE = 0.02
 LOSS_CHUNK = 1_024
 """Positions whose logits each thread of a CPU has at one time while the loss is computed: they stay in the caches."""
@@ -104,13 +104,13 @@ class HyenaLM(nn.Module):
         norms = (module for module in self.modules() if isinstance(module, nn.LayerNorm))
         spared = {id(parameter) for norm in norms for parameter in norm.parameters()}
         spared |= {id(parameter) for block in self.backbone.blocks for parameter in block.mixer.undecayed()}
+        # Decay would pull at an n-gram's vector at every step, its gradient only where it occurs.
+        spared |= {id(module.weight) for module in self.modules() if isinstance(module, NgramEmbedding)}
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for name, parameter in self.named_parameters():
             is_bias = name.endswith("bias")
             (plain if id(parameter) in spared or is_bias else decayed).append(parameter)
-        # Decay would pull at an n-gram's vector at every step, its gradient only where it occurs.
-        spared |= {id(module.weight) for module in self.modules() if isinstance(module, NgramEmbedding)}
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
