@@ -123,6 +123,7 @@ def test_leaks_of_a_large_family_are_all_counted(tmp_path: Path, monkeypatch: py
     intervals = [Interval(name, 0, lengths[name], split) for name, split in zip(lengths, splits, strict=True)]
     (count,) = find_leaks(store, intervals).counts
     assert (count.leaking, count.blocks) == (60, 60)
+    assert find_leaks(store, intervals * 3).counts == [count]
 
 
 @pytest.mark.parametrize("by", ["contigs", "blocks"])
