@@ -110,9 +110,8 @@ class _Lines:
         self._is_between = True
 
     def readline(self) -> str:
-        line = next(self._lines, "")
-        self._number += 1
-        if self._is_between and line.strip():
+        line = self._next()
+        if self._is_between and line:
             if not line.startswith(self._start):
                 raise GenomeLMError(
                     f"{self._path}: line {self._number}: expected a record that begins with {self._start.strip()}"
@@ -121,3 +120,11 @@ class _Lines:
         elif line.rstrip() == "//":
             self._is_between = True
         return line
+
+    def _next(self) -> str:
+        """The next line that is not blank: of each blank one Biopython warns, which takes long for a million."""
+        for line in self._lines:
+            self._number += 1
+            if not line.isspace():
+                return line
+        return ""

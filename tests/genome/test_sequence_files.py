@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import random
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -119,6 +120,17 @@ def test_flat_files(tmp_path: Path, form: str, pack: Callable[[bytes], bytes]) -
     assert records(tmp_path / "x", tmp_path / "y.fa") == [*((f"{a} {b}", dna) for a, b, dna in FLAT), ("more", "AC")]
     (source,) = build_store([tmp_path / "x"], tmp_path / "g.zarr").provenance["sources"]
     assert source == {"name": "x", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+@pytest.mark.parametrize("form", ["genbank", "embl"])
+def test_blank_lines_of_flat_files_are_skipped(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Biopython warns of each, which takes long for a million."""
+    path, text = tmp_path / "x", flat_text(form, tmp_path)
+    path.write_text(text)
+    expected = records(path)
+    path.write_text(text.replace("\n", "\n \n\n"))
+    monkeypatch.setattr(warnings, "warn", lambda message, *_: pytest.fail(str(message)))
+    assert records(path) == expected
 
 
 DATA = "ncbi_dataset/data"
