@@ -8,7 +8,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.attention import reference
 from genome_lm.kernels.attention.dilated import dilated_attention, plain_dilated_attention
-from genome_lm.kernels.attention.patterns import full_attention, local_attention
+from genome_lm.kernels.attention.patterns import full_attention, local_attention, plain_local_attention
 from genome_lm.kernels.attention.rotary import plain_rotate, rotate, rotations
 from genome_lm.kernels.attention.softmax import attend, plain_attend
 from genome_lm.kernels.cpu import torch_private
@@ -47,6 +47,8 @@ def test_local_attention_is_its_mask(queries: int, keys: int, window: int) -> No
     counts = reference.local_counts(positions[-queries:], positions, window)
     expected = reference.attention(*operands, counts)
     equal(local_attention(*operands, window), expected, operands)
+    if queries == keys:
+        equal(plain_local_attention(*operands, window), expected, operands)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(129, 129), (37, 130), (1, 30)])

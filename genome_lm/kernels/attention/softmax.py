@@ -24,7 +24,7 @@ class Attended(NamedTuple):
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Attended:
     """Attention over all keys, or where there are as many of both, over those up to the query's own position."""
     if runs_flash(q):
-        return Attended(*flash_attention(q, k, v, causal))
+        return Attended(*flash_attention((q, k, v), causal))
     return plain_attend(q, k, v, causal)
 
 

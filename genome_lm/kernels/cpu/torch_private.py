@@ -115,44 +115,50 @@ def _layer_norm() -> None:
     torch.testing.assert_close(tuple(gradients), _plain_layer_norm_backward(grad, x, mean, rstd, weight))
 
 
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+def flash_attention(operands: Sequence[Tensor], causal: bool, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Attention without gradients, and the logarithm of its denominators; see `has_flash_attention`.
 
     Args:
-        q: (B, H, n, C).
-        k: (B, H, S, C).
-        v: As k.
+        operands: q (B, H, n, C); k and v, (B, H, S, C).
         causal: Whether query i sees the keys up to i only.
+        bias: (n, S) to add to the scores, instead.
 
     Returns:
         (B, H, n, C) and (B, H, n).
     """
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return forward(*operands, 0.0, causal, attn_mask=bias)
 
 
-def flash_attention_backward(operands: Sequence[Tensor], causal: bool) -> tuple[Tensor, Tensor, Tensor]:
+def flash_attention_backward(
+    operands: Sequence[Tensor], causal: bool, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `flash_attention` with respect to q, k and v.
 
     Args:
         operands: The gradient of the result; q, k and v; the result and the logarithms. Where these two are those of
             more keys than k, it gives what the keys of k add to the gradients.
         causal: As given to `flash_attention`.
+        bias: As given to `flash_attention`.
     """
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*operands, 0.0, causal)
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return backward(*operands, 0.0, causal, attn_mask=bias)
 
 
 @_tried_once
 def has_flash_attention() -> None:
     """Whether `flash_attention` and `flash_attention_backward` can be used."""
     q, k, v, grad = (_waves(1, 2, 5, 8, pace=pace).requires_grad_() for pace in (0.1, 0.2, 0.3, 0.4))
-    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    seen = torch.ones(5, 5).tril().log()
+    scores = q @ k.mT * 8**-0.5 + seen
+    expected = scores.softmax(-1) @ v
+    gradients = torch.autograd.grad(expected, (q, k, v), grad)
     with torch.no_grad():
-        y, log_sum = flash_attention(q, k, v, True)
-        torch.testing.assert_close(y, expected)
-        hidden = torch.ones(5, 5).triu(1).bool()
-        torch.testing.assert_close(log_sum, (q @ k.mT * 8**-0.5).masked_fill(hidden, -torch.inf).logsumexp(-1))
-        gradients = flash_attention_backward((grad, q, k, v, y, log_sum), True)
-    torch.testing.assert_close(gradients, torch.autograd.grad(expected, (q, k, v), grad))
+        for causal, bias in ((True, None), (False, seen)):
+            y, log_sum = flash_attention((q, k, v), causal, bias)
+            torch.testing.assert_close((y, log_sum), (expected, scores.logsumexp(-1)))
+            found = flash_attention_backward((grad, q, k, v, y, log_sum), causal, bias)
+            torch.testing.assert_close(found, gradients)
 
 
 def changes(tensor: Tensor) -> int | None:
