@@ -26,7 +26,7 @@ def check_optimizer(config: TrainingConfig, sharded: bool) -> None:
 
 
 def make_optimizers(model: HyenaLM, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers that step together, with the recipe's groups; "initial_lr" of a group is its peak.
+    """The optimisers that step together, with the recipe's groups; "peak" of a group is its peak rate.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) gives a matrix a step whose singular values
     are all near 1. It is right for matrices that map one hidden vector to another. Embeddings, norms, biases, short
@@ -34,15 +34,14 @@ def make_optimizers(model: HyenaLM, config: TrainingConfig) -> list[torch.optim.
     2025 (https://arxiv.org/abs/2502.16982) do, so that its entries are as large as AdamW's: learning rate and weight
     decay of AdamW fit both. Momentum (0.95) and iterations are those of `torch.optim.Muon`.
     """
-    decayed, plain = model.parameter_groups(config.weight_decay)
-    filters = _of(model, ImplicitFilter)
-    adamw = [decayed, *_split(plain, filters)]
-    adamw[-1]["initial_lr"] = min(config.lr, config.filter_lr)
+    groups = [{**group, "peak": config.lr} for group in model.parameter_groups(config.weight_decay)]
+    adamw = [groups[0], *_split(groups[1], _of(model, ImplicitFilter))]
+    adamw[-1]["peak"] = min(config.lr, config.filter_lr)
     optimizers: list[torch.optim.Optimizer] = []
     if config.optimizer == "muon":
         layers = (layer for block in model.backbone.blocks for layer in block.modules())
         linear = {id(layer.weight) for layer in layers if isinstance(layer, nn.Linear)}
-        adamw[0], matrices = _split(decayed, linear)
+        adamw[0], matrices = _split(adamw[0], linear)
         optimizers = [torch.optim.Muon([matrices], lr=config.lr, adjust_lr_fn="match_rms_adamw")]
     adamw = [group for group in adamw if group["params"]]
     return [*optimizers, torch.optim.AdamW(adamw, lr=config.lr, betas=(config.beta1, config.beta2))]
@@ -51,7 +50,7 @@ def make_optimizers(model: HyenaLM, config: TrainingConfig) -> list[torch.optim.
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:
     """Give each group its learning rate of a step."""
     for group in optimizer.param_groups:
-        group["lr"] = group.get("initial_lr", config.lr) * config.scheduled(step)
+        group["lr"] = group["peak"] * config.scheduled(step)
 
 
 def _of(model: nn.Module, kind: type[nn.Module]) -> set[int]:
