@@ -48,6 +48,10 @@ def train(
         str | None, typer.Option(help=f"adamw or muon; default: {TrainingConfig.optimizer}.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help=f"Peak learning rate; default: {TrainingConfig.lr}.")] = None,
+    filter_lr: Annotated[
+        float | None,
+        typer.Option(help=f"Peak learning rate of the filters, at most; default: {TrainingConfig.filter_lr}."),
+    ] = None,
     schedule: Annotated[
         str | None, typer.Option(help=f"cosine or wsd, after the warm-up; default: {TrainingConfig.schedule}.")
     ] = None,
