@@ -27,9 +27,6 @@ NUCLEOTIDES: tuple[int, ...] = (A, C, G, T)
 EMBEDDING_ROWS = 16
 """Rows of the embedding: the 12 tokens padded to a multiple of 8, as in the original."""
 
-CONDITION_IDS = range(len(VOCABULARY), EMBEDDING_ROWS)
-"""Ids of the tokens that name a condition, such as a species; each model says which names it has."""
-
 INVALID = np.uint8(255)
 """What `LETTER_TO_TOKEN` holds for a byte that is not an IUPAC nucleotide letter."""
 

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from genome_lm.alphabet import CONDITION_IDS
 from genome_lm.direction import CAUSAL, Direction
 from genome_lm.errors import GenomeLMError
 from genome_lm.text import repeated_names
@@ -16,8 +16,10 @@ from genome_lm.typed import Positive, Within, check_fields, typed
 MOST_PARAMETERS = 10**11
 """Of a model: a shape of more is a mistake, which would take the machine's memory before it is seen."""
 
+CONDITION_IDS = range(12, 16)
+"""Ids of the tokens that name a condition: the rows of the embedding behind those of the vocabulary."""
 Condition = Annotated[str, Within(1, 100)]
-"""Name of a condition."""
+"""What a sequence is read under, such as the name of its species; a word, since headers of files name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class ModelConfig:
             raise GenomeLMError(
                 f"model config: layout names {len(names)} operators for {self.n_layer} blocks; raise n_layer"
             )
+        for name in self.conditions:
+            check_condition(name)
         if repeated := repeated_names(self.conditions):
             raise GenomeLMError(f"model config: two conditions are named {repeated[0]!r}")
         if self.filter_groups and self.d_model % self.filter_groups:
@@ -182,6 +186,12 @@ class ModelConfig:
             GenomeLMError: On an unknown or a missing field, or a value out of range.
         """
         return typed(cls, values, "model config")
+
+
+def check_condition(name: str) -> None:
+    """Raise a `GenomeLMError` unless a text can name a condition."""
+    if not re.fullmatch(r"[\w.+-]+", name):
+        raise GenomeLMError(f"condition {name!r:.100}: use a word of letters, digits and _ . + -")
 
 
 PRESETS = {

@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from genome_lm.config import CONDITION_IDS, Condition, check_condition
 from genome_lm.documents import read_yaml
 from genome_lm.errors import GenomeLMError, naming
 from genome_lm.text import repeated_names, some_of
 from genome_lm.typed import Within, typed
 
+UNCONDITIONED = 0.1
+"""`MixtureConfig.unconditioned`, if nothing is said."""
 Rule = Literal["bases", "equal"]
 MOST_WEIGHT = 1e9
 Weight = Annotated[float, Within(0, MOST_WEIGHT)]
@@ -58,6 +61,8 @@ class SourceConfig:
             `classes`.
         classes: How often each class is drawn, relative to the others. The source is then as many sources, each named
             NAME/CLASS, whose regions are those of the class within the split.
+        condition: Name that its windows are read under, such as its species or clade: the model can be told it later.
+            Sources may share one.
     """
 
     name: str
@@ -67,12 +72,16 @@ class SourceConfig:
     base_weights: BaseWeightsConfig | None = None
     regions: str | None = None
     classes: dict[str, Weight] | None = None
+    condition: Condition | None = None
 
     def __post_init__(self) -> None:
         if (self.regions is None) != (self.classes is None):
             raise GenomeLMError(f"source {self.name!r}: regions and classes go together")
         if self.classes is not None and not sum(self.classes.values()):
             raise GenomeLMError(f"source {self.name!r}: the weights of the classes sum to zero")
+        if self.condition is not None:
+            with naming(f"source {self.name!r}"):
+                check_condition(self.condition)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -93,12 +102,15 @@ class MixtureConfig:
             alike.
         temperature: With "bases", weights are the bases to this power: 1 is proportional, 0 is equal.
         hold_out: Names of sources that are left out, as by weight 0, whatever else says how often they are drawn.
+        unconditioned: Fraction of the windows of a source with a condition that are read without it, so that the
+            model can also be used without one.
     """
 
     sources: tuple[SourceConfig, ...]
     weights: Rule = "bases"
     temperature: Annotated[float, Within(0, 1)] = 1.0
     hold_out: tuple[str, ...] = ()
+    unconditioned: Annotated[float, Within(0, 0.99)] = UNCONDITIONED
 
     def __post_init__(self) -> None:
         names = [name for source in self.sources for name in source.parts]
@@ -120,6 +132,21 @@ class MixtureConfig:
             raise GenomeLMError("mixture: every source has a weight; leave out weights and temperature")
         if self.weights == "equal" and self.temperature != 1.0:
             raise GenomeLMError("mixture: temperature goes with weights: bases, not with equal")
+        if len(self.conditions) > len(CONDITION_IDS):
+            raise GenomeLMError(
+                f"mixture: {len(self.conditions)} conditions, at most {len(CONDITION_IDS)}: let sources share one, "
+                f"such as their clade; there are {some_of(self.conditions)}"
+            )
+        if self.unconditioned != UNCONDITIONED and not self.conditions:
+            raise GenomeLMError("mixture: unconditioned goes with sources that have a condition")
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Conditions of the sources that are drawn, each once, in the order of the sources."""
+        names = [
+            source.condition for source in self.sources if self.is_drawn(source) and source.condition is not None
+        ]
+        return tuple(dict.fromkeys(names))
 
     def is_drawn(self, source: SourceConfig) -> bool:
         """Whether a source is trained on; else it is watched alone."""

@@ -91,26 +91,38 @@ def _rounded(shares: Sequence[float]) -> list[int]:
 
 
 class MixedWindows(NamedTuple):
-    """Windows of one length from several sources: (n,) numbers of the sources, and the windows."""
+    """Windows of one length from several sources.
+
+    Attributes:
+        sources: (n,) numbers of the sources.
+        windows: The windows.
+        named: (n,) whether each is read under its source's condition.
+    """
 
     sources: npt.NDArray[np.int64]
     windows: Windows
+    named: npt.NDArray[np.bool_]
 
     def take(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | slice) -> "MixedWindows":
         """Some of the windows."""
-        return MixedWindows(self.sources[rows], self.windows.take(rows))
+        return MixedWindows(self.sources[rows], self.windows.take(rows), self.named[rows])
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source that is open: its name, what draws its windows, and what gives the (n, length) weights of their bases.
+    """A source that is open.
 
-    Without `weigh`, every base weighs 1.
+    Attributes:
+        name: Its name.
+        sampler: Draws its windows.
+        weigh: Gives the (n, length) weights of their bases; without it, every base weighs 1.
+        condition: Name that its windows are read under; None for none.
     """
 
     name: str
     sampler: WindowSampler
     weigh: Callable[[Windows], npt.NDArray[np.float32]] | None = None
+    condition: str | None = None
 
 
 class Mixture:
@@ -119,10 +131,11 @@ class Mixture:
     Args:
         sources: At least one.
         shares: The fraction of the windows that each gives.
+        unconditioned: The fraction of the windows of a source with a condition that are read without it.
     """
 
-    def __init__(self, sources: Sequence[Source], shares: Sequence[float]) -> None:
-        self.sources, self.schedule = list(sources), Schedule(shares)
+    def __init__(self, sources: Sequence[Source], shares: Sequence[float], unconditioned: float = 0.0) -> None:
+        self.sources, self.schedule, self.unconditioned = list(sources), Schedule(shares), unconditioned
 
     def windows(self, first: int, count: int, length: int) -> MixedWindows:
         """Samples [first, first + count) of this length.
@@ -138,7 +151,10 @@ class Mixture:
             # The samples of one source follow one another, whatever lies between them.
             drawn = self._drawn(number, int(places[rows[0]]), len(rows), length)
             contigs[rows], starts[rows], reverse[rows] = drawn.contigs, drawn.starts, drawn.reverse
-        return MixedWindows(numbers, Windows(contigs, starts, reverse, length))
+        has_condition = np.array([source.condition is not None for source in self.sources])
+        # A source's first samples, of any number, hold their share of unconditioned ones to within one.
+        skipped = np.floor((places + 1) * self.unconditioned) > np.floor(places * self.unconditioned)
+        return MixedWindows(numbers, Windows(contigs, starts, reverse, length), has_condition[numbers] & ~skipped)
 
     def _drawn(self, number: int, first: int, count: int, length: int) -> Windows:
         try:

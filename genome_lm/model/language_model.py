@@ -1,6 +1,7 @@
 """The language model: backbone and tied head, its loss, its initialisation, its optimiser groups."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -53,6 +54,10 @@ class HyenaLM(nn.Module):
         if name is not None:
             self.config.condition_id(name)
         self.backbone.condition = name
+
+    def add_conditions(self, names: Iterable[str]) -> None:
+        """Give the model conditions, beside those that it has; see `ModelConfig.with_conditions`."""
+        self.config = self.backbone.config = self.config.with_conditions(names)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits of the token after each position: (B, L) ids → (B, L, 16), float32 within autocast too."""

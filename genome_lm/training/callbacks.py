@@ -48,11 +48,13 @@ class Watched(NamedTuple):
         store: Its genome.
         intervals: Those of the validation split; there may be none.
         classes: If given, only bases with a class count.
+        condition: Name that it is read under, if the model has it.
     """
 
     store: GenomeStore
     intervals: list[Interval]
     classes: BaseClasses | None = None
+    condition: str | None = None
 
 
 class Validation:
@@ -71,11 +73,14 @@ class Validation:
         training = system.measured.training
         model = system.measured.eval()
         losses = [self._loss(model, length, watched) for watched in self.watched]
+        model.condition = None
         model.train(training)
         return losses
 
     def _loss(self, model: HyenaLM, length: int, watched: Watched) -> float:
-        store, intervals, classes = watched
+        store, intervals, classes, condition = watched
+        # A species that is held out has a name that the model may not know.
+        model.condition = condition if condition in model.config.conditions else None
         windows, inside = tile(store, intervals, length + 1, length)
         if classes is not None:
             firsts = store.contigs.starts[windows.contigs] + windows.starts

@@ -11,6 +11,8 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from genome_lm.alphabet import PAD
+from genome_lm.config import CONDITION_IDS
 from genome_lm.direction import CAUSAL
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.mixture import MixedWindows, Mixture
@@ -24,7 +26,8 @@ class StepBatch(NamedTuple):
 
     Attributes:
         step: Number of the step.
-        tokens: (n, L + 1) uint8 token ids; position i predicts position i + 1.
+        tokens: (n, L + 1) uint8 token ids; position i predicts position i + 1. A condition's token stands in place of
+            the first base, which nothing predicts.
         weights: (n, L) float32, weight of each target.
         sources: (n,) int64, the source of each window.
         micro_batches: What goes through the model together, as many on every device.
@@ -41,11 +44,23 @@ class TrainingSteps(Dataset[StepBatch]):
     """Steps by number: of the windows that a `Mixture` gives, longest first, every `world`-th from `rank` on.
 
     Nothing here has a state, so that any number of workers, devices and restarts sees the same steps.
+
+    Args:
+        mixture: What gives the windows.
+        config: The recipe.
+        rank: Number of the device.
+        world: Devices.
+        conditions: Names of the model's conditions, in the order of their ids.
     """
 
-    def __init__(self, mixture: Mixture, config: TrainingConfig, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, mixture: Mixture, config: TrainingConfig, rank: int = 0, world: int = 1, conditions: Sequence[str] = ()
+    ) -> None:
         self.mixture, self.config = mixture, config
         self.rank, self.world = rank, world
+        names = [source.condition for source in mixture.sources]
+        ids = [CONDITION_IDS[conditions.index(name)] if name in conditions else PAD for name in names]
+        self._condition_ids = np.array(ids, dtype=np.uint8)
 
     def __len__(self) -> int:
         return self.config.steps
@@ -70,6 +85,7 @@ class TrainingSteps(Dataset[StepBatch]):
         for row, copy in enumerate(self._copies(step, extents, own)):
             if copy is not None:
                 copy.put(tokens[row], base_weights[row])
+        tokens[windows.named, 0] = self._condition_ids[windows.sources[windows.named]]
         _, of_targets = CAUSAL.shifted(base_weights)
         weights = np.ascontiguousarray(of_targets)
         arrays = [torch.from_numpy(array) for array in (tokens, weights, windows.sources)]

@@ -41,7 +41,7 @@ def describe_device(trainer: Trainer) -> str:
 
 
 def source_lines(mixture: Mixture, config: TrainingConfig) -> list[str]:
-    """A table of the sources: share of the windows, bases that are drawn, and passes over its training bases."""
+    """A table of the sources: share of the windows, bases drawn, passes over the training bases, condition."""
     expected, nominal = expected_bases(mixture, config), config.bases(config.steps)
     padded = f"contigs are shorter than windows: about {sum(expected):,.0f} bases are read, the rest is padding"
     notes = [padded] if sum(expected) < _FULL * nominal else []
@@ -50,7 +50,10 @@ def source_lines(mixture: Mixture, config: TrainingConfig) -> list[str]:
     lines = [f"{'source':<24} {'share':>8} {'bases':>16} {'training bases':>16} {'passes':>8}"]
     for source, share, drawn in zip(mixture.sources, mixture.schedule.shares, expected, strict=True):
         bases = source.sampler.bases
-        lines.append(f"{source.name:<24} {share:>8.2%} {drawn:>16,.0f} {bases:>16,} {drawn / max(1, bases):>8.2f}")
+        lines.append(
+            f"{source.name:<24} {share:>8.2%} {drawn:>16,.0f} {bases:>16,} {drawn / max(1, bases):>8.2f}"
+            + (f"  under {source.condition}" if source.condition else "")
+        )
     return lines + notes
 
 

@@ -56,8 +56,11 @@ def open_sources(data: MixtureConfig, config: TrainingConfig) -> OpenSources:
         for of_part in source.parts.values()
     ]
     every = [part for parts in opened for part in parts]
-    mixture = Mixture([part.source for part in every], shares)
+    mixture = Mixture([part.source for part in every], shares, data.unconditioned)
     records = [{"share": share, **part.record} for part, share in zip(every, mixture.schedule.shares, strict=True)]
+    for record in records:
+        if "condition" in record:
+            record["unconditioned"] = data.unconditioned
     return OpenSources(mixture, [part.watched for part in every], records)
 
 
@@ -78,6 +81,8 @@ def _parts(source: SourceConfig, config: TrainingConfig, is_drawn: bool) -> Iter
         record["base_weights"] = {"sha256": sha256(Path(weights.track)), **options}
     if source.regions is not None:
         record["regions_sha256"] = sha256(Path(source.regions))
+    if source.condition is not None:
+        record["condition"] = source.condition
     for name, classes in _classes(source, store):
         own = trained if classes is None else classes.within(store, trained)
         if is_drawn and not own:
@@ -89,7 +94,8 @@ def _parts(source: SourceConfig, config: TrainingConfig, is_drawn: bool) -> Iter
         sampler = WindowSampler(
             store, [*own, *others], "train", config.seed, config.reverse_complement, config.max_n_fraction
         )
-        yield _Part(Source(name, sampler, weigh), Watched(store, watched, classes), {"name": name, **record})
+        opened = Source(name, sampler, weigh, source.condition)
+        yield _Part(opened, Watched(store, watched, classes, source.condition), {"name": name, **record})
 
 
 def _classes(source: SourceConfig, store: GenomeStore) -> list[tuple[str, BaseClasses | None]]:

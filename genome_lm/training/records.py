@@ -45,6 +45,8 @@ class SourceRecord:
     intervals_sha256: str
     regions_sha256: str | None = None
     base_weights: dict[str, Any] | None = None
+    condition: str | None = None
+    unconditioned: float | None = None
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,7 @@ def train(
         model = HyenaLM(model_config)
     else:
         raise GenomeLMError("training needs the model's shape, or a checkpoint to start from")
+    model.add_conditions(data.conditions)
     accelerator = choose_accelerator(device, devices)
     strategy_used = choose_strategy(strategy, devices * num_nodes)
     check_optimizer(config, sharded=strategy == "fsdp")
@@ -126,7 +127,8 @@ def train(
         "sources": sources.records,
         "init_sha256": weights_sha256(model) if init is not None else None,
     }
-    system = TrainingSystem(model.train(), config, TrainingSteps(sources.mixture, config))
+    steps = TrainingSteps(sources.mixture, config, conditions=model.config.conditions)
+    system = TrainingSystem(model.train(), config, steps)
     validation = Validation(sources.watched, config)
     rank = process_rank(devices * num_nodes)
     with writing(out), _locked(out) if rank == 0 else contextlib.nullcontext():
