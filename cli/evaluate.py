@@ -74,6 +74,8 @@ def _show(result: "Perplexity") -> None:
     rows = [(s.name, f"{s.loss:.4f}", f"{s.perplexity:.4f}", f"{s.bits_per_base:.4f}") for s in ranked]
     title = f"{result.split}: {result.targets:,} bases, context {result.length:,}"
     table(title, ("", "nats/base", "perplexity", "bits/base"), rows)
+    if result.difference is not None:
+        say(f"against {result.difference.baseline}: {result.difference} bits/base")
     if result.classes:
         bits = [{s.name: f"{s.bits_per_base:.4f}" for s in (each.model, *each.baselines)} for each in result.classes]
         by_class = [(score.name, *(of_class[score.name] for of_class in bits)) for score in ranked]

@@ -12,12 +12,14 @@ from genome_lm.evaluation.analysis import Analysis, SuiteInput
 from genome_lm.evaluation.losses import base_losses
 from genome_lm.evaluation.markov import MarkovModel
 from genome_lm.evaluation.perplexity import ClassScores, Perplexity, Score, Scoring, evaluate_perplexity
+from genome_lm.evaluation.stretches import Difference
 from genome_lm.evaluation.suite import run_suite
 
 __all__ = [
     "ANALYSES",
     "Analysis",
     "ClassScores",
+    "Difference",
     "MarkovModel",
     "Perplexity",
     "Score",

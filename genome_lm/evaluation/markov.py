@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from genome_lm.alphabet import A, N, Tokens
 from genome_lm.errors import GenomeLMError
+from genome_lm.evaluation.stretches import Cells, Counts, Sums
 from genome_lm.genome import BaseClasses, GenomeStore, Interval, Windows
 from genome_lm.genome.words import is_base, with_reverse_complements, words_of
 from genome_lm.progress import progress
@@ -64,8 +65,8 @@ class MarkovModel:
         store: GenomeStore,
         windows: Windows,
         inside: npt.NDArray[np.int64],
-        classes: BaseClasses | None = None,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        cells: Cells | None = None,
+    ) -> tuple[Sums, Counts]:
         """Summed loss of each order over the targets of windows, the second base of each and those after it.
 
         A context that holds N, or begins before the contig does, is cut to the bases next to the target.
@@ -74,25 +75,25 @@ class MarkovModel:
             store: The genome.
             windows: n windows; the context may begin before them.
             inside: (n,) bases of each window that count.
-            classes: What the targets are told apart by.
+            cells: Where the losses of the targets are added; in one place if None.
 
         Returns:
-            (order + 1, classes + 1) sums in nats, and (classes + 1,) targets: those without a class come first.
+            (order + 1, stretches, classes) sums in nats, and (stretches, classes) targets.
         """
-        classes = BaseClasses.none() if classes is None else classes
+        cells = Cells(store, windows, BaseClasses.none()) if cells is None else cells
         before = max(0, self.order - 1)
         rows = max(1, CHUNK // windows.length)
-        total = np.zeros((self.order + 1, len(classes.names) + 1))
-        targets = np.zeros(len(classes.names) + 1, dtype=np.int64)
+        total, targets = np.zeros((self.order + 1, *cells.shape)), np.zeros(cells.shape, dtype=np.int64)
         for start in range(0, len(inside), rows):
-            part = windows.take(slice(start, start + rows))
+            numbers = np.arange(start, min(start + rows, len(inside)))
+            part = windows.take(numbers)
             tokens = store.fetch_many(part.contigs, part.starts - before, before + part.length, pad=True)
-            counted = np.arange(1, part.length) < inside[start : start + rows, None]
+            counted = np.arange(1, part.length) < inside[numbers, None]
             counted &= is_base(tokens[:, before + 1 :])
-            of_target = classes.of_windows(store, part)[:, 1:][counted]
-            targets += np.bincount(of_target, minlength=len(targets))
+            of_target = cells.of(numbers, part.length - 1)[counted]
+            targets += cells.counts(of_target)
             for order, log_p in enumerate(self._log_probabilities(tokens, part.length - 1)):
-                total[order] -= np.bincount(of_target, log_p[counted], minlength=len(targets))
+                total[order] -= cells.sums(of_target, log_p[counted])
         return total, targets
 
     def _log_probabilities(self, tokens: Tokens, count: int) -> Iterator[npt.NDArray[np.float32]]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from genome_lm.documents import read_json
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.evaluation.markov import MAX_ORDER, MarkovModel
+from genome_lm.evaluation.stretches import Cells, Counts, Difference, Sums
 from genome_lm.genome import BaseClasses, GenomeStore, Interval, Windows, of_split, tile
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
@@ -67,6 +68,8 @@ class Perplexity:
         model: The model's score.
         baselines: Uniform, and Markov chains fitted on the training split.
         classes: The same for each class of regions that has a target, if classes were given.
+        condition: What the model read the windows under; None for nothing.
+        difference: Between the model and the best of the baselines, which is the hardest to beat by chance.
     """
 
     split: Annotated[str, Within(1, 1_000)]
@@ -75,6 +78,8 @@ class Perplexity:
     model: Score
     baselines: Annotated[tuple[Score, ...], Within(1, 100)]
     classes: tuple[ClassScores, ...] = ()
+    condition: str | None = None
+    difference: Difference | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -144,24 +149,28 @@ def evaluate_perplexity(
     check_range("length", length, 1, model.config.max_length)
     windows, inside = _windows(store, of_split(intervals, scoring.split), length, scoring.max_bases)
     classes = BaseClasses.none() if classes is None else classes
-    sums, targets = np.zeros(len(classes.names) + 1), np.zeros(len(classes.names) + 1, dtype=np.int64)
+    cells = Cells.by_stretch(store, windows, classes)
+    sums, targets = np.zeros(cells.shape), np.zeros(cells.shape, dtype=np.int64)
     with progress(f"evaluate {scoring.split}", int(inside.sum()), "bases") as bar:
         for rows, losses, counted in target_losses(model, store, windows, inside, scoring.device_tokens):
-            of_target = classes.of_windows(store, windows.take(rows))[:, 1 : 1 + losses.shape[1]][counted]
-            sums += np.bincount(of_target, losses[counted], minlength=len(sums))
-            targets += np.bincount(of_target, minlength=len(sums))
+            of_target = cells.of(rows, losses.shape[1])[counted]
+            sums += cells.sums(of_target, losses[counted])
+            targets += cells.counts(of_target)
             bar.advance(len(of_target))
-    _check(scoring.split, float(sums.sum()), targets, classes)
+    _check(scoring.split, float(sums.sum()), targets.sum(0), classes)
     by_name = {"model": sums, "uniform": np.multiply(targets, math.log(4), dtype=np.float64)}
     if scoring.markov_order >= 0:
         markov = MarkovModel.fit(store, of_split(intervals, "train"), scoring.markov_order)
-        of_orders, counts = markov.losses(store, windows, inside, classes)
+        of_orders, counts = markov.losses(store, windows, inside, cells)
         assert (counts == targets).all()
         by_name |= {f"order-{order} Markov": of_order for order, of_order in enumerate(of_orders)}
     total = int(targets.sum())
+    difference = _difference(by_name, targets)
     model_score, *baselines = [Score.of(name, float(each.sum()) / total) for name, each in by_name.items()]
-    by_class = _by_class(classes, by_name, targets)
-    return Perplexity(scoring.split, length, total, model_score, tuple(baselines), by_class)
+    by_class = _by_class(classes, {name: each.sum(0) for name, each in by_name.items()}, targets.sum(0))
+    return Perplexity(
+        scoring.split, length, total, model_score, tuple(baselines), by_class, model.condition, difference
+    )
 
 
 def _windows(
@@ -185,6 +194,14 @@ def _check(split: str, total: float, targets: npt.NDArray[np.int64], classes: Ba
         raise GenomeLMError(f"no base that was scored in split {split!r} has one of the classes {', '.join(missing)}")
     if missing:
         log.warning("no base that was scored in split %r has the class %s", split, ", ".join(missing))
+
+
+def _difference(sums: dict[str, Sums], targets: Counts) -> Difference:
+    """Between the model and the best baseline, from what is summed up in each cell."""
+    of_stretches = {name: each.sum(1) for name, each in sums.items()}
+    model = of_stretches.pop("model")
+    best = min(of_stretches, key=lambda name: of_stretches[name].sum())
+    return Difference.of(best, model, of_stretches[best], targets.sum(1))
 
 
 def _by_class(

@@ -100,6 +100,27 @@ def score_matrix(rows: Sequence[str], columns: Sequence[str], bits: Matrix, base
     return svg_text(figure)
 
 
+def against_baselines(names: Sequence[str], bits: Sequence[float], baselines: Sequence[float]) -> str:
+    """Bits per base of a model in each of some cases, and of the best baseline there, a line for each case.
+
+    Args:
+        names: (n,) the cases, the first on top.
+        bits: (n,) those of the model.
+        baselines: (n,) those of the best baseline.
+    """
+    figure, axes = new_figure(7.2, 0.9 + 0.26 * len(names))
+    places = range(len(names))
+    for place, ends in enumerate(zip(baselines, bits, strict=True)):
+        axes.plot(ends, (place, place), color=BASELINE, linewidth=1.5, zorder=1)
+    axes.scatter(baselines, places, s=26, color=MUTED, label="best baseline")
+    axes.scatter(bits, places, s=26, color=MODEL, label="model")
+    axes.set_yticks(places, [shortened(name) for name in names], color=INK)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("bits per base on held-out sequence (lower is better; the axis does not begin at 0)", fontsize=8)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return svg_text(figure)
+
+
 def _medians(values: Sequence[float]) -> list[float]:
     """The median of each value and those before it, `ROLLING` in all."""
     return [statistics.median(values[max(0, i - ROLLING + 1) : i + 1]) for i in range(len(values))]

@@ -11,9 +11,10 @@ import matplotlib as mpl
 
 from genome_lm import __version__
 from genome_lm.errors import GenomeLMError
-from genome_lm.evaluation import Perplexity
+from genome_lm.evaluation import Perplexity, Score
+from genome_lm.evaluation.perplexity import ClassScores
 from genome_lm.files import replacing_file
-from genome_lm.report.figures import learning_curve, score_bars
+from genome_lm.report.figures import against_baselines, learning_curve, score_bars
 from genome_lm.text import printable
 from genome_lm.training.metrics import METRICS, Metrics, read_metrics
 from genome_lm.training.records import SUMMARY, read_run, read_summary
@@ -43,6 +44,9 @@ def write_report(run: Path, out: Path, evaluation: Path | None = None, title: st
     with fixed_svg():
         curve = learning_curve(rows)
         bars = score_bars(scores.model, scores.baselines) if scores is not None else ""
+        classes = scores.classes if scores is not None else ()
+        best_of_classes = [best_score(each.baselines) for each in classes]
+        by_class = _class_figure(classes, best_of_classes) if classes else ""
     write_page(
         out,
         "report.html.j2",
@@ -55,11 +59,39 @@ def write_report(run: Path, out: Path, evaluation: Path | None = None, title: st
         duration=timedelta(seconds=round(sum(row.length * row.batch / row.bases_per_second for row in rows))),
         scores=scores,
         ranked=sorted([scores.model, *scores.baselines], key=lambda score: score.loss) if scores is not None else [],
-        best_baseline=min(scores.baselines, key=lambda score: score.loss) if scores is not None else None,
+        **_lead(scores),
+        classes=list(zip(classes, best_of_classes, strict=True)),
         stages=_stages(rows),
         curve=curve,
         bars=bars,
+        by_class=by_class,
     )
+
+
+def _class_figure(classes: Sequence[ClassScores], best: Sequence[Score]) -> str:
+    return against_baselines(
+        [each.name for each in classes],
+        [each.model.bits_per_base for each in classes],
+        [each.bits_per_base for each in best],
+    )
+
+
+def _lead(scores: Perplexity | None) -> dict[str, Any]:
+    """The best baseline, how many bits per base more than it the model needs, and the interval where there is one."""
+    if scores is None:
+        return {}
+    best, difference = best_score(scores.baselines), scores.difference
+    has_interval = difference is not None and difference.low is not None
+    return {
+        "best_baseline": best,
+        "against_best": scores.model.bits_per_base - best.bits_per_base,
+        "interval": (difference.low, difference.high) if difference is not None and has_interval else None,
+    }
+
+
+def best_score(scores: Sequence[Score]) -> Score:
+    """The one of the least loss."""
+    return min(scores, key=lambda score: score.loss)
 
 
 def fixed_svg() -> AbstractContextManager[None]:

@@ -12,7 +12,9 @@ import genome_lm
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import MarkovModel, Score, Scoring, evaluate_perplexity
 from genome_lm.evaluation.markov import CONCENTRATION
+from genome_lm.evaluation.stretches import Cells, Difference
 from genome_lm.genome import BaseClasses, Interval, build_store, of_split, read_bed, tile
+from genome_lm.training import target_losses
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 
@@ -51,14 +53,14 @@ def test_markov_against_counting_by_hand(tmp_path: Path, order: int) -> None:
     model = MarkovModel.fit(store, [Interval("train", 0, 200), Interval("train", 200, 300)], order)
     windows, inside = tile(store, [Interval("test", 0, 50)], 11, 10)
     sums, targets = model.losses(store, windows, inside)
-    assert targets.tolist() == [48]
+    assert targets.tolist() == [[48]]
     for k in range(order + 1):
         expected = 0.0
         for i in range(1, 50):
             if test[i] != "N":
                 context = test[max(0, i - k) : i].split("N")[-1]
                 expected -= model.tables[len(context)][place_of(context), "ACGT".index(test[i])]
-        assert sums[k, 0] == pytest.approx(expected, rel=1e-5)
+        assert sums[k].item() == pytest.approx(expected, rel=1e-5)
     context = "ACGTACGT"[:order]
     for base in "ACGT":
         by_hand = markov_by_hand([train[:200], train[200:]], order, context, base)
@@ -97,6 +99,54 @@ def test_fewer_bases_and_other_lengths(run: Path, genome: Genome) -> None:
     few = evaluate_perplexity(model, genome.store, intervals, Scoring("test", 50, -1, 500))
     assert 300 < few.targets <= 500
     assert [baseline.name for baseline in few.baselines] == ["uniform"]
+    assert few.difference is not None
+    assert (few.difference.baseline, few.difference.stretches, few.difference.low) == ("uniform", 1, None)
+    assert few.difference.bits_per_base == pytest.approx(few.model.bits_per_base - 2)
+
+
+def test_losses_are_added_up_by_stretch(run: Path, genome: Genome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stretches that cut windows, against the losses of the windows put one after the other."""
+    monkeypatch.setattr("genome_lm.evaluation.stretches.SHORTEST", 37)
+    intervals = read_bed(genome.intervals, genome.store)
+    windows, inside = tile(genome.store, of_split(intervals, "test"), 65, 64)
+    cells = Cells.by_stretch(genome.store, windows, BaseClasses.none())
+    losses = np.full((len(inside), 64), np.nan)
+    sums, targets = np.zeros(cells.shape), np.zeros(cells.shape, dtype=np.int64)
+    model = genome_lm.load(run / "checkpoint").model
+    for rows, of_rows, counted in target_losses(model, genome.store, windows, inside, 1_000):
+        losses[rows, : counted.shape[1]] = np.where(counted, of_rows, np.nan)
+        of_target = cells.of(rows, counted.shape[1])[counted]
+        sums, targets = sums + cells.sums(of_target, of_rows[counted]), targets + cells.counts(of_target)
+    number = losses.size // 37
+    assert sums.shape == (number, 1)
+    places = np.arange(losses.size) * number // losses.size
+    for stretch in range(number):
+        of_stretch = losses.ravel()[places == stretch]
+        assert sums[stretch, 0] == pytest.approx(np.nansum(of_stretch))
+        assert targets[stretch, 0] == np.isfinite(of_stretch).sum()
+
+
+def test_the_interval_of_a_difference_holds_the_truth() -> None:
+    """In 95 of 100 draws of sequence, whatever is common to both models; an unpaired interval would be far wider."""
+    generator, truth, held = np.random.default_rng(0), -0.01, 0
+    for _ in range(200):
+        targets = generator.integers(500, 1_500, 60)
+        common = targets * generator.normal(1.3, 0.2, 60)
+        own = targets * generator.normal(truth * math.log(2), 0.02, 60)
+        difference = Difference.of("chain", common + own, common, targets)
+        assert difference.low is not None
+        assert difference.high is not None
+        assert difference.low < difference.bits_per_base < difference.high < difference.low + 0.025
+        held += difference.low < truth < difference.high
+    assert 180 <= held <= 199
+    assert str(Difference("chain", -0.01, -0.012, -0.0081, 60)) == "-0.0100 (95 %: -0.0120 to -0.0081)"
+
+
+def test_stretches_without_a_target_do_not_count() -> None:
+    targets, zeros = np.array([0, 10] * 10), np.zeros(20)
+    difference = Difference.of("uniform", targets * math.log(2), zeros, targets)
+    assert difference == Difference("uniform", pytest.approx(1.0), pytest.approx(1.0), pytest.approx(1.0), 10)
+    assert Difference.of("uniform", zeros[:18], zeros[:18], targets[:18]).low is None
 
 
 CLASSES = "one 0 9000 odd\none 9000 9010 even\none 9010 40000 even\ntwo 0 5000 odd\ntwo 5000 5700 gap\n"
@@ -174,7 +224,7 @@ def test_command(run: Path, genome: Genome, tmp_path: Path) -> None:
     page = report.read_text()
     for value in (written["model"]["bits_per_base"], *(b["bits_per_base"] for b in written["baselines"])):
         assert f"{value:.4f}" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3  # the curve, the scores, and the classes
     for outside in ("<script", "<link", "<img", "@import", "url(http"):
         assert outside not in page
     again = CliRunner().invoke(app, ["report", str(run), "--evaluation", str(out), "--out", str(report), "--force"])

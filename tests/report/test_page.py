@@ -7,6 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.evaluation import Difference, Perplexity, Score
+from genome_lm.evaluation.perplexity import ClassScores
 from genome_lm.report import write_report
 from genome_lm.report.figures import _range
 from genome_lm.training.metrics import METRICS
@@ -66,6 +68,47 @@ def test_what_a_command_line_holds_is_text(copied: Path, tmp_path: Path) -> None
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "\x1b" not in page
+
+
+def test_classes_of_regions(run: Path, tmp_path: Path) -> None:
+    names = "model", "uniform", "order-2 Markov"
+    losses = {"coding": (1.21, 1.386, 1.25), "inter<i>genic": (1.31, 1.386, 1.30)}
+    scores = {name: [Score.of(*pair) for pair in zip(names, values, strict=True)] for name, values in losses.items()}
+    classes = tuple(ClassScores(name, 1_234, model, tuple(rest)) for name, (model, *rest) in scores.items())
+    model, *baselines = scores["coding"]
+    evaluation = Perplexity("test", 64, 2_468, model, tuple(baselines), classes)
+    (tmp_path / "e.json").write_text(json.dumps(evaluation.to_dict()))
+    write_report(run, tmp_path / "report.html", tmp_path / "e.json")
+    shown = words(tmp_path / "report.html")
+    assert "coding 1,234 1.7457 order-2 Markov 1.8034 -0.0577" in shown
+    assert "inter&lt;i&gt;genic 1,234 1.8899 order-2 Markov 1.8755 +0.0144" in shown
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 3
+    (tmp_path / "e.json").write_text(json.dumps({**evaluation.to_dict(), "classes": []}))
+    write_report(run, tmp_path / "report.html", tmp_path / "e.json")
+    assert "By class of region" not in words(tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("loss", "interval", "words_of_lead"),
+    [
+        (1.21, (-0.07, -0.05), "1.7457 bits per base , 0.0577 fewer than {}; 95 % {} -0.0700 to -0.0500."),
+        (1.26, (-0.01, 0.04), "0.0144 more than {}; 95 % {} -0.0100 to +0.0400, so neither is shown to be better."),
+        (1.21, (None, None), "0.0577 fewer than {}."),
+    ],
+)
+def test_the_page_leads_with_the_difference_to_the_best_baseline(
+    run: Path, tmp_path: Path, loss: float, interval: tuple[float | None, float | None], words_of_lead: str
+) -> None:
+    model, best, other = Score.of("model", loss), Score.of("uniform", 1.25), Score.of("order-0 Markov", 1.3)
+    difference = Difference("uniform", model.bits_per_base - best.bits_per_base, *interval, 60)
+    evaluation = Perplexity("test", 64, 2_468, model, (other, best), difference=difference)
+    (tmp_path / "e.json").write_text(json.dumps(evaluation.to_dict()))
+    write_report(run, tmp_path / "report.html", tmp_path / "e.json", "the run")
+    expected = words_of_lead.format("the best baseline, uniform", "interval of the difference")
+    lead = "the run On 2,468 held-out bases of the split “test”, the model needs "
+    shown = words(tmp_path / "report.html")
+    assert shown.split("layers, width")[0].split(lead)[1].endswith(f"{expected} 2 ")
 
 
 def test_the_picture_ends_above_most_steps() -> None:
