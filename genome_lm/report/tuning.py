@@ -1,8 +1,8 @@
 """The page about a tuned model: metrics with intervals, ROC, confusion or scatter, calibration, learning curve."""
 
-import json
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,8 @@ from sklearn.metrics import RocCurveDisplay, confusion_matrix
 
 from genome_lm.drawing import INK, MODEL, MUTED, new_figure, svg_text
 from genome_lm.errors import GenomeLMError
+from genome_lm.finetune.records import TuningSummary, read_tuning
+from genome_lm.model import HeadConfig
 from genome_lm.report.page import fixed_svg, write_page
 from genome_lm.text import shortened
 
@@ -35,27 +37,40 @@ def write_finetune_report(folder: Path, out: Path) -> None:
     Raises:
         GenomeLMError: If the folder lacks a file, or one is not what it should be.
     """
+    summary = read_tuning(folder / "summary.json")
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         history = pd.read_csv(folder / "history.csv")
         predicted = pd.read_parquet(folder / "predictions.parquet")
     except (OSError, ValueError) as error:
         raise GenomeLMError(f"{folder}: not a tuned model's folder: {error}") from error
-    split = "test" if "test" in summary["metrics"] else "valid"
+    _require(folder / "history.csv", history, ("epoch", "loss", "valid_loss"))
+    _require(folder / "predictions.parquet", predicted, _columns(summary.head))
     with fixed_svg():
-        figures = [*_figures(summary["head"], predicted), _learning(history, summary["best_epoch"])]
-    title = f"Tuned model: {summary['head']['task']}"
-    write_page(out, "tuning.html.j2", title=title, summary=summary, split=split, rows=_rows(summary, split),
-               figures=figures)  # fmt: skip
+        figures = [*_figures(summary.head, predicted), _learning(history, summary.best_epoch)]
+    title = f"Tuned model: {summary.head.task}"
+    write_page(out, "tuning.html.j2", title=title, summary=summary, rows=_rows(summary), figures=figures)
 
 
-def _rows(summary: dict[str, Any], split: str) -> list[list[str]]:
+def _columns(head: HeadConfig) -> list[str]:
+    """The columns of predictions that the figures need."""
+    if head.task == "regression":
+        return [f"{prefix}{name}" for name in head.outputs for prefix in ("", "target_")]
+    if head.task == "multilabel":
+        return [f"{prefix}_{name}" for name in head.outputs for prefix in ("p", "target")]
+    return ["target", "prediction", *(f"p_{name}" for name in head.outputs)]
+
+
+def _require(path: Path, table: pd.DataFrame, columns: Collection[str]) -> None:
+    if missing := [name for name in columns if name not in table]:
+        raise GenomeLMError(f"{path}: lacks the column {shortened(missing[0])}; tune the model again")
+
+
+def _rows(summary: TuningSummary) -> list[list[str]]:
     """Metric, value, the ends of its interval, and the baseline's value if there is one."""
-    metrics = summary["metrics"][split]
-    rows = [[metric["metric"], *(_shown(metric[key]) for key in ("value", "low", "high"))] for metric in metrics]
-    if summary["baseline"] is not None:
-        beside = summary["baseline"]["metrics"]
-        rows = [[*row, _shown(metric["value"])] for row, metric in zip(rows, beside, strict=True)]
+    rows = [[each.metric, *map(_shown, (each.value, each.low, each.high))] for each in summary.metrics[summary.split]]
+    if summary.baseline is not None:
+        beside = {each.metric: each.value for each in summary.baseline.metrics}
+        rows = [[*row, _shown(beside.get(row[0]))] for row in rows]
     return rows
 
 
@@ -63,11 +78,11 @@ def _shown(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
 
 
-def _figures(head: dict[str, Any], predicted: pd.DataFrame) -> list[Figure]:
-    names = head["outputs"]
-    if head["task"] == "regression":
+def _figures(head: HeadConfig, predicted: pd.DataFrame) -> list[Figure]:
+    names = list(head.outputs)
+    if head.task == "regression":
         return [_scatter(predicted[name], predicted[f"target_{name}"], name) for name in names]
-    if head["task"] == "multilabel":
+    if head.task == "multilabel":
         truth = {name: predicted[f"target_{name}"] for name in names}
         return _curves(truth, predicted)
     labelled = predicted[predicted["target"] != ""]

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -470,6 +471,13 @@ def test_one_label_column_for_classes(run: Path, tmp_path: Path) -> None:
         finetune(run / "checkpoint", LabelledSet(examples, ("x", "y")), tmp_path / "t", "classification")
 
 
+@pytest.fixture(scope="module")
+def tuned_folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned") / "t"
+    finetune(run / "checkpoint", rich(40), folder, "classification", run_config(method="frozen", epochs=1))
+    return folder
+
+
 def test_reports_of_odd_names_and_undefined_metrics(run: Path, tmp_path: Path) -> None:
     names = {"high": r"$\frac{$", "low": "<b>"}
     examples = [e._replace(labels=(names[e.labels[0]],)) for e in rich(60).examples]
@@ -483,6 +491,37 @@ def test_reports_of_odd_names_and_undefined_metrics(run: Path, tmp_path: Path) -
     assert "<b>" not in page.replace("<b>The split leaks", "")
     assert "2-mer logistic regression" in page
     assert "<figcaption>Loss on the training" in page
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "summary.json",
+            lambda text: text.replace('"best_epoch": ', '"best_epoch": -'),
+            r"best_epoch is -\d+, must be",
+        ),
+        ("summary.json", lambda text: text.replace('"head"', '"heads"'), "missing field head"),
+        (
+            "summary.json",
+            lambda text: text.replace('"valid": [', '"x": [').replace('"test": [', '"y": ['),
+            "no metrics",
+        ),
+        (
+            "history.csv",
+            lambda text: text.replace("valid_loss", "loss2"),
+            r"history\.csv: lacks the column valid_loss",
+        ),
+    ],
+)
+def test_a_damaged_folder_is_one_error(
+    tuned_folder: Path, tmp_path: Path, file: str, change: Callable[[str], str], message: str
+) -> None:
+    folder = Path(shutil.copytree(tuned_folder, tmp_path / "t"))
+    (folder / file).write_text(change((folder / file).read_text()))
+    with pytest.raises(GenomeLMError, match=message):
+        write_finetune_report(folder, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_without_its_report_nothing_is_there(run: Path, tmp_path: Path) -> None:
