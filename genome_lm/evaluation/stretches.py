@@ -62,7 +62,8 @@ class Cells:
 
     def sums(self, cells: Counts, losses: npt.NDArray[np.floating]) -> Sums:
         """The sum of the losses in each cell: (stretches, classes)."""
-        return np.bincount(cells, losses, minlength=math.prod(self.shape)).reshape(self.shape)
+        sums = np.bincount(cells, losses, minlength=math.prod(self.shape))
+        return sums.astype(np.float64, copy=False).reshape(self.shape)
 
 
 @dataclass(frozen=True)
