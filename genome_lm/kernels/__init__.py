@@ -7,7 +7,7 @@ what measures, proves or forecasts the backends themselves looks inside.
 from genome_lm.kernels.attention.dilated import dilated_attention
 from genome_lm.kernels.attention.patterns import full_attention, local_attention
 from genome_lm.kernels.attention.reference import Segments, causal_counts, dilated_counts, local_counts
-from genome_lm.kernels.attention.rotary import rotate, rotations
+from genome_lm.kernels.attention.rotary import rotate_
 from genome_lm.kernels.conv.online import OnlineConv, TileFilters, convolve_ahead
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.conv.spectra import bins, spectrum
@@ -65,8 +65,7 @@ __all__ = [
     "residual_mixer_",
     "residual_mlp",
     "residual_mlp_",
-    "rotate",
-    "rotations",
+    "rotate_",
     "rows_of_piece",
     "spectrum",
 ]

@@ -9,7 +9,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.attention import reference
 from genome_lm.kernels.attention.dilated import dilated_attention, plain_dilated_attention
 from genome_lm.kernels.attention.patterns import full_attention, local_attention, plain_local_attention
-from genome_lm.kernels.attention.rotary import plain_rotate, rotate, rotations
+from genome_lm.kernels.attention.rotary import rotate_, rotated, rotations
 from genome_lm.kernels.attention.softmax import attend, plain_attend
 from genome_lm.kernels.cpu import torch_private
 from genome_lm.model import HyenaLM
@@ -92,15 +92,34 @@ def test_denominators(causal: bool) -> None:
         torch.testing.assert_close(found, expected)
 
 
+def projections(*shape: int) -> Tensor:
+    return torch.randn(*shape, 3, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
 def test_rotary_products_see_distances_alone() -> None:
-    q, k, _ = heads(64, 64)
-    turned = [[rotate(x, rotations(torch.arange(64) + start, 8, x.dtype)) for x in (q, k)] for start in (0, 10**6)]
-    torch.testing.assert_close(*(reference.scores(*pair) for pair in turned), rtol=0, atol=1e-8)
-    assert (reference.scores(*turned[0]) - reference.scores(q, k)).abs().max() > 0.1
-    turns = rotations(torch.tensor([3, 500_000]), 8, torch.float32)
-    torch.testing.assert_close(turns[1].double(), rotations(torch.tensor([500_000]), 8, torch.float64)[0])
-    x = torch.randn(5, 2, 8)
-    torch.testing.assert_close(rotate(x, turns), plain_rotate(x, turns))
+    z, positions = projections(1, 64), torch.arange(64)
+    turned = [rotate_(z.clone(), positions + start).transpose(1, 3).unbind(2) for start in (0, 10**6)]
+    (q, k, v), expected = turned[0], reference.scores(*turned[1][:2])
+    torch.testing.assert_close(reference.scores(q, k), expected, rtol=0, atol=1e-8)
+    assert (reference.scores(*z.transpose(1, 3).unbind(2)[:2]) - expected).abs().max() > 0.1
+    assert v.equal(z[:, :, 2].transpose(1, 2))
+
+
+@pytest.mark.parametrize("positions", [torch.arange(5), torch.tensor([[0, 1, 2, 3, 4], [500_000, 7, 7, 9, 3]])])
+def test_rotary_positions_by_complex_numbers(positions: Tensor) -> None:
+    z = projections(2, 5).requires_grad_()
+    turns = rotations(positions, 8, z.dtype)[..., None, None, :, :]
+    equal(rotate_(z * 1.0, positions), rotated(z, turns), [z])
+
+
+def test_distant_rotary_positions_are_exact_in_float32() -> None:
+    positions = torch.tensor([500_000])
+    turns = [rotations(positions, 8, dtype) for dtype in (torch.float32, torch.float64)]
+    assert turns[0].dtype == torch.float32
+    torch.testing.assert_close(turns[0].double(), turns[1], rtol=0, atol=1e-7)
+    half = rotate_(projections(1, 1).bfloat16(), positions)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.double(), rotate_(projections(1, 1), positions), rtol=0, atol=0.05)
 
 
 def model(layout: str, **fields: object) -> HyenaLM:

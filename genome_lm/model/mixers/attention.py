@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import causal_counts, full_attention, rotate, rotations
+from genome_lm.kernels import causal_counts, full_attention, rotate_
 from genome_lm.model.mixer import Ends, Mixer, MixerSteps
 from genome_lm.model.mixers.attention_steps import AttentionSteps
 
@@ -82,14 +82,8 @@ class Attention(Mixer):
     def split(self, x: Tensor, positions: Tensor) -> Streams:
         """Queries, keys and values of inputs (B, n, D) at positions (n,) or (B, n)."""
         z = self.in_proj(x).unflatten(-1, (3, self.heads, -1))
-        qk, v = z.tensor_split([2], dim=2)
-        q, k = self.turn(qk, positions).transpose(1, 3).unbind(2)
-        return Streams((q,), (k, v.squeeze(2).transpose(1, 2)))
-
-    def turn(self, qk: Tensor, positions: Tensor) -> Tensor:
-        """Rotary positions for queries and keys, (B, n, 2, H, C), computed in float32 at least."""
-        turns = rotations(positions, qk.shape[-1], qk.dtype)
-        return rotate(qk, turns[..., None, None, :, :]).to(qk.dtype)
+        q, k, v = rotate_(z, positions).transpose(1, 3).unbind(2)
+        return Streams((q,), (k, v))
 
     def join(self, y: Tensor) -> Tensor:
         """The out-projection of all heads: (B, H, n, C) → (B, n, D)."""
