@@ -168,7 +168,7 @@ class TrainingConfig:
         raise IndexError(f"step {step} of {self.steps}")
 
     def bases(self, steps: int) -> int:
-        """Bases in the first `steps` steps."""
+        """Positions of windows in the first `steps` steps: as many bases where no contig is shorter than a window."""
         total, first = 0, 0
         for length, count in self.stages:
             total += max(0, min(count, steps - first)) * length * max(1, self.tokens_per_step // length)
