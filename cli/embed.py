@@ -10,6 +10,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
 from genome_lm_cli.options import (
     Bed,
+    Condition,
     ContigNames,
     Device,
     EmbeddedStrand,
@@ -80,6 +81,7 @@ def embed(
     batch_tokens: Annotated[
         int | None, typer.Option(help="Bases that go through the model at one time; default: what pays off and fits.")
     ] = None,
+    condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
     force: Force = False,
@@ -130,7 +132,7 @@ def embed(
         source = GenomeSource(store, places, tiling)
     else:
         raise GenomeLMError("give either --fasta, or --genome (with --bed for places of it)")
-    model = load(checkpoint, device)
+    model = load(checkpoint, device, condition=condition)
     recipe = Recipe.of(pool, [_layer(text) for text in layer or ["final"]], strand.value, model.config)
     done = embed_to_file(model, source, out, recipe, batch_tokens, part, force)
     shape = " × ".join(map(str, done.row_shape))

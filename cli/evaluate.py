@@ -7,7 +7,7 @@ import typer
 
 from genome_lm.documents import json_text
 from genome_lm.files import refuse_existing, replacing_file
-from genome_lm_cli.options import Device, Force, Json, Threads
+from genome_lm_cli.options import Condition, Device, Force, Json, Threads
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def evaluate(
         Path | None,
         typer.Option("--regions", help="BED with a class per interval: score each class too.", metavar="CLASSES.bed"),
     ] = None,
+    condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
@@ -52,7 +53,7 @@ def evaluate(
     store = GenomeStore(genome)
     regions = read_bed(intervals, store)
     result = evaluate_perplexity(
-        load(checkpoint, device).model,
+        load(checkpoint, device, condition=condition).model,
         store,
         regions,
         Scoring(split, length, markov_order, max_bases, batch_tokens),
@@ -72,7 +73,8 @@ def evaluate(
 def _show(result: "Perplexity") -> None:
     ranked = sorted([result.model, *result.baselines], key=lambda score: score.loss)
     rows = [(s.name, f"{s.loss:.4f}", f"{s.perplexity:.4f}", f"{s.bits_per_base:.4f}") for s in ranked]
-    title = f"{result.split}: {result.targets:,} bases, context {result.length:,}"
+    under = f", under {result.condition}" if result.condition else ""
+    title = f"{result.split}: {result.targets:,} bases, context {result.length:,}{under}"
     table(title, ("", "nats/base", "perplexity", "bits/base"), rows)
     if result.difference is not None:
         say(f"against {result.difference.baseline}: {result.difference} bits/base")

@@ -9,7 +9,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm_cli.options import ContigMap, ContigPattern, Device, Force, Json, Seed, Threads, named_paths
+from genome_lm_cli.options import Condition, ContigMap, ContigPattern, Device, Force, Json, Seed, Threads, named_paths
 from genome_lm_cli.output import finish
 
 
@@ -35,6 +35,7 @@ def evaluate_suite(
     ] = None,
     scale: Annotated[float, typer.Option(help="More or fewer windows, genes and variants than usual.")] = 1.0,
     seed: Seed = 0,
+    condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
     force: Force = False,
@@ -70,7 +71,7 @@ def evaluate_suite(
         files={path.name: sha256(path) for path in files},
     )
     result = run_suite(
-        load(checkpoint, device),
+        load(checkpoint, device, condition=condition),
         suite_input,
         out,
         only=only or (),

@@ -13,7 +13,7 @@ import typer
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
 from genome_lm.finetune_config import FinetuneConfig as Config
-from genome_lm_cli.options import Checkpoint, Device, Force, HeadStrand, Json, Seed, Threads, given
+from genome_lm_cli.options import Checkpoint, Condition, Device, Force, HeadStrand, Json, Seed, Threads, given
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def finetune(
         int, typer.Option("--batch-tokens", help="Bases that go through the model at one time.")
     ] = Config.device_tokens,
     seed: Seed = Config.seed,
+    condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
     force: Force = False,

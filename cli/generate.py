@@ -9,7 +9,7 @@ import typer
 from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Device, Force, Json, Seed, Threads
+from genome_lm_cli.options import Condition, Device, Force, Json, Seed, Threads
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def generate(
     ] = None,
     kmer: Annotated[int, typer.Option(help="Length of the words that --check-against looks up.")] = 32,
     batch: Annotated[int | None, typer.Option(help="Sequences at one time; default: by memory.")] = None,
+    condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -74,7 +75,7 @@ def generate(
     contigs = _contigs(check_against) if check_against is not None else None
     names, sequences = [name for name, _ in prompts], [text for _, text in prompts]
     settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    generated = load(checkpoint, device).generate(
+    generated = load(checkpoint, device, condition=condition).generate(
         sequences,
         length,
         samples=samples,
@@ -82,7 +83,7 @@ def generate(
         names=names,
         batch=batch,
     )
-    said = {"model": checkpoint, **settings}
+    said = {"model": checkpoint, "condition": condition, **settings}
     write_generated(out, generated, names, said, sequences if with_prompt else None)
     rows = [
         {

@@ -8,7 +8,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, replacing, require_suffix
-from genome_lm_cli.options import BatchTokens, Checkpoint, Device, Force, Json, Strand, Threads
+from genome_lm_cli.options import BatchTokens, Checkpoint, Condition, Device, Force, Json, Strand, Threads
 from genome_lm_cli.output import finish, say
 
 SHORT = 1_000
@@ -42,6 +42,7 @@ def mutagenesis(
         int, typer.Option(help="Longest region that is taken, in bases: each of them is three passes.", min=1)
     ] = 100_000,
     batch_tokens: BatchTokens = 32_768,
+    condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -74,7 +75,7 @@ def mutagenesis(
         place = Interval(*parse_region(region, store))
         if method is Method.substitutions:
             _check_cost(region, place.end - place.start, most)
-        model = load(checkpoint, device)
+        model = load(checkpoint, device, condition=condition)
         result = saturate(
             model.model,
             store,

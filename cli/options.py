@@ -55,6 +55,10 @@ Checkpoint = Annotated[str, typer.Argument(help="Checkpoint of any form.", metav
 Fasta = Annotated[Path | None, typer.Option(help="FASTA file, plain or compressed; - is standard input.")]
 Bed = Annotated[Path | None, typer.Option(help="Intervals of the genome, on their strands.", metavar="BED")]
 Split = Annotated[str | None, typer.Option(help="Only intervals with this name in the BED's column 4.")]
+Condition = Annotated[
+    str | None,
+    typer.Option(help="Read all under one of the model's conditions, such as its species.", metavar="NAME"),
+]
 BatchTokens = Annotated[int, typer.Option(help="Bases that go through the model at one time.")]
 ContigMap = Annotated[Path | None, typer.Option(help="Table of names: annotation, tab, genome.", metavar="TSV")]
 ContigPattern = Annotated[

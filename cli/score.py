@@ -12,6 +12,7 @@ from genome_lm_cli.options import (
     BatchTokens,
     Bed,
     Checkpoint,
+    Condition,
     ContigNames,
     Device,
     Fasta,
@@ -71,6 +72,7 @@ def score(
         str | None, typer.Option(help="i/n: score only the i-th of n parts of a VCF; all.shard-i-of-n.vcf.gz.")
     ] = None,
     batch_tokens: BatchTokens = 32_768,
+    condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -105,6 +107,7 @@ def score(
 
     if sum(source is not None for source in (vcf, bed, fasta)) != 1 or (fasta is None) == (genome is None):
         raise GenomeLMError("give --genome and --vcf, or --genome and --bed, or --fasta")
+    loading = {"device": device, "condition": condition}
     settings: dict[str, Any] = {
         "context": context,
         "stride": stride,
@@ -124,7 +127,7 @@ def score(
             refuse_existing(out, force)
         rename = renaming_of(contig_names, contig_map)
         asked = VcfRequest(vcf, out, flank=flank, rename=rename, checkpoint=checkpoint, shard=part, **settings)
-        _score_vcf(asked, genome, device, as_json)
+        _score_vcf(asked, genome, loading, as_json)
         return
     if flank is not None or shard is not None:
         raise GenomeLMError("--flank and --shard go with --vcf")
@@ -137,14 +140,14 @@ def score(
             refuse_existing(path, force)
     request = TrackRequest(out, table_out, **settings)
     if fasta is not None:
-        _score_bases(request, checkpoint, ScoredSequences.of_fasta(fasta), device, as_json)
+        _score_bases(request, checkpoint, ScoredSequences.of_fasta(fasta), loading, as_json)
     elif bed is not None and genome is not None:
         store = GenomeStore(genome)
         intervals = intervals_of(bed, store, split, contig_names, contig_map)
-        _score_bases(request, checkpoint, ScoredSequences.of_genome(store, intervals), device, as_json)
+        _score_bases(request, checkpoint, ScoredSequences.of_genome(store, intervals), loading, as_json)
 
 
-def _score_vcf(request: "VcfRequest", genome: Path, device: str | None, as_json: bool) -> None:
+def _score_vcf(request: "VcfRequest", genome: Path, loading: dict[str, str | None], as_json: bool) -> None:
     from genome_lm.formats.vcf_out import STDOUT
     from genome_lm.genome import GenomeStore
     from genome_lm.genome.variants import REASONS
@@ -152,7 +155,7 @@ def _score_vcf(request: "VcfRequest", genome: Path, device: str | None, as_json:
     from genome_lm.jobs.score_variants import score_vcf
 
     store = GenomeStore(genome)
-    summary = score_vcf(load(request.checkpoint, device), store, request)
+    summary = score_vcf(load(request.checkpoint, **loading), store, request)
     stderr = request.out == STDOUT
     if as_json:
         typer.echo(json.dumps(summary._asdict(), indent=2), err=stderr)
@@ -172,12 +175,16 @@ def _score_vcf(request: "VcfRequest", genome: Path, device: str | None, as_json:
 
 
 def _score_bases(
-    request: "TrackRequest", checkpoint: str, scored: "ScoredSequences", device: str | None, as_json: bool
+    request: "TrackRequest",
+    checkpoint: str,
+    scored: "ScoredSequences",
+    loading: dict[str, str | None],
+    as_json: bool,
 ) -> None:
     from genome_lm.inference import load
     from genome_lm.jobs.score_bases import score_bases
 
-    summary = score_bases(load(checkpoint, device), scored, request)
+    summary = score_bases(load(checkpoint, **loading), scored, request)
     if as_json:
         # JSON has no NaN: no base has a value.
         mean = summary.bits_per_base if summary.bases else None

@@ -54,6 +54,8 @@ class FinetuneConfig:
             neighbours share, see `genome_lm.finetune.neighbours`; 0 to standardise its input only.
         neighbour_distance: Most bases between the first bases of two neighbours: as far as the label goes.
         seed: Of the head, the order, the strands and the neighbours.
+        condition: Which of the model's conditions all sequences are read under; None for none. The tuned model keeps
+            it.
     """
 
     method: Method = "full"
@@ -80,6 +82,7 @@ class FinetuneConfig:
     neighbours: Count = 0
     neighbour_distance: Count = 50_000
     seed: Seed = 0
+    condition: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "finetune config")

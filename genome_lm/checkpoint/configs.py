@@ -79,7 +79,7 @@ def completed(inferred: ModelConfig, config: dict[str, Any], source: str) -> Mod
     names = {ours: name for ours, theirs in _UNTOLD.items() for name in theirs if told.get(name) is not None}
     with naming(source):
         values = {ours: _number(name, told[name]) for ours, name in names.items()}
-        return dataclasses.replace(inferred, **values)  # type: ignore[arg-type]
+        return dataclasses.replace(inferred, **values, conditions=told.get("conditions", ()))  # type: ignore[arg-type]
 
 
 def _number(name: str, value: Any) -> float:

@@ -77,4 +77,6 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "train_freq": True,
         "use_bias": True,
         "vocab_size": len(VOCABULARY),
+        # The port has no such field; its embedding has their tokens.
+        **({"conditions": list(config.conditions)} if config.conditions else {}),
     }

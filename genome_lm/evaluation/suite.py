@@ -65,8 +65,9 @@ def run_suite(
     result = {
         "record": {
             "command": command, "genome_lm_version": __version__, "weights_sha256": weights_sha256(model.model),
-            "model": model.config.to_dict(), "genome": given.store.provenance, "split": given.split,
-            "files": dict(given.files), "seed": seed, "scale": scale,
+            "model": model.config.to_dict(), "condition": model.condition,
+            "genome": given.store.provenance, "split": given.split, "files": dict(given.files),
+            "seed": seed, "scale": scale,
         },
         "tables": tables,
     }  # fmt: skip

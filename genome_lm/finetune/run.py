@@ -20,7 +20,7 @@ from genome_lm import __version__
 from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha256
 from genome_lm.dataset import LabelledSet, assign_splits, describe_leaks, find_leaks, joined
 from genome_lm.device import choose_device
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import replacing_folder
 from genome_lm.finetune.adapters import merge, parameter_groups, prepare, restore_state, trainable_state
 from genome_lm.finetune.baseline import Baseline, kmer_baseline
@@ -126,6 +126,8 @@ def finetune(
     labelled, leaks = _checked(labelled, leak_policy, valid_fraction, config.seed)
     with claimed(out):
         opened = open_checkpoint(checkpoint, choose_device(device))
+        with naming(os.fspath(checkpoint)):
+            opened.model.condition = config.condition
         head_config = _head_config(labelled.of_split("train"), task, pool, strand, config)
         splits = _encoded(labelled, head_config, opened.model.config.max_length)
         config = _watching(config, head_config, splits["valid"])
@@ -252,7 +254,8 @@ def _head_config(train: LabelledSet, task: str, pool: str | None, strand: str, c
         raise GenomeLMError("labels at each position belong to one strand: leave --reverse-complement out")
     if len(train.columns) > 1 and task in ("classification", "tokens"):
         raise GenomeLMError(f"task {task} takes one label column, not {', '.join(train.columns)}; or use multilabel")
-    return HeadConfig(task, output_names(train, task, config.positive), pool, strand, prompt, means, scales)  # type: ignore[arg-type]
+    outputs = output_names(train, task, config.positive)
+    return HeadConfig(task, outputs, pool, strand, prompt, means, scales, config.condition)  # type: ignore[arg-type]
 
 
 def _watching(config: FinetuneConfig, head: HeadConfig, valid: Data) -> FinetuneConfig:

@@ -13,7 +13,7 @@ from genome_lm.alphabet import VOCABULARY
 from genome_lm.checkpoint import open_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.device import choose_device
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, naming
 from genome_lm.genome import GenomeStore
 from genome_lm.genome.variants import Variant, VariantScores
 from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, name_of, padded_batches
@@ -27,7 +27,10 @@ from genome_lm.strands import EmbeddedStrands, Strands
 
 
 def load(
-    path: str | os.PathLike[str], device: str | torch.device | None = None, revision: str | None = None
+    path: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    condition: str | None = None,
 ) -> "GenomeLM":
     """Load a checkpoint of any form; nothing that is in it can run code.
 
@@ -36,15 +39,22 @@ def load(
             Face hub such as "LongSafari/hyenadna-small-32k-seqlen-hf"; see `genome_lm.checkpoint.open_checkpoint`.
         device: Where to compute: "cpu", "cuda", "cuda:N", "mps", or "auto" (the default), a CUDA GPU if there is one.
         revision: For the hub: commit, tag or branch.
+        condition: What all sequences are read under, one of the model's `config.conditions`; None for that of a tuned
+            model's head, if it has one.
 
     Returns:
         The model, in eval mode.
 
     Raises:
-        GenomeLMError: See `open_checkpoint` and `genome_lm.device.choose_device`.
+        GenomeLMError: See `open_checkpoint` and `genome_lm.device.choose_device`; also if the model has no such
+            condition.
     """
     opened = open_checkpoint(path, choose_device(device), revision)
-    return GenomeLM(opened.model, opened.provenance, opened.head)
+    model = GenomeLM(opened.model, opened.provenance, opened.head)
+    if condition is not None:
+        with naming(os.fspath(path)):
+            model.condition = condition
+    return model
 
 
 class GenomeLM:
@@ -63,6 +73,8 @@ class GenomeLM:
         self.model = model.eval()
         self.provenance = provenance or {}
         self.head = head.eval() if head is not None else None
+        if head is not None:
+            self.condition = head.config.condition
 
     def __repr__(self) -> str:
         """Such as `<GenomeLM: 436,224 parameters, 2 layers, width 128, context 1,024 bases, on cpu>`."""
@@ -76,6 +88,19 @@ class GenomeLM:
     def config(self) -> ModelConfig:
         """The model's shape."""
         return self.model.config
+
+    @property
+    def condition(self) -> str | None:
+        """What all sequences are read under, one of `config.conditions`; None for nothing. It can be set.
+
+        Raises:
+            GenomeLMError: When it is set to a name that the model does not have.
+        """
+        return self.model.condition
+
+    @condition.setter
+    def condition(self, name: str | None) -> None:
+        self.model.condition = name
 
     @property
     def backbone(self) -> HyenaBackbone:

@@ -56,6 +56,7 @@ def identity_of(model: HyenaLM, **facts: Any) -> dict[str, Any]:
         "version": __version__,
         "model": model.config.to_dict(),
         "weights_sha256": weights_sha256(model),
+        "condition": model.condition,
         **facts,
     }
 

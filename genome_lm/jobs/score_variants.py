@@ -129,7 +129,7 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         parts, resumed = run_job(job, folder, request.force)
         reasons = Counter(reason for number in job.numbers for reason in _reasons(parts.file(number)))
         rows_of = (_scored(parts.file(number), records) for number, records in records_of(job.numbers))
-        header, records = _header(request, store, layout, survey), chain.from_iterable(rows_of)
+        header, records = _header(model, request, store, layout, survey), chain.from_iterable(rows_of)
         write_vcf(request.out, header, records, survey.is_sorted, survey.furthest[0])
     alleles, scored = reasons.total(), reasons.pop("", 0)
     return VcfSummary(
@@ -207,8 +207,10 @@ def _table(scores: VariantScores, records: list[Record], alleles: list[list[Vari
     return pa.table({"info": info, "why": why})
 
 
-def _header(request: VcfRequest, store: GenomeStore, layout: Layout, survey: Survey) -> list[str]:
+def _header(model: GenomeLM, request: VcfRequest, store: GenomeStore, layout: Layout, survey: Survey) -> list[str]:
     names = {"checkpoint": request.checkpoint, "genome": store.path.name, "strand": request.strand}
+    if model.condition is not None:
+        names["condition"] = model.condition
     shard = Shard(*request.shard, survey.records, survey.is_sorted).header_line() if request.shard else ""
     return scored_header(survey, {"version": __version__, **names, **asdict(layout)}, shard)
 

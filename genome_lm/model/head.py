@@ -42,6 +42,7 @@ class HeadConfig:
             https://arxiv.org/abs/2104.08691; HyenaDNA, section 3.3).
         means: Of the values in training, which the outputs are added to (regression).
         scales: Standard deviations of the values in training, which the outputs are multiplied by (regression).
+        condition: Which of the model's conditions the sequences were read under, see `ModelConfig`; None for none.
     """
 
     task: Task
@@ -51,6 +52,7 @@ class HeadConfig:
     prompt: Annotated[int, Within(0, 2**20)] = 0
     means: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
+    condition: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "head config")
