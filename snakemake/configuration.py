@@ -454,6 +454,8 @@ def _contradictions(values: Values, study: Study) -> Iterator[str]:
                 yield f"genomes.{name}.contig_pattern: has no group (…), which is the name"
         except re.error as error:
             yield f"genomes.{name}.contig_pattern: is no regular expression: {error}"
+    if values["evaluation"]["classes"] and not any("annotation" in each for each in values["genomes"].values()):
+        yield "evaluation.classes: no genome has an annotation, by which classes are told"
     embedding = values["embedding"] or {}
     for name, shape in study.models.items():
         lengths = {

@@ -57,6 +57,31 @@ rule genome:
         "{params.command:q} --out {output:q} --force --assembly {params.assembly:q} &> {log:q}"
 
 
+rule classes:
+    input:
+        genome=RESULTS / "genomes/{genome}/genome.zarr",
+        annotation=lambda wildcards: config["genomes"][wildcards.genome]["annotation"],
+    output:
+        ensure(RESULTS / "genomes/{genome}/classes.bed", non_empty=True),
+    log:
+        RESULTS / "logs/genomes/{genome}/classes.log",
+    benchmark:
+        JOBS / "classes/{genome}.tsv"
+    conda:
+        "../envs/genome-lm.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: memory(4_000, attempt),
+        runtime=lambda wildcards, attempt: 60 * attempt,
+        slurm_partition=CLUSTER["partition"],
+    params:
+        options=lambda wildcards: some_options(
+            config["genomes"][wildcards.genome], "contig_pattern", "contig_map"
+        ),
+    shell:
+        "genome-lm genome regions {input.annotation:q} --genome {input.genome:q} --out {output:q} --force "
+        "{params.options:q} &> {log:q}"
+
+
 rule intervals:
     input:
         genome=RESULTS / "genomes/{genome}/genome.zarr",

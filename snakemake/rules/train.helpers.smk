@@ -60,6 +60,15 @@ def evaluated_on(data):
     return list(config["genomes"]) if everywhere else [data]
 
 
+def classes_of(wildcards):
+    """The classes of a genome's regions, if they are to be scored and it has an annotation; else nothing."""
+    wanted = (
+        config["evaluation"]["classes"]
+        and "annotation" in config["genomes"][wildcards.genome]
+    )
+    return [RESULTS / f"genomes/{wildcards.genome}/classes.bed"] if wanted else []
+
+
 def own_evaluation(wildcards):
     """The evaluation of a run on the genome that it is trained on; none of a mixture."""
     if is_mixture(wildcards):

@@ -95,6 +95,7 @@ rule evaluate:
         checkpoint=RUN / "train/checkpoint",
         genome=store,
         intervals=intervals,
+        classes=classes_of,
     output:
         ensure(RUN / "evaluation/{genome}.json", non_empty=True),
     log:
@@ -110,10 +111,13 @@ rule evaluate:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
-        options=options(config["evaluation"], leave_out=("matrix",)),
+        options=options(config["evaluation"], leave_out=("matrix", "classes")),
+        classes=lambda wildcards: [
+            f"--regions={path}" for path in classes_of(wildcards)
+        ],
     shell:
         "genome-lm evaluate {input.checkpoint:q} --genome {input.genome:q} --intervals {input.intervals:q} "
-        "--out {output:q} --force --threads {threads} {params.options:q} &> {log:q}"
+        "--out {output:q} --force --threads {threads} {params.options:q} {params.classes:q} &> {log:q}"
 
 
 rule report:

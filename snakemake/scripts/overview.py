@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genome_lm.documents import read_json
-from genome_lm.drawing import BASELINE, INK, MODEL, new_figure, svg_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import Perplexity
 from genome_lm.files import replacing_file
 from genome_lm.finetune.metrics import DEFAULT_METRIC
-from genome_lm.report.figures import learning_curves, score_matrix
-from genome_lm.report.page import fixed_svg
+from genome_lm.finetune.records import read_tuning
+from genome_lm.report.figures import against_baselines, learning_curves, score_matrix
+from genome_lm.report.page import best_score, fixed_svg
 from genome_lm.training.metrics import read_metrics
 from genome_lm.training.records import read_summary
 
@@ -46,6 +45,8 @@ svg { max-width: 100%; height: auto }
 Row = dict[str, Any]
 Run = tuple[str, str, int]
 """Genome or mixture that it is trained on, model and seed."""
+Evaluations = Mapping[tuple[Run, str], Perplexity]
+"""The evaluation of a run on a genome."""
 
 
 class Tuning(NamedTuple):
@@ -61,17 +62,16 @@ class Tuning(NamedTuple):
     page: str
 
 
-def rows(folders: Mapping[Run, Path], evaluations: Mapping[tuple[Run, str], str]) -> Iterator[Row]:
+def rows(folders: Mapping[Run, Path], evaluations: Evaluations) -> Iterator[Row]:
     """A dictionary of COLUMNS for each evaluation.
 
     Args:
         folders: The training folder of each run.
-        evaluations: The evaluation of a run on a genome.
+        evaluations: What they gave.
     """
     summaries = {run: read_summary(folder) for run, folder in folders.items()}
-    for (run, genome), evaluation in evaluations.items():
-        trained, scores = summaries[run], Perplexity.read(Path(evaluation))
-        best = min(scores.baselines, key=lambda score: score.loss)
+    for (run, genome), scores in evaluations.items():
+        trained, best = summaries[run], best_score(scores.baselines)
         values = (
             *(*run, trained.parameters, trained.bases, genome, scores.split, scores.length),
             *(round(value, 6) for value in (scores.model.loss, scores.model.perplexity, scores.model.bits_per_base)),
@@ -91,18 +91,11 @@ def tuning(task: str, run: Run, path: Path, page: str, metric: str | None) -> Tu
         page: The task's page, as the study's page links to it.
         metric: That of a benchmark's published figures; None for the one that early stopping watched.
     """
-    summary = read_json(path)
-    split = "test" if "test" in summary["metrics"] else "valid"
-    estimates = {estimate["metric"]: estimate for estimate in summary["metrics"][split]}
-    watched = metric or summary["config"]["metric"]
-    name = watched if watched in estimates else DEFAULT_METRIC[summary["head"]["task"]]
-    value, low, high = (_number(estimates[name][key]) for key in ("value", "low", "high"))
-    return Tuning(task, run, name, split, value, low, high, page)
-
-
-def _number(value: float | None) -> float | None:
-    """The value, None where it is undefined."""
-    return None if value is None or value != value else value
+    summary = read_tuning(path)
+    estimates = {estimate.metric: estimate for estimate in summary.metrics[summary.split]}
+    watched = metric or summary.config.metric
+    shown = estimates.get(watched) or estimates[DEFAULT_METRIC[summary.head.task]]
+    return Tuning(task, run, shown.metric, summary.split, shown.value, shown.low, shown.high, page)
 
 
 def add_tunings(table: list[Row], tunings: Sequence[Tuning]) -> list[str]:
@@ -138,27 +131,18 @@ def name_of_row(row: Row) -> str:
 
 def figure(table: Sequence[Row]) -> str:
     """Bits per base of each evaluation beside its best baseline, as SVG text."""
-    drawn, axes = new_figure(7.2, 0.9 + 0.26 * len(table))
-    places = range(len(table))
-    for place, row in zip(places, table, strict=True):
-        ends = row["baseline_bits_per_base"], row["bits_per_base"]
-        axes.plot(ends, (place, place), color=BASELINE, linewidth=1.5, zorder=1)
-    axes.scatter(
-        [row["baseline_bits_per_base"] for row in table], places, s=26, color="#8a94a0", label="best baseline"
+    return against_baselines(
+        [name_of_row(row) for row in table],
+        [row["bits_per_base"] for row in table],
+        [row["baseline_bits_per_base"] for row in table],
     )
-    axes.scatter([row["bits_per_base"] for row in table], places, s=26, color=MODEL, label="model")
-    axes.set_yticks(places, [name_of_row(row) for row in table], color=INK)
-    axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.set_xlabel("bits per base on held-out sequence (lower is better; the axis does not begin at 0)", fontsize=8)
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return svg_text(drawn)
 
 
 class Grid(NamedTuple):
-    """Bits per base of runs on genomes; None where a run is not evaluated on a genome. Baselines are the best."""
+    """Bits per base of runs on genomes or classes; None where a run is not evaluated. Baselines are the best."""
 
     runs: list[Run]
-    genomes: list[str]
+    columns: list[str]
     bits: list[list[float | None]]
     baselines: list[float]
 
@@ -174,19 +158,42 @@ def grid(table: Sequence[Row]) -> Grid | None:
     return Grid(runs, genomes, [[bits.get((run, genome)) for genome in genomes] for run in runs], baselines)
 
 
+def class_grid(evaluations: Evaluations, genome: str) -> Grid | None:
+    """Runs on the classes of regions of a genome; None if no evaluation on it has classes."""
+    of_genome = {run: scores.classes for (run, name), scores in evaluations.items() if name == genome}
+    classes = list(dict.fromkeys(each.name for scores in of_genome.values() for each in scores))
+    if not classes:
+        return None
+    bits = {(run, each.name): each.model.bits_per_base for run, scores in of_genome.items() for each in scores}
+    every = [each for scores in of_genome.values() for each in scores]
+    baselines = [min(best_score(each.baselines).bits_per_base for each in every if each.name == c) for c in classes]
+    return Grid(list(of_genome), classes, [[bits.get((run, c)) for c in classes] for run in of_genome], baselines)
+
+
 def _matrix(matrix: Grid) -> list[str]:
-    """The section of the matrix: words, heat map and table."""
+    """Heat map and table."""
     names = [name_of(run) for run in matrix.runs]
     lines = [
         [name, *("" if value is None else f"{value:.4f}" for value in values)]
         for name, values in zip([*names, "best baseline"], [*matrix.bits, matrix.baselines], strict=True)
     ]
     return [
-        "<h2>Each run on each genome</h2>\n<p>Bits per base on held-out sequence; lower is better. "
-        "The best baseline is fitted to the genome's own training split, also where a run never saw the genome.</p>",
-        score_matrix(names, matrix.genomes, matrix.bits, matrix.baselines),
-        _table(("run", *matrix.genomes), lines),
+        score_matrix(names, matrix.columns, matrix.bits, matrix.baselines),
+        _table(("run", *map(html.escape, matrix.columns)), lines),
     ]
+
+
+def class_sections(evaluations: Evaluations) -> list[str]:
+    """The part of the page about classes of regions, for each genome that has them."""
+    parts = []
+    for genome in dict.fromkeys(genome for _, genome in evaluations):
+        if (of_genome := class_grid(evaluations, genome)) is not None:
+            parts += [
+                f"<h2>Classes of regions: {html.escape(genome)}</h2>\n<p>Bits per base of the held-out sequence, "
+                "told apart by the class of region that each base lies in; lower is better.</p>",
+                *_matrix(of_genome),
+            ]
+    return parts
 
 
 def _table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -199,7 +206,14 @@ def _link(page: str, text: str) -> str:
     return f'<a href="{html.escape(page)}">{html.escape(text)}</a>'
 
 
-def page(title: str, table: Sequence[Row], folders: Mapping[Run, str], tunings: Sequence[Tuning], curves: str) -> str:
+def page(
+    title: str,
+    table: Sequence[Row],
+    folders: Mapping[Run, str],
+    tunings: Sequence[Tuning],
+    curves: str,
+    classes: Sequence[str] = (),
+) -> str:
     """An HTML page with the figures and the tables; each run and each task links to its own page.
 
     Args:
@@ -208,6 +222,7 @@ def page(title: str, table: Sequence[Row], folders: Mapping[Run, str], tunings: 
         folders: The folder of each run, as the page links to it.
         tunings: Results of the tasks.
         curves: The figure of all runs' training.
+        classes: What `class_sections` gives.
     """
     runs = [
         (
@@ -241,7 +256,12 @@ def page(title: str, table: Sequence[Row], folders: Mapping[Run, str], tunings: 
         _table(names, runs),
     ]
     if (matrix := grid(table)) is not None:
-        parts += _matrix(matrix)
+        parts += [
+            "<h2>Each run on each genome</h2>\n<p>Bits per base on held-out sequence; lower is better. The best "
+            "baseline is fitted to the genome's own training split, also where a run never saw the genome.</p>",
+            *_matrix(matrix),
+        ]
+    parts += classes
     parts += ["<h2>Training</h2>\n<p>Losses of runs on different data are not comparable.</p>", curves]
     if tasks:
         parts += [
@@ -259,7 +279,7 @@ def write(snakemake: Any) -> None:
         tuple(run): Path(summary).parent for run, summary in zip(snakemake.params.runs, given.summaries, strict=True)
     }
     evaluations = {
-        (tuple(run), genome): path
+        (tuple(run), genome): Perplexity.read(Path(path))
         for (*run, genome), path in zip(snakemake.params.evaluations, given.evaluations, strict=True)
     }
     table = list(rows(folders, evaluations))
@@ -284,7 +304,8 @@ def write(snakemake: Any) -> None:
         writer.writerows(table)
         links = {run: relative(folder.parent) for run, folder in folders.items()}
         curves = learning_curves({name_of(run): read_metrics(folder) for run, folder in folders.items()})
-        new_page.write_text(page(snakemake.params.title, table, links, tunings, curves), encoding="utf-8")
+        made = page(snakemake.params.title, table, links, tunings, curves, class_sections(evaluations))
+        new_page.write_text(made, encoding="utf-8")
 
 
 if "snakemake" in globals():

@@ -242,6 +242,10 @@ WRONG = {
         {"mixtures": {"m": {"sources": ["tiny"], "hold_out": "fly"}}},
         "mixtures.m: hold_out: 'fly' is no source; there are tiny",
     ),
+    "classes without an annotation": (
+        {"evaluation": {"classes": True}},
+        "evaluation.classes: no genome has an annotation",
+    ),
     "one source left out": (
         {"mixtures": {"m": {"sources": ["tiny"], "leave_one_out": True}}},
         "mixtures.m-without-tiny: hold_out leaves no source to train on",

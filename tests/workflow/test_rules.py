@@ -47,8 +47,16 @@ TARGETS = {"all", "evaluate_all", "toys"}
 """Rules that name what is wanted, and make nothing."""
 CONFIG = {
     "genomes": {
-        "tiny": {"manifest": "manifest.yaml", "splits": {"block": 3_000, "gap": 100}},
-        "other": {"manifest": "other.yaml", "splits": {"block": 3_000, "gap": 100}},
+        "tiny": {
+            "manifest": "manifest.yaml",
+            "splits": {"block": 3_000, "gap": 100},
+            "annotation": "genes.gff3",
+            "contig_pattern": "^(o)ne",
+        },
+        "other": {
+            "manifest": "other.yaml",
+            "splits": {"block": 1_500, "gap": 100, "groups": "g.tsv", "test_groups": "b"},
+        },
     },
     "models": {
         "small": {"d_model": 16, "n_layer": 2, "max_length": 128, "filter_order": 8, "genomes": ["tiny", "both"]}
@@ -56,7 +64,7 @@ CONFIG = {
     "mixtures": {"both": {"sources": ["tiny", {"genome": "other", "name": "second"}], "weights": "equal"}},
     "training": {"stages": "32:60,128:60", "tokens_per_step": 256, "lr": 0.003, "checkpoint_every": 10},
     "embedding": {"split": "test", "window": 128, "shards": 2},
-    "evaluation": {"split": "test", "markov_order": 3},
+    "evaluation": {"split": "test", "markov_order": 3, "classes": True},
     "variants": {"clinic": {"genome": "tiny", "vcf": "clinic.vcf", "shards": 2}},
     "tasks": {
         "species": {
@@ -77,6 +85,11 @@ options: {method: frozen, epochs: 2}
 sets:
   rich: {metric: accuracy, published: {HyenaDNA: 85.1}}
 """
+GENES = "".join(
+    f"o\tx\t{kind}\t{start}\t{start + 899}\t.\t+\t{phase}\tID={kind}{start}{parent}\n"
+    for start in range(2_001, 38_001, 3_000)
+    for kind, phase, parent in (("gene", ".", ""), ("CDS", "0", f";Parent=gene{start}"))
+)
 POSITIONS = range(5_001, 15_001, 1_000)
 """Of the variants, 1-based, on the contig `one`."""
 
@@ -101,7 +114,10 @@ class Study:
         self.on_a_full_disk: dict[str, str] = {}
         (folder / "logs").mkdir()
         (self.results / "logs").symlink_to(folder / "logs")
-        (folder / "other.fa").write_text(f">other\n{biased_dna(60_000, 3)[::-1]}\n")
+        dna = biased_dna(60_000, 3)[::-1]
+        (folder / "other.fa").write_text(f">other\n{dna[:40_000]}\n>b\n{dna[40_000:]}\n")
+        (folder / "g.tsv").write_text("other\ta\nb\tb\n")
+        (folder / "genes.gff3").write_text(GENES)
         manifest = (folder / "manifest.yaml").read_text()
         (folder / "other.yaml").write_text(manifest.replace("genome.fa", "other.fa"))
         (folder / "clinic.vcf").write_text(self._vcf())
@@ -166,8 +182,21 @@ def check_genome(study: Study) -> None:
 def check_intervals(study: Study) -> None:
     regions = read_bed(study.results / GENOME / "intervals.bed", study.genome.store)
     assert {region.name for region in regions} == {"train", "valid", "test"}
+    others = read_bed(study.results / "genomes/other/intervals.bed")
+    assert {region.contig for region in others if region.name == "test"} == {"b"}
+    assert {region.contig for region in others if region.name != "test"} == {"other"}
     for region, following in pairwise(regions):
         assert region.contig != following.contig or region.end <= following.start
+
+
+def check_classes(study: Study) -> None:
+    regions = read_bed(study.results / GENOME / "classes.bed", study.genome.store)
+    assert {"coding", "upstream", "intergenic"} <= {region.name for region in regions}
+    coding = [region for region in regions if region.name == "coding"]
+    assert [(region.contig, region.start, region.end) for region in coding][:2] == [
+        ("one", 2_000, 2_900),
+        ("one", 5_000, 5_900),
+    ]
 
 
 def check_mixture(study: Study) -> None:
@@ -193,6 +222,8 @@ def check_evaluate(study: Study) -> None:
     assert all(chain["loss"] < uniform["loss"] for chain in chains[1:])
     assert scores["split"] == "test"
     assert scores["targets"] > 1_000
+    assert sum(each["targets"] for each in scores["classes"]) == scores["targets"]
+    assert study.json(f"{MIXED}/evaluation/other.json")["classes"] == []
 
 
 def check_embed(study: Study) -> None:
@@ -294,7 +325,11 @@ def check_overview(study: Study) -> None:
     with (study.results / "runs.tsv").open(newline="") as file:
         row, *of_mixture = csv.DictReader(file, delimiter="\t")
     page = (study.results / "report.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
+    assert page.count("Classes of regions: ") == 1
+    of_classes = study.json(f"{RUN}/evaluation/tiny.json")["classes"]
+    cells = "".join(f"<td>{each['model']['bits_per_base']:.4f}</td>" for each in of_classes)  # type: ignore[attr-defined]
+    assert f"<td>tiny, small, seed 0</td>{cells}</tr>" in page
     evaluated = {("tiny", "tiny"): row} | {("both", each["genome"]): each for each in of_mixture}
     assert evaluated.keys() == {("tiny", "tiny"), ("both", "tiny"), ("both", "other")}
     for (data, genome), each in evaluated.items():
@@ -328,6 +363,7 @@ RULES = {
     "download": Rule((f"{GENOME}/fasta.txt", "genomes/other/fasta.txt"), (), check_download),
     "genome": Rule((f"{GENOME}/genome.zarr", "genomes/other/genome.zarr"), ("download",), check_genome),
     "intervals": Rule((f"{GENOME}/intervals.bed", "genomes/other/intervals.bed"), ("genome",), check_intervals),
+    "classes": Rule((f"{GENOME}/classes.bed",), ("genome",), check_classes),
     "mixture": Rule(("mixtures/both.yaml",), ("genome",), check_mixture),
     "train": Rule(
         (f"{RUN}/train/summary.json", f"{MIXED}/train/summary.json"), ("intervals", "mixture"), check_train
@@ -336,7 +372,7 @@ RULES = {
         tuple(
             f"{run}/evaluation/{genome}.json" for run, genome in ((RUN, "tiny"), (MIXED, "tiny"), (MIXED, "other"))
         ),
-        ("train",),
+        ("train", "classes"),
         check_evaluate,
     ),
     "embed": Rule(tuple(f"{RUN}/embeddings.parquet.shard-{shard}-of-2" for shard in (1, 2)), ("train",), check_embed),

@@ -256,8 +256,8 @@ def test_the_example_of_mixtures_is_planned(tmp_path: Path) -> None:
     result = snakemake(tmp_path, "-n")
     assert result.returncode == 0, result.stdout
     planned = plan(result.stdout)
-    # Two mixtures and the genome that is held out, three seeds each, on five genomes.
-    counts = {"download": 5, "mixture": 2, "train": 9, "evaluate": 45, "report": 9, "overview": 1}
+    # Each of five genomes left out, one left out otherwise, and that one alone; three seeds each, on five genomes.
+    counts = {"download": 5, "mixture": 6, "train": 21, "evaluate": 105, "report": 21, "overview": 1}
     assert {rule: sum(job["rule"] == rule for job in planned) for rule in counts} == counts
     assert all("matrix" not in job["shell"] for job in planned if job["rule"] == "evaluate")
     trained = {job["wildcards"].split(",")[0]: job["shell"] for job in planned if job["rule"] == "train"}
@@ -281,7 +281,8 @@ def test_the_figure_of_the_jobs_waits_for_all_of_them(genome: Genome, tmp_path: 
     (tmp_path / "toys.yaml").write_text(yaml.safe_dump(toys))
     benchmarks = {"toys": {"manifest": "toys.yaml", "genomes": ["tiny"]}}
     mixtures = {"both": {"sources": ["tiny", "other"]}}
-    folder = project(tmp_path, genome, **STUDY, benchmarks=benchmarks, mixtures=mixtures)
+    study = {**STUDY, "evaluation": {"split": "test", "classes": True}}
+    folder = project(tmp_path, genome, **study, benchmarks=benchmarks, mixtures=mixtures)
     for name in ("promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff", "other.fa"):
         (folder / name).touch()
     result = snakemake(folder, "-n", "results/jobs.svg")
