@@ -81,7 +81,8 @@ def score_matrix(rows: Sequence[str], columns: Sequence[str], bits: Matrix, base
         bits: (R, C) bits per base; None where a run was not evaluated.
         baselines: (C,) bits per base of the best baseline.
     """
-    figure, axes = new_figure(1.8 + 0.9 * len(columns), 1.2 + 0.3 * len(rows))
+    names = 0.06 * max(map(len, rows))  # inches
+    figure, axes = new_figure(1.2 + names + 0.9 * len(columns), 1.2 + 0.3 * len(rows))
     table = [*bits, list(baselines)]
     apart = [[math.nan if v is None else v - b for v, b in zip(row, baselines, strict=True)] for row in table]
     most = max((abs(v) for row in apart for v in row if math.isfinite(v)), default=0.0) or 1.0
