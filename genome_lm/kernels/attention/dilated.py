@@ -5,6 +5,7 @@ a segment's are the next `length / dilation` of these: each pattern is causal at
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class _Dilated(torch.autograd.Function):
 
 
 def _union(q: Tensor, k: Tensor, v: Tensor, segments: Segments, begin: int, way: Way) -> Attended:
-    return union([_of_pattern(q, k, v, pattern, begin, way) for pattern in segments])
+    return reduce(union, (_of_pattern(q, k, v, pattern, begin, way) for pattern in segments))
 
 
 def _of_pattern(q: Tensor, k: Tensor, v: Tensor, pattern: tuple[int, int], begin: int, way: Way) -> Attended:
@@ -83,12 +84,12 @@ def _of_pattern(q: Tensor, k: Tensor, v: Tensor, pattern: tuple[int, int], begin
 def _cut(x: Tensor, pattern: tuple[int, int]) -> Tensor:
     """What each head takes of whole sequences, in blocks: (B, H, L, …) → (B · blocks, H, m, …), 0 after the end."""
     (_, dilation), size = pattern, _block_size(pattern, x.shape[2])
-    if lacking := -x.shape[2] % (size * dilation):
-        x = F.pad(x, (*(0, 0) * (x.dim() - 3), 0, lacking))
+    x = x.transpose(1, 2)  # heads side by side in memory, as projections have them
+    if lacking := -x.shape[1] % (size * dilation):
+        x = F.pad(x, (*(0, 0) * (x.dim() - 2), 0, lacking))
     if dilation > 1:
-        taken = [x[:, head, head % dilation :: dilation] for head in range(x.shape[1])]
-        x = torch.stack(taken, dim=2).transpose(1, 2)
-    return x.unflatten(2, (-1, size)).transpose(1, 2).flatten(0, 1)
+        x = torch.stack([x[:, head % dilation :: dilation, head] for head in range(x.shape[2])], dim=2)
+    return x.unflatten(1, (-1, size)).flatten(0, 1).transpose(1, 2)
 
 
 def _spread(part: Tensor, pattern: tuple[int, int], shape: Sequence[int], fill: float) -> Tensor:
@@ -97,7 +98,7 @@ def _spread(part: Tensor, pattern: tuple[int, int], shape: Sequence[int], fill: 
     (_, dilation), length = pattern, shape[2]
     if dilation == 1:
         return joined[:, :, :length]
-    whole = part.new_full(shape, fill)
+    whole = part.new_full((shape[0], length, *shape[1:2], *shape[3:]), fill).transpose(1, 2)
     for head in range(shape[1]):
         places = whole[:, head, head % dilation :: dilation]
         places.copy_(joined[:, head, : places.shape[1]])

@@ -13,6 +13,8 @@ from genome_lm.kernels.cpu.torch_private import flash_attention, flash_attention
 
 LEAST_BLOCK = 64
 """Queries of a block at least: fewer are too little work for one call."""
+MOST = 1_024
+"""Queries of the blocks of one call on a CPU, whose overlapping keys have gradients of their own."""
 
 
 def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -21,7 +23,7 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if not before:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     (k_before, k), (v_before, v) = (x.tensor_split([before], dim=2) for x in (k, v))
-    return union([attend(q, k_before, v_before, causal=False), attend(q, k, v, causal=True)]).y
+    return union(attend(q, k_before, v_before, causal=False), attend(q, k, v, causal=True)).y
 
 
 def local_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
@@ -38,7 +40,7 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 def plain_local_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """`local_attention` of as many queries as keys, for a whole batch at one time, in plain PyTorch."""
     ys = []
-    for piece in _pieces(q.shape[2], window):
+    for piece in _pieces(q.shape[2], window, q.shape[2]):
         queries, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in piece.blocks(q, k, v))
         y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=piece.seen(q), is_causal=piece.start == 0)
         ys.append(y.unflatten(0, (len(q), -1)).transpose(1, 2).flatten(2, 3))
@@ -80,13 +82,20 @@ class _Piece(NamedTuple):
         return band.tril(self.reach).triu().log()
 
 
-def _pieces(length: int, window: int) -> Iterator[_Piece]:
-    """The first queries, which see all that is before them; whole blocks of the others; what is left."""
+def _pieces(length: int, window: int, most: int) -> Iterator[_Piece]:
+    """The first queries, which see all that is before them; whole blocks of the others; what is left.
+
+    Args:
+        length: Of the sequence.
+        window: See `local_attention`.
+        most: Queries of a piece of several blocks.
+    """
     yield _Piece(0, min(window, length), min(window, length), 0)
     block = max(LEAST_BLOCK, window // 4)
     rest = max(length - window, 0) % block
-    if length - rest > window:
-        yield _Piece(window, length - rest, block, window - 1)
+    step = max(1, most // block) * block
+    for start in range(window, length - rest, step):
+        yield _Piece(start, min(start + step, length - rest), block, window - 1)
     if rest:
         yield _Piece(length - rest, length, rest, window - 1)
 
@@ -98,7 +107,7 @@ class _Local(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         y = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
         log_sum = q.new_empty(*q.shape[:3], 1, dtype=torch.promote_types(q.dtype, torch.float32))
-        for piece in _pieces(q.shape[2], window):
+        for piece in _pieces(q.shape[2], window, MOST):
             seen = piece.seen(q)
             for sequence in zip(*piece.blocks(q, k, v), *map(piece.of_queries, (y, log_sum)), strict=True):
                 *operands, to_y, to_log_sum = (x.transpose(0, 1) for x in sequence)
@@ -114,7 +123,7 @@ class _Local(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, y, log_sum = ctx.saved_tensors
         dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
-        for piece in _pieces(q.shape[2], ctx.window):
+        for piece in _pieces(q.shape[2], ctx.window, MOST):
             seen = piece.seen(q)
             of_queries = map(piece.of_queries, (dq, grad, y, log_sum))
             for sequence in zip(dk, dv, *of_queries, *piece.blocks(q, k, v), strict=True):

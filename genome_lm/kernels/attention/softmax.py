@@ -4,7 +4,6 @@ A query's attention over the union of several sets of keys is the sum of its att
 shares of the whole denominator.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -42,9 +41,8 @@ def runs_flash(q: Tensor) -> bool:
     return q.device.type == "cpu" and not torch.compiler.is_compiling() and has_flash_attention()
 
 
-def union(parts: Iterable[Attended]) -> Attended:
-    """Attention over the keys of all parts, in which no key is twice unless it counts twice."""
-    ys, log_sums = zip(*parts, strict=True)
-    log_sum = torch.stack(log_sums).logsumexp(0)
-    y = sum(y * (part - log_sum).exp()[..., None].to(y.dtype) for y, part in zip(ys, log_sums, strict=True))
-    return Attended(y, log_sum)
+def union(first: Attended, second: Attended) -> Attended:
+    """Attention over the keys of both; a key that is in both counts twice."""
+    log_sum = torch.logaddexp(first.log_sum, second.log_sum)
+    of_first, of_second = ((part.log_sum - log_sum).exp()[..., None].to(part.y.dtype) for part in (first, second))
+    return Attended((first.y * of_first).addcmul_(second.y, of_second), log_sum)
