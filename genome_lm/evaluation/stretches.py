@@ -13,8 +13,12 @@ from genome_lm.typed import Within
 
 Sums = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-SHORTEST, MOST = 1_024, 1_000
-"""Bases of a stretch, at least, and how many stretches there are at most."""
+SHORTEST, MOST = 8_192, 1_000
+"""Bases of a stretch, at least, and how many stretches there are at most.
+
+What a model gains on neighbouring stretches must hardly be correlated, or the interval is too narrow. On E. coli the
+interval grows with the stretches up to about 8,192 bases.
+"""
 FEWEST = 10
 """Stretches with a target that an interval takes."""
 
