@@ -175,8 +175,9 @@ def _check_memory(model: ModelConfig | None, config: TrainingConfig) -> None:
 
 
 def _check_lengths(config: TrainingConfig, model: ModelConfig, devices: int) -> None:
+    most = model.filter_length - bool(model.conditions)  # validation reads the condition's token before a window
     for number, stage in enumerate(config.stages):
-        if stage.length > model.filter_length:
+        if stage.length > most:
             raise GenomeLMError(
                 f"stage {number + 1} has windows of {stage.length:,} bases, the model's context is "
                 f"{model.max_length:,}; shorten the stage or choose a longer context"

@@ -1,6 +1,7 @@
 """Training and inference under conditions: a token that names a species stands before the sequence."""
 
-import shutil
+import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +18,9 @@ from genome_lm.evaluation import Scoring, evaluate_perplexity
 from genome_lm.genome import GenomeStore, build_store, fetch_windows, read_bed
 from genome_lm.mixture_config import MixtureConfig, SourceConfig
 from genome_lm.training import train
-from genome_lm.training.data import TrainingSteps
+from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.opening import open_sources
+from genome_lm.training.sessions import SESSIONS
 from genome_lm.training.sources import SOURCES, read_sources
 from tests.tiny import TINY_MODEL
 from tests.training.test_train import changed, weights
@@ -76,12 +78,23 @@ def test_what_is_read_is_the_name_and_then_the_window(species: Species) -> None:
             torch.testing.assert_close(part.tokens, batch.tokens[rank::2])
 
 
-def test_a_run_resumes_to_the_bit(species: Species, tmp_path: Path) -> None:
+def test_a_run_resumes_to_the_bit(species: Species, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = TrainingSteps.__getitem__
+
+    def stopped(steps: TrainingSteps, step: int) -> StepBatch:
+        if step == 20:
+            signal.raise_signal(signal.SIGTERM)
+        return read(steps, step)
+
     halved = tmp_path / "run"
-    shutil.copytree(species.run, halved)
-    for name in ("summary.json", "checkpoint", "resume.ckpt"):
-        shutil.rmtree(halved / name) if (halved / name).is_dir() else (halved / name).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingSteps, "__getitem__", stopped)
+        assert train(species.data, halved, TINY_MODEL, RECIPE).checkpoint is None
     train(species.data, halved, TINY_MODEL, RECIPE, num_workers=2)
+    assert [json.loads(line)["first_step"] > 0 for line in (halved / SESSIONS).read_text().splitlines()] == [
+        False,
+        True,
+    ]
     assert weights(halved) == weights(species.run)
     assert (halved / SOURCES).read_bytes() == (species.run / SOURCES).read_bytes()
     for other in (replace(species.data, unconditioned=0.5), replace(species.data, sources=species.data.sources[:2])):
@@ -155,3 +168,14 @@ def test_conditions_of_a_model() -> None:
         config.condition_id("c")
     with pytest.raises(GenomeLMError, match="no condition 'c'; it was trained without any"):
         TINY_MODEL.condition_id("c")
+
+
+@pytest.mark.parametrize(("length", "fits"), [(129, True), (130, False)])
+def test_windows_leave_room_for_the_name(species: Species, tmp_path: Path, length: int, fits: bool) -> None:
+    """The filters span two positions more than the context; validation needs one of them."""
+    recipe = changed(stages=((length, 1),))
+    if fits:
+        train(species.data, tmp_path, TINY_MODEL, recipe)
+        return
+    with pytest.raises(GenomeLMError, match="windows of 130 bases, the model's context is 128"):
+        train(species.data, tmp_path, TINY_MODEL, recipe)
