@@ -6,9 +6,13 @@ from genome_lm.model.mixers.attention import Attention
 from genome_lm.model.mixers.attention_dilated import DilatedAttention
 from genome_lm.model.mixers.attention_local import LocalAttention
 from genome_lm.model.mixers.hyena import HyenaOperator
+from genome_lm.model.mixers.hyena_mr import HyenaMedium
+from genome_lm.model.mixers.hyena_se import HyenaShort
 
 MIXERS: dict[str, type[Mixer]] = {
     "hyena": HyenaOperator,
+    "hyena-se": HyenaShort,
+    "hyena-mr": HyenaMedium,
     "attention": Attention,
     "attention-local": LocalAttention,
     "attention-dilated": DilatedAttention,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
@@ -19,11 +18,9 @@ from genome_lm.kernels import (
 )
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import hyena_memory
+from genome_lm.model.mixers.depthwise import depthwise
 from genome_lm.model.mixers.filter import ImplicitFilter
 from genome_lm.model.mixers.hyena_steps import HyenaSteps
-
-MOST_INDEXED = 1 << 31
-"""Elements that PyTorch's depthwise convolution on a GPU can't take at one time: it counts them in 32 bits."""
 
 
 class _Kept(NamedTuple):
@@ -60,8 +57,7 @@ class HyenaOperator(Mixer):
 
     def _mix(self, x: Tensor, around: Around | None = None) -> Tensor:
         """The operator in plain form; `around` stands in the place of the last convolution."""
-        taps = self.short_conv.kernel_size[0]
-        streams = self._convolve_shortly(F.pad(self.in_proj(x).mT, (taps - 1, 0)))
+        streams = depthwise(self.in_proj(x).mT, self.short_conv.weight, self.short_conv.bias)
         x0, *gates, v = streams.chunk(self.order + 1, dim=1)
         # The filter MLP's outputs go step by step: channel c of the recurrence's step o is row o · D + c.
         filters, biases = self.filter(x.shape[1]).chunk(self.order - 1), self.filter_bias.chunk(self.order - 1)
@@ -75,16 +71,6 @@ class HyenaOperator(Mixer):
 
         c = around(0, x.shape[-1], (gates[0] * v).transpose(0, 1), convolve)
         return self.out_proj((x0 * c.transpose(0, 1)).mT)
-
-    def _convolve_shortly(self, x: Tensor) -> Tensor:
-        """The short convolution of padded streams: (B, S, taps − 1 + L) → (B, S, L)."""
-        if x.numel() < MOST_INDEXED:
-            return self.short_conv(x)
-        assert self.short_conv.bias is not None
-        width = max(1, (MOST_INDEXED - 1) // (x.numel() // x.shape[1]))
-        weight, bias = self.short_conv.weight.split(width), self.short_conv.bias.split(width)
-        parts = zip(x.split(width, dim=1), weight, bias, strict=True)
-        return torch.cat([F.conv1d(part, w, b, groups=len(w)) for part, w, b in parts], dim=1)
 
     def add(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, inplace: bool) -> Tensor:
         """See `Mixer.add`; one operation on the CPU for order 2."""

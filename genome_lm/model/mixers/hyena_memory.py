@@ -34,28 +34,33 @@ _GPU_UNITS: dict[tuple[Backend, torch.dtype], tuple[int, int, int, int, int]] = 
 def forward_held(config: ModelConfig, length: int, layers: int) -> Held:
     """See `Mixer.forward_held`: cached spectra; gated results, two streams of a group of channels, features."""
     spectra = layers * config.d_model * bins(length) * COMPLEX
-    temporary = _stream(config, length) + 2 * _channels(config, length) + 2 * _features(config, length)
+    temporary = stream(config, length) + 2 * of_block(config, length) + 2 * _features(config, length)
     kept = spectra if spectra <= SPECTRUM_BYTES * layers // config.n_layer else 0
-    return Held(kept, temporary + _groups(config, length, FORWARD_GROUPS))
+    return Held(kept, temporary + of_groups(config, length, FORWARD_GROUPS))
 
 
 def training_held(config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
-    """See `Mixer.training_held`.
-
-    Every layer stores the filter's features, and the first ones their in-projections within a budget. Going back
-    takes a stream at the norm, two streams of a block of channels, and the in-projection where it was not kept. Short
-    sequences run in plain form.
-    """
-    stream, features = _stream(config, length), _features(config, length)
-    groups = _groups(config, length, BACKWARD_GROUPS)
+    """See `Mixer.training_held`; every layer stores the filter's features."""
+    features, groups = _features(config, length), of_groups(config, length, BACKWARD_GROUPS)
     if length * config.d_model < SMALL:
-        kept = layers * (PLAIN_STREAMS * stream + PLAIN_FEATURES * features)
-        return Held(int(kept), (PLAIN_BACKWARD - 2) * stream + groups)
+        kept = layers * (PLAIN_STREAMS * stream(config, length) + PLAIN_FEATURES * features)
+        return Held(int(kept), (PLAIN_BACKWARD - 2) * stream(config, length) + groups)
+    held = fused_training_held(config, length, layers, recompute)
+    return Held(held.kept + (1 if recompute else layers) * features, held.temporary + features + groups)
+
+
+def fused_training_held(config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
+    """What the fused sub-block holds in a training step, beside its filters and convolutions.
+
+    The first layers store their in-projections within a budget. Going back takes a stream at the norm, two streams of
+    a block of channels, and the in-projection where it was not kept.
+    """
     passes = layers + recompute  # the layer that is computed again projects once more
-    projections = min(passes, KEPT_BYTES // (3 * stream))
+    projections = min(passes, KEPT_BYTES // (3 * stream(config, length)))
     channels = 2 if projections == passes else 5
-    kept = (1 if recompute else layers) * features + 3 * projections * stream
-    return Held(kept, stream + channels * _channels(config, length) + features + groups)
+    return Held(
+        3 * projections * stream(config, length), stream(config, length) + channels * of_block(config, length)
+    )
 
 
 def gpu_units(batch: GpuBatch, training: bool) -> Units:
@@ -74,11 +79,12 @@ def gpu_units(batch: GpuBatch, training: bool) -> Units:
     )
 
 
-def _stream(config: ModelConfig, length: int) -> int:
+def stream(config: ModelConfig, length: int) -> int:
+    """A stream of all channels."""
     return FLOAT * length * config.d_model
 
 
-def _channels(config: ModelConfig, length: int) -> int:
+def of_block(config: ModelConfig, length: int) -> int:
     """A stream of one block of channels."""
     return FLOAT * length * min(block_channels(1, length, FLOAT), config.d_model)
 
@@ -88,7 +94,7 @@ def _features(config: ModelConfig, length: int) -> int:
     return FLOAT * length * config.filter_order
 
 
-def _groups(config: ModelConfig, length: int, groups: int) -> int:
+def of_groups(config: ModelConfig, length: int, groups: int) -> int:
     """Padded inputs, spectra and results of the FFTs of all threads."""
     size = fast_fft_size(2 * length)
     return most_sharing() * groups * FLOAT * size * min(fft_group(1, length, FLOAT), config.d_model)

@@ -1,0 +1,37 @@
+"""How much memory layers with explicit filters need, counted from the shapes of what they hold at one time."""
+
+import torch
+
+from genome_lm.config import ModelConfig
+from genome_lm.kernels.dispatch import SMALL
+from genome_lm.model.mixer import GpuBatch, Held, Units
+from genome_lm.model.mixers.hyena_memory import fused_training_held, of_block, of_groups, stream
+
+FORWARD_GROUPS, BACKWARD_GROUPS = 3, 7
+"""Padded signals, spectra and results of a group of channels that exist at one time, in padded signals of Hyena's."""
+PLAIN_STREAMS, PLAIN_BACKWARD = 9, 6
+"""What a sub-block in plain form stores for its backward pass, and what exists while it is gone back through."""
+_GPU_UNITS = {
+    torch.float32: Units(stored=52, hidden=8, per_position=0, temporary=16, forward=44),
+    torch.bfloat16: Units(stored=30, hidden=4, per_position=0, temporary=10, forward=28),
+}
+
+
+def forward_held(config: ModelConfig, length: int) -> Held:
+    """See `Mixer.forward_held`: gated results, two streams of a block of channels, groups of channels."""
+    temporary = stream(config, length) + 2 * of_block(config, length)
+    return Held(0, temporary + of_groups(config, length, FORWARD_GROUPS))
+
+
+def training_held(config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
+    """See `Mixer.training_held`."""
+    groups = of_groups(config, length, BACKWARD_GROUPS)
+    if length * config.d_model < SMALL:
+        return Held(layers * PLAIN_STREAMS * stream(config, length), PLAIN_BACKWARD * stream(config, length) + groups)
+    held = fused_training_held(config, length, layers, recompute)
+    return Held(held.kept, held.temporary + groups)
+
+
+def gpu_units(batch: GpuBatch) -> Units:
+    """See `Mixer.gpu_units`: with direct convolutions, for which nothing is padded but their inputs."""
+    return _GPU_UNITS[batch.dtype]
