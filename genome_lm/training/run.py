@@ -149,18 +149,33 @@ def train(
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Wait until no other process trains in this folder: a killed workflow may have left one, which goes on."""
+    """Wait until no other process trains in this folder: a killed workflow may have left one, which goes on.
+
+    Its lock file goes again if it is new and the block ends with an error.
+    """
+    path = out / ".lock"
+    is_new, lock = not path.exists(), FileLock(path)
+    _acquire(lock, out)
+    while not path.exists():  # who held it came to nothing, and has removed the file since this process opened it
+        lock.release()
+        _acquire(lock, out)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         log.warning("%s: another process trains here; waiting for it to end", out)
         lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_memory(model: ModelConfig | None, config: TrainingConfig) -> None:

@@ -1,11 +1,15 @@
 """What lies in a run's folder is input too: a damaged or edited file is one error, and nothing goes on from it."""
 
+import contextlib
+import errno
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from genome_lm.evaluation.perplexity import Perplexity, Score
 from genome_lm.mixture_config import one_source
 from genome_lm.report import write_report
 from genome_lm.training import train
+from genome_lm.training.run import _locked
 from genome_lm.training.state import read_sealed, seal
 from genome_lm_cli.main import _with_home, app
 from tests.conftest import Genome
@@ -213,6 +218,44 @@ def test_training_goes_on_from_no_damaged_state(copied: Path, genome: Genome, na
     with pytest.raises(GenomeLMError, match=path.name):
         train_on(genome, copied)
     assert not (copied / "summary.json").exists()
+
+
+def test_nothing_is_left_where_no_run_can_begin(
+    genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/run.json").write_text("mine")
+    with pytest.raises(GenomeLMError, match=r"run\.json"):
+        train_on(genome, tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["run.json"]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("genome_lm.training.run.replacing_file", full)
+    with pytest.raises(GenomeLMError, match="new: No space left"):
+        train_on(genome, tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_who_waited_for_a_run_that_came_to_nothing_holds_the_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, held = tmp_path / "run", []
+
+    def wait() -> None:
+        with _locked(out):
+            held.extend(path.name for path in out.iterdir())
+
+    waiting = threading.Thread(target=wait)
+    with contextlib.suppress(GenomeLMError), _locked(out):
+        waiting.start()
+        while "another process trains here" not in caplog.text:
+            assert waiting.is_alive()
+            time.sleep(0.01)
+        raise GenomeLMError("nothing")
+    waiting.join()
+    assert held == [".lock"]
 
 
 def test_a_run_in_the_place_of_a_file(genome: Genome, tmp_path: Path) -> None:
