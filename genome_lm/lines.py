@@ -20,7 +20,7 @@ def lines_of(file: io.BufferedIOBase, path: Path) -> Iterator[str]:
         path: What errors call the file.
 
     Raises:
-        GenomeLMError: Naming the line, if one is longer than `LINE_BYTES`, or holds a byte that is not UTF-8.
+        GenomeLMError: Naming the line, if one is longer than `LINE_BYTES`, or holds a byte that is not UTF-8, or is 0.
     """
     number = 0
     while line := file.readline(LINE_BYTES + 1):
@@ -37,8 +37,10 @@ def text_of(line: bytes, place: str) -> str:
     """The text of a line.
 
     Raises:
-        GenomeLMError: Naming the place, and the byte that is not UTF-8.
+        GenomeLMError: Naming the place, and the byte that is not UTF-8, or is 0, which formats with names can't hold.
     """
+    if (zero := line.find(b"\0")) >= 0:
+        raise GenomeLMError(f"{place}: byte {zero + 1} is 0x00, which no text holds; is the file damaged?")
     try:
         return line.decode()
     except UnicodeDecodeError as error:

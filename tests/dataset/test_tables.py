@@ -116,6 +116,7 @@ def test_bad_places_of_parquet(genome: Genome, tmp_path: Path) -> None:
         (b"sequence,label,label\nACGT,x,y\n", "more than one column is called 'label'"),
         (b'sequence,label\n"ACGT,x\n', "line 2: unexpected end of data"),
         (b"sequence,label\nACGT,\xff\n", "line 2: byte 6, 0xff, is not UTF-8"),
+        (b"sequence,label\nAC\0GT,1\n", "line 2: byte 3 is 0x00, which no text holds"),
     ],
 )
 def test_damaged_text(tmp_path: Path, text: bytes, message: str) -> None:

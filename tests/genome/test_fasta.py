@@ -147,6 +147,7 @@ BAD = {
     "no sequence": (b">a one\n\n>b\nACGT\n", ": line 1: 'a' has no sequence"),
     "no last sequence": (b">a\nACGT\n\n>b two\n", ": line 4: 'b' has no sequence"),
     "Latin 1": (b">a\nA\n>b caf\xe9\nACGT\n", ": line 3: byte 7, 0xe9, is not UTF-8"),
+    "a byte of zero": (b">a\nA\n>b c\0f\nACGT\n", ": line 3: byte 5 is 0x00, which no text holds"),
     "UTF-16": (">a\nA\n".encode("utf-16"), ": line 1: not FASTA"),
     "old Mac": (b">a\rACGT\r>b\rAC\r", r": line 1: the lines end in .r alone"),
     "missing": (None, ": can't read: No such file"),
