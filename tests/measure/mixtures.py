@@ -7,8 +7,8 @@ with coding and upstream regions of U. maydis 1:1; three seeds each. All are sco
 split of each genome, and of that of V. cholerae, which no model has seen. Linear probes on their frozen embeddings
 tell coding from intergenic windows (U. maydis), and five bacteria apart.
 
-A run that was cut off goes on where it was, and what is done is not done again. `--out` gets mixtures.csv (a value
-per condition, seed and measure), mixtures.md (the tables, which are printed too) and mixtures.png.
+The same command goes on where it was cut off. `--out` gets mixtures.csv (a value per condition, seed and measure),
+mixtures.md (the tables, which are printed too) and mixtures.png.
 """
 
 import argparse
@@ -149,14 +149,14 @@ def prepared(genomes: Path, out: Path) -> Data:
     return Data(
         out,
         stores,
-        {name: test_windows(store, regions[name]) for name, store in stores.items()},
+        {name: scored_windows(store, regions[name]) for name, store in stores.items()},
         BaseClasses.read(out / "umaydis.classes.bed", umaydis),
         {name: few(labelled, LABELS[name], SPLIT) for name, labelled in sets.items()},
     )
 
 
-def test_windows(store: GenomeStore, regions: list[Interval]) -> tuple[Windows, npt.NDArray[np.int64]]:
-    """Some of the windows of a test split, in the genome's order."""
+def scored_windows(store: GenomeStore, regions: list[Interval]) -> tuple[Windows, npt.NDArray[np.int64]]:
+    """Windows of a test split, drawn once for all models."""
     windows, inside = tile(store, of_split(regions, "test"), LENGTH + 1, LENGTH)
     drawn = np.sort(np.random.default_rng(SPLIT).permutation(len(inside))[:WINDOWS])
     return windows.take(drawn), inside[drawn]
@@ -279,7 +279,7 @@ def best_order(data: Data, species: str, fitted: MarkovModel) -> float:
 
 
 def probed(model: GenomeLM, labelled: LabelledSet) -> npt.NDArray[np.int64]:
-    """Whether logistic regression on frozen embeddings , of the forward strand, is right about each test window."""
+    """Whether logistic regression on frozen embeddings of the forward strand is right about each test window."""
     sets = _Split.of(labelled, 0)
     train, valid, test = (np.asarray(model.embed([example.sequence for example in part])) for part in sets.examples)
     classifier, _ = best_logistic((train, valid), sets.targets[:2], 0)
@@ -431,7 +431,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--genomes", type=Path, required=True, help="folder of the FASTA and GFF3 files")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=120, help="of 4,096 bases")
+    parser.add_argument("--steps", type=int, default=300, help="of 4,096 bases")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
