@@ -6,13 +6,17 @@ from torch import Tensor
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.attention import reference
+from genome_lm.kernels import dispatch
+from genome_lm.kernels.attention import dilated, patterns, reference, softmax
 from genome_lm.kernels.attention.dilated import dilated_attention, plain_dilated_attention
 from genome_lm.kernels.attention.patterns import full_attention, local_attention, plain_local_attention
 from genome_lm.kernels.attention.rotary import rotate_, rotated, rotations
 from genome_lm.kernels.attention.softmax import attend, plain_attend
 from genome_lm.kernels.cpu import torch_private
-from genome_lm.model import HyenaLM
+from genome_lm.model import HyenaLM, memory
+from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes
+from genome_lm.model.memory import forward_bytes, training_bytes
+from genome_lm.model.mixer import GpuBatch
 from genome_lm.model.mixers import MIXERS
 from genome_lm.model.recompute import (
     alternative_states,
@@ -21,6 +25,7 @@ from genome_lm.model.recompute import (
     reference_states,
 )
 from genome_lm.model.stepping import Stepper
+from tests.model.test_cuda_memory import Memory, peak
 
 SEGMENTS = (16, 1), (64, 4), (128, 8)
 LAYOUTS = [*(name for name in MIXERS if name.startswith("attention")), "attention,hyena,attention-local"]
@@ -127,7 +132,7 @@ def model(layout: str, **fields: object) -> HyenaLM:
     torch.manual_seed(0)
     shape = {
         "d_model": 24, "n_layer": 3, "max_length": 200, "filter_order": 8, "heads": 3, "attention_window": 13,
-        "attention_segments": SEGMENTS, "memory_keys": 3, "embed_dropout": 0.0,
+        "attention_segments": SEGMENTS, "embed_dropout": 0.0,
     }  # fmt: skip
     made = HyenaLM(ModelConfig(**{**shape, "layout": layout, **fields})).double().eval()
     for parameter in made.parameters():
@@ -183,3 +188,77 @@ def test_wrong_shapes_are_refused() -> None:
     assert [
         model("attention", heads=0, d_model=width).backbone.blocks[0].mixer.heads for width in (24, 128, 200)
     ] == [1, 2, 2]
+
+
+PATTERNS = [name for name in MIXERS if name.startswith("attention")]
+
+
+def shape(layout: str, length: int, blocks: int = 2, **fields: int) -> ModelConfig:
+    return ModelConfig(d_model=64, n_layer=blocks, max_length=length, embed_dropout=0.0, layout=layout, **fields)
+
+
+@pytest.mark.parametrize("layout", PATTERNS)
+def test_forecasts_for_a_cpu_are_what_exists_at_one_time(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Differences of two lengths, which leave out the parts that have any."""
+    monkeypatch.setattr(dispatch, "SMALL", 1)
+    monkeypatch.setattr(memory, "SMALL", 1)
+    for forecast, training, heads in (
+        (forward_bytes, False, 1),
+        (training_bytes, True, 1),
+        (training_bytes, True, 4),
+    ):
+        peaks, guesses = [], []
+        for length in (1_500, 3_000):
+            config = shape(layout, length, heads=heads, attention_window=64)
+            lm, ids = HyenaLM(config), bases(1, length)
+            with torch.set_grad_enabled(training), Memory() as counted:
+                loss = lm.train(training).loss(ids, ids)
+                if training:
+                    loss.backward()
+            peaks.append(counted.most)
+            guesses.append(forecast(config, length))
+        assert guesses[1] - guesses[0] == pytest.approx(peaks[1] - peaks[0], rel=0.15), (training, heads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", PATTERNS)
+def test_forecasts_for_a_gpu_are_what_exists_at_one_time(
+    layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENOME_LM_KERNEL", "reference")
+    for module in (dilated, patterns, softmax):
+        monkeypatch.setattr(module, "runs_flash", lambda q: False)
+    for sequences, length, heads in ((1, 10_000, 1), (3, 5_000, 4)):
+        batch = GpuBatch(shape(layout, length, heads=heads), sequences, length, dtype)
+        assert cuda_training_bytes(batch) == pytest.approx(peak(batch, training=True), rel=0.08)
+        assert cuda_forward_bytes(batch) == pytest.approx(peak(batch, training=False), rel=0.15)
+
+
+@pytest.mark.parametrize("layout", PATTERNS)
+def test_generation_keeps_what_is_forecast(layout: str) -> None:
+    lm = model(layout, n_layer=1)
+    stepper = Stepper(lm, 60)
+    stepper.prefill(bases(1, 40))
+    kept = sum(key.numel() for key in stepper._states[0]._cache[0])  # type: ignore[attr-defined]
+    assert kept == MIXERS[layout].step_values(lm.config, 40, 60)
+
+
+@pytest.mark.parametrize("layout", PATTERNS)
+def test_torch_compile(layout: str) -> None:
+    lm, ids = model(layout, n_layer=1), bases(2, 77)
+    torch.compiler.reset()
+    expected, compiled = lm.loss(ids, ids), torch.compile(lm.loss, backend="aot_eager", fullgraph=True)(ids, ids)
+    torch.testing.assert_close(compiled, expected)
+    parameters = [*lm.backbone.blocks.parameters()]
+    torch.testing.assert_close(*(torch.autograd.grad(loss, parameters) for loss in (compiled, expected)))
+
+
+@pytest.mark.parametrize("layout", PATTERNS)
+def test_the_residual_stream_stays_in_float32_within_autocast(layout: str) -> None:
+    lm, ids = model(layout).float(), bases(2, 300)[:, :200]
+    with torch.no_grad():
+        expected = lm.backbone(ids)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = lm.backbone(ids)
+    assert hidden.dtype == torch.float32
+    assert (hidden - expected).std() < 0.1 * expected.std()

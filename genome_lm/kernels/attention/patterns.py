@@ -47,6 +47,11 @@ def plain_local_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tenso
     return torch.cat(ys, dim=2)
 
 
+def block_size(window: int) -> int:
+    """Queries of a block of local attention."""
+    return max(LEAST_BLOCK, window // 4)
+
+
 class _Piece(NamedTuple):
     """Queries `start` to `stop` in blocks, each of which sees up to `reach` keys before its own."""
 
@@ -91,7 +96,7 @@ def _pieces(length: int, window: int, most: int) -> Iterator[_Piece]:
         most: Queries of a piece of several blocks.
     """
     yield _Piece(0, min(window, length), min(window, length), 0)
-    block = max(LEAST_BLOCK, window // 4)
+    block = block_size(window)
     rest = max(length - window, 0) % block
     step = max(1, most // block) * block
     for start in range(window, length - rest, step):

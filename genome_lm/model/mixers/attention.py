@@ -1,7 +1,7 @@
 """Attention: causal, with rotary positions; each position attends to all before it."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import causal_counts, full_attention, rotate_
-from genome_lm.model.mixer import Ends, Mixer, MixerSteps
+from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units
+from genome_lm.model.mixers import attention_memory
 from genome_lm.model.mixers.attention_steps import AttentionSteps
 
 HEAD_CHANNELS = 64
@@ -35,10 +36,18 @@ class Attention(Mixer):
     """Full causal attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) in heads of C channels.
 
     The other patterns are subclasses, which say which keys a position sees.
+
+    Attributes:
+        forward_streams: Streams on a CPU, beside what is projected, while positions are mixed.
+        backward_streams: Streams on a CPU while that is gone back through.
     """
+
+    forward_streams: ClassVar[int] = 1
+    backward_streams: ClassVar[float] = 6
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.heads = heads_of(config)
         self.in_proj = nn.Linear(config.d_model, 3 * config.d_model)
         self.out_proj = nn.Linear(config.d_model, config.d_model)
@@ -61,7 +70,8 @@ class Attention(Mixer):
         """The first position that one at `position` or later may see."""
         return 0
 
-    def slots(self, positions: int) -> int:
+    @classmethod
+    def kept_positions(cls, config: ModelConfig, positions: int) -> int:
         """How many of the last so many positions are kept while sequences are read token by token."""
         return positions
 
@@ -108,6 +118,32 @@ class Attention(Mixer):
             both = [torch.cat(parts, dim=2) for parts in zip(before, (key[here] for key in keys), strict=True)]
             ys.append(self.attend([query[here] for query in queries], both, first))
         return x + self.join(torch.cat(ys))
+
+    @classmethod
+    def step_values(cls, config: ModelConfig, prompt: int, length: int) -> int:
+        """See `Mixer.step_values`."""
+        return 2 * cls.kept_positions(config, prompt + length) * config.d_model
+
+    @classmethod
+    def forward_held(cls, config: ModelConfig, length: int, layers: int) -> Held:
+        """See `Mixer.forward_held`."""
+        return attention_memory.forward_held(config, length, cls.channels_of(config), cls.forward_streams)
+
+    @classmethod
+    def training_held(cls, config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
+        """See `Mixer.training_held`."""
+        stored = 1 if recompute else layers
+        return attention_memory.training_held(config, length, stored, cls.channels_of(config), cls.backward_streams)
+
+    @classmethod
+    def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:
+        """See `Mixer.gpu_units`."""
+        return attention_memory.full_units(batch, cls.channels_of(batch.config))
+
+    @classmethod
+    def channels_of(cls, config: ModelConfig) -> int:
+        """Channels of a head."""
+        return config.d_model // heads_of(config)
 
     @classmethod
     def steps(cls, mixers: Sequence[Mixer], length: int) -> MixerSteps:

@@ -7,11 +7,16 @@ from torch import Tensor
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import Segments, dilated_attention, dilated_counts
+from genome_lm.model.mixer import GpuBatch, Units
+from genome_lm.model.mixers import attention_memory
 from genome_lm.model.mixers.attention import Attention
 
 
 class DilatedAttention(Attention):
     """Segments of several lengths and dilations (Ding et al. 2023, https://arxiv.org/abs/2307.02486), causal."""
+
+    forward_streams = 5
+    backward_streams = 8.5
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -29,6 +34,11 @@ class DilatedAttention(Attention):
     def counts(self, queries: Tensor, keys: Tensor) -> Tensor:
         """See `Attention.counts`."""
         return dilated_counts(queries, keys, self.segments, self.heads)
+
+    @classmethod
+    def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:
+        """See `Mixer.gpu_units`."""
+        return attention_memory.dilated_units(batch, cls.channels_of(batch.config))
 
 
 def segments_of(config: ModelConfig) -> Segments:

@@ -6,11 +6,15 @@ from torch import Tensor
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import local_attention, local_counts
+from genome_lm.model.mixer import GpuBatch, Units
+from genome_lm.model.mixers import attention_memory
 from genome_lm.model.mixers.attention import Attention
 
 
 class LocalAttention(Attention):
     """Sliding window (Beltagy et al. 2020, https://arxiv.org/abs/2004.05150) of `attention_window` positions."""
+
+    backward_streams = 3
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -25,9 +29,15 @@ class LocalAttention(Attention):
         """See `Attention.first_seen`."""
         return max(0, position - self.window + 1)
 
-    def slots(self, positions: int) -> int:
-        """See `Attention.slots`."""
-        return min(self.window, positions)
+    @classmethod
+    def kept_positions(cls, config: ModelConfig, positions: int) -> int:
+        """See `Attention.kept_positions`."""
+        return min(config.attention_window, positions)
+
+    @classmethod
+    def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:
+        """See `Mixer.gpu_units`."""
+        return attention_memory.local_units(batch, cls.channels_of(batch.config))
 
     def counts(self, queries: Tensor, keys: Tensor) -> Tensor:
         """See `Attention.counts`."""

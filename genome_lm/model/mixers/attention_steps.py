@@ -24,7 +24,9 @@ class AttentionSteps(MixerSteps):
         self._rows = prompts.rows.to(x.device)
         self._last = prompts.lengths.to(x.device)[self._rows] - 1
         self._most = int(prompts.lengths.max())
-        self._slots = torch.arange(self._mixers[0].slots(x.shape[1] + self._length), device=x.device)
+        first = self._mixers[0]
+        kept = first.kept_positions(first.config, x.shape[1] + self._length)
+        self._slots = torch.arange(kept, device=x.device)
         self._batch = torch.arange(len(self._rows), device=x.device)
         self._cache: list[list[Tensor]] = []
 

@@ -1,0 +1,64 @@
+"""How much memory layers of attention need, counted from the shapes of what they hold at one time."""
+
+import torch
+
+from genome_lm.config import ModelConfig
+from genome_lm.kernels.attention.patterns import block_size
+from genome_lm.model.mixer import GpuBatch, Held, Units
+
+FLOAT = 4
+ANGLES = 12
+"""Bytes per position and channel of a head while rotary angles are computed, in float64."""
+STORED = 5
+"""Streams that a layer stores for its backward pass: the norm's output, queries, keys and values, the result."""
+
+_GPU_UNITS = {torch.float32: (32, 8, 16, 44), torch.bfloat16: (20, 4, 10, 40)}
+"""Units stored, bytes of the hidden layer, units of the backward and of the forward pass, see `Units`."""
+
+
+def forward_held(config: ModelConfig, length: int, channels: int, streams: int) -> Held:
+    """See `Mixer.forward_held`: what is projected, and either the angles or `streams` while positions are mixed."""
+    stream = FLOAT * length * config.d_model
+    return Held(0, 4 * stream + max(ANGLES * length * channels, streams * stream))
+
+
+def training_held(config: ModelConfig, length: int, layers: int, channels: int, streams: float) -> Held:
+    """See `Mixer.training_held`: so many layers store; going back takes `streams` and the rotations.
+
+    Args:
+        config: Of the model.
+        length: Of the sequence.
+        layers: That store at one time.
+        channels: Of a head.
+        streams: That exist at one time while a layer is gone back through.
+    """
+    stream, rotations = FLOAT * length * config.d_model, FLOAT * length * channels
+    log_sums = FLOAT * length * config.d_model // channels
+    return Held(layers * (STORED * stream + rotations + log_sums), int(streams * stream) + rotations)
+
+
+def full_units(batch: GpuBatch, channels: int) -> Units:
+    """See `Mixer.gpu_units`."""
+    stored, hidden, temporary, forward = _GPU_UNITS[batch.dtype]
+    return Units(stored, hidden, FLOAT * channels, temporary, forward)
+
+
+def local_units(batch: GpuBatch, channels: int) -> Units:
+    """See `Mixer.gpu_units`: where there are several sequences, overlapping blocks of keys and values are copied."""
+    window, size = batch.config.attention_window, batch.dtype.itemsize
+    copies = 0.0
+    if batch.batch > 1 and batch.length > window:
+        copies = size * (1 + 2 * (window / block_size(window) + 1)) * (1 - window / batch.length)
+    units = full_units(batch, channels)
+    return units._replace(stored=units.stored + size + copies, forward=max(units.forward, int(8 * size - 1 + copies)))
+
+
+def dilated_units(batch: GpuBatch, channels: int) -> Units:
+    """See `Mixer.gpu_units`: the scores of all patterns exist as numbers of float32."""
+    positions = sum(min(length, batch.length) / dilation**2 for length, dilation in batch.config.attention_segments)
+    scores, units, size = FLOAT * positions / channels, full_units(batch, channels), batch.dtype.itemsize
+    return units._replace(
+        stored=units.stored + 5 * size + (2.3 if size == FLOAT else 2.75) * scores,
+        temporary=max(units.temporary, int(0.65 * scores)),
+        forward=int(8 * size + 2 * FLOAT // size + 2.35 * scores),
+    )
