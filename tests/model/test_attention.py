@@ -6,7 +6,6 @@ from torch import Tensor
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import dispatch
 from genome_lm.kernels.attention import dilated, patterns, reference, softmax
 from genome_lm.kernels.attention.dilated import dilated_attention, plain_dilated_attention
 from genome_lm.kernels.attention.patterns import full_attention, local_attention, plain_local_attention
@@ -200,7 +199,7 @@ def shape(layout: str, length: int, blocks: int = 2, **fields: int) -> ModelConf
 @pytest.mark.parametrize("layout", PATTERNS)
 def test_forecasts_for_a_cpu_are_what_exists_at_one_time(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Differences of two lengths, which leave out the parts that have any."""
-    monkeypatch.setattr(dispatch, "SMALL", 1)
+    monkeypatch.setenv("GENOME_LM_KERNEL", "cpu")  # short as they are
     monkeypatch.setattr(memory, "SMALL", 1)
     for forecast, training, heads in (
         (forward_bytes, False, 1),
