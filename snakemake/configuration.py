@@ -372,6 +372,9 @@ def _unknown_names(values: Values) -> Iterator[str]:
             for wanted in of_item:
                 if wanted not in genomes:
                     yield f"{section}.{name}: {wanted!r} is not among genomes: {', '.join(genomes)}"
+    for wanted in values.get("suite", {}).get("genomes", []):
+        if wanted not in genomes:
+            yield f"suite.genomes: {wanted!r} is not among genomes: {', '.join(genomes)}"
     for name, task in values["tasks"].items():
         yield from _unknown_options(f"tasks.{name}.options", task["options"], "finetune")
         if (command := set_kind(task)) is not None:
@@ -473,6 +476,10 @@ def _contradictions(values: Values, study: Study) -> Iterator[str]:
             yield f"tasks.{name}.annotation: give its file, or genomes.{made_of['genome']}.annotation"
         for model in models_of(values, task):
             yield from _beyond(f"tasks.{name}.set_options.length", task["set_options"].get("length", 0), model, study)
+    evaluated = {genome for data in trained_on(values) for genome in evaluated_on(values, data)}
+    for wanted in values.get("suite", {}).get("genomes", []):
+        if wanted not in evaluated:
+            yield f"suite.genomes: no run is evaluated on {wanted}; see evaluation"
     for section in ("tasks", "variants", "benchmarks"):
         for name, item in values[section].items():
             if not any(models_of(values, item)):
@@ -511,10 +518,31 @@ def data_names(values: Values) -> list[str]:
     return [*values["genomes"], *values["mixtures"]]
 
 
+def trained_on(values: Values) -> set[str]:
+    """Names of the genomes and mixtures that a model is trained on."""
+    every = data_names(values)
+    return {data for model in values["models"].values() for data in model.get("genomes", every)}
+
+
 def data_with(values: Values, genome: str) -> list[str]:
     """A genome, and the mixtures that it is a source of."""
     mixtures = values["mixtures"].items()
     return [genome, *(name for name, mixture in mixtures if genome in sources_of(mixture))]
+
+
+def evaluated_on(values: Values, data: str) -> list[str]:
+    """The genomes that the runs on a genome or a mixture are evaluated on."""
+    if data not in values["mixtures"]:
+        return list(values["genomes"]) if values["evaluation"]["matrix"] else [data]
+    if values["evaluation"]["mixtures"] == "sources":
+        return sources_of(values["mixtures"][data])
+    return list(values["genomes"])
+
+
+def looked_at(values: Values, data: str) -> list[str]:
+    """The genomes that the suites of the runs on a genome or a mixture look at."""
+    wanted = values.get("suite", {}).get("genomes", [data])
+    return [genome for genome in evaluated_on(values, data) if genome in wanted]
 
 
 def sources_of(mixture: Values) -> list[str]:

@@ -34,9 +34,23 @@ class _Record:
 
 
 @dataclass(frozen=True)
-class _Suite:
+class Suite:
+    """What suite.json holds: tables by name, each a list of rows, and the record."""
+
     record: _Record
     tables: dict[str, list[dict[str, Any]]]
+
+
+def read_suite(folder: Path) -> Suite:
+    """The suite in a folder that `genome_lm.evaluation.run_suite` wrote.
+
+    Raises:
+        GenomeLMError: If there is no suite.json, or it is something else.
+    """
+    path = folder / SUMMARY
+    if not path.exists():
+        raise GenomeLMError(f"{folder}: no suite of `genome-lm evaluate-suite` here ({SUMMARY} is missing)")
+    return typed(Suite, read_json(path, _MOST_BYTES), str(path))
 
 
 def write_suite_report(folder: Path, out: Path) -> None:
@@ -45,13 +59,10 @@ def write_suite_report(folder: Path, out: Path) -> None:
     Raises:
         GenomeLMError: If there is no suite.json, it is something else, or it has a table of no analysis.
     """
-    path = folder / SUMMARY
-    if not path.exists():
-        raise GenomeLMError(f"{folder}: no suite of `genome-lm evaluate-suite` here ({SUMMARY} is missing)")
-    suite = typed(_Suite, read_json(path, _MOST_BYTES), str(path))
+    path, suite = folder / SUMMARY, read_suite(folder)
     record, tables = suite.record, suite.tables
     if unknown := [name for name in tables if name.removesuffix(EACH) not in ANALYSES]:
-        raise GenomeLMError(f"{folder / SUMMARY}: no analysis makes a table {unknown[0]!r}; run the suite again")
+        raise GenomeLMError(f"{path}: no analysis makes a table {unknown[0]!r}; run the suite again")
     with fixed_svg():
         parts = [_part(name, rows, path) for name, rows in tables.items() if name in ANALYSES]
     write_page(out, "suite.html.j2", title="Evaluation suite", record=record, parts=parts)

@@ -12,6 +12,7 @@ rule overview:
         evaluations=EVALUATED,
         pages=for_runs("report.html"),
         tuned=FINETUNED,
+        suites=suites("suite.json") if "suite" in config else [],
     output:
         page=ensure(RESULTS / "report.html", non_empty=True),
         table=report(
@@ -34,6 +35,7 @@ rule overview:
         title=lambda wildcards: config["title"],
         runs=runs(),
         evaluations=EVALUATIONS,
+        suites=SUITE_RUNS if "suite" in config else [],
         tunings=TUNINGS,
         metrics=STUDY.metrics,
     script:

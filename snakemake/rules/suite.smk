@@ -1,12 +1,25 @@
 """The evaluation suite: every analysis of each run's model on one page."""
 
 SUITE = config.get("suite") or {}
-SUITES = for_runs("suite/report.html", config["genomes"]) if "suite" in config else []
+
+# (data, model, seed, genome) of each suite that the study could have.
+SUITE_RUNS = [(*run, genome) for run in runs() for genome in looked_at(config, run[0])]
+
+
+def suites(name):
+    """A file of each of them."""
+    return [
+        f"{RUN}/suite/{genome}/{name}".format(data=data, model=model, seed=seed)
+        for data, model, seed, genome in SUITE_RUNS
+    ]
+
+
+SUITES = suites("report.html") if "suite" in config else []
 
 
 rule suite:
     input:
-        checkpoint=GENOME_RUN / "train/checkpoint",
+        checkpoint=RUN / "train/checkpoint",
         genome=store,
         intervals=intervals,
         annotation=lambda wildcards: config["genomes"][wildcards.genome].get(
@@ -14,16 +27,21 @@ rule suite:
         ),
     output:
         report(
-            GENOME_RUN / "suite/report.html",
+            RUN / "suite/{genome}/report.html",
             caption="../report/suite.rst",
             category="Suites",
-            labels={"genome": "{genome}", "model": "{model}", "seed": "{seed}"},
+            labels={
+                "data": "{data}",
+                "model": "{model}",
+                "seed": "{seed}",
+                "genome": "{genome}",
+            },
         ),
-        ensure(GENOME_RUN / "suite/suite.json", non_empty=True),
+        ensure(RUN / "suite/{genome}/suite.json", non_empty=True),
     log:
-        RESULTS / "logs/runs/{genome}/{model}/seed{seed}/suite.log",
+        RESULTS / "logs/runs/{data}/{model}/seed{seed}/suite/{genome}.log",
     benchmark:
-        JOBS / "suite/{genome}/{model}/seed{seed}.tsv"
+        JOBS / "suite/{data}/{model}/seed{seed}/{genome}.tsv"
     conda:
         "../envs/genome-lm.yaml"
     threads: config["threads"]
@@ -35,7 +53,7 @@ rule suite:
     params:
         folder=lambda wildcards, output: Path(output[0]).parent,
         options=[f"--only={name}" for name in SUITE.get("only", [])]
-        + options(SUITE, leave_out=("only",)),
+        + options(SUITE, leave_out=("only", "genomes")),
         genes=lambda wildcards: some_options(
             config["genomes"][wildcards.genome],
             *("annotation", "contig_pattern", "contig_map", "genetic_code"),

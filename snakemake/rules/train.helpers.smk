@@ -54,12 +54,6 @@ def mixed_files(wildcards):
     return files
 
 
-def evaluated_on(data):
-    """The genomes that the runs on a genome or a mixture are evaluated on."""
-    everywhere = data in config["mixtures"] or config["evaluation"]["matrix"]
-    return list(config["genomes"]) if everywhere else [data]
-
-
 def classes_of(wildcards):
     """The classes of a genome's regions, if they are to be scored and it has an annotation; else nothing."""
     wanted = (

@@ -9,7 +9,9 @@ PROCESSES = max(1, CLUSTER["gpus"])
 
 
 # (data, model, seed, genome) of each evaluation.
-EVALUATIONS = [(*run, genome) for run in runs() for genome in evaluated_on(run[0])]
+EVALUATIONS = [
+    (*run, genome) for run in runs() for genome in evaluated_on(config, run[0])
+]
 EVALUATED = [
     f"{RUN}/evaluation/{genome}.json".format(data=data, model=model, seed=seed)
     for data, model, seed, genome in EVALUATIONS
@@ -111,7 +113,9 @@ rule evaluate:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
-        options=options(config["evaluation"], leave_out=("matrix", "classes")),
+        options=options(
+            config["evaluation"], leave_out=("matrix", "mixtures", "classes")
+        ),
         classes=lambda wildcards: [
             f"--regions={path}" for path in classes_of(wildcards)
         ],

@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.evaluation import Perplexity
+from genome_lm.evaluation import ANALYSES, Perplexity
 from genome_lm.files import replacing_file
 from genome_lm.finetune.metrics import DEFAULT_METRIC
 from genome_lm.finetune.records import read_tuning
 from genome_lm.report.figures import against_baselines, learning_curves, score_matrix
 from genome_lm.report.page import best_score, fixed_svg
-from genome_lm.training.metrics import read_metrics
+from genome_lm.report.study import (
+    SEED_COLUMNS,
+    chance_apart,
+    recall_column,
+    recall_lines,
+    seconds,
+    seed_lines,
+    valid_within,
+)
+from genome_lm.report.suite import read_suite
+from genome_lm.training.metrics import Metrics, read_metrics
 from genome_lm.training.records import read_summary
 
 COLUMNS = (
@@ -31,6 +41,8 @@ COLUMNS = (
     "bits_per_base",
     "best_baseline",
     "baseline_bits_per_base",
+    "bases_per_second",
+    "valid_bits_in_equal_time",
 )
 
 STYLE = """
@@ -62,21 +74,29 @@ class Tuning(NamedTuple):
     page: str
 
 
-def rows(folders: Mapping[Run, Path], evaluations: Evaluations) -> Iterator[Row]:
+def rows(
+    folders: Mapping[Run, Path], metrics: Mapping[Run, Sequence[Metrics]], evaluations: Evaluations
+) -> Iterator[Row]:
     """A dictionary of COLUMNS for each evaluation.
 
     Args:
         folders: The training folder of each run.
+        metrics: The steps of each run.
         evaluations: What they gave.
     """
     summaries = {run: read_summary(folder) for run, folder in folders.items()}
+    times = {run: seconds(steps)[-1] for run, steps in metrics.items()}
     for (run, genome), scores in evaluations.items():
         trained, best = summaries[run], best_score(scores.baselines)
+        shortest = min(time for other, time in times.items() if other[0] == run[0])
+        in_equal_time = valid_within(metrics[run], shortest)
         values = (
             *(*run, trained.parameters, trained.bases, genome, scores.split, scores.length),
             *(round(value, 6) for value in (scores.model.loss, scores.model.perplexity, scores.model.bits_per_base)),
             best.name,
             round(best.bits_per_base, 6),
+            round(trained.bases / times[run]),
+            "" if in_equal_time is None else round(in_equal_time, 6),
         )
         yield dict(zip(COLUMNS, values, strict=True))
 
@@ -111,6 +131,29 @@ def add_tunings(table: list[Row], tunings: Sequence[Tuning]) -> list[str]:
             if each.value is not None and each.run == run_of(row):
                 row[f"{each.task}_{each.metric}"] = round(each.value, 6)
     return columns
+
+
+def add_recall(table: list[Row], suites: Mapping[tuple[Run, str], Path]) -> dict[str, dict[str, int]]:
+    """Add a column per distance and kind of copy to the rows of the runs and genomes whose suite measured recall.
+
+    Args:
+        table: Changed in place.
+        suites: The folder of the suite of a run on a genome.
+
+    Returns:
+        For each kind of copy, the columns and their distances.
+    """
+    gains: dict[str, dict[str, int]] = {}
+    measured: dict[tuple[Run, str], Row] = {}
+    for key, folder in suites.items():
+        for row in read_suite(folder).tables.get("recall", []):
+            column = recall_column(row["distance"], row["copy"])
+            gains.setdefault(row["copy"], {})[column] = row["distance"]
+            measured.setdefault(key, {})[column] = round(row["gain"], 6)
+    for row in table:
+        row.update(dict.fromkeys((column for columns in gains.values() for column in columns), ""))
+        row.update(measured.get((run_of(row), row["genome"]), {}))
+    return gains
 
 
 def run_of(row: Row) -> Run:
@@ -196,6 +239,28 @@ def class_sections(evaluations: Evaluations) -> list[str]:
     return parts
 
 
+def _seeds(table: Sequence[Row]) -> list[str]:
+    """The section that compares models over their seeds: words and table."""
+    seeds = len({row["seed"] for row in table})
+    return [
+        "<h2>Models over their seeds</h2>\n<p>Mean (lowest – highest) over the seeds. A model is marked as apart if "
+        "its range does not overlap that of the first model on the same data. Two models that are alike are apart in "
+        f"{chance_apart(seeds):.0%} of cases with {seeds} seeds each. In equal time: bits per base of the last "
+        "validation within the time of the fastest run on the same data. The learning rate of slower runs had not "
+        "yet fallen to its end.</p>",
+        _table(SEED_COLUMNS, seed_lines(table)),
+    ]
+
+
+def _recall(table: Sequence[Row], gains: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The section of recall: words, and a table for each kind of copy."""
+    parts = [f"<h2>Recall</h2>\n<p>{ANALYSES['recall'].words}</p>"] if gains else []
+    for copy, lines in recall_lines(table, gains).items():
+        distances = (f"{distance:,}" for distance in gains[copy].values())
+        parts += [f"<h3>Copy: {html.escape(copy)}</h3>", _table(("bases between", *distances), lines)]
+    return parts
+
+
 def _table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{name}</th>" for name in names)
     body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in lines)
@@ -207,12 +272,7 @@ def _link(page: str, text: str) -> str:
 
 
 def page(
-    title: str,
-    table: Sequence[Row],
-    folders: Mapping[Run, str],
-    tunings: Sequence[Tuning],
-    curves: str,
-    classes: Sequence[str] = (),
+    title: str, table: Sequence[Row], folders: Mapping[Run, str], tunings: Sequence[Tuning], further: Sequence[str]
 ) -> str:
     """An HTML page with the figures and the tables; each run and each task links to its own page.
 
@@ -221,8 +281,7 @@ def page(
         table: A row per evaluation.
         folders: The folder of each run, as the page links to it.
         tunings: Results of the tasks.
-        curves: The figure of all runs' training.
-        classes: What `class_sections` gives.
+        further: Sections before the tasks.
     """
     runs = [
         (
@@ -261,8 +320,7 @@ def page(
             "baseline is fitted to the genome's own training split, also where a run never saw the genome.</p>",
             *_matrix(matrix),
         ]
-    parts += classes
-    parts += ["<h2>Training</h2>\n<p>Losses of runs on different data are not comparable.</p>", curves]
+    parts += further
     if tasks:
         parts += [
             "<h2>Tasks</h2>\n<p>Each run's model fine-tuned on each task, and measured on other examples than those. "
@@ -282,7 +340,12 @@ def write(snakemake: Any) -> None:
         (tuple(run), genome): Perplexity.read(Path(path))
         for (*run, genome), path in zip(snakemake.params.evaluations, given.evaluations, strict=True)
     }
-    table = list(rows(folders, evaluations))
+    metrics = {run: read_metrics(folder) for run, folder in folders.items()}
+    table = list(rows(folders, metrics, evaluations))
+    suites = {
+        (tuple(run), genome): Path(path).parent
+        for (*run, genome), path in zip(snakemake.params.suites, given.suites, strict=True)
+    }
 
     def relative(path: Path) -> str:
         return str(path.relative_to(out.parent))
@@ -293,6 +356,8 @@ def write(snakemake: Any) -> None:
         for run in [(parts[0], parts[1], parts[2])]
     ]
     columns = [*COLUMNS, *add_tunings(table, tunings)]
+    gains = add_recall(table, suites)
+    columns += [column for of_copy in gains.values() for column in of_copy]
     with (
         fixed_svg(),
         replacing_file(Path(snakemake.output.table)) as new_table,
@@ -303,9 +368,15 @@ def write(snakemake: Any) -> None:
         writer.writeheader()
         writer.writerows(table)
         links = {run: relative(folder.parent) for run, folder in folders.items()}
-        curves = learning_curves({name_of(run): read_metrics(folder) for run, folder in folders.items()})
-        made = page(snakemake.params.title, table, links, tunings, curves, class_sections(evaluations))
-        new_page.write_text(made, encoding="utf-8")
+        curves = learning_curves({name_of(run): steps for run, steps in metrics.items()})
+        further = [
+            *class_sections(evaluations),
+            *(_seeds(table) if len({row["seed"] for row in table}) > 1 else []),
+            *_recall(table, gains),
+            "<h2>Training</h2>\n<p>Losses of runs on different data are not comparable.</p>",
+            curves,
+        ]
+        new_page.write_text(page(snakemake.params.title, table, links, tunings, further), encoding="utf-8")
 
 
 if "snakemake" in globals():

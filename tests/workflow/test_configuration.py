@@ -16,7 +16,7 @@ import yaml
 
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.mixture_config import BaseWeightsConfig, MixtureConfig, SourceConfig, mixture_of
-from genome_lm.training_config import TrainingConfig
+from genome_lm.training_config import CopiesConfig, TrainingConfig
 from genome_lm.typed import typed
 from genome_lm_cli.main import app
 from tests.workflow.harness import ROOT
@@ -140,6 +140,16 @@ WRONG = {
     "results with braces": ({"results": "a{b}"}, "results: 'a{b}' does not match .*can't stand in it"),
     "title with a line end": ({"title": "a\nb"}, "title: .*holds a line end"),
     "annotation for all": ({"suite": {"annotation": "g.gff"}}, "suite: .*'annotation' was unexpected"),
+    "genome of the suite": ({"suite": {"genomes": ["tinny"]}}, "suite.genomes: 'tinny' is not among genomes: tiny"),
+    "suite where nothing is evaluated": (
+        {"genomes": {"tiny": "genome.fa", "b": "genome.fa"}, "suite": {"genomes": ["b"]}, **small(genomes=["tiny"])},
+        "suite.genomes: no run is evaluated on b; see evaluation",
+    ),
+    "copies": ({"training": {"stages": "32:5", "copies": {"fraction": 2}}}, "training.copies.fraction: 2 is greater"),
+    "copies without room": (
+        {"training": {"stages": "32:5", "copies": {"fraction": 1}}},
+        "models.small: training config: copies take windows of 80 bases, the longest are of 32",
+    ),
     "task": (
         {"tasks": {"t": {"task": "classification"}}},
         "tasks.t: give data or benchmark or annotation or species",
@@ -390,6 +400,16 @@ def test_each_source_is_left_out_in_turn() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_the_ablation_compares_models_of_two_sizes_at_equal_bases() -> None:
+    values = yaml.safe_load((ROOT / "snakemake/config/ablation.yaml").read_text())
+    made = complete(values)
+    assert len(made.models) == 20
+    for name, shape in made.models.items():
+        assert shape.least_parameters == pytest.approx({"400k": 4e5, "2m": 2e6}[name.split("-")[-1]], rel=0.25), name
+    assert len({recipe.bases(recipe.steps) for recipe in made.recipes.values()}) == 1
+
+
+@pytest.mark.usefixtures("folder")
 def test_the_sets_of_a_benchmark_are_tasks() -> None:
     values = study(benchmarks={"b": {"manifest": BENCHMARK, "sets": ["promoter_all", "H3"]}})
     made = complete(values)
@@ -437,6 +457,7 @@ def test_the_options_are_those_of_the_command(name: str) -> None:
     [
         ("model", ModelConfig),
         ("training", TrainingConfig),
+        ("copies", CopiesConfig),
         ("mixture", MixtureConfig),
         ("source", SourceConfig),
         ("base_weights", BaseWeightsConfig),

@@ -76,7 +76,7 @@ CONFIG = {
         }
     },
     "benchmarks": {"toys": {"manifest": "toys.yaml", "genomes": ["tiny"]}},
-    "suite": {"only": ["context", "strands"], "scale": 0.05},
+    "suite": {"only": ["recall", "strands"], "scale": 0.05},
 }
 TOYS = """
 source: a list
@@ -307,12 +307,12 @@ def check_compare(study: Study) -> None:
 
 
 def check_suite(study: Study) -> None:
-    tables = study.json(f"{RUN}/suite/suite.json")["tables"]
-    assert set(tables) == {"context", "strands"}
+    tables = study.json(f"{RUN}/suite/tiny/suite.json")["tables"]
+    assert set(tables) == {"recall", "strands"}
     for name, rows in tables.items():
-        with (study.results / RUN / f"suite/{name}.csv").open(newline="") as file:
+        with (study.results / RUN / f"suite/tiny/{name}.csv").open(newline="") as file:
             assert len(list(csv.DictReader(file))) == len(rows) > 0
-    assert (study.results / RUN / "suite/report.html").read_text().count("<svg") == 2
+    assert (study.results / RUN / "suite/tiny/report.html").read_text().count("<svg") == 2
 
 
 def check_report(study: Study) -> None:
@@ -345,6 +345,11 @@ def check_overview(study: Study) -> None:
     of_genome = [[row for row in evaluated.values() if row["genome"] == name] for name in ("tiny", "other")]
     best = [min(float(row["baseline_bits_per_base"]) for row in rows) for rows in of_genome]
     assert f"<td>best baseline</td><td>{best[0]:.4f}</td><td>{best[1]:.4f}</td>" in page
+    tables = study.json(f"{RUN}/suite/tiny/suite.json")["tables"]
+    gain = next(each["gain"] for each in tables["recall"] if each["copy"] == "exact")  # type: ignore[index]
+    assert float(row["recall_64_exact"]) == pytest.approx(gain, abs=1e-5)
+    assert f"<td>tiny, small</td><td>{gain:.3f}</td>" in page
+    assert {each["recall_64_exact"] for each in of_mixture} == {""}
     for task, metric in (("species", "mcc"), ("rich", "accuracy")):
         metrics = study.json(f"{RUN}/tasks/{task}/summary.json")["metrics"]["test"]  # type: ignore[index]
         value = next(each["value"] for each in metrics if each["metric"] == metric)
@@ -390,9 +395,9 @@ RULES = {
         (f"{RUN}/tasks/species/summary.json", f"{RUN}/tasks/rich/summary.json"), ("train", "dataset"), check_finetune
     ),
     "compare": Rule((f"{RUN}/comparisons/toys.csv",), ("finetune",), check_compare),
-    "suite": Rule((f"{RUN}/suite/report.html",), ("train",), check_suite),
+    "suite": Rule((f"{RUN}/suite/tiny/report.html",), ("train",), check_suite),
     "report": Rule((f"{RUN}/report.html", f"{MIXED}/report.html"), ("evaluate",), check_report),
-    "overview": Rule(("report.html",), ("report", "finetune"), check_overview),
+    "overview": Rule(("report.html",), ("report", "finetune", "suite"), check_overview),
     "jobs": Rule(("jobs.svg",), ("overview", "gather_embeddings", "gather_scores", "compare", "suite"), check_jobs),
 }
 

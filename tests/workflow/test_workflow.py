@@ -185,7 +185,7 @@ def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genom
     built = {job["wildcards"]: job["shell"].split(" --out")[0] for job in planned if job["rule"] == "genome"}
     assert built["genome=other"].endswith(" genome-lm genome build other.fa")
     assert built["genome=tiny"].endswith(r" xargs -d '\n' -a results/genomes/tiny/fasta.txt genome-lm genome build")
-    suites = {job["wildcards"].split(",")[0]: job["shell"] for job in planned if job["rule"] == "suite"}
+    suites = {job["wildcards"].split(", ")[-1]: job["shell"] for job in planned if job["rule"] == "suite"}
     assert r"--annotation=genes.gff '--contig-pattern=^(\w+)\.' --genetic-code=11 &>" in suites["genome=other"]
     assert "--annotation" not in suites["genome=tiny"]
     assert all("--title 'A {study} of $two$ genomes: " in job["shell"] for job in planned if job["rule"] == "report")
@@ -263,6 +263,26 @@ def test_the_example_of_mixtures_is_planned(tmp_path: Path) -> None:
     trained = {job["wildcards"].split(",")[0]: job["shell"] for job in planned if job["rule"] == "train"}
     assert "--data=results/bacteria/mixtures/equal.yaml --out results/bacteria/runs/equal" in trained["data=equal"]
     assert "--genome=results/bacteria/genomes/kpneumoniae/genome.zarr" in trained["data=kpneumoniae"]
+
+
+def test_the_example_of_an_ablation_is_planned(tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "snakemake" / "config" / "ablation.yaml").read_text())
+    layouts = {name: values["models"][name] for name in ("hyena-400k", "one-attention-copies-400k")}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**values, "models": layouts, "seeds": [0]}))
+    result = snakemake(tmp_path, "-n")
+    assert result.returncode == 0, result.stdout
+    planned = plan(result.stdout)
+    # Two layouts on both mixtures, evaluated on their sources; suites on two of them each.
+    counts = {"download": 8, "train": 4, "evaluate": 2 * (5 + 3), "suite": 4 * 2, "dataset": 2, "finetune": 4}
+    assert {rule: sum(job["rule"] == rule for job in planned) for rule in counts} == counts
+    suites = [job["wildcards"] for job in planned if job["rule"] == "suite" and "hyena-400k" in job["wildcards"]]
+    assert {tuple(each.split("=")[1] for each in (one.split(", ")[0], one.split(", ")[-1])) for one in suites} == {
+        ("bacteria", "ecoli"), ("bacteria", "kpneumoniae"), ("eukaryotes", "umaydis"), ("eukaryotes", "saccer3")
+    }  # fmt: skip
+    trained = [job["shell"] for job in planned if job["rule"] == "train" and "copies" in job["wildcards"]]
+    assert all('"layout": "hyena-se,hyena-mr,hyena,attention"' in shell for shell in trained)
+    assert all('"copies": {"fraction": 0.5}' in shell for shell in trained)
+    assert all("mixtures" not in job["shell"].split("--out")[1] for job in planned if job["rule"] == "evaluate")
 
 
 def test_resources_grow_with_the_attempt(genome: Genome, tmp_path: Path) -> None:
