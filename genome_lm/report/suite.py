@@ -31,6 +31,7 @@ class _Record:
     files: dict[str, str]
     seed: int
     scale: float
+    condition: str | None = None
 
 
 @dataclass(frozen=True)
