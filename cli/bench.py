@@ -75,8 +75,9 @@ def bench(
     names = [OURS, *(against or []), *(["original-file"] if original else []), *levers]
     sides = [side(kind.value, name) for name in dict.fromkeys(names)]
     presets = [""] if kind is Kind.load else preset or ["small-32k"]
-    if unknown := [name for name in presets if name and name not in PRESETS]:
-        raise GenomeLMError(f"no preset {unknown[0]!r}; there is {', '.join(PRESETS)}")
+    measured = [name for name, shape in PRESETS.items() if shape.layout == "hyena"]
+    if unknown := [name for name in presets if name and name not in measured]:
+        raise GenomeLMError(f"no preset {unknown[0]!r} to measure; there is {', '.join(measured)}")
     if kind is Kind.load and fasta is None:
         raise GenomeLMError("load: name the genome to read with --fasta")
     machine = measure_machine(threads)

@@ -30,7 +30,7 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="Mixture of genomes, instead of --genome.", metavar="MIXTURE.yaml")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help=f"A published size: {', '.join(PRESETS)}.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"A shape by name: {', '.join(PRESETS)}.")] = None,
     d_model: Annotated[int | None, typer.Option(help="Width of the model.")] = None,
     n_layer: Annotated[int | None, typer.Option(help="Blocks of the model.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Context in bases.")] = None,

@@ -1,7 +1,7 @@
 """Language models of DNA with implicit long convolutions: data, training, inference, evaluation.
 
 `load` opens a checkpoint, `GenomeStore` a genome; `encode` and `decode` translate DNA to token ids and back;
-`PRESETS` are the published model sizes.
+`PRESETS` are shapes of models by name.
 """
 
 from typing import TYPE_CHECKING, Any

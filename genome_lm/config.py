@@ -1,4 +1,4 @@
-"""What a model is: its shape, and the published sizes by name."""
+"""What a model is: its shape, and shapes by name."""
 
 import dataclasses
 import json
@@ -198,4 +198,7 @@ PRESETS = {
     name: ModelConfig(**shape)
     for name, shape in json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8")).items()
 }
-"""The seven published sizes; the workflow, which may run where this package is not installed, reads the same file."""
+"""HyenaDNA's seven published sizes, and hybrids of operators whose names tell their parameters.
+
+The workflow, which may run where this package is not installed, reads the same file.
+"""

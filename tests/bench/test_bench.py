@@ -217,3 +217,12 @@ def test_command_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.Mon
     assert plot.stat().st_size > 1_000
     refused = CliRunner().invoke(app, arguments)
     assert "--force" in str(refused.exception)
+
+
+def test_presets_that_the_bench_does_not_count_are_refused() -> None:
+    from typer.testing import CliRunner
+
+    from genome_lm_cli.main import app
+
+    result = CliRunner().invoke(app, ["bench", "forward", "--preset", "hybrid-2m"])
+    assert "no preset 'hybrid-2m' to measure; there is tiny-1k, " in str(result.exception)

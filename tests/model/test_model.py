@@ -180,7 +180,15 @@ def test_presets_are_the_published_sizes() -> None:
     shapes = {name: (c.d_model, c.n_layer, c.max_length, c.filter_length) for name, c in PRESETS.items()}
     assert shapes["tiny-1k"] == (128, 2, 1_024, 1_026)
     assert shapes["large-1m"] == (256, 8, 1_000_000, 1_000_002)
-    assert len(shapes) == 7
+    assert len([name for name in PRESETS if not name.startswith("hybrid-")]) == 7
+
+
+@pytest.mark.parametrize(("name", "millions"), [("hybrid-0.4m", 0.4), ("hybrid-2m", 2.1), ("hybrid-7m", 6.9)])
+def test_hybrids_have_the_parameters_of_their_names(name: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = HyenaLM(PRESETS[name])
+    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 1) == millions
+    assert PRESETS[name].mixers[:4] == ("hyena-se", "hyena-mr", "hyena", "attention")
 
 
 def test_logits_are_float32_within_autocast() -> None:
