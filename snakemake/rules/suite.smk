@@ -1,19 +1,10 @@
 """The evaluation suite: every analysis of each run's model on one page."""
 
+
+include: "suite.helpers.smk"
+
+
 SUITE = config.get("suite") or {}
-
-# (data, model, seed, genome) of each suite that the study could have.
-SUITE_RUNS = [(*run, genome) for run in runs() for genome in looked_at(config, run[0])]
-
-
-def suites(name):
-    """A file of each of them."""
-    return [
-        f"{RUN}/suite/{genome}/{name}".format(data=data, model=model, seed=seed)
-        for data, model, seed, genome in SUITE_RUNS
-    ]
-
-
 SUITES = suites("report.html") if "suite" in config else []
 
 
