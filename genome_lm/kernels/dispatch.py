@@ -30,10 +30,11 @@ SMALL = 2 << 20
 backward pass needs is cheaper than the fused operations' computing it again."""
 
 
-def backend_for(x: Tensor) -> Backend:
+def backend_for(x: Tensor, small: int | None = None) -> Backend:
     """The backend for a computation on `x`.
 
-    `cpu`: fused operations in blocks, for float32 and float64 outside autocast, in training from `SMALL` elements on.
+    `cpu`: fused operations in blocks, for float32 and float64 outside autocast, in training from `small` elements on
+    (None: `SMALL`).
     `triton`: kernels for CUDA devices on which they work (see `reason_against_triton`), for float32, float16 and
     bfloat16. `reference`: plain PyTorch, with its FFTs, on any device. The variable GENOME_LM_KERNEL forces one
     (`auto` or unset: chosen here).
@@ -55,8 +56,8 @@ def backend_for(x: Tensor) -> Backend:
         taken = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
         return "triton" if taken and _triton_works(x.device) else "reference"
     plain = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-    small = torch.is_grad_enabled() and x.numel() < SMALL
-    return "cpu" if x.device.type == "cpu" and plain and not small else "reference"
+    stored = torch.is_grad_enabled() and x.numel() < (SMALL if small is None else small)
+    return "cpu" if x.device.type == "cpu" and plain and not stored else "reference"
 
 
 @contextmanager

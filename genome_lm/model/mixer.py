@@ -209,10 +209,16 @@ class Mixer(nn.Module, ABC):
         return Units(stored=52, hidden=8, per_position=0, temporary=24, forward=44)
 
 
-def runs_fused(x: Tensor, dropout: nn.Dropout | None = None) -> bool:
-    """Whether a residual sub-block runs as one fused operation on the CPU, where there is one."""
+def runs_fused(x: Tensor, dropout: nn.Dropout | None = None, small: int | None = None) -> bool:
+    """Whether a residual sub-block runs as one fused operation on the CPU, where there is one.
+
+    Args:
+        x: The residual stream.
+        dropout: Before the residual addition.
+        small: Elements of x below which a training step is quicker in plain form; None for those of Hyena.
+    """
     drops = dropout is not None and dropout.training and dropout.p > 0
-    return backend_for(x) == "cpu" and not drops and not torch.compiler.is_compiling()
+    return backend_for(x, small) == "cpu" and not drops and not torch.compiler.is_compiling()
 
 
 class RereadSteps(MixerSteps):

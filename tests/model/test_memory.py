@@ -24,7 +24,7 @@ def peak_of(mode, config, length):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 
 mode, backbone.STORED_BYTES = sys.argv[1], int(sys.argv[2])
-config = ModelConfig(d_model=128, n_layer=2, max_length=60_000)
+config = ModelConfig(d_model=128, n_layer=2, max_length=60_000, layout=sys.argv[3])
 for length in (16_384, 40_960):
     if os.fork() == 0:
         print(peak_of(mode, config, length), getattr(memory, f"{mode}_bytes")(config, length), flush=True)
@@ -34,13 +34,19 @@ for length in (16_384, 40_960):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-@pytest.mark.parametrize(("mode", "stored"), [("forward", 8 << 30), ("training", 8 << 30), ("training", 0)])
-def test_estimates_grow_with_the_length_as_peaks_do(mode: str, stored: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "stored", "layout"),
+    [
+        *((mode, 8 << 30, layout) for mode in ("forward", "training") for layout in ("hyena", "hyena-se,hyena-mr")),
+        ("training", 0, "hyena"),
+    ],
+)
+def test_estimates_grow_with_the_length_as_peaks_do(mode: str, stored: int, layout: str) -> None:
     """Differences of two lengths, which leave out the process's own share; freed memory goes back at once."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000", "OMP_NUM_THREADS": "1"}
     environment.pop("GENOME_LM_KERNEL", None)
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, mode, str(stored)],
+        [sys.executable, "-c", PROGRAM, mode, str(stored), layout],
         env=environment,
         capture_output=True,
         text=True,

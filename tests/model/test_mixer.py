@@ -32,9 +32,10 @@ def registration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MIXERS, "decay", DecayMixer)
 
 
-def test_training_to_scores(genome: Genome, tmp_path: Path) -> None:
-    config = ModelConfig(**{**SHAPE, "layout": "decay, hyena"})
-    assert config.mixers == ("decay", "hyena", "decay")
+@pytest.mark.parametrize("layout", ["decay, hyena", "hyena-se, hyena-mr"])
+def test_training_to_scores(layout: str, genome: Genome, tmp_path: Path) -> None:
+    config = ModelConfig(**{**SHAPE, "layout": layout})
+    assert config.mixers == (*layout.split(", "), layout.split(", ")[0])
     train(one_source(genome.store.path, genome.intervals), tmp_path / "run", config, TINY_RECIPE)
     model: GenomeLM = load(tmp_path / "run" / "checkpoint")
     assert model.model.config == config
@@ -66,8 +67,9 @@ def test_reading_token_by_token_equals_the_full_forward(layout: str) -> None:
     torch.testing.assert_close(torch.stack(logits, dim=1), expected)
 
 
-def test_parts_of_the_model_ask_the_operator() -> None:
-    config = ModelConfig(**{**SHAPE, "layout": "decay"})
+@pytest.mark.parametrize("name", ["decay", "hyena-se", "hyena-mr"])
+def test_parts_of_the_model_ask_the_operator(name: str) -> None:
+    config = ModelConfig(**{**SHAPE, "layout": name})
     model = HyenaLM(config)
     assert 0.5 < model.backbone.blocks[0].mixer.out_proj.weight.std() * (6**0.5) / 0.02 < 1.5
     decayed, plain = model.parameter_groups(0.1)

@@ -6,7 +6,8 @@ depthwise convolution, x0 · (h ∗ (x1 · v)), and an out-projection. Neighbour
 Positions further back than the taps of both convolutions don't count. So an alternative end of a sequence needs the
 last few positions of its reference and nothing else, and reading token by token keeps as few (`explicit_steps`).
 
-On a CPU the sub-block is one operation. On a GPU the convolutions are PyTorch's depthwise ones, which are direct.
+On a CPU the sub-block is one operation, in training too. On a GPU the convolutions are PyTorch's depthwise ones,
+which are direct.
 """
 
 from abc import abstractmethod
@@ -62,7 +63,8 @@ class ExplicitOperator(Mixer):
 
     def add(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, inplace: bool) -> Tensor:
         """See `Mixer.add`; one operation on the CPU."""
-        if not runs_fused(x, dropout):
+        # The plain convolutions of many taps take longer than computing again what the backward pass needs.
+        if not runs_fused(x, dropout, small=0):
             return super().add(x, norm, dropout, inplace)
         x = x.contiguous()
         if torch.is_grad_enabled():

@@ -3,14 +3,11 @@
 import torch
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels.dispatch import SMALL
 from genome_lm.model.mixer import GpuBatch, Held, Units
 from genome_lm.model.mixers.hyena_memory import fused_training_held, of_block, of_groups, stream
 
 FORWARD_GROUPS, BACKWARD_GROUPS = 3, 7
 """Padded signals, spectra and results of a group of channels that exist at one time, in padded signals of Hyena's."""
-PLAIN_STREAMS, PLAIN_BACKWARD = 9, 6
-"""What a sub-block in plain form stores for its backward pass, and what exists while it is gone back through."""
 _GPU_UNITS = {
     torch.float32: Units(stored=52, hidden=8, per_position=0, temporary=16, forward=44),
     torch.bfloat16: Units(stored=30, hidden=4, per_position=0, temporary=10, forward=28),
@@ -25,11 +22,8 @@ def forward_held(config: ModelConfig, length: int) -> Held:
 
 def training_held(config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
     """See `Mixer.training_held`."""
-    groups = of_groups(config, length, BACKWARD_GROUPS)
-    if length * config.d_model < SMALL:
-        return Held(layers * PLAIN_STREAMS * stream(config, length), PLAIN_BACKWARD * stream(config, length) + groups)
     held = fused_training_held(config, length, layers, recompute)
-    return Held(held.kept, held.temporary + groups)
+    return Held(held.kept, held.temporary + of_groups(config, length, BACKWARD_GROUPS))
 
 
 def gpu_units(batch: GpuBatch) -> Units:
