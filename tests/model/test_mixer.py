@@ -32,10 +32,12 @@ def registration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MIXERS, "decay", DecayMixer)
 
 
-@pytest.mark.parametrize("layout", ["decay, hyena", "hyena-se, hyena-mr"])
+@pytest.mark.parametrize(
+    "layout", ["decay, hyena", "hyena-se, hyena-mr", "attention, attention-local, attention-dilated"]
+)
 def test_training_to_scores(layout: str, genome: Genome, tmp_path: Path) -> None:
     config = ModelConfig(**{**SHAPE, "layout": layout})
-    assert config.mixers == (*layout.split(", "), layout.split(", ")[0])
+    assert config.mixers == (*layout.split(", "), layout.split(", ")[0])[:3]
     train(one_source(genome.store.path, genome.intervals), tmp_path / "run", config, TINY_RECIPE)
     model: GenomeLM = load(tmp_path / "run" / "checkpoint")
     assert model.model.config == config
