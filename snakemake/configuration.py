@@ -34,7 +34,7 @@ SCHEMA: Values = read_yaml(Path(__file__).parent / "schemas" / "config.schema.ya
 OPTIONS: dict[str, list[str]] = read_yaml(Path(__file__).parent / "schemas" / "options.yaml")
 """Command → its options that a configuration may give."""
 PRESETS: dict[str, Values] = read_json(PROJECT / "genome_lm" / "presets.json")
-"""The published sizes by name."""
+"""Shapes of models by name."""
 PATH_OPTIONS = ("contig_map", "folder", "genome", "intervals")
 """Options among them that name a file or folder."""
 _SPLIT_TABLES = ("groups", "contig_splits")
