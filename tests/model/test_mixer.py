@@ -85,7 +85,7 @@ def test_parts_of_the_model_ask_the_operator(name: str) -> None:
 
 
 def test_unknown_operators_are_named() -> None:
-    with pytest.raises(GenomeLMError, match="unknown operator 'mamba'; there are: hyena, .*decay"):
+    with pytest.raises(GenomeLMError, match=r"unknown operator 'mamba'; there are: hyena, .*decay"):
         HyenaLM(ModelConfig(**{**SHAPE, "layout": "hyena,mamba"}))
 
 
