@@ -20,7 +20,7 @@ def lines_of(file: io.BufferedIOBase, path: Path) -> Iterator[str]:
         path: What errors call the file.
 
     Raises:
-        GenomeLMError: Naming the line, if one is longer than `LINE_BYTES`, or holds a byte that is not UTF-8, or is 0.
+        GenomeLMError: Naming the line, if one is longer than `LINE_BYTES`, or has a byte that is 0 or not UTF-8.
     """
     number = 0
     while line := file.readline(LINE_BYTES + 1):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genome_lm.dataset import Annotation, LabelledSet
-from genome_lm.genome import GenomeStore, Interval, of_split
+from genome_lm.genome import GenomeStore, Interval, of_split, without_overlaps
 from genome_lm.inference import GenomeLM
 from genome_lm.model import HyenaLM
 
@@ -75,7 +75,7 @@ class Setting:
     @property
     def regions(self) -> list[Interval]:
         """The intervals of the split that is looked at."""
-        return of_split(self.given.intervals, self.given.split)
+        return without_overlaps(of_split(self.given.intervals, self.given.split))
 
     def number(self, usual: int) -> int:
         """How many cases to draw where `usual` are drawn at scale 1."""

@@ -14,7 +14,7 @@ from genome_lm.documents import read_json
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.evaluation.markov import MAX_ORDER, MarkovModel
 from genome_lm.evaluation.stretches import Cells, Counts, Difference, Sums
-from genome_lm.genome import BaseClasses, GenomeStore, Interval, Windows, of_split, tile
+from genome_lm.genome import BaseClasses, GenomeStore, Interval, Windows, of_split, tile, without_overlaps
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
 from genome_lm.training import target_losses
@@ -147,7 +147,7 @@ def evaluate_perplexity(
     """
     length = model.config.max_length if scoring.length is None else scoring.length
     check_range("length", length, 1, model.config.max_length)
-    windows, inside = _windows(store, of_split(intervals, scoring.split), length, scoring.max_bases)
+    windows, inside = _windows(store, without_overlaps(of_split(intervals, scoring.split)), length, scoring.max_bases)
     classes = BaseClasses.none() if classes is None else classes
     cells = Cells.by_stretch(store, windows, classes)
     sums, targets = np.zeros(cells.shape), np.zeros(cells.shape, dtype=np.int64)
@@ -160,7 +160,7 @@ def evaluate_perplexity(
     _check(scoring.split, float(sums.sum()), targets.sum(0), classes)
     by_name = {"model": sums, "uniform": np.multiply(targets, math.log(4), dtype=np.float64)}
     if scoring.markov_order >= 0:
-        markov = MarkovModel.fit(store, of_split(intervals, "train"), scoring.markov_order)
+        markov = MarkovModel.fit(store, without_overlaps(of_split(intervals, "train")), scoring.markov_order)
         of_orders, counts = markov.losses(store, windows, inside, cells)
         assert (counts == targets).all()
         by_name |= {f"order-{order} Markov": of_order for order, of_order in enumerate(of_orders)}

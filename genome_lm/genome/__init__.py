@@ -8,7 +8,7 @@ from genome_lm.genome.contigs import Contig, fasta_contigs, store_contigs
 from genome_lm.genome.copies import Copy, copies_of, find_copies
 from genome_lm.genome.fasta import read_fasta
 from genome_lm.genome.homology import Leaks, find_leaks
-from genome_lm.genome.intervals import SPLITS, Interval, of_split, read_bed, write_bed
+from genome_lm.genome.intervals import SPLITS, Interval, of_split, read_bed, without_overlaps, write_bed
 from genome_lm.genome.records import Record, fasta_records, interval_records, pieces, windows
 from genome_lm.genome.sampling import Windows, WindowSampler, fetch_windows, soft_masks, tile
 from genome_lm.genome.splits import Kin, SplitSummary, find_kin, split_genome, summarise_splits
@@ -54,5 +54,6 @@ __all__ = [
     "summarise_splits",
     "tile",
     "windows",
+    "without_overlaps",
     "write_bed",
 ]

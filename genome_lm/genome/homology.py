@@ -4,7 +4,7 @@ A region is compared by its sketch: those of its words whose hash is below a bou
 https://doi.org/10.1101/2022.01.11.475838). A word counts as its reverse complement, so that both strands are seen.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError, check_range
-from genome_lm.genome.intervals import SPLITS, Interval, cut
+from genome_lm.genome.intervals import SPLITS, Interval, cut, without_overlaps
 from genome_lm.genome.store import GenomeStore
 from genome_lm.genome.words import canonical_words
 from genome_lm.optional import require
@@ -122,7 +122,7 @@ def find_leaks(
     Raises:
         GenomeLMError: If there are no two splits, or an argument is out of range.
     """
-    blocks = cut(_merged(interval for interval in intervals if interval.name in SPLITS), block)
+    blocks = cut(without_overlaps(interval for interval in intervals if interval.name in SPLITS), block)
     # In a random order, so that the neighbours that a block of a large family is compared with are of all splits.
     blocks = [blocks[number] for number in np.random.default_rng(0).permutation(len(blocks)).tolist()]
     present = [split for split in SPLITS if any(each.name == split for each in blocks)]
@@ -148,18 +148,6 @@ def find_leaks(
     rows = order[np.sort(places)[:_SHOWN]].tolist()
     worst = [Leak(blocks[tested[row]], blocks[learned[row]], float(pairs.fraction[row])) for row in rows]
     return Leaks(counts, worst)
-
-
-def _merged(intervals: Iterable[Interval]) -> list[Interval]:
-    """Intervals without overlaps within a split: a base that several lines list is compared once."""
-    merged: list[Interval] = []
-    for interval in sorted(intervals, key=lambda each: (each.name, each.contig, each.start)):
-        last = merged[-1] if merged else None
-        if last and (last.name, last.contig) == (interval.name, interval.contig) and interval.start < last.end:
-            merged[-1] = last._replace(end=max(last.end, interval.end))
-        else:
-            merged.append(interval)
-    return merged
 
 
 def _sketches(store: GenomeStore, regions: Sequence[Interval]) -> list[npt.NDArray[np.uint64]]:

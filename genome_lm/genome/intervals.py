@@ -140,6 +140,22 @@ def of_split(intervals: Iterable[Interval], split: str) -> list[Interval]:
     return named
 
 
+def without_overlaps(intervals: Iterable[Interval]) -> list[Interval]:
+    """Intervals in which each base of a split stands once, though several lines of a file list it.
+
+    Those that overlap, of one name, become one; if there are any, all are sorted.
+    """
+    intervals = list(intervals)
+    merged: list[Interval] = []
+    for interval in sorted(intervals, key=lambda each: (each.name, each.contig, each.start)):
+        last = merged[-1] if merged else None
+        if last and (last.name, last.contig) == (interval.name, interval.contig) and interval.start < last.end:
+            merged[-1] = last._replace(end=max(last.end, interval.end))
+        else:
+            merged.append(interval)
+    return merged if len(merged) < len(intervals) else intervals
+
+
 def cut(intervals: Sequence[Interval], block: int) -> list[Interval]:
     """Cut each interval into blocks of equal size, as near to `block` bases as can be.
 

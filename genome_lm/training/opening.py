@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import sha256
 from genome_lm.formats.base_weights import open_base_weights
-from genome_lm.genome import BaseClasses, GenomeStore, WindowSampler, of_split, read_bed
+from genome_lm.genome import BaseClasses, GenomeStore, WindowSampler, of_split, read_bed, without_overlaps
 from genome_lm.genome.mixture import Mixture, Source
 from genome_lm.mixture_config import MixtureConfig, SourceConfig, one_source
 from genome_lm.training.callbacks import Watched
@@ -67,7 +67,7 @@ def open_sources(data: MixtureConfig, config: TrainingConfig) -> OpenSources:
 def _parts(source: SourceConfig, config: TrainingConfig, is_drawn: bool) -> Iterator[_Part]:
     """The sources that a source is, in the order of its `parts`."""
     store, path = GenomeStore(Path(source.genome)), Path(source.intervals)
-    regions = read_bed(path, store)
+    regions = without_overlaps(read_bed(path, store))
     with naming(path):
         of_split(regions, "train" if is_drawn else "valid")
     trained = [region for region in regions if region.name == "train"]

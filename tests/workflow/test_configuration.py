@@ -465,7 +465,10 @@ def test_the_options_are_those_of_the_command(name: str) -> None:
 )
 def test_the_schema_has_the_fields_of_the_package(section: str, config: Any) -> None:
     schema = yaml.safe_load((ROOT / "snakemake/schemas/config.schema.yaml").read_text())
-    of_workflow, of_package = {"genomes", "training", "init", "preset", "leave_one_out"}, {"seed", "intervals"}
+    of_workflow, of_package = (
+        {"genomes", "training", "init", "preset", "leave_one_out"},
+        {"seed", "intervals", "conditions"},
+    )
     assert set(schema["$defs"][section]["properties"]) - of_workflow == set(config.__dataclass_fields__) - of_package
 
 
