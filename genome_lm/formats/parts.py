@@ -79,8 +79,10 @@ class PartsFolder:
 
     def has(self, number: int) -> bool:
         """Whether a part is there and whole."""
+        file = self.file(number)
         try:
-            return bool(pq.read_metadata(self.file(number)).num_rows == self.job["rows"][number])
+            # A pipe that nobody writes to would wait for ever.
+            return file.is_file() and bool(pq.read_metadata(file).num_rows == self.job["rows"][number])
         except (OSError, pa.ArrowException):
             return False
 
@@ -248,6 +250,8 @@ class Parts:
     def __init__(self, job: dict[str, Any], files: Sequence[Path]) -> None:
         self.job, self._files = job, files
         self.rows = sum(job["rows"])
+        if others := [file for file in files if not file.is_file()]:
+            raise _damaged(others[0], "not a file")
         self.nbytes = sum(file.stat().st_size for file in files)
         self.schema: pa.Schema = pq.read_schema(files[0])
         for file in files:

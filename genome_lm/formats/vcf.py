@@ -193,6 +193,8 @@ def _parsed(line: str) -> Record:
     contig, position, name, ref, alts, _, _, info = fields[: len(COLUMNS)]
     if not (position.isascii() and position.isdigit() and len(position) <= 18):
         raise ValueError(f"POS is {position!r}, not a number")
+    if {",", ">"} & {*contig}:
+        raise ValueError(f"CHROM is {contig[:60]!r}; a header can't declare a name with , or >")
     if not (contig and ref and alts and ref.isascii() and alts.isascii()):
         raise ValueError("CHROM, REF or ALT is empty, or has letters that are none")
     return Record(contig, int(position) - 1, name, ref, () if alts == "." else tuple(alts.split(",")), info, line)

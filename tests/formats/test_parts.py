@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.formats.parts import JOB, PartsFolder, open_parts
+from genome_lm.formats.parts import JOB, Parts, PartsFolder, open_parts
 
 JOB_OF_TWO = {"version": "1", "rows": [2, 1]}
 TABLE = pa.table({"id": ["a", "b"]})
@@ -78,3 +78,11 @@ def test_parts_without_a_job_are_not_taken_for_ones_of_this(folder: Path) -> Non
 
 def test_the_same_job_goes_on(folder: Path) -> None:
     assert open_parts(folder, JOB_OF_TWO, None, force=False).has(0)
+
+
+def test_a_part_that_is_a_pipe_is_not_waited_for(folder: Path) -> None:
+    parts = open_parts(folder, JOB_OF_TWO, None, force=False)
+    as_pipe(parts.file(0))
+    assert not parts.has(0)
+    with pytest.raises(GenomeLMError, match=r"part-000000.parquet: damaged, or not of this job: not a file"):
+        Parts(JOB_OF_TWO, [parts.file(0)])

@@ -189,6 +189,12 @@ def placed(target: Target, folder: Path, work: Path) -> tuple[Path, list[str]]:
     return given, arguments
 
 
+_LONG = {("--n-layer", "1_000")}
+"""Options that are right, and take longer than a case may."""
+_RUN_STAYS = "Resuming repeats this step"
+"""What the error says where a loss is not finite: the run's folder stays, as the log in it tells what happened."""
+
+
 def _run(rng: random.Random, target: Target, folder: Path, work: Path) -> Case:
     given, arguments = placed(target, folder, work)
     if target.mutators:
@@ -196,11 +202,12 @@ def _run(rng: random.Random, target: Target, folder: Path, work: Path) -> Case:
     else:
         options = [place for place, part in enumerate(arguments) if part.startswith("--") and part != "--out"]
         place = rng.choice(options) + 1
-        arguments[place] = rng.choice(mutations.ODD_TEXTS).replace("\0", "\x01")
+        texts = [text for text in mutations.ODD_TEXTS if (arguments[place - 1], text) not in _LONG]
+        arguments[place] = rng.choice(texts).replace("\0", "\x01")
         change = f"{arguments[place - 1]} {arguments[place][:40]!r}"
     before = {} if target.grows else listing(work)
     outcome = Running(genome_lm(*arguments), work).wait(SECONDS)
-    after = {} if target.grows else listing(work)
+    after = before if target.grows or _RUN_STAYS in outcome.errors else listing(work)
     wrong = fault(outcome, before, after, _check(work / target.result) if target.result else None)
     return Case(target.name, change, arguments, outcome, wrong)
 
