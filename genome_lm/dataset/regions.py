@@ -10,7 +10,7 @@ import numpy as np
 
 from genome_lm.dataset.annotation import Annotation
 from genome_lm.dataset.coding import PARTS, SHORTEST_INTRON, Line, along_circle, cut_at_origin, is_of_pseudogene
-from genome_lm.errors import check_range
+from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.genome import GenomeStore, Interval
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,10 @@ def classify_regions(
         Intervals named by class with their strands, in the order of the genome.
 
     Raises:
-        GenomeLMError: If a number is out of range.
+        GenomeLMError: If a number is out of range, or the annotation was read without its lines.
     """
+    if annotation.transcripts and not annotation.lines:
+        raise GenomeLMError("the annotation was read without its lines; use read_annotation(…, with_lines=True)")
     check_range("upstream", upstream, 0, 1 << 31)
     check_range("downstream", downstream, 0, 1 << 31)
     places = _Places(annotation.circular, dict(zip(store.contigs.names, store.contigs.lengths.tolist(), strict=True)))

@@ -175,6 +175,8 @@ def test_command(store: GenomeStore, tmp_path: Path) -> None:
     assert "intergenic" in shown.stdout
     with pytest.raises(GenomeLMError, match="upstream -1"):
         classify_regions(store, read_annotation(CASES / "ens2.gff3", store, with_lines=True), -1)
+    with pytest.raises(GenomeLMError, match="read without its lines"):
+        classify_regions(store, read_annotation(CASES / "ens2.gff3", store))
 
 
 def test_contigs_without_annotation_are_told(store: GenomeStore, caplog: pytest.LogCaptureFixture) -> None:

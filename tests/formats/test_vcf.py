@@ -239,7 +239,7 @@ def test_compressed_and_cut_off(checkpoint: Path, chr22: GenomeStore, tmp_path: 
         (b"hello\n", "not a readable VCF"),
         ((HEADER + COLUMNS + "one\tx\t.\tA\tC\t.\t.\t.\n").encode(), "record 1 .*can't be read"),
         ((HEADER + COLUMNS + "one\t5\t.\tA\n").encode(), "record 1 .*can't be read"),
-        ((HEADER + COLUMNS + "a,b\t5\t.\tA\tC\t.\t.\t.\n").encode(), "record 1 .*CHROM is 'a,b'; a header can't declare"),
+        ((HEADER + COLUMNS + "a,b\t5\t.\tA\tC\t.\t.\t.\n").encode(), "record 1 .*CHROM is 'a,b'"),
         (None, "can't read: No such file"),
     ],
 )
