@@ -138,7 +138,7 @@ ELSEWHERE = '{"assembly_links": [{"assembly_link_type": "FTP_LINK", "resource_li
 @pytest.mark.parametrize(
     ("genome", "changed", "said"),
     [
-        ("hg99", {}, r"hg99: no genome of this name comes with genome-lm \(demo, ecoli, hg38, .*ucsc:NAME"),
+        ("hg99", {}, r"hg99: no genome of this name comes with genome-lm \(ce11, demo, ecoli, .*ucsc:NAME"),
         ("genomic_benchmarks", {}, "no genome of this name"),
         ("ncbi:x", {}, "no genome of this name"),
         ("GCF_000005845", {}, "give its version too"),

@@ -160,11 +160,12 @@ def test_a_case_can_be_run_again(tmp_path: Path) -> None:
 @pytest.mark.timeout(20)
 def test_a_long_label_is_shortened_in_figures() -> None:
     """Found by case 420 of seed 7: drawing a hundred thousand letters took minutes."""
+    from genome_lm.model import HeadConfig
     from genome_lm.report.tuning import _figures
 
     names = ["a" * 100_000, "b"]
     predicted = pd.DataFrame({
         "target": names * 3, "prediction": names * 3, **{f"p_{name}": np.linspace(0, 1, 6) for name in names}
     })  # fmt: skip
-    figures = _figures({"task": "classification", "outputs": names}, predicted)
+    figures = _figures(HeadConfig("classification", tuple(names)), predicted)
     assert not [figure for figure in figures if len(figure.svg) > 1_000_000]
