@@ -108,8 +108,8 @@ def train(
     power of the bases, from 0 to 1. A source's `base_weights` weigh each base in the loss: `track`, a BED, bedGraph
     or bigWig file, and perhaps `scale`, `clip` and `missing`. With `regions`, a BED file of the command
     `genome regions`, and `classes`, such as {coding: 1, upstream: 1}, its classes are drawn in these proportions; a
-    window that is longer than its region reaches beyond it. A source's `condition`, such as its species, is read before its
-    windows, but for the fraction `unconditioned`; other commands take it as --condition.
+    window that is longer than its region reaches beyond it. A source's `condition`, such as its species, is read
+    before its windows, but for the fraction `unconditioned`; other commands take it as --condition.
 
     Example: genome-lm train --genome g.zarr --intervals splits.bed --out run --preset tiny-1k
     --stages 256:700,1024:500 --tokens-per-step 4096 --lr 0.002
