@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.text import one_line
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Types that weights may have in a file; a model computes in float32."""
@@ -132,7 +133,7 @@ def wrong_type(name: str, tensor: Stored) -> list[str]:
 
 def refuse(source: str, what: str, problems: Iterable[str]) -> None:
     """Raise a `GenomeLMError` that lists all problems, or the first of very many; nothing if there are none."""
-    lines = [line if len(line) <= _LINE else f"{line[:_LINE]} …" for line in problems]
+    lines = [one_line(problem, _LINE) for problem in problems]
     if len(lines) > _LISTED:
         lines[_LISTED:] = [f"… and {len(lines) - _LISTED:,} more"]
     if lines:

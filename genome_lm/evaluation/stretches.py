@@ -7,6 +7,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 
+from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation.losses import RESAMPLES
 from genome_lm.genome import BaseClasses, GenomeStore, Windows
 from genome_lm.typed import Within
@@ -88,6 +89,10 @@ class Difference:
     low: float | None
     high: float | None
     stretches: int
+
+    def __post_init__(self) -> None:
+        if (self.low is None) != (self.high is None):
+            raise GenomeLMError("difference: low and high go together")
 
     @classmethod
     def of(cls, baseline: str, losses: Sums, baseline_losses: Sums, targets: Counts) -> "Difference":

@@ -117,6 +117,8 @@ def read_vcf(path: Path, name: Path) -> tuple[list[str], Iterator[Record]]:
     header: list[str] = []
     lines = _lines(path, name)
     for line in lines:
+        if header and not line:
+            continue  # htslib, which makes our index, takes it for the end of the header
         if not header and not line.startswith("##fileformat=VCF"):
             break
         header.append(line)
@@ -126,7 +128,7 @@ def read_vcf(path: Path, name: Path) -> tuple[list[str], Iterator[Record]]:
                     f"{name}: not a readable VCF: between the columns of its #CHROM line must be tabs"
                 )
             return header, _records(lines, name)
-        if line and not line.startswith("##"):
+        if not line.startswith("##"):
             raise GenomeLMError(f"{name}: not a readable VCF: line {len(header):,} comes before the #CHROM line")
     raise GenomeLMError(
         f"{name}: not a readable VCF: it has no #CHROM line"

@@ -200,6 +200,7 @@ SHAPES: dict[str, tuple[dict[str, list[int]], str]] = {
     "layer 10^30": ({NAME.format(10**30): [16]}, "superfluous"),
     "layer 10^5000": ({NAME.format("1" + "0" * 5000): [16]}, "superfluous"),
     "layer 99999": ({NAME.format(99_999): [16]}, "n_layer"),
+    "a line end in a name": ({"hyena.backbone.x\n  y": [8]}, r"superfluous \S+x y$"),
     "layer of other digits": ({NAME.format("²"): [16]}, "superfluous"),
     "width 0": ({EMBEDDING: [16, 0]}, "holds nothing"),
     "order without end": ({"hyena.backbone.layers.0.mixer.in_proj.weight": [2**24, 16]}, "order|fit"),

@@ -147,6 +147,8 @@ def test_stretches_without_a_target_do_not_count() -> None:
     difference = Difference.of("uniform", targets * math.log(2), zeros, targets)
     assert difference == Difference("uniform", pytest.approx(1.0), pytest.approx(1.0), pytest.approx(1.0), 10)
     assert Difference.of("uniform", zeros[:18], zeros[:18], targets[:18]).low is None
+    with pytest.raises(GenomeLMError, match="low and high go together"):
+        Difference("uniform", 0.0, 0.0, None, 10)
 
 
 CLASSES = "one 0 9000 odd\none 9000 9010 even\none 9010 40000 even\ntwo 0 5000 odd\ntwo 5000 5700 gap\n"

@@ -488,3 +488,11 @@ def test_columns_between_blanks(checkpoint: Path, genome: Genome, tmp_path: Path
     (tmp_path / "in.vcf").write_text((HEADER + COLUMNS).replace("\t", " "))
     with pytest.raises(GenomeLMError, match=r"in\.vcf: not a readable VCF: between the columns .* must be tabs"):
         score(checkpoint, genome.store, tmp_path / "in.vcf", tmp_path / "out.vcf.gz")
+
+
+def test_blank_lines_of_a_header_are_left_out(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
+    """The library that makes the index takes one for the end of the header."""
+    path, out = tmp_path / "in.vcf", tmp_path / "out.vcf.gz"
+    path.write_text(HEADER.replace("\n", "\n\n", 1) + COLUMNS + "one\t5\t.\tA\tC\t.\t.\t.\n")
+    score(checkpoint, genome.store, path, out)
+    assert len(records(out)) == 1
