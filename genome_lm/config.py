@@ -44,8 +44,12 @@ class ModelConfig:
         layout: Operators of the blocks, separated by commas; the list is repeated over the `n_layer` blocks. This
             field and those after it are HyenaDNA's by default, and then not in files.
         heads: Heads of attention; 0 stands for one per 64 channels, and at least one.
-        attention_window: Positions that a position attends to in `attention-local`, itself among them.
+        attention_window: Last positions that a position attends to in `attention-local` and `attention-recall`,
+            itself among them.
         attention_segments: Lengths and dilations of the segments of `attention-dilated`.
+        recall_taps: Bases before two positions that `attention-recall` compares.
+        recall_keys: Earlier positions than the window that a position attends to in `attention-recall`; 0 for all.
+        recall_others: Other sequences of a training batch to which `attention-recall` attends too.
         se_taps: Taps of the explicit filters of the operator hyena-se.
         mr_taps: Taps of the explicit filters of the operator hyena-mr.
         filter_groups: Groups of neighbouring channels that share an explicit filter, in both of these; 0 for a filter
@@ -74,6 +78,9 @@ class ModelConfig:
     heads: Annotated[int, Within(0, 2**12)] = 0
     attention_window: Annotated[int, Within(1, 2**31)] = 256
     attention_segments: tuple[tuple[Positive, Positive], ...] = ((256, 1), (1_024, 4), (4_096, 16))
+    recall_taps: Annotated[int, Within(1, 1_024)] = 16
+    recall_keys: Annotated[int, Within(0, 2**31)] = 768
+    recall_others: Annotated[int, Within(0, 2**16)] = 0
     se_taps: Annotated[int, Within(1, 32)] = 7
     mr_taps: Annotated[int, Within(1, 256)] = 128
     filter_groups: Annotated[int, Within(0, 2**17)] = 0

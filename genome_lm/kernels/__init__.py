@@ -5,8 +5,16 @@ what measures, proves or forecasts the backends themselves looks inside.
 """
 
 from genome_lm.kernels.attention.dilated import dilated_attention
+from genome_lm.kernels.attention.nearest import nearest_attention
 from genome_lm.kernels.attention.patterns import full_attention, local_attention
-from genome_lm.kernels.attention.reference import Segments, causal_counts, dilated_counts, local_counts
+from genome_lm.kernels.attention.reference import (
+    Segments,
+    causal_counts,
+    dilated_counts,
+    local_counts,
+    nearest_counts,
+    recency,
+)
 from genome_lm.kernels.attention.rotary import rotate_
 from genome_lm.kernels.conv.online import OnlineConv, TileFilters, convolve_ahead
 from genome_lm.kernels.conv.reference import causal_conv
@@ -58,8 +66,11 @@ __all__ = [
     "local_attention",
     "local_counts",
     "most_sharing",
+    "nearest_attention",
+    "nearest_counts",
     "outside_autocast",
     "own_threads",
+    "recency",
     "recomputed",
     "residual_mixer",
     "residual_mixer_",

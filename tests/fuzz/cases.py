@@ -245,6 +245,8 @@ def _check(result: Path) -> Callable[[], object]:
             with np.load(result) as arrays:
                 for name in arrays:
                     values = arrays[name]
+                    if name == "gc_fraction":  # of a sequence of N alone there is none
+                        values = values[arrays["n_fraction"] < 1]
                     if values.dtype.kind == "f" and not np.isfinite(values).all():
                         raise ValueError(f"{name} is not finite")
         elif result.suffix == ".zarr":

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.attention import dilated, patterns, reference, softmax
+from genome_lm.kernels.attention import dilated, nearest, patterns, reference, softmax
 from genome_lm.kernels.attention.dilated import dilated_attention, plain_dilated_attention
+from genome_lm.kernels.attention.nearest import nearest_attention, plain_nearest_attention
 from genome_lm.kernels.attention.patterns import full_attention, local_attention, plain_local_attention
 from genome_lm.kernels.attention.rotary import rotate_, rotated, rotations
 from genome_lm.kernels.attention.softmax import attend, plain_attend
@@ -53,6 +54,35 @@ def test_local_attention_is_its_mask(queries: int, keys: int, window: int) -> No
     equal(local_attention(*operands, window), expected, operands)
     if queries == keys:
         equal(plain_local_attention(*operands, window), expected, operands)
+
+
+@pytest.mark.parametrize("window", [1, 20, 150])
+@pytest.mark.parametrize("count", [0, 1, 7, 40, 300])
+@pytest.mark.parametrize(("queries", "keys"), [(131, 131), (37, 131), (1, 30)])
+def test_nearest_attention_is_its_mask(
+    queries: int, keys: int, count: int, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "BLOCK_SCORES", 50 * 6 * keys)
+    operands, positions = heads(queries, keys), torch.arange(keys)
+    recent = reference.recency(positions[-queries:], positions, window)
+    counts = reference.nearest_counts(*operands[:2], recent, count)
+    more = counts.sum(-1) - (recent > 0).sum(-1).clamp(max=window + (count or keys))
+    assert more.min() == 0
+    assert more.double().mean() < 0.2  # ties
+    expected = reference.attention(*operands, counts)
+    equal(nearest_attention(*operands, window, count), expected, operands)
+    equal(plain_nearest_attention(*operands, window, count), expected, operands)
+
+
+def test_nearest_keys_by_hand() -> None:
+    """One channel; the products are the keys. Of those before the window of two, 5 is the largest; a tie counts."""
+    q, k = torch.ones(1, 1, 6, 1), torch.tensor([1.0, 5, 3, 5, 9, 2]).view(1, 1, 6, 1)
+    positions = torch.arange(6)
+    counts = reference.nearest_counts(q, k, reference.recency(positions, positions, 2), count=1)
+    assert counts[0, 0].nonzero().tolist() == [
+        [0, 0], [1, 0], [1, 1], [2, 0], [2, 1], [2, 2], [3, 1], [3, 2], [3, 3],
+        [4, 1], [4, 3], [4, 4], [5, 1], [5, 3], [5, 4], [5, 5],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(129, 129), (37, 130), (1, 30)])
@@ -131,7 +161,7 @@ def model(layout: str, **fields: object) -> HyenaLM:
     torch.manual_seed(0)
     shape = {
         "d_model": 24, "n_layer": 3, "max_length": 200, "filter_order": 8, "heads": 3, "attention_window": 13,
-        "attention_segments": SEGMENTS, "embed_dropout": 0.0,
+        "attention_segments": SEGMENTS, "embed_dropout": 0.0, "recall_taps": 5, "recall_keys": 9,
     }  # fmt: skip
     made = HyenaLM(ModelConfig(**{**shape, "layout": layout, **fields})).double().eval()
     for parameter in made.parameters():
@@ -196,8 +226,10 @@ def shape(layout: str, length: int, blocks: int = 2, **fields: int) -> ModelConf
     return ModelConfig(d_model=64, n_layer=blocks, max_length=length, embed_dropout=0.0, layout=layout, **fields)
 
 
-@pytest.mark.parametrize("layout", PATTERNS)
-def test_forecasts_for_a_cpu_are_what_exists_at_one_time(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("layout", "recall_keys"), [*((name, 0) for name in PATTERNS), ("attention-recall", 64)])
+def test_forecasts_for_a_cpu_are_what_exists_at_one_time(
+    layout: str, recall_keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Differences of two lengths, which leave out the parts that have any."""
     monkeypatch.setenv("GENOME_LM_KERNEL", "cpu")  # short as they are
     monkeypatch.setattr(memory, "SMALL", 1)
@@ -208,7 +240,7 @@ def test_forecasts_for_a_cpu_are_what_exists_at_one_time(layout: str, monkeypatc
     ):
         peaks, guesses = [], []
         for length in (1_500, 3_000):
-            config = shape(layout, length, heads=heads, attention_window=64)
+            config = shape(layout, length, heads=heads, attention_window=64, recall_keys=recall_keys)
             lm, ids = HyenaLM(config), bases(1, length)
             with torch.set_grad_enabled(training), Memory() as counted:
                 loss = lm.train(training).loss(ids, ids)
@@ -216,6 +248,9 @@ def test_forecasts_for_a_cpu_are_what_exists_at_one_time(layout: str, monkeypatc
                     loss.backward()
             peaks.append(counted.most)
             guesses.append(forecast(config, length))
+        if recall_keys:  # Its blocks of scores have the same size at all lengths.
+            assert 0.9 * peaks[1] < guesses[1] < 1.5 * peaks[1], (training, heads)
+            continue
         assert guesses[1] - guesses[0] == pytest.approx(peaks[1] - peaks[0], rel=0.15), (training, heads)
 
 
@@ -238,7 +273,9 @@ def test_generation_keeps_what_is_forecast(layout: str) -> None:
     lm = model(layout, n_layer=1)
     stepper = Stepper(lm, 60)
     stepper.prefill(bases(1, 40))
-    kept = sum(key.numel() for key in stepper._states[0]._cache[0])  # type: ignore[attr-defined]
+    state = stepper._states[0]
+    kept = sum(key.numel() for key in state._cache[0])  # type: ignore[attr-defined]
+    kept += sum(ring._inputs.numel() for ring in getattr(state, "_rings", []))
     assert kept == MIXERS[layout].step_values(lm.config, 40, 60)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+TIE = 1e-3
+"""Scores that are this close tie: those of equal words of bases differ by rounding, in each way of computing them."""
 Segments = Sequence[tuple[int, int]]
 """Length and dilation of the segments of each pattern, see `dilated_counts`."""
 
@@ -31,6 +33,30 @@ def causal_counts(queries: Tensor, keys: Tensor) -> Tensor:
 def local_counts(queries: Tensor, keys: Tensor, window: int) -> Tensor:
     """Each query sees the last `window` positions, its own among them: (…, n) and (…, S) → (…, n, S) bool."""
     return causal_counts(queries, keys) & (keys[..., None, :] > queries[..., None] - window)
+
+
+def recency(queries: Tensor, keys: Tensor, window: int) -> Tensor:
+    """2 for the last `window` positions, 1 for those before, 0 for later ones: (…, n), (…, S) → (…, n, S) int64."""
+    return causal_counts(queries, keys).long() + local_counts(queries, keys, window)
+
+
+def nearest_counts(q: Tensor, k: Tensor, recent: Tensor, count: int) -> Tensor:
+    """Each query sees its window, and of the keys before it those whose products with it are largest.
+
+    Args:
+        q: (B, H, n, C).
+        k: (B, H, S, C).
+        recent: What `recency` says; broadcasts to (B, H, n, S).
+        count: Earlier keys that are seen, 0 for all. Those that tie with the last of them are too (`TIE`).
+
+    Returns:
+        (B, H, n, S) bool.
+    """
+    if not count:
+        return (recent > 0).expand(*q.shape[:3], k.shape[2])
+    earlier = scores(q, k).masked_fill(recent != 1, -torch.inf)
+    least = earlier.topk(min(count, earlier.shape[-1]), sorted=False).values.amin(-1, keepdim=True) - TIE
+    return (recent == 2) | (recent == 1) & (earlier >= least)
 
 
 def dilated_counts(queries: Tensor, keys: Tensor, segments: Segments, heads: int) -> Tensor:

@@ -5,6 +5,7 @@ from genome_lm.model.mixer import Mixer
 from genome_lm.model.mixers.attention import Attention
 from genome_lm.model.mixers.attention_dilated import DilatedAttention
 from genome_lm.model.mixers.attention_local import LocalAttention
+from genome_lm.model.mixers.attention_recall import RecallAttention
 from genome_lm.model.mixers.hyena import HyenaOperator
 from genome_lm.model.mixers.hyena_mr import HyenaMedium
 from genome_lm.model.mixers.hyena_se import HyenaShort
@@ -16,6 +17,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "attention": Attention,
     "attention-local": LocalAttention,
     "attention-dilated": DilatedAttention,
+    "attention-recall": RecallAttention,
 }
 """Operators by their names in a model's layout."""
 

@@ -108,16 +108,22 @@ class Attention(Mixer):
         )
 
     def read_alternative(self, x: Tensor, norm: nn.LayerNorm, kept: Any, ends: Ends) -> Tensor:
-        """See `Mixer.read_alternative`: each end attends to what was kept before it, and to itself."""
+        """See `Mixer.read_alternative`: each end attends to what was kept before it, and to itself.
+
+        What this mixer reaches back to is no part of an end.
+        """
         positions = ends.starts[:, None] + torch.arange(x.shape[1], device=x.device)
-        queries, keys = self.split(norm(x), positions)
+        queries, keys = (
+            tuple(part[:, :, self.reach :] for part in parts) for parts in self.split(norm(x), positions)
+        )
         ys = []
-        for number, (row, start) in enumerate(zip(ends.rows.tolist(), ends.starts.tolist(), strict=True)):
-            first, here = self.first_seen(start), slice(number, number + 1)
+        for number, (row, place) in enumerate(zip(ends.rows.tolist(), ends.starts.tolist(), strict=True)):
+            start, here = place + self.reach, slice(number, number + 1)
+            first = self.first_seen(start)
             before = (old[row, None, :, first - kept.begin : start - kept.begin] for old in kept.keys)
             both = [torch.cat(parts, dim=2) for parts in zip(before, (key[here] for key in keys), strict=True)]
             ys.append(self.attend([query[here] for query in queries], both, first))
-        return x + self.join(torch.cat(ys))
+        return x + F.pad(self.join(torch.cat(ys)), (0, 0, self.reach, 0))
 
     @classmethod
     def step_values(cls, config: ModelConfig, prompt: int, length: int) -> int:

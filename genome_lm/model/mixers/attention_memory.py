@@ -3,6 +3,7 @@
 import torch
 
 from genome_lm.config import ModelConfig
+from genome_lm.kernels.attention.nearest import BLOCK_SCORES
 from genome_lm.kernels.attention.patterns import block_size
 from genome_lm.model.mixer import GpuBatch, Held, Units
 
@@ -62,3 +63,37 @@ def dilated_units(batch: GpuBatch, channels: int) -> Units:
         temporary=max(units.temporary, int(0.65 * scores)),
         forward=int(8 * size + 2 * FLOAT // size + 2.35 * scores),
     )
+
+
+_RECALL_GPU_UNITS = {
+    (torch.float32, False): (59, 16, 44), (torch.float32, True): (59, 16, 46),
+    (torch.bfloat16, False): (38, 10, 31), (torch.bfloat16, True): (45, 16, 48),
+}  # fmt: skip
+"""Units stored, of the backward and of the forward pass, see `Units`; by dtype, and by whether keys are selected."""
+
+
+def recall_forward_held(config: ModelConfig, length: int) -> Held:
+    """See `Mixer.forward_held`: features, filtered queries and keys, and a block of scores twice."""
+    return Held(0, int(7.85 * FLOAT * length * config.d_model) + 2 * _block(config, length))
+
+
+def recall_training_held(config: ModelConfig, length: int, layers: int) -> Held:
+    """See `Mixer.training_held`; so many layers store."""
+    stream = FLOAT * length * config.d_model
+    return Held(int(11.5 * layers * stream), int(1.5 * stream) + 4 * _block(config, length))
+
+
+def recall_units(batch: GpuBatch) -> Units:
+    """See `Mixer.gpu_units`."""
+    stored, temporary, forward = _RECALL_GPU_UNITS[batch.dtype, _selects(batch.config, batch.length)]
+    return Units(stored, _GPU_UNITS[batch.dtype][1], 0, temporary, forward)
+
+
+def _block(config: ModelConfig, length: int) -> int:
+    """Bytes of a block of scores."""
+    return FLOAT * BLOCK_SCORES if _selects(config, length) else 0
+
+
+def _selects(config: ModelConfig, length: int) -> bool:
+    """Whether positions see some of the earlier keys only."""
+    return 0 < config.recall_keys < length - config.attention_window

@@ -46,11 +46,15 @@ class AttentionSteps(MixerSteps):
     def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
         """See `MixerSteps`."""
         mixer, cache = self._mixers[layer], self._cache[layer]
-        queries, keys = mixer.split(normed[:, None], self._last[:, None])
+        queries, keys = self.split(layer, normed)
         for kept, key in zip(cache, keys, strict=True):
             kept[self._batch, :, self._last % len(self._slots)] = key[:, :, 0]
         used = [kept[:, :, : self._counts.shape[-1]] for kept in cache]
         return x + mixer.join(mixer.attend_once(queries, used, self._counts))[:, 0]
+
+    def split(self, layer: int, normed: Tensor) -> Any:
+        """Queries, keys and values of the present positions, (R, H, 1, C) each, of inputs (R, D)."""
+        return self._mixers[layer].split(normed[:, None], self._last[:, None])
 
     def advance(self) -> None:
         """See `MixerSteps`."""

@@ -27,7 +27,7 @@ class ExplicitSteps(MixerSteps):
     def start(self, prompts: Prompts, x: Tensor) -> None:
         """See `MixerSteps`."""
         self._prompts = prompts
-        self._rings: list[tuple[_Ring, _Ring]] = []
+        self._rings: list[tuple[Ring, Ring]] = []
 
     def prefill(self, layer: int, normed: Tensor, x: Tensor) -> None:
         """See `MixerSteps`; in chunks of positions that threads share."""
@@ -44,15 +44,12 @@ class ExplicitSteps(MixerSteps):
     def _keep(self, layer: int, normed: Tensor) -> None:
         """Keep what was read last of each prompt."""
         mixer, (short, taps) = self._mixers[layer], self._taps[layer]
-        lengths, rows = self._prompts.lengths.to(normed.device), self._prompts.rows.to(normed.device)
-        count = max(1, mixer.reach)
-        positions = lengths[:, None] + torch.arange(-count, 0, device=normed.device)
-        last = normed.gather(1, positions.clamp(min=0)[..., None].expand(-1, -1, normed.shape[-1]))
+        rows = self._prompts.rows.to(normed.device)
+        last, inside = last_inputs(self._prompts, normed, max(1, mixer.reach))
         # Before a prompt there is nothing: zeros, where the projection would give its bias.
-        inside = (positions >= 0)[:, None]
         z = mixer.in_proj(last).mT * inside
         u = mixer.gated(z)[1] * inside
-        self._rings.append((_Ring(short, z[rows]), _Ring(taps, u[rows])))
+        self._rings.append((Ring(short, z[rows]), Ring(taps, u[rows])))
 
     def begin(self) -> None:
         """See `MixerSteps`."""
@@ -68,7 +65,14 @@ class ExplicitSteps(MixerSteps):
         """See `MixerSteps`; each layer's rings have turned when they were written to."""
 
 
-class _Ring:
+def last_inputs(prompts: Prompts, normed: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The last `count` positions of each prompt: of `normed` (B, P, D), (B, count, D); which exist, (B, 1, count)."""
+    positions = prompts.lengths.to(normed.device)[:, None] + torch.arange(-count, 0, device=normed.device)
+    last = normed.gather(1, positions.clamp(min=0)[..., None].expand(-1, -1, normed.shape[-1]))
+    return last, (positions >= 0)[:, None]
+
+
+class Ring:
     """The last K inputs of a convolution with K taps; a new one takes the place of the oldest.
 
     Args:
