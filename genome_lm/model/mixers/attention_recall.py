@@ -34,7 +34,8 @@ class RecallAttention(Attention):
     does as in a longer context.
 
     Attributes:
-        taps: (2D, 1, recall_taps + 1) filters of the queries, then of the keys; the last tap is of the position itself.
+        taps: (2D, 1, recall_taps + 1) filters of the queries, then of the keys; the last tap is of the position
+            itself.
         log_scale: (H, 1, 1) logarithm of the factor of the cosines of queries and keys, beside √C.
     """
 
