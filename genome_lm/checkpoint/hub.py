@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from genome_lm.checkpoint.shipped import shipped_models
 from genome_lm.errors import GenomeLMError
 from genome_lm.optional import require
 
@@ -31,8 +32,9 @@ def require_hub_id(source: str) -> str:
         GenomeLMError: Saying why it is taken for a path.
     """
     path = Path(source)
+    names = ", ".join(shipped_models())
     if not _HUB_ID.fullmatch(source):
-        reason = "no such file or folder, and no hub id (OWNER/NAME)"
+        reason = f"no such file or folder, no hub id (OWNER/NAME), and no model of this package ({names})"
     elif path.name in _LOCAL_NAMES or path.suffix in _LOCAL_SUFFIXES:
         reason = f"no such file or folder, and not looked up on the hub, as {path.name} is the name of a file of ours"
     elif path.parent.exists():

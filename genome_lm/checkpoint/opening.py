@@ -1,4 +1,4 @@
-"""Checkpoints in any form that people hold: native, HyenaDNA's own, Hugging Face's, on disk or on the hub."""
+"""Checkpoints in any form that people hold: native, HyenaDNA's own, Hugging Face's, on disk, shipped, on the hub."""
 
 import os
 import re
@@ -13,6 +13,7 @@ from genome_lm.checkpoint.hub import fetched, require_hub_id
 from genome_lm.checkpoint.hyenadna import canonical_state, infer_config, is_hyenadna, to_ours
 from genome_lm.checkpoint.native import CONFIG, FORMAT, WEIGHTS, load_checkpoint, load_head
 from genome_lm.checkpoint.pickles import read_pickled
+from genome_lm.checkpoint.shipped import shipped_folder
 from genome_lm.checkpoint.stored import Stored, read_safetensors
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import Head, HyenaLM
@@ -45,9 +46,10 @@ def open_checkpoint(
         source: A native folder; an original HyenaDNA `.ckpt` (its config, if it lies beside it as NAME.config.json,
             NAME.json or .yaml, or config.json, must agree with the tensors); a folder of the Hugging Face port
             (model.safetensors or pytorch_model.bin, or several files with an index, and config.json), or such a
-            file; or an id on the Hugging Face hub, OWNER/NAME, which honours HF_ENDPOINT, HF_HOME and
-            HF_HUB_OFFLINE. What looks like a path is never looked up on the hub. Prefixes of torch.compile, data
-            parallelism and FSDP in the names of tensors are taken off.
+            file; the name of a model that comes with this package (`shipped_models`), where no file has it; or an id
+            on the Hugging Face hub, OWNER/NAME, which honours HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE. What looks
+            like a path is never looked up on the hub. Prefixes of torch.compile, data parallelism and FSDP in the
+            names of tensors are taken off.
         device: Where the model goes.
         revision: For the hub alone: commit, tag or branch; the pinned commit of a published model if None.
 
@@ -68,6 +70,10 @@ def open_checkpoint(
             return _from_folder(path, device) if path.is_dir() else _from_file(path, device)
     except OSError as error:
         raise GenomeLMError(f"{source}: no checkpoint here: {error.strerror or error}") from error
+    if (shipped := shipped_folder(os.fspath(source))) is not None:
+        if revision is not None:
+            raise GenomeLMError(f"{source}: comes with this package, where there is no revision; leave it out")
+        return _from_folder(shipped, device)
     hub_id = require_hub_id(os.fspath(source))
     folder = fetched(hub_id, revision, [CONFIG, *_FOLDER_WEIGHTS, *_SHARDS])
     opened = _from_folder(folder, device)

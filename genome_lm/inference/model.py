@@ -35,8 +35,9 @@ def load(
     """Load a checkpoint of any form; nothing that is in it can run code.
 
     Args:
-        path: A native folder, an original HyenaDNA .ckpt, a folder of the Hugging Face port, or an id on the Hugging
-            Face hub such as "LongSafari/hyenadna-small-32k-seqlen-hf"; see `genome_lm.checkpoint.open_checkpoint`.
+        path: A native folder, an original HyenaDNA .ckpt, a folder of the Hugging Face port, the name of a model that
+            comes with this package such as "bacteria-900k", or an id on the Hugging Face hub such as
+            "LongSafari/hyenadna-small-32k-seqlen-hf"; see `genome_lm.checkpoint.open_checkpoint`.
         device: Where to compute: "cpu", "cuda", "cuda:N", "mps", or "auto" (the default), a CUDA GPU if there is one.
         revision: For the hub: commit, tag or branch.
         condition: What all sequences are read under, one of the model's `config.conditions`; None for that of a tuned
