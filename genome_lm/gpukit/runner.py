@@ -44,6 +44,7 @@ STAGES = {
     "machine": Stage("genome_lm.gpukit.stages.machine", 90),
     "compile": Stage("genome_lm.gpukit.stages.compilation", 80),
     "kernels": Stage("genome_lm.gpukit.stages.kernels", 90, interpreted=True),
+    "attention": Stage("genome_lm.gpukit.stages.attention", 90),
     "model": Stage("genome_lm.gpukit.stages.model", 90),
     "training": Stage("genome_lm.gpukit.stages.training", 100),
     "bench_conv": Stage("genome_lm.gpukit.stages.bench_conv", 100, interpreted=True),

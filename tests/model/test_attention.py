@@ -1,12 +1,14 @@
 """Attention of all patterns: against its definition by masks, token by token, and with shared beginnings."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.attention import dilated, nearest, patterns, reference, softmax
+from genome_lm.kernels.attention import dilated, flex, nearest, patterns, reference, softmax
 from genome_lm.kernels.attention.dilated import dilated_attention, plain_dilated_attention
 from genome_lm.kernels.attention.nearest import nearest_attention, plain_nearest_attention
 from genome_lm.kernels.attention.patterns import full_attention, local_attention, plain_local_attention
@@ -27,6 +29,7 @@ from genome_lm.model.recompute import (
 from genome_lm.model.stepping import Stepper
 from tests.model.test_cuda_memory import Memory, peak
 
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 SEGMENTS = (16, 1), (64, 4), (128, 8)
 LAYOUTS = [*(name for name in MIXERS if name.startswith("attention")), "attention,hyena,attention-local"]
 
@@ -90,6 +93,47 @@ def test_full_attention_is_its_mask(queries: int, keys: int) -> None:
     operands, positions = heads(queries, keys), torch.arange(keys)
     expected = reference.attention(*operands, reference.causal_counts(positions[-queries:], positions))
     equal(full_attention(*operands), expected, operands, backward=queries == keys)
+
+
+@pytest.mark.parametrize("window", [0, 1, 33])
+@pytest.mark.parametrize("length", [1, 130])
+def test_flex_attention_is_its_mask(length: int, window: int) -> None:
+    operands, positions = [x.detach() for x in heads(length, length)], torch.arange(length)
+    counts = reference.local_counts(positions, positions, window or length)
+    y, log_sum = flex.plain_flex_attention(*operands, window)
+    torch.testing.assert_close(y, reference.attention(*operands, counts))
+    scores = reference.scores(*operands[:2]).masked_fill(~counts, -torch.inf)
+    torch.testing.assert_close(log_sum.double(), scores.logsumexp(-1))
+
+
+@pytest.mark.parametrize("layout", ["attention-local", "attention-dilated"])
+def test_models_run_with_flex_attention(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, ids = model(layout), bases(2, 77)
+    with torch.no_grad():
+        expected = lm(ids)
+        for module in (patterns, dilated):
+            monkeypatch.setattr(module, "runs_flex", lambda q: True)
+            monkeypatch.setattr(module, "flex_attention", flex.plain_flex_attention)
+        torch.testing.assert_close(lm(ids), expected)
+
+
+def test_flex_attention_is_tried_before_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def attempt(operation: Callable[..., object]) -> str:
+        monkeypatch.setattr(flex, "flex_attention", operation)
+        flex.reason_against_flex.cache_clear()
+        reason = flex.reason_against_flex(torch.device("cpu"))
+        flex.reason_against_flex.cache_clear()
+        return reason
+
+    def right(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, None]:
+        return patterns.plain_local_attention(q, k, v, window), None
+
+    assert not attempt(right)
+    assert attempt(lambda q, k, v, window: right(q, k, v, window + 1)).startswith("off by ")
+    assert "FlexAttention does not support backward" in attempt(flex.plain_flex_attention)
+    assert "attention runs in plain PyTorch, without FlexAttention: NotImplementedError" in caplog.text
 
 
 @pytest.mark.parametrize("segments", [SEGMENTS, ((256, 1), (256, 2)), ((5, 1), (21, 3))], ids=str)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from genome_lm.kernels.attention.flex import flex_attention, runs_flex
 from genome_lm.kernels.attention.reference import Segments
 from genome_lm.kernels.attention.softmax import Attended, attend, plain_attend, runs_flash, union
 from genome_lm.kernels.cpu.torch_private import flash_attention_backward
@@ -30,6 +31,8 @@ def dilated_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, begin
         segments: Lengths and dilations; the first dilation is 1, so that each query has a key.
         begin: First position, at most that of the segments in which the first query is.
     """
+    if runs_flex(q):
+        return _union(q, k, v, segments, begin, _flex_attend).y
     if not runs_flash(q):
         return plain_dilated_attention(q, k, v, segments, begin)
     if q.shape[2] < k.shape[2]:
@@ -41,6 +44,10 @@ def dilated_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, begin
 def plain_dilated_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, begin: int = 0) -> Tensor:
     """`dilated_attention` in plain PyTorch."""
     return _union(q, k, v, segments, begin, plain_attend).y
+
+
+def _flex_attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Attended:
+    return Attended(*flex_attention(q, k, v))
 
 
 class _Dilated(torch.autograd.Function):

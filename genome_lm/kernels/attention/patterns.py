@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from genome_lm.kernels.attention.flex import flex_attention, runs_flex
 from genome_lm.kernels.attention.softmax import attend, runs_flash, union
 from genome_lm.kernels.cpu.torch_private import flash_attention, flash_attention_backward
 
@@ -29,6 +30,8 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def local_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Each query sees the last `window` positions, its own among them, at O(window) per query."""
     before = k.shape[2] - q.shape[2]
+    if not before and runs_flex(q):
+        return flex_attention(q, k, v, window)[0]
     ahead = min(before, window - 1)
     # In the place of the queries before the first one there is nothing.
     q = F.pad(q, (0, 0, ahead, 0)) if ahead else q
