@@ -342,3 +342,37 @@ def test_the_residual_stream_stays_in_float32_within_autocast(layout: str) -> No
             hidden = lm.backbone(ids)
     assert hidden.dtype == torch.float32
     assert (hidden - expected).std() < 0.1 * expected.std()
+
+
+def test_recall_at_first_finds_where_the_same_bases_stood() -> None:
+    """A new mixer attends most to the base behind the last words that are the same, as far back as they stand."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        d_model=128, n_layer=1, max_length=900, embed_dropout=0.0, layout="attention-recall", attention_window=32
+    )
+    lm, ids = HyenaLM(config).eval(), bases(1, 800)
+    ids[:, 700:] = ids[:, 100:200]
+    block = lm.backbone.blocks[0]
+    with torch.no_grad():
+        (q,), (k, _) = block.mixer.split(block.norm1(lm.backbone.read(ids)), torch.arange(800))  # type: ignore[operator]
+    nearest_keys = reference.scores(q, k)[0, :, 720:].argmax(-1)
+    assert (nearest_keys == torch.arange(121, 201)).all(0)[:79].float().mean() > 0.95
+
+
+def test_recall_sees_other_sequences_in_training_alone() -> None:
+    lm, ids = model("attention-recall", n_layer=1, recall_others=1), bases(3, 40)
+    mixer, x = lm.backbone.blocks[0].mixer, torch.randn(3, 40, 24, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(mixer(x), torch.cat([mixer(row[None]) for row in x]))
+        mixer.train()
+        queries, (k, v) = mixer.split(x, torch.arange(40))  # type: ignore[operator]
+        (q,) = queries
+        positions = torch.arange(80)
+        recent = reference.recency(positions[40:], positions, 13)
+        for row, other in enumerate([2, 0, 1]):
+            keys, values = (torch.cat([part[other], part[row]], dim=1)[None] for part in (k, v))
+            counts = reference.nearest_counts(q[row : row + 1], keys, recent, 9)
+            expected = mixer.join(reference.attention(q[row : row + 1], keys, values, counts))  # type: ignore[operator]
+            torch.testing.assert_close(mixer(x)[row], expected[0])
+        torch.testing.assert_close(mixer(x[:1]), mixer.eval()(x[:1]))
+    assert not lm.train()(ids).equal(lm.eval()(ids))
