@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from genome_lm.direction import CAUSAL, Direction
 from genome_lm.errors import GenomeLMError
@@ -43,6 +43,13 @@ class ModelConfig:
         resid_dropout: Dropout before each residual addition, in training.
         layout: Operators of the blocks, separated by commas; the list is repeated over the `n_layer` blocks. This
             field and those after it are HyenaDNA's by default, and then not in files.
+        direction: "causal", or "both": each block mixes the sequence and its reverse, and the logits are those of a
+            masked model, of the base at their own position.
+        strands: "single", or "equivariant", of models that read both ways: both strands go through the same weights.
+            The hidden states of a position are those of its strand, then those of the other, so twice `d_model`.
+            The reverse complement of a sequence then has the same states in reverse, with the halves exchanged
+            (Schiff et al. 2024, https://arxiv.org/abs/2403.03234).
+        reversed_weights: "shared" or "own" mixers for the reversed direction of models that read both ways.
         heads: Heads of attention; 0 stands for one per 64 channels, and at least one.
         attention_window: Last positions that a position attends to in `attention-local` and `attention-recall`,
             itself among them.
@@ -75,6 +82,9 @@ class ModelConfig:
     embed_dropout: Annotated[float, Within(0, 0.999)] = 0.1
     resid_dropout: Annotated[float, Within(0, 0.999)] = 0.0
     layout: str = "hyena"
+    direction: Direction = CAUSAL
+    strands: Literal["single", "equivariant"] = "single"
+    reversed_weights: Literal["shared", "own"] = "shared"
     heads: Annotated[int, Within(0, 2**12)] = 0
     attention_window: Annotated[int, Within(1, 2**31)] = 256
     attention_segments: tuple[tuple[Positive, Positive], ...] = ((256, 1), (1_024, 4), (4_096, 16))
@@ -100,6 +110,10 @@ class ModelConfig:
             raise GenomeLMError(
                 f"model config: layout names {len(names)} operators for {self.n_layer} blocks; raise n_layer"
             )
+        if self.direction is CAUSAL:
+            for name, value in (("strands", self.strands), ("reversed_weights", self.reversed_weights)):
+                if value not in ("single", "shared"):
+                    raise GenomeLMError(f"model config: {name} {value} goes with direction both")
         for name in self.conditions:
             check_condition(name)
         if repeated := repeated_names(self.conditions):
@@ -126,6 +140,11 @@ class ModelConfig:
         return self.n_layer * (mlp + projections + filters) + self.ngrams * (self.ngram_width or self.d_model)
 
     @property
+    def state_width(self) -> int:
+        """Width of a hidden state: that of the residual stream, or of those of both strands."""
+        return self.d_model * (2 if self.strands == "equivariant" else 1)
+
+    @property
     def ngrams(self) -> int:
         """How many n-grams have a vector."""
         return sum(4**length for length in range(2, self.ngram_order + 1))
@@ -146,11 +165,6 @@ class ModelConfig:
         names = [name.strip() for name in self.layout.split(",")]
         return tuple(names[number % len(names)] for number in range(self.n_layer))
 
-    @property
-    def direction(self) -> Direction:
-        """Which positions a state depends on."""
-        return CAUSAL
-
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values, without those from `layout` on that have their defaults."""
         values = dataclasses.asdict(self)
@@ -161,6 +175,8 @@ class ModelConfig:
                 del values[field.name]
         if self.conditions:
             values["conditions"] = list(self.conditions)
+        if "direction" in values:
+            values["direction"] = self.direction.value
         return values
 
     def condition_id(self, name: str) -> int:

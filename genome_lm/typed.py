@@ -6,6 +6,7 @@ It needs nothing but Python, since models open where little else is installed.
 import dataclasses
 import numbers
 import types
+from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -41,9 +42,9 @@ def typed(kind: type[T], values: Any, what: str) -> T:
     """A dataclass, a named tuple or another type from plain values.
 
     Args:
-        kind: The type. Fields may be int, float, bool, str, Any, Literal, tuple, list, dict, dataclasses, named
-            tuples, one of these or None, and Annotated with `Within`. A class that is `OPEN` leaves out fields that
-            it does not know.
+        kind: The type. Fields may be int, float, bool, str, Any, Literal, StrEnum, tuple, list, dict, dataclasses,
+            named tuples, one of these or None, and Annotated with `Within`. A class that is `OPEN` leaves out fields
+            that it does not know.
         values: What a file holds. Numbers must be finite. No text is taken for a number, no bool for an integer.
         what: What the values are of, to begin errors with.
 
@@ -68,6 +69,10 @@ def _value(hint: Any, value: Any, what: str, name: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any or (isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, hint)):
         return value
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        if type(value) in (str, hint) and value in [*hint]:
+            return hint(value)
+        raise _wrong(what, name, value, f"use {', '.join(hint)}")
     if origin is Annotated:
         return _bounded(_value(arguments[0], value, what, name), arguments[1], what, name)
     if origin is Literal:

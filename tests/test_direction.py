@@ -1,13 +1,12 @@
 """What asks a model's direction, tried with one that sees what follows."""
 
-from unittest.mock import PropertyMock
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from genome_lm.config import ModelConfig
-from genome_lm.direction import CAUSAL, Direction
+from genome_lm.direction import BOTH, CAUSAL
 from genome_lm.errors import GenomeLMError
 from genome_lm.inference.batches import BatchSize, compute_in_batches, padded_batches
 from genome_lm.inference.embedding import FlankedSequence
@@ -16,7 +15,6 @@ from genome_lm.model.recompute import reference_states
 from genome_lm.model.stepping import Stepper
 from tests.tiny import TINY_MODEL
 
-BOTH = Direction("both", sees_following=True, offset=0)
 CPU = torch.device("cpu")
 
 
@@ -44,9 +42,8 @@ def test_no_padding_where_it_would_be_seen() -> None:
     assert batches == [[0, 2], [3], [1, 4]]
 
 
-def test_what_only_causal_models_can_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = HyenaLM(TINY_MODEL)
-    monkeypatch.setattr(ModelConfig, "direction", PropertyMock(return_value=BOTH))
+def test_what_only_causal_models_can_do_is_refused() -> None:
+    model = HyenaLM(replace(TINY_MODEL, direction=BOTH))
     with pytest.raises(GenomeLMError, match="only causal models can be read token by token"):
         Stepper(model, 5)
     with pytest.raises(GenomeLMError, match="share no states"):

@@ -49,7 +49,7 @@ class BatchSize:
             free, most = torch.cuda.mem_get_info(device)[0], _MOST_TOKENS
         else:
             free, most = free_memory(), BATCH_TOKENS
-        return cls(max(1, min(most, free // 2 // (_STATES * 4 * config.d_model))))
+        return cls(max(1, min(most, free // 2 // (_STATES * 4 * config.state_width))))
 
 
 def encode_all(sequences: Sequence[str], names: Sequence[str] | None, most: int) -> list[Tokens]:

@@ -75,7 +75,7 @@ class Recipe(NamedTuple):
 
     def shape(self, config: ModelConfig) -> tuple[int, ...]:
         """Shape of what a sequence (without pooling: a base) becomes in each layer."""
-        width = config.d_model * (2 if self.strand == "concat" else 1)
+        width = config.state_width * (2 if self.strand == "concat" else 1)
         return (self.pooling.bins, width) if self.pooling.kind == "bins" else (width,)
 
 

@@ -16,6 +16,7 @@ from genome_lm.model.cuda_memory import free_bytes, must_recompute
 from genome_lm.model.mixer import Ends, GpuBatch, Mixer, runs_fused
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import NgramEmbedding
+from genome_lm.model.ways import Turn, Ways
 
 NORM_CHUNK = 8_192
 """Positions that the final norm takes at one time where it writes over its input."""
@@ -41,25 +42,47 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block; the residual stream stays in float32 whatever the autocast dtype."""
+    """Pre-norm residual block; the residual stream stays in float32 whatever the autocast dtype.
 
-    def __init__(self, config: ModelConfig, mixer: Mixer) -> None:
+    Attributes:
+        mixer: The operator.
+        reversed_mixer: That of the reversed sequence where it has weights of its own, else None.
+    """
+
+    def __init__(self, config: ModelConfig, operator: type[Mixer]) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
-        self.mixer = mixer
+        self.mixer = operator(config)
+        self.reversed_mixer = operator(config) if config.reversed_weights == "own" else None
         self.norm2 = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.mlp = Mlp(config)
         self.dropout = nn.Dropout(config.resid_dropout)
 
     def layers(self, role: Literal["residual", "adapted"]) -> Iterator[nn.Linear]:
         """Linear layers that write to the residual stream, or those that LoRA adapts."""
-        for part in (self.mixer, self.mlp):
+        for part in filter(None, (self.mixer, self.reversed_mixer, self.mlp)):
             for name in getattr(part, f"{role}_layers"):
                 yield part.get_submodule(name)  # type: ignore[misc]
 
-    def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
-        """Residual stream in, residual stream out: (B, L, D) → (B, L, D), written over x if `inplace` allows it."""
-        return self._add_mlp(self.mixer.add(x, self.norm1, self.dropout, inplace))
+    def undecayed(self) -> Iterator[nn.Parameter]:
+        """Parameters of the mixers that weight decay spares."""
+        for mixer in filter(None, (self.mixer, self.reversed_mixer)):
+            yield from mixer.undecayed()
+
+    def forward(self, x: Tensor, inplace: bool = False, turn: Turn | None = None) -> Tensor:
+        """Residual stream in, residual stream out: (B, L, D) → (B, L, D), written over x if `inplace` allows it.
+
+        With `turn`, the mixer's part is the sum of what it makes of the sequences and of the reversed ones.
+        """
+        if turn is None:
+            return self._add_mlp(self.mixer.add(x, self.norm1, self.dropout, inplace))
+        reverse = turn(x)
+        if self.reversed_mixer is None:  # one pass, so that filters are made once
+            ahead, back = self.mixer.add(torch.cat([x, reverse]), self.norm1, self.dropout, inplace).chunk(2)
+        else:
+            ahead = self.mixer.add(x, self.norm1, self.dropout, False)
+            back = self.reversed_mixer.add(reverse, self.norm1, self.dropout, False)
+        return self._add_mlp(ahead + turn(back - reverse))
 
     def read_reference(self, x: Tensor, begin: int, first: int) -> tuple[Tensor, Any]:
         """The block over reference sequences, see `Mixer.read_reference`; x may be written over.
@@ -101,7 +124,7 @@ class HyenaBackbone(nn.Module):
         self.embedding = nn.Embedding(EMBEDDING_ROWS, config.d_model)
         self.ngrams = NgramEmbedding(config) if config.ngram_order else None
         self.dropout = nn.Dropout(config.embed_dropout)
-        blocks = nn.ModuleList(Block(config, mixer_class(name)(config)) for name in config.mixers)
+        blocks = nn.ModuleList(Block(config, mixer_class(name)) for name in config.mixers)
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
         self.norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
 
@@ -118,7 +141,7 @@ class HyenaBackbone(nn.Module):
             prompt: (P, d_model) vectors to stand before the embeddings of each row; P counts in the length.
 
         Returns:
-            (B, P + L, d_model) float32.
+            (B, P + L, `config.state_width`) float32.
 
         Raises:
             GenomeLMError: If the sequence is longer than the filters, or there is no such layer.
@@ -127,15 +150,16 @@ class HyenaBackbone(nn.Module):
             raise GenomeLMError(
                 f"there is no layer {layer}; this model has layers 0 (the embedding) to {self.config.n_layer}"
             )
-        x = self.read(ids, prompt)
+        ways = Ways.of(self.config, ids, self.ahead + (0 if prompt is None else len(prompt)))
+        x = self.read(ways.ids, prompt)
         recompute = self.training and torch.is_grad_enabled() and self._recomputes(x)
         random = self.config.resid_dropout > 0
         for block in self.blocks[:layer]:
             if recompute:
-                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=random)
+                x = checkpoint(block, x, False, ways.turn, use_reentrant=False, preserve_rng_state=random)
             else:
-                x = block(x, inplace=not torch.is_grad_enabled())
-        return (x if layer is not None else self._final_norm(x))[:, self.ahead :]
+                x = block(x, not torch.is_grad_enabled(), ways.turn)
+        return ways.states((x if layer is not None else self._final_norm(x))[:, self.ahead :])
 
     @property
     def ahead(self) -> int:
@@ -164,6 +188,10 @@ class HyenaBackbone(nn.Module):
             return embedded
         number = self.config.condition_id(self.condition)
         return _before(self.embedding.weight[number : number + 1], embedded)
+
+    def normed(self, states: Tensor) -> Tensor:
+        """The final norm of states, (…, state_width), those of each strand by themselves."""
+        return self.norm(states.unflatten(-1, (-1, self.config.d_model))).flatten(-2)
 
     def _final_norm(self, x: Tensor) -> Tensor:
         """The final norm; without gradients written over x, so that a long sequence needs no second stream."""
@@ -196,20 +224,21 @@ class HyenaBackbone(nn.Module):
             layers: Which ones, each as in `forward`.
 
         Yields:
-            The layer and its states, (B, L, d_model) float32; without gradients, they are written over when the next
-            ones are asked for.
+            The layer and its states, (B, L, `config.state_width`) float32. Without gradients, they are written over
+            when the next ones are asked for.
 
         Raises:
             GenomeLMError: As `forward`.
         """
-        x = self.read(ids)
+        ways = Ways.of(self.config, ids, self.ahead)
+        x = self.read(ways.ids)
         deepest = self.config.n_layer if None in layers else max(layer or 0 for layer in layers)
         for depth in range(deepest + 1):
-            x = x if depth == 0 else self.blocks[depth - 1](x, inplace=not torch.is_grad_enabled())
+            x = x if depth == 0 else self.blocks[depth - 1](x, not torch.is_grad_enabled(), ways.turn)
             if depth in layers:
-                yield depth, x[:, self.ahead :]
+                yield depth, ways.states(x[:, self.ahead :])
         if None in layers:
-            yield None, self._final_norm(x)[:, self.ahead :]
+            yield None, ways.states(self._final_norm(x)[:, self.ahead :])
 
 
 def _before(prefix: Tensor, x: Tensor) -> Tensor:

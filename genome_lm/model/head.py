@@ -98,17 +98,17 @@ class Head(nn.Module):
     def __init__(self, config: HeadConfig, model: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        d_model = model.d_model
-        width = PER_LAYER[config.pool] * model.n_layer * d_model if config.pool in PER_LAYER else d_model
+        states = model.state_width
+        width = PER_LAYER[config.pool] * model.n_layer * states if config.pool in PER_LAYER else states
         self.out = nn.Linear(width, len(config.outputs))
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
-        self.prompt = nn.Parameter(torch.randn(config.prompt, d_model) * 0.02) if config.prompt else None
+        self.prompt = nn.Parameter(torch.randn(config.prompt, model.d_model) * 0.02) if config.prompt else None
 
     def features(self, backbone: HyenaBackbone, ids: Tensor, lengths: Tensor) -> Tensor:
         """Pooled states: (B, L) ids padded on the right, (B,) lengths → (B, d), or (B, L, d) unpooled.
 
-        d is d_model, with "layers" 3 and with "bases" 4 · n_layer · d_model.
+        d is that of a state, with "layers" 3 and with "bases" 4 · n_layer times as many.
         """
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         if self.config.pool in PER_LAYER:

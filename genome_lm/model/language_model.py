@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genome_lm.alphabet import NUCLEOTIDES
+from genome_lm.alphabet import NUCLEOTIDES, TOKEN_COMPLEMENT
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import outside_autocast, recomputed
 from genome_lm.model.backbone import HyenaBackbone
@@ -22,7 +22,10 @@ CUDA_LOSS_CHUNK = 131_072
 
 
 class HyenaLM(nn.Module):
-    """HyenaDNA (Nguyen et al. 2023, https://arxiv.org/abs/2306.15794): next-token logits with a tied head."""
+    """HyenaDNA (Nguyen et al. 2023, https://arxiv.org/abs/2306.15794), and what a `ModelConfig` makes of it.
+
+    The head is tied. Its logits are of the next token, or where the model reads both ways, of that at their position.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -60,15 +63,19 @@ class HyenaLM(nn.Module):
         self.config = self.backbone.config = self.config.with_conditions(names)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits of the token after each position: (B, L) ids → (B, L, 16), float32 within autocast too."""
+        """Logits of what `Direction.offset` says: (B, L) ids → (B, L, 16), float32 within autocast too."""
         return self._logits(self.backbone(ids))
 
     def _logits(self, hidden: Tensor) -> Tensor:
+        weight = self.backbone.embedding.weight
         with outside_autocast(hidden):
-            return F.linear(hidden, self.backbone.embedding.weight)
+            if self.config.strands == "single":
+                return F.linear(hidden, weight)
+            own, other = F.linear(hidden.unflatten(-1, (2, -1)), weight).unbind(-2)
+            return own + other[..., torch.from_numpy(TOKEN_COMPLEMENT).to(hidden.device).long()]
 
     def loss(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Cross-entropy of the next nucleotide, averaged over the targets that count.
+        """Cross-entropy of the nucleotides that are predicted, averaged over the targets that count.
 
         Logits are computed and dropped in chunks, so that memory does not grow with 16 · L.
 
@@ -101,14 +108,14 @@ class HyenaLM(nn.Module):
         return losses.view_as(counted).sum(1), counted.sum(1)
 
     def _chunk_losses(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        logits = self._logits(self.backbone.norm(hidden)).float()
+        logits = self._logits(self.backbone.normed(hidden)).float()
         return F.cross_entropy(logits, targets.long(), reduction="none") * weights
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW groups of the recipe: no weight decay on norms, biases, and what the mixers spare."""
         norms = (module for module in self.modules() if isinstance(module, nn.LayerNorm))
         spared = {id(parameter) for norm in norms for parameter in norm.parameters()}
-        spared |= {id(parameter) for block in self.backbone.blocks for parameter in block.mixer.undecayed()}
+        spared |= {id(parameter) for block in self.backbone.blocks for parameter in block.undecayed()}
         # Decay would pull at an n-gram's vector at every step, its gradient only where it occurs.
         spared |= {id(module.weight) for module in self.modules() if isinstance(module, NgramEmbedding)}
         decayed: list[nn.Parameter] = []

@@ -10,7 +10,7 @@ import torch
 
 from genome_lm.checkpoint import load_checkpoint
 from genome_lm.config import ModelConfig
-from genome_lm.direction import CAUSAL, Direction
+from genome_lm.direction import BOTH, CAUSAL, Direction
 from genome_lm.genome import GenomeStore, Interval, WindowSampler, build_store, tile, write_bed
 from genome_lm.genome.mixture import Mixture, Source
 from genome_lm.mixture_config import MixtureConfig, SourceConfig
@@ -156,7 +156,7 @@ def test_validation_reads_little_padding(contigs: GenomeStore, monkeypatch: pyte
 
 
 def test_a_model_that_sees_padding_gets_whole_windows() -> None:
-    both = Direction("both", sees_following=True, offset=0)
+    both = BOTH
     extents = np.array([0, 1, 5, 9])
     assert read_lengths(extents, 9, both).tolist() == [9] * 4
     assert read_lengths(extents, 9, CAUSAL).tolist() == [1, 1, 4, 8]

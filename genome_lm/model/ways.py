@@ -1,0 +1,84 @@
+"""How a batch goes through the blocks: one way or both, on one strand or on both.
+
+This is the one place that turns sequences around. Each is turned within its own length. So padding on the right stays
+there, behind what it can't reach, and a result depends neither on it nor on the batch.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from genome_lm.alphabet import PAD, TOKEN_COMPLEMENT
+from genome_lm.config import ModelConfig
+
+
+class Turn:
+    """Turns sequences around, and turned ones back; what stands ahead of them stays.
+
+    Args:
+        ids: (B, L) token ids, padded on the right with `PAD`.
+        ahead: Positions before each sequence, such as that of a condition.
+    """
+
+    def __init__(self, ids: Tensor, ahead: int = 0) -> None:
+        places = torch.arange(ids.shape[1], device=ids.device)
+        lengths = ((ids != PAD) * (places + 1)).amax(1, keepdim=True)
+        turned = torch.where(places < lengths, lengths - 1 - places, places) + ahead
+        first = torch.arange(ahead, device=ids.device).expand(len(ids), -1)
+        rows = torch.arange(len(ids), device=ids.device)[:, None] * (ahead + ids.shape[1])
+        self._places = (torch.cat([first, turned], dim=1) + rows).flatten()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of (B, ahead + L, …), such as a residual stream; differentiable."""
+        turned: Tensor = _Taken.apply(x, self._places)
+        return turned
+
+
+class _Taken(torch.autograd.Function):
+    """Rows at their places. Turning around twice changes nothing, so the gradient is turned around too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return x.flatten(0, 1).index_select(0, places).view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        return grad.flatten(0, 1).index_select(0, places).view_as(grad), None
+
+
+class Ways(NamedTuple):
+    """A batch of B sequences as the blocks read it.
+
+    Attributes:
+        ids: (R, L) token ids: the sequences, and where both strands are read, their reverse complements after them.
+        turn: Turns these rows around, with what stands ahead of them; None where the model is causal.
+        strand: Turns the other strand's states of the B sequences; None where one strand is read.
+    """
+
+    ids: Tensor
+    turn: Turn | None = None
+    strand: Turn | None = None
+
+    @classmethod
+    def of(cls, config: ModelConfig, ids: Tensor, ahead: int) -> "Ways":
+        """How a model reads a batch; see `Turn`."""
+        if not config.direction.sees_following:
+            return cls(ids)
+        if config.strands == "single":
+            return cls(ids, Turn(ids, ahead))
+        strand = Turn(ids)
+        complement = torch.from_numpy(TOKEN_COMPLEMENT).to(ids)[ids.long()]
+        both = torch.cat([ids, strand(complement)])
+        return cls(both, Turn(both, ahead), strand)
+
+    def states(self, x: Tensor) -> Tensor:
+        """States of the rows → of the sequences, those of the other strand beside their own: (B, L, state_width)."""
+        if self.strand is None:
+            return x
+        own, other = x.chunk(2)
+        return torch.cat([own, self.strand(other)], dim=-1)
