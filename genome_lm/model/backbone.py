@@ -159,7 +159,7 @@ class HyenaBackbone(nn.Module):
                 x = checkpoint(block, x, False, ways.turn, use_reentrant=False, preserve_rng_state=random)
             else:
                 x = block(x, not torch.is_grad_enabled(), ways.turn)
-        return ways.states((x if layer is not None else self._final_norm(x))[:, self.ahead :])
+        return ways.states(x if layer is not None else self._final_norm(x))[:, self.ahead :]
 
     @property
     def ahead(self) -> int:
@@ -236,9 +236,9 @@ class HyenaBackbone(nn.Module):
         for depth in range(deepest + 1):
             x = x if depth == 0 else self.blocks[depth - 1](x, not torch.is_grad_enabled(), ways.turn)
             if depth in layers:
-                yield depth, ways.states(x[:, self.ahead :])
+                yield depth, ways.states(x)[:, self.ahead :]
         if None in layers:
-            yield None, ways.states(self._final_norm(x)[:, self.ahead :])
+            yield None, ways.states(self._final_norm(x))[:, self.ahead :]
 
 
 def _before(prefix: Tensor, x: Tensor) -> Tensor:

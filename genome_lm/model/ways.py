@@ -57,7 +57,7 @@ class Ways(NamedTuple):
     Attributes:
         ids: (R, L) token ids: the sequences, and where both strands are read, their reverse complements after them.
         turn: Turns these rows around, with what stands ahead of them; None where the model is causal.
-        strand: Turns the other strand's states of the B sequences; None where one strand is read.
+        strand: Turns the other strand's B rows, likewise; None where one strand is read.
     """
 
     ids: Tensor
@@ -71,10 +71,9 @@ class Ways(NamedTuple):
             return cls(ids)
         if config.strands == "single":
             return cls(ids, Turn(ids, ahead))
-        strand = Turn(ids)
         complement = torch.from_numpy(TOKEN_COMPLEMENT).to(ids)[ids.long()]
-        both = torch.cat([ids, strand(complement)])
-        return cls(both, Turn(both, ahead), strand)
+        both = torch.cat([ids, Turn(ids)(complement)])
+        return cls(both, Turn(both, ahead), Turn(ids, ahead))
 
     def states(self, x: Tensor) -> Tensor:
         """States of the rows → of the sequences, those of the other strand beside their own: (B, L, state_width)."""

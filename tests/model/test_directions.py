@@ -134,3 +134,11 @@ def test_what_goes_with_both_directions() -> None:
         replace(SHAPE, direction=CAUSAL, reversed_weights="own")
     with pytest.raises(GenomeLMError, match="direction is 'backwards', use causal, both"):
         ModelConfig.from_dict({"d_model": 8, "n_layer": 1, "max_length": 9, "direction": "backwards"})
+
+
+def test_a_prompt_stands_ahead_of_both_strands() -> None:
+    lm, ids, prompt = model(strands="equivariant"), bases(2, 17), torch.randn(3, 16, dtype=torch.float64)
+    with torch.no_grad():
+        ahead, back = lm.backbone(ids, prompt=prompt), lm.backbone(reverse_complement(ids), prompt=prompt)
+    assert ahead.shape == (2, 20, 32)
+    torch.testing.assert_close(back[:, 3:].flip(1).roll(16, dims=-1), ahead[:, 3:])
