@@ -23,6 +23,7 @@ from genome_lm_cli.options import (
     Threads,
     check_bed_options,
     intervals_of,
+    layer_of,
     parse_shard,
 )
 from genome_lm_cli.output import finish, resumed
@@ -133,7 +134,7 @@ def embed(
     else:
         raise GenomeLMError("give either --fasta, or --genome (with --bed for places of it)")
     model = load(checkpoint, device, condition=condition)
-    recipe = Recipe.of(pool, [_layer(text) for text in layer or ["final"]], strand.value, model.config)
+    recipe = Recipe.of(pool, [layer_of(text) for text in layer or ["final"]], strand.value, model.config)
     done = embed_to_file(model, source, out, recipe, batch_tokens, part, force)
     shape = " × ".join(map(str, done.row_shape))
     finish(
@@ -171,11 +172,3 @@ def gather(
     finish(
         as_json, f"wrote {out}: {rows:,} rows; the shards can go now", path=str(out), rows=rows, shards=len(shards)
     )
-
-
-def _layer(text: str) -> int | None:
-    if text == "final":
-        return None
-    if text.isascii() and text.isdigit():
-        return int(text)
-    raise GenomeLMError(f"layer {text!r}: use final, or a number from 0 (the embedding)")

@@ -138,3 +138,12 @@ def named_paths(option: str, texts: list[str], form: str) -> dict[str, Path]:
             raise GenomeLMError(f"{option} {text}: write {form}, each name once")
         paths[name] = Path(path).expanduser()
     return paths
+
+
+def layer_of(text: str) -> int | None:
+    """The number of a layer; None for the states after the final norm."""
+    if text == "final":
+        return None
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise GenomeLMError(f"layer {text!r}: use final, or a number from 0 (the embedding)")

@@ -25,6 +25,7 @@ from genome_lm_cli.options import (
     Threads,
     check_bed_options,
     intervals_of,
+    layer_of,
     parse_shard,
     renaming_of,
 )
@@ -62,6 +63,13 @@ def score(
         int | None,
         typer.Option(help="With --vcf: bases scored from the variant on; default: 1,024 (short models: an eighth)."),
     ] = None,
+    readout: Annotated[
+        str | None,
+        typer.Option(help="With --vcf: delta, l2, cosine, entropy, joined by commas, beside llr.", metavar="NAMES"),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="With --readout l2 or cosine: of this layer; final (the default), or 0, 1, ….")
+    ] = None,
     stride: Annotated[
         int | None, typer.Option(help="Windows start at multiples of this; one pass serves all variants in one.")
     ] = None,
@@ -83,7 +91,9 @@ def score(
     With --vcf, INFO gets the log-likelihood ratio of ALT to REF (nats, each strand and their mean), the
     log-probabilities of A, C, G and T at the site, and the context read. A change has one score, wherever in a repeat
     it is written. What can't be scored passes through with a reason in GLM_SKIP. All else in the file stays as it is,
-    letter by letter; .bcf is refused where its 32-bit numbers can't hold a value.
+    letter by letter; .bcf is refused where its 32-bit numbers can't hold a value. --readout adds values of the same
+    pass: the difference of the probabilities at the first base that differs (delta), distances of the hidden states
+    there and over the flank (l2, cosine), and the entropy there.
 
     With --bed, an interval with the strand - in column 6 is read as its reverse complement (--strand both, the
     default, reads both of each). The table has the BED's further columns; an id is NAME|contig:first-last(strand),
@@ -126,11 +136,12 @@ def score(
         if out != STDOUT:
             refuse_existing(out, force)
         rename = renaming_of(contig_names, contig_map)
+        settings |= {"readouts": tuple((readout or "llr").split(",")), "layer": layer_of(layer or "final")}
         asked = VcfRequest(vcf, out, flank=flank, rename=rename, checkpoint=checkpoint, shard=part, **settings)
         _score_vcf(asked, genome, loading, as_json)
         return
-    if flank is not None or shard is not None:
-        raise GenomeLMError("--flank and --shard go with --vcf")
+    if any(option is not None for option in (flank, shard, readout, layer)):
+        raise GenomeLMError("--flank, --shard, --readout and --layer go with --vcf")
     check_bed_options(bed, split, contig_names, contig_map)
     if out is None and table_out is None:
         raise GenomeLMError("give --out (a track), --table, or both")

@@ -15,7 +15,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing, replacing_file, require_suffix
 from genome_lm.formats.room import require_room
 from genome_lm.formats.vcf import COLUMNS, PREFIX, Record, Survey, contigs_of, key_of, quiet_htslib, read_vcf
-from genome_lm.genome.variants import REASONS, VariantScores
+from genome_lm.genome.variants import READOUTS, REASONS, VariantScores
 from genome_lm.optional import require
 
 NAMES = (".vcf.gz", ".vcf", ".bcf")
@@ -45,7 +45,12 @@ _FIELDS = {
     "N_REV": ("A", "Integer", "bases compared on the reverse complement"),
     "SKIP": (".", "String", "why an ALT was not scored: " + "; ".join(f"{key}: {REASONS[key]}" for key in REASONS)),
 }
-_KEYS = frozenset(PREFIX + name for name in _FIELDS)
+_READOUTS = {
+    value: ("A", "Float", f"{text}; mean of the strands")
+    for values in READOUTS.values()
+    for value, text in values.items()
+}
+_KEYS = frozenset(PREFIX + name for name in (*_FIELDS, *map(str.upper, _READOUTS)))
 
 
 def check_vcf_name(out: Path) -> None:
@@ -120,15 +125,23 @@ def _is_same_value(one: str, other: str) -> bool:
         return False
 
 
-def scored_header(survey: Survey, settings: dict[str, Any], mark: str) -> list[str]:
-    """The lines of the header: the input's, less those of an earlier scoring, the contigs that it lacks, and ours."""
+def scored_header(survey: Survey, settings: dict[str, Any], readouts: Sequence[str], mark: str) -> list[str]:
+    """The lines of the header: the input's, less those of an earlier scoring, the contigs that it lacks, and ours.
+
+    Args:
+        survey: What was seen of the input.
+        settings: What the scores depend on.
+        readouts: Values of `READOUTS` that INFO has.
+        mark: A line to stand before that of the columns; "" for none.
+    """
     ours = (OURS, *(f"##INFO=<ID={key}," for key in _KEYS))
     *lines, columns = [line for line in survey.header if not line.startswith(ours)]
     declared = contigs_of(lines)
     for name, (_, length) in survey.contigs.items():
         if name not in declared:
             lines.append(f"##contig=<ID={name}" + (f",length={length}>" if length else ">"))
-    for name, (number, kind, text) in _FIELDS.items():
+    fields = _FIELDS | {value.upper(): _READOUTS[value] for value in readouts}
+    for name, (number, kind, text) in fields.items():
         lines.append(f'##INFO=<ID={PREFIX}{name},Number={number},Type={kind},Description="{text}">')
     lines.append(f"{OURS}score=" + " ".join(f"{name}={value}" for name, value in settings.items()))
     return [*lines, *([mark] if mark else []), columns]
@@ -157,6 +170,7 @@ def info_of(scores: VariantScores, span: range, reasons: Sequence[str]) -> str:
             "CTX": ",".join(map(str, scores.context[numbers].max(0))),
             "N_FWD": _counts(scores.scored[at, 0]),
             "N_REV": _counts(scores.scored[at, 1]),
+            **{name.upper(): _joined(scores.readout(name)[at]) for name in scores.readouts},
         }
     if any(reasons):
         values["SKIP"] = ",".join(reason or "." for reason in reasons)

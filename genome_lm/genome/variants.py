@@ -1,6 +1,6 @@
 """Small variants of a genome: their alleles, why one can't be scored, and the scores of many."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,24 @@ REASONS = {
 }
 """Why an allele is not scored."""
 
+_STATES = "of the reference and the alternative"
+READOUTS: dict[str, dict[str, str]] = {
+    "llr": {},
+    "delta": {"delta": "p(ALT's base) - p(REF's base) at the first base that differs, given what is before it"},
+    "l2": {
+        "l2_site": f"Euclidean distance between the states {_STATES} at the first base that differs",
+        "l2_flank": f"Euclidean distance between the means, over the bases compared, of the states {_STATES}",
+    },
+    "cosine": {
+        "cosine_site": f"1 - cosine of the states {_STATES} at the first base that differs",
+        "cosine_flank": f"1 - cosine of the means, over the bases compared, of the states {_STATES}",
+    },
+    "entropy": {
+        "entropy": "entropy of A, C, G and T at the first base that differs, given the reference before it, in nats"
+    },
+}
+"""What can be read out of the pass that gives a score: the values of each readout, and what they are."""
+
 
 class Variant(NamedTuple):
     """REF to ALT at `start`, 0-based; VCF's POS is start + 1."""
@@ -57,6 +75,8 @@ class VariantScores:
         context: (n, 2) int64. Bases read before the first one that differs, forward and reverse.
         scored: (n, 2) int64. Bases compared, forward and reverse: `flank`, fewer before an N or the end of a contig.
         reasons: n keys of `REASONS`, "" where a score is given.
+        readouts: The values of `READOUTS` that were asked for: (n, 2) float64 each, forward and reverse; without a
+            unit unless said there.
     """
 
     llr_forward: Floats
@@ -66,12 +86,16 @@ class VariantScores:
     context: npt.NDArray[np.int64]
     scored: npt.NDArray[np.int64]
     reasons: list[str]
+    readouts: dict[str, Floats] = field(default_factory=dict)
 
     @property
     def llr(self) -> Floats:
         """(n,) float64. Mean over the strands; that of one strand where the other has none."""
-        both = np.stack([self.llr_forward, self.llr_reverse])
-        return np.where(np.isnan(both).all(0), np.nan, np.nansum(both, 0) / np.maximum(1, (~np.isnan(both)).sum(0)))
+        return _mean(np.stack([self.llr_forward, self.llr_reverse], axis=1))
+
+    def readout(self, name: str) -> Floats:
+        """(n,) float64. One of `readouts`: the mean over the strands, as `llr`."""
+        return _mean(self.readouts[name])
 
     def __repr__(self) -> str:
         """Such as `<VariantScores: 3,502 variants, 3,490 scored; to_frame() shows them>`."""
@@ -81,15 +105,23 @@ class VariantScores:
     def to_frame(self) -> "pd.DataFrame":
         """The scores as a pandas DataFrame: n rows in the order of the variants, and a column per value.
 
-        Columns: llr, llr_forward, llr_reverse; of each strand site_A_…, site_C_…, site_G_…, site_T_…, context_…,
-        scored_…; reason.
+        Columns: llr, llr_forward, llr_reverse; the readouts alike; of each strand site_A_…, site_C_…, site_G_…,
+        site_T_…, context_…, scored_…; reason.
         """
         columns: dict[str, Any] = {"llr": self.llr, "llr_forward": self.llr_forward, "llr_reverse": self.llr_reverse}
+        for name, values in self.readouts.items():
+            columns |= {name: self.readout(name), f"{name}_forward": values[:, 0], f"{name}_reverse": values[:, 1]}
         for number, strand in enumerate(("forward", "reverse")):
             site = getattr(self, f"site_{strand}")
             columns |= {f"site_{base}_{strand}": site[:, place] for place, base in enumerate("ACGT")}
             columns |= {f"{name}_{strand}": getattr(self, name)[:, number] for name in ("context", "scored")}
         return require("pandas").DataFrame({**columns, "reason": self.reasons})
+
+
+def _mean(of_strands: Floats) -> Floats:
+    """(n, 2) → (n,): the mean over the strands; that of one where the other has none."""
+    there = ~np.isnan(of_strands)
+    return np.where(there.any(1), np.nansum(of_strands, 1) / np.maximum(1, there.sum(1)), np.nan)
 
 
 def why_not(store: GenomeStore, variant: Variant, flank: int) -> str:

@@ -20,6 +20,7 @@ from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, nam
 from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked
 from genome_lm.inference.generation import Generated, Sampling, check_memory, check_room, generate
 from genome_lm.inference.heads import head_outputs, predictions
+from genome_lm.inference.readouts import Readouts
 from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.model import Head, HyenaBackbone, HyenaLM
 from genome_lm.model.likelihood import Alphabet, log_likelihoods
@@ -278,6 +279,8 @@ class GenomeLM:
         stride: int | None = None,
         strand: Strands = "both",
         batch_tokens: int = BATCH_TOKENS,
+        readouts: Sequence[str] = ("llr",),
+        layer: int | None = None,
     ) -> VariantScores:
         """Log-likelihood ratios of variants, reference to alternative; see `genome_lm.inference.VariantScores`.
 
@@ -291,16 +294,22 @@ class GenomeLM:
                 default an eighth of the model's context, 16,384 at most.
             strand: "both", "forward" or "reverse".
             batch_tokens: Positions in a batch.
+            readouts: Further values of the same pass, keys of `genome_lm.genome.variants.READOUTS`: "delta", "l2",
+                "cosine", "entropy".
+            layer: Where "l2" and "cosine" are taken; see `genome_lm.inference.readouts.Readouts`.
 
         Returns:
             n scores; a variant that can't be scored carries a reason.
 
         Raises:
-            GenomeLMError: If context, flank and stride together exceed the model's context, or on an unknown strand.
+            GenomeLMError: If context, flank and stride together exceed the model's context, or on an unknown strand,
+                readout or layer.
         """
         layout = Layout.of(self.config, context, flank, stride)
         alleles = [Variant(*variant) for variant in variants]
-        return score_variants(self.model, store, alleles, layout, strand=strand, batch_tokens=batch_tokens)
+        wanted = Readouts.of(readouts, layer, self.config)
+        options: dict[str, Any] = {"strand": strand, "batch_tokens": batch_tokens, "readouts": wanted}
+        return score_variants(self.model, store, alleles, layout, **options)
 
     @torch.no_grad()
     def predict(

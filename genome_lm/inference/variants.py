@@ -25,6 +25,7 @@ from genome_lm.genome import GenomeStore
 from genome_lm.genome.store import Strand
 from genome_lm.genome.variants import Variant, VariantScores, why_not
 from genome_lm.inference.batches import BATCH_TOKENS
+from genome_lm.inference.readouts import LLR, Readouts, distances, site_values
 from genome_lm.model import HyenaLM
 from genome_lm.model import recompute as shared
 from genome_lm.model.likelihood import base_table
@@ -94,6 +95,7 @@ def score_variants(
     *,
     strand: Strands = "both",
     batch_tokens: int = BATCH_TOKENS,
+    readouts: Readouts = LLR,
     share: bool = True,
     advance: Callable[[float], None] = lambda amount: None,
 ) -> VariantScores:
@@ -106,6 +108,7 @@ def score_variants(
         layout: How windows lie.
         strand: "both" reads the reverse complement as well.
         batch_tokens: Positions that go through the model at one time; a longer window goes alone.
+        readouts: What is read out beside the log-likelihood ratio.
         share: False reads every window in full, reference and alternative. The result is the same; for tests.
             Models of order 3 and more can't share passes, and are always read in full.
         advance: Told how many variants are done, on a strand.
@@ -119,6 +122,7 @@ def score_variants(
     check_strand(strand, Strands)
     llr, sites = np.full((2, len(variants)), np.nan), np.full((2, len(variants), 4), np.nan)
     context, scored = (np.zeros((len(variants), 2), dtype=np.int64) for _ in range(2))
+    others = {name: np.full((len(variants), 2), np.nan) for name in readouts.values}
     reasons = [why_not(store, variant, layout.flank) for variant in variants]
     places: dict[int, tuple[_Place, _Place]] = {}
     for number, variant in enumerate(variants):
@@ -128,15 +132,17 @@ def score_variants(
             else:
                 reasons[number] = "long_repeat"
     for reverse in orientations(strand):
-        scorer = _StrandScorer(model, store, layout, reverse, batch_tokens, share, advance)
+        scorer = _StrandScorer(model, store, layout, reverse, batch_tokens, readouts, share, advance)
         side = int(reverse)
         for score in scorer.scores([of_strands[side] for of_strands in places.values()]):
             llr[side, score.number], sites[side, score.number] = score.llr, score.site
             context[score.number, side], scored[score.number, side] = score.context, score.scored
+            for name, value in score.readouts.items():
+                others[name][score.number, side] = value
     for number in places:
         if not scored[number].any():
             reasons[number] = "no_room"
-    return VariantScores(llr[0], llr[1], sites[0], sites[1], context, scored, reasons)
+    return VariantScores(llr[0], llr[1], sites[0], sites[1], context, scored, reasons, others)
 
 
 class _Place(NamedTuple):
@@ -186,6 +192,7 @@ class _Score(NamedTuple):
     site: Table  # (4,)
     context: int
     scored: int
+    readouts: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -197,6 +204,7 @@ class _StrandScorer:
     layout: Layout
     reverse: bool
     batch_tokens: int
+    readouts: Readouts
     share: bool
     advance: Callable[[float], None]
 
@@ -236,7 +244,8 @@ class _StrandScorer:
         backbone = self.model.backbone
         sharing = self.share
         read_reference = shared.reference_states if sharing else shared.plain_reference_states
-        read_alternatives = shared.alternative_states if sharing else shared.plain_alternative_states
+        read_alternatives = shared.alternative_layers if sharing else shared.plain_alternative_layers
+        layers = {None, self.readouts.layer} if self.readouts.of_states else {None}
         device = backbone.embedding.weight.device
         ids = torch.from_numpy(tokens[:, : self.layout.window].astype(np.int64)).to(device)
         reference = read_reference(backbone, ids, min(min(row.start, row.site) for row in rows))
@@ -248,9 +257,14 @@ class _StrandScorer:
             ends = torch.from_numpy(_padded([row.alt for row in some], self.layout.flank)).to(device)
             numbers = torch.tensor([row.row for row in some], device=device)
             starts = torch.tensor([row.start for row in some], device=device)
-            of_ends = self._table(read_alternatives(backbone, reference, numbers, starts, ends))
-            for row, of_end in zip(some, of_ends, strict=True):
-                yield self._score(row, of_reference[row.row], reference.begin, of_end)
+            states = read_alternatives(backbone, reference, numbers, starts, ends, layers)
+            for place, (row, of_end) in enumerate(zip(some, self._table(states[None]), strict=True)):
+                score = self._score(row, of_reference[row.row], reference.begin, of_end)
+                if self.readouts.of_states:
+                    before = reference.at(self.readouts.layer)[row.row, row.start - reference.begin :]
+                    after, span = states[self.readouts.layer][place], len(row.ref)
+                    score.readouts.update(distances(self.readouts, before[:span], after[:span]))
+                yield score
             self.advance(len(some))
 
     @torch.no_grad()
@@ -273,7 +287,9 @@ class _StrandScorer:
         of_alt[0] = of_ref[0]
         first = 0 if row.start else 1  # nothing predicts the first base of a contig
         llr = _total(of_alt[first:], row.alt[first:]) - _total(of_ref[first:], row.ref[first:])
-        return _Score(row.place.number, llr, site[::-1] if self.reverse else site, row.start, len(row.ref) - first)
+        site = site[::-1] if self.reverse else site
+        others = site_values(self.readouts, of_ref[0], row.ref[0], row.alt[0])
+        return _Score(row.place.number, llr, site, row.start, len(row.ref) - first, others)
 
 
 def _places(store: GenomeStore, number: int, variant: Variant, most: int) -> tuple[_Place, _Place] | None:

@@ -22,6 +22,7 @@ from genome_lm.genome import GenomeStore
 from genome_lm.genome.variants import Variant, VariantScores
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.model import GenomeLM
+from genome_lm.inference.readouts import Readouts
 from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
 from genome_lm.strands import Strands, orientations
@@ -71,6 +72,8 @@ class VcfRequest:
         flank: See `Layout.of`.
         stride: See `Layout.of`.
         strand: As in `score_variants`.
+        readouts: Keys of `READOUTS`; "llr" is always given.
+        layer: See `Readouts`.
         rename: From the VCF's contig names to the genome's; the records keep theirs.
         checkpoint: Name of the model, for the header.
         batch_tokens: As in `score_variants`.
@@ -84,6 +87,8 @@ class VcfRequest:
     flank: int | None = None
     stride: int | None = None
     strand: Strands = "both"
+    readouts: tuple[str, ...] = ("llr",)
+    layer: int | None = None
     rename: Callable[[str], str] = str
     checkpoint: str = ""
     batch_tokens: int = BATCH_TOKENS
@@ -107,6 +112,7 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
     """
     check_vcf_name(request.out)
     layout = Layout.of(model.config, request.context, request.flank, request.stride)
+    readouts = Readouts.of(request.readouts, request.layer, model.config)
     with _folder(request.out) as folder, readable(request.vcf, folder) as path:
         survey = survey_records(path, request.vcf, store, request.rename, layout.stride)
         survey.check(request.vcf)
@@ -119,17 +125,18 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
             genome=store.provenance,
             strand=request.strand,
             layout=asdict(layout),
+            readouts=asdict(readouts),
             input_sha256=survey.digest.hexdigest(),
             rows=rows,
         )
         alleles_per_record = survey.alleles / max(1, survey.records) * len(orientations(request.strand))
         work = [alleles_per_record * records for records in rows]
-        compute = partial(_tables, model, store, request, layout, records_of)
+        compute = partial(_tables, model, store, request, layout, readouts, records_of)
         job = Job("score", "alleles", identity, range(len(rows)), work, compute, request.shard)
         parts, resumed = run_job(job, folder, request.force)
         reasons = Counter(reason for number in job.numbers for reason in _reasons(parts.file(number)))
         rows_of = (_scored(parts.file(number), records) for number, records in records_of(job.numbers))
-        header, records = _header(model, request, store, layout, survey), chain.from_iterable(rows_of)
+        header, records = _header(model, request, store, layout, readouts, survey), chain.from_iterable(rows_of)
         write_vcf(request.out, header, records, survey.is_sorted, survey.furthest[0])
     alleles, scored = reasons.total(), reasons.pop("", 0)
     return VcfSummary(
@@ -182,12 +189,18 @@ def _tables(
     store: GenomeStore,
     request: VcfRequest,
     layout: Layout,
+    readouts: Readouts,
     records_of: Callable[[Container[int]], Iterator[tuple[int, list[Record]]]],
     numbers: Sequence[int],
     advance: Advance,
 ) -> Iterator[pa.Table]:
     """The scores of parts, one part after the other."""
-    options: dict[str, Any] = {"strand": request.strand, "batch_tokens": request.batch_tokens, "advance": advance}
+    options: dict[str, Any] = {
+        "strand": request.strand,
+        "batch_tokens": request.batch_tokens,
+        "readouts": readouts,
+        "advance": advance,
+    }
     for _, records in records_of(numbers):
         alleles = [alleles_of(record, request.rename) for record in records]
         flat = [allele for of_record in alleles for allele in of_record]
@@ -207,12 +220,16 @@ def _table(scores: VariantScores, records: list[Record], alleles: list[list[Vari
     return pa.table({"info": info, "why": why})
 
 
-def _header(model: GenomeLM, request: VcfRequest, store: GenomeStore, layout: Layout, survey: Survey) -> list[str]:
+def _header(
+    model: GenomeLM, request: VcfRequest, store: GenomeStore, layout: Layout, readouts: Readouts, survey: Survey
+) -> list[str]:
     names = {"checkpoint": request.checkpoint, "genome": store.path.name, "strand": request.strand}
     if model.condition is not None:
         names["condition"] = model.condition
+    if readouts.of_states:
+        names["layer"] = "final" if readouts.layer is None else str(readouts.layer)
     shard = Shard(*request.shard, survey.records, survey.is_sorted).header_line() if request.shard else ""
-    return scored_header(survey, {"version": __version__, **names, **asdict(layout)}, shard)
+    return scored_header(survey, {"version": __version__, **names, **asdict(layout)}, readouts.values, shard)
 
 
 def _scored(part: Path, records: list[Record]) -> Iterator[Record]:

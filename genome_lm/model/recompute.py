@@ -5,6 +5,7 @@ of it (`Mixer.read_reference`). An alternative then costs a pass over its own en
 for insertions and deletions too.
 """
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ class ReferenceStates(NamedTuple):
         ids: (R, L) token ids.
         begin: First position of which states are kept.
         hidden: (R, L − begin, D) hidden states after the final norm.
-        streams: For each block the residual stream before it, (R, L − begin, D).
+        streams: The residual stream before each block and after the last, (R, L − begin, D) each.
         kept: For each block what its mixer keeps.
     """
 
@@ -31,6 +32,10 @@ class ReferenceStates(NamedTuple):
     hidden: Tensor
     streams: tuple[Tensor, ...] = ()
     kept: tuple[Any, ...] = ()
+
+    def at(self, layer: int | None) -> Tensor:
+        """The states of a layer, (R, L − begin, D); None for those after the final norm."""
+        return self.hidden if layer is None else self.streams[layer]
 
 
 @torch.no_grad()
@@ -58,6 +63,7 @@ def reference_states(backbone: HyenaBackbone, ids: Tensor, first: int) -> Refere
         # Of the last block's output, nothing before `begin` is wanted.
         x, held = block.read_reference(x, place, place if number == len(backbone.blocks) else 0)
         kept.append(held)
+    streams.append(x)
     return ReferenceStates(ids, begin, backbone.norm(x), tuple(streams), tuple(kept))
 
 
@@ -77,31 +83,54 @@ def alternative_states(
     Returns:
         (B, S, D) hidden states after the final norm.
     """
+    return alternative_layers(backbone, reference, rows, starts, ids, (None,))[None]
+
+
+@torch.no_grad()
+def alternative_layers(
+    backbone: HyenaBackbone,
+    reference: ReferenceStates,
+    rows: Tensor,
+    starts: Tensor,
+    ids: Tensor,
+    layers: Collection[int | None],
+) -> dict[int | None, Tensor]:
+    """As `alternative_states`, of several layers in one pass; each as in `HyenaBackbone.forward`."""
     reach, begin = _reach(backbone), reference.begin
     if (early := starts < reach).any():
         # There is not enough before these to fill what the mixers reach back to. The whole is hardly longer.
-        hidden = plain_alternative_states(backbone, reference, rows[early], starts[early], ids[early])
-        out = hidden.new_empty(*ids.shape, hidden.shape[-1])
-        out[early] = hidden
-        if not early.all():
-            late = ~early
-            out[late] = alternative_states(backbone, reference, rows[late], starts[late], ids[late])
+        of_early = plain_alternative_layers(backbone, reference, rows[early], starts[early], ids[early], layers)
+        if early.all():
+            return of_early
+        late = ~early
+        of_late = alternative_layers(backbone, reference, rows[late], starts[late], ids[late], layers)
+        out = {layer: states.new_empty(*ids.shape, states.shape[-1]) for layer, states in of_early.items()}
+        for layer, states in out.items():
+            states[early], states[late] = of_early[layer], of_late[layer]
         return out
     ends = Ends(rows, backbone.ahead + starts - reach, reach, backbone.ahead + begin)
     ahead = ends.places(reach)
     # Ahead of each alternative stand the last positions of the reference.
     x = backbone.embedded(torch.cat([reference.ids[:, begin:][ahead], ids], dim=1))
-    for block, stream, kept in zip(backbone.blocks, reference.streams, reference.kept, strict=True):
+    out = {}
+    before_blocks = zip(backbone.blocks, reference.streams[:-1], reference.kept, strict=True)
+    for depth, (block, stream, kept) in enumerate(before_blocks):
         x[:, :reach] = stream[ahead]
+        if depth in layers:
+            out[depth] = x[:, reach:].clone()
         x = block.read_alternative(x, kept, ends)
-    return backbone.norm(x[:, reach:])
+    out[len(backbone.blocks)] = x[:, reach:]
+    if None in layers:
+        out[None] = backbone.norm(x[:, reach:])
+    return {layer: out[layer] for layer in layers}
 
 
 @torch.no_grad()
 def plain_reference_states(backbone: HyenaBackbone, ids: Tensor, first: int) -> ReferenceStates:
     """`reference_states` by a plain full pass."""
     begin = max(0, first - _reach(backbone))
-    return ReferenceStates(ids, begin, backbone(ids)[:, begin:])
+    states = _every_layer(backbone, ids, begin, (*range(backbone.config.n_layer + 1), None))
+    return ReferenceStates(ids, begin, states.pop(None), tuple(states.values()))
 
 
 @torch.no_grad()
@@ -109,11 +138,31 @@ def plain_alternative_states(
     backbone: HyenaBackbone, reference: ReferenceStates, rows: Tensor, starts: Tensor, ids: Tensor
 ) -> Tensor:
     """`alternative_states` by a full pass over each alternative."""
-    hidden = []
+    return plain_alternative_layers(backbone, reference, rows, starts, ids, (None,))[None]
+
+
+@torch.no_grad()
+def plain_alternative_layers(
+    backbone: HyenaBackbone,
+    reference: ReferenceStates,
+    rows: Tensor,
+    starts: Tensor,
+    ids: Tensor,
+    layers: Collection[int | None],
+) -> dict[int | None, Tensor]:
+    """`alternative_layers` by a full pass over each alternative."""
+    each = []
     for row, start, end in zip(rows.tolist(), starts.tolist(), ids, strict=True):
         whole = torch.cat([reference.ids[row, :start].to(end.dtype), end])
-        hidden.append(backbone(whole[None])[0, start:])
-    return torch.stack(hidden)
+        each.append(_every_layer(backbone, whole[None], start, layers))
+    return {layer: torch.cat([states[layer] for states in each]) for layer in layers}
+
+
+def _every_layer(
+    backbone: HyenaBackbone, ids: Tensor, begin: int, layers: Collection[int | None]
+) -> dict[int | None, Tensor]:
+    """The states of layers from position `begin` on, by a full pass."""
+    return {layer: states[:, begin:].clone() for layer, states in backbone.every_layer(ids, layers)}
 
 
 def _reach(backbone: HyenaBackbone) -> int:

@@ -87,6 +87,29 @@ def test_real_variants(checkpoint: Path, chr22: GenomeStore, tmp_path: Path) -> 
         assert [r.pos for r in indexed.fetch(somewhere.chrom, somewhere.start, somewhere.stop)] == [somewhere.pos]
 
 
+def test_readouts(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
+    a, c = base(genome, 99), base(genome, 199, 3)
+    lines = f"one\t100\ttwo\t{a}\t{other(a)},*\t.\t.\t.\none\t200\tdel\t{c}\t{c[0]}\t.\t.\t.\n"
+    (tmp_path / "in.vcf").write_text(HEADER + COLUMNS + lines)
+    asked = ("--readout", "delta,l2,cosine,entropy", "--layer", "1")
+    score(checkpoint, genome.store, tmp_path / "in.vcf", tmp_path / "out.vcf.gz", *asked)
+    variants = [("one", 99, a, other(a)), ("one", 199, c, c[0])]
+    scores = genome_lm.load(checkpoint).score_variants(genome.store, variants, readouts=asked[1].split(","), layer=1)
+    found = records(tmp_path / "out.vcf.gz")
+    for name in ("delta", "l2_site", "l2_flank", "cosine_site", "cosine_flank", "entropy"):
+        of_first, of_second = (record.info[f"GLM_{name.upper()}"] for record in found)
+        np.testing.assert_allclose([of_first[0], of_second[0]], scores.readout(name), rtol=1e-3, atol=1e-7)
+        assert of_first[1] is None
+    with pysam.VariantFile(str(tmp_path / "out.vcf.gz")) as file:
+        assert "nats" in file.header.info["GLM_ENTROPY"].description
+        assert "layer=1" in str(file.header)
+    # Scored again without them, they are gone.
+    score(checkpoint, genome.store, tmp_path / "out.vcf.gz", tmp_path / "again.vcf")
+    assert "GLM_L2" not in (tmp_path / "again.vcf").read_text()
+    with pytest.raises(GenomeLMError, match="no readout 'l3'"):
+        score(checkpoint, genome.store, tmp_path / "in.vcf", tmp_path / "o.vcf", "--readout", "l3")
+
+
 def test_every_kind_of_alt_passes_through(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
     a, t, c = base(genome, 99), base(genome, 109), base(genome, 199, 3)
     lines = [
