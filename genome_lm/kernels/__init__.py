@@ -29,6 +29,7 @@ from genome_lm.kernels.cpu.mixer import (
     residual_mixer_,
 )
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp, residual_mlp_
+from genome_lm.kernels.cpu.products import add_linear, linear
 from genome_lm.kernels.cpu.stages import decay_window
 from genome_lm.kernels.cpu.taps import ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import changes
@@ -48,6 +49,7 @@ __all__ = [
     "Segments",
     "Spectra",
     "TileFilters",
+    "add_linear",
     "backend_for",
     "bins",
     "by_spectra",
@@ -63,6 +65,7 @@ __all__ = [
     "forced_backend",
     "full_attention",
     "gated_causal_conv",
+    "linear",
     "local_attention",
     "local_counts",
     "most_sharing",

@@ -333,6 +333,21 @@ def test_torch_compile(layout: str) -> None:
     torch.testing.assert_close(*(torch.autograd.grad(loss, parameters) for loss in (compiled, expected)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", PATTERNS)
+def test_the_sub_block_without_gradients_is_the_plain_one(layout: str, dtype: torch.dtype) -> None:
+    block, x = model(layout, n_layer=1).to(dtype).backbone.blocks[0], torch.randn(2, 300, 24, dtype=dtype)
+    mixer, norm, dropout = block.mixer, block.norm1, block.dropout
+    expected = (x + mixer(norm(x))).detach()  # with gradients: in plain form
+    before = x.clone()
+    with torch.no_grad():
+        bounds = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
+        torch.testing.assert_close(mixer.add(x, norm, dropout, False), expected, **bounds)
+        assert x.equal(before)
+        assert mixer.add(x, norm, dropout, True) is x
+        torch.testing.assert_close(x, expected, **bounds)
+
+
 @pytest.mark.parametrize("layout", PATTERNS)
 def test_the_residual_stream_stays_in_float32_within_autocast(layout: str) -> None:
     lm, ids = model(layout).float(), bases(2, 300)[:, :200]

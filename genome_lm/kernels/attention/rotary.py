@@ -60,9 +60,11 @@ class _Rotated(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        _pairs(grad).mul_(ctx.turns.conj())
-        return grad, None
+        grad = grad.contiguous()
+        back = torch.empty_like(grad)
+        torch.mul(_pairs(grad), ctx.turns.conj(), out=_pairs(back))
+        back[:, :, 2] = grad[:, :, 2]
+        return back, None
 
 
 def _pairs(z: Tensor) -> Tensor:

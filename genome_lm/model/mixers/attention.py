@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import causal_counts, full_attention, rotate_
-from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units
+from genome_lm.kernels import add_linear, causal_counts, full_attention, linear, rotate_
+from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import attention_memory
 from genome_lm.model.mixers.attention_steps import AttentionSteps
 
@@ -87,13 +87,33 @@ class Attention(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix along the sequence: (B, L, D) → (B, L, D)."""
-        return self.join(self.attend(*self.split(x, torch.arange(x.shape[1], device=x.device))))
+        return self.join(self.mix(x))
+
+    def add(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, inplace: bool) -> Tensor:
+        """See `Mixer.add`; without gradients, the out-projection on a CPU adds to x."""
+        if torch.is_grad_enabled() or not runs_fused(x, dropout):
+            return super().add(x, norm, dropout, inplace)
+        x = x.contiguous()
+        out = x if inplace else torch.empty_like(x)
+        y = self.mix(norm(x)).transpose(1, 2).flatten(2)
+        rows, target = (part.flatten(0, 1) for part in (x, out))
+        add_linear(rows, y.flatten(0, 1), self.out_proj.weight, self.out_proj.bias, target)
+        return out
+
+    def mix(self, x: Tensor) -> Tensor:
+        """`forward` before the out-projection: (B, L, D) → (B, H, L, C)."""
+        return self.attend(*self.split(x, torch.arange(x.shape[1], device=x.device)))
 
     def split(self, x: Tensor, positions: Tensor) -> Streams:
         """Queries, keys and values of inputs (B, n, D) at positions (n,) or (B, n)."""
-        z = self.in_proj(x).unflatten(-1, (3, self.heads, -1))
+        z = self._projected(x).unflatten(-1, (3, self.heads, -1))
         q, k, v = rotate_(z, positions).transpose(1, 3).unbind(2)
         return Streams((q,), (k, v))
+
+    def _projected(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not runs_fused(x):
+            return self.in_proj(x)
+        return linear(x.flatten(0, 1), self.in_proj.weight, self.in_proj.bias).unflatten(0, x.shape[:2])
 
     def join(self, y: Tensor) -> Tensor:
         """The out-projection of all heads: (B, H, n, C) → (B, n, D)."""

@@ -52,12 +52,12 @@ class RecallAttention(Attention):
         """The taps and the factors."""
         return self.taps, self.log_scale
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix along the sequence: (B, L, D) → (B, L, D)."""
+    def mix(self, x: Tensor) -> Tensor:
+        """See `Attention.mix`; in training over the keys of other sequences too."""
         queries, keys = self.split(x, torch.arange(x.shape[1], device=x.device))
         if self.training:
             keys = tuple(_with_others(key, self.config.recall_others) for key in keys)
-        return self.join(self.attend(queries, keys))
+        return self.attend(queries, keys)
 
     def split(self, x: Tensor, positions: Tensor) -> Streams:
         """See `Attention.split`; x begins where nothing stands before it."""
