@@ -65,6 +65,45 @@ class CopiesConfig:
 
 
 @dataclass(frozen=True)
+class MaskingConfig:
+    """Which bases are hidden from a model that reads both ways, and how (Devlin et al. 2019, arXiv 1810.04805).
+
+    Attributes:
+        fraction: Of the bases that are hidden; the loss is their mean.
+        masked: Of the hidden ones, in whose place stands [MASK].
+        random: Of the hidden ones, in whose place stands a random base. The others stay as they are.
+        span: Mean bases of a run of hidden ones, at least 1 / (1 − fraction). Each run is hidden in one way. 0 hides
+            each base by itself.
+    """
+
+    fraction: Fraction = 0.15
+    masked: Fraction = 0.8
+    random: Fraction = 0.1
+    span: Annotated[float, Within(0, 1e6)] = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "masking")
+        if not 0 < self.fraction < 1:
+            raise GenomeLMError(f"masking: fraction is {self.fraction:g}, must be between 0 and 1")
+        if self.masked + self.random > 1:
+            raise GenomeLMError(
+                f"masking: masked {self.masked:g} and random {self.random:g} are more than all; their sum must be at "
+                "most 1"
+            )
+        if self.span and self.span < (least := 1 / (1 - self.fraction)):
+            raise GenomeLMError(
+                f"masking: span is {self.span:g}, must be at least {least:.3g} at fraction {self.fraction:g}, or 0"
+            )
+
+    @property
+    def chain(self) -> tuple[float, float]:
+        """Probability that a base is hidden after one that is not, and after one that is."""
+        if not self.span:
+            return self.fraction, self.fraction
+        return self.fraction / (1 - self.fraction) / self.span, 1 - 1 / self.span
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """The recipe, by default HyenaDNA's but for beta2 and the warm-up.
 
@@ -96,6 +135,8 @@ class TrainingConfig:
         reverse_complement: Draw each window from either strand.
         max_n_fraction: Windows with more N than this are left out.
         copies: Windows in which a segment stands twice; None for none.
+        masking: Which bases are hidden; None for causal models. A run on one of direction both takes the defaults
+            where none are given.
         precision: "float32", or "bf16-mixed": products of the projections and the MLP in bfloat16, within autocast.
             Parameters, residual stream, norms, filters, logits, loss, and the validations stay in float32. So do the
             FFTs on a CPU and those of torch.fft; the Triton kernels on a GPU transform in bfloat16 with sums in
@@ -127,6 +168,7 @@ class TrainingConfig:
     reverse_complement: bool = True
     max_n_fraction: Fraction = 0.5
     copies: CopiesConfig | None = None
+    masking: MaskingConfig | None = None
     precision: Precision = "float32"
     activation_checkpointing: bool = False
     valid_every: Positive = 200
@@ -150,6 +192,10 @@ class TrainingConfig:
                 f"training config: warmup_fraction {self.warmup_fraction:g} and decay_fraction "
                 f"{self.decay_fraction:g} are more than all steps; their sum must be at most 1"
             )
+
+    def with_masking(self) -> "TrainingConfig":
+        """The same recipe with masks: by default those of `MaskingConfig`."""
+        return self if self.masking is not None else dataclasses.replace(self, masking=MaskingConfig())
 
     @property
     def steps(self) -> int:

@@ -81,10 +81,11 @@ class Validation:
         store, intervals, classes, condition = watched
         # A species that is held out has a name that the model may not know.
         model.condition = condition if condition in model.config.conditions else None
-        windows, inside = tile(store, intervals, length + 1, length)
+        offset = model.config.direction.offset
+        windows, inside = tile(store, intervals, length + offset, length)
         if classes is not None:
             firsts = store.contigs.starts[windows.contigs] + windows.starts
-            has_target = classes.count_bases(firsts + 1, firsts + inside) > 0
+            has_target = classes.count_bases(firsts + offset, firsts + inside) > 0
             windows, inside = windows.take(has_target), inside[has_target]
         count = min(-(-self.config.valid_windows // len(self.watched)), len(inside))
         if not count:
@@ -141,9 +142,10 @@ class Log(Callback):
         if len(mixture.sources) > 1:
             self._sources.write(step, mixture, result.by_source, by_source)
         bases = plan.length * plan.batch
+        perplexity = math.exp(min(result.loss, 600)) if self.config.masking is None else None
         row = Metrics(
             step, plan.stage, plan.length, plan.batch, self.config.bases(step + 1), self.config.learning_rate(step),
-            result.loss, math.exp(min(result.loss, 600)), result.loss / math.log(2), result.grad_norm,
+            result.loss, perplexity, result.loss / math.log(2), result.grad_norm,
             result.norm_limit, bases / seconds, _memory_mb(), valid, valid / math.log(2),
         )  # fmt: skip
         self._write(row)

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from genome_lm.alphabet import PAD
 from genome_lm.config import CONDITION_IDS
-from genome_lm.direction import CAUSAL
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.mixture import MixedWindows, Mixture
 from genome_lm.training.copies import Copy, draw_copies
 from genome_lm.training.micro_batches import MicroBatch, micro_batches, read_lengths
+from genome_lm.training.objective import objective_of
 from genome_lm.training_config import TrainingConfig
 
 
@@ -26,11 +26,12 @@ class StepBatch(NamedTuple):
 
     Attributes:
         step: Number of the step.
-        tokens: (n, L + 1) uint8 token ids; position i predicts position i + 1. A condition's token stands in place of
-            the first base, which nothing predicts.
+        tokens: (n, L + offset) uint8 token ids; position i predicts position i + offset (`Direction.offset`). A
+            condition's token stands in place of the first base, which nothing predicts.
         weights: (n, L) float32, weight of each target.
         sources: (n,) int64, the source of each window.
         micro_batches: What goes through the model together, as many on every device.
+        ids: (n, L) uint8 token ids that are read: `tokens`, where bases may be hidden.
     """
 
     step: int
@@ -38,6 +39,7 @@ class StepBatch(NamedTuple):
     weights: Tensor
     sources: Tensor
     micro_batches: list[MicroBatch]
+    ids: Tensor
 
 
 class TrainingSteps(Dataset[StepBatch]):
@@ -58,6 +60,7 @@ class TrainingSteps(Dataset[StepBatch]):
     ) -> None:
         self.mixture, self.config = mixture, config
         self.rank, self.world = rank, world
+        self.objective = objective_of(config)
         names = [source.condition for source in mixture.sources]
         ids = [CONDITION_IDS[conditions.index(name)] if name in conditions else PAD for name in names]
         self._condition_ids = np.array(ids, dtype=np.uint8)
@@ -66,17 +69,16 @@ class TrainingSteps(Dataset[StepBatch]):
         return self.config.steps
 
     def windows(self, step: int) -> MixedWindows:
-        """All windows of a step, one base longer than the stage's length."""
+        """All windows of a step: of the stage's length, one base longer where the next base is predicted."""
         plan = self.config.plan(step)
-        return self.mixture.windows(plan.first_sample, plan.batch, plan.length + CAUSAL.offset)
+        return self.mixture.windows(plan.first_sample, plan.batch, plan.length + self.objective.direction.offset)
 
     def __getitem__(self, step: int) -> StepBatch:
-        windows = self.windows(step)
+        windows, plan = self.windows(step), self.config.plan(step)
         extents = self.mixture.extents(windows)
-        lengths = read_lengths(extents, windows.windows.length, CAUSAL)
+        lengths = read_lengths(extents, windows.windows.length, self.objective.direction)
         order = np.argsort(-lengths, kind="stable")
-        most, device_tokens = self.config.plan(step).length, self.config.device_tokens
-        batches = micro_batches(lengths[order], most, device_tokens, self.rank, self.world)
+        batches = micro_batches(lengths[order], plan.length, self.config.device_tokens, self.rank, self.world)
         own = order[self.rank :: self.world]
         windows = windows.take(own)
         tokens, base_weights = self.mixture.tokens(windows), self.mixture.base_weights(windows)
@@ -86,10 +88,10 @@ class TrainingSteps(Dataset[StepBatch]):
             if copy is not None:
                 copy.put(tokens[row], base_weights[row])
         tokens[windows.named, 0] = self._condition_ids[windows.sources[windows.named]]
-        _, of_targets = CAUSAL.shifted(base_weights)
+        ids, of_targets = self.objective(tokens, base_weights, plan.first_sample + own)
         weights = np.ascontiguousarray(of_targets)
-        arrays = [torch.from_numpy(array) for array in (tokens, weights, windows.sources)]
-        return StepBatch(step, arrays[0], arrays[1], arrays[2], batches)
+        arrays = [torch.from_numpy(array) for array in (tokens, weights, windows.sources, ids)]
+        return StepBatch(step, arrays[0], arrays[1], arrays[2], batches, arrays[3])
 
     def _copies(self, step: int, extents: npt.NDArray[np.int64], rows: npt.NDArray[np.intp]) -> Sequence[Copy | None]:
         """The copies in some windows of a step: by the recipe, none or some."""

@@ -10,6 +10,7 @@ from lightning import Trainer
 from genome_lm.genome.mixture import Mixture
 from genome_lm.model import HyenaLM
 from genome_lm.training.metrics import METRICS
+from genome_lm.training.objective import objective_of
 from genome_lm.training.sources import expected_bases
 from genome_lm.training.spikes import WINDOW, is_spike
 from genome_lm.training_config import TrainingConfig
@@ -23,12 +24,14 @@ def announcement(model: HyenaLM, config: TrainingConfig, device: str, first_step
     parameters = sum(parameter.numel() for parameter in model.parameters())
     stages = ",".join(f"{stage.length}:{stage.steps}" for stage in config.stages)
     average = f"; the averaged weights (ema {config.ema:g}) are measured and written" if config.ema else ""
+    objective = objective_of(config)
     going_on = f"; goes on from step {first_step:,}" if first_step else ""
     return (
         f"train: {parameters:,} parameters on {device}; {config.steps:,} steps, {config.bases(config.steps):,} bases "
         f"(stages {stages}, {config.tokens_per_step:,} bases per step); {config.optimizer}, lr {config.lr:g} "
         f"({config.schedule}; filters {min(config.lr, config.filter_lr):g}), beta2 {config.beta2:g}, "
-        f"warm-up {config.warmup_fraction:.0%}, {config.precision}, seed {config.seed}{average}{going_on}"
+        f"warm-up {config.warmup_fraction:.0%}, {config.precision}, seed {config.seed}; the loss is the mean over "
+        f"{objective.averaged_over}{average}{going_on}"
     )
 
 

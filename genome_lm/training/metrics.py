@@ -19,8 +19,8 @@ _Count = Annotated[int, Within(0, 2**62)]
 class Metrics(NamedTuple):
     """A row of metrics.csv; losses in nats per base.
 
-    `valid_…` are None where no validation followed the step. A gradient whose norm was above `norm_limit` was
-    clipped to it.
+    `valid_…` are None where no validation followed the step, `perplexity` where bases are hidden. A gradient whose
+    norm was above `norm_limit` was clipped to it.
     """
 
     step: _Count
@@ -30,7 +30,7 @@ class Metrics(NamedTuple):
     bases: _Count
     lr: float
     loss: float
-    perplexity: float
+    perplexity: float | None
     bits_per_base: float
     grad_norm: float | None
     norm_limit: float

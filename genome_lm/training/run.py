@@ -33,6 +33,7 @@ from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
 from genome_lm.training.data import GenomeData, TrainingSteps
 from genome_lm.training.devices import StrategyName, choose_accelerator, choose_strategy, process_rank
 from genome_lm.training.metrics import METRICS, read_metrics
+from genome_lm.training.objective import with_objective
 from genome_lm.training.opening import open_sources
 from genome_lm.training.optimizers import check_optimizer
 from genome_lm.training.records import CHECKPOINT, RUN, SUMMARY, Summary, read_identity, read_summary
@@ -117,6 +118,7 @@ def train(
     else:
         raise GenomeLMError("training needs the model's shape, or a checkpoint to start from")
     model.add_conditions(data.conditions)
+    config = with_objective(config, model.config)
     accelerator = choose_accelerator(device, devices)
     strategy_used = choose_strategy(strategy, devices * num_nodes)
     check_optimizer(config, sharded=strategy == "fsdp")

@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, NamedTuple, TextIO
 
-from genome_lm.direction import CAUSAL
 from genome_lm.documents import read_bytes
 from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import replacing_file
 from genome_lm.genome.mixture import Mixture
 from genome_lm.training.metrics import number_of
+from genome_lm.training.objective import objective_of
 from genome_lm.training.records import SourceSummary
 from genome_lm.training_config import TrainingConfig
 from genome_lm.typed import Within, typed
@@ -119,12 +119,12 @@ def expected_bases(mixture: Mixture, config: TrainingConfig) -> list[float]:
     windows: defaultdict[int, int] = defaultdict(int)
     for length, steps in config.stages:
         windows[length] += steps * max(1, config.tokens_per_step // length)
-    expected = []
+    expected, offset = [], objective_of(config).direction.offset
     for source, share in zip(mixture.sources, mixture.schedule.shares, strict=True):
         with naming(f"source {source.name!r}" if len(mixture.sources) > 1 else None):
             expected.append(
                 sum(
-                    share * count * (source.sampler.mean_extent(length + CAUSAL.offset) - CAUSAL.offset)
+                    share * count * (source.sampler.mean_extent(length + offset) - offset)
                     for length, count in windows.items()
                     if share
                 )

@@ -40,7 +40,9 @@ class StepResult(NamedTuple):
 
 
 class TrainingSystem(LightningModule):
-    """Next-nucleotide training of a HyenaLM; optimisation is manual, since a step is summed up from micro-batches.
+    """Training of a HyenaLM for the objective of its direction.
+
+    Optimisation is manual, since a step is summed up from micro-batches.
 
     All randomness of a step (dropout) is seeded by (seed, step, rank), and its learning rate and data are functions
     of the step, so that a resumed run repeats an uninterrupted one.
@@ -138,7 +140,7 @@ class TrainingSystem(LightningModule):
 
     def _accumulate(self, batch: StepBatch) -> tuple[float, tuple[tuple[float, float], ...]]:
         """Gradients of the mean loss over all targets of the step, on all devices; that loss, and `by_source`."""
-        ids, targets = self.model.config.direction.shifted(batch.tokens)
+        ids, (_, targets) = batch.ids, self.model.config.direction.shifted(batch.tokens)
         counted = self._over_devices((target_mask(targets) * batch.weights).sum())
         scale = 1 / counted.clamp(min=torch.finfo(counted.dtype).tiny)
         totals = counted.new_zeros(2, len(self.steps.mixture.sources))
