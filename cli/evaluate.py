@@ -40,6 +40,9 @@ def evaluate(
 ) -> None:
     """Score held-out sequence: loss, perplexity and bits a base, and what simple models reach on the same bases.
 
+    Models that read both ways have a pseudo-perplexity instead, of bases that are hidden, one in seven at a time. It
+    is not to be compared with a perplexity, so no Markov chain stands beside it.
+
     With --regions (see `genome-lm genome regions`), each class of regions is scored too, from the same windows.
 
     Example: genome-lm evaluate run/checkpoint --genome g.zarr --intervals splits.bed --split test
@@ -75,7 +78,7 @@ def _show(result: "Perplexity") -> None:
     rows = [(s.name, f"{s.loss:.4f}", f"{s.perplexity:.4f}", f"{s.bits_per_base:.4f}") for s in ranked]
     under = f", under {result.condition}" if result.condition else ""
     title = f"{result.split}: {result.targets:,} bases, context {result.length:,}{under}"
-    table(title, ("", "nats/base", "perplexity", "bits/base"), rows)
+    table(title, ("", "nats/base", result.measure, "bits/base"), rows)
     if result.difference is not None:
         say(f"against {result.difference.baseline}: {result.difference} bits/base")
     if result.classes:

@@ -103,12 +103,14 @@ class Analysis:
         run: The analysis itself.
         draw: The figure of the summary as SVG text. It imports matplotlib when it is called, not before.
         needs: The field of `SuiteInput` without which it is left out; empty for none.
+        causal: Whether it is left out of models that read both ways.
     """
 
     words: str
     run: Callable[[Setting], Tables]
     draw: Callable[[list[Row]], str]
     needs: str = ""
+    causal: bool = False
 
     def __post_init__(self) -> None:
         if not self.words:

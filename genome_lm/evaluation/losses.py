@@ -7,7 +7,8 @@ import torch
 from genome_lm.alphabet import Tokens
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval, fetch_windows, tile
-from genome_lm.model import HyenaLM, likelihood
+from genome_lm.model import HyenaLM
+from genome_lm.model.likelihood import model_losses
 
 Floats = npt.NDArray[np.float32]
 RESAMPLES = 1_000
@@ -15,7 +16,7 @@ RESAMPLES = 1_000
 
 @torch.no_grad()
 def base_losses(model: HyenaLM, tokens: Tokens, device_tokens: int = 32_768) -> Floats:
-    """Loss of each base given those before it in its row.
+    """Loss of each base given those before it in its row, or the others; see `model_losses`.
 
     Args:
         model: In eval mode.
@@ -23,15 +24,14 @@ def base_losses(model: HyenaLM, tokens: Tokens, device_tokens: int = 32_768) -> 
         device_tokens: Bases that go through the model at one time.
 
     Returns:
-        (n, L) float32 in nats; NaN for the first base, and where there is no A, C, G or T.
+        (n, L) float32 in nats; NaN for a first base that nothing predicts, and where there is no A, C, G or T.
     """
     losses = np.empty(tokens.shape, dtype=np.float32)
     device = next(model.parameters()).device
     rows = max(1, device_tokens // tokens.shape[1])
     for start in range(0, len(tokens), rows):
         ids = torch.from_numpy(tokens[start : start + rows].astype(np.int64)).to(device)
-        read, _ = model.config.direction.shifted(ids)
-        losses[start : start + rows] = likelihood.base_losses(model(read), ids).cpu().numpy()
+        losses[start : start + rows] = model_losses(model, ids).cpu().numpy()
     return losses
 
 

@@ -1,11 +1,15 @@
-"""Perplexity of a model on a split, beside what simple models reach on the same bases."""
+"""Perplexity of a model on a split, beside what simple models reach on the same bases.
+
+A model that reads both ways has a pseudo-perplexity instead, made of `model_losses`. It knows what follows a base, so
+it is set beside no Markov chain, but uniform guessing alone.
+"""
 
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +25,7 @@ from genome_lm.training import target_losses
 from genome_lm.typed import Positive, Within, typed
 
 log = logging.getLogger(__name__)
+Measure = Literal["perplexity", "pseudo-perplexity"]
 _MOST_LOSS = 700.0
 """Nats per base; the exponential of more is beyond float64."""
 
@@ -63,13 +68,15 @@ class Perplexity:
 
     Attributes:
         split: Which split was scored.
-        length: Context of the model: each base is predicted from up to so many before it.
-        targets: Bases that were predicted: A, C, G and T of the split but the first of each window.
+        length: Context of the model: each base is predicted from up to so many before it, or around it.
+        targets: Bases that were predicted: A, C, G and T of the split, without a first of each window that nothing
+            predicts.
         model: The model's score.
-        baselines: Uniform, and Markov chains fitted on the training split.
+        baselines: Uniform, and of causal models Markov chains fitted on the training split.
         classes: The same for each class of regions that has a target, if classes were given.
         condition: What the model read the windows under; None for nothing.
         difference: Between the model and the best of the baselines, which is the hardest to beat by chance.
+        measure: What the exponential of the model's loss is called. The two are not to be compared.
     """
 
     split: Annotated[str, Within(1, 1_000)]
@@ -80,6 +87,7 @@ class Perplexity:
     classes: tuple[ClassScores, ...] = ()
     condition: str | None = None
     difference: Difference | None = None
+    measure: Measure = "perplexity"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -147,9 +155,11 @@ def evaluate_perplexity(
     """
     length = model.config.max_length if scoring.length is None else scoring.length
     check_range("length", length, 1, model.config.max_length)
-    windows, inside = _windows(store, without_overlaps(of_split(intervals, scoring.split)), length, scoring.max_bases)
+    direction = model.config.direction
+    regions = without_overlaps(of_split(intervals, scoring.split))
+    windows, inside = _windows(store, regions, length, direction.offset, scoring.max_bases)
     classes = BaseClasses.none() if classes is None else classes
-    cells = Cells.by_stretch(store, windows, classes)
+    cells = Cells.by_stretch(store, windows, classes, direction.offset)
     sums, targets = np.zeros(cells.shape), np.zeros(cells.shape, dtype=np.int64)
     with progress(f"evaluate {scoring.split}", int(inside.sum()), "bases") as bar:
         for rows, losses, counted in target_losses(model, store, windows, inside, scoring.device_tokens):
@@ -159,7 +169,7 @@ def evaluate_perplexity(
             bar.advance(len(of_target))
     _check(scoring.split, float(sums.sum()), targets.sum(0), classes)
     by_name = {"model": sums, "uniform": np.multiply(targets, math.log(4), dtype=np.float64)}
-    if scoring.markov_order >= 0:
+    if scoring.markov_order >= 0 and not direction.sees_following:
         markov = MarkovModel.fit(store, without_overlaps(of_split(intervals, "train")), scoring.markov_order)
         of_orders, counts = markov.losses(store, windows, inside, cells)
         assert (counts == targets).all()
@@ -168,16 +178,17 @@ def evaluate_perplexity(
     difference = _difference(by_name, targets)
     model_score, *baselines = [Score.of(name, float(each.sum()) / total) for name, each in by_name.items()]
     by_class = _by_class(classes, {name: each.sum(0) for name, each in by_name.items()}, targets.sum(0))
+    measure: Measure = "pseudo-perplexity" if direction.sees_following else "perplexity"
     return Perplexity(
-        scoring.split, length, total, model_score, tuple(baselines), by_class, model.condition, difference
+        scoring.split, length, total, model_score, tuple(baselines), by_class, model.condition, difference, measure
     )
 
 
 def _windows(
-    store: GenomeStore, regions: list[Interval], length: int, max_bases: int | None
+    store: GenomeStore, regions: list[Interval], length: int, before: int, max_bases: int | None
 ) -> tuple[Windows, npt.NDArray[np.int64]]:
-    """The windows that are scored, and how many bases of each count."""
-    windows, inside = tile(store, regions, length + 1, length)
+    """The windows that are scored, with bases `before` their targets, and how many bases of each count."""
+    windows, inside = tile(store, regions, length + before, length)
     if max_bases is not None and len(inside) > (most := max(1, max_bases // length)):
         spread = np.linspace(0, len(inside) - 1, most).astype(int)
         windows, inside = windows.take(spread), inside[spread]

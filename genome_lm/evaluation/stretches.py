@@ -32,21 +32,23 @@ class Cells:
 
     Attributes:
         store: The genome.
-        windows: n windows; their first base is no target.
+        windows: n windows.
         classes: What the targets are told apart by; those without a class come first.
         stretches: How many there are; 1 tells no stretches apart.
+        first: Number of the first base of a window that is a target.
     """
 
     store: GenomeStore
     windows: Windows
     classes: BaseClasses
     stretches: int = 1
+    first: int = 1
 
     @classmethod
-    def by_stretch(cls, store: GenomeStore, windows: Windows, classes: BaseClasses) -> "Cells":
+    def by_stretch(cls, store: GenomeStore, windows: Windows, classes: BaseClasses, first: int = 1) -> "Cells":
         """As many stretches as the windows allow."""
-        targets = len(windows.starts) * (windows.length - 1)
-        return cls(store, windows, classes, max(1, min(MOST, targets // SHORTEST)))
+        targets = len(windows.starts) * (windows.length - first)
+        return cls(store, windows, classes, max(1, min(MOST, targets // SHORTEST)), first)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -55,8 +57,9 @@ class Cells:
 
     def of(self, rows: npt.NDArray[np.intp], targets: int) -> Counts:
         """The cells of the first targets of some windows: (b,) numbers of windows → (b, targets)."""
-        of_class = self.classes.of_windows(self.store, self.windows.take(rows))[:, 1 : 1 + targets]
-        per_window = self.windows.length - 1
+        of_class = self.classes.of_windows(self.store, self.windows.take(rows))
+        of_class = of_class[:, self.first : self.first + targets]
+        per_window = self.windows.length - self.first
         place = rows[:, None] * per_window + np.arange(targets)
         stretch = place * self.stretches // (len(self.windows.starts) * per_window)
         return stretch * self.shape[1] + of_class

@@ -6,6 +6,7 @@ from typing import Any
 
 from genome_lm import __version__
 from genome_lm.checkpoint import weights_sha256
+from genome_lm.direction import Direction
 from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.evaluation.analyses import ANALYSES
@@ -52,7 +53,7 @@ def run_suite(
     """
     check_range("scale", scale, 0, MOST_SCALE)
     pd = require("pandas")
-    names = _names(only, given)
+    names = _names(only, given, model.config.direction)
     setting = Setting(model, given, scale, seed)
     tables: dict[str, Sequence[Row]] = {}
     with progress("suite", len(names), "analyses") as bar:
@@ -79,11 +80,14 @@ def run_suite(
     return result
 
 
-def _names(only: Sequence[str], given: SuiteInput) -> list[str]:
-    """The analyses to run: those of `only`, or all whose input is there."""
+def _names(only: Sequence[str], given: SuiteInput, direction: Direction) -> list[str]:
+    """The analyses to run: those of `only`, or all whose input is there and that a model's direction allows."""
     if unknown := sorted(set(only) - set(ANALYSES)):
         raise GenomeLMError(f"analysis {', '.join(unknown)}: there are {', '.join(ANALYSES)}")
-    lacking = {name: given.options_for(analysis.needs) for name, analysis in ANALYSES.items()}
+    lacking = {
+        name: "a causal model" if analysis.causal and direction.sees_following else given.options_for(analysis.needs)
+        for name, analysis in ANALYSES.items()
+    }
     for name in only:
         if lacking[name]:
             raise GenomeLMError(f"analysis {name} needs {lacking[name]}")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from genome_lm.direction import CAUSAL, Direction
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing, replacing_file, require_suffix
 from genome_lm.formats.room import require_room
@@ -45,6 +46,19 @@ _FIELDS = {
     "N_REV": ("A", "Integer", "bases compared on the reverse complement"),
     "SKIP": (".", "String", "why an ALT was not scored: " + "; ".join(f"{key}: {REASONS[key]}" for key in REASONS)),
 }
+_OF_HIDDEN = {
+    "LLR": (
+        "A",
+        "Float",
+        f"masked marginal: ln p(ALT's bases) - ln p(REF's bases), {_NATS}, where all bases that differ are hidden, "
+        "mean of the strands",
+    ),
+    "LP_FWD": ("4", "Float", "ln p of A, C, G and T at POS, given both sides, where it is hidden"),
+    "LP_REV": ("4", "Float", "the same from the reverse complement, in letters of the forward strand"),
+    "N_FWD": ("A", "Integer", "bases hidden on the forward strand"),
+    "N_REV": ("A", "Integer", "bases hidden on the reverse complement"),
+}
+"""Fields of models that read both ways that mean something else."""
 _READOUTS = {
     value: ("A", "Float", f"{text}; mean of the strands")
     for values in READOUTS.values()
@@ -125,7 +139,9 @@ def _is_same_value(one: str, other: str) -> bool:
         return False
 
 
-def scored_header(survey: Survey, settings: dict[str, Any], readouts: Sequence[str], mark: str) -> list[str]:
+def scored_header(
+    survey: Survey, settings: dict[str, Any], readouts: Sequence[str], mark: str, direction: Direction = CAUSAL
+) -> list[str]:
     """The lines of the header: the input's, less those of an earlier scoring, the contigs that it lacks, and ours.
 
     Args:
@@ -133,6 +149,7 @@ def scored_header(survey: Survey, settings: dict[str, Any], readouts: Sequence[s
         settings: What the scores depend on.
         readouts: Values of `READOUTS` that INFO has.
         mark: A line to stand before that of the columns; "" for none.
+        direction: Of the model, which the values depend on.
     """
     ours = (OURS, *(f"##INFO=<ID={key}," for key in _KEYS))
     *lines, columns = [line for line in survey.header if not line.startswith(ours)]
@@ -140,7 +157,11 @@ def scored_header(survey: Survey, settings: dict[str, Any], readouts: Sequence[s
     for name, (_, length) in survey.contigs.items():
         if name not in declared:
             lines.append(f"##contig=<ID={name}" + (f",length={length}>" if length else ">"))
-    fields = _FIELDS | {value.upper(): _READOUTS[value] for value in readouts}
+    fields = (
+        _FIELDS
+        | (_OF_HIDDEN if direction.sees_following else {})
+        | {value.upper(): _READOUTS[value] for value in readouts}
+    )
     for name, (number, kind, text) in fields.items():
         lines.append(f'##INFO=<ID={PREFIX}{name},Number={number},Type={kind},Description="{text}">')
     lines.append(f"{OURS}score=" + " ".join(f"{name}={value}" for name, value in settings.items()))

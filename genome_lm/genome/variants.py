@@ -28,6 +28,7 @@ REASONS = {
     "alt_ambiguous": "ALT has letters other than A, C, G and T",
     "too_long": "an allele, without what it shares with the other, is longer than the flank",
     "long_repeat": "the change can be written at places that are further apart than a window of the model",
+    "indel": "the alleles differ in length; models that read both ways score substitutions alone",
     "no_room": "on no strand is there a base before, and room for both alleles behind (ends of contigs, Ns)",
 }
 """Why an allele is not scored."""

@@ -14,21 +14,27 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.genome.contigs import Contig
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.model import HyenaLM
-from genome_lm.model.likelihood import log_likelihoods
+from genome_lm.model.likelihood import model_likelihoods
 from genome_lm.strands import Strands, check_strand, orientations
 
 Bits = npt.NDArray[np.float32]
 
 
 class WindowGrid(NamedTuple):
-    """How long sequences are read: windows that score `stride` bases each, after `context` bases of context."""
+    """How long sequences are read: windows that score `stride` bases each, after `context` bases of context.
+
+    Models that read both ways have `behind` bases of context on the other side too.
+    """
 
     context: int
     stride: int
+    behind: int = 0
 
     @classmethod
     def of(cls, config: ModelConfig, context: int | None = None, stride: int | None = None) -> "WindowGrid":
         """The grid for a model, by default half of the model's context each.
+
+        A model that reads both ways has half of the context on each side.
 
         Raises:
             GenomeLMError: If they are out of range, or together exceed the model's context.
@@ -42,14 +48,27 @@ class WindowGrid(NamedTuple):
                 f"context {context:,} and stride {stride:,}: together at most the model's {most:,} bases, stride at "
                 "least 1"
             )
-        return cls(context, stride)
+        _, behind = config.direction.context(0, context // 2)
+        return cls(context - behind, stride, behind)
 
-    def windows(self, start: int, end: int) -> list[tuple[int, int, int]]:
-        """The windows that score [start, end): for each the first base read, the first scored, one after the last."""
-        return [
-            (max(0, at - self.context), max(start, at), min(end, at + self.stride))
-            for at in range(start // self.stride * self.stride, end, self.stride)
-        ]
+    def windows(self, start: int, end: int, limit: int) -> list["ReadWindow"]:
+        """The windows that score [start, end) of a sequence of `limit` bases."""
+        windows = []
+        for at in range(start // self.stride * self.stride, end, self.stride):
+            scored = max(start, at), min(end, at + self.stride)
+            # What follows is read whatever the region is, so that the values do not depend on that.
+            stop = min(limit, at + self.stride + self.behind) if self.behind else scored[1]
+            windows.append(ReadWindow(max(0, at - self.context), *scored, stop))
+        return windows
+
+
+class ReadWindow(NamedTuple):
+    """Bases [left, stop) are read, [begin, end) are scored."""
+
+    left: int
+    begin: int
+    end: int
+    stop: int
 
 
 @torch.no_grad()
@@ -65,6 +84,8 @@ def bits_per_base(
     advance: Callable[[float], None] = lambda amount: None,
 ) -> Bits:
     """−log2 p of each base of a region, over all tokens of the model, given the contig's bases before it.
+
+    Models that read both ways give the pseudo-likelihood: each base is hidden, and one in seven with it.
 
     Args:
         model: In eval mode.
@@ -100,16 +121,16 @@ def _strand_bits(
 ) -> Bits:
     bits = np.full(end - start, np.nan, dtype=np.float32)
     device = model.backbone.embedding.weight.device
-    windows = grid.windows(start, end)
-    size = max(1, batch_tokens // (grid.context + grid.stride))
+    windows = grid.windows(start, end, contig.length)
+    size = max(1, batch_tokens // (grid.context + grid.stride + grid.behind))
     for first in range(0, len(windows), size):
         batch = windows[first : first + size]
-        ids = np.full((len(batch), max(stop - left for left, _, stop in batch)), PAD, dtype=np.int64)
-        for row, (left, _, stop) in zip(ids, batch, strict=True):
+        ids = np.full((len(batch), max(each.stop - each.left for each in batch)), PAD, dtype=np.int64)
+        for row, (left, _, _, stop) in zip(ids, batch, strict=True):
             row[: stop - left] = contig.fetch(left, stop)
         tokens = torch.from_numpy(ids).to(device)
-        values = (-log_likelihoods(model(tokens), tokens) / math.log(2)).cpu().numpy()
-        for row, (left, begin, stop) in zip(values, batch, strict=True):
-            bits[begin - start : stop - start] = row[begin - left : stop - left]
-            advance(stop - begin)
+        values = (-model_likelihoods(model, tokens) / math.log(2)).cpu().numpy()
+        for row, (left, begin, end_of_window, _) in zip(values, batch, strict=True):
+            bits[begin - start : end_of_window - start] = row[begin - left : end_of_window - left]
+            advance(end_of_window - begin)
     return bits

@@ -23,7 +23,7 @@ from genome_lm.inference.heads import head_outputs, predictions
 from genome_lm.inference.readouts import Readouts
 from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.model import Head, HyenaBackbone, HyenaLM
-from genome_lm.model.likelihood import Alphabet, log_likelihoods
+from genome_lm.model.likelihood import Alphabet, model_likelihoods
 from genome_lm.strands import EmbeddedStrands, Strands
 
 
@@ -137,7 +137,7 @@ class GenomeLM:
         Args:
             sequences: n DNA sequences of any lengths up to the model's context, in either case.
             pool: How the hidden states of a sequence become one vector: their "mean", "max", the "last" one, which
-                alone has seen the whole sequence (the model is causal); "bins:N" for the means of N bins of equal
+                alone has seen the whole sequence in a causal model; "bins:N" for the means of N bins of equal
                 size, "none" to keep all.
             layer: None for the states after the final norm; k for the residual stream after block k (0: embedding).
                 See `embed_layers` for several in one pass.
@@ -206,7 +206,9 @@ class GenomeLM:
 
         Returns:
             n arrays, (L,) float32; entry i is ln p(base i | bases before i). It is NaN for the first base, which
-            nothing predicts, and for bases other than A, C, G and T. Sum up with `numpy.nansum`.
+            nothing predicts, and for bases other than A, C, G and T. Sum up with `numpy.nansum`. Of models that read
+            both ways it is the pseudo-likelihood: ln p(base i | the others but those hidden with it), see
+            `genome_lm.model.likelihood.HIDDEN_SETS`.
 
         Raises:
             GenomeLMError: On a sequence that is empty, too long or not DNA, or an unknown alphabet.
@@ -216,7 +218,7 @@ class GenomeLM:
         tokens = encode_all(sequences, names, self.config.max_length)
         likelihoods: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
         for numbers, ids, lengths in padded_batches(tokens, batch_tokens, self.device, self.config.direction):
-            rows = log_likelihoods(self.model(ids), ids, alphabet).float().cpu().numpy()
+            rows = model_likelihoods(self.model, ids, alphabet).float().cpu().numpy()
             for number, row, length in zip(numbers, rows, lengths, strict=True):
                 likelihoods[number] = row[:length].copy()
         return likelihoods

@@ -97,7 +97,8 @@ def mutagenesis(
     forward and backward a strand: with X the one-hot sequence and ℓ the log-likelihood of the window, LLR(i, b) ≈
     ∂ℓ/∂X(i, b) − ∂ℓ/∂X(i, reference) (Simonyan et al. 2013, https://arxiv.org/abs/1312.6034, for ∂/∂X). The change of
     what is predicted at i itself is exact in it; that of what follows is of first order, and is summed up to the
-    window's end, `flank` bases beyond the region.
+    window's end, `flank` bases beyond the region. Models that read both ways are asked for what they expect at a
+    hidden site, by substitutions alone.
 
     Args:
         model: In eval mode.
@@ -126,6 +127,7 @@ def mutagenesis(
             f"{place_text(contig, start, end)}: there is no A, C, G or T in it, nothing to substitute"
         )
     if method == "gradient":
+        model.config.direction.require_causal("the method gradient")
         llr = _gradients(model, store, region, layout, strand)
     else:
         with progress("mutagenesis", 3 * bases * len(orientations(strand)), "substitutions") as bar:

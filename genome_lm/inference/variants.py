@@ -11,7 +11,7 @@ or an insertion within a repeat, and how many bases it gives around it, does not
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from genome_lm.genome import GenomeStore
 from genome_lm.genome.store import Strand
 from genome_lm.genome.variants import Variant, VariantScores, why_not
 from genome_lm.inference.batches import BATCH_TOKENS
+from genome_lm.inference.hidden_variants import score_substitutions
 from genome_lm.inference.readouts import LLR, Readouts, distances, site_values
 from genome_lm.model import HyenaLM
 from genome_lm.model import recompute as shared
@@ -101,6 +102,8 @@ def score_variants(
 ) -> VariantScores:
     """Score variants of a genome.
 
+    Models that read both ways score substitutions by what they expect at the hidden site (`score_substitutions`).
+
     Args:
         model: In eval mode.
         store: The genome.
@@ -117,9 +120,14 @@ def score_variants(
         The scores; variants that can't be scored carry a reason.
 
     Raises:
-        GenomeLMError: On an unknown strand.
+        GenomeLMError: On an unknown strand, or readouts that need a causal model.
     """
     check_strand(strand, Strands)
+    if model.config.direction.sees_following:
+        if readouts.values:
+            model.config.direction.require_causal(f"the readout {', '.join(readouts.names)}")
+        options: dict[str, Any] = {"strand": strand, "batch_tokens": batch_tokens, "advance": advance}
+        return score_substitutions(model, store, variants, layout.window, layout.flank, **options)
     llr, sites = np.full((2, len(variants)), np.nan), np.full((2, len(variants), 4), np.nan)
     context, scored = (np.zeros((len(variants), 2), dtype=np.int64) for _ in range(2))
     others = {name: np.full((len(variants), 2), np.nan) for name in readouts.values}

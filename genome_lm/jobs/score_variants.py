@@ -229,7 +229,9 @@ def _header(
     if readouts.of_states:
         names["layer"] = "final" if readouts.layer is None else str(readouts.layer)
     shard = Shard(*request.shard, survey.records, survey.is_sorted).header_line() if request.shard else ""
-    return scored_header(survey, {"version": __version__, **names, **asdict(layout)}, readouts.values, shard)
+    direction = model.config.direction
+    windows = {"window": layout.window} if direction.sees_following else asdict(layout)
+    return scored_header(survey, {"version": __version__, **names, **windows}, readouts.values, shard, direction)
 
 
 def _scored(part: Path, records: list[Record]) -> Iterator[Record]:

@@ -64,4 +64,5 @@ ANALYSIS = Analysis(
     words="Loss of the same bases, the last ones of each window, after contexts of growing length.",
     run=lambda s: Tables(loss_by_context(s.lm, s.store, s.regions, windows=s.number(200), seed=s.seed)),
     draw=_draw,
+    causal=True,
 )

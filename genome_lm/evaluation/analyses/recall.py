@@ -108,4 +108,5 @@ ANALYSIS = Analysis(
     "fault would gain the whole loss of the control.",
     run=lambda s: Tables(recall(s.lm, s.store, s.regions, segments=s.number(100), seed=s.seed)),
     draw=_draw,
+    causal=True,
 )

@@ -34,4 +34,5 @@ ANALYSIS = Analysis(
     words="Loss of windows on both strands; a model of double-stranded DNA gives the same.",
     run=lambda s: Tables(strand_consistency(s.lm, s.store, s.regions, s.number(100), s.seed)),
     draw=draw_measures,
+    causal=True,
 )
