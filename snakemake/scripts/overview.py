@@ -43,7 +43,10 @@ COLUMNS = (
     "baseline_bits_per_base",
     "bases_per_second",
     "valid_bits_in_equal_time",
+    "pseudo_nats_per_base",
+    "pseudo_perplexity",
 )
+"""The last two are of models that read both ways, which have none of the values that causal models are compared by."""
 
 STYLE = """
 body { font: 15px/1.55 system-ui, sans-serif; color: #1d2733; max-width: 980px; margin: 2.5rem auto; padding: 0 1rem }
@@ -89,16 +92,23 @@ def rows(
     for (run, genome), scores in evaluations.items():
         trained, best = summaries[run], best_score(scores.baselines)
         shortest = min(time for other, time in times.items() if other[0] == run[0])
-        in_equal_time = valid_within(metrics[run], shortest)
-        values = (
-            *(*run, trained.parameters, trained.bases, genome, scores.split, scores.length),
-            *(round(value, 6) for value in (scores.model.loss, scores.model.perplexity, scores.model.bits_per_base)),
-            best.name,
-            round(best.bits_per_base, 6),
-            round(trained.bases / times[run]),
-            "" if in_equal_time is None else round(in_equal_time, 6),
-        )
-        yield dict(zip(COLUMNS, values, strict=True))
+        in_equal_time, model = valid_within(metrics[run], shortest), scores.model
+        common = (*run, trained.parameters, trained.bases, genome, scores.split, scores.length)
+        row: Row = dict.fromkeys(COLUMNS, "")
+        row |= dict(zip(COLUMNS, common, strict=False))
+        row["bases_per_second"] = round(trained.bases / times[run])
+        if scores.measure == "pseudo-perplexity":
+            row |= {"pseudo_nats_per_base": round(model.loss, 6), "pseudo_perplexity": round(model.perplexity, 6)}
+        else:
+            row |= {
+                "nats_per_base": round(model.loss, 6),
+                "perplexity": round(model.perplexity, 6),
+                "bits_per_base": round(model.bits_per_base, 6),
+                "best_baseline": best.name,
+                "baseline_bits_per_base": round(best.bits_per_base, 6),
+                "valid_bits_in_equal_time": "" if in_equal_time is None else round(in_equal_time, 6),
+            }
+        yield row
 
 
 def tuning(task: str, run: Run, path: Path, page: str, metric: str | None) -> Tuning:
@@ -181,6 +191,11 @@ def figure(table: Sequence[Row]) -> str:
     )
 
 
+def causal(table: Sequence[Row]) -> list[Row]:
+    """The rows of causal models."""
+    return [row for row in table if row["pseudo_perplexity"] == ""]
+
+
 class Grid(NamedTuple):
     """Bits per base of runs on genomes or classes; None where a run is not evaluated. Baselines are the best."""
 
@@ -227,7 +242,8 @@ def _matrix(matrix: Grid) -> list[str]:
 
 
 def class_sections(evaluations: Evaluations) -> list[str]:
-    """The part of the page about classes of regions, for each genome that has them."""
+    """The part of the page about classes of regions, for each genome that has them; causal models alone."""
+    evaluations = {key: scores for key, scores in evaluations.items() if scores.measure == "perplexity"}
     parts = []
     for genome in dict.fromkeys(genome for _, genome in evaluations):
         if (of_genome := class_grid(evaluations, genome)) is not None:
@@ -261,6 +277,57 @@ def _recall(table: Sequence[Row], gains: Mapping[str, Mapping[str, int]]) -> lis
     return parts
 
 
+def _causal_runs(table: Sequence[Row], folders: Mapping[Run, str]) -> list[str]:
+    """Figure and table of the causal models, and the matrix where they are evaluated on several genomes."""
+    if not table:
+        return []
+    runs = [
+        (
+            *_facts(row, folders),
+            f"{row['perplexity']:.4f}",
+            f"{row['bits_per_base']:.4f}",
+            f"{row['bits_per_base'] - row['baseline_bits_per_base']:+.4f}",
+            _link(f"{folders[run_of(row)]}/train/checkpoint", "checkpoint"),
+        )
+        for row in table
+    ]
+    names = ("run", "parameters", "bases seen", "perplexity", "bits per base", "against best baseline", "model")
+    parts = [figure(table), _table(names, runs)]
+    if (matrix := grid(table)) is not None:
+        parts += [
+            "<h2>Each run on each genome</h2>\n<p>Bits per base on held-out sequence; lower is better. The best "
+            "baseline is fitted to the genome's own training split, also where a run never saw the genome.</p>",
+            *_matrix(matrix),
+        ]
+    return parts
+
+
+def _masked_runs(table: Sequence[Row], folders: Mapping[Run, str]) -> list[str]:
+    """The section of the models that read both ways."""
+    if not table:
+        return []
+    lines = [
+        (
+            *_facts(row, folders),
+            f"{row['pseudo_perplexity']:.4f}",
+            _link(f"{folders[run_of(row)]}/train/checkpoint", "checkpoint"),
+        )
+        for row in table
+    ]
+    return [
+        "<h2>Models that read both ways</h2>\n<p>Each base is hidden from them, with one in seven of the others, and "
+        "predicted from the rest. A pseudo-perplexity is not to be compared with the perplexity of a causal model or a "
+        "Markov chain.</p>",
+        _table(("run", "parameters", "bases seen", "pseudo-perplexity", "model"), lines),
+    ]
+
+
+def _facts(row: Row, folders: Mapping[Run, str]) -> tuple[str, str, str]:
+    """The first cells of a run's line."""
+    link = _link(f"{folders[run_of(row)]}/report.html", name_of_row(row))
+    return link, f"{row['parameters']:,}", f"{row['bases_seen'] / 1e6:,.1f} M"
+
+
 def _table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{name}</th>" for name in names)
     body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in lines)
@@ -283,19 +350,6 @@ def page(
         tunings: Results of the tasks.
         further: Sections before the tasks.
     """
-    runs = [
-        (
-            _link(f"{folders[run_of(row)]}/report.html", name_of_row(row)),
-            f"{row['parameters']:,}",
-            f"{row['bases_seen'] / 1e6:,.1f} M",
-            f"{row['perplexity']:.4f}",
-            f"{row['bits_per_base']:.4f}",
-            f"{row['bits_per_base'] - row['baseline_bits_per_base']:+.4f}",
-            _link(f"{folders[run_of(row)]}/train/checkpoint", "checkpoint"),
-        )
-        for row in table
-    ]
-    names = ("run", "parameters", "bases seen", "perplexity", "bits per base", "against best baseline", "model")
     tasks = [
         (
             _link(each.page, f"{each.task}: {name_of(each.run)}"),
@@ -311,15 +365,9 @@ def page(
         f"<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>",
         "<p>Each run on held-out sequence; lower is better. "
         "A run's own page has its learning curve and its provenance.</p>",
-        figure(table),
-        _table(names, runs),
+        *_causal_runs(causal(table), folders),
+        *_masked_runs([row for row in table if row["pseudo_perplexity"] != ""], folders),
     ]
-    if (matrix := grid(table)) is not None:
-        parts += [
-            "<h2>Each run on each genome</h2>\n<p>Bits per base on held-out sequence; lower is better. The best "
-            "baseline is fitted to the genome's own training split, also where a run never saw the genome.</p>",
-            *_matrix(matrix),
-        ]
     parts += further
     if tasks:
         parts += [
@@ -371,9 +419,10 @@ def write(snakemake: Any) -> None:
         curves = learning_curves({name_of(run): steps for run, steps in metrics.items()})
         further = [
             *class_sections(evaluations),
-            *(_seeds(table) if len({row["seed"] for row in table}) > 1 else []),
+            *(_seeds(causal(table)) if len({row["seed"] for row in causal(table)}) > 1 else []),
             *_recall(table, gains),
-            "<h2>Training</h2>\n<p>Losses of runs on different data are not comparable.</p>",
+            "<h2>Training</h2>\n<p>Losses of runs on different data are not comparable, nor are those of causal "
+            "models and of models that read both ways.</p>",
             curves,
         ]
         new_page.write_text(page(snakemake.params.title, table, links, tunings, further), encoding="utf-8")
