@@ -1,6 +1,7 @@
 """The backbone: embedding, blocks of a mixer and an MLP, final norm."""
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from genome_lm.model.cuda_memory import free_bytes, must_recompute
 from genome_lm.model.mixer import Ends, GpuBatch, Mixer, runs_fused
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import NgramEmbedding
-from genome_lm.model.ways import Turn, Ways
+from genome_lm.model.ways import Turn, Ways, strands, ways
 
 NORM_CHUNK = 8_192
 """Positions that the final norm takes at one time where it writes over its input."""
@@ -74,15 +75,19 @@ class Block(nn.Module):
 
         With `turn`, the mixer's part is the sum of what it makes of the sequences and of the reversed ones.
         """
-        if turn is None:
-            return self._add_mlp(self.mixer.add(x, self.norm1, self.dropout, inplace))
-        reverse = turn(x)
+        mix = self.mixer.add if turn is None else partial(self._both_ways, turn)
+        return self._add_mlp(mix(x, self.norm1, self.dropout, inplace))
+
+    def _both_ways(self, turn: Turn, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, inplace: bool) -> Tensor:
+        """As `Mixer.add`, of the sequences and of the reversed ones."""
         if self.reversed_mixer is None:  # one pass, so that filters are made once
-            ahead, back = self.mixer.add(torch.cat([x, reverse]), self.norm1, self.dropout, inplace).chunk(2)
+            ahead, back = self.mixer.add(torch.cat([x, turn(x)]), norm, dropout, inplace).chunk(2)
         else:
-            ahead = self.mixer.add(x, self.norm1, self.dropout, False)
-            back = self.reversed_mixer.add(reverse, self.norm1, self.dropout, False)
-        return self._add_mlp(ahead + turn(back - reverse))
+            ahead = self.mixer.add(x, norm, dropout, False)
+            back = self.reversed_mixer.add(turn(x), norm, dropout, inplace)
+        if inplace:  # in x itself, since `ahead` may be a part of something larger
+            return x.neg_().add_(ahead).add_(turn(back))
+        return ahead - x + turn(back)
 
     def read_reference(self, x: Tensor, begin: int, first: int) -> tuple[Tensor, Any]:
         """The block over reference sequences, see `Mixer.read_reference`; x may be written over.
@@ -150,16 +155,16 @@ class HyenaBackbone(nn.Module):
             raise GenomeLMError(
                 f"there is no layer {layer}; this model has layers 0 (the embedding) to {self.config.n_layer}"
             )
-        ways = Ways.of(self.config, ids, self.ahead + (0 if prompt is None else len(prompt)))
-        x = self.read(ways.ids, prompt)
+        batch = Ways.of(self.config, ids, self.ahead + (0 if prompt is None else len(prompt)))
+        x = self.read(batch.ids, prompt)
         recompute = self.training and torch.is_grad_enabled() and self._recomputes(x)
         random = self.config.resid_dropout > 0
         for block in self.blocks[:layer]:
             if recompute:
-                x = checkpoint(block, x, False, ways.turn, use_reentrant=False, preserve_rng_state=random)
+                x = checkpoint(block, x, False, batch.turn, use_reentrant=False, preserve_rng_state=random)
             else:
-                x = block(x, not torch.is_grad_enabled(), ways.turn)
-        return ways.states(x if layer is not None else self._final_norm(x))[:, self.ahead :]
+                x = block(x, not torch.is_grad_enabled(), batch.turn)
+        return batch.states(x if layer is not None else self._final_norm(x))[:, self.ahead :]
 
     @property
     def ahead(self) -> int:
@@ -209,10 +214,12 @@ class HyenaBackbone(nn.Module):
         """
         if self.activation_checkpointing or torch.compiler.is_compiling():
             return self.activation_checkpointing
-        stored = 2 * self.config.n_layer * x.nbytes
+        stored = (1 + ways(self.config)) * self.config.n_layer * x.nbytes
         if x.device.type == "cuda" and stored > ALWAYS_STORED_BYTES:
             dtype = torch.bfloat16 if torch.is_autocast_enabled("cuda") else torch.float32
-            batch = GpuBatch(self.config, x.shape[0], x.shape[1], dtype, backend_for(x) == "triton")
+            batch = GpuBatch(
+                self.config, x.shape[0] // strands(self.config), x.shape[1], dtype, backend_for(x) == "triton"
+            )
             return must_recompute(batch, free_bytes(x.device))
         return x.device.type == "cpu" and stored > STORED_BYTES
 
@@ -230,15 +237,15 @@ class HyenaBackbone(nn.Module):
         Raises:
             GenomeLMError: As `forward`.
         """
-        ways = Ways.of(self.config, ids, self.ahead)
-        x = self.read(ways.ids)
+        batch = Ways.of(self.config, ids, self.ahead)
+        x = self.read(batch.ids)
         deepest = self.config.n_layer if None in layers else max(layer or 0 for layer in layers)
         for depth in range(deepest + 1):
-            x = x if depth == 0 else self.blocks[depth - 1](x, not torch.is_grad_enabled(), ways.turn)
+            x = x if depth == 0 else self.blocks[depth - 1](x, not torch.is_grad_enabled(), batch.turn)
             if depth in layers:
-                yield depth, ways.states(x)[:, self.ahead :]
+                yield depth, batch.states(x)[:, self.ahead :]
         if None in layers:
-            yield None, ways.states(self._final_norm(x))[:, self.ahead :]
+            yield None, batch.states(self._final_norm(x))[:, self.ahead :]
 
 
 def _before(prefix: Tensor, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from genome_lm.model.mixer import GpuBatch, Units
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import ngrams_held
+from genome_lm.model.ways import rows_at_once, strands, ways
 
 STREAM = 4
 """Units of the residual stream, which is float32."""
@@ -19,7 +20,12 @@ MARGIN = 0.9
 
 def cuda_forward_bytes(batch: GpuBatch) -> int:
     """Most bytes that exist at one time in a forward pass without gradients."""
-    return max(units.forward for units in _units(batch, training=False)) * batch.unit
+    rows, mixed = _rows(batch)
+    around = (
+        0 if mixed == rows else STREAM * (rows.unit + mixed.unit)
+    )  # what is turned around, and what is mixed of it
+    at_once = batch.unit * rows_at_once(batch.config)
+    return max(units.forward for units in _units(mixed, training=False)) * at_once + around
 
 
 def cuda_training_bytes(batch: GpuBatch, recompute: bool = False) -> int:
@@ -29,21 +35,30 @@ def cuda_training_bytes(batch: GpuBatch, recompute: bool = False) -> int:
         batch: What is computed.
         recompute: Whether each block is computed again in the backward pass instead of stored.
     """
-    config, positions = batch.config, batch.batch * batch.length
-    blocks = _units(batch, training=True)
+    config, (rows, mixed) = batch.config, _rows(batch)
+    positions, blocks = rows.batch * rows.length, _units(mixed, training=True)
+    filters = 2 if config.reversed_weights == "own" else 1
     stored = [
-        int(units.stored * batch.unit) + units.hidden * positions * config.d_inner + units.per_position * batch.length
+        int(units.stored * mixed.unit)
+        + units.hidden * positions * config.d_inner
+        + filters * units.per_position * batch.length
         for units in blocks
     ]
-    kept = STREAM * batch.unit * len(blocks) + max(stored) if recompute else STREAM * batch.unit + sum(stored)
-    dropout_mask = batch.unit if config.embed_dropout else 0
+    kept = STREAM * rows.unit * len(blocks) + max(stored) if recompute else STREAM * rows.unit + sum(stored)
+    dropout_mask = rows.unit if config.embed_dropout else 0
     ngrams = ngrams_held(config, positions).kept
-    return kept + max(units.temporary for units in blocks) * batch.unit + dropout_mask + ngrams
+    return kept + max(units.temporary for units in blocks) * mixed.unit + dropout_mask + ngrams
 
 
 def must_recompute(batch: GpuBatch, free: int) -> bool:
     """Whether storing what the backward pass needs takes more than the `free` bytes of a GPU allow."""
     return cuda_training_bytes(batch) > MARGIN * free
+
+
+def _rows(batch: GpuBatch) -> tuple[GpuBatch, GpuBatch]:
+    """The batch as the blocks read it, a row per strand, and as their mixers do, a row per direction of each."""
+    rows = batch._replace(batch=batch.batch * strands(batch.config))
+    return rows, rows._replace(batch=rows.batch * ways(batch.config))
 
 
 def _units(batch: GpuBatch, training: bool) -> list[Units]:

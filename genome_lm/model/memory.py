@@ -17,6 +17,7 @@ from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
 from genome_lm.model.mixer import GpuBatch
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import ngrams_held
+from genome_lm.model.ways import rows_at_once, strands, ways
 
 FLOAT = 4
 PIECES = 8 << 20
@@ -31,31 +32,35 @@ def forward_bytes(config: ModelConfig, length: int) -> int:
     Weights, the residual stream, the logits, and what the mixers hold (`Mixer.forward_held`).
     """
     held = [mixer_class(name).forward_held(config, length, layers) for name, layers in _layers(config)]
-    temporary = max(ngrams_held(config, length).temporary, *(each.temporary for each in held))
-    kept = sum(each.kept for each in held)
-    return _weights(config) + _stream(config, length) + 16 * FLOAT * length + kept + temporary + _pieces()
+    temporary = max(ngrams_held(config, length).temporary, *(rows_at_once(config) * each.temporary for each in held))
+    kept = sum(each.kept for each in held) * (2 if config.reversed_weights == "own" else 1)  # filters, of any rows
+    streams = 1 if ways(config) == 1 else 1 + ways(config)
+    rows = strands(config) * streams * _stream(config, length)
+    return _weights(config) + rows + 16 * FLOAT * length + kept + temporary + _pieces()
 
 
 def training_bytes(config: ModelConfig, length: int) -> int:
     """Most bytes that a training step (forward, backward, AdamW) of `length` bases holds at one time on a CPU.
 
     Weights, their gradients and AdamW's two moments; the embedding's dropout mask, and what its n-grams hold; the
-    gradients of the stream that come into and go out of a block; what every block stores for its backward pass (two
-    streams; in short sequences all that its plain form needs; where that is too much, one stream, and one block at a
-    time is computed again); and what the mixers hold (`Mixer.training_held`).
+    gradients of the stream that come into and go out of a block; what every block stores for its backward pass (the
+    inputs of its mixer and of its MLP; in short sequences all that its plain form needs; where that is too much, one
+    stream, and one block at a time is computed again); and what the mixers hold (`Mixer.training_held`).
     """
-    stream = _stream(config, length)
+    stream = strands(config) * _stream(config, length)
     fixed = 4 * _weights(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream + _pieces()
-    fixed += ngrams_held(config, length).kept
-    stored = 2 * config.n_layer * stream
+    fixed += strands(config) * ngrams_held(config, length).kept
+    stored = (1 + ways(config)) * config.n_layer * stream
     recompute = False
     if length * config.d_model < SMALL:
-        stored = config.n_layer * (PLAIN_STREAMS * stream + 2 * FLOAT * length * config.d_inner)
+        hidden = strands(config) * 2 * FLOAT * length * config.d_inner
+        stored = config.n_layer * ((PLAIN_STREAMS + ways(config) - 1) * stream + hidden)
     elif stored > backbone.STORED_BYTES:
-        stored, recompute = (config.n_layer + 2) * stream, True
+        stored, recompute = (config.n_layer + 1 + ways(config)) * stream, True
     held = [mixer_class(name).training_held(config, length, layers, recompute) for name, layers in _layers(config)]
     kept = max(each.kept for each in held) if recompute else sum(each.kept for each in held)
-    return fixed + stored + kept + max(each.temporary for each in held)
+    temporary = rows_at_once(config) * max(each.temporary for each in held)
+    return fixed + stored + strands(config) * ways(config) * kept + temporary
 
 
 def cuda_forecast(config: ModelConfig, length: int) -> dict[str, dict[str, int]]:

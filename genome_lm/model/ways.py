@@ -81,3 +81,18 @@ class Ways(NamedTuple):
             return x
         own, other = x.chunk(2)
         return torch.cat([own, self.strand(other)], dim=-1)
+
+
+def ways(config: ModelConfig) -> int:
+    """In how many directions a block mixes a row."""
+    return 2 if config.direction.sees_following else 1
+
+
+def strands(config: ModelConfig) -> int:
+    """How many rows the blocks read per sequence."""
+    return config.state_width // config.d_model
+
+
+def rows_at_once(config: ModelConfig) -> int:
+    """How many rows a mixer reads at one time per sequence."""
+    return strands(config) * (ways(config) if config.reversed_weights == "shared" else 1)
