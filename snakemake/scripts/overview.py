@@ -46,7 +46,7 @@ COLUMNS = (
     "pseudo_nats_per_base",
     "pseudo_perplexity",
 )
-"""The last two are of models that read both ways, which have none of the values that causal models are compared by."""
+"""The last two are of models that read both ways, which have none of the values that causal ones are compared by."""
 
 STYLE = """
 body { font: 15px/1.55 system-ui, sans-serif; color: #1d2733; max-width: 980px; margin: 2.5rem auto; padding: 0 1rem }
@@ -316,8 +316,8 @@ def _masked_runs(table: Sequence[Row], folders: Mapping[Run, str]) -> list[str]:
     ]
     return [
         "<h2>Models that read both ways</h2>\n<p>Each base is hidden from them, with one in seven of the others, and "
-        "predicted from the rest. A pseudo-perplexity is not to be compared with the perplexity of a causal model or a "
-        "Markov chain.</p>",
+        "predicted from the rest. A pseudo-perplexity is not to be compared with the perplexity of a causal model or "
+        "a Markov chain.</p>",
         _table(("run", "parameters", "bases seen", "pseudo-perplexity", "model"), lines),
     ]
 
