@@ -45,8 +45,19 @@ def plain_flex_attention(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> tu
 
 def _call(operation: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor]:
     mask = _mask(q.shape[2], window, q.device)
-    y, log_sum = operation(q, k, v, block_mask=mask, return_lse=True)
-    return y, log_sum
+    if (request := _denominators()) is None:  # before PyTorch 2.9
+        y, log_sum = operation(q, k, v, block_mask=mask, return_lse=True)
+        return y, log_sum
+    y, more = operation(q, k, v, block_mask=mask, return_aux=request)
+    return y, more.lse
+
+
+@cache
+def _denominators() -> Any:
+    """What asks FlexAttention for the logarithms of the denominators; None where a flag does."""
+    from torch.nn.attention import flex_attention as flex
+
+    return flex.AuxRequest(lse=True) if hasattr(flex, "AuxRequest") else None
 
 
 @cache
