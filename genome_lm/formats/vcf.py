@@ -7,7 +7,6 @@ header does not declare. Text is therefore read here. BCF goes through pysam, wh
 import contextlib
 import hashlib
 import re
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,9 @@ LONGEST_LINE = 1 << 28
 """Characters of a line at most; 60 times what a record of a million samples takes."""
 PREFIX = "GLM_"
 """What the names of the fields that we add to INFO begin with."""
+_INSERTED = ("SEQ", "SVINSSEQ", "INSSEQ")
+"""Fields of INFO that hold the sequence of <INS>."""
+_MATE = re.compile(r"([\[\]])([^\[\]]+)(:\d+[\[\]])")
 _CONTIG = re.compile(r"##contig=<(?:[^\"]*,)?ID=([^,>]+)")
 _LENGTH = re.compile(r"[<,]length=(\d{1,18})[,>]")
 
@@ -254,9 +256,8 @@ class Survey:
             for key in map(key_of, record.info.split(";")):
                 if key.startswith(PREFIX):
                     self.keys.setdefault(key, record.place)
-        # The longest REF is no longer than this flank, and any ALT will do.
-        ref = variants[0]._replace(alt="A")
-        reason = why_not(self.store, ref, sys.maxsize)
+        ref = variants[0]._replace(alt="A", unclear="")
+        reason = why_not(self.store, ref)
         self.reasons[reason] += 1
         if reason == "unknown_contig":
             self.strange = self.strange or record.contig
@@ -343,4 +344,39 @@ def _short(allele: str) -> str:
 def alleles_of(record: Record, rename: Callable[[str], str]) -> list[Variant]:
     """The ALTs of a record by the genome's names; a record without ALT has one that is `.`."""
     contig = rename(record.contig)
-    return [Variant(contig, record.start, record.ref, alt) for alt in record.alts or (".",)]
+    return [
+        _allele(record, number, Variant(contig, record.start, record.ref, alt), rename)
+        for number, alt in enumerate(record.alts or (".",))
+    ]
+
+
+def _allele(record: Record, number: int, variant: Variant, rename: Callable[[str], str]) -> Variant:
+    """An allele with what INFO says of it, if it is symbolic or a breakend."""
+    if not variant.is_structural:
+        return variant
+    alt = _MATE.sub(lambda match: match[1] + rename(match[2]) + match[3], variant.alt)
+    info = {key: value for key, _, value in (field.partition("=") for field in record.info.split(";"))}
+    exact = all(set(info.get(key, "0").split(",")) <= {"0", "."} for key in ("CIPOS", "CIEND"))
+    if "IMPRECISE" in info or not (exact or "HOMLEN" in info or "HOMSEQ" in info):
+        return variant._replace(alt=alt, unclear="imprecise")
+    if variant.kind == "INS":
+        texts = [info[key] for key in _INSERTED if key in info]
+        return variant._replace(inserted=_of_allele(texts[0], number, len(record.alts)) if texts else "")
+    if not variant.kind:
+        return variant._replace(alt=alt)
+    start = record.start + 1
+    length = _integer(_of_allele(info.get("SVLEN", ""), number, len(record.alts)))
+    ends = {end for end in (_integer(info.get("END", "")), None if length is None else start + abs(length)) if end}
+    if len(ends) > 1:
+        return variant._replace(unclear="end_differs")
+    return variant._replace(end=max(ends, default=None))
+
+
+def _of_allele(text: str, number: int, alleles: int) -> str:
+    """The value of one allele in a field of INFO that has one for each, or one for all."""
+    values = text.split(",")
+    return values[number] if len(values) == alleles else text
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else None

@@ -1,5 +1,6 @@
-"""Small variants of a genome: their alleles, why one can't be scored, and the scores of many."""
+"""Variants of a genome: their alleles, why one can't be scored, and the scores of many."""
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,16 +18,20 @@ Floats = npt.NDArray[np.float64]
 
 REASONS = {
     "unknown_contig": "the genome has no contig of this name",
-    "outside_contig": "REF reaches beyond the contig",
+    "outside_contig": "REF, or the event, reaches beyond the contig",
     "ref_mismatch": "REF is not what the genome has there",
     "ref_ambiguous": "REF, or the genome there, has letters other than A, C, G and T",
     "no_alt": "there is no ALT",
     "missing": "ALT is missing",
     "overlapping_deletion": "ALT is *, a deletion upstream",
-    "symbolic": "ALT is symbolic, such as <DEL>",
-    "breakend": "ALT is a breakend",
+    "symbolic": "ALT is symbolic, and not <DEL>, tandem <DUP>, <INV> or <INS>",
+    "no_end": "neither END nor SVLEN says how long the event is",
+    "end_differs": "END and SVLEN differ, or END is not behind POS",
+    "no_sequence": "INFO has no sequence of the insertion (SEQ, SVINSSEQ or INSSEQ, letters A, C, G and T)",
+    "imprecise": "the ends of the event are not exact (IMPRECISE; CIPOS or CIEND without HOMLEN)",
+    "breakend": "ALT is a single breakend, or the genome has not the place of its mate",
     "alt_ambiguous": "ALT has letters other than A, C, G and T",
-    "too_long": "an allele, without what it shares with the other, is longer than the flank",
+    "too_long": "the bases that a model that reads both ways would have to hide lie further apart than the flank",
     "long_repeat": "the change can be written at places that are further apart than a window of the model",
     "indel": "the alleles differ in length; models that read both ways score substitutions alone",
     "no_room": "on no strand is there a base before, and room for both alleles behind (ends of contigs, Ns)",
@@ -52,13 +57,45 @@ READOUTS: dict[str, dict[str, str]] = {
 """What can be read out of the pass that gives a score: the values of each readout, and what they are."""
 
 
+BREAKEND = re.compile(r"([A-Za-z]*)([\[\]])([^\[\]]+):(\d{1,18})\2([A-Za-z]*)")
+"""ALT of a breakend with a mate: bases, bracket, contig, position, bracket, bases."""
+_SYMBOLIC = re.compile(r"<(DEL|DUP|INV|INS)(?::(?!DISPERSED)[^<>]*)?>")
+
+
 class Variant(NamedTuple):
-    """REF to ALT at `start`, 0-based; VCF's POS is start + 1."""
+    """REF to ALT at `start`, 0-based; VCF's POS is start + 1.
+
+    The last three fields are for symbolic alleles and breakends, where VCF has them in INFO. An event begins behind
+    `start`, as in VCF.
+
+    Attributes:
+        contig: Name of the contig; a breakend's ALT names its mate's, as the genome does.
+        start: The first base of REF.
+        ref: REF; N will do for symbolic alleles and breakends.
+        alt: ALT.
+        end: One after the last base of a deletion, duplication or inversion.
+        inserted: The sequence of <INS>.
+        unclear: Why the event can't be told, a key of `REASONS`.
+    """
 
     contig: str
     start: int
     ref: str
     alt: str
+    end: int | None = None
+    inserted: str = ""
+    unclear: str = ""
+
+    @property
+    def kind(self) -> str:
+        """DEL, DUP, INV or INS of a symbolic allele that can be scored, else ""."""
+        match = _SYMBOLIC.fullmatch(self.alt)
+        return match[1] if match else ""
+
+    @property
+    def is_structural(self) -> bool:
+        """Whether ALT is symbolic or a breakend."""
+        return self.alt.startswith(("<", ".")) or self.alt.endswith(".") or "[" in self.alt or "]" in self.alt
 
 
 @dataclass(frozen=True)
@@ -125,9 +162,9 @@ def _mean(of_strands: Floats) -> Floats:
     return np.where(there.any(1), np.nansum(of_strands, 1) / np.maximum(1, there.sum(1)), np.nan)
 
 
-def why_not(store: GenomeStore, variant: Variant, flank: int) -> str:
-    """Why a variant can't be scored, a key of `REASONS`, or "" if it can; what concerns REF comes first."""
-    return _ref_reason(store, variant) or _alt_reason(variant.alt) or _length_reason(variant, flank)
+def why_not(store: GenomeStore, variant: Variant) -> str:
+    """Why a variant can't be scored, a key of `REASONS`, or "" if nothing of it says so; REF comes first."""
+    return _ref_reason(store, variant) or variant.unclear or _alt_reason(variant)
 
 
 def _ref_reason(store: GenomeStore, variant: Variant) -> str:
@@ -136,38 +173,34 @@ def _ref_reason(store: GenomeStore, variant: Variant) -> str:
     end = variant.start + len(variant.ref)
     if variant.start < 0 or end > store.contigs.lengths[store.contigs.index(variant.contig)]:
         return "outside_contig"
+    if variant.is_structural and variant.ref.upper() == "N":
+        return ""
     here = store.fetch(variant.contig, variant.start, end)
     given = LETTER_TO_TOKEN[letters(variant.ref)]
-    if not (_are_bases(here) and _are_bases(given)):
+    if not (are_bases(here) and are_bases(given)):
         return "ref_ambiguous"
     return "" if np.array_equal(here, given) else "ref_mismatch"
 
 
-def _alt_reason(alt: str) -> str:
+def _alt_reason(variant: Variant) -> str:
+    alt = variant.alt
     if alt in ("", "."):
         return "missing"
     if alt == "*":
         return "overlapping_deletion"
-    if "[" in alt or "]" in alt or alt.startswith(".") or alt.endswith("."):
-        return "breakend"
-    if alt.startswith("<"):
+    if not variant.is_structural:
+        return "" if are_bases(LETTER_TO_TOKEN[letters(alt)]) else "alt_ambiguous"
+    if not alt.startswith("<"):
+        return "" if BREAKEND.fullmatch(alt) else "breakend"
+    if variant.kind == "INS":
+        return "" if variant.inserted and are_bases(LETTER_TO_TOKEN[letters(variant.inserted)]) else "no_sequence"
+    if not variant.kind:
         return "symbolic"
-    return "" if _are_bases(LETTER_TO_TOKEN[letters(alt)]) else "alt_ambiguous"
+    if variant.end is None:
+        return "no_end"
+    return "" if variant.end > variant.start + 1 else "end_differs"
 
 
-def _length_reason(variant: Variant, flank: int) -> str:
-    longest = max(len(variant.ref), len(variant.alt))
-    if longest > flank:
-        ref, alt = variant.ref.upper(), variant.alt.upper()
-        before = _shared(ref, alt)
-        longest -= before + _shared(ref[before:][::-1], alt[before:][::-1])
-    return "too_long" if longest > flank else ""
-
-
-def _shared(one: str, other: str) -> int:
-    """Letters at the start that two alleles have in common."""
-    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _are_bases(tokens: Tokens) -> bool:
+def are_bases(tokens: Tokens) -> bool:
+    """Whether there are tokens, and all are A, C, G and T."""
     return bool(tokens.size and ((tokens >= NUCLEOTIDES[0]) & (tokens <= NUCLEOTIDES[-1])).all())

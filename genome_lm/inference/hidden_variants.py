@@ -62,9 +62,7 @@ def score_substitutions(
         The scores. `site_…` has what is expected at `start`, NaN if that is not among the hidden bases. `context` is
         what was read before and behind the first of these; `scored` is their number.
     """
-    reasons = [
-        why_not(store, each, flank) or ("" if len(each.ref) == len(each.alt) else "indel") for each in variants
-    ]
+    reasons = [why_not(store, each) or _why_no_site(each, flank) for each in variants]
     of_site: dict[_Site, list[int]] = {}
     for number, variant in enumerate(variants):
         if not reasons[number]:
@@ -93,6 +91,13 @@ def score_substitutions(
                     scored[number, side] = len(places)
                 advance(len(of_site[read.site]))
     return VariantScores(llr[0], llr[1], tables[0], tables[1], context, scored, reasons)
+
+
+def _why_no_site(variant: Variant, flank: int) -> str:
+    if variant.is_structural or len(variant.ref) != len(variant.alt):
+        return "indel"
+    places = _site(variant).places
+    return "too_long" if places[-1] - places[0] >= flank else ""
 
 
 def _site(variant: Variant) -> _Site:

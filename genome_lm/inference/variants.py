@@ -18,12 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, Tokens, letters, reverse_complement
+from genome_lm.alphabet import NUCLEOTIDES, Tokens
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
+from genome_lm.genome.haplotypes import Place, places_of
 from genome_lm.genome.store import Strand
-from genome_lm.genome.variants import Variant, VariantScores, why_not
+from genome_lm.genome.variants import Variant, VariantScores
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.hidden_variants import score_substitutions
 from genome_lm.inference.readouts import LLR, Readouts, distances, site_values
@@ -35,8 +36,6 @@ from genome_lm.strands import Strands, check_strand, orientations
 Table = npt.NDArray[np.floating]
 """ln p of A, C, G and T, (..., 4)."""
 MAX_FLANK, MAX_STRIDE = 1_024, 16_384
-_SEARCHED = 64
-"""Bases that are looked through first for the end of a repeat."""
 
 
 @dataclass(frozen=True)
@@ -131,46 +130,28 @@ def score_variants(
     llr, sites = np.full((2, len(variants)), np.nan), np.full((2, len(variants), 4), np.nan)
     context, scored = (np.zeros((len(variants), 2), dtype=np.int64) for _ in range(2))
     others = {name: np.full((len(variants), 2), np.nan) for name in readouts.values}
-    reasons = [why_not(store, variant, layout.flank) for variant in variants]
-    places: dict[int, tuple[_Place, _Place]] = {}
+    reasons = [""] * len(variants)
+    places: dict[int, tuple[Place, Place]] = {}
     for number, variant in enumerate(variants):
-        if not reasons[number]:
-            if of_strands := _places(store, number, variant, layout.window):
-                places[number] = of_strands
-            else:
-                reasons[number] = "long_repeat"
-    for reverse in orientations(strand):
-        scorer = _StrandScorer(model, store, layout, reverse, batch_tokens, readouts, share, advance)
-        side = int(reverse)
-        for score in scorer.scores([of_strands[side] for of_strands in places.values()]):
-            llr[side, score.number], sites[side, score.number] = score.llr, score.site
-            context[score.number, side], scored[score.number, side] = score.context, score.scored
+        of_sides = places_of(store, number, variant, layout.window, layout.flank)
+        if isinstance(of_sides, str):
+            reasons[number] = of_sides
+        else:
+            places[number] = of_sides
+    wanted = [place for of_sides in places.values() for place in of_sides if bool(place.side) in orientations(strand)]
+    strands: tuple[Strand, ...] = ("+", "-")
+    for read in strands:
+        scorer = _StrandScorer(model, store, layout, read == "-", batch_tokens, readouts, share, advance)
+        for score in scorer.scores([place for place in wanted if place.strand == read]):
+            number, side = score.number, score.side
+            llr[side, number], sites[side, number] = score.llr, score.site
+            context[number, side], scored[number, side] = score.context, score.scored
             for name, value in score.readouts.items():
-                others[name][score.number, side] = value
+                others[name][number, side] = value
     for number in places:
         if not scored[number].any():
             reasons[number] = "no_room"
     return VariantScores(llr[0], llr[1], sites[0], sites[1], context, scored, reasons, others)
-
-
-class _Place(NamedTuple):
-    """A variant in the coordinates of one strand of its contig, from the first base that differs.
-
-    Attributes:
-        number: Of the variant.
-        contig: Number of the contig.
-        start: The first base that differs.
-        replaced: Bases from there on that the alternative lacks.
-        alt: What the alternative has in their place.
-        site: VCF's POS.
-    """
-
-    number: int
-    contig: int
-    start: int
-    replaced: int
-    alt: Tokens
-    site: int
 
 
 class _Window(NamedTuple):
@@ -178,13 +159,13 @@ class _Window(NamedTuple):
 
     contig: int
     start: int
-    places: list[_Place]
+    places: list[Place]
 
 
 class _Row(NamedTuple):
     """An alternative in a batch of windows."""
 
-    place: _Place
+    place: Place
     row: int  # of the window in the batch
     start: int  # in the window
     site: int  # VCF's POS in the window; 0, which nothing predicts, if it lies outside
@@ -196,6 +177,7 @@ class _Score(NamedTuple):
     """The score of a variant on one strand; see `VariantScores`."""
 
     number: int
+    side: int
     llr: float
     site: Table  # (4,)
     context: int
@@ -216,17 +198,17 @@ class _StrandScorer:
     share: bool
     advance: Callable[[float], None]
 
-    def scores(self, places: list[_Place]) -> Iterator[_Score]:
+    def scores(self, places: list[Place]) -> Iterator[_Score]:
         """The scores of variants, window by window; those without room have none."""
         windows = self._windows(places)
         size = max(1, self.batch_tokens // self.layout.window)
         for first in range(0, len(windows), size):
             yield from self._scores_of(windows[first : first + size])
 
-    def _windows(self, places: list[_Place]) -> list[_Window]:
+    def _windows(self, places: list[Place]) -> list[_Window]:
         """Windows on the grid, in the order of the genome."""
         context, stride = self.layout.context, self.layout.stride
-        windows: dict[tuple[int, int], list[_Place]] = {}
+        windows: dict[tuple[int, int], list[Place]] = {}
         for place in places:
             start = max(0, (place.start - context) // stride * stride)
             windows.setdefault((place.contig, start), []).append(place)
@@ -297,56 +279,19 @@ class _StrandScorer:
         llr = _total(of_alt[first:], row.alt[first:]) - _total(of_ref[first:], row.ref[first:])
         site = site[::-1] if self.reverse else site
         others = site_values(self.readouts, of_ref[0], row.ref[0], row.alt[0])
-        return _Score(row.place.number, llr, site, row.start, len(row.ref) - first, others)
-
-
-def _places(store: GenomeStore, number: int, variant: Variant, most: int) -> tuple[_Place, _Place] | None:
-    """A variant on the forward strand and the reverse complement; None in a repeat of more than `most` bases."""
-    contig = store.contigs.index(variant.contig)
-    ref, alt = (LETTER_TO_TOKEN[letters(allele)] for allele in (variant.ref, variant.alt))
-    limit, last = int(store.contigs.lengths[contig]), variant.start + len(ref) - 1
-    ahead = _Place(number, contig, variant.start, len(ref), alt, variant.start)
-    back = _Place(number, contig, limit - 1 - last, len(ref), reverse_complement(alt), limit - 1 - variant.start)
-    if np.array_equal(ref, alt) or (ref[0] != alt[0] and ref[-1] != alt[-1]):
-        return ahead, back
-    first, other = _from_first_difference(store, ahead, "+", most), _from_first_difference(store, back, "-", most)
-    # What lies between the outermost places of the same change: one length, however the change is written.
-    if first is None or other is None or first.start + other.start - limit > most:
-        return None
-    return first, other
-
-
-def _from_first_difference(store: GenomeStore, place: _Place, strand: Strand, most: int) -> _Place | None:
-    """The same change from the first base that differs; None if that is beyond a repeat of more than `most` bases."""
-    name, limit = store.contigs.names[place.contig], int(store.contigs.lengths[place.contig])
-    longer, length, differences = len(place.alt) - place.replaced, 0, np.empty(0, dtype=np.intp)
-    while not differences.size and place.start + length < limit:
-        length = min(max(_SEARCHED, 4 * length, place.replaced), limit - place.start)
-        start = place.start if strand == "+" else limit - place.start - length
-        ref = store.fetch(name, start, start + length, strand)
-        alt = np.concatenate([place.alt, ref[place.replaced :]])
-        size = min(len(ref), len(alt))
-        differences = np.flatnonzero(ref[:size] != alt[:size])
-        shift = int(differences[0]) if differences.size else size
-        if shift - place.replaced > most:
-            return None
-    # The alternative's own bases end where it goes on with what the reference has, at the first difference or later.
-    end = max(shift, len(place.alt), shift + longer)
-    while end > max(shift, shift + longer) and alt[end - 1] == ref[end - longer - 1]:
-        end -= 1
-    return place._replace(start=place.start + shift, replaced=end - longer - shift, alt=alt[shift:end])
+        return _Score(row.place.number, row.place.side, llr, site, row.start, len(row.ref) - first, others)
 
 
 def _rows(windows: list[_Window], tokens: Tokens, layout: Layout) -> Iterator[_Row]:
-    """The alternatives that have room: their own bases, and a base before or behind them, without an N."""
+    """The alternatives that have room: what differs, and a base before or behind it, without an N."""
     flank = layout.flank
     for number, window in enumerate(windows):
         for place in window.places:
             start, site = place.start - window.start, place.site - window.start
             ref = tokens[number, start : start + flank]
-            alt = np.concatenate([place.alt, tokens[number, start + place.replaced :]])[:flank]
+            alt = np.concatenate([place.alt, tokens[number, start + place.behind :]])[:flank]
             span = min(flank, _bases_until_n(ref), _bases_until_n(alt))
-            if span >= max(place.replaced, len(place.alt), 1) and (start > 0 or span > 1):
+            if span >= min(flank, place.own) and (start > 0 or span > 1):
                 yield _Row(place, number, start, site if 0 < site < layout.window else 0, ref[:span], alt[:span])
 
 

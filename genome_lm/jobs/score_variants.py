@@ -125,7 +125,7 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
             genome=store.provenance,
             strand=request.strand,
             layout=asdict(layout),
-            readouts=asdict(readouts),
+            readouts={"names": list(readouts.names), "layer": readouts.layer},
             input_sha256=survey.digest.hexdigest(),
             rows=rows,
         )

@@ -99,7 +99,7 @@ def expected(model: HyenaLM, genome: Genome, variants: Sequence[Variant]) -> Var
         llr, site, context, span = by_hand(model, whole, variant, variant.start)
         scores.llr_forward[i], scores.context[i, 0], scores.scored[i, 0] = llr, context, span
         scores.site_forward[i] = site
-        other, ref, alt = (decode(reverse_complement(encode(dna))) for dna in (whole, *variant[2:]))
+        other, ref, alt = (decode(reverse_complement(encode(dna))) for dna in (whole, variant.ref, variant.alt))
         mirrored = Variant(variant.contig, len(whole) - variant.start - len(variant.ref), ref, alt)
         llr, site, context, span = by_hand(model, other, mirrored, len(whole) - 1 - variant.start)
         scores.llr_reverse[i], scores.context[i, 1], scores.scored[i, 1] = llr, context, span
@@ -244,11 +244,16 @@ def test_one_strand(model: HyenaLM, genome: Genome) -> None:
         (("two", 5_010, "A", "C"), "ref_ambiguous"),
         (("one", 10, "{ref}", "."), "missing"),
         (("one", 10, "{ref}", "*"), "overlapping_deletion"),
-        (("one", 10, "{ref}", "<DEL>"), "symbolic"),
-        (("one", 10, "{ref}", "{ref}]one:30]"), "breakend"),
+        (("one", 10, "{ref}", "<CNV>"), "symbolic"),
+        (("one", 10, "{ref}", "<DUP:DISPERSED>"), "symbolic"),
+        (("one", 10, "{ref}", "<DEL>"), "no_end"),
+        (("one", 10, "{ref}", "<INS>"), "no_sequence"),
+        (("one", 10, "{ref}", "{ref}]chr9:30]"), "breakend"),
+        (("one", 10, "{ref}", "{ref}]one:90000]"), "breakend"),
+        (("one", 10, "{ref}", "{ref}R]one:30]"), "alt_ambiguous"),
+        (("one", 10, "{ref}", "{ref}["), "breakend"),
         (("one", 10, "{ref}", ".C"), "breakend"),
         (("one", 10, "{ref}", "R"), "alt_ambiguous"),
-        (("one", 10, "{ref}", "ACGT" * 6), "too_long"),
     ],
 )
 def test_reasons(model: HyenaLM, genome: Genome, variant: tuple[str, int, str, str], reason: str) -> None:
