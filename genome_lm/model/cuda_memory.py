@@ -19,7 +19,10 @@ MARGIN = 0.9
 
 
 def cuda_forward_bytes(batch: GpuBatch) -> int:
-    """Most bytes that exist at one time in a forward pass without gradients."""
+    """Most bytes that exist at one time in a forward pass without gradients.
+
+    In models that read both ways this is a bound: the MLP, which takes one direction, is counted as the mixer.
+    """
     rows, mixed = _rows(batch)
     around = (
         0 if mixed == rows else STREAM * (rows.unit + mixed.unit)

@@ -2,6 +2,7 @@
 
 import weakref
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from genome_lm.config import PRESETS, ModelConfig
+from genome_lm.direction import BOTH
 from genome_lm.kernels import dispatch
 from genome_lm.model import HyenaLM, backbone, cuda_memory
 from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes, must_recompute
@@ -87,6 +89,17 @@ def test_counts_are_what_exists_at_one_time(kernel: str, shape: tuple[int, int, 
     recomputed = peak(batch, training=True, recompute=True)
     assert cuda_training_bytes(batch, recompute=True) == pytest.approx(recomputed, rel=0.02)
     assert cuda_forward_bytes(batch) == pytest.approx(peak(batch, training=False), rel=0.1)
+
+
+@pytest.mark.parametrize("fields", [{"reversed_weights": "own"}, {"strands": "equivariant"}], ids=["own", "strands"])
+def test_counts_of_models_that_read_both_ways(kernel: str, fields: dict[str, Any]) -> None:
+    config = ModelConfig(d_model=128, n_layer=2, max_length=60_000, embed_dropout=0.0, direction=BOTH, **fields)
+    batch = GpuBatch(config, 1, 60_000)
+    assert cuda_training_bytes(batch) == pytest.approx(peak(batch, training=True), rel=0.15)
+    recomputed = peak(batch, training=True, recompute=True)
+    assert cuda_training_bytes(batch, recompute=True) == pytest.approx(recomputed, rel=0.15)
+    forward = peak(batch, training=False)
+    assert 0.95 * forward < cuda_forward_bytes(batch) < 1.5 * forward
 
 
 def test_a_million_bases_train_on_80_gb_by_computing_blocks_again() -> None:

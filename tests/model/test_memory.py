@@ -1,5 +1,6 @@
 """The estimates of memory against the peaks of processes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.model.memory import forward_bytes, training_bytes
 
 PROGRAM = """
-import os, sys, torch, torch._dynamo
+import json, os, sys, torch, torch._dynamo
 from genome_lm.config import ModelConfig
 from genome_lm.model import HyenaLM, backbone, memory
 
@@ -24,29 +25,30 @@ def peak_of(mode, config, length):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 
 mode, backbone.STORED_BYTES = sys.argv[1], int(sys.argv[2])
-config = ModelConfig(d_model=128, n_layer=2, max_length=60_000, layout=sys.argv[3])
+config = ModelConfig.from_dict({"d_model": 128, "n_layer": 2, "max_length": 60_000, **json.loads(sys.argv[3])})
 for length in (16_384, 40_960):
     if os.fork() == 0:
         print(peak_of(mode, config, length), getattr(memory, f"{mode}_bytes")(config, length), flush=True)
         os._exit(0)
     assert os.wait()[1] == 0
 """
+SHAPES = [{"layout": "hyena"}, {"layout": "hyena-se,hyena-mr"}, {"layout": "hyena-se,hyena-mr", "direction": "both"}]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize(
-    ("mode", "stored", "layout"),
+    ("mode", "stored", "fields"),
     [
-        *((mode, 8 << 30, layout) for mode in ("forward", "training") for layout in ("hyena", "hyena-se,hyena-mr")),
-        ("training", 0, "hyena"),
+        *((mode, 8 << 30, fields) for mode in ("forward", "training") for fields in SHAPES),
+        ("training", 0, SHAPES[0]),
     ],
 )
-def test_estimates_grow_with_the_length_as_peaks_do(mode: str, stored: int, layout: str) -> None:
+def test_estimates_grow_with_the_length_as_peaks_do(mode: str, stored: int, fields: dict[str, str]) -> None:
     """Differences of two lengths, which leave out the process's own share; freed memory goes back at once."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000", "OMP_NUM_THREADS": "1"}
     environment.pop("GENOME_LM_KERNEL", None)
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, mode, str(stored), layout],
+        [sys.executable, "-c", PROGRAM, mode, str(stored), json.dumps(fields)],
         env=environment,
         capture_output=True,
         text=True,
