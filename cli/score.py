@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing
+from genome_lm.files import refuse_existing, require_suffix
 from genome_lm_cli.options import (
     BatchTokens,
     Bed,
@@ -53,7 +53,11 @@ def score(
     fasta: Fasta = None,
     table_out: Annotated[
         Path | None,
-        typer.Option("--table", help="A row per interval or sequence, .tsv, .parquet or .json.", metavar="OUT"),
+        typer.Option(
+            "--table",
+            help="A row per interval, sequence or allele: .tsv, .parquet (not of a VCF: .json).",
+            metavar="OUT",
+        ),
     ] = None,
     strand: Annotated[Strand, typer.Option(help="both: the mean with the reverse complement.")] = Strand.both,
     context: Annotated[
@@ -126,9 +130,12 @@ def score(
         "force": force,
     }
     if vcf is not None and genome is not None:
-        if out is None or table_out is not None or split is not None:
-            raise GenomeLMError("--vcf goes with --out, and without --table and --split")
+        if out is None or split is not None or (table_out is not None and shard is not None):
+            raise GenomeLMError("--vcf goes with --out, and without --split; --table is not for --shard")
         check_vcf_name(out)
+        if table_out is not None:
+            require_suffix(table_out, (".tsv", ".parquet"))
+            refuse_existing(table_out, force)
         part = None if shard is None else parse_shard(shard)
         if out == STDOUT and part is not None:
             raise GenomeLMError("--shard needs files, which gather joins; give --out a name")
@@ -137,6 +144,7 @@ def score(
             refuse_existing(out, force)
         rename = renaming_of(contig_names, contig_map)
         settings |= {"readouts": tuple((readout or "llr").split(",")), "layer": layer_of(layer or "final")}
+        settings["table"] = table_out
         asked = VcfRequest(vcf, out, flank=flank, rename=rename, checkpoint=checkpoint, shard=part, **settings)
         _score_vcf(asked, genome, loading, as_json)
         return

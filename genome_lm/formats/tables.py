@@ -1,7 +1,9 @@
 """Tables of results."""
 
+import contextlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genome_lm.files import replacing_file, require_suffix
 from genome_lm.optional import require
@@ -32,3 +34,18 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
         table.to_parquet(path, index=False)
     else:
         table.to_json(path, orient="records", indent=1)
+
+
+def save_frames(path: Path, frames: "Iterable[pd.DataFrame]") -> None:
+    """Write a table that comes in pieces as .tsv or .parquet, whole or not at all, one piece in memory at a time."""
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    with replacing_file(path) as temporary, contextlib.ExitStack() as stack:
+        writer = None
+        for number, frame in enumerate(frames):
+            if path.suffix == ".tsv":
+                options: dict[str, Any] = {"sep": "\t", "index": False, "float_format": "%.6g"}
+                frame.to_csv(temporary, mode="a" if number else "w", header=not number, **options)
+                continue
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            writer = writer or stack.enter_context(pq.ParquetWriter(temporary, table.schema))
+            writer.write_table(table)

@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from genome_lm import __version__
 from genome_lm.errors import GenomeLMError
 from genome_lm.formats.parts import parts_folder, read_part, working_in
+from genome_lm.formats.tables import save_frames
 from genome_lm.formats.vcf import Record, Survey, alleles_of, read_records, readable, survey_records
 from genome_lm.formats.vcf_out import STDOUT, check_survey, check_vcf_name, info_of, scored, scored_header, write_vcf
 from genome_lm.formats.vcf_shards import Shard
@@ -25,7 +27,11 @@ from genome_lm.inference.model import GenomeLM
 from genome_lm.inference.readouts import Readouts
 from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
+from genome_lm.optional import require
 from genome_lm.strands import Strands, orientations
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RECORDS = 2_000
 """Records of a part at most."""
@@ -33,6 +39,9 @@ PART_POSITIONS = 1 << 19
 """Positions of a strand that go through the model for a part, about: what a killed job has to do again."""
 PART_WINDOWS = 8
 """Windows of a part at least, about: those at its ends may be read for the next one as well."""
+
+_PLACES = ("contig", "start", "id", "ref", "alt")
+"""The first columns of a table of alleles; `start` is 0-based."""
 
 
 class VcfSummary(NamedTuple):
@@ -74,6 +83,7 @@ class VcfRequest:
         strand: As in `score_variants`.
         readouts: Keys of `READOUTS`; "llr" is always given.
         layer: See `Readouts`.
+        table: .tsv or .parquet; a row for each allele, in the order of the input. Not for a shard.
         rename: From the VCF's contig names to the genome's; the records keep theirs.
         checkpoint: Name of the model, for the header.
         batch_tokens: As in `score_variants`.
@@ -89,6 +99,7 @@ class VcfRequest:
     strand: Strands = "both"
     readouts: tuple[str, ...] = ("llr",)
     layer: int | None = None
+    table: Path | None = None
     rename: Callable[[str], str] = str
     checkpoint: str = ""
     batch_tokens: int = BATCH_TOKENS
@@ -127,6 +138,7 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
             layout=asdict(layout),
             readouts={"names": list(readouts.names), "layer": readouts.layer},
             input_sha256=survey.digest.hexdigest(),
+            columns=request.table is not None,
             rows=rows,
         )
         alleles_per_record = survey.alleles / max(1, survey.records) * len(orientations(request.strand))
@@ -138,6 +150,11 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         rows_of = (_scored(parts.file(number), records) for number, records in records_of(job.numbers))
         header, records = _header(model, request, store, layout, readouts, survey), chain.from_iterable(rows_of)
         write_vcf(request.out, header, records, survey.is_sorted, survey.furthest[0])
+        if request.table is not None:
+            of_parts = records_of(job.numbers)
+            frames = (_allele_frame(parts.file(number), records, request.rename) for number, records in of_parts)
+            nothing = require("pandas").DataFrame(columns=_PLACES)
+            save_frames(request.table, frames if job.numbers else [nothing])
     alleles, scored = reasons.total(), reasons.pop("", 0)
     return VcfSummary(
         out=str(request.out),
@@ -204,7 +221,14 @@ def _tables(
     for _, records in records_of(numbers):
         alleles = [alleles_of(record, request.rename) for record in records]
         flat = [allele for of_record in alleles for allele in of_record]
-        yield _table(score_variants(model.model, store, flat, layout, **options), records, alleles)
+        scores = score_variants(model.model, store, flat, layout, **options)
+        table = _table(scores, records, alleles)
+        if request.table is not None:
+            sizes = np.array([0, *map(len, alleles)])
+            for name, values in scores.to_frame().drop(columns="reason").items():
+                of_records = pa.ListArray.from_arrays(np.cumsum(sizes).astype(np.int32), values.to_numpy())
+                table = table.append_column(str(name), of_records)
+        yield table
 
 
 def _table(scores: VariantScores, records: list[Record], alleles: list[list[Variant]]) -> pa.Table:
@@ -237,6 +261,20 @@ def _header(
 def _scored(part: Path, records: list[Record]) -> Iterator[Record]:
     """The records of a part with their scores."""
     return map(scored, records, read_part(part, ["info"])["info"].to_pylist())
+
+
+def _allele_frame(part: Path, records: list[Record], rename: Callable[[str], str]) -> "pd.DataFrame":
+    """The alleles of a part with their scores, a row for each."""
+    table = read_part(part)
+    names = [name for name in table.column_names if name not in ("info", "why")]
+    rows = [
+        (record.contig, record.start, record.name, record.ref, variant.alt)
+        for record in records
+        for variant in alleles_of(record, rename)
+    ]
+    places = dict(zip(_PLACES, zip(*rows, strict=True), strict=True))
+    values = {name: table[name].combine_chunks().flatten().to_numpy() for name in names}
+    return require("pandas").DataFrame({**places, **values, "reason": list(_reasons(part))})
 
 
 def _reasons(part: Path) -> Iterator[str]:

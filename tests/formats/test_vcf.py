@@ -4,9 +4,11 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pysam
 import pytest
 from typer.testing import CliRunner
@@ -103,6 +105,14 @@ def test_readouts(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
     with pysam.VariantFile(str(tmp_path / "out.vcf.gz")) as file:
         assert "nats" in file.header.info["GLM_ENTROPY"].description
         assert "layer=1" in str(file.header)
+    for name, read in (("a.tsv", partial(pd.read_csv, sep="\t")), ("a.parquet", pd.read_parquet)):
+        options = (*asked, "--table", tmp_path / name, "--force")
+        score(checkpoint, genome.store, tmp_path / "in.vcf", tmp_path / "out.vcf.gz", *options)
+        frame = read(tmp_path / name)
+        assert frame[["start", "alt"]].values.tolist() == [[99, other(a)], [99, "*"], [199, c[0]]]
+        assert frame["reason"].fillna("").tolist() == ["", "overlapping_deletion", ""]
+        np.testing.assert_allclose(frame["l2_flank"].dropna(), scores.readout("l2_flank"), rtol=1e-3)
+        np.testing.assert_allclose(frame["llr_reverse"].dropna(), scores.llr_reverse, rtol=1e-3)
     # Scored again without them, they are gone.
     score(checkpoint, genome.store, tmp_path / "out.vcf.gz", tmp_path / "again.vcf")
     assert "GLM_L2" not in (tmp_path / "again.vcf").read_text()
