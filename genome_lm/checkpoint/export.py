@@ -32,13 +32,15 @@ def export_checkpoint(model: HyenaLM, out: Path, form: Format = "hf") -> Path:
         What was written. `open_checkpoint` reads it back exactly.
 
     Raises:
-        GenomeLMError: On an unknown form, a model with n-grams or other operators than HyenaDNA's, or if it
-            can't be written.
+        GenomeLMError: On an unknown form, a model with n-grams or other operators than HyenaDNA's or one that reads
+            both ways, or if it can't be written.
     """
     if others := sorted(set(model.config.mixers) - {"hyena"}):
         raise GenomeLMError(f"{out}: HyenaDNA's form has no place for the operators {', '.join(others)}")
     if model.config.ngram_order:
         raise GenomeLMError(f"{out}: HyenaDNA's form has no place for embeddings of n-grams (ngram_order)")
+    if model.config.direction.sees_following:
+        raise GenomeLMError(f"{out}: HyenaDNA's form has no place for a model that reads both ways (direction both)")
     config, state = hf_config(model.config), to_theirs(model, "hyena.")
     if form == "hf":
         with replacing_folder(out) as folder:

@@ -10,10 +10,11 @@ import torch
 from typer.testing import CliRunner
 
 from genome_lm.alphabet import MASK, decode, encode, reverse_complement
-from genome_lm.checkpoint import save_checkpoint
+from genome_lm.checkpoint import export_checkpoint, save_checkpoint
 from genome_lm.direction import BOTH
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import Interval
+from genome_lm.evaluation import SuiteInput, run_suite
+from genome_lm.genome import Interval, read_bed
 from genome_lm.genome.contigs import store_contigs
 from genome_lm.inference import GenomeLM
 from genome_lm.inference.bases import WindowGrid, bits_per_base
@@ -131,6 +132,23 @@ def test_bases_of_a_track_have_context_on_both_sides(model: GenomeLM, genome: Ge
         np.testing.assert_allclose(bits[position - 150], value, atol=1e-4)
     part = bits_per_base(model.model, contig, 170, 190, grid)
     np.testing.assert_allclose(part, bits[20:40], atol=1e-5)
+
+
+def test_analyses_that_need_a_causal_model_are_left_out(model: GenomeLM, genome: Genome, tmp_path: Path) -> None:
+    given = SuiteInput(genome.store, read_bed(genome.intervals))
+    result = run_suite(model, given, tmp_path / "suite", scale=0.02)
+    assert sorted(result["tables"]) == ["perplexity", "shuffles"]
+    first = result["tables"]["perplexity"][0]
+    assert "pseudo-perplexity" in first
+    assert "perplexity" not in first
+    with pytest.raises(GenomeLMError, match="analysis context needs a causal model"):
+        run_suite(model, given, tmp_path / "other", only=["context"])
+
+
+def test_hyenadna_s_form_has_no_place_for_it(model: GenomeLM, tmp_path: Path) -> None:
+    with pytest.raises(GenomeLMError, match="no place for a model that reads both ways"):
+        export_checkpoint(model.model, tmp_path / "hf", "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 def test_commands_say_which_measure_they_give(model: GenomeLM, genome: Genome, tmp_path: Path) -> None:
