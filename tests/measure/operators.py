@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -50,9 +51,9 @@ def train(block: Block, x: torch.Tensor) -> None:
     block.mixer.add(x.clone().requires_grad_(), block.norm1, block.dropout, False).backward(x)
 
 
-def seconds(work: Callable[[Block, torch.Tensor], None], block: Block, x: torch.Tensor) -> float:
+def seconds(work: Callable[[Any, torch.Tensor], None], module: torch.nn.Module, x: torch.Tensor) -> float:
     start = time.process_time()
-    work(block, x)
+    work(module, x)
     return time.process_time() - start
 
 
