@@ -1,12 +1,14 @@
 """Models that read both ways: what they see, padding, both strands, and what a causal reference says of them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from genome_lm.alphabet import MASK, PAD, TOKEN_COMPLEMENT
+from genome_lm.checkpoint import load_checkpoint, save_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.direction import BOTH, CAUSAL
 from genome_lm.errors import GenomeLMError
@@ -142,3 +144,11 @@ def test_a_prompt_stands_ahead_of_both_strands() -> None:
         ahead, back = lm.backbone(ids, prompt=prompt), lm.backbone(reverse_complement(ids), prompt=prompt)
     assert ahead.shape == (2, 20, 32)
     torch.testing.assert_close(back[:, 3:].flip(1).roll(16, dims=-1), ahead[:, 3:])
+
+
+def test_a_checkpoint_holds_both_directions(tmp_path: Path) -> None:
+    lm, ids = model(strands="equivariant", reversed_weights="own").float(), bases(2, 17)
+    save_checkpoint(tmp_path / "model", lm)
+    opened, _ = load_checkpoint(tmp_path / "model")
+    assert opened.config == lm.config
+    torch.testing.assert_close(opened.eval()(ids), lm(ids), rtol=0, atol=0)
