@@ -74,6 +74,15 @@ def score(
     layer: Annotated[
         str | None, typer.Option(help="With --readout l2 or cosine: of this layer; final (the default), or 0, 1, ….")
     ] = None,
+    calibrate: Annotated[
+        int | None,
+        typer.Option(help="With --vcf: z and p of each score against N random variants.", metavar="N"),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="With --calibrate: classes of regions, of genome-lm genome regions.", metavar="BED"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random variants of --calibrate.", min=0)] = 0,
     stride: Annotated[
         int | None, typer.Option(help="Windows start at multiples of this; one pass serves all variants in one.")
     ] = None,
@@ -144,12 +153,12 @@ def score(
             refuse_existing(out, force)
         rename = renaming_of(contig_names, contig_map)
         settings |= {"readouts": tuple((readout or "llr").split(",")), "layer": layer_of(layer or "final")}
-        settings["table"] = table_out
+        settings |= {"table": table_out, "calibrate": calibrate, "classes": classes, "seed": seed}
         asked = VcfRequest(vcf, out, flank=flank, rename=rename, checkpoint=checkpoint, shard=part, **settings)
         _score_vcf(asked, genome, loading, as_json)
         return
-    if any(option is not None for option in (flank, shard, readout, layer)):
-        raise GenomeLMError("--flank, --shard, --readout and --layer go with --vcf")
+    if any(option is not None for option in (flank, shard, readout, layer, calibrate, classes)):
+        raise GenomeLMError("--flank, --shard, --readout, --layer, --calibrate and --classes go with --vcf")
     check_bed_options(bed, split, contig_names, contig_map)
     if out is None and table_out is None:
         raise GenomeLMError("give --out (a track), --table, or both")

@@ -16,7 +16,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing, replacing_file, require_suffix
 from genome_lm.formats.room import require_room
 from genome_lm.formats.vcf import COLUMNS, PREFIX, Record, Survey, contigs_of, key_of, quiet_htslib, read_vcf
-from genome_lm.genome.variants import READOUTS, REASONS, VariantScores
+from genome_lm.genome.variants import CALIBRATED, READOUTS, REASONS, VariantScores
 from genome_lm.optional import require
 
 NAMES = (".vcf.gz", ".vcf", ".bcf")
@@ -63,7 +63,7 @@ _READOUTS = {
     value: ("A", "Float", f"{text}; mean of the strands")
     for values in READOUTS.values()
     for value, text in values.items()
-}
+} | {value: ("A", "Float", text) for value, text in CALIBRATED.items()}
 _KEYS = frozenset(PREFIX + name for name in (*_FIELDS, *map(str.upper, _READOUTS)))
 
 
@@ -147,7 +147,7 @@ def scored_header(
     Args:
         survey: What was seen of the input.
         settings: What the scores depend on.
-        readouts: Values of `READOUTS` that INFO has.
+        readouts: Values of `READOUTS` and `CALIBRATED` that INFO has.
         mark: A line to stand before that of the columns; "" for none.
         direction: Of the model, which the values depend on.
     """
@@ -192,6 +192,7 @@ def info_of(scores: VariantScores, span: range, reasons: Sequence[str]) -> str:
             "N_FWD": _counts(scores.scored[at, 0]),
             "N_REV": _counts(scores.scored[at, 1]),
             **{name.upper(): _joined(scores.readout(name)[at]) for name in scores.readouts},
+            **{name.upper(): _joined(values[at]) for name, values in scores.calibrated.items()},
         }
     if any(reasons):
         values["SKIP"] = ",".join(reason or "." for reason in reasons)

@@ -57,6 +57,11 @@ READOUTS: dict[str, dict[str, str]] = {
 """What can be read out of the pass that gives a score: the values of each readout, and what they are."""
 
 
+CALIBRATED = {
+    "llr_z": "LLR less the mean, over the standard deviation, of random variants of the same type, length and class",
+    "llr_p": "share of LLRs at or below this one, among those random variants and this one",
+}
+"""What calibration gives."""
 BREAKEND = re.compile(r"([A-Za-z]*)([\[\]])([^\[\]]+):(\d{1,18})\2([A-Za-z]*)")
 """ALT of a breakend with a mate: bases, bracket, contig, position, bracket, bases."""
 _SYMBOLIC = re.compile(r"<(DEL|DUP|INV|INS)(?::(?!DISPERSED)[^<>]*)?>")
@@ -115,6 +120,7 @@ class VariantScores:
         reasons: n keys of `REASONS`, "" where a score is given.
         readouts: The values of `READOUTS` that were asked for: (n, 2) float64 each, forward and reverse; without a
             unit unless said there.
+        calibrated: The values of `CALIBRATED`, (n,) float64 each, if the scores were calibrated.
     """
 
     llr_forward: Floats
@@ -125,6 +131,7 @@ class VariantScores:
     scored: npt.NDArray[np.int64]
     reasons: list[str]
     readouts: dict[str, Floats] = field(default_factory=dict)
+    calibrated: dict[str, Floats] = field(default_factory=dict)
 
     @property
     def llr(self) -> Floats:
@@ -149,6 +156,7 @@ class VariantScores:
         columns: dict[str, Any] = {"llr": self.llr, "llr_forward": self.llr_forward, "llr_reverse": self.llr_reverse}
         for name, values in self.readouts.items():
             columns |= {name: self.readout(name), f"{name}_forward": values[:, 0], f"{name}_reverse": values[:, 1]}
+        columns |= self.calibrated
         for number, strand in enumerate(("forward", "reverse")):
             site = getattr(self, f"site_{strand}")
             columns |= {f"site_{base}_{strand}": site[:, place] for place, base in enumerate("ACGT")}

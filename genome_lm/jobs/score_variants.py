@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -21,11 +21,13 @@ from genome_lm.formats.vcf import Record, Survey, alleles_of, read_records, read
 from genome_lm.formats.vcf_out import STDOUT, check_survey, check_vcf_name, info_of, scored, scored_header, write_vcf
 from genome_lm.formats.vcf_shards import Shard
 from genome_lm.genome import GenomeStore
-from genome_lm.genome.variants import Variant, VariantScores
+from genome_lm.genome.classes import BaseClasses
+from genome_lm.genome.variants import CALIBRATED, Variant, VariantScores
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.model import GenomeLM
 from genome_lm.inference.readouts import Readouts
 from genome_lm.inference.variants import Layout, score_variants
+from genome_lm.jobs.calibration import FEWEST, Calibration
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
 from genome_lm.optional import require
 from genome_lm.strands import Strands, orientations
@@ -84,6 +86,9 @@ class VcfRequest:
         readouts: Keys of `READOUTS`; "llr" is always given.
         layer: See `Readouts`.
         table: .tsv or .parquet; a row for each allele, in the order of the input. Not for a shard.
+        classes: BED file of the classes of the genome's bases, for `calibrate`.
+        calibrate: Random variants that each score is compared with; see `Calibration`.
+        seed: Of these.
         rename: From the VCF's contig names to the genome's; the records keep theirs.
         checkpoint: Name of the model, for the header.
         batch_tokens: As in `score_variants`.
@@ -100,6 +105,9 @@ class VcfRequest:
     readouts: tuple[str, ...] = ("llr",)
     layer: int | None = None
     table: Path | None = None
+    classes: Path | None = None
+    calibrate: int | None = None
+    seed: int = 0
     rename: Callable[[str], str] = str
     checkpoint: str = ""
     batch_tokens: int = BATCH_TOKENS
@@ -131,11 +139,16 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         inside = shard_range(survey.records, *request.shard) if request.shard else range(survey.records)
         rows = _rows(survey, len(inside), layout)
         records_of = partial(_records_of_parts, path, request.vcf, inside, rows)
+        of_scores: dict[str, Any] = {
+            "genome": store.provenance,
+            "strand": request.strand,
+            "layout": asdict(layout),
+        }
+        calibration = _calibration(model, store, request, layout, of_scores)
         identity = identity_of(
             model.model,
-            genome=store.provenance,
-            strand=request.strand,
-            layout=asdict(layout),
+            **of_scores,
+            calibration=None if calibration is None else calibration.facts,
             readouts={"names": list(readouts.names), "layer": readouts.layer},
             input_sha256=survey.digest.hexdigest(),
             columns=request.table is not None,
@@ -143,7 +156,7 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         )
         alleles_per_record = survey.alleles / max(1, survey.records) * len(orientations(request.strand))
         work = [alleles_per_record * records for records in rows]
-        compute = partial(_tables, model, store, request, layout, readouts, records_of)
+        compute = partial(_tables, model, store, request, layout, readouts, calibration, records_of)
         job = Job("score", "alleles", identity, range(len(rows)), work, compute, request.shard)
         parts, resumed = run_job(job, folder, request.force)
         reasons = Counter(reason for number in job.numbers for reason in _reasons(parts.file(number)))
@@ -207,6 +220,7 @@ def _tables(
     request: VcfRequest,
     layout: Layout,
     readouts: Readouts,
+    calibration: Calibration | None,
     records_of: Callable[[Container[int]], Iterator[tuple[int, list[Record]]]],
     numbers: Sequence[int],
     advance: Advance,
@@ -222,6 +236,8 @@ def _tables(
         alleles = [alleles_of(record, request.rename) for record in records]
         flat = [allele for of_record in alleles for allele in of_record]
         scores = score_variants(model.model, store, flat, layout, **options)
+        if calibration is not None:
+            scores = replace(scores, calibrated=calibration.calibrated(flat, scores.llr))
         table = _table(scores, records, alleles)
         if request.table is not None:
             sizes = np.array([0, *map(len, alleles)])
@@ -244,6 +260,30 @@ def _table(scores: VariantScores, records: list[Record], alleles: list[list[Vari
     return pa.table({"info": info, "why": why})
 
 
+def _calibration(
+    model: GenomeLM, store: GenomeStore, request: VcfRequest, layout: Layout, of_scores: dict[str, Any]
+) -> Calibration | None:
+    """The backgrounds that a request asks for; they are kept beside the file of classes."""
+    if request.calibrate is None and request.classes is None:
+        return None
+    if request.calibrate is None or request.classes is None:
+        raise GenomeLMError(
+            "--calibrate N and --classes CLASSES.bed go together; `genome-lm genome regions` makes the classes"
+        )
+    if request.calibrate < FEWEST:
+        raise GenomeLMError(f"--calibrate {request.calibrate}: at least {FEWEST}")
+    options: dict[str, Any] = {"strand": request.strand, "batch_tokens": request.batch_tokens}
+    return Calibration(
+        store,
+        BaseClasses.read(request.classes, store),
+        request.calibrate,
+        request.seed,
+        request.classes.with_name(f"{request.classes.name}.calibration"),
+        identity_of(model.model, **of_scores),
+        lambda variants: score_variants(model.model, store, variants, layout, **options),
+    )
+
+
 def _header(
     model: GenomeLM, request: VcfRequest, store: GenomeStore, layout: Layout, readouts: Readouts, survey: Survey
 ) -> list[str]:
@@ -252,10 +292,14 @@ def _header(
         names["condition"] = model.condition
     if readouts.of_states:
         names["layer"] = "final" if readouts.layer is None else str(readouts.layer)
+    values = readouts.values
+    if request.calibrate is not None:
+        values += tuple(CALIBRATED)
+        names |= {"calibrate": str(request.calibrate), "seed": str(request.seed)}
     shard = Shard(*request.shard, survey.records, survey.is_sorted).header_line() if request.shard else ""
     direction = model.config.direction
     windows = {"window": layout.window} if direction.sees_following else asdict(layout)
-    return scored_header(survey, {"version": __version__, **names, **windows}, readouts.values, shard, direction)
+    return scored_header(survey, {"version": __version__, **names, **windows}, values, shard, direction)
 
 
 def _scored(part: Path, records: list[Record]) -> Iterator[Record]:

@@ -120,6 +120,28 @@ def test_readouts(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
         score(checkpoint, genome.store, tmp_path / "in.vcf", tmp_path / "o.vcf", "--readout", "l3")
 
 
+def test_calibration(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
+    a, c, bed = base(genome, 99), base(genome, 199, 3), tmp_path / "c.bed"
+    lines = f"one\t100\ttwo\t{a}\t{other(a)},*\t.\t.\t.\none\t200\tdel\t{c}\t{c[0]}\t.\t.\t.\n"
+    (tmp_path / "in.vcf").write_text(HEADER + COLUMNS + lines)
+    bed.write_text("one\t0\t5000\tcoding\n")
+    asked = ("--calibrate", 20, "--classes", bed)
+    score(checkpoint, genome.store, tmp_path / "in.vcf", tmp_path / "out.vcf.gz", *asked)
+    first, second = records(tmp_path / "out.vcf.gz")
+    assert first.info["GLM_LLR_Z"][1] is None
+    assert 1 / 21 <= first.info["GLM_LLR_P"][0] <= 1
+    assert abs(second.info["GLM_LLR_Z"][0]) < 10
+    kept = sorted((tmp_path / "c.bed.calibration").glob("*.npy"))
+    assert len(kept) == 2
+    backgrounds = [np.load(path) for path in kept]
+    llr = second.info["GLM_LLR"][0]
+    wanted = [(llr - each.mean()) / each.std(ddof=1) for each in backgrounds]
+    assert min(abs(each - second.info["GLM_LLR_Z"][0]) for each in wanted) < 1e-3
+    for options, message in ((asked[:2], "go together"), (("--calibrate", 3, *asked[2:]), "at least 20")):
+        with pytest.raises(GenomeLMError, match=message):
+            score(checkpoint, genome.store, tmp_path / "in.vcf", tmp_path / "b.vcf", *options)
+
+
 def test_every_kind_of_alt_passes_through(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
     a, t, c = base(genome, 99), base(genome, 109), base(genome, 199, 3)
     lines = [
