@@ -39,7 +39,8 @@ SHAPES = [{"layout": "hyena"}, {"layout": "hyena-se,hyena-mr"}, {"layout": "hyen
 @pytest.mark.parametrize(
     ("mode", "stored", "fields"),
     [
-        *((mode, 8 << 30, fields) for mode in ("forward", "training") for fields in SHAPES),
+        *(("forward", 8 << 30, fields) for fields in SHAPES),
+        *(("training", 8 << 30, fields) for fields in SHAPES[:2]),
         ("training", 0, SHAPES[0]),
     ],
 )
