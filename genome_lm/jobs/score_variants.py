@@ -156,7 +156,13 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         )
         alleles_per_record = survey.alleles / max(1, survey.records) * len(orientations(request.strand))
         work = [alleles_per_record * records for records in rows]
-        compute = partial(_tables, model, store, request, layout, readouts, calibration, records_of)
+        options: dict[str, Any] = {
+            "strand": request.strand,
+            "batch_tokens": request.batch_tokens,
+            "readouts": readouts,
+        }
+        score = partial(score_variants, model.model, store, layout=layout, **options)
+        compute = partial(_tables, score, calibration, request, records_of)
         job = Job("score", "alleles", identity, range(len(rows)), work, compute, request.shard)
         parts, resumed = run_job(job, folder, request.force)
         reasons = Counter(reason for number in job.numbers for reason in _reasons(parts.file(number)))
@@ -215,27 +221,18 @@ def _records_of_parts(
 
 
 def _tables(
-    model: GenomeLM,
-    store: GenomeStore,
-    request: VcfRequest,
-    layout: Layout,
-    readouts: Readouts,
+    score: Callable[..., VariantScores],
     calibration: Calibration | None,
+    request: VcfRequest,
     records_of: Callable[[Container[int]], Iterator[tuple[int, list[Record]]]],
     numbers: Sequence[int],
     advance: Advance,
 ) -> Iterator[pa.Table]:
     """The scores of parts, one part after the other."""
-    options: dict[str, Any] = {
-        "strand": request.strand,
-        "batch_tokens": request.batch_tokens,
-        "readouts": readouts,
-        "advance": advance,
-    }
     for _, records in records_of(numbers):
         alleles = [alleles_of(record, request.rename) for record in records]
         flat = [allele for of_record in alleles for allele in of_record]
-        scores = score_variants(model.model, store, flat, layout, **options)
+        scores = score(flat, advance=advance)
         if calibration is not None:
             scores = replace(scores, calibrated=calibration.calibrated(flat, scores.llr))
         table = _table(scores, records, alleles)
