@@ -53,7 +53,7 @@ def markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
 
 
 def draw(table: list[dict[str, Any]], distances: dict[str, int], path: Path) -> None:
-    """Bits per base less the mean of the first model on the same genome; gains by distance where they were measured."""
+    """Bits per base less the mean of the first model on the same genome; gains by distance where there are any."""
     models = by_model(table)
     names = list(dict.fromkeys(name for _, name, _ in models))
     places = list(dict.fromkeys((data, genome) for data, _, genome in models))
