@@ -12,8 +12,7 @@ mixtures.md (the tables, which are printed too) and mixtures.png.
 """
 
 import argparse
-import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -23,22 +22,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
-from scipy import stats
 
 from genome_lm.alphabet import encode
 from genome_lm.config import ModelConfig
 from genome_lm.dataset import LabelledSet, classify_regions, gene_set, read_annotation, species_set
 from genome_lm.dataset.baselines import best_logistic
-from genome_lm.documents import json_text, read_json
 from genome_lm.evaluation.analyses.probes import _markov, _Split
 from genome_lm.evaluation.markov import MarkovModel
-from genome_lm.files import replacing_file
 from genome_lm.genome import BaseClasses, GenomeStore, Interval, Windows, of_split, read_bed, tile, write_bed
 from genome_lm.inference import GenomeLM, load
 from genome_lm.mixture_config import MixtureConfig, SourceConfig
 from genome_lm.model import HyenaLM
 from genome_lm.training import TrainingConfig, target_losses, train
 from genome_lm.training.opening import open_sources
+from tests.measure.comparison import (
+    Results,
+    differences_table,
+    gathered,
+    kept,
+    shown,
+    table,
+    values_table,
+    write_values,
+)
 from tests.measure.downstream import BACTERIA, SPLIT, built, few, split, words
 
 HELD_OUT = "vcholerae"
@@ -64,6 +70,7 @@ PAIRS = (
     ("bases-classes", "bases"), ("umaydis-classes", "umaydis"),
 )  # fmt: skip
 """Conditions that are compared: one, and what it is held against."""
+NAMED_PAIRS = {pair: f"{NAMES[pair[0]]}, less {NAMES[pair[1]]}" for pair in PAIRS}
 CLASSES = {"coding": 1.0, "upstream": 1.0}
 SIX = "six"
 """The windows of all test splits of genomes that the mixtures hold."""
@@ -83,8 +90,6 @@ ORDER = 8
 """The highest of chains that are fitted to what a model has read."""
 OWN_ORDER = 11
 """The highest of chains that are fitted to a genome's training split."""
-RESAMPLES = 2_000
-Array = npt.NDArray[np.float64]
 
 
 class Data(NamedTuple):
@@ -107,24 +112,6 @@ class Data(NamedTuple):
     def classes_of(self, species: str) -> BaseClasses:
         """By which the bases of a species are told apart: coding, upstream, and the rest without a class."""
         return self.classes if species == "umaydis" else BaseClasses.none()
-
-
-class Values(NamedTuple):
-    """A measure of one condition: sums over each test window, (seeds, n), and what they are divided by, (n,)."""
-
-    sums: Array
-    counts: Array
-
-    @property
-    def of_seeds(self) -> Array:
-        """(seeds,)"""
-        return self.sums.sum(1) / self.counts.sum()
-
-    def resampled(self) -> Array:
-        """(RESAMPLES,) means over seeds, on windows drawn with replacement; the same windows for each condition."""
-        size = len(self.counts)
-        draws = np.random.default_rng(0).integers(size, size=(RESAMPLES, size))
-        return self.sums.mean(0)[draws].sum(1) / self.counts[draws].sum(1)
 
 
 def prepared(genomes: Path, out: Path) -> Data:
@@ -228,16 +215,6 @@ def scored(data: Data, condition: str, steps: int, seed: int) -> dict[str, Any]:
     return kept(run_folder(data, condition, seed) / "scores.json", compute)
 
 
-def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What is in a file, which is computed and written if it is missing."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_file(path) as temporary:
-            temporary.write_text(json_text(compute(), indent=None) + "\n", encoding="utf-8")
-    values: dict[str, Any] = read_json(path)
-    return values
-
-
 def bits(data: Data, model: GenomeLM) -> dict[str, Any]:
     """Of each test split, and of the classes of U. maydis: bits summed over each window, and its targets."""
     scores = {}
@@ -301,64 +278,9 @@ def baselines(data: Data) -> dict[str, Any]:
     return {"own": own, "probes": probes}
 
 
-Results = dict[str, dict[str, Values]]
-"""By condition and measure."""
-
-
-def gathered(scores: Mapping[str, Sequence[dict[str, Any]]]) -> Results:
-    return {
-        condition: {
-            measure: Values(
-                np.array([seed["model"][measure]["sums"] for seed in seeds], dtype=float),
-                np.array(seeds[0]["model"][measure]["counts"], dtype=float),
-            )
-            for measure in seeds[0]["model"]
-        }
-        for condition, seeds in scores.items()
-    }
-
-
-def shown(values: Array, measure: str) -> str:
-    """Mean over seeds and the half of its 95 % interval (Student's t); accuracies in percent."""
-    scale, digits = (100, 1) if measure.startswith("probe") else (1, 4)
-    text = f"{scale * values.mean():.{digits}f}"
-    if len(values) > 1:
-        half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-        text += f" ± {scale * half:.{digits}f}"
-    return text
-
-
-def difference(one: Values, other: Values, measure: str) -> str:
-    """Thousandths of a bit, or percent; with the interval over windows, bold if it exceeds both spreads."""
-    scale, digits = (100, 1) if measure.startswith("probe") else (1_000, 1)
-    low, high = np.quantile(one.resampled() - other.resampled(), [0.025, 0.975]) * scale
-    of_seeds = stats.ttest_ind(one.of_seeds, other.of_seeds, equal_var=False).confidence_interval(0.95)
-    mean = scale * (one.of_seeds.mean() - other.of_seeds.mean())
-    exceeds = low * high > 0 and of_seeds.low * of_seeds.high > 0
-    text = f"{mean:+.{digits}f}"
-    return f"{f'**{text}**' if exceeds else text} ({low:+.{digits}f} to {high:+.{digits}f})"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
-
-
-def values_table(results: Results, conditions: Sequence[str], measures: Mapping[str, str]) -> list[list[str]]:
-    """A row per condition: its name and its value of each measure."""
-    return [
-        [NAMES[condition]]
-        + [shown(results[condition][name].of_seeds, name) if name in results[condition] else "" for name in measures]
-        for condition in conditions
-    ]
-
-
-def differences_table(results: Results, measures: Mapping[str, str]) -> list[list[str]]:
-    """A row per pair of conditions."""
-    return [
-        [f"{NAMES[one]}, less {NAMES[other]}"]
-        + [difference(results[one][name], results[other][name], name) for name in measures]
-        for one, other in PAIRS
-    ]
+def of_models(scores: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Without the chains."""
+    return {condition: [seed["model"] for seed in seeds] for condition, seeds in scores.items()}
 
 
 def chains_table(results: Results, scores: Mapping[str, Sequence[dict[str, Any]]]) -> list[list[str]]:
@@ -374,7 +296,7 @@ def chains_table(results: Results, scores: Mapping[str, Sequence[dict[str, Any]]
 
 def tables(scores: Mapping[str, Sequence[dict[str, Any]]], simple: dict[str, Any]) -> str:
     """All tables as Markdown."""
-    results = gathered(scores)
+    results = gathered(of_models(scores))
     own = [f"{simple['own'][name]:.4f}" if name in simple["own"] else "" for name in BITS]
     probes: dict[str, dict[str, float]] = simple["probes"]
     others = [
@@ -384,18 +306,21 @@ def tables(scores: Mapping[str, Sequence[dict[str, Any]]], simple: dict[str, Any
     parts = {
         "Bits per base on test windows": (
             BITS,
-            [*values_table(results, list(CONDITIONS), BITS), ["chain of the genome's whole training split", *own]],
+            [*values_table(results, CONDITIONS, BITS), ["chain of the genome's whole training split", *own]],
         ),
-        "Differences in thousandths of a bit": (BITS, differences_table(results, BITS)),
+        "Differences in thousandths of a bit": (BITS, differences_table(results, NAMED_PAIRS, BITS)),
         "Bits per base, less those of a Markov chain that has read the same windows": (
             SPECIES,
             chains_table(results, scores),
         ),
         "U. maydis by class in bits per base, and accuracy of probes in percent": (
             OTHERS,
-            [*values_table(results, list(NAMES), OTHERS), *others],
+            [*values_table(results, NAMES, OTHERS), *others],
         ),
-        "Differences in thousandths of a bit, and in percent": (OTHERS, differences_table(results, OTHERS)),
+        "Differences in thousandths of a bit, and in percent": (
+            OTHERS,
+            differences_table(results, NAMED_PAIRS, OTHERS),
+        ),
     }
     return "\n\n".join(f"{title}:\n\n{table(['', *of.values()], rows)}" for title, (of, rows) in parts.items()) + "\n"
 
@@ -418,15 +343,6 @@ def draw(results: Results, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def write_values(results: Results, path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["condition", "seed", "measure", "value"])
-        for condition, measures in results.items():
-            for measure, values in measures.items():
-                writer.writerows([condition, seed, measure, value] for seed, value in enumerate(values.of_seeds))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--genomes", type=Path, required=True, help="folder of the FASTA and GFF3 files")
@@ -442,7 +358,7 @@ def main() -> None:
         for condition, of_seeds in scores.items():
             of_seeds.append(scored(data, condition, options.steps, seed))
             print(f"done: {condition}, seed {seed}", flush=True)
-    results = gathered(scores)
+    results = gathered(of_models(scores))
     write_values(results, options.out / "mixtures.csv")
     draw(results, options.out / "mixtures.png")
     text = tables(scores, simple)
