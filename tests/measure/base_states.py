@@ -5,7 +5,7 @@ A base is outside genes, or on one of the strands at a position of a codon or in
 have states of their own. Only coding sequence is exon here: the annotation of U. maydis has no untranslated exons.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from genome_lm.alphabet import A, T, reverse_complement
 from genome_lm.dataset import Annotation, Example, LabelledSet, Transcript
+from genome_lm.dataset.examples import reverse_complement_text
 from genome_lm.genome import GenomeStore, Interval, Windows, tile
 from genome_lm.genome.places import place_text
 
@@ -140,6 +141,19 @@ def labelled(
             name = place_text(contig, start, end, strand)
             examples.append(Example(name, sequence, (names,), split, contig, start, end, strand))
     return LabelledSet(examples, ("label",))
+
+
+def both_strands(
+    predict: Callable[[list[str]], Sequence[npt.NDArray[np.floating]]], sequences: list[str], classes: Classes
+) -> list[Array]:
+    """Predictions, (L, classes) of each sequence, averaged with those of the reverse complements.
+
+    The classes of the other strand are exchanged for that, which averaging in `genome_lm` does not do.
+    """
+    turned = predict([reverse_complement_text(sequence) for sequence in sequences])
+    order = classes.other_strand
+    pairs = zip(predict(sequences), turned, strict=True)
+    return [(np.asarray(one, dtype=float) + other[::-1, order]) / 2 for one, other in pairs]
 
 
 class Chain(NamedTuple):

@@ -9,7 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from genome_lm.dataset import LabelledSet
+from genome_lm.dataset.baselines import best_logistic
 from genome_lm.documents import json_text, read_json
+from genome_lm.evaluation.analyses.probes import _Split
 from genome_lm.files import replacing_file
 
 RESAMPLES = 2_000
@@ -60,6 +63,14 @@ def gathered(scores: Mapping[str, Sequence[dict[str, Any]]]) -> Results:
         }
         for condition, seeds in scores.items()
     }
+
+
+def probed(labelled: LabelledSet, embed: Callable[[list[str]], Any]) -> npt.NDArray[np.int64]:
+    """Whether logistic regression on what `embed` gives of the sequences, (n, d), is right about each test window."""
+    sets = _Split.of(labelled, 0)
+    train, valid, test = (np.asarray(embed([example.sequence for example in part])) for part in sets.examples)
+    classifier, _ = best_logistic((train, valid), sets.targets[:2], 0)
+    return np.asarray(classifier.predict(test) == sets.targets[2]).astype(np.int64)
 
 
 def is_accuracy(measure: str) -> bool:

@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 from genome_lm.alphabet import encode
 from genome_lm.config import ModelConfig
 from genome_lm.dataset import LabelledSet, classify_regions, gene_set, read_annotation, species_set
-from genome_lm.dataset.baselines import best_logistic
 from genome_lm.evaluation.analyses.probes import _markov, _Split
 from genome_lm.evaluation.markov import MarkovModel
 from genome_lm.genome import BaseClasses, GenomeStore, Interval, Windows, of_split, read_bed, tile, write_bed
@@ -40,6 +39,7 @@ from tests.measure.comparison import (
     differences_table,
     gathered,
     kept,
+    probed,
     shown,
     table,
     values_table,
@@ -203,7 +203,7 @@ def scored(data: Data, condition: str, steps: int, seed: int) -> dict[str, Any]:
     model = trained(data, condition, steps, seed)
 
     def compute() -> dict[str, Any]:
-        rights = {f"probe {name}": probed(model, labelled) for name, labelled in data.probes.items()}
+        rights = {f"probe {name}": probed(labelled, model.embed) for name, labelled in data.probes.items()}
         scores = {name: {"sums": right.tolist(), "counts": [1] * len(right)} for name, right in rights.items()}
         if condition == UNTRAINED:
             return {"model": scores}
@@ -253,14 +253,6 @@ def best_order(data: Data, species: str, fitted: MarkovModel) -> float:
     """Bits per base of the best order on the test windows themselves, which favours the chain."""
     sums, targets = fitted.losses(data.stores[species], *data.windows[species])
     return float(sums.sum(1).min() / targets.sum() / np.log(2))
-
-
-def probed(model: GenomeLM, labelled: LabelledSet) -> npt.NDArray[np.int64]:
-    """Whether logistic regression on frozen embeddings of the forward strand is right about each test window."""
-    sets = _Split.of(labelled, 0)
-    train, valid, test = (np.asarray(model.embed([example.sequence for example in part])) for part in sets.examples)
-    classifier, _ = best_logistic((train, valid), sets.targets[:2], 0)
-    return np.asarray(classifier.predict(test) == sets.targets[2]).astype(np.int64)
 
 
 def baselines(data: Data) -> dict[str, Any]:
