@@ -403,7 +403,7 @@ def test_each_source_is_left_out_in_turn() -> None:
 def test_the_ablation_compares_models_of_two_sizes_at_equal_bases() -> None:
     values = yaml.safe_load((ROOT / "snakemake/config/ablation.yaml").read_text())
     made = complete(values)
-    assert len(made.models) == 20
+    assert len(made.models) == 24
     for name, shape in made.models.items():
         assert shape.least_parameters == pytest.approx({"400k": 4e5, "2m": 2e6}[name.split("-")[-1]], rel=0.25), name
     assert len({recipe.bases(recipe.steps) for recipe in made.recipes.values()}) == 1
