@@ -20,6 +20,7 @@ from genome_lm_cli.options import (
     Json,
     NameMap,
     Names,
+    Seed,
     Split,
     Strand,
     Threads,
@@ -82,7 +83,7 @@ def score(
         Path | None,
         typer.Option(help="With --calibrate: classes of regions, of genome-lm genome regions.", metavar="BED"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random variants of --calibrate.", min=0)] = 0,
+    seed: Seed = 0,
     stride: Annotated[
         int | None, typer.Option(help="Windows start at multiples of this; one pass serves all variants in one.")
     ] = None,

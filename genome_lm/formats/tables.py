@@ -38,7 +38,9 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
 
 def save_frames(path: Path, frames: "Iterable[pd.DataFrame]") -> None:
     """Write a table that comes in pieces as .tsv or .parquet, whole or not at all, one piece in memory at a time."""
-    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with replacing_file(path) as temporary, contextlib.ExitStack() as stack:
         writer = None
         for number, frame in enumerate(frames):
