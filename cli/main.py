@@ -20,6 +20,7 @@ from genome_lm_cli import (
     bench,
     checkpoint,
     dataset,
+    dependency,
     doctor,
     download,
     embed,
@@ -83,6 +84,7 @@ app.command()(finetune.finetune)
 app.command()(predict.predict)
 app.command()(score.score)
 app.command()(mutagenesis.mutagenesis)
+app.command()(dependency.dependency)
 app.command()(report.report)
 app.command()(doctor.doctor)
 app.command()(bench.bench)

@@ -1,0 +1,96 @@
+"""`genome-lm dependency`: how the bases of a region depend on one another."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genome_lm.errors import GenomeLMError
+from genome_lm.files import refuse_existing, replacing, require_suffix
+from genome_lm_cli.options import BatchTokens, Checkpoint, Condition, Device, Force, Json, Strand, Threads
+from genome_lm_cli.output import finish
+
+
+def dependency(
+    checkpoint: Checkpoint,
+    region: Annotated[str, typer.Option(help="chr:start-end, 1-based, both ends in it; or a contig.")],
+    out: Annotated[Path, typer.Option(help="Output, .npz or .zarr.", metavar="OUT")],
+    genome: Annotated[Path | None, typer.Option(help="Genome store.", metavar="G.zarr")] = None,
+    fasta: Annotated[Path | None, typer.Option(help="FASTA file, in place of a store.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Heat map, .svg, .png or .pdf.", metavar="FIGURE")] = None,
+    symmetric: Annotated[bool, typer.Option("--symmetric", help="The mean of what i does to j and j to i.")] = False,
+    apc: Annotated[
+        bool, typer.Option("--apc", help="Average product correction: take off what rows and columns share.")
+    ] = False,
+    strand: Annotated[
+        Strand, typer.Option(help="Causal models: forward has i before j, reverse j before i.")
+    ] = Strand.both,
+    context: Annotated[int | None, typer.Option(help="Bases read before the region on each strand.")] = None,
+    most: Annotated[int, typer.Option(help="Longest region that is taken, in bases.", min=1)] = 4_000,
+    batch_tokens: BatchTokens = 32_768,
+    condition: Condition = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: Json = False,
+    force: Force = False,
+) -> None:
+    """Map how a substitution at each base of a region changes the prediction of each other base.
+
+    Example: genome-lm dependency run/checkpoint --genome g.zarr --region chr1:1001-1200 --out d.npz --figure d.svg
+    """
+    import dataclasses
+    import tempfile
+
+    from genome_lm.genome import GenomeStore, Interval, build_store
+    from genome_lm.inference import load
+    from genome_lm.inference.dependency import (
+        SUFFIXES,
+        dependency_map,
+        symmetrised,
+        without_background,
+        write_dependency,
+    )
+    from genome_lm.inference.mutagenesis import parse_region
+    from genome_lm.report.dependency import draw_dependency
+    from genome_lm.report.mutagenesis import FORMATS
+
+    require_suffix(out, SUFFIXES)
+    refuse_existing(out, force)
+    if figure is not None:
+        require_suffix(figure, FORMATS)
+        refuse_existing(figure, force)
+    with tempfile.TemporaryDirectory(prefix="genome-lm-") as folder:
+        if genome is not None and fasta is None:
+            store = GenomeStore(genome)
+        elif fasta is not None and genome is None:
+            store = build_store([fasta], Path(folder) / "g.zarr")
+        else:
+            raise GenomeLMError("give either --genome or --fasta")
+        place = Interval(*parse_region(region, store))
+        if (bases := place.end - place.start) > most:
+            raise GenomeLMError(
+                f"region {region}: a map of {bases:,} × {bases:,} bases takes long; give chr:start-end, "
+                f"or --most {bases}"
+            )
+        model = load(checkpoint, device, condition=condition)
+        result = dependency_map(
+            model.model, store, place, context=context, strand=strand.value, batch_tokens=batch_tokens
+        )
+    for is_wanted, change in ((symmetric, symmetrised), (apc, without_background)):
+        if is_wanted:
+            result = dataclasses.replace(result, values=change(result.values))
+    files = [path for path in (figure, out if out.suffix != ".zarr" else None) if path is not None]
+    with replacing(files, [out] if out.suffix == ".zarr" else []) as new:
+        write_dependency(new[-1], result)
+        if figure is not None:
+            draw_dependency(new[0], result)
+    finish(
+        as_json,
+        f"wrote {f'{out} and {figure}' if figure else out}: {bases:,} × {bases:,} bases",
+        contig=place.contig,
+        start=place.start,
+        end=place.end,
+        context=result.context,
+        path=str(out),
+        figure=None if figure is None else str(figure),
+    )
