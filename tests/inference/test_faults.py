@@ -64,6 +64,8 @@ VERBS = [
         ("--genome", "GENOME", "--region", "one:1001-1500", "--batch-tokens", "1000", "--out"),
         ("m.zarr",),
     ),
+    Verb("dependency", ("--genome", "GENOME", "--region", "one:1001-1100", "--context", "20", "--out"), ("d.npz",)),
+    Verb("dependency", ("--genome", "GENOME", "--region", "one:1001-1100", "--context", "20", "--out"), ("d.zarr",)),
 ]
 every_verb = pytest.mark.parametrize("verb", VERBS, ids=lambda verb: f"{verb.name} {verb.outputs[0]}")
 Command = Callable[[Verb, Path], list[str]]
