@@ -64,8 +64,16 @@ VERBS = [
         ("--genome", "GENOME", "--region", "one:1001-1500", "--batch-tokens", "1000", "--out"),
         ("m.zarr",),
     ),
-    Verb("dependency", ("--genome", "GENOME", "--region", "one:1001-1100", "--context", "20", "--out"), ("d.npz",)),
-    Verb("dependency", ("--genome", "GENOME", "--region", "one:1001-1100", "--context", "20", "--out"), ("d.zarr",)),
+    Verb(
+        "dependency",
+        ("--genome", "GENOME", "--region", "one:1001-1100", "--batch-tokens", "500", "--out"),
+        ("d.npz",),
+    ),
+    Verb(
+        "dependency",
+        ("--genome", "GENOME", "--region", "one:1001-1100", "--batch-tokens", "500", "--out"),
+        ("d.zarr",),
+    ),
 ]
 every_verb = pytest.mark.parametrize("verb", VERBS, ids=lambda verb: f"{verb.name} {verb.outputs[0]}")
 Command = Callable[[Verb, Path], list[str]]
@@ -145,6 +153,7 @@ def test_a_read_only_folder(verb: Verb, command: Command, read_only_disk: Path) 
         (VERBS[2], signal.SIGINT),
         (VERBS[4], signal.SIGINT),
         (VERBS[5], signal.SIGINT),
+        (VERBS[7], signal.SIGINT),
     ],
 )
 def test_cut_off_in_the_middle(
