@@ -6,17 +6,17 @@ from typing import Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing, replacing, require_suffix
 from genome_lm_cli.options import BatchTokens, Checkpoint, Condition, Device, Force, Json, Strand, Threads
 from genome_lm_cli.output import finish
+from genome_lm_cli.region import Region, RegionFasta, RegionGenome, check_outputs, opened_region, write_outputs
 
 
 def dependency(
     checkpoint: Checkpoint,
-    region: Annotated[str, typer.Option(help="chr:start-end, 1-based, both ends in it; or a contig.")],
+    region: Region,
     out: Annotated[Path, typer.Option(help="Output, .npz or .zarr.", metavar="OUT")],
-    genome: Annotated[Path | None, typer.Option(help="Genome store.", metavar="G.zarr")] = None,
-    fasta: Annotated[Path | None, typer.Option(help="FASTA file, in place of a store.")] = None,
+    genome: RegionGenome = None,
+    fasta: RegionFasta = None,
     figure: Annotated[Path | None, typer.Option(help="Heat map, .svg, .png or .pdf.", metavar="FIGURE")] = None,
     symmetric: Annotated[bool, typer.Option("--symmetric", help="The mean of what i does to j and j to i.")] = False,
     apc: Annotated[
@@ -39,9 +39,7 @@ def dependency(
     Example: genome-lm dependency run/checkpoint --genome g.zarr --region chr1:1001-1200 --out d.npz --figure d.svg
     """
     import dataclasses
-    import tempfile
 
-    from genome_lm.genome import GenomeStore, Interval, build_store
     from genome_lm.inference import load
     from genome_lm.inference.dependency import (
         SUFFIXES,
@@ -50,23 +48,10 @@ def dependency(
         without_background,
         write_dependency,
     )
-    from genome_lm.inference.mutagenesis import parse_region
     from genome_lm.report.dependency import draw_dependency
-    from genome_lm.report.mutagenesis import FORMATS
 
-    require_suffix(out, SUFFIXES)
-    refuse_existing(out, force)
-    if figure is not None:
-        require_suffix(figure, FORMATS)
-        refuse_existing(figure, force)
-    with tempfile.TemporaryDirectory(prefix="genome-lm-") as folder:
-        if genome is not None and fasta is None:
-            store = GenomeStore(genome)
-        elif fasta is not None and genome is None:
-            store = build_store([fasta], Path(folder) / "g.zarr")
-        else:
-            raise GenomeLMError("give either --genome or --fasta")
-        place = Interval(*parse_region(region, store))
+    check_outputs(out, figure, SUFFIXES, force)
+    with opened_region(region, genome, fasta) as (store, place):
         if (bases := place.end - place.start) > most:
             raise GenomeLMError(
                 f"region {region}: a map of {bases:,} × {bases:,} bases takes long; give chr:start-end, "
@@ -79,14 +64,10 @@ def dependency(
     for is_wanted, change in ((symmetric, symmetrised), (apc, without_background)):
         if is_wanted:
             result = dataclasses.replace(result, values=change(result.values))
-    files = [path for path in (figure, out if out.suffix != ".zarr" else None) if path is not None]
-    with replacing(files, [out] if out.suffix == ".zarr" else []) as new:
-        write_dependency(new[-1], result)
-        if figure is not None:
-            draw_dependency(new[0], result)
+    wrote = write_outputs(result, out, figure, write_dependency, draw_dependency)
     finish(
         as_json,
-        f"wrote {f'{out} and {figure}' if figure else out}: {bases:,} × {bases:,} bases",
+        f"{wrote}: {bases:,} × {bases:,} bases",
         contig=place.contig,
         start=place.start,
         end=place.end,

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing, replacing, require_suffix
 from genome_lm_cli.options import BatchTokens, Checkpoint, Condition, Device, Force, Json, Strand, Threads
 from genome_lm_cli.output import finish, say
+from genome_lm_cli.region import Region, RegionFasta, RegionGenome, check_outputs, opened_region, write_outputs
 
 SHORT = 1_000
 """Bases of a region about whose cost nothing is said."""
@@ -24,10 +24,10 @@ class Method(StrEnum):
 
 def mutagenesis(
     checkpoint: Checkpoint,
-    region: Annotated[str, typer.Option(help="chr:start-end, 1-based, both ends in it; or a contig.")],
+    region: Region,
     out: Annotated[Path, typer.Option(help="Output, .zarr or .tsv.", metavar="OUT")],
-    genome: Annotated[Path | None, typer.Option(help="Genome store.", metavar="G.zarr")] = None,
-    fasta: Annotated[Path | None, typer.Option(help="FASTA file, in place of a store.")] = None,
+    genome: RegionGenome = None,
+    fasta: RegionFasta = None,
     figure: Annotated[
         Path | None, typer.Option(help="Sequence logo and heat map, .svg, .png or .pdf.", metavar="FIGURE")
     ] = None,
@@ -52,27 +52,13 @@ def mutagenesis(
 
     Example: genome-lm mutagenesis run/checkpoint --genome g.zarr --region chr1:1001-1100 --out m.tsv --figure m.svg
     """
-    import tempfile
-
-    from genome_lm.genome import GenomeStore, Interval, build_store
     from genome_lm.inference import Layout, load
-    from genome_lm.inference.mutagenesis import SUFFIXES, parse_region, write_mutagenesis
+    from genome_lm.inference.mutagenesis import SUFFIXES, write_mutagenesis
     from genome_lm.inference.mutagenesis import mutagenesis as saturate
-    from genome_lm.report.mutagenesis import FORMATS, draw_mutagenesis
+    from genome_lm.report.mutagenesis import draw_mutagenesis
 
-    require_suffix(out, SUFFIXES)
-    refuse_existing(out, force)
-    if figure is not None:
-        require_suffix(figure, FORMATS)
-        refuse_existing(figure, force)
-    with tempfile.TemporaryDirectory(prefix="genome-lm-") as folder:
-        if genome is not None and fasta is None:
-            store = GenomeStore(genome)
-        elif fasta is not None and genome is None:
-            store = build_store([fasta], Path(folder) / "g.zarr")
-        else:
-            raise GenomeLMError("give either --genome or --fasta")
-        place = Interval(*parse_region(region, store))
+    check_outputs(out, figure, SUFFIXES, force)
+    with opened_region(region, genome, fasta) as (store, place):
         if method is Method.substitutions:
             _check_cost(region, place.end - place.start, most)
         model = load(checkpoint, device, condition=condition)
@@ -85,14 +71,10 @@ def mutagenesis(
             strand=strand.value,
             batch_tokens=batch_tokens,
         )
-    files = [path for path in (figure, out if out.suffix != ".zarr" else None) if path is not None]
-    with replacing(files, [out] if out.suffix == ".zarr" else []) as new:
-        write_mutagenesis(new[-1], result)
-        if figure is not None:
-            draw_mutagenesis(new[0], result)
+    wrote = write_outputs(result, out, figure, write_mutagenesis, draw_mutagenesis)
     finish(
         as_json,
-        f"wrote {f'{out} and {figure}' if figure else out}: {len(result.reference):,} bases, all substitutions",
+        f"{wrote}: {len(result.reference):,} bases, all substitutions",
         contig=place.contig,
         start=place.start,
         end=place.end,
