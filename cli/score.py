@@ -181,6 +181,7 @@ def _score_vcf(request: "VcfRequest", genome: Path, loading: dict[str, str | Non
     from genome_lm.genome import GenomeStore
     from genome_lm.genome.variants import REASONS
     from genome_lm.inference import load
+    from genome_lm.jobs.calibration import backgrounds_of
     from genome_lm.jobs.score_variants import score_vcf
 
     store = GenomeStore(genome)
@@ -196,8 +197,11 @@ def _score_vcf(request: "VcfRequest", genome: Path, loading: dict[str, str | Non
         say(f"first REF that differs: {summary.first_mismatch}", stderr)
     if not summary.was_sorted:
         say("the records were not in the order of the genome; they are now", stderr)
+    if request.classes is not None:
+        say(f"scores of random variants are kept in {backgrounds_of(request.classes)}", stderr)
+    written = summary.out if request.table is None else f"{summary.out} and {request.table}"
     say(
-        f"wrote {summary.out}: {summary.records:,} records, {summary.scored:,} of {summary.alleles:,} alleles scored"
+        f"wrote {written}: {summary.records:,} records, {summary.scored:,} of {summary.alleles:,} alleles scored"
         + resumed(summary.resumed, summary.parts),
         stderr,
     )

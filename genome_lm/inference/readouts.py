@@ -33,7 +33,7 @@ class Readouts:
         """Check what is asked of a model.
 
         Raises:
-            GenomeLMError: On an unknown readout, or a layer that the model has not.
+            GenomeLMError: On an unknown readout, or a layer that the model has not or that no readout asks for.
         """
         for name in names:
             if name not in READOUTS:
@@ -42,7 +42,12 @@ class Readouts:
             raise GenomeLMError(
                 f"there is no layer {layer}; this model has layers 0 (the embedding) to {config.n_layer}"
             )
-        return cls(tuple(name for name in READOUTS if name in names), layer)
+        wanted = cls(tuple(name for name in READOUTS if name in names), layer)
+        if layer is not None and not wanted.of_states:
+            raise GenomeLMError(
+                f"layer {layer} goes with the readouts l2 and cosine; {', '.join(names)} ask for none"
+            )
+        return wanted
 
     @property
     def values(self) -> tuple[str, ...]:

@@ -28,6 +28,11 @@ _TRIES = 100
 """Draws per random variant that is wanted."""
 
 
+def backgrounds_of(classes: Path) -> Path:
+    """The folder in which backgrounds are kept, beside the file of classes."""
+    return classes.with_name(f"{classes.name}.calibration")
+
+
 class Kind(NamedTuple):
     """What a variant has in common with its background.
 

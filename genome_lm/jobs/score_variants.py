@@ -27,7 +27,7 @@ from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.model import GenomeLM
 from genome_lm.inference.readouts import Readouts
 from genome_lm.inference.variants import Layout, score_variants
-from genome_lm.jobs.calibration import FEWEST, Calibration
+from genome_lm.jobs.calibration import FEWEST, Calibration, backgrounds_of
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
 from genome_lm.optional import require
 from genome_lm.strands import Strands, orientations
@@ -275,7 +275,7 @@ def _calibration(
         BaseClasses.read(request.classes, store),
         request.calibrate,
         request.seed,
-        request.classes.with_name(f"{request.classes.name}.calibration"),
+        backgrounds_of(request.classes),
         identity_of(model.model, **of_scores),
         lambda variants: score_variants(model.model, store, variants, layout, **options),
     )

@@ -97,3 +97,5 @@ def test_the_python_model_refuses_what_it_lacks(model: HyenaLM, genome: Genome) 
         wrapped.score_variants(genome.store, [], context=60, flank=20, stride=16, readouts=["l3"])
     with pytest.raises(GenomeLMError, match="no layer 3; this model has layers 0"):
         wrapped.score_variants(genome.store, [], context=60, flank=20, stride=16, layer=3)
+    with pytest.raises(GenomeLMError, match="layer 1 goes with the readouts l2 and cosine; llr ask for none"):
+        wrapped.score_variants(genome.store, [], context=60, flank=20, stride=16, layer=1)
