@@ -31,7 +31,8 @@ def nearest_attention(q: Tensor, k: Tensor, v: Tensor, window: int, count: int) 
         window: Last positions that are seen, the query's own among them.
         count: Earlier keys that are seen; 0 for all.
     """
-    if k.shape[2] == q.shape[2] and (not count or k.shape[2] <= window + count):
+    sees_all = not count or k.shape[2] <= window + count
+    if sees_all and (k.shape[2] == q.shape[2] or not torch.is_grad_enabled()):
         return full_attention(q, k, v)
     if torch.compiler.is_compiling():
         return plain_nearest_attention(q, k, v, window, count)
