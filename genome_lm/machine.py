@@ -2,11 +2,12 @@
 
 import os
 import resource
+import sys
 from pathlib import Path
 
 from genome_lm.errors import GenomeLMError
 
-_MEMORY, _OURS = Path("/proc/meminfo"), Path("/proc/self/statm")
+_MEMORY, _OURS, _STATUS = Path("/proc/meminfo"), Path("/proc/self/statm"), Path("/proc/self/status")
 
 
 def total_memory() -> int:
@@ -31,5 +32,15 @@ def require_memory(nbytes: int, what: str) -> None:
 def process_memory() -> int:
     """Bytes of memory that this process holds; the most that it has held where the system does not say."""
     if not _OURS.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS gives bytes
+        return peak_memory()
     return int(_OURS.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has held at one time (resident set)."""
+    # On Linux, ru_maxrss begins with the memory of the process that started this one.
+    try:
+        return int(_STATUS.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) << 10
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak << 10

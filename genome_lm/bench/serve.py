@@ -13,18 +13,7 @@ from genome_lm.allocator import keep_freed_memory
 from genome_lm.bench.sides import OURS, side
 from genome_lm.bench.work import Job, prepare
 from genome_lm.errors import GenomeLMError
-
-
-def peak_bytes() -> int:
-    """Most memory that this process has held at one time (resident set)."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError):  # no Linux; there, the peak since the process began does as well
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+from genome_lm.machine import peak_memory
 
 
 def serve(arguments: dict[str, Any]) -> None:
@@ -36,7 +25,7 @@ def serve(arguments: dict[str, Any]) -> None:
     measured_side.apply()
     if measured_side.implementation == OURS:
         keep_freed_memory()  # as the command line does; the original has no such settings
-    start = peak_bytes()
+    start = peak_memory()
     work = prepare(job, measured_side.implementation)
     result = Path(arguments["result"])
     for line in sys.stdin:
@@ -46,7 +35,7 @@ def serve(arguments: dict[str, Any]) -> None:
         if not result.exists():
             np.save(result, outcome)
         del outcome
-        print(json.dumps({**spent, "peak": peak_bytes(), "start": start}), file=answers, flush=True)
+        print(json.dumps({**spent, "peak": peak_memory(), "start": start}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

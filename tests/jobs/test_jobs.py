@@ -332,7 +332,7 @@ def test_an_input_that_changes_meanwhile(model: genome_lm.GenomeLM, fasta: Path,
 
 
 MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 import numpy as np
 import genome_lm
@@ -340,6 +340,7 @@ from genome_lm.jobs import FastaSource, embed_to_file, gather
 from genome_lm.inference import Recipe
 from genome_lm.genome import Tiling
 from genome_lm.jobs import plan
+from genome_lm.machine import peak_memory
 from genome_lm.formats.embeddings import columns
 from tests.conftest import biased_dna
 
@@ -356,7 +357,7 @@ def peak(records, length, pool):
     shard = embed_to_file(model, FastaSource(fasta, Tiling()), out, recipe, shard=(1, 1), force=True).path
     for suffix in (".npz", ".parquet", ".zarr", ".h5ad"):
         gather([shard], out.with_suffix(suffix), force=True)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory() / 2**20
 
 for records, length, pool in ((1_500, 8, "mean"), (300, 128, "none"), (15_000, 8, "mean"), (4_500, 128, "none")):
     print(peak(records, length, pool))

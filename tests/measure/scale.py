@@ -104,7 +104,7 @@ def _block(generator: np.random.Generator) -> np.ndarray:
 def run(name: str, folder: Path) -> dict[str, float]:
     """A step in a process of its own: what it prints, its seconds and its peak of memory in GB."""
     code = f"import json, time\nfrom pathlib import Path\nfolder = Path({str(folder)!r})\n{STEPS[name]}"
-    code += "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    code += "\nfrom genome_lm.machine import peak_memory; print(peak_memory())"
     since = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     printed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -112,7 +112,7 @@ def run(name: str, folder: Path) -> dict[str, float]:
     *_, result, memory = printed.strip().split("\n")
     seconds = {"seconds": time.perf_counter() - since, "cpu": after.ru_utime + after.ru_stime}
     seconds["cpu"] -= before.ru_utime + before.ru_stime
-    return json.loads(result) | seconds | {"memory": int(memory) * 1024 / 1e9}
+    return json.loads(result) | seconds | {"memory": int(memory) / 1e9}
 
 
 def main() -> None:
