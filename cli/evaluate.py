@@ -24,7 +24,9 @@ def evaluate(
     ],
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
     length: Annotated[int | None, typer.Option(help="Context in bases; default: the model's.")] = None,
-    markov_order: Annotated[int, typer.Option(help="Highest order of the Markov baselines; -1 for none.")] = 11,
+    markov_order: Annotated[
+        int, typer.Option(help="Highest order of the Markov baselines and their mixture; -1 for none.")
+    ] = 11,
     max_bases: Annotated[int | None, typer.Option(help="Score only so many bases, spread over the split.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Bases that go through the model at one time.")] = 32_768,
     classes: Annotated[
@@ -38,7 +40,7 @@ def evaluate(
     as_json: Json = False,
     force: Force = False,
 ) -> None:
-    """Score held-out sequence: loss, perplexity and bits a base, and what simple models reach on the same bases.
+    """Score held-out sequence: loss, perplexity and bits per base, and what simple models reach on the same bases.
 
     Models that read both ways have a pseudo-perplexity instead, of bases that are hidden, one in seven at a time. It
     is not to be compared with a perplexity, so no Markov chain stands beside it.

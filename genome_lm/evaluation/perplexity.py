@@ -72,7 +72,7 @@ class Perplexity:
         targets: Bases that were predicted: A, C, G and T of the split, without a first of each window that nothing
             predicts.
         model: The model's score.
-        baselines: Uniform, and of causal models Markov chains fitted on the training split.
+        baselines: Uniform, and of causal models Markov chains fitted on the training split, and their mixture.
         classes: The same for each class of regions that has a target, if classes were given.
         condition: What the model read the windows under; None for nothing.
         difference: Between the model and the best of the baselines, which is the hardest to beat by chance.
@@ -171,9 +171,9 @@ def evaluate_perplexity(
     by_name = {"model": sums, "uniform": np.multiply(targets, math.log(4), dtype=np.float64)}
     if scoring.markov_order >= 0 and not direction.sees_following:
         markov = MarkovModel.fit(store, without_overlaps(of_split(intervals, "train")), scoring.markov_order)
-        of_orders, counts = markov.losses(store, windows, inside, cells)
+        losses_of_each, counts = markov.losses(store, windows, inside, cells)
         assert (counts == targets).all()
-        by_name |= {f"order-{order} Markov": of_order for order, of_order in enumerate(of_orders)}
+        by_name |= dict(zip(markov.names, losses_of_each, strict=True))
     total = int(targets.sum())
     difference = _difference(by_name, targets)
     model_score, *baselines = [Score.of(name, float(each.sum()) / total) for name, each in by_name.items()]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import genome_lm
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import MarkovModel, Score, Scoring, evaluate_perplexity
-from genome_lm.evaluation.markov import CONCENTRATION
+from genome_lm.evaluation.markov import CONCENTRATION, DECAY
 from genome_lm.evaluation.stretches import Cells, Difference
 from genome_lm.genome import BaseClasses, Interval, build_store, of_split, read_bed, tile
 from genome_lm.training import target_losses
@@ -43,6 +43,22 @@ def place_of(context: str) -> int:
     return sum("ACGT".index(base) * 4**place for place, base in enumerate(reversed(context)))
 
 
+def mixed_by_hand(model: MarkovModel, test: str) -> float:
+    """Log-probability of a mixture of all orders, of which each window of ten targets begins anew."""
+    total = 0.0
+    for i in range(1, 50):
+        if i % 10 == 1:
+            weights = [1.0] * (model.order + 1)
+        if test[i] == "N":
+            weights = [weight**DECAY for weight in weights]
+            continue
+        contexts = [test[max(0, i - k) : i].split("N")[-1] for k in range(model.order + 1)]
+        each = [math.exp(model.tables[len(c)][place_of(c), "ACGT".index(test[i])]) for c in contexts]
+        total += math.log(sum(w * p for w, p in zip(weights, each, strict=True)) / sum(weights))
+        weights = [w**DECAY * p for w, p in zip(weights, each, strict=True)]
+    return total
+
+
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_markov_against_counting_by_hand(tmp_path: Path, order: int) -> None:
     generator = np.random.default_rng(order)
@@ -61,6 +77,8 @@ def test_markov_against_counting_by_hand(tmp_path: Path, order: int) -> None:
                 context = test[max(0, i - k) : i].split("N")[-1]
                 expected -= model.tables[len(context)][place_of(context), "ACGT".index(test[i])]
         assert sums[k].item() == pytest.approx(expected, rel=1e-5)
+    if order:
+        assert sums[-1].item() == pytest.approx(-mixed_by_hand(model, test), rel=1e-5)
     context = "ACGTACGT"[:order]
     for base in "ACGT":
         by_hand = markov_by_hand([train[:200], train[200:]], order, context, base)
@@ -85,7 +103,13 @@ def test_the_model_is_scored_on_every_base_once(run: Path, genome: Genome) -> No
     assert result.targets == count
     assert result.model.loss == pytest.approx(total / count, rel=1e-5)
     assert result.model.bits_per_base == pytest.approx(result.model.loss / math.log(2))
-    assert [b.name for b in result.baselines] == ["uniform", "order-0 Markov", "order-1 Markov", "order-2 Markov"]
+    assert [b.name for b in result.baselines] == [
+        "uniform",
+        "order-0 Markov",
+        "order-1 Markov",
+        "order-2 Markov",
+        "mixed Markov to order 2",
+    ]
     assert result.baselines[0].bits_per_base == pytest.approx(2.0)
     # The genome is an order-1 chain: order 1 gains much on order 0, order 2 nothing more, and the model learns it.
     assert result.baselines[2].loss < result.baselines[1].loss - 0.1

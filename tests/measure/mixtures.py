@@ -252,7 +252,7 @@ def windows_read(data: MixtureConfig, config: TrainingConfig) -> list[Interval]:
 def best_order(data: Data, species: str, fitted: MarkovModel) -> float:
     """Bits per base of the best order on the test windows themselves, which favours the chain."""
     sums, targets = fitted.losses(data.stores[species], *data.windows[species])
-    return float(sums.sum(1).min() / targets.sum() / np.log(2))
+    return float(sums[: fitted.order + 1].sum(1).min() / targets.sum() / np.log(2))
 
 
 def baselines(data: Data) -> dict[str, Any]:
