@@ -5,37 +5,14 @@ Averages are over the classes, labels or values that have one.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from genome_lm.dataset.agreement import Array, Estimate, Metric, auprc, auroc, draws, estimate, pearson, spearman
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HeadConfig
-from genome_lm.optional import require
-
-Array = npt.NDArray[Any]
-Metric = Callable[[Array, Array], float]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric, and the interval that holds it with 95 % confidence (percentiles of bootstrap resamples).
-
-    All are NaN where the metric is undefined; the interval also where it was not asked for.
-    """
-
-    metric: str
-    value: float
-    low: float
-    high: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; NaN, which JSON lacks, is None."""
-        return {name: None if value != value else value for name, value in asdict(self).items()}
-
 
 DEFAULT_METRIC = {"classification": "mcc", "tokens": "mcc", "multilabel": "auprc", "regression": "pearson"}
 
@@ -53,19 +30,19 @@ def metrics_of(head: HeadConfig) -> dict[str, Metric]:
             "accuracy": lambda p, t: float((p.argmax(1) == t).mean()) if len(t) else math.nan,
             "mcc": lambda p, t: _mcc(p.argmax(1), t, len(head.outputs)),
             "f1": lambda p, t: _mean(_f1(p.argmax(1) == k, t == k) for k in shown),
-            "auroc": lambda p, t: _mean(_auroc(p[:, k], t == k) for k in shown),
-            "auprc": lambda p, t: _mean(_auprc(p[:, k], t == k) for k in shown),
+            "auroc": lambda p, t: _mean(auroc(p[:, k], t == k) for k in shown),
+            "auprc": lambda p, t: _mean(auprc(p[:, k], t == k) for k in shown),
         }
     if head.task == "multilabel":
         return {
             "accuracy": lambda p, t: _accuracy(p, t),
             "f1": lambda p, t: _mean(_f1(one > 0.5, is_true) for one, is_true in _labels(p, t)),
-            "auroc": lambda p, t: _mean(_auroc(one, is_true) for one, is_true in _labels(p, t)),
-            "auprc": lambda p, t: _mean(_auprc(one, is_true) for one, is_true in _labels(p, t)),
+            "auroc": lambda p, t: _mean(auroc(one, is_true) for one, is_true in _labels(p, t)),
+            "auprc": lambda p, t: _mean(auprc(one, is_true) for one, is_true in _labels(p, t)),
         }
     return {
-        "pearson": lambda p, t: _mean(_pearson(*pair) for pair in _columns(p, t)),
-        "spearman": lambda p, t: _mean(_spearman(*pair) for pair in _columns(p, t)),
+        "pearson": lambda p, t: _mean(pearson(*pair) for pair in _columns(p, t)),
+        "spearman": lambda p, t: _mean(spearman(*pair) for pair in _columns(p, t)),
         "mse": _mean_squared_error,
     }
 
@@ -93,25 +70,6 @@ def _f1(predicted: Array, is_true: Array) -> float:
     return 2 * int((predicted & is_true).sum()) / cases if is_true.any() else math.nan
 
 
-def _auroc(scores: Array, is_true: Array) -> float:
-    """From the ranks of the true cases (Mann and Whitney), ties counted half."""
-    true, others = int(is_true.sum()), int((~is_true).sum())
-    if not true or not others:
-        return math.nan
-    ranks = require("scipy.stats").rankdata(scores)[is_true].sum()
-    return float((ranks - true * (true + 1) / 2) / (true * others))
-
-
-def _auprc(scores: Array, is_true: Array) -> float:
-    """Average precision: precision at each threshold, weighted by the recall that it adds."""
-    if not is_true.any():
-        return math.nan
-    order = np.argsort(-scores, kind="stable")
-    last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-    hits = np.cumsum(is_true[order])[last_of_ties]
-    return float((np.diff(hits, prepend=0) * hits / (last_of_ties + 1)).sum() / hits[-1])
-
-
 def _labels(predictions: Array, targets: Array) -> list[tuple[Array, Array]]:
     """Probabilities and truth of each label, where it is known."""
     return [(one, target == 1) for one, target in _columns(predictions, targets)]
@@ -127,18 +85,6 @@ def _accuracy(predictions: Array, targets: Array) -> float:
     has_target = ~np.isnan(targets)
     right = (predictions > 0.5) == (targets == 1)
     return float(right[has_target].mean()) if has_target.any() else math.nan
-
-
-def _pearson(one: Array, other: Array) -> float:
-    """In float64; undefined where either does not vary."""
-    if len(one) < 2 or one.min() == one.max() or other.min() == other.max():
-        return math.nan
-    return float(np.corrcoef(one.astype(np.float64), other.astype(np.float64))[0, 1])
-
-
-def _spearman(one: Array, other: Array) -> float:
-    rank = require("scipy.stats").rankdata
-    return _pearson(rank(one), rank(other))
 
 
 def _mean_squared_error(predictions: Array, targets: Array) -> float:
@@ -184,21 +130,12 @@ def measure(
         raise GenomeLMError("no examples to measure on")
     if not all(np.isfinite(one).all() for one in predictions):
         raise GenomeLMError("the model predicts NaN or infinity; lower --lr, or look at its weights")
-    generator = np.random.default_rng(seed)
-    draws = [generator.integers(len(targets), size=len(targets)) for _ in range(resamples)]
     whole = _flat(head, predictions, targets)
-    resampled = [_resampled(head, predictions, targets, whole, draw) for draw in draws]
-    return [_estimate(name, metric, whole, resampled) for name, metric in metrics_of(head).items()]
-
-
-def _estimate(
-    name: str, metric: Metric, whole: tuple[Array, Array], resampled: Sequence[tuple[Array, Array]]
-) -> Estimate:
-    value = metric(*whole)
-    values = np.array([] if math.isnan(value) else [metric(*pair) for pair in resampled])
-    values = values[~np.isnan(values)]  # a resample may lack a class
-    low, high = np.quantile(values, [0.025, 0.975]).tolist() if len(values) else (math.nan, math.nan)
-    return Estimate(name, value, low, high)
+    resampled = [_resampled(head, predictions, targets, whole, draw) for draw in draws(len(targets), resamples, seed)]
+    return [
+        estimate(name, metric(*whole), (metric(*pair) for pair in resampled))
+        for name, metric in metrics_of(head).items()
+    ]
 
 
 def _flat(head: HeadConfig, predictions: Sequence[Array], targets: Sequence[Array]) -> tuple[Array, Array]:

@@ -1,0 +1,94 @@
+"""How well values agree with what is known: areas under curves and correlations, with bootstrap intervals.
+
+They are those of scikit-learn and SciPy, without the checks of each call, since resamples call them often. A value
+that the targets leave undefined, such as the area under the curve of a single class, is NaN, in JSON null.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from genome_lm.optional import require
+
+Array = npt.NDArray[Any]
+Metric = Callable[[Array, Array], float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric, and the interval that holds it with 95 % confidence (percentiles of bootstrap resamples).
+
+    All are NaN where the metric is undefined; the interval also where it was not asked for.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; NaN, which JSON lacks, is None."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
+
+
+def estimate(name: str, value: float, resampled: Iterable[float]) -> Estimate:
+    """A metric with its interval.
+
+    Args:
+        name: Of the metric.
+        value: Of all cases.
+        resampled: Its values of resamples, NaN where a resample leaves it undefined; not read if `value` is.
+    """
+    values = np.array([] if math.isnan(value) else list(resampled), dtype=np.float64)
+    values = values[~np.isnan(values)]  # a resample may lack a class
+    low, high = np.quantile(values, [0.025, 0.975]).tolist() if len(values) else (math.nan, math.nan)
+    return Estimate(name, value, low, high)
+
+
+def draws(cases: int, resamples: int, seed: int) -> list[npt.NDArray[np.int64]]:
+    """Bootstrap resamples: the numbers of as many cases, drawn with replacement."""
+    generator = np.random.default_rng(seed)
+    return [generator.integers(cases, size=cases) for _ in range(resamples)]
+
+
+def auroc(scores: Array, is_true: Array) -> float:
+    """From the ranks of the true cases (Mann and Whitney), ties counted half."""
+    true, others = int(is_true.sum()), int((~is_true).sum())
+    if not true or not others:
+        return math.nan
+    ranks = require("scipy.stats").rankdata(scores)[is_true].sum()
+    return float((ranks - true * (true + 1) / 2) / (true * others))
+
+
+def auprc(scores: Array, is_true: Array) -> float:
+    """Average precision: precision at each threshold, weighted by the recall that it adds."""
+    if not is_true.any():
+        return math.nan
+    order = np.argsort(-scores, kind="stable")
+    last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    hits = np.cumsum(is_true[order])[last_of_ties]
+    return float((np.diff(hits, prepend=0) * hits / (last_of_ties + 1)).sum() / hits[-1])
+
+
+def pearson(one: Array, other: Array) -> float:
+    """In float64; undefined where either does not vary."""
+    if len(one) < 2 or one.min() == one.max() or other.min() == other.max():
+        return math.nan
+    return float(np.corrcoef(one.astype(np.float64), other.astype(np.float64))[0, 1])
+
+
+def spearman(one: Array, other: Array) -> float:
+    """Pearson's correlation of the ranks."""
+    rank = require("scipy.stats").rankdata
+    return pearson(rank(one), rank(other))
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Of the values that are defined; NaN where none is."""
+    pairs = [(value, weight) for value, weight in zip(values, weights, strict=True) if not math.isnan(value)]
+    total = sum(weight for _, weight in pairs)
+    return sum(value * weight for value, weight in pairs) / total if total else math.nan
