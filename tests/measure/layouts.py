@@ -3,7 +3,8 @@
     snakemake -s snakemake/Snakefile --configfile snakemake/config/ablation_small.yaml -c2
     python -m tests.measure.layouts results/ablation_small --out docs/operators.png
 
-Prints bits per base of each model on each genome, and what it gains by a copy.
+Prints bits per base of each model on each genome, beside Markov chains, metrics of the tasks, and what a copy gains by
+its distance: mean (lowest – highest) over the seeds. A star marks a range apart from that of the first model.
 """
 
 import argparse
@@ -12,13 +13,20 @@ import re
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from genome_lm.drawing import MUTED
-from genome_lm.report.study import SEED_COLUMNS, Spread, by_model, recall_lines, seed_lines
+from genome_lm.evaluation import Perplexity
+from genome_lm.report.study import Spread, by_model
 
-_RECALL = re.compile(r"recall_(\d+)_exact")
-_MARKERS = "osD^vP*X"
+Row = dict[str, Any]
+Place = tuple[str, str]
+"""What models are trained on, and the genome that they are looked at on."""
+_RECALL = re.compile(r"recall_(\d+)_(.+)")
+_BEHIND = "valid_bits_in_equal_time"
+"""The last column before those of the tasks and of recall."""
+_MARKERS = "osD^vP*X<>hpd8H"
 
 
 def main() -> None:
@@ -27,14 +35,63 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the figure")
     options = parser.parse_args()
     table = read(options.results / "runs.tsv")
-    distances = {name: int(match[1]) for name in table[0] if (match := _RECALL.fullmatch(name))}
-    print(markdown(SEED_COLUMNS, seed_lines(table)))
-    for copy, lines in recall_lines(table, {"exact": distances}).items():
-        print(markdown((f"gain by a copy ({copy})", *(f"{distance:,}" for distance in distances.values())), lines))
-    draw(table, distances, options.out)
+    places = list(dict.fromkeys((row["trained_on"], row["genome"]) for row in table))
+    bits = [*lines_of(table, [(place, "bits_per_base") for place in places]), *chains(options.results, table, places)]
+    print(markdown(("bits per base", *(genome for _, genome in places)), bits))
+    names = list(table[0])[list(table[0]).index(_BEHIND) + 1 :]
+    tasks = [name for name in names if not _RECALL.fullmatch(name)]
+    of_tasks = [next((place, task) for place in places if spread(table, place, task)) for task in tasks]
+    print(markdown(("task", *tasks), lines_of(table, of_tasks)))
+    copies: dict[str, dict[str, int]] = {}
+    for match in filter(None, map(_RECALL.fullmatch, names)):
+        copies.setdefault(match[2], {})[match[0]] = int(match[1])
+    for copy, distances in copies.items():
+        for place in places:
+            if lines := lines_of(table, [(place, column) for column in distances], 3):
+                header = (f"gain by a copy ({copy}), {place[1]}", *(f"{each:,}" for each in distances.values()))
+                print(markdown(header, lines))
+    draw(table, copies["exact"], options.out)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def spread(table: list[Row], place: Place, column: str, model: str | None = None) -> Spread | None:
+    """A column over the seeds of a model, or over all models, at a place; None if it is empty there."""
+    values = [
+        row[column]
+        for row in table
+        if (row["trained_on"], row["genome"]) == place and model in (None, row["model"]) and row[column] != ""
+    ]
+    return Spread.of(values) if values else None
+
+
+def lines_of(table: list[Row], cells: list[tuple[Place, str]], digits: int = 4) -> list[tuple[str, ...]]:
+    """A line per model that has any of the cells, each a column of the table at a place."""
+    models = list(dict.fromkeys(row["model"] for row in table))
+    lines = []
+    for model in models:
+        texts = []
+        for place, column in cells:
+            own, first = (spread(table, place, column, name) for name in (model, models[0]))
+            star = " *" if own and first and own.is_apart(first) else ""
+            texts.append(own.text(digits) + star if own else "")
+        if any(texts):
+            lines.append((f"`{model}`", *texts))
+    return lines
+
+
+def chains(results: Path, table: list[Row], places: list[Place]) -> list[tuple[str, ...]]:
+    """Bits per base of the best Markov chain of one order and of their mixture, from the first run's evaluation."""
+    best, mixed = [], []
+    for data, genome in places:
+        row = next(row for row in table if (row["trained_on"], row["genome"]) == (data, genome))
+        folder = results / "runs" / data / row["model"] / f"seed{row['seed']:.0f}"
+        scores = Perplexity.read(folder / "evaluation" / f"{genome}.json").baselines
+        single = min(scores[1:-1], key=lambda score: score.loss)
+        best.append(f"{single.bits_per_base:.4f} ({single.name.removesuffix(' Markov')})")
+        mixed.append(f"{scores[-1].bits_per_base:.4f}")
+    return [("best Markov chain", *best), ("mixed Markov chains", *mixed)]
+
+
+def read(path: Path) -> list[Row]:
     """The rows of a study's table, with numbers as numbers."""
     with path.open(encoding="utf-8", newline="") as file:
         return [{name: number(value) for name, value in row.items()} for row in csv.DictReader(file, delimiter="\t")]
@@ -61,9 +118,9 @@ def draw(table: list[dict[str, Any]], distances: dict[str, int], path: Path) -> 
                 for r in models.get((data, names[0], genome), ()))]  # fmt: skip
     figure = Figure(figsize=(9, 3.2 + 2.8), layout="constrained")
     grid = figure.subplot_mosaic([["bits"] * len(recalled), [str(place) for place in recalled]])
-    colours = dict(zip(names, (f"C{n}" for n in range(len(names))), strict=True))
+    colours = dict(zip(names, colormaps["tab20"].colors, strict=False))
     for number_of_model, name in enumerate(names):
-        shift = (number_of_model - (len(names) - 1) / 2) * 0.1
+        shift = (number_of_model - (len(names) - 1) / 2) * 0.8 / len(names)
         for place, (data, genome) in enumerate(places):
             rows = models.get((data, name, genome), [])
             base = Spread.of([row["bits_per_base"] for row in models[data, names[0], genome]]).mean
