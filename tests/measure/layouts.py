@@ -3,8 +3,8 @@
     snakemake -s snakemake/Snakefile --configfile snakemake/config/ablation_small.yaml -c2
     python -m tests.measure.layouts results/ablation_small --out docs/operators.png
 
-Prints bits per base of each model on each genome, beside Markov chains, metrics of the tasks, and what a copy gains by
-its distance: mean (lowest – highest) over the seeds. A star marks a range apart from that of the first model.
+Prints bits per base of each model on each genome, beside Markov chains, metrics of the tasks, and what a copy gains
+by its distance: mean (lowest – highest) over the seeds. A star marks a range apart from that of the first model.
 """
 
 import argparse
