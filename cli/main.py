@@ -34,6 +34,8 @@ from genome_lm_cli import (
     report,
     score,
     train,
+    variant_benchmark,
+    workflow,
 )
 
 _HELP = """Train and use HyenaDNA-style language models of DNA.
@@ -73,6 +75,8 @@ app = typer.Typer(
 app.add_typer(genome.app, name="genome")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(checkpoint.app, name="checkpoint")
+app.add_typer(workflow.app, name="workflow")
+app.command()(workflow.demo)
 app.command()(download.download)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
@@ -83,6 +87,7 @@ app.command()(generate.generate)
 app.command()(finetune.finetune)
 app.command()(predict.predict)
 app.command()(score.score)
+app.command()(variant_benchmark.variant_benchmark)
 app.command()(mutagenesis.mutagenesis)
 app.command()(dependency.dependency)
 app.command()(report.report)

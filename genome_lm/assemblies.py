@@ -18,6 +18,7 @@ from genome_lm.fetch import PAUSES, fetch
 from genome_lm.files import writing
 from genome_lm.manifests import Source, read_manifest
 from genome_lm.progress import progress
+from genome_lm.shipped import shipped_folder
 
 BASES = {
     "NCBI": "https://api.ncbi.nlm.nih.gov/datasets/v2",
@@ -65,9 +66,7 @@ def genome_sources(genome: str) -> tuple[Source, ...]:
 
 def _shipped() -> dict[str, Path]:
     """The manifests of genomes that come with genome-lm, by name in lower case."""
-    package = Path(__file__).parent
-    installed, checkout = package / "data_manifests", package.parent / "data_manifests"
-    paths = sorted((installed if installed.is_dir() else checkout).glob("*.yaml"))
+    paths = sorted(shipped_folder("data_manifests").glob("*.yaml"))
     # The others are of benchmarks.
     return {path.stem.lower(): path for path in paths if "assembly" in read_yaml(path)}
 

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import jsonschema
 
 PROJECT = Path(__file__).parents[1]
-"""The project's folder, which holds genome_lm/ and data_manifests/."""
+"""The folder that holds data_manifests/, and in a clone genome_lm/."""
 sys.path.insert(0, str(PROJECT))
+import genome_lm  # noqa: E402
 from genome_lm.config import ModelConfig  # noqa: E402
 from genome_lm.documents import read_json, read_yaml  # noqa: E402
 from genome_lm.errors import GenomeLMError  # noqa: E402
@@ -33,7 +34,7 @@ Values = dict[str, Any]
 SCHEMA: Values = read_yaml(Path(__file__).parent / "schemas" / "config.schema.yaml")
 OPTIONS: dict[str, list[str]] = read_yaml(Path(__file__).parent / "schemas" / "options.yaml")
 """Command → its options that a configuration may give."""
-PRESETS: dict[str, Values] = read_json(PROJECT / "genome_lm" / "presets.json")
+PRESETS: dict[str, Values] = read_json(Path(genome_lm.__file__).parent / "presets.json")
 """Shapes of models by name."""
 PATH_OPTIONS = ("contig_map", "folder", "genome", "intervals")
 """Options among them that name a file or folder."""

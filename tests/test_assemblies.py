@@ -3,16 +3,13 @@
 import gzip
 import hashlib
 import json
-import shutil
 import threading
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from genome_lm import assemblies
 from genome_lm.assemblies import BASES, genome_sources
 from genome_lm.errors import GenomeLMError
 from genome_lm.fetch import BLOCK
@@ -180,16 +177,3 @@ def test_manifests_come_by_name(tmp_path: Path) -> None:
     assert genome_sources("T2T-CHM13")[0].name == "hs1.fa.gz"
     genome_lm("demo", "--out", tmp_path)
     assert (tmp_path / "ecoli_k12_mg1655.fa.gz").stat().st_size > 1_000_000
-
-
-def test_manifests_are_installed_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    package = "genome_lm.data_manifests"
-    assert package in built["packages"]
-    source = ROOT / built["package-dir"][package]
-    files = [path for pattern in built["package-data"][package] for path in source.glob(pattern)]
-    assert sorted(files) == sorted(source.iterdir()), "a file is not installed"
-    installed = tmp_path.joinpath(*package.split("."))
-    shutil.copytree(source, installed)
-    monkeypatch.setattr(assemblies, "__file__", str(installed.parent / "assemblies.py"))
-    assert genome_sources("demo")[0].path == installed / "ecoli_k12_mg1655.fa.gz"

@@ -21,6 +21,7 @@ LAYERS = [
         "files",
         "finetune_config",
         "progress",
+        "shipped",
         "download",
         "fetch",
         "lines",
@@ -117,4 +118,4 @@ def test_every_folder_is_installed() -> None:
     """A folder that pyproject.toml leaves out is there in a checkout, and missing after `pip install .`."""
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     packages = {".".join(path.relative_to(ROOT).parts[:-1]) for path in (ROOT / "genome_lm").rglob("__init__.py")}
-    assert sorted(listed) == sorted(packages | {"genome_lm_cli", "genome_lm.data_manifests"})
+    assert sorted(listed) == sorted(packages | {"genome_lm_cli", "genome_lm.data_manifests", "genome_lm.snakemake"})

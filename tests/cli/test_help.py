@@ -48,7 +48,7 @@ def test_help(path: tuple[str, ...]) -> None:
         # Parsed as when it is called, but not called: unknown or missing options, and wrong values, are errors.
         command.make_context(" ".join(path), rest)
     options = [option for parameter in command.params for option in parameter.opts]
-    assert "--json" in options
+    assert "--json" in options or path == ("demo",), "its output is that of Snakemake"
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{parameter.name} has no help"
 
