@@ -32,6 +32,7 @@ _LOCK = "genome-lm.lock"
 _NAME = 50
 """Characters of an output's name in that of its temporary folder: a whole one could make it too long."""
 _MARKS = {
+    "benchmark.json": b"genome_lm_version",
     "config.json": b"genome_lm_version",
     "job.json": b"weights_sha256",
     "model.safetensors": b"genome_lm_version",

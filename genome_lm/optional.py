@@ -20,6 +20,7 @@ _USES = {
     "jsonschema": "manifests of downloads",
     "matplotlib": "figures",
     "numcodecs": "genome stores",
+    "openpyxl": ".xlsx tables",
     "pandas": "tables",
     "pyBigWig": "bigWig files",
     "pyfaidx": "comparisons with pyfaidx",

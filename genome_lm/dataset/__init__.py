@@ -23,6 +23,7 @@ from genome_lm.dataset.genes import KINDS, gene_set
 from genome_lm.dataset.regions import CLASSES, bases_of_classes, classify_regions
 from genome_lm.dataset.species import Shares, species_set
 from genome_lm.dataset.splits import Leak, assign_splits, describe_leaks, find_leaks, split_by_regions
+from genome_lm.dataset.variant_sets import VariantManifest, VariantSet, read_variant_set, variant_manifest
 
 __all__ = [
     "CLASSES",
@@ -35,6 +36,8 @@ __all__ = [
     "Leak",
     "Shares",
     "Transcript",
+    "VariantManifest",
+    "VariantSet",
     "assign_splits",
     "bases_of_classes",
     "classify_regions",
@@ -48,9 +51,11 @@ __all__ = [
     "read_benchmark_folder",
     "read_benchmarks",
     "read_examples",
+    "read_variant_set",
     "species_set",
     "split_by_regions",
     "summarise",
+    "variant_manifest",
     "write_examples",
     "write_table",
 ]

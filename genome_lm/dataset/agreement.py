@@ -5,7 +5,7 @@ that the targets leave undefined, such as the area under the curve of a single c
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,10 +49,11 @@ def estimate(name: str, value: float, resampled: Iterable[float]) -> Estimate:
     return Estimate(name, value, low, high)
 
 
-def draws(cases: int, resamples: int, seed: int) -> list[npt.NDArray[np.int64]]:
+def draws(cases: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
     """Bootstrap resamples: the numbers of as many cases, drawn with replacement."""
     generator = np.random.default_rng(seed)
-    return [generator.integers(cases, size=cases) for _ in range(resamples)]
+    for _ in range(resamples):
+        yield generator.integers(cases, size=cases)
 
 
 def auroc(scores: Array, is_true: Array) -> float:
@@ -85,10 +86,3 @@ def spearman(one: Array, other: Array) -> float:
     """Pearson's correlation of the ranks."""
     rank = require("scipy.stats").rankdata
     return pearson(rank(one), rank(other))
-
-
-def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Of the values that are defined; NaN where none is."""
-    pairs = [(value, weight) for value, weight in zip(values, weights, strict=True) if not math.isnan(value)]
-    total = sum(weight for _, weight in pairs)
-    return sum(value * weight for value, weight in pairs) / total if total else math.nan

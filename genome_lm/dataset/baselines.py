@@ -1,4 +1,4 @@
-"""What classes can be told apart by without any language model: logistic regression, on the frequencies of k-mers."""
+"""Linear models on features of sequences, with their penalty chosen and across folds; the frequencies of k-mers."""
 
 import warnings
 from collections.abc import Sequence
@@ -63,20 +63,24 @@ def kmer_logistic(
     return best[1]
 
 
-def best_logistic(features: Sequence[Array], targets: Sequence[Array], seed: int) -> tuple[Any, float]:
+def best_logistic(
+    features: Sequence[Array], targets: Sequence[Array], seed: int, scoring: str = "accuracy"
+) -> tuple[Any, float]:
     """The logistic regression of standardised features whose penalty is the best on the validation split.
 
     Args:
         features: (n, d) of the training split, and of the validation split.
         targets: Their (n,) class numbers.
         seed: Of the regression.
+        scoring: Which score of scikit-learn says what is best.
 
     Returns:
-        The classifier of scikit-learn, and its accuracy on the validation split.
+        The classifier of scikit-learn, and its score on the validation split.
     """
-    linear, pipeline, preprocessing, exceptions = (
-        require(f"sklearn.{name}") for name in ("linear_model", "pipeline", "preprocessing", "exceptions")
+    linear, pipeline, preprocessing, exceptions, metrics = (
+        require(f"sklearn.{name}") for name in ("linear_model", "pipeline", "preprocessing", "exceptions", "metrics")
     )
+    score = metrics.get_scorer(scoring)
     best: tuple[Any, float] = None, -1.0
     for penalty in PENALTIES:
         regression = linear.LogisticRegression(C=penalty, max_iter=300, random_state=seed, tol=1e-3)
@@ -84,7 +88,48 @@ def best_logistic(features: Sequence[Array], targets: Sequence[Array], seed: int
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", exceptions.ConvergenceWarning)  # a weak penalty may need no more
             classifier.fit(features[0], targets[0])
-        accuracy = float(classifier.score(features[1], targets[1]))
-        if accuracy > best[1]:
-            best = classifier, accuracy
+        value = float(score(classifier, features[1], targets[1]))
+        if value > best[1]:
+            best = classifier, value
     return best
+
+
+def predicted_by_fold(features: Array, targets: Array, folds: Array, seed: int) -> npt.NDArray[np.float64]:
+    """What linear models of standardised features predict of each fold, fitted to the others.
+
+    Args:
+        features: (n, d).
+        targets: (n,) bool, for the probability that it is true by logistic regression, whose penalty is the best by
+            average precision on a fifth of the other folds; or float, for ridge regression.
+        folds: (n,) numbers of the folds.
+        seed: Of the regression, and of the choice of training examples if there are more than `MOST`.
+
+    Returns:
+        (n,), NaN for folds where the others do not do to fit a model.
+    """
+    numbers = np.unique(folds)
+    predicted = np.full(len(targets), np.nan)
+    for place, number in enumerate(numbers):
+        others = np.roll(numbers, -1 - place)[:-1]
+        chosen_on = np.isin(folds, others[: max(1, len(others) // 5)])
+        train, test = np.flatnonzero((folds != number) & ~chosen_on), folds == number
+        train = np.random.default_rng(seed).permutation(train)[:MOST]
+        if targets.dtype != np.bool_:
+            train = np.concatenate([train, np.flatnonzero(chosen_on)])
+            if len(train) < 2:
+                continue
+            predicted[test] = _ridge(features[train], targets[train]).predict(features[test])
+        elif all(len(np.unique(targets[rows])) == 2 for rows in (train, chosen_on)):
+            splits = [(features[rows], targets[rows].astype(int)) for rows in (train, chosen_on)]
+            classifier, _ = best_logistic(
+                [part[0] for part in splits], [part[1] for part in splits], seed, "average_precision"
+            )
+            predicted[test] = classifier.predict_proba(features[test])[:, 1]
+    return predicted
+
+
+def _ridge(features: Array, targets: Array) -> Any:
+    """Its penalty is the best by leaving out one case."""
+    linear, pipeline, preprocessing = (require(f"sklearn.{n}") for n in ("linear_model", "pipeline", "preprocessing"))
+    regression = linear.RidgeCV(alphas=np.logspace(-1, 5, 7))
+    return pipeline.make_pipeline(preprocessing.StandardScaler(), regression).fit(features, targets)

@@ -1,7 +1,9 @@
-"""Rows of labelled tables: .csv, .tsv and .parquet, read in bounded memory."""
+"""Rows of labelled tables: .csv, .tsv, .xlsx and .parquet, read in bounded memory."""
 
 import csv
+import zipfile
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import read_lines
 from genome_lm.lines import LINE_BYTES
+from genome_lm.optional import require
 from genome_lm.text import one_line, repeated_names
 
 MOST_BYTES = 2 << 30
@@ -34,19 +37,25 @@ class Rows(NamedTuple):
     rows: Iterator[dict[str, Any]]
 
 
-def read_rows(path: Path, suffix: str, wanted: Collection[str]) -> Rows:
+def read_rows(path: Path, suffix: str, wanted: Collection[str], header: int = 1) -> Rows:
     """Open a table.
 
     Args:
         path: The file.
-        suffix: ".csv", ".tsv" or ".parquet": what it is, whatever it is packed with.
-        wanted: Columns of Parquet to read; others are skipped. Rows of text have all columns, as text.
+        suffix: ".csv", ".tsv", ".xlsx" (its first sheet) or ".parquet": what it is, whatever it is packed with.
+        wanted: Columns of Parquet and .xlsx to read; others are skipped. Rows of text have all columns, as text.
+        header: Not of Parquet: the line that names the columns; what is before it is skipped.
 
     Raises:
         GenomeLMError: Here or while the rows are read: if the file can't be read, two columns have one name, a line
             has more or fewer fields than the first one, or the table grows too large on unpacking.
     """
-    columns, rows = _of_parquet(path, wanted) if suffix == ".parquet" else _of_text(path, suffix)
+    if suffix == ".parquet":
+        columns, rows = _of_parquet(path, wanted)
+    elif suffix == ".xlsx":
+        columns, rows = _of_sheet(path, wanted, header)
+    else:
+        columns, rows = _of_text(path, suffix, header)
     if repeated := repeated_names(columns):
         raise GenomeLMError(f"{path}: more than one column is called {repeated[0][:40]!r}")
     return Rows(columns, rows)
@@ -77,12 +86,41 @@ class _Size:
             )
 
 
-def _of_text(path: Path, suffix: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
+def _of_text(path: Path, suffix: str, header: int) -> tuple[list[str], Iterator[dict[str, Any]]]:
     records = _records(path, "\t" if suffix == ".tsv" else ",")
-    columns = next(records, None)
+    columns = next(islice(records, header - 1, None), None)
     if columns is None:
         raise GenomeLMError(f"{path}: can't read the table: the file is empty")
     return columns, _dictionaries(path, columns, records)
+
+
+def _of_sheet(path: Path, wanted: Collection[str], header: int) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    """The first sheet of a workbook; cells that hold nothing are None."""
+    openpyxl = require("openpyxl")
+    try:
+        with zipfile.ZipFile(path) as file:
+            _Size(path).check_growth(sum(each.file_size for each in file.infolist()))
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        lines = book.worksheets[0].iter_rows(values_only=True)
+        columns = ["" if name is None else str(name) for name in next(islice(lines, header - 1, None), ())]
+    except GenomeLMError:
+        raise
+    except Exception as error:  # what openpyxl and its XML parser raise for a damaged file is not documented
+        raise GenomeLMError(f"{path}: can't read the table: {one_line(error)}") from error
+    places = [(place, name) for place, name in enumerate(columns) if name in wanted]
+    return [name for name in columns if name], _cells(path, places, lines)
+
+
+def _cells(path: Path, places: list[tuple[int, str]], lines: Iterator[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    while True:
+        try:
+            line = next(lines, None)
+        except Exception as error:  # as above
+            raise GenomeLMError(f"{path}: can't read the table: {one_line(error)}") from error
+        if line is None:
+            return
+        if any(cell is not None for cell in line):
+            yield {name: line[place] if place < len(line) else None for place, name in places}
 
 
 def _dictionaries(path: Path, columns: list[str], records: Iterator[list[str]]) -> Iterator[dict[str, Any]]:

@@ -14,10 +14,12 @@ from genome_lm.evaluation.markov import MarkovModel
 from genome_lm.evaluation.perplexity import ClassScores, Perplexity, Score, Scoring, evaluate_perplexity
 from genome_lm.evaluation.stretches import Difference
 from genome_lm.evaluation.suite import run_suite
+from genome_lm.evaluation.variant_benchmark import BenchmarkInput, run_variant_benchmark
 
 __all__ = [
     "ANALYSES",
     "Analysis",
+    "BenchmarkInput",
     "ClassScores",
     "Difference",
     "MarkovModel",
@@ -33,6 +35,7 @@ __all__ = [
     "probe_set",
     "recall",
     "run_suite",
+    "run_variant_benchmark",
     "shuffle_sensitivity",
     "strand_consistency",
     "variant_separation",
