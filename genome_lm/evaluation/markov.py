@@ -132,7 +132,7 @@ class MarkovModel:
 
 
 class _Mixture:
-    """The average of models' probabilities, each weighted by what it gave to earlier bases. Models are added singly."""
+    """The average of models' probabilities, each weighted by what it gave to the bases before."""
 
     def __init__(self, is_base: npt.NDArray[np.bool_]) -> None:
         self._is_base = is_base
