@@ -149,7 +149,10 @@ def gather(
     shards: Annotated[list[Path], typer.Argument(help="All shards of embed or score --shard.", metavar="SHARD…")],
     out: Annotated[
         Path,
-        typer.Option(help="Output: .npz, .parquet, .zarr or .h5ad; of a VCF .vcf.gz, .vcf or .bcf.", metavar="OUT"),
+        typer.Option(
+            help="Output: .npz, .parquet, .zarr, .h5ad; of a VCF .vcf.gz, .vcf, .bcf; of its table .tsv, .parquet.",
+            metavar="OUT",
+        ),
     ],
     force: Force = False,
     as_json: Json = False,
@@ -159,14 +162,18 @@ def gather(
     Example: genome-lm gather all.zarr.shard-* --out all.zarr
 
     Example: genome-lm gather all.shard-*.vcf.gz --out all.vcf.gz
+
+    Example: genome-lm gather all.shard-*.parquet --out all.tsv
     """
     from genome_lm.formats.vcf_out import NAMES
-    from genome_lm.formats.vcf_shards import gather_vcf
+    from genome_lm.formats.vcf_shards import gather_tables, gather_vcf
     from genome_lm.jobs import gather
 
-    if out.name.endswith(NAMES):
+    # The shards of an embedding are folders, whose names end in .shard-i-of-n.
+    is_table = all(path.suffix == ".parquet" for path in shards)
+    if out.name.endswith(NAMES) or is_table:
         refuse_existing(out, force)
-        rows = gather_vcf(shards, out)
+        rows = gather_tables(shards, out) if is_table else gather_vcf(shards, out)
     else:
         rows = gather(shards, out, force)
     finish(

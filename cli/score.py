@@ -56,7 +56,7 @@ def score(
         Path | None,
         typer.Option(
             "--table",
-            help="A row per interval, sequence or allele: .tsv, .parquet (not of a VCF: .json).",
+            help="A row per interval, sequence or allele: .tsv, .parquet (--shard: .parquet; not of a VCF: .json).",
             metavar="OUT",
         ),
     ] = None,
@@ -114,7 +114,7 @@ def score(
     1-based with both ends in it, as in samtools; start and end are 0-based, end excluded.
 
     A killed job goes on where it was: what is done lies in OUT.parts until the end, and the same command finds it
-    there. With --shard on a cluster, genome-lm gather joins the parts of a VCF.
+    there. With --shard on a cluster, genome-lm gather joins the parts of a VCF, and those of its table.
 
     Example: genome-lm score run/checkpoint --genome g.zarr --vcf in.vcf.gz --out scored.vcf.gz
 
@@ -140,13 +140,16 @@ def score(
         "force": force,
     }
     if vcf is not None and genome is not None:
-        if out is None or split is not None or (table_out is not None and shard is not None):
-            raise GenomeLMError("--vcf goes with --out, and without --split; --table is not for --shard")
+        if out is None or split is not None:
+            raise GenomeLMError("--vcf goes with --out, and without --split")
         check_vcf_name(out)
-        if table_out is not None:
-            require_suffix(table_out, (".tsv", ".parquet"))
-            refuse_existing(table_out, force)
         part = None if shard is None else parse_shard(shard)
+        if table_out is not None:
+            if part is None:
+                require_suffix(table_out, (".tsv", ".parquet"))
+            else:
+                table_out = vcf_shard_path(table_out, *part, (".parquet",))
+            refuse_existing(table_out, force)
         if out == STDOUT and part is not None:
             raise GenomeLMError("--shard needs files, which gather joins; give --out a name")
         out = out if part is None else vcf_shard_path(out, *part)

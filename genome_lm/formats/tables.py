@@ -1,7 +1,7 @@
 """Tables of results."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,11 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
         table.to_json(path, orient="records", indent=1)
 
 
-def save_frames(path: Path, frames: "Iterable[pd.DataFrame]") -> None:
-    """Write a table that comes in pieces as .tsv or .parquet, whole or not at all, one piece in memory at a time."""
+def save_frames(path: Path, frames: "Iterable[pd.DataFrame]", facts: Mapping[str, str] | None = None) -> None:
+    """Write a table that comes in pieces as .tsv or .parquet, whole or not at all, one piece in memory at a time.
+
+    The metadata of .parquet get `facts`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -49,5 +52,6 @@ def save_frames(path: Path, frames: "Iterable[pd.DataFrame]") -> None:
                 frame.to_csv(temporary, mode="a" if number else "w", header=not number, **options)
                 continue
             table = pa.Table.from_pandas(frame, preserve_index=False)
-            writer = writer or stack.enter_context(pq.ParquetWriter(temporary, table.schema))
+            schema = table.schema.with_metadata({**table.schema.metadata, **(facts or {})})
+            writer = writer or stack.enter_context(pq.ParquetWriter(temporary, schema))
             writer.write_table(table)

@@ -19,7 +19,7 @@ from genome_lm.formats.parts import parts_folder, read_part, working_in
 from genome_lm.formats.tables import save_frames
 from genome_lm.formats.vcf import Record, Survey, alleles_of, read_records, readable, survey_records
 from genome_lm.formats.vcf_out import STDOUT, check_survey, check_vcf_name, info_of, scored, scored_header, write_vcf
-from genome_lm.formats.vcf_shards import Shard
+from genome_lm.formats.vcf_shards import Shard, table_facts
 from genome_lm.genome import GenomeStore
 from genome_lm.genome.classes import BaseClasses
 from genome_lm.genome.variants import CALIBRATED, Variant, VariantScores
@@ -85,14 +85,14 @@ class VcfRequest:
         strand: As in `score_variants`.
         readouts: Keys of `READOUTS`; "llr" is always given.
         layer: See `Readouts`.
-        table: .tsv or .parquet; a row for each allele, in the order of the input. Not for a shard.
+        table: .tsv or .parquet, of a shard .parquet; a row for each allele, in the order of the input.
         classes: BED file of the classes of the genome's bases, for `calibrate`.
         calibrate: Random variants that each score is compared with; see `Calibration`.
         seed: Of these.
         rename: From the VCF's contig names to the genome's; the records keep theirs.
         checkpoint: Name of the model, for the header.
         batch_tokens: As in `score_variants`.
-        shard: (i, n) scores the i-th of n parts of the records alone, 1 ≤ i ≤ n; see `gather_vcf`.
+        shard: (i, n) scores the i-th of n parts of the records alone, 1 ≤ i ≤ n; see `gather_vcf`, `gather_tables`.
         force: Throw away what another unfinished job left.
     """
 
@@ -173,7 +173,7 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
             of_parts = records_of(job.numbers)
             frames = (_allele_frame(parts.file(number), records, request.rename) for number, records in of_parts)
             nothing = require("pandas").DataFrame(columns=_PLACES)
-            save_frames(request.table, frames if job.numbers else [nothing])
+            save_frames(request.table, frames if job.numbers else [nothing], table_facts(header))
     alleles, scored = reasons.total(), reasons.pop("", 0)
     return VcfSummary(
         out=str(request.out),

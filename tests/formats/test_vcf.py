@@ -19,7 +19,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.formats import parts
 from genome_lm.formats.vcf import Survey
-from genome_lm.formats.vcf_shards import Shard, gather_vcf
+from genome_lm.formats.vcf_shards import Shard, gather_tables, gather_vcf
 from genome_lm.genome import GenomeStore, build_store
 from genome_lm.inference import Layout
 from genome_lm.jobs import score_variants as vcf_job
@@ -218,6 +218,37 @@ def test_shards_gather_to_the_whole(
     score(checkpoint, chr22, REAL, tmp_path / "all.vcf.gz", "--shard", "1/3", "--flank", 5, "--force")
     with pytest.raises(GenomeLMError, match=r"shard-2-of-3\.vcf\.gz: of another job than .*shard-1-of-3"):
         gather_vcf(shards, tmp_path / "b.vcf.gz")
+
+
+@pytest.mark.parametrize("lines", [4, 1, 0])
+def test_tables_of_shards_gather_to_the_whole(checkpoint: Path, genome: Genome, tmp_path: Path, lines: int) -> None:
+    places = range(99, 99 + 20 * lines, 20)
+    body = [f"one\t{n + 1}\t.\t{base(genome, n)}\t{other(base(genome, n))},*\t.\t.\t.\n" for n in places]
+    vcf, out, table = tmp_path / "in.vcf", tmp_path / "all.vcf", tmp_path / "all.parquet"
+    vcf.write_text("".join([HEADER, COLUMNS, *body]))
+    score(checkpoint, genome.store, vcf, out, "--table", tmp_path / "whole.tsv")
+    for number in (1, 2, 3):
+        score(checkpoint, genome.store, vcf, out, "--table", table, "--shard", f"{number}/3")
+    shards = [tmp_path / f"all.shard-{number}-of-3.parquet" for number in (2, 3, 1)]
+    for suffix in ("tsv", "parquet"):
+        joined = tmp_path / f"joined.{suffix}"
+        said = CliRunner().invoke(app, ["gather", *map(str, shards), "--out", str(joined), "--json"])
+        assert json.loads(said.output)["rows"] == 2 * lines
+    one, two = (pd.read_csv(tmp_path / f"{name}.tsv", sep="\t") for name in ("whole", "joined"))
+    pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-4)
+    assert pd.read_parquet(joined).columns.tolist() == one.columns.tolist()
+    with pytest.raises(GenomeLMError, match="shards missing: 1/3"):
+        gather_tables(shards[:2], joined)
+    with pytest.raises(GenomeLMError, match=r"joined\.parquet: not a shard"):
+        gather_tables([joined], joined)
+    with pytest.raises(GenomeLMError, match="end it in"):
+        score(checkpoint, genome.store, vcf, out, "--table", tmp_path / "b.tsv", "--shard", "1/3", "--force")
+    score(checkpoint, genome.store, vcf, out, "--table", table, "--shard", "1/3", "--flank", 5, "--force")
+    with pytest.raises(GenomeLMError, match=r"shard-2-of-3\.parquet: of another job than"):
+        gather_tables(shards, joined)
+    shards[0].write_bytes(b"PAR1")
+    with pytest.raises(GenomeLMError, match=r"shard-2-of-3\.parquet: not a table of a shard"):
+        gather_tables(shards, joined)
 
 
 def test_facts_of_a_shard_are_read_as_they_were_written() -> None:
