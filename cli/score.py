@@ -148,7 +148,7 @@ def score(
             if part is None:
                 require_suffix(table_out, (".tsv", ".parquet"))
             else:
-                table_out = vcf_shard_path(table_out, *part, (".parquet",))
+                table_out = vcf_shard_path(table_out, part[0], part[1], (".parquet",))
             refuse_existing(table_out, force)
         if out == STDOUT and part is not None:
             raise GenomeLMError("--shard needs files, which gather joins; give --out a name")
