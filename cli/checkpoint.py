@@ -27,6 +27,7 @@ class Format(StrEnum):
 
     hf = "hf"
     safetensors = "safetensors"
+    transformers = "transformers"
 
 
 @app.command("import")
@@ -60,19 +61,24 @@ def export(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a checkpoint as the Hugging Face port of HyenaDNA has it.
+    """Write a checkpoint for other programs.
 
-    Example: genome-lm checkpoint export run/checkpoint --format hf --out my-model-hf
+    --format hf and safetensors write what the Hugging Face port of HyenaDNA has. --format transformers writes a
+    folder that AutoModel and AutoTokenizer open by trust_remote_code without genome-lm: it has the code too.
+
+    Example: genome-lm checkpoint export run/checkpoint --format transformers --out my-model
     """
-    from genome_lm.checkpoint import export_checkpoint, open_checkpoint
+    from genome_lm.checkpoint import export_checkpoint, export_for_transformers, open_checkpoint
 
     refuse_existing(out, force)
     opened = open_checkpoint(checkpoint)
-    export_checkpoint(opened.model, out, form.value)
-    left_out = (
-        "" if opened.head is None else "; the head of the tuned model has no place in this form and is left out"
-    )
-    finish(as_json, f"wrote {out}{left_out}", path=str(out), format=form.value, head_left_out=opened.head is not None)
+    left_out = opened.head is not None and form is not Format.transformers
+    if form is Format.transformers:
+        export_for_transformers(opened.model, out, opened.head)
+    else:
+        export_checkpoint(opened.model, out, form.value)
+    told = "; the head of the tuned model has no place in this form and is left out" if left_out else ""
+    finish(as_json, f"wrote {out}{told}", path=str(out), format=form.value, head_left_out=left_out)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""What is copied beside weights for transformers: plain PyTorch, without genome-lm."""
