@@ -53,7 +53,7 @@ class DependencyMap:
         reference: The region's n letters, upper case.
         values: (n, n) float32, nats. Row i, column j: what a substitution at i changes at j. 0 on the diagonal, and
             where no strand that was read has i before j; NaN where either is not A, C, G or T.
-        context: Bases that were read before the region on each strand; of a model that reads both ways, on each side.
+        context: Bases that were read to the left and to the right of the region, fewer than asked at a contig's ends.
         strand: "forward", "reverse" or "both".
     """
 
@@ -61,7 +61,7 @@ class DependencyMap:
     start: int
     reference: str
     values: npt.NDArray[np.float32]
-    context: int
+    context: tuple[int, int]
     strand: Strands
 
 
@@ -128,13 +128,14 @@ def dependency_map(
     context = _context(model.config, end - start, context)
     limit = int(store.contigs.lengths[store.contigs.index(contig)])
     readings = orientations(strand)
-    values = np.zeros((len(reference), len(reference)))
+    values, was_read = np.zeros((len(reference), len(reference))), (0, 0)
     with progress("dependency", len(reference) * len(readings), "bases") as bar:
         reader = _Reader(model, batch_tokens, share, bar.advance)
         for reverse in readings:
             before, after = model.config.direction.context(context, context)
             left, right = (after, before) if reverse else (before, after)
             left, right = min(left, start), min(right, limit - end)
+            was_read = max(was_read[0], left), max(was_read[1], right)
             tokens = store.fetch(contig, start - left, end + right)
             if reverse:
                 values += reader.values(reverse_complement(tokens), right, end - start)[::-1, ::-1]
@@ -143,7 +144,7 @@ def dependency_map(
     if model.config.direction.sees_following:
         values /= len(readings)
     values[~is_base], values[:, ~is_base] = np.nan, np.nan
-    return DependencyMap(contig, start, reference, values.astype(np.float32), context, strand)
+    return DependencyMap(contig, start, reference, values.astype(np.float32), was_read, strand)
 
 
 def _context(config: ModelConfig, bases: int, context: int | None) -> int:

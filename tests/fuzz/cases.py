@@ -49,6 +49,7 @@ TARGETS = (
     Target("fasta-predict", "q.fa", "predict ALL/tuned/checkpoint --fasta IN --out o.csv", TEXT, result="o.csv"),
     Target("fasta-prompts", "q.fa", f"generate {_MODEL} --fasta IN --length 9 --out o.fa", TEXT, result="o.fa"),
     Target("fasta-mutagenesis", "g.fa", f"mutagenesis {_MODEL} --fasta IN --region two:5-14 --out o.tsv", TEXT),
+    Target("fasta-dependency", "g.fa", f"dependency {_MODEL} --fasta IN --region two:5-14 --out o.npz", TEXT),
     Target("bed-embed", "p.bed", f"{_EMBED} {_GENOME} --bed IN --out o.npz", TABLE, result="o.npz"),
     Target("bed-gz-embed", "p.bed.gz", f"{_EMBED} {_GENOME} --bed IN --out o.npz", ("gzip", "bytes"), result="o.npz"),
     Target("bed-score", "p.bed", f"score {_MODEL} {_GENOME} --bed IN --table o.tsv", TABLE, result="o.tsv"),
@@ -116,6 +117,8 @@ TARGETS = (
            " --device cpu --batch-tokens 1000", ()),
     Target("options-mutagenesis", "g.fa", f"mutagenesis {_MODEL} --fasta IN --region two:5-14 --out o.tsv"
            " --context 20 --flank 10 --stride 5 --batch-tokens 1000 --device cpu --strand both", ()),
+    Target("options-dependency", "g.fa", f"dependency {_MODEL} --fasta IN --region two:5-14 --out o.npz"
+           " --figure o.svg --strand forward --context 20 --most 20 --batch-tokens 1000 --device cpu", ()),
     Target("options-evaluate", "s.bed", f"evaluate {_MODEL} {_GENOME} --intervals IN --split test --length 64"
            " --markov-order 2 --max-bases 500 --batch-tokens 500 --device cpu --out o.json", ()),
 )  # fmt: skip

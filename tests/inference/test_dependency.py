@@ -104,6 +104,8 @@ def test_of_causal_models(changes: dict[str, Any], place: tuple[str, int, int], 
             result = dependency_map(model, genome.store, Interval(*place), context=30, strand=strand, **options)  # type: ignore[arg-type]
             np.testing.assert_allclose(result.values, expected, rtol=1e-5, atol=1e-6)
             assert result.reference == bases_of(genome.store, *place)
+            sides = (start - left) * (strand != "reverse"), (right - end) * (strand != "forward")
+            assert result.context == sides
     assert (one[np.triu_indices(len(one), 1)] > 1e-4).any()
     assert (two[np.tril_indices(len(two), -1)] > 1e-4).any()
 
@@ -190,8 +192,8 @@ def test_what_is_no_base_has_no_value(genome: Genome) -> None:
 
 def test_regions_and_contexts_fit_the_model(genome: Genome) -> None:
     model, region = model_of(), Interval("one", 500, 528)
-    assert dependency_map(model, genome.store, region).context == 100
-    assert dependency_map(model_of(direction=BOTH), genome.store, Interval("one", 500, 504)).context == 62
+    assert dependency_map(model, genome.store, region).context == (100, 100)
+    assert dependency_map(model_of(direction=BOTH), genome.store, Interval("one", 20, 24)).context == (20, 62)
     for context in (-1, 101):
         with pytest.raises(GenomeLMError, match=f"context {context}: use 0 to 100"):
             dependency_map(model, genome.store, region, context=context)
@@ -212,11 +214,12 @@ def run_command(run: Path, *options: object) -> str:
 def test_the_command(run: Path, genome: Genome, tmp_path: Path) -> None:
     region = ("--region", "one:1,001-1,040", "--context", 50)
     said = run_command(run, "--genome", genome.store.path, *region, "--out", tmp_path / "d.zarr", "--json")
-    assert json.loads(said)["context"] == 50
+    assert json.loads(said)["context"] == [50, 50]
     run_command(run, "--fasta", genome.fasta, *region, "--out", tmp_path / "d.npz", "--figure", tmp_path / "d.svg")
     options = (*region, "--symmetric", "--apc", "--figure", tmp_path / "c.png")
     run_command(run, "--genome", genome.store.path, *options, "--out", tmp_path / "c.npz")
     with np.load(tmp_path / "d.npz") as file, np.load(tmp_path / "c.npz") as changed:
+        assert file["context"].tolist() == [50, 50]
         assert str(file["reference"]) == bases_of(genome.store, "one", 1_000, 1_040)
         assert (str(file["contig"]), int(file["start"]), str(file["strand"])) == ("one", 1_000, "both")
         np.testing.assert_allclose(zarr.open_group(tmp_path / "d.zarr", mode="r")["map"][...], file["map"])
@@ -258,5 +261,5 @@ def test_a_map_without_its_figure_is_not_left(
 def test_any_map_can_be_drawn(tmp_path: Path, letters: str) -> None:
     is_base = np.array([letter in "ACGT" for letter in letters])
     values = np.where(is_base[:, None] & is_base, 0, np.nan).astype(np.float32)
-    draw_dependency(tmp_path / "d.svg", DependencyMap("chr$\\frac{$", 0, letters, values, 0, "both"))
+    draw_dependency(tmp_path / "d.svg", DependencyMap("chr$\\frac{$", 0, letters, values, (0, 0), "both"))
     assert (tmp_path / "d.svg").stat().st_size
