@@ -76,7 +76,7 @@ def export(
     if form is Format.transformers:
         export_for_transformers(opened.model, out, opened.head)
     else:
-        export_checkpoint(opened.model, out, form.value)
+        export_checkpoint(opened.model, out, "hf" if form is Format.hf else "safetensors")
     told = "; the head of the tuned model has no place in this form and is left out" if left_out else ""
     finish(as_json, f"wrote {out}{told}", path=str(out), format=form.value, head_left_out=left_out)
 

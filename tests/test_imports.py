@@ -41,7 +41,7 @@ LAYERS = [
     {"model", "formats"},
     {"checkpoint"},
     {"training", "inference", "dataset"},
-    {"jobs"},
+    {"jobs", "sklearn"},
     {"finetune", "evaluation"},
     {"report", "gpukit", "bench"},
     {"doctor"},
