@@ -21,7 +21,7 @@ from tests.tiny import TINY_MODEL, TINY_RECIPE
 ROOT = Path(__file__).parents[1]
 ABSENT = (
     "Bio anndata gffutils google_crc32c huggingface_hub jsonschema logomaker matplotlib numcodecs pandas psutil "
-    "pyBigWig pyfaidx pysam requests sklearn snakemake tensorboard zarr"
+    "pyBigWig pyfaidx pysam requests sklearn snakemake tensorboard transformers zarr"
 ).split()
 MORE_ABSENT = [*ABSENT, *"filelock h5py lightning pyarrow pytorch_lightning rich torchmetrics typer yaml".split()]
 """With these, what is left is torch, numpy, safetensors and what they need."""
