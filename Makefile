@@ -22,9 +22,10 @@ gpu-kit: .venv/dev
 	python -m tests.gpu.pack
 
 # The stamp goes last, so that a killed installation is done again.
-.venv/workflow .venv/dev: pyproject.toml .ci/constraints.txt
+.venv/workflow .venv/dev: pyproject.toml .ci/constraints.txt .ci/transformers.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q $(PIP_FLAGS) -c .ci/constraints.txt -e '.[$(@F)]'
+	test $(@F) = workflow || $(BIN)/python -m pip install -q --no-deps --upgrade --target .venv/transformers -r .ci/transformers.txt
 	touch $@
 
 clean:

@@ -1,6 +1,7 @@
 """The folder for transformers: its own code against genome-lm, in a process that can't import genome-lm."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import Head, HeadConfig, HyenaLM
 
+TRANSFORMERS = Path(sys.prefix) / "transformers"
+"""Where `make` installs .ci/transformers.txt."""
 TINY = {"d_model": 16, "n_layer": 3, "max_length": 64, "embed_dropout": 0.0}
 MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "a-hyena": ({"order": 3}, "mean"),
@@ -46,9 +49,8 @@ def made(fields: dict[str, Any], pool: str = "mean", **head: Any) -> tuple[Hyena
     return model, Head(HeadConfig("classification", ("one", "two"), pool, **head), model.config)  # type: ignore[arg-type]
 
 
+@pytest.mark.skipif(not TRANSFORMERS.exists(), reason=f"no {TRANSFORMERS}: see Makefile")
 def test_models_open_and_work_without_genome_lm(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    pytest.importorskip("peft")
     lengths = torch.tensor([50, 30, 1])
     for name, (fields, pool) in MODELS.items():
         model, head = made(fields, pool)
@@ -58,7 +60,10 @@ def test_models_open_and_work_without_genome_lm(tmp_path: Path) -> None:
             expected = {"ids": ids, "logits": model(ids), "classes": head(model.backbone, ids, lengths)}
         torch.save(expected, tmp_path / f"{name}.pt")
     script = Path(__file__).with_name("with_transformers.py")
-    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, cwd=tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(TRANSFORMERS)}
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert set(result["off"]) == set(MODELS)
