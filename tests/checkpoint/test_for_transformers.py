@@ -49,6 +49,13 @@ def made(fields: dict[str, Any], pool: str = "mean", **head: Any) -> tuple[Hyena
     return model, Head(HeadConfig("classification", ("one", "two"), pool, **head), model.config)  # type: ignore[arg-type]
 
 
+def with_transformers(*arguments: str, cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(TRANSFORMERS)}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.skipif(not TRANSFORMERS.exists(), reason=f"no {TRANSFORMERS}: see Makefile")
 def test_models_open_and_work_without_genome_lm(tmp_path: Path) -> None:
     lengths = torch.tensor([50, 30, 1])
@@ -60,19 +67,21 @@ def test_models_open_and_work_without_genome_lm(tmp_path: Path) -> None:
             expected = {"ids": ids, "logits": model(ids), "classes": head(model.backbone, ids, lengths)}
         torch.save(expected, tmp_path / f"{name}.pt")
     script = Path(__file__).with_name("with_transformers.py")
-    environment = {**os.environ, "PYTHONPATH": str(TRANSFORMERS)}
-    done = subprocess.run(
-        [sys.executable, script, tmp_path], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(with_transformers(str(script), str(tmp_path), cwd=tmp_path).splitlines()[-1])
     assert set(result["off"]) == set(MODELS)
     for name, off in result["off"].items():
         assert max(off.values()) < 1e-5, name
+    assert result["card"] == [2, 2]
     assert result["ids"] == [[7, 8, 9, 10, 11], [10, 11, 4, 4, 4]]
     assert result["mask"] == [[1] * 5, [1, 1, 0, 0, 0]]
     assert (result["text"], result["generated"], result["features"]) == ("ACGTN", 8, 5)
     assert result["trained"]["after"] < 0.8 * result["trained"]["before"]
+    registered = (
+        "from genome_lm.checkpoint import register_with_transformers as do; do(); import transformers as t;"
+        "model = t.AutoModelForCausalLM.from_pretrained('hybrid'); print(type(model).__module__)"
+    )
+    module = with_transformers("-c", registered, cwd=tmp_path).split()[-1]
+    assert module == "genome_lm.checkpoint.transformers_files.modeling_genome_lm"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Run by test_for_transformers.py, with transformers and torch and without genome-lm: opens folders, and trains."""
 
 import json
+import os
+import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -67,6 +70,10 @@ def main() -> None:
     results = {folder.name: largest_difference(folder) for folder in folders}
     torch.set_grad_enabled(True)
     causal = folders[0]
+    os.chdir(causal)
+    (example,) = re.findall(r"^```python\n(.*?)^```", Path("README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    card: dict[str, Any] = {}
+    exec(example, card)
     tokenizer = transformers.AutoTokenizer.from_pretrained(causal, trust_remote_code=True)
     encoded = tokenizer(["ACGTn", "uR"], padding=True, return_tensors="pt")
     generated = opened(causal, "ForCausalLM").generate(**tokenizer("ACGT", return_tensors="pt"), max_new_tokens=4)
@@ -74,6 +81,7 @@ def main() -> None:
     print(
         json.dumps(
             {
+                "card": list(card["output"].logits.shape),
                 "off": results,
                 "ids": encoded["input_ids"].tolist(),
                 "mask": encoded["attention_mask"].tolist(),
