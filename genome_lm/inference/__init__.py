@@ -6,6 +6,7 @@ from genome_lm.inference.generation import Generated, write_generated
 from genome_lm.inference.heads import head_outputs, predictions
 from genome_lm.inference.memorisation import Memorisation, find_memorised
 from genome_lm.inference.model import GenomeLM, load
+from genome_lm.inference.one_hot import OneHot
 from genome_lm.inference.pooling import POOLS
 from genome_lm.inference.variants import Layout, score_variants
 
@@ -16,6 +17,7 @@ __all__ = [
     "GenomeLM",
     "Layout",
     "Memorisation",
+    "OneHot",
     "Recipe",
     "encode_all",
     "find_memorised",

@@ -20,6 +20,7 @@ from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, nam
 from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked
 from genome_lm.inference.generation import Generated, Sampling, check_memory, check_room, generate
 from genome_lm.inference.heads import head_outputs, predictions
+from genome_lm.inference.one_hot import OneHot, Output
 from genome_lm.inference.readouts import Readouts
 from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.model import Head, HyenaBackbone, HyenaLM
@@ -336,3 +337,17 @@ class GenomeLM:
         most = self.config.max_length - self.head.config.prompt
         tokens = encode_all(sequences, names, most)
         return predictions(self.head, head_outputs(self.backbone, self.head, tokens, batch_tokens))
+
+    def one_hot(self, output: Output = "likelihood") -> OneHot:
+        """The model as a function of one-hot sequences, (B, 4, L), for libraries of attribution and design.
+
+        Args:
+            output: "likelihood", "states" or "head"; see `genome_lm.inference.one_hot.OneHot`.
+
+        Returns:
+            An nn.Module in eval mode that shares the model's weights.
+
+        Raises:
+            GenomeLMError: On an unknown output, or "head" if the model was not tuned.
+        """
+        return OneHot(self.model, output, self.head)

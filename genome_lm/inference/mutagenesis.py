@@ -7,11 +7,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from genome_lm import __version__
-from genome_lm.alphabet import NUCLEOTIDES, PAD, Tokens, decode, reverse_complement
+from genome_lm.alphabet import NUCLEOTIDES, Tokens, decode, reverse_complement
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_folder, require_suffix
 from genome_lm.formats.tables import save_table
@@ -19,9 +17,9 @@ from genome_lm.genome import GenomeStore, Interval
 from genome_lm.genome.places import place_text
 from genome_lm.genome.variants import Variant
 from genome_lm.inference.batches import BATCH_TOKENS
+from genome_lm.inference.one_hot import OneHot
 from genome_lm.inference.variants import Layout, score_variants
-from genome_lm.model import HyenaBackbone, HyenaLM
-from genome_lm.model.likelihood import base_losses, base_table
+from genome_lm.model import HyenaLM
 from genome_lm.optional import require
 from genome_lm.progress import progress
 from genome_lm.strands import Strands, check_strand, orientations
@@ -30,8 +28,6 @@ Method = Literal["substitutions", "gradient"]
 BASES = "ACGT"
 PIECE = 1 << 14
 """Bases whose substitutions are held at one time."""
-ALONG = 1 << 10
-"""Positions whose embeddings with each base are held at one time."""
 SUFFIXES = (".zarr", ".tsv")
 
 
@@ -179,45 +175,14 @@ def _gradients(
 
 def _gradient(model: HyenaLM, tokens: Tokens, start: int, end: int) -> npt.NDArray[np.float64]:
     """First-order LLR of each base at positions [start, end) of a window, (L,) token ids: (end − start, 4)."""
-    backbone = model.backbone
-    weight = backbone.embedding.weight
-    ids = torch.from_numpy(tokens.astype(np.int64)).to(weight.device)[None]
+    ids = torch.from_numpy(tokens).to(model.backbone.embedding.weight.device)
+    one_hot = (ids == ids.new_tensor(NUCLEOTIDES)[:, None]).to(model.backbone.embedding.weight.dtype)[None]
     with torch.enable_grad():
-        embedded = backbone.embedded(ids).detach().requires_grad_()
-        x = backbone.conditioned(embedded)
-        for block in backbone.blocks:
-            x = block(x)
-        logits = torch.nn.functional.linear(backbone.norm(x[:, backbone.ahead :]), weight)
-        (gradient,) = torch.autograd.grad(-base_losses(logits, ids).nansum(), embedded)
-    effect = _along(backbone, ids[0], gradient[0], start, end)
-    # The likelihood of a base is linear in its own one-hot row. Nothing predicts the first base.
-    effect += base_table(logits.detach())[0, start:end].nan_to_num(0)
-    bases = (ids[0, start:end, None] - NUCLEOTIDES[0]).clamp(0, 3)
+        one_hot.requires_grad_()
+        (gradient,) = torch.autograd.grad(OneHot(model)(one_hot).sum(), one_hot)
+    effect = gradient[0].T[start:end]
+    bases = (ids[start:end, None].long() - NUCLEOTIDES[0]).clamp(0, 3)
     return (effect - effect.gather(-1, bases)).double().cpu().numpy()
-
-
-@torch.no_grad()
-def _along(backbone: HyenaBackbone, ids: Tensor, gradient: Tensor, start: int, end: int) -> Tensor:
-    """The embeddings that hold each base at each position [start, end), along a gradient: (end − start, 4).
-
-    Args:
-        backbone: The model.
-        ids: (L,) token ids of the window.
-        gradient: (L, D) with respect to the embeddings.
-        start: First position.
-        end: One after the last.
-    """
-    reach, effects = backbone.config.ngram_reach, []
-    # The embeddings of the position itself, and of those after it whose n-grams hold it.
-    windows = F.pad(ids, (reach, reach), value=PAD).unfold(0, 2 * reach + 1, 1)
-    gradients = F.pad(gradient, (0, 0, 0, reach)).unfold(0, reach + 1, 1)
-    for first in range(start, end, ALONG):
-        part = slice(first, min(first + ALONG, end))
-        tokens = windows[part, None].repeat(1, len(NUCLEOTIDES), 1)
-        tokens[..., reach] = torch.tensor(NUCLEOTIDES, device=ids.device)
-        embedded = backbone.embedded(tokens.flatten(0, 1))[:, reach:].unflatten(0, tokens.shape[:2])
-        effects.append(torch.einsum("nbkd,ndk->nb", embedded, gradients[part]))
-    return torch.cat(effects)
 
 
 def write_mutagenesis(out: Path, result: Mutagenesis) -> None:

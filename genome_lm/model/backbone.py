@@ -140,7 +140,8 @@ class HyenaBackbone(nn.Module):
         the right changes nothing.
 
         Args:
-            ids: (B, L) integer token ids, L at most `config.filter_length`.
+            ids: (B, L) integer token ids, L at most `config.filter_length`; or (B, L, 16) floats, the weight of each
+                row of the embedding at each position, in which the states are differentiable.
             layer: None for the states after the last block and the final norm; k in 0 … n_layer for the residual
                 stream after block k (0: the embedding), without the final norm.
             prompt: (P, d_model) vectors to stand before the embeddings of each row; P counts in the length.
@@ -183,8 +184,8 @@ class HyenaBackbone(nn.Module):
         return self.dropout(self.conditioned(x if prompt is None else _before(prompt, x)))
 
     def embedded(self, ids: Tensor) -> Tensor:
-        """Embeddings of tokens, with those of the n-grams that end there: (B, L) → (B, L, d_model)."""
-        x = self.embedding(ids.long())
+        """Embeddings of tokens, with those of the n-grams that end there: as `forward` → (B, L, d_model)."""
+        x = ids @ self.embedding.weight if ids.is_floating_point() else self.embedding(ids.long())
         return x if self.ngrams is None else x + self.ngrams(ids)
 
     def conditioned(self, embedded: Tensor) -> Tensor:

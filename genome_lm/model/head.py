@@ -108,7 +108,8 @@ class Head(nn.Module):
     def features(self, backbone: HyenaBackbone, ids: Tensor, lengths: Tensor) -> Tensor:
         """Pooled states: (B, L) ids padded on the right, (B,) lengths → (B, d), or (B, L, d) unpooled.
 
-        d is that of a state, with "layers" 3 and with "bases" 4 · n_layer times as many.
+        For ids there may be weights, see `HyenaBackbone.forward`. d is that of a state, with "layers" 3 and with
+        "bases" 4 · n_layer times as many.
         """
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         if self.config.pool in PER_LAYER:
@@ -123,7 +124,7 @@ class Head(nn.Module):
             return states[torch.arange(len(ids), device=ids.device), lengths - 1]
         if self.config.pool == "max":
             return states.masked_fill(~inside[..., None], -torch.inf).amax(1)
-        counted = inside & (ids >= A) & (ids <= T) if self.config.pool == "masked" else inside
+        counted = inside * _bases(ids).sum(-1) if self.config.pool == "masked" else inside
         return (states * counted[..., None]).sum(1) / counted.sum(1, keepdim=True).clamp(min=1)
 
     def forward(self, backbone: HyenaBackbone, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -176,6 +177,10 @@ def _moments(states: Tensor, inside: Tensor) -> Tensor:
 
 def _before_bases(states: Tensor, inside: Tensor, ids: Tensor) -> Tensor:
     """Sum over the positions that a base follows, for each base, over the length: (B, L, D) → (B, 4 D)."""
-    following = ids[:, 1:, None] == ids.new_tensor(NUCLEOTIDES)
-    counted = (following & inside[:, 1:, None]).to(states.dtype)
+    counted = (_bases(ids[:, 1:]) * inside[:, 1:, None]).to(states.dtype)
     return (counted.mT @ states[:, :-1]).flatten(1) / inside.sum(1, keepdim=True)
+
+
+def _bases(ids: Tensor) -> Tensor:
+    """Which of A, C, G and T each token is, or its weights of them: (B, L) or (B, L, 16) → (B, L, 4)."""
+    return ids[..., A : T + 1] if ids.is_floating_point() else ids[..., None] == ids.new_tensor(NUCLEOTIDES)

@@ -6,8 +6,12 @@ from torch import Tensor, nn
 
 from genome_lm.alphabet import NUCLEOTIDES
 from genome_lm.config import ModelConfig
+from genome_lm.kernels import recomputed
 from genome_lm.model.mixer import Held
 
+WEIGHTS = 1 << 22
+"""Weights of n-grams that a thread holds at one time."""
+_FOUR = slice(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1)
 SHORTEST = 2
 """Bases of the shortest n-grams: a single base has its row in the embedding of the tokens."""
 
@@ -33,11 +37,29 @@ class NgramEmbedding(nn.Module):
         self.projection = nn.Linear(width, config.d_model, bias=False) if width != config.d_model else None
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Sums of vectors: (B, L) integer token ids → (B, L, d_model)."""
-        none = len(self.weight) - 1
-        bags = self._numbers(ids, none).flatten(0, 1)
-        x = F.embedding_bag(bags, self.weight, mode="sum", padding_idx=none).unflatten(0, ids.shape)
+        """Sums of vectors: (B, L) integer token ids, or weights of the tokens, (B, L, 16) → (B, L, d_model)."""
+        if ids.is_floating_point():
+            x = self._weighted(ids[..., _FOUR])
+        else:
+            none = len(self.weight) - 1
+            bags = self._numbers(ids, none).flatten(0, 1)
+            x = F.embedding_bag(bags, self.weight, mode="sum", padding_idx=none).unflatten(0, ids.shape)
         return x if self.projection is None else self.projection(x)
+
+    def _weighted(self, bases: Tensor) -> Tensor:
+        """Sums over all n-grams, each times the product of the weights of its bases: (B, L, 4) → (B, L, width)."""
+        # A row per position, with the bases of the longest n-gram that ends there.
+        rows = F.pad(bases, (0, 0, self.order - 1, 0)).unfold(1, self.order, 1).flatten(0, 1)
+        most = max(1, WEIGHTS // len(self.weight))
+        return recomputed(self._sums, [rows], [self.weight], most).unflatten(0, bases.shape[:2])
+
+    def _sums(self, rows: Tensor) -> Tensor:
+        """`_weighted` of a row per position: (N, 4, order) → (N, width)."""
+        words, weights = rows[..., -1], []
+        for length in range(SHORTEST, self.order + 1):
+            words = torch.einsum("na,nw->naw", rows[..., -length], words).flatten(1)
+            weights.append(words)
+        return torch.cat(weights, dim=1) @ self.weight[:-1]
 
     def _numbers(self, ids: Tensor, none: int) -> Tensor:
         """The rows of the n-grams that end at each position, `none` where there is none: (B, L, order − 1) int32."""

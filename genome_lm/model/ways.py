@@ -18,13 +18,14 @@ class Turn:
     """Turns sequences around, and turned ones back; what stands ahead of them stays.
 
     Args:
-        ids: (B, L) token ids, padded on the right with `PAD`.
+        ids: (B, L) token ids, padded on the right with `PAD`; or weights of them, (B, L, 16).
         ahead: Positions before each sequence, such as that of a condition.
     """
 
     def __init__(self, ids: Tensor, ahead: int = 0) -> None:
         places = torch.arange(ids.shape[1], device=ids.device)
-        lengths = ((ids != PAD) * (places + 1)).amax(1, keepdim=True)
+        is_read = ids[..., PAD] < 1 if ids.is_floating_point() else ids != PAD
+        lengths = (is_read * (places + 1)).amax(1, keepdim=True)
         turned = torch.where(places < lengths, lengths - 1 - places, places) + ahead
         first = torch.arange(ahead, device=ids.device).expand(len(ids), -1)
         rows = torch.arange(len(ids), device=ids.device)[:, None] * (ahead + ids.shape[1])
@@ -55,7 +56,8 @@ class Ways(NamedTuple):
     """A batch of B sequences as the blocks read it.
 
     Attributes:
-        ids: (R, L) token ids: the sequences, and where both strands are read, their reverse complements after them.
+        ids: (R, L) token ids, or weights of them, (R, L, 16): the sequences, and where both strands are read, their
+            reverse complements after them.
         turn: Turns these rows around, with what stands ahead of them; None where the model is causal.
         strand: Turns the other strand's B rows, likewise; None where one strand is read.
     """
@@ -71,7 +73,8 @@ class Ways(NamedTuple):
             return cls(ids)
         if config.strands == "single":
             return cls(ids, Turn(ids, ahead))
-        complement = torch.from_numpy(TOKEN_COMPLEMENT).to(ids)[ids.long()]
+        complements = torch.from_numpy(TOKEN_COMPLEMENT).to(ids.device)
+        complement = ids[..., complements.long()] if ids.is_floating_point() else complements.to(ids)[ids.long()]
         both = torch.cat([ids, Turn(ids)(complement)])
         return cls(both, Turn(both, ahead), Turn(ids, ahead))
 
