@@ -5,8 +5,8 @@
 
 A plain forward reads the context and the flank, for the reference and for the alternative. Both ways take turns in
 one process, on one thread, and are compared by CPU time, which other programs disturb less than wall time. Weights
-are random. Lone variants are further apart than a window, dense ones are consecutive SNVs; both are those of human chr22.
-The last columns tell which share of the CPU time goes into reference windows, into alternatives, and into the rest.
+are random. Lone variants are further apart than a window, dense ones are consecutive SNVs; both are those of human
+chr22. The last columns tell which share of the CPU time reference windows, alternatives and the rest take.
 
 --made scores the first records of files of 100,000 and 1,000,000 SNVs, and prints the peaks of memory.
 """
