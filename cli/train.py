@@ -95,6 +95,9 @@ def train(
     devices: Annotated[int, typer.Option(help="Devices to train on together, in each node.")] = 1,
     num_nodes: Annotated[int, typer.Option(help="Nodes; start this command on each of them, as srun does.")] = 1,
     strategy: Annotated[str, typer.Option(help="auto, ddp, or fsdp for models that outgrow a device.")] = "auto",
+    context_devices: Annotated[
+        int, typer.Option(help="Devices that share each sequence, for windows that outgrow a device.")
+    ] = 1,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -133,6 +136,7 @@ def train(
         devices=devices,
         num_nodes=num_nodes,
         strategy=strategy,  # type: ignore[arg-type]
+        context_devices=context_devices,
     )
     if result.rank:
         return  # the first process says how the run ended

@@ -17,6 +17,7 @@ from genome_lm.model.cuda_memory import free_bytes, must_recompute
 from genome_lm.model.mixer import Ends, GpuBatch, Mixer, runs_fused
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import NgramEmbedding
+from genome_lm.model.shards import Context, Shard
 from genome_lm.model.ways import Turn, Ways, strands, ways
 
 NORM_CHUNK = 8_192
@@ -70,11 +71,16 @@ class Block(nn.Module):
         for mixer in filter(None, (self.mixer, self.reversed_mixer)):
             yield from mixer.undecayed()
 
-    def forward(self, x: Tensor, inplace: bool = False, turn: Turn | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, inplace: bool = False, turn: Turn | None = None, shard: Shard | None = None
+    ) -> Tensor:
         """Residual stream in, residual stream out: (B, L, D) → (B, L, D), written over x if `inplace` allows it.
 
-        With `turn`, the mixer's part is the sum of what it makes of the sequences and of the reversed ones.
+        With `turn`, the mixer's part is the sum of what it makes of the sequences and of the reversed ones. With
+        `shard`, x has its positions alone.
         """
+        if shard is not None:
+            return self._add_mlp(self.mixer.add_shard(x, self.norm1, self.dropout, shard))
         mix = self.mixer.add if turn is None else partial(self._both_ways, turn)
         return self._add_mlp(mix(x, self.norm1, self.dropout, inplace))
 
@@ -119,6 +125,8 @@ class HyenaBackbone(nn.Module):
         activation_checkpointing: Recompute each block in the backward pass instead of storing what it computed.
         condition: Name of the condition whose token is read before each sequence, None for no such token. What is
             returned has no position for it. Set it by `HyenaLM.condition`, which checks the name.
+        context: Devices that share each sequence in `forward`, all of which are given whole sequences; None for this
+            one alone. See `own`, and `genome_lm.training.context_parallel`, which checks whether they can.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -126,6 +134,7 @@ class HyenaBackbone(nn.Module):
         self.config = config
         self.activation_checkpointing = False
         self.condition: str | None = None
+        self.context: Context | None = None
         self.embedding = nn.Embedding(EMBEDDING_ROWS, config.d_model)
         self.ngrams = NgramEmbedding(config) if config.ngram_order else None
         self.dropout = nn.Dropout(config.embed_dropout)
@@ -147,7 +156,7 @@ class HyenaBackbone(nn.Module):
             prompt: (P, d_model) vectors to stand before the embeddings of each row; P counts in the length.
 
         Returns:
-            (B, P + L, `config.state_width`) float32.
+            (B, P + L, `config.state_width`) float32; of several devices, each has the positions that are its `own`.
 
         Raises:
             GenomeLMError: If the sequence is longer than the filters, or there is no such layer.
@@ -157,15 +166,35 @@ class HyenaBackbone(nn.Module):
                 f"there is no layer {layer}; this model has layers 0 (the embedding) to {self.config.n_layer}"
             )
         batch = Ways.of(self.config, ids, self.ahead + (0 if prompt is None else len(prompt)))
-        x = self.read(batch.ids, prompt)
+        shard = self._shard(ids.shape[1])
+        x = self.read(batch.ids, prompt) if shard is None else self._read_shard(ids, shard)
         recompute = self.training and torch.is_grad_enabled() and self._recomputes(x)
+        if self.context is not None:  # as one, since blocks exchange again what they compute again
+            recompute = self.context.any(recompute, x.device)
         random = self.config.resid_dropout > 0
         for block in self.blocks[:layer]:
             if recompute:
-                x = checkpoint(block, x, False, batch.turn, use_reentrant=False, preserve_rng_state=random)
+                x = checkpoint(block, x, False, batch.turn, shard, use_reentrant=False, preserve_rng_state=random)
             else:
-                x = block(x, not torch.is_grad_enabled(), batch.turn)
-        return batch.states(x if layer is not None else self._final_norm(x))[:, self.ahead :]
+                x = block(x, not torch.is_grad_enabled(), batch.turn, shard)
+        ahead = self.ahead if shard is None else max(0, self.ahead - shard.start)
+        return batch.states(x if layer is not None else self._final_norm(x))[:, ahead:]
+
+    def own(self, length: int) -> slice:
+        """Which positions of sequences of so many tokens `forward` returns on this device."""
+        shard = self._shard(length)
+        return slice(0, length) if shard is None else slice(max(0, shard.start - self.ahead), shard.end - self.ahead)
+
+    def _shard(self, length: int) -> Shard | None:
+        return None if self.context is None else Shard(self.context, self.ahead + length)
+
+    def _read_shard(self, ids: Tensor, shard: Shard) -> Tensor:
+        """`read` for the positions of a shard."""
+        self._check_length(shard.length)
+        if self.condition is not None:
+            ids = F.pad(ids, (1, 0), value=self.config.condition_id(self.condition))
+        first = max(0, shard.start - self.config.ngram_order)  # the bases that n-grams begin with
+        return self.dropout(self.embedded(ids[:, first : shard.end])[:, shard.start - first :])
 
     @property
     def ahead(self) -> int:
@@ -174,14 +203,16 @@ class HyenaBackbone(nn.Module):
 
     def read(self, ids: Tensor, prompt: Tensor | None = None) -> Tensor:
         """What the first block is given, the condition included: (B, ahead + P + L, d_model); see `forward`."""
-        length = self.ahead + (0 if prompt is None else len(prompt)) + ids.shape[1]
+        self._check_length(self.ahead + (0 if prompt is None else len(prompt)) + ids.shape[1])
+        x = self.embedded(ids)
+        return self.dropout(self.conditioned(x if prompt is None else _before(prompt, x)))
+
+    def _check_length(self, length: int) -> None:
         if length > self.config.filter_length:
             raise GenomeLMError(
                 f"a sequence of {length:,} tokens is longer than this model's {self.config.filter_length:,}; "
                 "cut it into windows"
             )
-        x = self.embedded(ids)
-        return self.dropout(self.conditioned(x if prompt is None else _before(prompt, x)))
 
     def embedded(self, ids: Tensor) -> Tensor:
         """Embeddings of tokens, with those of the n-grams that end there: as `forward` → (B, L, d_model)."""

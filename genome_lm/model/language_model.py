@@ -96,10 +96,15 @@ class HyenaLM(nn.Module):
         return losses.sum(), counted.sum()
 
     def row_losses(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Numerator and denominator of `loss` for each sequence, both (B,) float32."""
+        """Numerator and denominator of `loss` for each sequence, both (B,) float32.
+
+        Of several devices that share the sequences, each has the part of its own positions; its sums are the whole.
+        """
         counted = target_mask(targets).float()
         if weights is not None:
             counted = counted * weights
+        own = self.backbone.own(ids.shape[1])
+        targets, counted = targets[:, own], counted[:, own]
         # The final norm is in the pieces, so that its output is never whole.
         hidden = self.backbone(ids, layer=self.config.n_layer).flatten(0, 1)
         rows = CUDA_LOSS_CHUNK if hidden.device.type == "cuda" else LOSS_CHUNK

@@ -40,7 +40,13 @@ def model_losses(model: HyenaLM, ids: Tensor, sets: Sequence[int] = range(HIDDEN
     """
     if model.config.direction.sees_following:
         return -hidden_likelihoods(model, ids, sets=sets)
-    return base_losses(model(model.config.direction.shifted(ids)[0]), ids)
+    read = model.config.direction.shifted(ids)[0]
+    own = model.backbone.own(read.shape[1])
+    losses = base_losses(model(read), ids[:, own.start : own.stop + 1])
+    if model.backbone.context is None:
+        return losses
+    of_targets = model.backbone.context.joined(losses[:, 1:], own, read.shape[1])
+    return F.pad(of_targets, (1, 0), value=torch.nan)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import backend_for
+from genome_lm.model.shards import Shard
 
 
 class Held(NamedTuple):
@@ -125,11 +126,17 @@ class Mixer(nn.Module, ABC):
         residual_layers: Names of its linear layers that write to the residual stream; their weights start smaller.
         adapted_layers: Names of its linear layers beside which LoRA puts its matrices.
         reach: Positions before an alternative end that `read_alternative` needs ahead of it.
+        halo: Positions before a shard that are all that its own depend on, wherever they are; None if there is no
+            such number. Then `add_shard` is overridden, or no devices share a sequence.
+        parts: Channels or heads that an overridden `add_shard` mixes by themselves: at most as many devices share a
+            sequence.
     """
 
     residual_layers: ClassVar[tuple[str, ...]] = ("out_proj",)
     adapted_layers: ClassVar[tuple[str, ...]] = ("in_proj", "out_proj")
     reach: int = 0
+    halo: int | None = None
+    parts: int = 1
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -138,6 +145,15 @@ class Mixer(nn.Module, ABC):
     def add(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, inplace: bool) -> Tensor:
         """The residual sub-block: x + dropout(self(norm(x))), (B, L, D), written over x if `inplace` allows it."""
         return x + dropout(self(norm(x)))
+
+    def add_shard(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, shard: Shard) -> Tensor:
+        """`add` for the positions of this device's shard: (B, n, D) → (B, n, D).
+
+        This form is right where `halo` is given.
+        """
+        assert self.halo is not None
+        before = shard.before(x, self.halo)
+        return self.add(torch.cat([before, x], dim=1), norm, dropout, False)[:, before.shape[1] :]
 
     def undecayed(self) -> Iterable[nn.Parameter]:
         """Parameters that weight decay spares, beside biases and norms."""

@@ -53,13 +53,16 @@ class TrainingSteps(Dataset[StepBatch]):
         rank: Number of the device.
         world: Devices.
         conditions: Names of the model's conditions, in the order of their ids.
+
+    Attributes:
+        context: Devices that share each window; these count as one in `rank` and `world`.
     """
 
     def __init__(
         self, mixture: Mixture, config: TrainingConfig, rank: int = 0, world: int = 1, conditions: Sequence[str] = ()
     ) -> None:
         self.mixture, self.config = mixture, config
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.context = rank, world, 1
         self.objective = objective_of(config)
         names = [source.condition for source in mixture.sources]
         ids = [CONDITION_IDS[conditions.index(name)] if name in conditions else PAD for name in names]
@@ -78,7 +81,8 @@ class TrainingSteps(Dataset[StepBatch]):
         extents = self.mixture.extents(windows)
         lengths = read_lengths(extents, windows.windows.length, self.objective.direction)
         order = np.argsort(-lengths, kind="stable")
-        batches = micro_batches(lengths[order], plan.length, self.config.device_tokens, self.rank, self.world)
+        most = self.config.device_tokens * self.context
+        batches = micro_batches(lengths[order], plan.length, most, self.rank, self.world)
         own = order[self.rank :: self.world]
         windows = windows.take(own)
         tokens, base_weights = self.mixture.tokens(windows), self.mixture.base_weights(windows)
@@ -135,7 +139,8 @@ class GenomeData(LightningDataModule):
         """Steps as they are, without collation; in place of a step, the error that it ends in."""
         trainer = self.trainer
         if trainer is not None:
-            self.steps.rank, self.steps.world = trainer.global_rank, trainer.world_size
+            ranks = trainer.global_rank, trainer.world_size
+            self.steps.rank, self.steps.world = (number // self.steps.context for number in ranks)
         return DataLoader(
             _OrErrors(self.steps),
             batch_size=None,

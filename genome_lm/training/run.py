@@ -30,6 +30,7 @@ from genome_lm.mixture_config import MixtureConfig
 from genome_lm.model import HyenaLM
 from genome_lm.training.averaging import averaged_weights
 from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
+from genome_lm.training.context_parallel import check_context
 from genome_lm.training.data import GenomeData, TrainingSteps
 from genome_lm.training.devices import StrategyName, choose_accelerator, choose_strategy, process_rank
 from genome_lm.training.metrics import METRICS, read_metrics
@@ -80,6 +81,7 @@ def train(
     devices: int = 1,
     num_nodes: int = 1,
     strategy: StrategyName = "auto",
+    context_devices: int = 1,
 ) -> TrainingResult:
     """Train a model, or go on where a run was left; a finished run is not repeated.
 
@@ -97,9 +99,11 @@ def train(
         restart_if_changed: If `out` holds a run of another configuration, remove that and start anew.
         num_workers: Processes that read ahead.
         device: "cpu", "cuda", "cuda:N", "mps", or "auto", a CUDA GPU if there is one.
-        devices: Devices to train on in data-parallel, in each node.
+        devices: Devices to train on together, in each node.
         num_nodes: Nodes; `srun` starts this same command once for each device, and Lightning reads SLURM's variables.
         strategy: "ddp", or "fsdp" for models that outgrow a device; "auto" is "ddp" where there are several devices.
+        context_devices: Devices that share each window, each of which computes its positions of it
+            (`genome_lm.model.shards`); they divide all devices into groups, which train in data-parallel.
 
     Returns:
         How the run ended.
@@ -122,7 +126,8 @@ def train(
     accelerator = choose_accelerator(device, devices)
     strategy_used = choose_strategy(strategy, devices * num_nodes)
     check_optimizer(config, sharded=strategy == "fsdp")
-    _check_lengths(config, model.config, devices * num_nodes)
+    check_context(model, context_devices, devices * num_nodes)
+    _check_lengths(config, model.config, devices * num_nodes // context_devices)
     identity = {
         "model": model.config.to_dict(),
         "training": config.to_dict(),
@@ -130,6 +135,7 @@ def train(
         "init_sha256": weights_sha256(model) if init is not None else None,
     }
     steps = TrainingSteps(sources.mixture, config, conditions=model.config.conditions)
+    steps.context = context_devices
     system = TrainingSystem(model.train(), config, steps)
     validation = Validation(sources.watched, config)
     rank = process_rank(devices * num_nodes)
@@ -201,8 +207,8 @@ def _check_lengths(config: TrainingConfig, model: ModelConfig, devices: int) -> 
             )
         if (batch := max(1, config.tokens_per_step // stage.length)) < devices:
             raise GenomeLMError(
-                f"stage {number + 1} has {batch} windows per step, fewer than {devices} devices; "
-                "raise tokens_per_step"
+                f"stage {number + 1} has {batch} windows per step, fewer than {devices} devices that "
+                "read windows of their own; raise tokens_per_step, or --context-devices"
             )
 
 

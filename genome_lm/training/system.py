@@ -15,6 +15,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import outside_autocast
 from genome_lm.model import HyenaLM, target_mask
 from genome_lm.training.averaging import WeightAverage
+from genome_lm.training.context_parallel import make_context
 from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.devices import gradients_exchanged, load_optimizer, shard
 from genome_lm.training.micro_batches import MicroBatch
@@ -108,7 +109,8 @@ class TrainingSystem(LightningModule):
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def configure_model(self) -> None:
-        """Shard the model if the strategy is FSDP2; Lightning calls this when the processes are connected."""
+        """Share sequences and weights where that is asked for; Lightning calls this once processes are connected."""
+        self.model.backbone.context = make_context(self.steps.context)
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             shard(self.model, self.trainer.strategy.device_mesh["data_parallel"])
 
@@ -141,7 +143,8 @@ class TrainingSystem(LightningModule):
     def _accumulate(self, batch: StepBatch) -> tuple[float, tuple[tuple[float, float], ...]]:
         """Gradients of the mean loss over all targets of the step, on all devices; that loss, and `by_source`."""
         ids, (_, targets) = batch.ids, self.model.config.direction.shifted(batch.tokens)
-        counted = self._over_devices((target_mask(targets) * batch.weights).sum())
+        # Each of the devices that share windows has the targets of the whole ones.
+        counted = self._over_devices((target_mask(targets) * batch.weights).sum()) / self.steps.context
         scale = 1 / counted.clamp(min=torch.finfo(counted.dtype).tiny)
         totals = counted.new_zeros(2, len(self.steps.mixture.sources))
         for number, micro_batch in enumerate(batch.micro_batches, start=1):

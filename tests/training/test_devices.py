@@ -3,27 +3,42 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from genome_lm.checkpoint import load_checkpoint
+from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.model import HyenaLM
+from genome_lm.training.context_parallel import check_context
 from genome_lm.training.devices import choose_strategy
 from tests.conftest import Genome
 from tests.training.test_resume import steps_done, wait_for
 from tests.training.test_train import rows
 
 SCRIPT = "from genome_lm_cli.main import run; run()\n"
+KILLED = f"""
+import os, signal
+from genome_lm.training.system import TrainingSystem
+
+def dying(self, batch, index, take=TrainingSystem.training_step):
+    if batch.step == 6:
+        os.killpg(0, signal.SIGKILL)
+    take(self, batch, index)
+
+TrainingSystem.training_step = dying
+{SCRIPT}"""
 MODEL = {"d_model": 16, "n_layer": 2, "max_length": 64, "filter_order": 8, "embed_dropout": 0.0}
 # Five windows a step are three and two for two devices; pieces of two windows make two micro-batches and one.
 RECIPE = {"tokens_per_step": 320, "device_tokens": 128, "valid_every": 8, "valid_windows": 4, "checkpoint_every": 4}
 
 
-def start(genome: Genome, run: Path, steps: int, *options: str) -> subprocess.Popen[str]:
+def start(genome: Genome, run: Path, steps: int, *options: str, code: str = SCRIPT) -> subprocess.Popen[str]:
     """`genome-lm train` as a script of its own, since Lightning starts it again for further devices."""
     script, config = run.with_suffix(".py"), run.with_suffix(".yaml")
-    script.write_text(SCRIPT)
+    script.write_text(code)
     config.write_text(f"model: {MODEL}\ntraining: {RECIPE}\n")
     data = ["--genome", str(genome.store.path), "--intervals", str(genome.intervals), "--out", str(run)]
     recipe = ["--config", str(config), "--stages", f"64:{steps}", "--device", "cpu"]
@@ -51,6 +66,22 @@ def alone(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_devices_learn_what_one_does(alone: Path, genome: Genome, tmp_path: Path, strategy: str) -> None:
     run = tmp_path / "run"
     assert train(genome, run, 8, "--devices", "2", "--strategy", strategy).count("wrote") == 1
+    assert_same(run, alone, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_devices_that_share_windows_learn_what_one_does(
+    alone: Path, genome: Genome, tmp_path: Path, strategy: str
+) -> None:
+    """One is killed in between, and resumed."""
+    run, options = tmp_path / "run", ("--devices", "2", "--context-devices", "2", "--strategy", strategy)
+    if strategy == "ddp":
+        process = start(genome, run, 8, *options, code=KILLED)
+        process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL
+        assert steps_done(run) == 6
+    train(genome, run, 8, *options)
     assert_same(run, alone, rel=1e-5)
 
 
@@ -88,6 +119,20 @@ def assert_same(run: Path, alone: Path, rel: float) -> None:
     assert models[0].keys() == models[1].keys()
     for name, tensor in models[0].items():
         torch.testing.assert_close(models[1][name], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "devices", "processes", "message"),
+    [
+        ({}, 2, 3, "context devices 2: must divide the number of devices of all nodes together, 3"),
+        ({}, 17, 17, "operator hyena, at most 16 can share a sequence; give fewer"),
+        ({"layout": "hyena, attention-recall"}, 2, 2, "operator attention-recall, no devices can share a sequence"),
+        ({"layout": "hyena-se", "direction": "both"}, 2, 2, "--context-devices.* needs a causal model"),
+    ],
+)
+def test_devices_that_cant_share_windows(fields: dict[str, Any], devices: int, processes: int, message: str) -> None:
+    with pytest.raises(GenomeLMError, match=message):
+        check_context(HyenaLM(ModelConfig(**{**MODEL, **fields})), devices, processes)
 
 
 def test_strategies() -> None:

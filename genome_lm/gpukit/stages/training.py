@@ -139,8 +139,8 @@ def _filter_gradients(case: Case, kit: Kit) -> None:
     reached: dict[ImplicitFilter, torch.Tensor] = {}
     forward = ImplicitFilter.forward
 
-    def watched(self: ImplicitFilter, length: int) -> torch.Tensor:
-        h = forward(self, length)
+    def watched(self: ImplicitFilter, length: int, part: slice = slice(None)) -> torch.Tensor:
+        h = forward(self, length, part)
         h.register_hook(lambda gradient: reached.update({self: gradient.double()}))
         return h
 

@@ -13,6 +13,7 @@ from genome_lm.kernels import add_linear, causal_counts, full_attention, linear,
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import attention_memory
 from genome_lm.model.mixers.attention_steps import AttentionSteps
+from genome_lm.model.shards import Shard
 
 HEAD_CHANNELS = 64
 """Of a head, where the configuration leaves it open."""
@@ -48,7 +49,7 @@ class Attention(Mixer):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.heads = heads_of(config)
+        self.heads = self.parts = heads_of(config)
         self.in_proj = nn.Linear(config.d_model, 3 * config.d_model)
         self.out_proj = nn.Linear(config.d_model, config.d_model)
 
@@ -99,6 +100,14 @@ class Attention(Mixer):
         rows, target = (part.flatten(0, 1) for part in (x, out))
         add_linear(rows, y.flatten(0, 1), self.out_proj.weight, self.out_proj.bias, target)
         return out
+
+    def add_shard(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, shard: Shard) -> Tensor:
+        """See `Mixer.add_shard`: each device attends in some of the heads."""
+        if self.halo is not None:
+            return super().add_shard(x, norm, dropout, shard)
+        queries, keys = self.split(norm(x), torch.arange(shard.start, shard.end, device=x.device))
+        y = shard.by_channels(lambda q, *seen: self.attend((q,), seen), *queries, *keys)
+        return x + dropout(self.join(y))
 
     def mix(self, x: Tensor) -> Tensor:
         """`forward` before the out-projection: (B, L, D) → (B, H, L, C)."""

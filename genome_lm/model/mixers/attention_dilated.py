@@ -21,6 +21,7 @@ class DilatedAttention(Attention):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.segments = segments_of(config)
+        self.parts = 1  # what a head sees depends on its number
 
     def attend(self, queries: Sequence[Tensor], keys: Sequence[Tensor], begin: int = 0) -> Tensor:
         """See `Attention.attend`."""

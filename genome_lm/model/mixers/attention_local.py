@@ -19,6 +19,7 @@ class LocalAttention(Attention):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.window = config.attention_window
+        self.halo = self.window - 1
 
     def attend(self, queries: Sequence[Tensor], keys: Sequence[Tensor], begin: int = 0) -> Tensor:
         """See `Attention.attend`."""

@@ -42,7 +42,7 @@ class RecallAttention(Attention):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.in_proj = nn.Linear(config.d_model, 2 * config.d_model)
-        self.reach = config.recall_taps
+        self.reach, self.parts = config.recall_taps, 1
         lags = torch.arange(config.d_model) % (config.d_model // self.heads) % config.recall_taps
         taps = torch.stack([F.one_hot(self.reach - lags - shift, self.reach + 1) for shift in (0, 1)])
         self.taps = nn.Parameter(taps.flatten(0, 1)[:, None].float())

@@ -31,7 +31,7 @@ class ExplicitOperator(Mixer):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         taps, streams = self.count(config), 3 * config.d_model
-        self.reach = config.short_filter_order - 1 + taps - 1
+        self.reach = self.halo = config.short_filter_order - 1 + taps - 1
         self.groups = config.filter_groups or config.d_model
         self.in_proj = nn.Linear(config.d_model, streams)
         self.short_conv = nn.Conv1d(streams, streams, config.short_filter_order, groups=streams)

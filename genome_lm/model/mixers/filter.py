@@ -41,7 +41,7 @@ class ImplicitFilter(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.span = config.filter_length
-        self.emb_dim = config.emb_dim
+        self.emb_dim, self.filters = config.emb_dim, config.order - 1
         width, channels = config.filter_order, config.d_model * (config.order - 1)
         self.freq = nn.Parameter(torch.full((width,), config.sine_frequency))
         inputs = [config.emb_dim] + [width] * config.num_inner_mlps
@@ -76,18 +76,29 @@ class ImplicitFilter(nn.Module):
             x = torch.sin(self.freq * layer(x))
         return x
 
-    def window(self, length: int) -> Tensor:
-        """The window of each channel over the first `length` positions: (channels, length)."""
-        return decay_window(*self._decay(length), WINDOW_SHIFT)
+    def window(self, length: int, part: slice = slice(None)) -> Tensor:
+        """The windows over the first `length` positions; arguments and shape as of `forward`."""
+        rates, times = self._decay(length)
+        return decay_window(self._rows(rates, part), times, WINDOW_SHIFT)
 
     def _decay(self, length: int) -> tuple[Tensor, Tensor]:
         """Rates of the windows, (channels,), and the times of the first `length` positions, (length,)."""
         return -self.deltas.abs(), self.times(length).to(self.deltas.dtype)
 
-    def forward(self, length: int) -> Tensor:
-        """The filters over the first `length` positions: (channels, length), float32 within autocast too."""
+    def forward(self, length: int, part: slice = slice(None)) -> Tensor:
+        """The filters over the first `length` positions: (channels, length), float32 within autocast too.
+
+        Args:
+            length: Positions.
+            part: Of the model's channels, each of which has as many filters as the recurrence has steps.
+        """
         with outside_autocast(self.freq):
-            return (self.out.weight @ self.hidden_features(length).T) * self.window(length)
+            weight = self._rows(self.out.weight, part)
+            return (weight @ self.hidden_features(length).T) * self.window(length, part)
+
+    def _rows(self, values: Tensor, part: slice) -> Tensor:
+        """Of the filters' rows, step by step as the recurrence has them, those of some channels of each step."""
+        return values.unflatten(0, (self.filters, -1))[:, part].flatten(0, 1)
 
     def weights(self, length: int) -> FilterWeights:
         """What the fused CPU operation makes the filters from, block by block, differentiable.

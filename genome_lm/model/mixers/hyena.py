@@ -1,6 +1,7 @@
 """The Hyena operator: gates and implicit long convolutions in place of attention."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from genome_lm.model.mixers import hyena_memory
 from genome_lm.model.mixers.depthwise import depthwise
 from genome_lm.model.mixers.filter import ImplicitFilter
 from genome_lm.model.mixers.hyena_steps import HyenaSteps
+from genome_lm.model.shards import Shard
 
 
 class _Kept(NamedTuple):
@@ -40,7 +42,7 @@ class HyenaOperator(Mixer):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.reach = config.short_filter_order - 1
+        self.reach, self.parts = config.short_filter_order - 1, config.d_model
         self.order = config.order
         streams = config.d_model * (config.order + 1)
         self.in_proj = nn.Linear(config.d_model, streams)
@@ -80,6 +82,19 @@ class HyenaOperator(Mixer):
         if torch.is_grad_enabled():
             return residual_mixer(x, self._weights(norm), self.filter.weights(x.shape[1]), norm.eps)
         return self._add_around(x if inplace else x.clone(), norm, None)
+
+    def add_shard(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, shard: Shard) -> Tensor:
+        """See `Mixer.add_shard`: each device convolves some of the channels."""
+        before = shard.before(x, self.reach)
+        z = self.in_proj(norm(torch.cat([before, x], dim=1))).mT
+        streams = depthwise(z, self.short_conv.weight, self.short_conv.bias)[..., before.shape[1] :]
+        x0, *gates, v = streams.chunk(self.order + 1, dim=1)
+        own = shard.channels(x.shape[-1])
+        filters = self.filter(shard.length, own).chunk(self.order - 1)
+        biases = self.filter_bias.view(self.order - 1, -1)[:, own]
+        for gate, h, bias in zip(reversed(gates), filters, biases, strict=True):
+            v = shard.by_channels(partial(causal_conv, h=h, bias=bias), gate * v)
+        return x + dropout(self.out_proj((x0 * v).mT))
 
     def _add_around(self, x: Tensor, norm: nn.LayerNorm, around: Around | None) -> Tensor:
         """x + self(norm(x)) without gradients, written over x where it runs as one operation."""
