@@ -39,9 +39,11 @@ def main() -> None:
     bits = [*lines_of(table, [(place, "bits_per_base") for place in places]), *chains(options.results, table, places)]
     print(markdown(("bits per base", *(genome for _, genome in places)), bits))
     names = list(table[0])[list(table[0]).index(_BEHIND) + 1 :]
-    tasks = [name for name in names if not _RECALL.fullmatch(name)]
-    of_tasks = [next((place, task) for place in places if spread(table, place, task)) for task in tasks]
-    print(markdown(("task", *tasks), lines_of(table, of_tasks)))
+    # A task is of a run, so that the rows of all genomes have it.
+    tasks = {
+        name: place for name in names if not _RECALL.fullmatch(name) for place in places if spread(table, place, name)
+    }
+    print(markdown(("task", *tasks), lines_of(table, [(place, name) for name, place in tasks.items()])))
     copies: dict[str, dict[str, int]] = {}
     for match in filter(None, map(_RECALL.fullmatch, names)):
         copies.setdefault(match[2], {})[match[0]] = int(match[1])
