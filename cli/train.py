@@ -98,6 +98,9 @@ def train(
     context_devices: Annotated[
         int, typer.Option(help="Devices that share each sequence, for windows that outgrow a device.")
     ] = 1,
+    context_exchange: Annotated[
+        str, typer.Option(help="exact, or int8: devices that share sequences exchange fewer bytes, with errors.")
+    ] = "exact",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -137,6 +140,7 @@ def train(
         num_nodes=num_nodes,
         strategy=strategy,  # type: ignore[arg-type]
         context_devices=context_devices,
+        context_exchange=context_exchange,  # type: ignore[arg-type]
     )
     if result.rank:
         return  # the first process says how the run ended

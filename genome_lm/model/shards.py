@@ -8,12 +8,19 @@ the others, mixes these, and exchanges them back.
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+Exchange = Literal["exact", "int8"]
+Shapes = Sequence[Sequence[int]]
+Send = Callable[[dist.ProcessGroup, Sequence[Tensor], Shapes], tuple[Tensor, ...]]
+BLOCK = 256
+"""Values that share a unit where they are sent as int8."""
 
 
 class Context:
@@ -21,10 +28,12 @@ class Context:
 
     Args:
         group: Their process group.
+        exchange: How `Shard.by_channels` sends values: "exact", or as "int8", see `_coded`.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, exchange: Exchange = "exact") -> None:
         self.group, self.rank, self.devices = group, dist.get_rank(group), dist.get_world_size(group)
+        self.send = _coded if exchange == "int8" else _sent
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "Context":
         return self  # of a model's copies, such as the average of its weights, too
@@ -58,7 +67,7 @@ class Shard:
 
     def __init__(self, context: Context, length: int) -> None:
         self.length = length
-        self._group, self._rank = context.group, context.rank
+        self._context, self._rank = context, context.rank
         self._spans = _spans(length, context.devices)
         self.start, self.end = self._spans[self._rank]
 
@@ -88,7 +97,7 @@ class Shard:
         parts = [x[:, wanted(ahead, self._rank)] for ahead in everyone]
         slices = (wanted(self._rank, device) for device in everyone)
         shapes = [(len(x), max(0, span.stop - span.start), x.shape[2]) for span in slices]
-        return torch.cat(self._exchanged(parts, shapes), dim=1)
+        return torch.cat(_Exchange.apply(_sent, self._context.group, shapes, *parts), dim=1)
 
     def by_channels(self, function: Callable[..., Tensor], *streams: Tensor) -> Tensor:
         """What a function makes of whole sequences, each of whose channels, or heads, it mixes by itself.
@@ -112,7 +121,7 @@ class Shard:
         return torch.cat(self._exchanged(y.split(lengths, dim=2), shapes), dim=1)
 
     def _exchanged(self, parts: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
-        received: tuple[Tensor, ...] = _Exchange.apply(self._group, shapes, *parts)
+        received: tuple[Tensor, ...] = _Exchange.apply(self._context.send, self._context.group, shapes, *parts)
         return received
 
 
@@ -120,24 +129,46 @@ class _Exchange(torch.autograd.Function):
     """Gives one tensor to each device, and takes one of a given shape from each; gradients go the other way."""
 
     @staticmethod
-    def forward(ctx: Any, group: dist.ProcessGroup, shapes: Sequence[tuple[int, ...]], *parts: Tensor) -> Any:
-        ctx.group, ctx.shapes = group, [part.shape for part in parts]
-        return _all_to_all(group, parts, shapes)
+    def forward(ctx: Any, send: Send, group: dist.ProcessGroup, shapes: Shapes, *parts: Tensor) -> Any:
+        ctx.send, ctx.group, ctx.shapes = send, group, [part.shape for part in parts]
+        return send(group, parts, shapes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, None, *_all_to_all(ctx.group, gradients, ctx.shapes)
+        return None, None, None, *ctx.send(ctx.group, gradients, ctx.shapes)
 
 
-def _all_to_all(
-    group: dist.ProcessGroup, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]
-) -> tuple[Tensor, ...]:
+def _sent(group: dist.ProcessGroup, parts: Sequence[Tensor], shapes: Shapes) -> tuple[Tensor, ...]:
     sent = torch.cat([part.flatten() for part in parts])
     sizes = [torch.Size(shape).numel() for shape in shapes]
     received = sent.new_empty(sum(sizes))
     dist.all_to_all_single(received, sent, sizes, [part.numel() for part in parts], group=group)
     return tuple(piece.view(shape) for piece, shape in zip(received.split(sizes), shapes, strict=True))
+
+
+def _coded(group: dist.ProcessGroup, parts: Sequence[Tensor], shapes: Shapes) -> tuple[Tensor, ...]:
+    """`_sent` with a byte per value, as ZeRO++ does (Wang et al. 2023, https://arxiv.org/abs/2306.10209).
+
+    Each block of `BLOCK` values is sent as multiples of 1 / 127 of its largest: off by at most half of that. What is
+    not finite stays so.
+    """
+    blocks = [F.pad(part.flatten(), (0, -part.numel() % BLOCK)).view(-1, BLOCK).float() for part in parts]
+    units = [block.abs().amax(1, keepdim=True) / 127 for block in blocks]
+    tiny = torch.finfo(torch.float32).tiny
+    codes = [(block / unit.clamp(min=tiny)).round().to(torch.int8) for block, unit in zip(blocks, units, strict=True)]
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    counts = [-(-size // BLOCK) for size in sizes]
+    received = zip(
+        _sent(group, codes, [(count, BLOCK) for count in counts]),
+        _sent(group, units, [(count, 1) for count in counts]),
+        sizes,
+        shapes,
+        strict=True,
+    )
+    return tuple(
+        (code * unit).to(parts[0].dtype).flatten()[:size].view(shape) for code, unit, size, shape in received
+    )
 
 
 def _spans(count: int, parts: int) -> list[tuple[int, int]]:

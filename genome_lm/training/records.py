@@ -57,6 +57,7 @@ class RunRecord:
     training: TrainingConfig
     sources: tuple[SourceRecord, ...]
     init_sha256: str | None = None
+    context_exchange: str | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from genome_lm.kernels import deterministic
 from genome_lm.machine import require_memory
 from genome_lm.mixture_config import MixtureConfig
 from genome_lm.model import HyenaLM
+from genome_lm.model.shards import Exchange
 from genome_lm.training.averaging import averaged_weights
 from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
 from genome_lm.training.context_parallel import check_context
@@ -82,6 +83,7 @@ def train(
     num_nodes: int = 1,
     strategy: StrategyName = "auto",
     context_devices: int = 1,
+    context_exchange: Exchange = "exact",
 ) -> TrainingResult:
     """Train a model, or go on where a run was left; a finished run is not repeated.
 
@@ -104,6 +106,7 @@ def train(
         strategy: "ddp", or "fsdp" for models that outgrow a device; "auto" is "ddp" where there are several devices.
         context_devices: Devices that share each window, each of which computes its positions of it
             (`genome_lm.model.shards`); they divide all devices into groups, which train in data-parallel.
+        context_exchange: "exact", or "int8", by which these devices exchange fewer bytes and results change.
 
     Returns:
         How the run ended.
@@ -126,17 +129,18 @@ def train(
     accelerator = choose_accelerator(device, devices)
     strategy_used = choose_strategy(strategy, devices * num_nodes)
     check_optimizer(config, sharded=strategy == "fsdp")
-    check_context(model, context_devices, devices * num_nodes)
+    check_context(model, context_devices, context_exchange, devices * num_nodes)
     _check_lengths(config, model.config, devices * num_nodes // context_devices)
     identity = {
         "model": model.config.to_dict(),
         "training": config.to_dict(),
         "sources": sources.records,
         "init_sha256": weights_sha256(model) if init is not None else None,
+        **({"context_exchange": context_exchange} if context_exchange != "exact" else {}),
     }
     steps = TrainingSteps(sources.mixture, config, conditions=model.config.conditions)
     steps.context = context_devices
-    system = TrainingSystem(model.train(), config, steps)
+    system = TrainingSystem(model.train(), config, steps, context_exchange)
     validation = Validation(sources.watched, config)
     rank = process_rank(devices * num_nodes)
     with writing(out), _locked(out) if rank == 0 else contextlib.nullcontext():

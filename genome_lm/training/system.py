@@ -14,6 +14,7 @@ from genome_lm.alphabet import PAD
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import outside_autocast
 from genome_lm.model import HyenaLM, target_mask
+from genome_lm.model.shards import Exchange
 from genome_lm.training.averaging import WeightAverage
 from genome_lm.training.context_parallel import make_context
 from genome_lm.training.data import StepBatch, TrainingSteps
@@ -52,17 +53,20 @@ class TrainingSystem(LightningModule):
         result: What the last step gave.
         next_step: Where a run that resumes from a saved state goes on.
         run_id: Of the run that the state is of.
+        exchange: How devices that share windows exchange values, see `genome_lm.model.shards.Context`.
         norm_limit: Of the gradients to come.
         average: Of the weights; None without one.
     """
 
-    def __init__(self, model: HyenaLM, config: TrainingConfig, steps: TrainingSteps) -> None:
+    def __init__(
+        self, model: HyenaLM, config: TrainingConfig, steps: TrainingSteps, exchange: Exchange = "exact"
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.config, self.steps = model, config, steps
         self.result = StepResult(math.nan, math.nan, math.inf)
         self.next_step = 0
-        self.run_id = ""
+        self.run_id, self.exchange = "", exchange
         self.norm_limit = NormLimit(config.clip, config.clip_factor)
         self.average: WeightAverage | None = None
         self._saved: dict[str, Any] | None = None
@@ -110,7 +114,7 @@ class TrainingSystem(LightningModule):
 
     def configure_model(self) -> None:
         """Share sequences and weights where that is asked for; Lightning calls this once processes are connected."""
-        self.model.backbone.context = make_context(self.steps.context)
+        self.model.backbone.context = make_context(self.steps.context, self.exchange)
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             shard(self.model, self.trainer.strategy.device_mesh["data_parallel"])
 

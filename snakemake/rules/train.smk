@@ -82,7 +82,7 @@ rule train:
         processes=PROCESSES,
         devices=options({"devices": PROCESSES})
         + options({"num_nodes": CLUSTER["nodes"]} if CLUSTER["nodes"] > 1 else {})
-        + options({"strategy": CLUSTER["strategy"]} if "strategy" in CLUSTER else {}),
+        + some_options(CLUSTER, "strategy", "context_devices", "context_exchange"),
     shell:
         # Under SLURM every task is started by srun, which hands SIGTERM on: training then saves and stops.
         "echo {params.recipe:q} | "

@@ -16,7 +16,7 @@ from genome_lm.alphabet import PAD
 from genome_lm.config import ModelConfig
 from genome_lm.model import HyenaLM
 from genome_lm.model.likelihood import model_losses
-from genome_lm.model.shards import Context
+from genome_lm.model.shards import Context, Shard
 
 PROCESSES = 4
 SHAPE = {"d_model": 16, "n_layer": 3, "max_length": 40, "filter_order": 8, "embed_dropout": 0.0, "heads": 4}
@@ -44,6 +44,7 @@ def _process(rank: int, store: str) -> None:
         assert group is not None
         for fields, length in CASES:
             _compare(Context(group), ModelConfig(**{**SHAPE, **fields}), length)
+    _compare_int8(pairs[rank // 2])
     dist.destroy_process_group()
 
 
@@ -78,6 +79,23 @@ def _compare(context: Context, config: ModelConfig, length: int) -> None:
         model.eval().condition = "yeast"
     expected, joined = (model_losses(model, ids) for model in models)
     torch.testing.assert_close(joined, expected, rtol=1e-10, atol=1e-10, equal_nan=True)
+
+
+def _compare_int8(pair: dist.ProcessGroup) -> None:
+    """Values that are sent as bytes, blocks of zeros among them, forward and backward; what is not finite."""
+    shard = Shard(Context(pair, "int8"), 601)
+    torch.manual_seed(0)
+    whole, cotangent = torch.randn(2, 2, 3, 601).exp()
+    whole[1, 2] = 0
+    own = slice(shard.start, shard.end)
+    x, back = whole[..., own].requires_grad_(), cotangent[..., own]
+    y = shard.by_channels(lambda u: 2 * u, x)
+    (y * back).sum().backward()
+    assert x.grad is not None
+    for value, exact in ((y, 2 * x), (x.grad, 2 * back)):
+        assert 0 < (value - exact).abs().max() < 2 * exact.max() / 254
+    assert not y.detach()[1, 2].any()
+    assert not shard.by_channels(lambda u: u, torch.full_like(x, torch.inf)).isfinite().any()
 
 
 def _assert_same(models: Sequence[HyenaLM], values: Sequence[Tensor], bound: float) -> None:

@@ -71,11 +71,12 @@ def test_two_devices_learn_what_one_does(alone: Path, genome: Genome, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_devices_that_share_windows_learn_what_one_does(
+def test_devices_that_share_windows_learn_what_one_does(
     alone: Path, genome: Genome, tmp_path: Path, strategy: str
 ) -> None:
-    """One is killed in between, and resumed."""
-    run, options = tmp_path / "run", ("--devices", "2", "--context-devices", "2", "--strategy", strategy)
+    """Two alone, which are killed and resumed; and two beside two others."""
+    devices = "2" if strategy == "ddp" else "4"
+    run, options = tmp_path / "run", ("--devices", devices, "--context-devices", "2", "--strategy", strategy)
     if strategy == "ddp":
         process = start(genome, run, 8, *options, code=KILLED)
         process.communicate(timeout=300)
@@ -122,17 +123,27 @@ def assert_same(run: Path, alone: Path, rel: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "devices", "processes", "message"),
+    ("fields", "devices", "exchange", "processes", "message"),
     [
-        ({}, 2, 3, "context devices 2: must divide the number of devices of all nodes together, 3"),
-        ({}, 17, 17, "operator hyena, at most 16 can share a sequence; give fewer"),
-        ({"layout": "hyena, attention-recall"}, 2, 2, "operator attention-recall, no devices can share a sequence"),
-        ({"layout": "hyena-se", "direction": "both"}, 2, 2, "--context-devices.* needs a causal model"),
+        ({}, 1, "int8", 1, "int8 goes with --context-devices 2"),
+        ({}, 2, "int4", 2, "no context exchange 'int4': use exact or int8"),
+        ({}, 2, "exact", 3, "context devices 2: must divide the number of devices of all nodes together, 3"),
+        ({}, 17, "exact", 17, "operator hyena, at most 16 can share a sequence; give fewer"),
+        (
+            {"layout": "hyena, attention-recall"},
+            2,
+            "exact",
+            2,
+            "operator attention-recall, no devices can share a sequence",
+        ),
+        ({"layout": "hyena-se", "direction": "both"}, 2, "exact", 2, "--context-devices.* needs a causal model"),
     ],
 )
-def test_devices_that_cant_share_windows(fields: dict[str, Any], devices: int, processes: int, message: str) -> None:
+def test_devices_that_cant_share_windows(
+    fields: dict[str, Any], devices: int, exchange: str, processes: int, message: str
+) -> None:
     with pytest.raises(GenomeLMError, match=message):
-        check_context(HyenaLM(ModelConfig(**{**MODEL, **fields})), devices, processes)
+        check_context(HyenaLM(ModelConfig(**{**MODEL, **fields})), devices, exchange, processes)
 
 
 def test_strategies() -> None:
