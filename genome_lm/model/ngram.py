@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genome_lm.alphabet import NUCLEOTIDES
+from genome_lm.alphabet import NUCLEOTIDES, N
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import recomputed
 from genome_lm.model.mixer import Held
@@ -38,6 +38,8 @@ class NgramEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Sums of vectors: (B, L) integer token ids, or weights of the tokens, (B, L, 16) → (B, L, d_model)."""
+        if ids.is_floating_point() and not (torch.is_grad_enabled() and ids.requires_grad):
+            ids = _tokens(ids)
         if ids.is_floating_point():
             x = self._weighted(ids[..., _FOUR])
         else:
@@ -72,6 +74,14 @@ class NgramEmbedding(nn.Module):
             numbers.append(torch.where(is_whole, number + first, none))
             first += len(NUCLEOTIDES) ** length
         return torch.stack(numbers, dim=-1)
+
+
+def _tokens(weights: Tensor) -> Tensor:
+    """Weights of tokens as ids, (B, L), where each position has one base or none; else as they are: (B, L, 16)."""
+    bases = weights[..., _FOUR]
+    total = bases.sum(-1)
+    is_hard = ((bases == 0) | (bases == 1)).all() and (total <= 1).all()
+    return torch.where(total == 0, N, bases.argmax(-1) + NUCLEOTIDES[0]) if is_hard else weights
 
 
 def ngrams_held(config: ModelConfig, positions: int) -> Held:

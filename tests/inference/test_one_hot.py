@@ -59,6 +59,8 @@ def test_a_one_hot_sequence_gives_what_its_ids_give(fields: dict[str, Any]) -> N
         expected = model_likelihoods(model, ids).nansum(1, keepdim=True)
         torch.testing.assert_close(OneHot(model)(one_hot), expected)
         torch.testing.assert_close(OneHot(model)(one_hot.to(torch.int8)), expected)
+    # Where gradients are asked for, n-grams are summed over all words.
+    torch.testing.assert_close(OneHot(model)(one_hot.requires_grad_()), expected)
 
 
 @pytest.mark.parametrize("direction", ["causal", "both"])
