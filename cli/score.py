@@ -84,6 +84,10 @@ def score(
         typer.Option(help="With --calibrate: classes of regions, of genome-lm genome regions.", metavar="BED"),
     ] = None,
     seed: Seed = 0,
+    annotation: Annotated[
+        Path | None,
+        typer.Option(help="With --vcf: genes, GFF3 or GTF, for the consequence of each variant.", metavar="GFF"),
+    ] = None,
     stride: Annotated[
         int | None, typer.Option(help="Windows start at multiples of this; one pass serves all variants in one.")
     ] = None,
@@ -125,7 +129,7 @@ def score(
     from genome_lm.formats.tracks import check_track_names
     from genome_lm.formats.vcf_out import STDOUT, check_vcf_name
     from genome_lm.formats.vcf_shards import vcf_shard_path
-    from genome_lm.genome import GenomeStore
+    from genome_lm.genome import GenomeStore, read_contig_map
     from genome_lm.jobs.score_bases import ScoredSequences, TrackRequest
     from genome_lm.jobs.score_variants import VcfRequest
 
@@ -158,11 +162,16 @@ def score(
         rename = renaming_of(contig_names, contig_map)
         settings |= {"readouts": tuple((readout or "llr").split(",")), "layer": layer_of(layer or "final")}
         settings |= {"table": table_out, "calibrate": calibrate, "classes": classes, "seed": seed}
+        if annotation is not None:
+            names = read_contig_map(contig_map) if contig_map else None
+            settings |= {"annotation": annotation, "annotation_names": names}
         asked = VcfRequest(vcf, out, flank=flank, rename=rename, checkpoint=checkpoint, shard=part, **settings)
         _score_vcf(asked, genome, loading, as_json)
         return
-    if any(option is not None for option in (flank, shard, readout, layer, calibrate, classes)):
-        raise GenomeLMError("--flank, --shard, --readout, --layer, --calibrate and --classes go with --vcf")
+    if any(option is not None for option in (flank, shard, readout, layer, calibrate, classes, annotation)):
+        raise GenomeLMError(
+            "--flank, --shard, --readout, --layer, --calibrate, --classes and --annotation go with --vcf"
+        )
     check_bed_options(bed, split, contig_names, contig_map)
     if out is None and table_out is None:
         raise GenomeLMError("give --out (a track), --table, or both")

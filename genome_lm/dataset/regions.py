@@ -67,7 +67,7 @@ def classify_regions(
         for one, other in zip(transcript.segments, transcript.segments[1:], strict=False):
             if 0 < other[0] - one[1] < SHORTEST_INTRON:  # a shift of the frame
                 places.add("coding", transcript.contig, one[1], other[0], transcript.strand)
-    for own, parts in _transcripts(annotation):
+    for _, own, parts in transcript_lines(annotation):
         _add_transcript(places, own, parts, (upstream, downstream))
     _warn_of_bare_contigs(store, annotation)
     return [interval for name in store.contigs.names for interval in places.intervals(name)]
@@ -127,8 +127,8 @@ class _Places:
             yield Interval(contig, start, end, CLASSES[code >> 2], ".+-."[code & 3], ("0",))
 
 
-def _transcripts(annotation: Annotation) -> Iterator[tuple[list[Line], list[Line]]]:
-    """The lines of each transcript, or gene that has parts itself: its own, and those of its parts.
+def transcript_lines(annotation: Annotation) -> Iterator[tuple[str, list[Line], list[Line]]]:
+    """The lines of each transcript, or gene that has parts itself: its id, its own lines, and those of its parts.
 
     Left out are pseudogenes, and what should make a protein and has no coding segment.
     """
@@ -152,7 +152,7 @@ def _transcripts(annotation: Annotation) -> Iterator[tuple[list[Line], list[Line
         is_pseudogene = any(line.is_pseudogene for line in chain(lines, of_parts))
         if is_clear and not is_pseudogene and not is_of_pseudogene(name, annotation.parents):
             # A gene is longer than its coding segments where exons are given for its transcripts alone.
-            yield [] if of_parts and name in with_children else lines, of_parts
+            yield name, [] if of_parts and name in with_children else lines, of_parts
 
 
 def _is_rna(kind: str) -> bool:
@@ -176,11 +176,11 @@ def _add_transcript(places: _Places, own: list[Line], parts: list[Line], flanks:
     if {"+", "-"} <= strands or any(line.is_trans_spliced for line in own + parts):
         return  # what lies between its parts is not of it
     strand, circle = min(strands), places.circular.get(contig)
-    start, end = _hull(own or parts, circle)
+    start, end = hull(own or parts, circle)
     if exons or not coding:
         places.add("intron" if exons else "ncRNA", contig, start, end, strand)
     else:
-        first, last = _hull(coding, circle)
+        first, last = hull(coding, circle)
         shift = circle if circle is not None and first < start else 0
         places.add("utr", contig, start, first + shift, strand)
         places.add("utr", contig, last + shift, end, strand)
@@ -193,7 +193,7 @@ def _add_transcript(places: _Places, own: list[Line], parts: list[Line], flanks:
         places.add(names[1], contig, end, end + after, strand)
 
 
-def _hull(lines: list[Line], circle: int | None) -> tuple[int, int]:
+def hull(lines: list[Line], circle: int | None) -> tuple[int, int]:
     """The shortest stretch with all lines; it may go beyond the end of a circular contig."""
     lines = sorted(lines, key=lambda line: line.start)
     if circle is None:

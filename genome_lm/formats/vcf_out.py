@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing, replacing_file, require_suffix
 from genome_lm.formats.room import require_room
 from genome_lm.formats.vcf import COLUMNS, PREFIX, Record, Survey, contigs_of, key_of, quiet_htslib, read_vcf
-from genome_lm.genome.variants import CALIBRATED, READOUTS, REASONS, VariantScores
+from genome_lm.genome.variants import CALIBRATED, EFFECTS, READOUTS, REASONS, VariantScores
 from genome_lm.optional import require
 
 NAMES = (".vcf.gz", ".vcf", ".bcf")
@@ -63,8 +64,14 @@ _READOUTS = {
     value: ("A", "Float", f"{text}; mean of the strands")
     for values in READOUTS.values()
     for value, text in values.items()
-} | {value: ("A", "Float", text) for value, text in CALIBRATED.items()}
+}
+_READOUTS |= {value: ("A", "Float", text) for value, text in CALIBRATED.items()}
+_READOUTS |= {value: ("A", "String", text) for value, text in EFFECTS.items()}
 _KEYS = frozenset(PREFIX + name for name in (*_FIELDS, *map(str.upper, _READOUTS)))
+
+
+_PLAIN = "!\"#$&'()*+-./:<>?@[]^_`{|}~"
+"""What a text in INFO holds as it is, beside letters and digits; the rest is written as in VCF 4.3, such as %2C."""
 
 
 def check_vcf_name(out: Path) -> None:
@@ -147,7 +154,7 @@ def scored_header(
     Args:
         survey: What was seen of the input.
         settings: What the scores depend on.
-        readouts: Values of `READOUTS` and `CALIBRATED` that INFO has.
+        readouts: Values of `READOUTS`, `CALIBRATED` and `EFFECTS` that INFO has.
         mark: A line to stand before that of the columns; "" for none.
         direction: Of the model, which the values depend on.
     """
@@ -194,6 +201,8 @@ def info_of(scores: VariantScores, span: range, reasons: Sequence[str]) -> str:
             **{name.upper(): _joined(scores.readout(name)[at]) for name in scores.readouts},
             **{name.upper(): _joined(values[at]) for name, values in scores.calibrated.items()},
         }
+    for name, texts in scores.effects.items():
+        values[name.upper()] = ",".join(quote(texts[number], safe=_PLAIN) or "." for number in span)
     if any(reasons):
         values["SKIP"] = ",".join(reason or "." for reason in reasons)
     return ";".join(f"{PREFIX}{name}={value}" for name, value in values.items() if value.strip(".,"))

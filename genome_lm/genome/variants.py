@@ -62,6 +62,12 @@ CALIBRATED = {
     "llr_p": "share of LLRs at or below this one, among those random variants and this one",
 }
 """What calibration gives."""
+EFFECTS = {
+    "consequence": "most severe consequence in the annotation, a term of the Sequence Ontology",
+    "gene": "gene that it is a consequence for",
+    "transcript": "transcript that it is a consequence for",
+}
+"""What an annotation says of variants."""
 BREAKEND = re.compile(r"([A-Za-z]*)([\[\]])([^\[\]]+):(\d{1,18})\2([A-Za-z]*)")
 """ALT of a breakend with a mate: bases, bracket, contig, position, bracket, bases."""
 _SYMBOLIC = re.compile(r"<(DEL|DUP|INV|INS)(?::(?!DISPERSED)[^<>]*)?>")
@@ -121,6 +127,7 @@ class VariantScores:
         readouts: The values of `READOUTS` that were asked for: (n, 2) float64 each, forward and reverse; without a
             unit unless said there.
         calibrated: The values of `CALIBRATED`, (n,) float64 each, if the scores were calibrated.
+        effects: The values of `EFFECTS`, n texts each, if there was an annotation; "" where it says nothing.
     """
 
     llr_forward: Floats
@@ -132,6 +139,7 @@ class VariantScores:
     reasons: list[str]
     readouts: dict[str, Floats] = field(default_factory=dict)
     calibrated: dict[str, Floats] = field(default_factory=dict)
+    effects: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def llr(self) -> Floats:
@@ -150,13 +158,13 @@ class VariantScores:
     def to_frame(self) -> "pd.DataFrame":
         """The scores as a pandas DataFrame: n rows in the order of the variants, and a column per value.
 
-        Columns: llr, llr_forward, llr_reverse; the readouts alike; of each strand site_A_…, site_C_…, site_G_…,
-        site_T_…, context_…, scored_…; reason.
+        Columns: llr, llr_forward, llr_reverse; the readouts alike; calibrated values and effects; of each strand
+        site_A_…, site_C_…, site_G_…, site_T_…, context_…, scored_…; reason.
         """
         columns: dict[str, Any] = {"llr": self.llr, "llr_forward": self.llr_forward, "llr_reverse": self.llr_reverse}
         for name, values in self.readouts.items():
             columns |= {name: self.readout(name), f"{name}_forward": values[:, 0], f"{name}_reverse": values[:, 1]}
-        columns |= self.calibrated
+        columns |= self.calibrated | self.effects
         for number, strand in enumerate(("forward", "reverse")):
             site = getattr(self, f"site_{strand}")
             columns |= {f"site_{base}_{strand}": site[:, place] for place, base in enumerate("ACGT")}

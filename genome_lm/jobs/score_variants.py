@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from genome_lm import __version__
+from genome_lm.dataset.consequences import Consequences
 from genome_lm.errors import GenomeLMError
+from genome_lm.files import sha256
 from genome_lm.formats.parts import parts_folder, read_part, working_in
 from genome_lm.formats.tables import save_frames
 from genome_lm.formats.vcf import Record, Survey, alleles_of, read_records, readable, survey_records
@@ -22,7 +24,7 @@ from genome_lm.formats.vcf_out import STDOUT, check_survey, check_vcf_name, info
 from genome_lm.formats.vcf_shards import Shard, table_facts
 from genome_lm.genome import GenomeStore
 from genome_lm.genome.classes import BaseClasses
-from genome_lm.genome.variants import CALIBRATED, Variant, VariantScores
+from genome_lm.genome.variants import CALIBRATED, EFFECTS, Variant, VariantScores
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.model import GenomeLM
 from genome_lm.inference.readouts import Readouts
@@ -89,6 +91,8 @@ class VcfRequest:
         classes: BED file of the classes of the genome's bases, for `calibrate`.
         calibrate: Random variants that each score is compared with; see `Calibration`.
         seed: Of these.
+        annotation: GFF3 or GTF file, for the consequences of the variants; see `Consequences`.
+        annotation_names: Its names of contigs → the genome's, where they differ.
         rename: From the VCF's contig names to the genome's; the records keep theirs.
         checkpoint: Name of the model, for the header.
         batch_tokens: As in `score_variants`.
@@ -108,6 +112,8 @@ class VcfRequest:
     classes: Path | None = None
     calibrate: int | None = None
     seed: int = 0
+    annotation: Path | None = None
+    annotation_names: dict[str, str] | None = None
     rename: Callable[[str], str] = str
     checkpoint: str = ""
     batch_tokens: int = BATCH_TOKENS
@@ -148,6 +154,7 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         identity = identity_of(
             model.model,
             **of_scores,
+            annotation=None if request.annotation is None else [sha256(request.annotation), request.annotation_names],
             calibration=None if calibration is None else calibration.facts,
             readouts={"names": list(readouts.names), "layer": readouts.layer},
             input_sha256=survey.digest.hexdigest(),
@@ -162,7 +169,7 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
             "readouts": readouts,
         }
         score = partial(score_variants, model.model, store, layout=layout, **options)
-        compute = partial(_tables, score, calibration, request, records_of)
+        compute = partial(_tables, score, calibration, _consequences(store, request), request, records_of)
         job = Job("score", "alleles", identity, range(len(rows)), work, compute, request.shard)
         parts, resumed = run_job(job, folder, request.force)
         reasons = Counter(reason for number in job.numbers for reason in _reasons(parts.file(number)))
@@ -223,6 +230,7 @@ def _records_of_parts(
 def _tables(
     score: Callable[..., VariantScores],
     calibration: Calibration | None,
+    consequences: Consequences | None,
     request: VcfRequest,
     records_of: Callable[[Container[int]], Iterator[tuple[int, list[Record]]]],
     numbers: Sequence[int],
@@ -235,6 +243,8 @@ def _tables(
         scores = score(flat, advance=advance)
         if calibration is not None:
             scores = replace(scores, calibrated=calibration.calibrated(flat, scores.llr))
+        if consequences is not None:
+            scores = replace(scores, effects=consequences.columns(flat))
         table = _table(scores, records, alleles)
         if request.table is not None:
             sizes = np.array([0, *map(len, alleles)])
@@ -281,6 +291,12 @@ def _calibration(
     )
 
 
+def _consequences(store: GenomeStore, request: VcfRequest) -> Consequences | None:
+    if request.annotation is None:
+        return None
+    return Consequences.read(request.annotation, store, request.annotation_names)
+
+
 def _header(
     model: GenomeLM, request: VcfRequest, store: GenomeStore, layout: Layout, readouts: Readouts, survey: Survey
 ) -> list[str]:
@@ -293,6 +309,9 @@ def _header(
     if request.calibrate is not None:
         values += tuple(CALIBRATED)
         names |= {"calibrate": str(request.calibrate), "seed": str(request.seed)}
+    if request.annotation is not None:
+        values += tuple(EFFECTS)
+        names["annotation"] = request.annotation.name
     shard = Shard(*request.shard, survey.records, survey.is_sorted).header_line() if request.shard else ""
     direction = model.config.direction
     windows = {"window": layout.window} if direction.sees_following else asdict(layout)
@@ -314,7 +333,7 @@ def _allele_frame(part: Path, records: list[Record], rename: Callable[[str], str
         for variant in alleles_of(record, rename)
     ]
     places = dict(zip(_PLACES, zip(*rows, strict=True), strict=True))
-    values = {name: table[name].combine_chunks().flatten().to_numpy() for name in names}
+    values = {name: table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False) for name in names}
     return require("pandas").DataFrame({**places, **values, "reason": list(_reasons(part))})
 
 
