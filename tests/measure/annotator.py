@@ -1,10 +1,11 @@
 """A model of U. maydis that is tuned to annotate its bases: exon, intron, intergenic, and the strand.
 
-    python -m tests.measure.annotator --genomes DIR --out results/annotator
+    python -m tests.measure.annotator --genomes DIR --probes results/directions --out results/annotator
 
-A small model is trained on the chromosomes of the training split, masked and in both directions (`--direction causal`
-for one that is not), and tuned on windows of them. It then reads the whole chromosomes of the test split, on both
-strands. A hidden Markov model of genes that is fitted to all training chromosomes is held against it.
+The model and the splits by chromosomes are those of `tests.measure.direction_probes`: masked, both ways, seed 0.
+The model is tuned on windows of the training chromosomes. It then reads the chromosomes of the test split, on both
+strands. Hidden Markov models of genes are held against it. They are fitted to the same windows, and to all training
+chromosomes.
 
 The same command goes on where it was cut off. `--out` gets annotator.gff3.gz (the model's genes), a bedGraph of the
 probability of each class, annotator.md and annotator.csv (precision and recall by class), and annotator.png.
@@ -13,6 +14,7 @@ probability of each class, annotator.md and annotator.csv (precision and recall 
 import argparse
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -22,15 +24,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from genome_lm.config import ModelConfig
 from genome_lm.dataset import read_annotation
-from genome_lm.direction import Direction
 from genome_lm.files import open_output, replacing_file
 from genome_lm.finetune import FinetuneConfig, finetune
-from genome_lm.genome import GenomeStore, Interval, of_split, split_genome, write_bed
+from genome_lm.genome import GenomeStore, Interval, of_split
 from genome_lm.inference import GenomeLM, load
-from genome_lm.mixture_config import one_source
-from genome_lm.training import TrainingConfig, train
 from tests.measure.base_states import (
     MISSING,
     PLACE,
@@ -44,15 +42,16 @@ from tests.measure.base_states import (
     states_of,
 )
 from tests.measure.comparison import table
-from tests.measure.downstream import SPLIT, built
+from tests.measure.direction_probes import LENGTH, chromosomes
+from tests.measure.downstream import SPLIT
 
-LENGTH = 1_024
 BLOCK = 10_000
 """Bases that are drawn together for intervals."""
 RESAMPLES = 2_000
 SHOWN = 20_000
 """Bases of the figure."""
-MODEL, SMOOTHED, MARKOV = "model", "model, smoothed", "hidden Markov model"
+MODEL, SMOOTHED = "model", "model, smoothed"
+SAME, MARKOV = "hidden Markov model, same windows", "hidden Markov model, all training chromosomes"
 COLOURS = {"exon": "C0", "intron": "C1"}
 Calls = dict[str, npt.NDArray[np.int64]]
 """The class of each base by contig."""
@@ -76,56 +75,40 @@ class Data(NamedTuple):
         return {region.contig: PLACE.of(self.states[region.contig]) for region in self.of_split("test")}
 
 
-def prepared(genomes: Path, out: Path) -> Data:
-    """Build the store, and split it by chromosomes."""
-    store = built([genomes / "umaydis.fa.gz"], out / "umaydis.zarr")
-    regions = split_genome(store, "contigs", valid=0.1, test=0.2, seed=SPLIT)
-    write_bed(out / "splits.bed", regions)
+def prepared(genomes: Path, probes: Path, out: Path) -> Data:
+    """The genome and the splits that the model was trained on."""
+    store = GenomeStore(probes / "umaydis.zarr")
     annotation = read_annotation(genomes / "umaydis.gff3.gz", store, None, "^Umaydis:([^:]+):")
-    return Data(out, store, regions, states_of(store, annotation))
+    return Data(out, store, chromosomes(store), states_of(store, annotation))
 
 
-def tuned(data: Data, direction: Direction, steps: int, windows: int, epochs: int) -> GenomeLM:
-    """The annotator, which is trained and tuned if that is to be done."""
-    out = data.folder
-    if not (out / "tuned").exists():
-        shape = ModelConfig(d_model=128, n_layer=2, max_length=LENGTH, embed_dropout=0.0, direction=direction)
-        recipe = TrainingConfig(
-            stages=((LENGTH, steps),), tokens_per_step=4_096, lr=2e-3, beta2=0.95, warmup_fraction=0.05,
-            valid_every=min(steps, 500), checkpoint_every=min(steps, 100),
-        )  # fmt: skip
-        result = train(one_source(data.store.path, out / "splits.bed"), out / "pretrained", shape, recipe)
-        if result.checkpoint is None:
-            raise SystemExit("stopped; run the same command to go on")
-        places = {
-            split: drawn_windows(data.store, data.states, data.of_split(split), LENGTH, count, SPLIT)
-            for split, count in (("train", windows), ("valid", max(1, windows // 10)))
-        }
-        examples = labelled(data.store, data.states, places, PLACE)
-        finetune(
-            result.checkpoint, examples, out / "tuned", "tokens", FinetuneConfig(sequences_per_step=8, epochs=epochs)
-        )
-    return load(out / "tuned" / "checkpoint")
+def tuned(data: Data, checkpoint: Path, windows: Mapping[str, list[Interval]], epochs: int) -> GenomeLM:
+    """The annotator, which is tuned if that is to be done."""
+    folder = data.folder / "tuned"
+    if not folder.exists():
+        examples = labelled(data.store, data.states, windows, PLACE)
+        finetune(checkpoint, examples, folder, "tokens", FinetuneConfig(sequences_per_step=8, epochs=epochs))
+    return load(folder / "checkpoint")
 
 
 def annotated(model: GenomeLM, data: Data, contig: str) -> Array:
     """Probability of each class at each base: (L, classes).
 
-    Windows overlap by half. A base is read from the window in whose middle half it is.
+    Windows overlap by a quarter. The ends of windows that others cover are left out.
     """
     assert model.head is not None
     length = int(data.store.contigs.lengths[data.store.contigs.index(contig)])
     sequence = data.store.fetch(contig, 0, length, output="letters").tobytes().decode().upper()
     columns = [PLACE.names.index(name) for name in model.head.config.outputs]
     probabilities = np.zeros((length, len(PLACE.names)), dtype=np.float32)
-    starts = [*range(0, max(1, length - LENGTH), LENGTH // 2), max(0, length - LENGTH)]
+    starts = [*range(0, max(1, length - LENGTH), LENGTH * 3 // 4), max(0, length - LENGTH)]
     for first in range(0, len(starts), 64):
         some = starts[first : first + 64]
         pieces = both_strands(
             lambda texts: by_class(model, texts, columns), [sequence[start:][:LENGTH] for start in some], PLACE
         )
         for start, piece in zip(some, pieces, strict=True):
-            skipped = LENGTH // 4 if start else 0
+            skipped = LENGTH // 8 if start else 0
             probabilities[start + skipped : start + len(piece)] = piece[
                 skipped:
             ]  # the next window's part is replaced
@@ -160,20 +143,18 @@ def of_contigs(data: Data, name: str, compute: Callable[[str], Array]) -> dict[s
     return each
 
 
-def markov(data: Data) -> Callable[[str], Array]:
-    """The hidden Markov model, which is fitted when the first contig asks for it."""
-    fitted: list[GeneModel] = []
+def markov(data: Data, places: Sequence[Interval]) -> Callable[[str], Array]:
+    """A hidden Markov model, which is fitted to places when the first contig asks for it."""
+
+    @cache
+    def fitted() -> GeneModel:
+        stretches = (
+            (data.store.fetch(*place[:3]), data.states[place.contig][place.start : place.end]) for place in places
+        )
+        return GeneModel.fit(list(stretches))
 
     def compute(contig: str) -> Array:
-        if not fitted:
-            stretches = [
-                (data.store.fetch(region.contig, region.start, region.end),
-                 data.states[region.contig][region.start : region.end])
-                for region in data.of_split("train")
-            ]  # fmt: skip
-            fitted.append(GeneModel.fit(stretches))
-        length = len(data.states[contig])
-        return fitted[0].probabilities(data.store.fetch(contig, 0, length), PLACE)
+        return fitted().probabilities(data.store.fetch(contig, 0, len(data.states[contig])), PLACE)
 
     return compute
 
@@ -348,21 +329,25 @@ def _draw_genes(axes: Axes, calls: npt.NDArray[np.int64], start: int, row: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--genomes", type=Path, required=True, help="folder of the FASTA and GFF3 files")
+    parser.add_argument("--probes", type=Path, required=True, help="what tests.measure.direction_probes wrote")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--direction", choices=[each.value for each in Direction], default=Direction.BOTH.value)
-    parser.add_argument("--steps", type=int, default=3_000, help="of training, of 4,096 bases")
-    parser.add_argument("--epochs", type=int, default=10, help="of tuning, at most")
-    parser.add_argument("--windows", type=int, default=4_000, help="to tune on, of 1,024 bases")
+    parser.add_argument("--epochs", type=int, default=3, help="of tuning, at most")
+    parser.add_argument("--windows", type=int, default=1_500, help="to tune on, of 512 bases")
     options = parser.parse_args()
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
-    data = prepared(options.genomes, out)
-    model = tuned(data, Direction(options.direction), options.steps, options.windows, options.epochs)
+    data = prepared(options.genomes, options.probes, out)
+    windows = {
+        split: drawn_windows(data.store, data.states, data.of_split(split), LENGTH, count, SPLIT)
+        for split, count in (("train", options.windows), ("valid", max(1, options.windows // 10)))
+    }
+    model = tuned(data, options.probes / "runs" / "both-0" / "checkpoint", windows, options.epochs)
     raw = of_contigs(data, "predictions", lambda contig: annotated(model, data, contig))
     chain = Chain.fit([PLACE.of(data.states[each.contig]) for each in data.of_split("train")], len(PLACE.names))
     smooth = of_contigs(data, "smoothed", lambda contig: smoothed(raw[contig], chain))
-    by_markov = of_contigs(data, "markov", markov(data))
-    methods = {MODEL: called(raw), SMOOTHED: called(smooth), MARKOV: called(by_markov)}
+    same = of_contigs(data, "markov-windows", markov(data, windows["train"]))
+    whole = of_contigs(data, "markov-whole", markov(data, data.of_split("train")))
+    methods = {MODEL: called(raw), SMOOTHED: called(smooth), SAME: called(same), MARKOV: called(whole)}
     count = write_gff(out / "annotator.gff3.gz", methods[SMOOTHED], smooth)
     for column, name in enumerate(PLACE.names):
         write_bedgraph(out / f"{name}.bedGraph.gz", smooth, column)

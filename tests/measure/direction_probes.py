@@ -13,6 +13,7 @@ directions.md (the tables, which are printed too) and directions.png.
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -28,7 +29,7 @@ from genome_lm.dataset.baselines import best_logistic
 from genome_lm.dataset.genes import Kind
 from genome_lm.direction import BOTH
 from genome_lm.finetune import FinetuneConfig, finetune
-from genome_lm.genome import GenomeStore, Interval, of_split, write_bed
+from genome_lm.genome import GenomeStore, Interval, of_split, split_genome, write_bed
 from genome_lm.inference import GenomeLM, load
 from genome_lm.mixture_config import MixtureConfig, SourceConfig
 from genome_lm.model import HyenaLM
@@ -83,9 +84,6 @@ CONDITIONS = {
     "equivariant": Condition("masked, both directions, equivariant", "equivariant", EQUIVARIANT),
     "untrained-causal": Condition("untrained causal", "untrained-causal", PLAIN, is_trained=False),
     "untrained-both": Condition("untrained, both directions", "untrained-both", BOTH_WAYS, is_trained=False),
-    "untrained-equivariant": Condition(
-        "untrained, both directions, equivariant", "untrained-equivariant", EQUIVARIANT, is_trained=False
-    ),
 }
 NAMES = {key: condition.name for key, condition in CONDITIONS.items()}
 PAIRS = {
@@ -98,12 +96,11 @@ PAIRS = {
 GENES: tuple[Kind, ...] = ("coding", "splice-site", "gene-start")
 TASKS = ("species", *GENES, "frame")
 PROBES, TUNED = ({f"{how} {task}": task for task in TASKS} for how in ("probe", "tuned"))
-MEASURES = {**PROBES, **TUNED}
 SITES = ("splice-site", "gene-start")
 """Tasks of the base in the middle of a window. Their strand is that of the window."""
 NEAR = 16
 """States on each side of that base which probes of it take the mean of."""
-PROBED_BASES = 20_000
+PROBED_BASES = 5_000
 """Bases that a probe of the frame is fitted to at most."""
 
 
@@ -139,24 +136,30 @@ class Data(NamedTuple):
         return GenomeStore(self.folder / "umaydis.zarr")
 
 
+def chromosomes(umaydis: GenomeStore) -> list[Interval]:
+    """Splits of U. maydis by whole chromosomes, for the annotator too (`tests.measure.annotator`)."""
+    return split_genome(umaydis, "contigs", valid=0.1, test=0.1, seed=SPLIT)
+
+
 def prepared(genomes: Path, out: Path, sizes: Sizes) -> Data:
     """Build the stores, splits and labelled sets; all the same for all models."""
     stores = {name: built([genomes / f"{file}.fa.gz"], out / f"{name}.zarr") for name, file in FASTAS.items()}
-    regions = {name: split(store) for name, store in stores.items()}
+    regions = {name: split(store) for name, store in stores.items()} | {"umaydis": chromosomes(stores["umaydis"])}
     for name, of_genome in regions.items():
         write_bed(out / f"{name}.bed", of_genome)
     umaydis = stores["umaydis"]
     genes = read_annotation(genomes / "umaydis.gff3.gz", umaydis, None, "^Umaydis:([^:]+):")
-    # gene_set draws test windows in proportion to the test split: 0.2 of the genome, where training has 0.7.
-    count = max(sizes.labels, round(3.5 * sizes.tested))
+    # gene_set draws test windows in proportion to the test split: 0.1 of the genome, where training has 0.8.
+    count = max(sizes.labels, 8 * sizes.tested)
     sets = {
         kind: gene_set(umaydis, genes, kind, regions["umaydis"], length=LENGTH, per_class=count, seed=SPLIT)
         for kind in GENES
     }
     bacteria = {name: stores[name] for name in BACTERIA}
+    labels = max(1, sizes.labels // 3)  # of each of the five
     of_bacteria = [region for name in BACTERIA for region in regions[name]]
-    sets["species"] = species_set(bacteria, LENGTH, sizes.labels, of_bacteria, held_out=sizes.tested, seed=SPLIT)
-    sets = {name: few(each, sizes.labels, SPLIT) for name, each in sets.items()}
+    sets["species"] = species_set(bacteria, LENGTH, labels, of_bacteria, held_out=sizes.tested // 2, seed=SPLIT)
+    sets = {name: few(each, labels if name == "species" else sizes.labels, SPLIT) for name, each in sets.items()}
     states = states_of(umaydis, genes)
     counts = {"train": sizes.labels, "valid": max(1, sizes.labels // 4), "test": sizes.tested}
     windows = {
@@ -189,30 +192,24 @@ Scores = dict[str, Any]
 """Right predictions and all predictions of each test window: "sums" and "counts"."""
 
 
-def scored(data: Data, condition: Condition, seed: int) -> dict[str, Scores]:
-    """Scores of a model on all measures, each kept as soon as it is there."""
+def scored(data: Data, condition: Condition, seed: int, how: str) -> dict[str, Scores]:
+    """Scores of a model on all probes, or tuned on all tasks; each kept as soon as it is there."""
     checkpoint = trained(data, condition, seed)
-    if isinstance(checkpoint, HyenaLM):
-        model, folder = GenomeLM(checkpoint.eval()), data.folder / "runs" / f"{condition.model}-{seed}"
-    else:
-        model, folder = load(checkpoint), checkpoint.parent
+    model = load(checkpoint) if isinstance(checkpoint, Path) else GenomeLM(checkpoint.eval())
 
-    def probe(task: str) -> Scores:
-        return (
-            frame_probed(data, model, condition) if task == "frame" else window_probed(data, task, model, condition)
-        )
+    def score(task: str) -> Scores:
+        if how == "probe":
+            probe = frame_probed if task == "frame" else window_probed
+            return probe(data, task, model, condition)
+        tune = tuned_frame if task == "frame" else tuned_windows
+        return tune(data, task, cast(Path, checkpoint), condition, seed)
 
-    def tune(task: str) -> Scores:
-        assert isinstance(checkpoint, Path)
-        tuned = tuned_frame if task == "frame" else tuned_windows
-        return tuned(data, task, checkpoint, condition, seed)
-
-    def measured(measure: str, score: Callable[[str], Scores]) -> Scores:
-        path = folder / "scores" / condition.strand / f"{measure.replace(' ', '-')}.json"
-        return kept(path, lambda: score(MEASURES[measure]))
-
-    scores = {measure: measured(measure, probe) for measure in PROBES}
-    return scores | ({measure: measured(measure, tune) for measure in TUNED} if condition.is_trained else {})
+    folder = data.folder / "scores" / f"{condition.model}-{seed}-{condition.strand}"
+    scores = {}
+    for measure, task in (PROBES if how == "probe" else TUNED).items():
+        scores[measure] = kept(folder / f"{how}-{task}.json", partial(score, task))
+    print(f"done: {condition.name}, seed {seed}, {how}", flush=True)
+    return scores
 
 
 def of_windows(is_right: Array) -> Scores:
@@ -243,7 +240,7 @@ def window_probed(data: Data, task: str, model: GenomeLM, condition: Condition) 
     return of_windows(probed(data.sets[task], embed))
 
 
-def frame_probed(data: Data, model: GenomeLM, condition: Condition) -> Scores:
+def frame_probed(data: Data, task: str, model: GenomeLM, condition: Condition) -> Scores:
     """A probe of the state at each base."""
 
     def embed(sequences: list[str]) -> list[Array]:
@@ -251,7 +248,7 @@ def frame_probed(data: Data, model: GenomeLM, condition: Condition) -> Scores:
 
     features, targets = [], []
     for name in ("train", "valid"):
-        examples = data.sets["frame"].of_split(name).examples
+        examples = data.sets[task].of_split(name).examples
         names = [label for example in examples for label in example.labels[0].split()]
         labels = np.array([FRAME.names.index(label) if label in FRAME.names else -1 for label in names])
         rows = np.flatnonzero(labels >= 0)
@@ -312,10 +309,10 @@ def by_class(model: GenomeLM, sequences: list[str]) -> list[Array]:
 
 
 def baselines(data: Data) -> dict[str, dict[str, Scores]]:
-    """What tells the classes without a model of language: k-mers of windows, and a hidden Markov model of bases."""
+    """What tells the classes without a model of language: k-mers of windows, hidden Markov models of bases."""
     store = data.umaydis
     kmers = {f"probe {task}": of_windows(words(data.sets[task]).astype(np.int64)) for task in ("species", *GENES)}
-    regions = of_split(split(store), "train")
+    regions = of_split(chromosomes(store), "train")
     whole = [region for region in regions if region.contig in data.states]
     markov = {}
     for name, places in (("windows", data.windows["train"]), ("genome", whole)):
@@ -326,13 +323,16 @@ def baselines(data: Data) -> dict[str, dict[str, Scores]]:
         sequences = [example.sequence for example in data.sets["frame"].of_split("test").examples]
         each = [fitted.probabilities(encode(sequence), FRAME) for sequence in sequences]
         markov[name] = {"probe frame": of_bases(data, each)}
-    return {"k-mers": kmers, **markov}
+    outside = np.eye(len(FRAME.names))[[FRAME.names.index("none")] * LENGTH]
+    alike = of_bases(data, [outside] * len(data.windows["test"]))
+    return {"k-mers": kmers, **markov, "alike": {"probe frame": alike}}
 
 
 BASELINES = {
     "k-mers": "logistic regression on k-mers, same labels",
     "windows": "hidden Markov model, same labels",
     "genome": "hidden Markov model, whole training split",
+    "alike": "every base outside coding sequence",
 }
 
 
@@ -388,6 +388,7 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=150, help="test windows of a class")
     parser.add_argument("--epochs", type=int, default=10, help="of tuning, at most")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tuned-seeds", type=int, default=3, help="of those, how many are tuned")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     sizes = Sizes(options.steps, options.labels, options.tested, options.epochs)
@@ -395,12 +396,14 @@ def main() -> None:
         raise SystemExit(f"{options.out}: holds results of other sizes (sizes.json); give another --out")
     data = prepared(options.genomes, options.out, sizes)
     simple = kept(options.out / "baselines.json", lambda: baselines(data))
-    scores: dict[str, list[dict[str, Scores]]] = {key: [] for key in CONDITIONS}
-    for seed in range(options.seeds):  # all conditions of a seed first: what is there early can be compared
-        for key, of_seeds in scores.items():
-            of_seeds.append(scored(data, CONDITIONS[key], seed))
-            print(f"done: {key}, seed {seed}", flush=True)
-    results = gathered(scores)
+    scores: dict[str, dict[str, list[dict[str, Scores]]]] = {}
+    for how, seeds in {"probe": options.seeds, "tuned": options.tuned_seeds}.items():
+        scores[how] = {key: [] for key, each in CONDITIONS.items() if how == "probe" or each.is_trained}
+        for seed in range(seeds):  # all conditions of a seed first: what is there early can be compared
+            for key, of_seeds in scores[how].items():
+                of_seeds.append(scored(data, CONDITIONS[key], seed, how))
+    tuned = gathered(scores["tuned"])
+    results = {key: measures | tuned.get(key, {}) for key, measures in gathered(scores["probe"]).items()}
     write_values(results, options.out / "directions.csv")
     draw(results, options.out / "directions.png")
     text = tables(results, cast(dict[str, dict[str, Scores]], simple))
