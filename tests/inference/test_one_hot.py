@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,14 @@ def test_bad_input() -> None:
         OneHot(model)(one_hot_of(random_ids()).mT)
     with pytest.raises(GenomeLMError, match="longer than this model's 130; cut it"):
         OneHot(model)(torch.zeros(1, 4, 131))
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """tangermeme's kernels change how many threads the whole process has."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
