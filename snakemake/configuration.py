@@ -390,6 +390,8 @@ def _unknown_names(values: Values) -> Iterator[str]:
             yield f"tasks.{name}.annotation: give its file, or genomes.{made_of['genome']}.annotation"
     for name, item in values["variants"].items():
         yield from _unknown_options(f"variants.{name}.options", item["options"], "score")
+        if "calibrate" in item and "annotation" not in genomes.get(item["genome"], {}):
+            yield f"variants.{name}.calibrate: genomes.{item['genome']} has no annotation, by which classes are told"
 
 
 def _wrong_mixtures(values: Values) -> Iterator[str]:

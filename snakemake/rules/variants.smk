@@ -22,8 +22,10 @@ rule score:
             config["variants"][wildcards.variants]["genome"]
         ),
         vcf=lambda wildcards: config["variants"][wildcards.variants]["vcf"],
+        classes=calibration_classes,
     output:
         temp(RUN / "variants/{variants}.shard-{shard}-of-{shards}.vcf.gz"),
+        temp(RUN / "variants/{variants}.shard-{shard}-of-{shards}.parquet"),
     log:
         RESULTS
         / "logs/runs/{data}/{model}/seed{seed}/variants/{variants}/{shard}-of-{shards}.log",
@@ -38,22 +40,27 @@ rule score:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
-        out=lambda wildcards: f"{RUN}/variants/{wildcards.variants}.vcf.gz".format(
-            **wildcards
-        ),
+        out=lambda wildcards: f"{RUN}/variants/{wildcards.variants}".format(**wildcards),
         options=lambda wildcards: options(
             config["variants"][wildcards.variants]["options"]
         ),
+        calibration=lambda wildcards, input: some_options(
+            config["variants"][wildcards.variants], "calibrate"
+        )
+        + [f"--classes={path}" for path in input.classes],
     shell:
-        "genome-lm score {input.checkpoint:q} --genome {input.genome:q} --vcf {input.vcf:q} --out {params.out:q} "
-        "--force --threads {threads} --shard {wildcards.shard}/{wildcards.shards} {params.options:q} &> {log:q}"
+        "genome-lm score {input.checkpoint:q} --genome {input.genome:q} --vcf {input.vcf:q} "
+        "--out {params.out:q}.vcf.gz --table {params.out:q}.parquet --force --threads {threads} "
+        "--shard {wildcards.shard}/{wildcards.shards} {params.options:q} {params.calibration:q} &> {log:q}"
 
 
 rule gather_scores:
     input:
-        score_shards,
+        vcf=score_shards,
+        tables=lambda wildcards: score_shards(wildcards, ".parquet"),
     output:
-        ensure(RUN / "variants/{variants}.vcf.gz", non_empty=True),
+        vcf=ensure(RUN / "variants/{variants}.vcf.gz", non_empty=True),
+        table=ensure(RUN / "variants/{variants}.parquet", non_empty=True),
     log:
         RESULTS / "logs/runs/{data}/{model}/seed{seed}/variants/{variants}.log",
     benchmark:
@@ -66,5 +73,6 @@ rule gather_scores:
         slurm_partition=CLUSTER["partition"],
     shell:
         # The shards go as they are temporary; their indices, .tbi or .csi by the size of the genome, are no outputs.
-        "genome-lm gather {input:q} --out {output:q} --force &> {log:q} && "
-        'for shard in {input:q}; do rm -f "$shard".tbi "$shard".csi; done'
+        "genome-lm gather {input.vcf:q} --out {output.vcf:q} --force &> {log:q} && "
+        "genome-lm gather {input.tables:q} --out {output.table:q} --force &>> {log:q} && "
+        'for shard in {input.vcf:q}; do rm -f "$shard".tbi "$shard".csi; done'

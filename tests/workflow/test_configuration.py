@@ -211,6 +211,10 @@ WRONG = {
         {"variants": {"v": {"genome": "tiny", "vcf": "v.vcf", "options": {"bed": "x"}}}},
         "variants.v.options: score has no option 'bed'",
     ),
+    "calibration without classes": (
+        {"variants": {"v": {"genome": "tiny", "vcf": "v.vcf", "calibrate": 50}}},
+        "variants.v.calibrate: genomes.tiny has no annotation",
+    ),
     "variants that no run scores": (
         {
             "genomes": {"tiny": "manifest.yaml", "other": "genome.fa"},
@@ -429,7 +433,7 @@ def test_the_check_needs_nothing_that_snakemake_does_not() -> None:
 
 OWN = {
     "finetune": "checkpoint data out task valid test seed threads force json help",
-    "score": "checkpoint out vcf genome bed fasta split table shard calibrate classes seed threads force json help",
+    "score": "checkpoint out vcf genome bed fasta split table shard calibrate classes threads force json help",
     "from-gff": "genome out force json help",
     "species": "species out force json help",
     "benchmark": "genome out force json help",

@@ -65,7 +65,7 @@ CONFIG = {
     "training": {"stages": "32:60,128:60", "tokens_per_step": 256, "lr": 0.003, "checkpoint_every": 10},
     "embedding": {"split": "test", "window": 128, "shards": 2},
     "evaluation": {"split": "test", "markov_order": 3, "classes": True},
-    "variants": {"clinic": {"genome": "tiny", "vcf": "clinic.vcf", "shards": 2}},
+    "variants": {"clinic": {"genome": "tiny", "vcf": "clinic.vcf", "shards": 2, "calibrate": 20}},
     "tasks": {
         "species": {
             "species": ["tiny", "other"],
@@ -276,6 +276,9 @@ def check_gather_scores(study: Study) -> None:
     assert [position for position, *_ in records(gathered)] == list(POSITIONS)
     assert all(np.isfinite(ratios).all() and any(ratios) for _, *ratios in records(gathered))
     assert not list(gathered.parent.glob("*shard*.[tc][bs]i"))
+    table = pq.read_table(gathered.with_name("clinic.parquet")).to_pandas()
+    np.testing.assert_allclose(table["llr_forward"], [forward for _, forward, _ in records(gathered)], atol=1e-5)
+    assert (table["llr_p"].notna() & table["llr_p"].between(1 / 21, 1)).all()
 
 
 def check_dataset(study: Study) -> None:
@@ -384,7 +387,7 @@ RULES = {
     "gather_embeddings": Rule((f"{RUN}/embeddings.parquet",), ("embed",), check_gather_embeddings),
     "score": Rule(
         tuple(f"{run}/variants/clinic.shard-{shard}-of-2.vcf.gz" for run in (RUN, MIXED) for shard in (1, 2)),
-        ("train",),
+        ("train", "classes"),
         check_score,
     ),
     "gather_scores": Rule(
