@@ -29,7 +29,7 @@ from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.optimizers import make_optimizers, set_learning_rates
 
 FASTA = Path(__file__).parents[2] / "data_manifests" / "ecoli_k12_mg1655.fa.gz"
-RECIPE = TrainingConfig((Stage(1_024, 300),), tokens_per_step=4_096, lr=4e-3)
+RECIPE = TrainingConfig((Stage(512, 150),), tokens_per_step=2_048, lr=4e-3)
 LAST = 20
 
 
@@ -61,7 +61,7 @@ def _process(rank: int, folder: str) -> None:
 def _trained(layout: str, steps: TrainingSteps, context: Context, coded: Context, errors: list[float]) -> float:
     """Mean loss of the last steps; errors of the first and the last gradient are added to the list."""
     torch.manual_seed(0)
-    shape = ModelConfig(d_model=128, n_layer=3, max_length=1_024, embed_dropout=0.0, layout=layout)
+    shape = ModelConfig(d_model=64, n_layer=3, max_length=512, embed_dropout=0.0, layout=layout)
     model, losses = HyenaLM(shape), []
     optimizers = make_optimizers(model, RECIPE)
     for step in range(len(steps)):
