@@ -433,7 +433,8 @@ def test_the_check_needs_nothing_that_snakemake_does_not() -> None:
 
 OWN = {
     "finetune": "checkpoint data out task valid test seed threads force json help",
-    "score": "checkpoint out vcf genome bed fasta split table shard calibrate classes annotation threads force json help",
+    "score": "checkpoint out vcf genome bed fasta split table shard calibrate classes annotation "
+    "threads force json help",
     "from-gff": "genome out force json help",
     "species": "species out force json help",
     "benchmark": "genome out force json help",
