@@ -111,7 +111,7 @@ def _assert_same(models: Sequence[HyenaLM], values: Sequence[Tensor], bound: flo
 
 
 def _summed(context: Context, parts: Sequence[Tensor]) -> list[Tensor]:
-    sums = [part.detach().clone() for part in parts]
-    for part in sums:
-        dist.all_reduce(part, group=context.group)
-    return sums
+    whole = torch.cat([part.detach().flatten() for part in parts])
+    dist.all_reduce(whole, group=context.group)
+    sizes = [part.numel() for part in parts]
+    return [piece.view_as(part) for piece, part in zip(whole.split(sizes), parts, strict=True)]
