@@ -278,15 +278,12 @@ def tables(methods: Mapping[str, Calls], truth: Calls) -> str:
     alike = {contig: np.full(len(each), most) for contig, each in truth.items()}
     accuracies = [[name, interval(each), interval(each, blocks[MARKOV])] for name, each in blocks.items()]
     accuracies.append([f"all bases {PLACE.names[most]}", interval(of_blocks(alike, truth)), ""])
-    of_classes = [
-        [measure, *(f"{100 * values[name][measure]:.1f}" for name in methods)]
-        for measure in values[MODEL]
-        if measure != "accuracy"
-    ]
+    named = [measure for measure in values[MODEL] if measure != "accuracy"]
+    of_classes = [[name, *(f"{100 * of[measure]:.1f}" for measure in named)] for name, of in values.items()]
     return (
         f"Bases of {len(truth)} held-out contigs, {int((right != MISSING).sum()):,} of them counted:\n\n"
         f"{table(['', 'accuracy in percent', f'less that of the {MARKOV}'], accuracies)}\n\n"
-        f"In percent:\n\n{table(['', *methods], of_classes)}\n"
+        f"In percent:\n\n{table(['', *named], of_classes)}\n"
     )
 
 
@@ -308,7 +305,7 @@ def draw(path: Path, methods: Mapping[str, Calls], truth: Calls, probabilities: 
     rows = {"annotation": truth, **methods}
     for row, calls in enumerate(rows.values()):
         _draw_genes(tracks, calls[contig][shown], start, -row)
-    tracks.set_yticks([-row for row in range(len(rows))], rows)
+    tracks.set_yticks([-row for row in range(len(rows))], [name.replace(", ", ",\n") for name in rows], fontsize=8)
     tracks.set_title(f"{contig}: exons (blue) and introns (orange), forward strand above", fontsize=9)
     places = np.arange(start, start + len(truth[contig][shown]))
     for name, sign in (("exon+", 1), ("exon-", -1)):

@@ -116,7 +116,13 @@ def differences_table(
 ) -> list[list[str]]:
     """A row per pair of conditions: its name and the difference in each measure."""
     return [
-        [name] + [difference(results[one][each], results[other][each], each) for each in measures]
+        [name]
+        + [
+            difference(results[one][each], results[other][each], each)
+            if each in results[one] and each in results[other]
+            else ""
+            for each in measures
+        ]
         for (one, other), name in pairs.items()
     ]
 

@@ -90,12 +90,14 @@ PAIRS = {
     (one, other): f"{NAMES[one]}, less {NAMES[other]}"
     for one, other in (
         ("causal-both", "causal"), ("both", "causal"), ("equivariant", "causal"), ("both", "causal-both"),
-        ("equivariant", "causal-both"), ("equivariant", "both"),
+        ("equivariant", "causal-both"), ("equivariant", "both"), ("causal", "untrained-causal"),
+        ("both", "untrained-both"),
     )
 }  # fmt: skip
 GENES: tuple[Kind, ...] = ("coding", "splice-site", "gene-start")
 TASKS = ("species", *GENES, "frame")
 PROBES, TUNED = ({f"{how} {task}": task for task in TASKS} for how in ("probe", "tuned"))
+MEASURES = {**PROBES, **TUNED}
 SITES = ("splice-site", "gene-start")
 """Tasks of the base in the middle of a window. Their strand is that of the window."""
 NEAR = 16
@@ -342,18 +344,21 @@ def tables(results: Results, simple: dict[str, dict[str, Scores]]) -> str:
     others = [
         [
             name,
-            *(shown(of_baselines[key][each].of_seeds, each) if each in of_baselines[key] else "" for each in PROBES),
+            *(
+                shown(of_baselines[key][each].of_seeds, each) if each in of_baselines[key] else ""
+                for each in MEASURES
+            ),
         ]
         for key, name in BASELINES.items()
     ]
-    trained = {key: name for key, name in NAMES.items() if CONDITIONS[key].is_trained}
     parts = {
-        "Accuracy of linear probes in percent": (PROBES, [*values_table(results, NAMES, PROBES), *others]),
-        "Accuracy of tuned models in percent": (TUNED, values_table(results, trained, TUNED)),
-        "Differences of probes in percent": (PROBES, differences_table(results, PAIRS, PROBES)),
-        "Differences of tuned models in percent": (TUNED, differences_table(results, PAIRS, TUNED)),
+        "Accuracy of linear probes and of tuned models in percent": [
+            *values_table(results, NAMES, MEASURES),
+            *others,
+        ],
+        "Differences in percent": differences_table(results, PAIRS, MEASURES),
     }
-    return "\n\n".join(f"{title}:\n\n{table(['', *of.values()], rows)}" for title, (of, rows) in parts.items()) + "\n"
+    return "\n\n".join(f"{title}:\n\n{table(['', *MEASURES], rows)}" for title, rows in parts.items()) + "\n"
 
 
 def draw(results: Results, path: Path) -> None:
