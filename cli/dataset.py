@@ -10,7 +10,7 @@ import typer
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, require_suffix
 from genome_lm_cli.options import ContigMap, ContigPattern, Force, Json, Seed, named_paths
-from genome_lm_cli.output import table
+from genome_lm_cli.output import finish, table
 
 if TYPE_CHECKING:
     from genome_lm.dataset import LabelledSet
@@ -149,6 +149,24 @@ def benchmark(
         train = assign_splits(labelled.of_split("train"), valid, 0.0, seed)
         labelled = joined([train, labelled.of_split("test")])
     _write(out, labelled, as_json)
+
+
+@app.command()
+def variants(
+    manifest: Annotated[
+        str, typer.Argument(help="Name of a set (a wrong one lists them), or a NAME.yaml.", metavar="SET")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for its files.", metavar="DIR")],
+    as_json: Json = False,
+) -> None:
+    """Download the files of a set of labelled variants, those that are there already excepted.
+
+    Example: genome-lm dataset variants traitgym_mendelian --out sets
+    """
+    from genome_lm.dataset import variant_manifest
+
+    paths = [str(path) for path in variant_manifest(manifest).get_files(out)]
+    finish(as_json, f"the files of the set: {', '.join(paths)}", paths=paths)
 
 
 @app.command()

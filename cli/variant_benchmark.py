@@ -44,7 +44,7 @@ def variant_benchmark(
     conservation: Annotated[
         Path | None, typer.Option(help="Track of conservation, .bw: a baseline by it.", metavar="BW")
     ] = None,
-    probe: Annotated[bool, typer.Option(help="Fit linear probes on states and on k-mers, across contigs.")] = True,
+    no_probe: Annotated[bool, typer.Option("--no-probe", help="Without probes, which embed each allele.")] = False,
     strand: Annotated[Strand, typer.Option(help="both: the mean with the reverse complement.")] = Strand.both,
     context: Annotated[
         int | None, typer.Option(help="Bases before a variant, at least; default: what the model can take.")
@@ -92,7 +92,7 @@ def variant_benchmark(
         manifest=set_manifest,
         variants=read_variant_set(set_manifest, paths, store, most, seed),
         store=store,
-        request=SetRequest(context, flank, strand.value, layer_of(layer), probe, batch_tokens, force),
+        request=SetRequest(context, flank, strand.value, layer_of(layer), not no_probe, batch_tokens, force),
         annotation=read_annotation(annotation, store, names, contig_pattern) if annotation else None,
         conservation=conservation,
         resamples=resamples,

@@ -211,6 +211,7 @@ def _file_keys(values: Values) -> Iterator[tuple[str, Values, str]]:
         "tasks": ("data", "valid", "test"),
         "benchmarks": ("manifest",),
         "variants": ("vcf",),
+        "variant_benchmarks": ("manifest", "conservation"),
     }
     for section, keys in wanted.items():
         for name, item in values[section].items():
@@ -244,6 +245,9 @@ def _find_files(values: Values, folders: Sequence[Path]) -> None:
     for model in values["models"].values():
         if "init" in model:
             model["init"] = _located(model["init"], folders)
+    for item in values["variant_benchmarks"].values():
+        if "folder" in item:
+            item["folder"] = _located(item["folder"], folders)
     for item in (*values["tasks"].values(), *values["variants"].values()):
         for options in (item.get("options", {}), item.get("set_options", {})):
             for key in PATH_OPTIONS:
@@ -362,7 +366,7 @@ def set_kind(task: Values) -> str | None:
 def _unknown_names(values: Values) -> Iterator[str]:
     """Parts that name what another part does not have, and options that a command does not have."""
     genomes = values["genomes"]
-    for section in ("models", "tasks", "variants", "benchmarks"):
+    for section in ("models", "tasks", "variants", "variant_benchmarks", "benchmarks"):
         for name, item in values[section].items():
             for kind in ("genomes", "models"):
                 names = data_names(values) if kind == "genomes" else list(values[kind])
@@ -392,6 +396,10 @@ def _unknown_names(values: Values) -> Iterator[str]:
         yield from _unknown_options(f"variants.{name}.options", item["options"], "score")
         if "calibrate" in item and "annotation" not in genomes.get(item["genome"], {}):
             yield f"variants.{name}.calibrate: genomes.{item['genome']} has no annotation, by which classes are told"
+    for name, item in values["variant_benchmarks"].items():
+        yield from _unknown_options(f"variant_benchmarks.{name}.options", item["options"], "variant-benchmark")
+        if "folder" in item and not Path(item["folder"]).is_dir():
+            yield f"variant_benchmarks.{name}.folder: {item['folder']}: no such folder"
 
 
 def _wrong_mixtures(values: Values) -> Iterator[str]:
@@ -483,7 +491,7 @@ def _contradictions(values: Values, study: Study) -> Iterator[str]:
     for wanted in values.get("suite", {}).get("genomes", []):
         if wanted not in evaluated:
             yield f"suite.genomes: no run is evaluated on {wanted}; see evaluation"
-    for section in ("tasks", "variants", "benchmarks"):
+    for section in ("tasks", "variants", "variant_benchmarks", "benchmarks"):
         for name, item in values[section].items():
             if not any(models_of(values, item)):
                 yield f"{section}.{name}: no model is trained on its genomes, so nothing would be done"

@@ -26,6 +26,7 @@ from genome_lm.genome import GenomeStore
 from genome_lm.genome.variants import REASONS, Variant, why_not
 from genome_lm.manifests import Source
 from genome_lm.optional import require
+from genome_lm.shipped import shipped_folder
 from genome_lm.text import some_of
 from genome_lm.typed import Positive, Within, typed
 
@@ -226,10 +227,7 @@ def variant_manifest(name: str) -> VariantManifest:
 
 def _shipped() -> dict[str, Path]:
     """The manifests that come with genome-lm, by name."""
-    package = Path(__file__).parents[1]
-    installed, checkout = package / "data_manifests", package.parent / "data_manifests"
-    folder = (installed if installed.is_dir() else checkout) / "variants"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted((shipped_folder("data_manifests") / "variants").glob("*.yaml"))}
 
 
 def _check(manifest: VariantManifest, path: Path) -> None:

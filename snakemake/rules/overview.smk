@@ -48,6 +48,7 @@ rule jobs:
         RESULTS / "report.html",
         EMBEDDED,
         SCORED,
+        MEASURED,
         COMPARED,
         SUITES,
     output:

@@ -1,4 +1,4 @@
-"""The shards of a VCF file, and what each costs."""
+"""The shards of a VCF file, the files of a set of labelled variants, and what each costs."""
 
 
 def score_shards(wildcards, suffix=".vcf.gz"):
@@ -18,8 +18,24 @@ def calibration_classes(wildcards):
     )
 
 
-def variants_bases(wildcards):
-    """Bases that a job reads: the model's context for both alleles of each record of its shard."""
-    values = config["variants"][wildcards.variants]
-    context = values["options"].get("context", size(wildcards.model)[2])
-    return 2 * values["records"] * context / values["shards"]
+def variants_bases(section):
+    """A function of the bases that a job reads: the model's context for both alleles of each record of its shard."""
+
+    def bases(wildcards):
+        values = config[section][wildcards.variants]
+        context = values["options"].get("context", size(wildcards.model)[2])
+        return 2 * values["records"] * context / values.get("shards", 1)
+
+    return bases
+
+
+def labelled_files(wildcards):
+    """The folder with the files of a set: the user's, or the one that they are downloaded to."""
+    made = RESULTS / f"variant_sets/{wildcards.variants}"
+    return config["variant_benchmarks"][wildcards.variants].get("folder", made)
+
+
+def measured_on(wildcards):
+    """The genome of a set, as the configuration has it."""
+    name = config["variant_benchmarks"][wildcards.variants]["genome"]
+    return config["genomes"][name]

@@ -1,4 +1,4 @@
-"""Effects of variants: VCF files scored by the runs on their genome or on mixtures with it, in shards."""
+"""Effects of variants: VCF files scored, and labelled sets measured, by the runs on their genome or on mixtures with it."""
 
 
 include: "variants.helpers.smk"
@@ -13,6 +13,22 @@ SCORED = [
         values.get("models"),
     )
 ]
+
+
+MEASURED = [
+    path
+    for name, values in config["variant_benchmarks"].items()
+    for path in for_runs(
+        f"variant_benchmarks/{name}/report.html",
+        data_with(config, values["genome"]),
+        values.get("models"),
+    )
+]
+
+
+# Sets are fetched from the network, which compute nodes often lack.
+localrules:
+    variant_set,
 
 
 rule score:
@@ -36,7 +52,7 @@ rule score:
     threads: config["threads"]
     resources:
         mem_mb=forward_memory,
-        runtime=forward_runtime(variants_bases),
+        runtime=forward_runtime(variants_bases("variants")),
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
@@ -76,3 +92,78 @@ rule gather_scores:
         "genome-lm gather {input.vcf:q} --out {output.vcf:q} --force &> {log:q} && "
         "genome-lm gather {input.tables:q} --out {output.table:q} --force &>> {log:q} && "
         'for shard in {input.vcf:q}; do rm -f "$shard".tbi "$shard".csi; done'
+
+
+rule variant_set:
+    input:
+        lambda wildcards: config["variant_benchmarks"][wildcards.variants]["manifest"],
+    output:
+        directory(RESULTS / "variant_sets/{variants}"),
+    log:
+        RESULTS / "logs/variant_sets/{variants}.log",
+    benchmark:
+        JOBS / "variant_set/{variants}.tsv"
+    conda:
+        "../envs/genome-lm.yaml"
+    resources:
+        mem_mb=1_000,
+        runtime=120,
+    shell:
+        "genome-lm dataset variants {input:q} --out {output:q} &> {log:q}"
+
+
+rule variant_benchmark:
+    input:
+        checkpoint=RUN / "train/checkpoint",
+        genome=lambda wildcards: store_of(
+            config["variant_benchmarks"][wildcards.variants]["genome"]
+        ),
+        manifest=lambda wildcards: config["variant_benchmarks"][wildcards.variants][
+            "manifest"
+        ],
+        files=labelled_files,
+        annotation=lambda wildcards: measured_on(wildcards).get("annotation", []),
+        conservation=lambda wildcards: config["variant_benchmarks"][
+            wildcards.variants
+        ].get("conservation", []),
+    output:
+        report(
+            RUN / "variant_benchmarks/{variants}/report.html",
+            caption="../report/variants.rst",
+            category="Variants",
+            labels={
+                "set": "{variants}",
+                "data": "{data}",
+                "model": "{model}",
+                "seed": "{seed}",
+            },
+        ),
+        ensure(RUN / "variant_benchmarks/{variants}/benchmark.json", non_empty=True),
+    log:
+        RESULTS
+        / "logs/runs/{data}/{model}/seed{seed}/variant_benchmarks/{variants}.log",
+    benchmark:
+        JOBS / "variant_benchmark/{data}/{model}/seed{seed}/{variants}.tsv"
+    conda:
+        "../envs/genome-lm.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=forward_memory,
+        runtime=forward_runtime(variants_bases("variant_benchmarks")),
+        slurm_partition=GPU_PARTITION,
+        gres=ONE_GPU,
+    params:
+        folder=lambda wildcards, output: Path(output[0]).parent,
+        options=lambda wildcards: options(
+            config["variant_benchmarks"][wildcards.variants]["options"]
+        ),
+        baselines=lambda wildcards: some_options(
+            config["variant_benchmarks"][wildcards.variants], "conservation"
+        )
+        + some_options(
+            measured_on(wildcards), "annotation", "contig_pattern", "contig_map"
+        ),
+    shell:
+        "genome-lm variant-benchmark {input.checkpoint:q} --manifest {input.manifest:q} --genome {input.genome:q} "
+        "--folder {input.files:q} --out {params.folder:q} --force --threads {threads} {params.options:q} "
+        "{params.baselines:q} &> {log:q}"

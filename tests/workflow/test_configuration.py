@@ -223,6 +223,18 @@ WRONG = {
         },
         "variants.v: no model is trained on its genomes",
     ),
+    "set of labelled variants": (
+        {"variant_benchmarks": {"v": {"genome": "other", "manifest": "manifest.yaml"}}},
+        "variant_benchmarks.v: 'other' is not among genomes: tiny",
+    ),
+    "folder of labelled variants": (
+        {"variant_benchmarks": {"v": {"genome": "tiny", "manifest": "manifest.yaml", "folder": "none"}}},
+        "variant_benchmarks.v.folder: none: no such folder",
+    ),
+    "option of labelled variants": (
+        {"variant_benchmarks": {"v": {"genome": "tiny", "manifest": "manifest.yaml", "options": {"probe": False}}}},
+        "variant_benchmarks.v.options: variant-benchmark has no option 'probe'",
+    ),
     "mixture of no sources": ({"mixtures": {"m": {"sources": []}}}, r"mixtures.m.sources: \[\] should be non-empty"),
     "genome of a mixture": (mixed("tinny"), "mixtures.m: 'tinny' is not among genomes: tiny"),
     "mixture with a genome's name": (
@@ -434,6 +446,8 @@ def test_the_check_needs_nothing_that_snakemake_does_not() -> None:
 OWN = {
     "finetune": "checkpoint data out task valid test seed threads force json help",
     "score": "checkpoint out vcf genome bed fasta split table shard calibrate classes annotation "
+    "threads force json help",
+    "variant-benchmark": "checkpoint manifest genome out folder annotation contig_map contig_pattern conservation "
     "threads force json help",
     "from-gff": "genome out force json help",
     "species": "species out force json help",

@@ -66,6 +66,9 @@ CONFIG = {
     "embedding": {"split": "test", "window": 128, "shards": 2},
     "evaluation": {"split": "test", "markov_order": 3, "classes": True},
     "variants": {"clinic": {"genome": "tiny", "vcf": "clinic.vcf", "shards": 2, "calibrate": 20}},
+    "variant_benchmarks": {
+        "effects": {"genome": "tiny", "manifest": "effects.yaml", "options": {"resamples": 10, "no_probe": True}}
+    },
     "tasks": {
         "species": {
             "species": ["tiny", "other"],
@@ -84,6 +87,15 @@ files: {train: "{set}.train.fna", test: "{set}.test.fna"}
 options: {method: frozen, epochs: 2}
 sets:
   rich: {metric: accuracy, published: {HyenaDNA: 85.1}}
+"""
+EFFECTS = """
+title: Made effects
+source: here
+assembly: tiny
+base: 0
+files: [{name: effects.tsv, url: effects.tsv}]
+columns: {contig: contig, position: start, alt: alt, label: label}
+labels: {positive: ["1"], negative: ["0"]}
 """
 GENES = "".join(
     f"o\tx\t{kind}\t{start}\t{start + 899}\t.\t+\t{phase}\tID={kind}{start}{parent}\n"
@@ -121,6 +133,9 @@ class Study:
         manifest = (folder / "manifest.yaml").read_text()
         (folder / "other.yaml").write_text(manifest.replace("genome.fa", "other.fa"))
         (folder / "clinic.vcf").write_text(self._vcf())
+        (folder / "effects.yaml").write_text(EFFECTS)
+        lines = [f"one\t{start - 1}\t{'ACGT'[n % 4]}\t{n % 2}" for n, start in enumerate(POSITIONS)]
+        (folder / "effects.tsv").write_text("\n".join(["contig\tstart\talt\tlabel", *lines]) + "\n")
         (folder / "toys.yaml").write_text(TOYS)
         for split in ("train", "test"):
             records = (
@@ -281,6 +296,18 @@ def check_gather_scores(study: Study) -> None:
     assert (table["llr_p"].notna() & table["llr_p"].between(1 / 21, 1)).all()
 
 
+def check_variant_set(study: Study) -> None:
+    copy = study.results / "variant_sets/effects/effects.tsv"
+    assert copy.read_text() == (study.folder / "effects.tsv").read_text()
+
+
+def check_variant_benchmark(study: Study) -> None:
+    result = study.json(f"{RUN}/variant_benchmarks/effects/benchmark.json")
+    assert result["record"]["variants"] == len(POSITIONS)
+    assert {row["readout"] for row in result["rows"]} >= {"-llr", "l2_site", "gc", "gene distance"}
+    assert "Made effects" in (study.results / RUN / "variant_benchmarks/effects/report.html").read_text()
+
+
 def check_dataset(study: Study) -> None:
     examples = read_examples(study.results / "datasets/species.parquet").examples
     assert {example.split for example in examples} == {"train", "valid", "test"}
@@ -393,6 +420,10 @@ RULES = {
     "gather_scores": Rule(
         (f"{RUN}/variants/clinic.vcf.gz", f"{MIXED}/variants/clinic.vcf.gz"), ("score",), check_gather_scores
     ),
+    "variant_set": Rule(("variant_sets/effects",), (), check_variant_set),
+    "variant_benchmark": Rule(
+        (f"{RUN}/variant_benchmarks/effects/report.html",), ("train", "variant_set"), check_variant_benchmark
+    ),
     "dataset": Rule(("datasets/species.parquet", "datasets/rich.parquet"), ("genome",), check_dataset),
     "finetune": Rule(
         (f"{RUN}/tasks/species/summary.json", f"{RUN}/tasks/rich/summary.json"), ("train", "dataset"), check_finetune
@@ -401,7 +432,11 @@ RULES = {
     "suite": Rule((f"{RUN}/suite/tiny/report.html",), ("train",), check_suite),
     "report": Rule((f"{RUN}/report.html", f"{MIXED}/report.html"), ("evaluate",), check_report),
     "overview": Rule(("report.html",), ("report", "finetune", "suite"), check_overview),
-    "jobs": Rule(("jobs.svg",), ("overview", "gather_embeddings", "gather_scores", "compare", "suite"), check_jobs),
+    "jobs": Rule(
+        ("jobs.svg",),
+        ("overview", "gather_embeddings", "gather_scores", "variant_benchmark", "compare", "suite"),
+        check_jobs,
+    ),
 }
 
 
