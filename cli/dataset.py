@@ -27,9 +27,6 @@ Valid = Annotated[float, typer.Option(help="Fraction for validation.")]
 Test = Annotated[float, typer.Option(help="Fraction for the test.")]
 Block = Annotated[int, typer.Option(help="Bases of a block that goes to one split.")]
 
-HOMOLOGY = 0.1
-"""Blocks that share more than this fraction of their words lie in one split."""
-
 
 class Kind(StrEnum):
     """What is told apart."""
@@ -37,8 +34,6 @@ class Kind(StrEnum):
     coding = "coding"
     gene_start = "gene-start"
     splice_site = "splice-site"
-    donor = "donor"
-    acceptor = "acceptor"
 
 
 @app.command("from-gff")
@@ -59,24 +54,20 @@ def from_gff(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Make a set from the genes of a genome; the background has the same G + C content, and the same word at sites.
-
-    Splits share no block, and blocks that share words of bases lie in one split.
+    """Make a set from the genes of a genome; the background has the same G + C content, and splits share no block.
 
     Example: genome-lm dataset from-gff g.gff3.gz --genome g.zarr --contig-pattern '^Umaydis:([^:]+):' --out cds.csv
     """
     from genome_lm.dataset import TABLES, gene_set, read_annotation
-    from genome_lm.genome import GenomeStore, find_kin, read_bed, read_contig_map, split_genome
+    from genome_lm.genome import GenomeStore, read_bed, read_contig_map, split_genome
 
     require_suffix(out, TABLES)
     refuse_existing(out, force)
     store = GenomeStore(genome)
     genes = read_annotation(annotation, store, read_contig_map(contig_map) if contig_map else None, contig_pattern)
-    if intervals is not None:
-        regions = read_bed(intervals, store)
-    else:
-        kin = find_kin(store, "blocks", block, HOMOLOGY)
-        regions = split_genome(store, "blocks", valid, test, block, seed=seed, kin=kin)
+    regions = (
+        read_bed(intervals, store) if intervals else split_genome(store, "blocks", valid, test, block, seed=seed)
+    )
     _write(out, gene_set(store, genes, kind.value, regions, length=length, per_class=per_class, seed=seed), as_json)
 
 
