@@ -73,8 +73,8 @@ class Form:
 
 
 KERNELS = (
-    "tile_spectrum", "tile_conv", "tile_conv_backward", "columns_fft", "rows_spectrum", "rows_conv",
-    "rows_conv_backward", "columns_ifft", "columns_ifft_backward",
+    "tile_spectrum", "tile_conv", "tile_conv_backward", "columns_fft", "rows_fft", "rows_conv", "rows_backward",
+    "columns_ifft", "columns_ifft_backward", "taps_backward",
 )  # fmt: skip
 """Of `genome_lm.kernels.triton.conv`."""
 

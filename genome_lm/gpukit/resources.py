@@ -19,27 +19,47 @@ from genome_lm.kernels.triton.plan import Plan, plan_for
 SHARED_KIB = {80: 99, 90: 227}
 """Shared memory that a program may have, by architecture."""
 COLUMNS = ["columns_fft", "columns_ifft", "columns_ifft_backward"]
-ROWS = ["rows_spectrum", "rows_conv", "rows_conv_backward"]
+ROWS = ["rows_fft", "rows_conv", "rows_backward"]
 TILES = ["tile_spectrum", "tile_conv", "tile_conv_backward"]
-_OPERANDS = {"a", "b", "x0", "x1", "v", "y", "dy", "dx0", "dx1", "dv"}
+BLOCKS = ["taps_backward"]
+TAPS = 3
+"""Of the short convolutions, as the models have them."""
+_OPERANDS = {"a", "b", "x0", "x1", "v", "y", "dy", "dx0", "dx1", "dv", "ds0", "du", "dz0", "dz1", "dz2"}
 _BETWEEN = {"z", "g", "h", "factors"}
 """What is in the dtype of the products; h but for `tile_spectrum`, which reads the filters themselves."""
-_ALIGNED = {"z", "g", "factors", "phases", "spectra", "tables", "dh", "dbias", "width", "pitch"}
+_ALIGNED = {"z", "g", "factors", "phases", "spectra", "tables", "dh", "dbias", "sums", "width", "pitch"}
 """Arguments that are allocated by us, or multiples of 16 by the plan: aligned in every launch."""
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-_FLOAT32 = {"h", "bias", "phases", "spectra", "tables", "dh", "dbias"}
-_STACK = {
-    ("tile_conv_backward", torch.bfloat16): 272,
-    ("tile_conv", torch.float16): 144,
-    ("tile_conv", torch.float32): 144,
-    ("rows_spectrum", torch.float32): 48,
-    ("rows_conv", torch.float32): 144,
-    ("rows_conv_backward", torch.bfloat16): 96,
+_FLOAT32 = {"h", "bias", "short", "a_taps", "b_taps", "sums", "phases", "spectra", "tables", "dh", "dbias"}
+_STACK: dict[int, dict[tuple[str, torch.dtype], int]] = {
+    80: {
+        ("tile_conv_backward", torch.bfloat16): 272,
+        ("tile_conv", torch.float16): 208,
+        ("tile_conv", torch.float32): 208,
+        ("columns_ifft", torch.bfloat16): 64,
+        ("columns_ifft_backward", torch.bfloat16): 32,
+        ("rows_fft", torch.bfloat16): 640,
+        ("rows_fft", torch.float32): 64,
+        ("rows_conv", torch.bfloat16): 976,
+        ("rows_conv", torch.float32): 144,
+        ("rows_backward", torch.bfloat16): 608,
+    },
+    90: {
+        ("tile_conv_backward", torch.bfloat16): 272,
+        ("tile_conv", torch.float16): 144,
+        ("tile_conv", torch.float32): 144,
+        ("columns_ifft", torch.bfloat16): 80,
+        ("columns_ifft_backward", torch.bfloat16): 96,
+        ("rows_fft", torch.float32): 48,
+        ("rows_conv", torch.float32): 144,
+        ("rows_backward", torch.bfloat16): 176,
+    },
 }
-"""Bytes per thread that Triton 3.6 to 3.9 may spill where tiles of 32 × 32 are worth it; zero elsewhere.
+"""Bytes per thread that Triton 3.9 may spill, by architecture; zero elsewhere.
 
-With four or eight warps less is spilled, but each warp has as many instructions as with two: for `tile_conv_backward`
-in bfloat16, of 1,024 points, 7,700 in two warps, 13,000 in four and 23,000 in eight, spills counted.
+Tiles of 32 × 32 are worth it: with four or eight warps less is spilled, but each warp has as many instructions as
+with two. Rows of 64 × 64 suit an H100, which multiplies from shared memory. An A100 holds the operands in registers,
+and spills; whether tiles of 32 × 32 are faster there is to be measured.
 """
 
 
@@ -70,14 +90,16 @@ class Resources(NamedTuple):
 def variants(arch: int) -> list[Variant]:
     """Every kernel in bfloat16 and float32, in both forms; rows of long sequences are aligned in every launch."""
     dtypes = torch.bfloat16, torch.float32
-    forms = [Variant(*one, arch, aligned) for one in product(TILES + COLUMNS, dtypes) for aligned in (True, False)]
+    forms = [
+        Variant(*one, arch, aligned) for one in product(TILES + COLUMNS + BLOCKS, dtypes) for aligned in (True, False)
+    ]
     forms += [Variant(*one, arch, True) for one in product(ROWS, dtypes)]
     return [*forms, Variant("tile_conv", torch.float16, arch, False)]
 
 
 def spilled_at_most(variant: Variant) -> int:
     """Bytes of stack per thread that are allowed."""
-    return _STACK.get((variant.kernel, variant.dtype), 0)
+    return _STACK[variant.arch].get((variant.kernel, variant.dtype), 0)
 
 
 def resources(variant: Variant) -> Resources:
@@ -89,10 +111,16 @@ def resources(variant: Variant) -> Resources:
     kernel, dtype = variant.kernel, variant.dtype
     plan = plan_for(1_024 if kernel in TILES else 1_000_000, dtype, kernel.endswith("backward"))
     assert plan is not None
-    constants = launch._column_constants(plan) if kernel in COLUMNS else launch._constants(plan)
+    names = getattr(triton_conv, kernel).arg_names
+    if kernel in COLUMNS:
+        constants = launch._column_constants(plan, inverse=kernel != "columns_fft")
+    else:
+        constants = launch._constants(plan)
+    if kernel in BLOCKS:
+        constants |= {"LANES": 16, "BLOCK": launch.TAPS_BLOCK, "num_warps": 4}
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
-    if kernel in ("columns_fft", "columns_ifft"):
-        constants["GATED"] = True
+    constants |= {"GATED": True, "TAPS": TAPS, "A_TAPS": TAPS, "B_TAPS": TAPS}
+    constants = {name: value for name, value in constants.items() if name in names}
     types = _signature(variant, plan, constants)
     divisible = {
         (number,): [["tt.divisibility", 16]]
@@ -101,7 +129,7 @@ def resources(variant: Variant) -> Resources:
     }
     source = ASTSource(getattr(triton_conv, kernel), types, constants, divisible)
     compiled = triton.compile(source, target=GPUTarget("cuda", variant.arch, 32), options=options)
-    if "mma" not in compiled.asm["ptx"]:
+    if "mma" not in compiled.asm["ptx"] and kernel not in BLOCKS:
         raise ValueError(f"{kernel}: no tensor cores")
     return Resources(*_registers_and_stack(compiled.asm["cubin"]), compiled.metadata.shared)
 

@@ -16,6 +16,7 @@ from genome_lm.kernels.attention.reference import (
     recency,
 )
 from genome_lm.kernels.attention.rotary import rotate_
+from genome_lm.kernels.conv.depthwise import depthwise
 from genome_lm.kernels.conv.online import OnlineConv, TileFilters, convolve_ahead
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.conv.spectra import bins, spectrum
@@ -58,6 +59,7 @@ __all__ = [
     "changes",
     "convolve_ahead",
     "decay_window",
+    "depthwise",
     "deterministic",
     "dilated_attention",
     "dilated_counts",

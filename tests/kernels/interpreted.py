@@ -10,7 +10,13 @@ from genome_lm.kernels.conv import reference
 from genome_lm.kernels.triton import launch
 from genome_lm.kernels.triton.plan import make_plan
 from genome_lm.model import HyenaLM
-from tests.kernels.triton_cases import assert_equals_reference, assert_near, operands
+from tests.kernels.triton_cases import (
+    assert_core_equals_reference,
+    assert_equals_reference,
+    assert_near,
+    core_operands,
+    operands,
+)
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 
@@ -40,6 +46,21 @@ def test_several_passes(shape: tuple[int, int, int], dtype: torch.dtype) -> None
     assert_equals_reference(*shape, dtype, "cpu")
 
 
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
+@pytest.mark.parametrize("length", [1, 37])
+def test_short_convolutions_in_one_program(length: int, dtype: torch.dtype) -> None:
+    assert_core_equals_reference(2, 2, length, dtype)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("dtype", "taps"), [(FLOAT32, 4), (BFLOAT16, 3)], ids=str)
+def test_short_convolutions_in_several_passes(dtype: torch.dtype, taps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of two channels and of one, and blocks that end within a row of the short convolutions' gradients."""
+    monkeypatch.setattr(launch, "TAPS_BLOCK", 128)
+    monkeypatch.setattr(launch, "WORKSPACE_BYTES", 2 * 5 * 2 * 2 * 256 * 4)
+    assert_core_equals_reference(2, 3, 259, dtype, taps)
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("batch", [7, 9])
 def test_a_batch_is_split_among_programs(batch: int) -> None:
@@ -60,9 +81,10 @@ def test_groups_of_channels_share_a_workspace(monkeypatch: pytest.MonkeyPatch) -
     plan = launch.plan_for(300, FLOAT32)
     sequence = 2 * plan.n_columns * plan.tile * 4
     monkeypatch.setattr(launch, "WORKSPACE_BYTES", 3 * 3 * sequence)
-    groups = list(launch._groups(plan, inputs[0], (2, 1)))
+    streams = launch._Streams(*inputs[:3], inputs[4], 0)
+    groups = list(launch._groups(plan, streams, inputs[4], 3))
     assert [group.channels for group, _ in groups] == [3, 3, 1]
-    assert len({rooms[0].data_ptr() for _, rooms in groups}) == 1
+    assert len({rooms.data_ptr() for _, rooms in groups}) == 1
     assert_equals_reference(2, 7, 300, FLOAT32, "cpu")
 
 
@@ -75,7 +97,14 @@ def test_production_sizes_in_several_passes(dtype: torch.dtype) -> None:
 @pytest.mark.usefixtures("small")
 def test_one_operation_for_pytorch(length: int) -> None:
     """Schema, fake tensors, autograd registration and tracing with dynamic shapes, as torch.compile needs them."""
-    opcheck(launch._forward, operands(2, 2, length, FLOAT32, "cpu"))
+    opcheck(launch._gated, operands(2, 2, length, FLOAT32, "cpu"))
+
+
+@pytest.mark.usefixtures("small")
+def test_with_short_convolutions_one_operation_for_pytorch() -> None:
+    z, weight, bias, h, skip = core_operands(1, 2, 40, FLOAT32)
+    short = torch.cat([weight[:, 0], bias[:, None]], dim=1).detach().requires_grad_()
+    opcheck(launch._core, [z, short, h, skip])
 
 
 def test_empty_batch() -> None:

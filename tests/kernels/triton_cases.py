@@ -1,9 +1,11 @@
 """The Triton operation against the float64 reference; what tests/gpu and the interpreter's process both run."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.conv.reference import gated_causal_conv
+from genome_lm.kernels.conv.reference import gated_causal_conv, hyena_core
 from genome_lm.kernels.triton import launch
 
 BOUND = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
@@ -19,6 +21,13 @@ def operands(batch: int, channels: int, length: int, dtype: torch.dtype, device:
     return [x.detach().requires_grad_() for x in (*streams.chunk(3, dim=1), h, bias)]
 
 
+def core_operands(batch: int, channels: int, length: int, dtype: torch.dtype, taps: int = 3) -> list[Tensor]:
+    """What `hyena_core` takes: projected streams; the rest in float32, as within autocast."""
+    x0, x1, v, h, skip = operands(batch, channels, length, dtype, "cpu")
+    weight, bias = torch.randn(3 * channels, 1, taps) / taps**0.5, torch.randn(3 * channels)
+    return [x.detach().requires_grad_() for x in (torch.cat([x0, x1, v], dim=1), weight, bias, h, skip)]
+
+
 def assert_near(got: Tensor, expected: Tensor, bound: float) -> None:
     error = (got.double() - expected).abs().max() / expected.abs().max()
     assert error <= bound, f"{error:.1e}"
@@ -27,8 +36,20 @@ def assert_near(got: Tensor, expected: Tensor, bound: float) -> None:
 def assert_equals_reference(batch: int, channels: int, length: int, dtype: torch.dtype, device: str) -> None:
     """The result and all five gradients."""
     inputs = operands(batch, channels, length, dtype, device)
+    assert_equal_gradients(launch.gated_causal_conv, gated_causal_conv, inputs, dtype)
+
+
+def assert_core_equals_reference(batch: int, channels: int, length: int, dtype: torch.dtype, taps: int = 3) -> None:
+    """The same, from streams in front of their short convolutions."""
+    inputs = core_operands(batch, channels, length, dtype, taps)
+    assert_equal_gradients(launch.hyena_core, hyena_core, inputs, dtype)
+
+
+def assert_equal_gradients(
+    operation: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: list[Tensor], dtype: torch.dtype
+) -> None:
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    y, expected = launch.gated_causal_conv(*inputs), gated_causal_conv(*exact)
+    y, expected = operation(*inputs), reference(*exact)
     assert y.dtype == dtype
     assert_near(y, expected, BOUND[dtype])
     dy = torch.randn_like(y)

@@ -204,5 +204,5 @@ def test_more_streams_than_32_bits_count_are_convolved_in_parts(monkeypatch: pyt
     torch.manual_seed(0)
     operator, x = HyenaOperator(CONFIG).double(), torch.randn(2, 30, 16, dtype=torch.float64)
     expected = operator(x)
-    monkeypatch.setattr("genome_lm.model.mixers.depthwise.MOST_INDEXED", 5 * 2 * 32 + 1)  # five of 48 channels
+    monkeypatch.setattr("genome_lm.kernels.conv.depthwise.MOST_INDEXED", 5 * 2 * 32 + 1)  # five of 48 channels
     torch.testing.assert_close(operator(x), expected, rtol=0, atol=1e-12)

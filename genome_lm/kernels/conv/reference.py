@@ -11,6 +11,7 @@ about 6e-3 of the largest value. With float32 and float16 input each product is 
 import torch
 from torch import Tensor
 
+from genome_lm.kernels.conv.depthwise import depthwise
 from genome_lm.kernels.conv.fft import fast_fft_size
 
 
@@ -37,3 +38,20 @@ def causal_conv(u: Tensor, h: Tensor, bias: Tensor) -> Tensor:
 def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
     """The core of the Hyena operator: x0 · causal_conv(x1 · v, h, bias), with all gates (B, D, L)."""
     return x0 * causal_conv(x1 * v, h, bias)
+
+
+def hyena_core(z: Tensor, weight: Tensor, bias: Tensor, h: Tensor, skip: Tensor) -> Tensor:
+    """The Hyena operator of order 2 between its projections: short convolutions, gates and the long convolution.
+
+    Args:
+        z: (B, 3D, L) projected streams x0, x1 and v, any floating dtype.
+        weight: (3D, 1, K) of the short causal convolutions, the last tap is that of the present position.
+        bias: (3D,) of the short convolutions.
+        h: (D, L) long filter, one per channel.
+        skip: (D,) weight of the long convolution's skip.
+
+    Returns:
+        (B, D, L) in the dtype of `z`.
+    """
+    x0, x1, v = depthwise(z, weight, bias).chunk(3, dim=1)
+    return gated_causal_conv(x0, x1, v, h, skip)

@@ -1,5 +1,8 @@
 """Triton kernels of the gated causal convolution y = x0 · (h ∗ u + bias · u), u = x1 · v, forward and backward.
 
+x0, x1 and v may come from short causal convolutions of TAPS weights each. The kernels then take these on what they
+load, so that neither the three results nor their product ever stand in memory.
+
 Needs triton; `genome_lm.kernels.triton.launch` imports this module on first use, plans the shapes and launches.
 
 **Transform.** Real sequences of length L ≤ N are transformed at the frequencies k − 1/4 (the right-angle convolution,
@@ -36,7 +39,7 @@ import triton.language as tl
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on"))
 """Whether Triton's interpreter runs the kernels, on the CPU: TRITON_INTERPRET=1 was set when triton came in."""
 
-GENERAL = "batch", "channels", "all_channels", "per_program"
+GENERAL = "batch", "channels", "all_channels", "out_channels", "per_program", "blocks"
 """Arguments that make no code of their own where they are 1 or a multiple of 16: they would compile kernels anew."""
 
 
@@ -65,9 +68,26 @@ def _real(pointer, mask):
 
 
 @triton.jit
-def _real_once(pointer, mask):
-    """As `_real`, for values that nobody needs again: they leave the cache to those that stand between the passes."""
-    return tl.load(pointer, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
+def _stream(stream, taps, at, length, TAPS: tl.constexpr):
+    """A stream at the positions `at`, none of them negative, behind its short convolution; zero beyond its length.
+
+    taps: TAPS weights, the last one that of the present position, and the bias, float32. Without TAPS: the stream.
+    """
+    inside = at < length
+    value = _real(stream + at, inside)
+    if TAPS > 0:
+        value = tl.load(taps + TAPS) + tl.load(taps + TAPS - 1) * value
+        for back in tl.static_range(1, TAPS):
+            before = at - back
+            value += tl.load(taps + TAPS - 1 - back) * _real(stream + before, (before >= 0) & inside)
+        value = tl.where(inside, value, 0.0)
+    return value
+
+
+@triton.jit
+def _taps(short, stream, channel, all_channels, TAPS: tl.constexpr):
+    """Weights and bias of one channel of a stream (0: x0, 1: x1, 2: v); short: (3, all_channels, TAPS + 1)."""
+    return short + (stream * all_channels + channel) * (TAPS + 1)
 
 
 @triton.jit
@@ -77,10 +97,11 @@ def _complex(pointer, plane):
 
 
 @triton.jit
-def _gated(a, b, mask):
-    """A · b, loaded behind a barrier: to load it again where it is needed takes fewer registers than to hold it."""
+def _input(x1, v, short, channel, all_channels, at, length, TAPS: tl.constexpr):
+    """u = x1 · v, behind a barrier: to load it again where it is needed takes fewer registers than to hold it."""
     tl.debug_barrier()
-    return _real(a, mask) * _real(b, mask)
+    first = _stream(x1, _taps(short, 1, channel, all_channels, TAPS), at, length, TAPS)
+    return first * _stream(v, _taps(short, 2, channel, all_channels, TAPS), at, length, TAPS)
 
 
 @triton.jit
@@ -196,35 +217,38 @@ def tile_spectrum(h, spectra, tables, length, R: tl.constexpr, C: tl.constexpr, 
 
 @_kernel
 def tile_conv(
-    x0, x1, v, bias, y, spectra, tables,
-    batch, channels, length, stride_b, stride_d, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr,
+    x0, x1, v, short, bias, y, spectra, tables,
+    batch, channels, length, stride_b, stride_d,
+    TAPS: tl.constexpr, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Forward for L ≤ R · C, a sequence of a channel a program; sequences of a channel are neighbours.
 
-    x0, x1, v: (B, D, L) with strides (stride_b, stride_d, 1); bias: (D,) float32; y: (B, D, L) contiguous.
+    x0, x1, v: (B, D, L) with strides (stride_b, stride_d, 1); short: see `_taps`; bias: (D,) float32; y: (B, D, L)
+    contiguous.
     """
     channel, b = (tl.program_id(0) // batch).to(tl.int64), (tl.program_id(0) % batch).to(tl.int64)
     start, out = b * stride_b + channel * stride_d, (b * channels + channel) * length
     at = _positions(R, C)
-    inside = at < length
-    re, im = _forward_real(_gated(x1 + start + at, v + start + at, inside), tables, R, C, DOT)
+    u = _input(x1 + start, v + start, short, channel, channels, at, length, TAPS)
+    re, im = _forward_real(u, tables, R, C, DOT)
     h_re, h_im = _matrix(spectra + channel * 2 * R * C, R, C)
     re, im = _product(re, im, h_re, h_im)
     c = _inverse_real(re, im, tables, R, C, DOT)
-    c += tl.load(bias + channel) * _gated(x1 + start + at, v + start + at, inside)
-    tl.store(y + out + at, _cast(_real(x0 + start + at, inside) * c, y.dtype.element_ty), mask=inside)
+    c += tl.load(bias + channel) * _input(x1 + start, v + start, short, channel, channels, at, length, TAPS)
+    gate = _stream(x0 + start, _taps(short, 0, channel, channels, TAPS), at, length, TAPS)
+    tl.store(y + out + at, _cast(gate * c, y.dtype.element_ty), mask=at < length)
 
 
 @_kernel
 def tile_conv_backward(
-    dy, x0, x1, v, bias, dx0, dx1, dv, dh, dbias, spectra, tables,
+    dy, x0, x1, v, short, bias, dx0, dx1, dv, dh, dbias, spectra, tables,
     batch, channels, length, stride_b, stride_d, per_program,
-    R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr,
+    TAPS: tl.constexpr, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Backward for L ≤ R · C; a program does `per_program` sequences of a channel, a part of the batch.
 
     dy, dx0, dx1, dv: (B, D, L) contiguous; dh: (parts, D, L) and dbias: (parts, D) float32, to be summed over parts;
-    the others as in `tile_conv`.
+    the others as in `tile_conv`. What goes back through the short convolutions, see `_store_gradients`.
     """
     channel, part = (tl.program_id(0) % channels).to(tl.int64), (tl.program_id(0) // channels).to(tl.int64)
     at = _positions(R, C)
@@ -232,18 +256,21 @@ def tile_conv_backward(
     sum_bias = 0.0
     for i in range(per_program):
         b = part * per_program + i
-        inside = at < tl.where(b < batch, length, 0)  # the last part may be short
+        end = tl.where(b < batch, length, 0)  # the last part may be short
+        inside = at < end
         start, out = b * stride_b + channel * stride_d, (b * channels + channel) * length
-        u_re, u_im = _forward_real(_gated(x1 + start + at, v + start + at, inside), tables, R, C, DOT)
+        u = _input(x1 + start, v + start, short, channel, channels, at, end, TAPS)
+        u_re, u_im = _forward_real(u, tables, R, C, DOT)
         h_re, h_im = _matrix(spectra + channel * 2 * R * C, R, C)
         re, im = _product(u_re, u_im, h_re, h_im)
         c = _inverse_real(re, im, tables, R, C, DOT)
-        u = _gated(x1 + start + at, v + start + at, inside)
+        u = _input(x1 + start, v + start, short, channel, channels, at, end, TAPS)
         c += tl.load(bias + channel) * u
         gradient = _real(dy + out + at, inside)
         tl.store(dx0 + out + at, _cast(gradient * c, dx0.dtype.element_ty), mask=inside)
 
-        dc = gradient * _real(x0 + start + at, inside)
+        taps = _taps(short, 0, channel, channels, TAPS)
+        dc = gradient * _stream(x0 + start, taps, at, end, TAPS)
         sum_bias += tl.sum(dc * u)
         re, im = _forward_real(dc, tables, R, C, DOT)
         product_re, product_im = _product_conj(u_re, u_im, re, im)
@@ -252,13 +279,87 @@ def tile_conv_backward(
         h_re, h_im = _matrix(spectra + channel * 2 * R * C, R, C)
         re, im = _product_conj(h_re, h_im, re, im)
         du = _inverse_real(re, im, tables, R, C, DOT)
-        du += tl.load(bias + channel) * _gated(dy + out + at, x0 + start + at, inside)
-        tl.store(dx1 + out + at, _cast(du * _real(v + start + at, inside), dx1.dtype.element_ty), mask=inside)
-        tl.store(dv + out + at, _cast(du * _real(x1 + start + at, inside), dv.dtype.element_ty), mask=inside)
+        tl.debug_barrier()
+        du += tl.load(bias + channel) * _real(dy + out + at, inside) * _stream(x0 + start, taps, at, end, TAPS)
+        _store_gradients(
+            du, x1 + start, v + start, short, channel, channels, dx1 + out, dv + out, at, end, TAPS
+        )  # fmt: skip
     place = part * channels + channel
     total = _inverse_real(sum_re, sum_im, tables, R, C, DOT) * (1.0 / (R * C))
     tl.store(dh + place * length + at, total, mask=at < length)
     tl.store(dbias + place, sum_bias)
+
+
+@triton.jit
+def _store_gradients(du, x1, v, short, channel, all_channels, dx1, dv, at, length, TAPS: tl.constexpr):
+    """dx1 = du · v and dv = du · x1; with TAPS, du in the place of dx1, for `taps_backward` to go on from."""
+    inside = at < length
+    if TAPS > 0:
+        tl.store(dx1 + at, _cast(du, dx1.dtype.element_ty), mask=inside)
+    else:
+        tl.store(dx1 + at, _cast(du * _real(v + at, inside), dx1.dtype.element_ty), mask=inside)
+        tl.store(dv + at, _cast(du * _real(x1 + at, inside), dv.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _placed(value, lane, LANES: tl.constexpr):
+    """A number at its place in a row of zeros."""
+    return tl.where(tl.arange(0, LANES) == lane, value, 0.0)
+
+
+@triton.jit
+def _sums(gradient, stream, first, at, length, TAPS: tl.constexpr, LANES: tl.constexpr):
+    """The gradients of a stream's weights and of its bias, by `gradient` behind its convolution, from a lane on."""
+    sums = _placed(tl.sum(gradient), first + TAPS, LANES)
+    for tap in tl.static_range(TAPS):
+        before = at - (TAPS - 1 - tap)
+        earlier = _real(stream + before, (before >= 0) & (at < length))
+        sums += _placed(tl.sum(gradient * earlier), first + tap, LANES)
+    return sums
+
+
+@_kernel
+def taps_backward(
+    ds0, du, x0, x1, v, short, dz0, dz1, dz2, sums,
+    channels, all_channels, length, stride_b, stride_d, out_stride_b, blocks,
+    TAPS: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Back through the gates and the short convolutions: a block of positions of one channel of a sequence a program.
+
+    ds0, the gradient of x0, and du: (B, channels, L) contiguous; x0, x1, v: (B, channels, L) in front of their short
+    convolutions, strides (stride_b, stride_d, 1); dz0, dz1, dz2: their gradients, (B, channels, L) with strides
+    (out_stride_b, L, 1). sums: (programs, LANES) float32, with the gradients of the weights and biases of the three
+    streams, to be summed over the programs of a channel.
+    """
+    block, sequence = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
+    b, channel = sequence // channels, sequence % channels
+    start, out = b * stride_b + channel * stride_d, b * out_stride_b + channel * length
+    x0 += start
+    x1 += start
+    v += start
+    ds0 += sequence * length
+    du += sequence * length
+    first = _taps(short, 0, channel, all_channels, TAPS)
+    second = _taps(short, 1, channel, all_channels, TAPS)
+    third = _taps(short, 2, channel, all_channels, TAPS)
+    at = block * BLOCK + tl.arange(0, BLOCK)
+    to_x0, to_x1, to_v = (tl.zeros((BLOCK,), tl.float32),) * 3
+    for ahead in tl.static_range(TAPS):
+        later, weight = at + ahead, TAPS - 1 - ahead
+        inside = later < length
+        gradient = _real(du + later, inside)
+        to_x0 += tl.load(first + weight) * _real(ds0 + later, inside)
+        to_x1 += tl.load(second + weight) * gradient * _stream(v, third, later, length, TAPS)
+        to_v += tl.load(third + weight) * gradient * _stream(x1, second, later, length, TAPS)
+    inside = at < length
+    tl.store(dz0 + out + at, _cast(to_x0, dz0.dtype.element_ty), mask=inside)
+    tl.store(dz1 + out + at, _cast(to_x1, dz1.dtype.element_ty), mask=inside)
+    tl.store(dz2 + out + at, _cast(to_v, dz2.dtype.element_ty), mask=inside)
+    gradient = _real(du + at, inside)
+    total = _sums(_real(ds0 + at, inside), x0, 0, at, length, TAPS, LANES)
+    total += _sums(gradient * _stream(v, third, at, length, TAPS), x1, TAPS + 1, at, length, TAPS, LANES)
+    total += _sums(gradient * _stream(x1, second, at, length, TAPS), v, 2 * TAPS + 2, at, length, TAPS, LANES)
+    tl.store(sums + tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES), total)
 
 
 @triton.jit
@@ -279,25 +380,30 @@ def _factors(pointer, pitch):
 
 @_kernel
 def columns_fft(
-    a, b, z, factors,
+    a, b, z, factors, a_taps, b_taps,
     channels, length, a_stride_b, a_stride_d, b_stride_b, b_stride_d, n_columns, width, pitch,
-    GATED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, DOT: tl.constexpr,
+    GATED: tl.constexpr, A_TAPS: tl.constexpr, B_TAPS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """First pass: z[k, m] = Σ_n F[k, n] · (a · b)[n · width + m], ROWS values of k and COLUMNS of m a program.
 
-    a, b: (B, channels, L), strides given; without GATED a alone. z: (B, channels, 2, n_columns, width) in dtype DOT.
+    a, b: (B, channels, L), strides given, in front of their short convolutions; without GATED a alone. a_taps and
+    b_taps: (channels, A_TAPS + 1) and (channels, B_TAPS + 1). z: (B, channels, 2, n_columns, width) in dtype DOT.
     factors: F, (2, pitch, pitch) in dtype DOT, zero from n_columns on.
     """
     sequence, k, m = _column_tile(n_columns, width, ROWS, COLUMNS)
-    a += sequence // channels * a_stride_b + sequence % channels * a_stride_d
-    b += sequence // channels * b_stride_b + sequence % channels * b_stride_d
+    channel = sequence % channels
+    a += sequence // channels * a_stride_b + channel * a_stride_d
+    b += sequence // channels * b_stride_b + channel * b_stride_d
+    a_taps += channel * (A_TAPS + 1)
+    b_taps += channel * (B_TAPS + 1)
     re, im = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, n_columns, STEP):
         n = first + tl.arange(0, STEP)
         at = n[:, None] * width + m
-        u = _real(a + at, at < length)
+        u = _stream(a, a_taps, at, length, A_TAPS)
         if GATED:
-            u *= _real(b + at, at < length)
+            u *= _stream(b, b_taps, at, length, B_TAPS)
         f_re, f_im = _factors(factors + k * pitch + n[None, :], pitch)
         re, im = _dot_add(f_re, u, re, DOT), _dot_add(f_im, u, im, DOT)
     z += sequence * 2 * n_columns * width
@@ -326,25 +432,29 @@ def _load_row(pointer, phases, row, n_columns, tables, R: tl.constexpr, C: tl.co
 
 
 @triton.jit
+def _store(re, im, pointer, plane, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """A complex tile into its two planes."""
+    at = _positions(R, C)
+    tl.store(pointer + at, _cast(re, DOT))
+    tl.store(pointer + plane + at, _cast(im, DOT))
+
+
+@triton.jit
 def _store_row(re, im, pointer, phases, row, n_columns, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
     """The inverse of `_load_row`, times R · C."""
     re, im = _inverse(re, im, tables, R, C, DOT)
     w_re, w_im = _twiddle(phases, row, n_columns, R, C)
     re, im = _product_conj(w_re, w_im, re, im)
-    at = _positions(R, C)
-    tl.store(pointer + at, _cast(re, DOT))
-    tl.store(pointer + n_columns * R * C + at, _cast(im, DOT))
+    _store(re, im, pointer, n_columns * R * C, R, C, DOT)
 
 
 @triton.jit
-def rows_spectrum(h, phases, tables, n_columns, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
-    """Second pass for filters h, (channels, 2, n_columns, R · C), in place: the rows' transforms over R · C."""
-    row, channel = tl.program_id(0) % n_columns, (tl.program_id(0) // n_columns).to(tl.int64)
-    h += (channel * 2 * n_columns + row) * R * C
-    re, im = _load_row(h, phases, row, n_columns, tables, R, C, DOT)
-    at = _positions(R, C)
-    tl.store(h + at, _cast(re * (1.0 / (R * C)), DOT))
-    tl.store(h + n_columns * R * C + at, _cast(im * (1.0 / (R * C)), DOT))
+def rows_fft(z, phases, tables, n_columns, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """Second pass without a way back, in place: z, (sequences, 2, n_columns, R · C), becomes the whole transform."""
+    row, sequence = tl.program_id(0) % n_columns, (tl.program_id(0) // n_columns).to(tl.int64)
+    z += (sequence * 2 * n_columns + row) * R * C
+    re, im = _load_row(z, phases, row, n_columns, tables, R, C, DOT)
+    _store(re, im, z, n_columns * R * C, R, C, DOT)
 
 
 @_kernel
@@ -353,7 +463,7 @@ def rows_conv(
 ):  # fmt: skip
     """Second pass, in place: each row of z is transformed, multiplied by the filter's transform and inverted.
 
-    z: (B, channels, 2, n_columns, R · C) as `columns_fft` left it, h: as `rows_spectrum` left it.
+    z: (B, channels, 2, n_columns, R · C) as `columns_fft` left it, h: as `rows_fft` left it.
     """
     row, sequence = tl.program_id(0) % n_columns, (tl.program_id(0) // n_columns).to(tl.int64)
     z += (sequence * 2 * n_columns + row) * R * C
@@ -365,97 +475,108 @@ def rows_conv(
 
 
 @_kernel
-def rows_conv_backward(
+def rows_backward(
     z, g, h, phases, tables, batch, channels, n_columns, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr
 ):  # fmt: skip
-    """Second pass of the backward, in place: u in z becomes h ∗ u, dc in g the gradient of u, and h its gradient.
+    """Way back of the backward's second pass, in place: u in z becomes h ∗ u, dc in g the gradient of u, h its own.
 
-    A program does a row of a channel over the whole batch.
+    All three as `rows_fft` left them: with the transforms in the same kernel, registers would not suffice for tiles
+    of 64 × 64. A program does a row of a channel over the whole batch.
     """
     row, channel = tl.program_id(0) % n_columns, (tl.program_id(0) // n_columns).to(tl.int64)
-    at = _positions(R, C)
+    at, plane = _positions(R, C), n_columns * R * C
     h += (channel * 2 * n_columns + row) * R * C
     sum_re, sum_im = tl.zeros((R, C), tl.float32), tl.zeros((R, C), tl.float32)
     for b in range(batch):
         start = ((b * channels + channel) * 2 * n_columns + row) * R * C
-        u_re, u_im = _load_row(z + start, phases, row, n_columns, tables, R, C, DOT)
-        h_re, h_im = _complex(h + at, n_columns * R * C)
-        re, im = _product(u_re, u_im, h_re, h_im)
-        _store_row(re, im, z + start, phases, row, n_columns, tables, R, C, DOT)
-
-        re, im = _load_row(g + start, phases, row, n_columns, tables, R, C, DOT)
-        product_re, product_im = _product_conj(u_re, u_im, re, im)
+        re, im = _complex(z + start + at, plane)
+        g_re, g_im = _complex(g + start + at, plane)
+        product_re, product_im = _product_conj(re, im, g_re, g_im)
         sum_re += product_re
         sum_im += product_im
-        h_re, h_im = _complex(h + at, n_columns * R * C)
-        re, im = _product_conj(h_re, h_im, re, im)
+        h_re, h_im = _complex(h + at, plane)
+        re, im = _product(re, im, h_re, h_im)
+        _store_row(re, im, z + start, phases, row, n_columns, tables, R, C, DOT)
+
+        tl.debug_barrier()  # g and h are loaded again, which takes fewer registers than to hold them
+        g_re, g_im = _complex(g + start + at, plane)
+        h_re, h_im = _complex(h + at, plane)
+        re, im = _product_conj(h_re, h_im, g_re, g_im)
         _store_row(re, im, g + start, phases, row, n_columns, tables, R, C, DOT)
-    scale = 1.0 / (R * C)
-    _store_row(sum_re * scale, sum_im * scale, h, phases, row, n_columns, tables, R, C, DOT)
+    _store_row(sum_re, sum_im, h, phases, row, n_columns, tables, R, C, DOT)
 
 
 @triton.jit
-def _columns_inverse(
-    z, n, m, factors, n_columns, width, pitch,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, DOT: tl.constexpr,
-):  # fmt: skip
-    """Re Σ_k conj(F[k, n]) · z[k, m] / n_columns."""
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first in range(0, n_columns, STEP):
-        k = first + tl.arange(0, STEP)
-        inside = k[:, None] < n_columns
-        at = k[:, None] * width + m
-        f_re, f_im = _factors(factors + k[None, :] * pitch + n, pitch)
-        total = _dot_add(f_re, _real(z + at, inside), total, DOT)
-        total = _dot_add(f_im, _real(z + n_columns * width + at, inside), total, DOT)
-    return total * (1.0 / n_columns)
+def _add_inverse(z, k, m, f_re, f_im, total, n_columns, width, DOT: tl.constexpr):
+    """Re Σ_k conj(F[k, n]) · z[k, m] over some rows, added to the total."""
+    inside, at = k[:, None] < n_columns, k[:, None] * width + m
+    total = _dot_add(f_re, _real(z + at, inside), total, DOT)
+    return _dot_add(f_im, _real(z + n_columns * width + at, inside), total, DOT)
 
 
 @_kernel
 def columns_ifft(
-    z, x0, x1, v, bias, y, factors,
-    channels, all_channels, length, x0_stride_b, x0_stride_d, stride_b, stride_d, n_columns, width, pitch,
-    GATED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, DOT: tl.constexpr,
+    z, x0, x1, v, short, bias, y, factors,
+    channels, all_channels, length, stride_b, stride_d, n_columns, width, pitch,
+    GATED: tl.constexpr, TAPS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Last pass: y = x0 · (c + bias · x1 · v), c the columns' inverse transform of z; without GATED y = c.
 
-    With dy for x0 this is the gradient of x0. Operands as in `columns_fft`, from the group's first channel on;
-    y: (B, all_channels, L) contiguous.
+    x0, x1, v: (B, channels, L), in front of their short convolutions; short: see `_taps`; these and the bias from the
+    group's first channel on; y: (B, all_channels, L) contiguous.
     """
     sequence, n, m = _column_tile(n_columns, width, ROWS, COLUMNS)
     b, channel = sequence // channels, sequence % channels
     z += sequence * 2 * n_columns * width
-    c = _columns_inverse(z, n, m, factors, n_columns, width, pitch, ROWS, COLUMNS, STEP, DOT)
+    c = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, n_columns, STEP):
+        k = first + tl.arange(0, STEP)
+        f_re, f_im = _factors(factors + k[None, :] * pitch + n, pitch)
+        c = _add_inverse(z, k, m, f_re, f_im, c, n_columns, width, DOT)
+    c *= 1.0 / (n_columns * width)
     at = n * width + m
-    inside = (at < length) & (n < n_columns)
     if GATED:
         start = b * stride_b + channel * stride_d
-        c += tl.load(bias + channel) * _real_once(x1 + start + at, inside) * _real_once(v + start + at, inside)
-        c *= _real_once(x0 + b * x0_stride_b + channel * x0_stride_d + at, inside)
-    tl.store(y + (b * all_channels + channel) * length + at, _cast(c, y.dtype.element_ty), mask=inside)
+        u = _input(x1 + start, v + start, short, channel, all_channels, at, length, TAPS)
+        c += tl.load(bias + channel) * u
+        c *= _stream(x0 + start, _taps(short, 0, channel, all_channels, TAPS), at, length, TAPS)
+    tl.store(y + (b * all_channels + channel) * length + at, _cast(c, y.dtype.element_ty), mask=at < length)
 
 
 @_kernel
 def columns_ifft_backward(
-    g, dy, x0, x1, v, bias, dx1, dv, dbias, factors,
-    channels, all_channels, length, stride_b, stride_d, n_columns, width, pitch,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, DOT: tl.constexpr,
+    z, g, dy, x0, x1, v, short, bias, dx0, dx1, dv, dbias, factors,
+    channels, all_channels, out_channels, length, stride_b, stride_d, n_columns, width, pitch,
+    TAPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    """Last pass of the backward: with dc = dy · x0, du = c + bias · dc, dx1 = du · v, dv = du · x1, dbias = Σ dc · u.
+    """Last pass of the backward.
 
-    c is the columns' inverse transform of g. dbias: (programs,) float32, to be summed over those of a channel.
-    dy, dx1, dv: (B, all_channels, L) contiguous; the others as in `columns_fft`.
+    With dc = dy · x0, u = x1 · v, c and e the columns' inverse transforms of z and g: dx0 = dy · (c + bias · u),
+    du = e + bias · dc, dx1 = du · v, dv = du · x1, and dbias = Σ dc · u.
+
+    dy: (B, all_channels, L) contiguous; dx0, dx1, dv: (B, out_channels, L) contiguous, see `_store_gradients` for
+    what goes back through the short convolutions; dbias: (programs,) float32, to be summed over those of a channel;
+    the others as in `columns_ifft`. Both inverses are in one kernel since they share F and the gates.
     """
     sequence, n, m = _column_tile(n_columns, width, ROWS, COLUMNS)
     b, channel = sequence // channels, sequence % channels
+    z += sequence * 2 * n_columns * width
     g += sequence * 2 * n_columns * width
-    du = _columns_inverse(g, n, m, factors, n_columns, width, pitch, ROWS, COLUMNS, STEP, DOT)
+    c, du = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, n_columns, STEP):
+        k = first + tl.arange(0, STEP)
+        f_re, f_im = _factors(factors + k[None, :] * pitch + n, pitch)
+        c = _add_inverse(z, k, m, f_re, f_im, c, n_columns, width, DOT)
+        du = _add_inverse(g, k, m, f_re, f_im, du, n_columns, width, DOT)
+    scale, skip = 1.0 / (n_columns * width), tl.load(bias + channel)
     at = n * width + m
-    inside = (at < length) & (n < n_columns)
-    start, out = b * stride_b + channel * stride_d, (b * all_channels + channel) * length
-    dc = _real(dy + out + at, inside) * _real(x0 + start + at, inside)
-    du += tl.load(bias + channel) * dc
-    x1_tile, v_tile = _real(x1 + start + at, inside), _real(v + start + at, inside)
-    tl.store(dx1 + out + at, _cast(du * v_tile, dx1.dtype.element_ty), mask=inside)
-    tl.store(dv + out + at, _cast(du * x1_tile, dv.dtype.element_ty), mask=inside)
-    tl.store(dbias + tl.program_id(0), tl.sum(dc * x1_tile * v_tile))
+    inside = at < length
+    start, out = b * stride_b + channel * stride_d, (b * out_channels + channel) * length
+    u = _input(x1 + start, v + start, short, channel, all_channels, at, length, TAPS)
+    gradient = _real(dy + (b * all_channels + channel) * length + at, inside)
+    tl.store(dx0 + out + at, _cast(gradient * (c * scale + skip * u), dx0.dtype.element_ty), mask=inside)
+    dc = gradient * _stream(x0 + start, _taps(short, 0, channel, all_channels, TAPS), at, length, TAPS)
+    tl.store(dbias + tl.program_id(0), tl.sum(dc * u))
+    du = du * scale + skip * dc
+    _store_gradients(du, x1 + start, v + start, short, channel, all_channels, dx1 + out, dv + out, at, length, TAPS)

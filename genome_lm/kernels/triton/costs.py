@@ -8,6 +8,7 @@ sequence of one channel, are counted by:
   the tiles are left out, as L1 has them after a processor's first program.
 - operations: those of the column passes, at the card's full rate; the instructions of the kernels on tiles.
 - what belongs to the filter alone, its transform and its gradient's inverse, divided by the batch.
+- with short convolutions before the gates, what these add, on streams that are read as they are.
 
 A kernel takes at least the longest of these, its floor, and a pass the sum of its kernels' floors. torch.fft and
 FlashFFTConv are flattered: each is counted as one kernel that is bound by memory or by operations, whichever takes
@@ -37,7 +38,8 @@ ISSUED = 0.5 * 132 * 4 * 1.7e9
 """Instructions per second that the kernels on tiles are taken to issue: half of what an H100's processors could."""
 INSTRUCTIONS = {"bfloat16": 1.8, "tf32": 6.0}
 """Instructions per point of one transform of a tile, which bound these kernels; of 32 threads each. They are counted
-in the compiled kernels for sm_90: `rows_conv`, with two transforms of 1,024 points, has 3,700 and 12,200."""
+in the compiled kernels for sm_90: `rows_conv`, with two transforms of 1,024 points, has 3,700 and 12,200. Tiles of
+4,096 points are taken to have as many."""
 POSITIONS = 1 << 18
 """Positions of a batch in the table."""
 
@@ -67,8 +69,12 @@ def _shared(cost: Cost, batch: int) -> Cost:
     return Cost(*(count / batch for count in cost))
 
 
-def kernel_costs(length: int, dtype: torch.dtype, backward: bool = False, batch: int = 1) -> dict[str, Cost]:
+def kernel_costs(
+    length: int, dtype: torch.dtype, backward: bool = False, batch: int = 1, taps: int = 0
+) -> dict[str, Cost]:
     """Each kernel of the forward or of the backward on one sequence of one channel.
+
+    `taps` of the short convolutions before the gates; 0: gates as they are.
 
     Raises:
         ValueError: If the kernels can't take the length or the dtype.
@@ -76,9 +82,13 @@ def kernel_costs(length: int, dtype: torch.dtype, backward: bool = False, batch:
     plan = plan_for(length, dtype, backward)
     if plan is None:
         raise ValueError(f"no plan for {length} positions in {dtype}")
-    if plan.n_columns == 1:
-        return _tile_costs(plan, length, dtype.itemsize, backward, batch)
-    return _column_costs(plan, length, dtype.itemsize, backward, batch)
+    count = _tile_costs if plan.n_columns == 1 else _column_costs
+    costs = count(plan, length, dtype.itemsize, backward, batch, taps)
+    if backward and taps:
+        # Reads the gradients of x0 and u, and the three streams, of which two are convolved for each tap.
+        moved, operations = 8 * length * dtype.itemsize, length * taps * (4 * taps + 16)
+        costs["taps_backward"] = _cost(moved, moved, 0, operations, operations / PLAIN)
+    return costs
 
 
 def _precision(plan: Plan) -> tuple[str, int]:
@@ -86,7 +96,7 @@ def _precision(plan: Plan) -> tuple[str, int]:
     return ("bfloat16", 1) if plan.dot == torch.bfloat16 else ("tf32", 3)
 
 
-def _tile_costs(plan: Plan, length: int, item: int, backward: bool, batch: int) -> dict[str, Cost]:
+def _tile_costs(plan: Plan, length: int, item: int, backward: bool, batch: int, taps: int) -> dict[str, Cost]:
     """All in one program.
 
     A transform, or its inverse, is a real product from the left and a complex one from the right; twiddles and the
@@ -99,10 +109,11 @@ def _tile_costs(plan: Plan, length: int, item: int, backward: bool, batch: int) 
     costs = {"tile_spectrum": _shared(_cost(moved, moved, one, tile * 6, seconds), batch)}
     if not backward:
         gates = 4 * length * item
-        return costs | {"tile_conv": _cost(gates, gates + spectrum, 2 * one, tile * (3 * 6 + 4), 2 * seconds)}
+        gating = tile * (3 * 6 + 4 + 10 * taps)
+        return costs | {"tile_conv": _cost(gates, gates + spectrum, 2 * one, gating, 2 * seconds)}
     # Both u and dc go there and back: four twiddles, two products with the filter, one summed for its gradient.
-    gates, gradient = 7 * length * item, 4 * length / batch
-    transforms, plain = 4 + 1 / batch, tile * (6 * 6 + 8 + 9 + 6 / batch)
+    gates, gradient = (6 if taps else 7) * length * item, 4 * length / batch
+    transforms, plain = 4 + 1 / batch, tile * (6 * 6 + 8 + 9 + 12 * taps + 6 / batch)
     cached = gates + 2 * spectrum + gradient
     return costs | {
         "tile_conv_backward": _cost(gates + gradient, cached, transforms * one, plain, transforms * seconds)
@@ -125,52 +136,55 @@ class _ColumnPass:
     def fft(self, operands: float, plain: float) -> Cost:
         """The transform of so many bytes of operands, each of which is loaded for every block of rows."""
         cached = self._factors + self._blocks * operands + self.between
-        return self._cost(operands, cached, plain)
+        return self._cost(operands + self.between, cached, self._matrix, self._blocks * plain)
 
-    def inverse(self, operands: float, plain: float) -> Cost:
-        """The inverse, with so many bytes of gates and results, each moved once."""
-        cached = self._factors + self._blocks * self.between + operands
-        return self._cost(operands, cached, plain)
+    def inverse(self, operands: float, plain: float, results: int = 1) -> Cost:
+        """The inverses of so many transforms, of half a block each, with so many bytes of gates, each moved once."""
+        between = results * self.between
+        cached = 2 * self._factors + self._blocks * between + operands
+        return self._cost(operands + between, cached, results * self._matrix, plain)
 
-    def _cost(self, operands: float, cached: float, plain: float) -> Cost:
-        seconds = self._matrix / self._rate + plain / PLAIN
-        return _cost(operands + self.between, cached, self._matrix, plain, seconds)
+    def _cost(self, moved: float, cached: float, matrix: float, plain: float) -> Cost:
+        return _cost(moved, cached, matrix, plain, matrix / self._rate + plain / PLAIN)
 
 
-def _column_costs(plan: Plan, length: int, item: int, backward: bool, batch: int) -> dict[str, Cost]:
+def _column_costs(plan: Plan, length: int, item: int, backward: bool, batch: int, taps: int) -> dict[str, Cost]:
     """Three passes, with complex numbers between them."""
     unit, parts = _precision(plan)
     columns = _ColumnPass(plan)
     points, gate, between = plan.tile * plan.n_columns, length * item, columns.between
     row, seconds = points * 8 * parts * (plan.rows + plan.columns), points * INSTRUCTIONS[unit] / ISSUED  # one way
-    costs = {
-        "columns_fft, filter": _shared(columns.fft(4 * length, 0), batch),
-        "rows_spectrum": _shared(_cost(2 * between, 2 * between, row, points * 3 * 6, seconds), batch),
-    }
+
+    def rows_fft(sequences: float) -> Cost:
+        moved = 2 * between * sequences
+        return _cost(moved, moved, row * sequences, points * 2 * 6 * sequences, seconds * sequences)
+
+    costs = {"columns_fft, filter": _shared(columns.fft(4 * length, 0), batch)}
     if not backward:
         return costs | {
-            "columns_fft": columns.fft(2 * gate, length),
+            "rows_fft": rows_fft(1 / batch),
+            "columns_fft": columns.fft(2 * gate, length * (1 + 4 * taps)),
             "rows_conv": _cost((2 + 1 / batch) * between, 3 * between, 2 * row, points * 7 * 6, 2 * seconds),
-            "columns_ifft": columns.inverse(4 * gate, 4 * length),
+            "columns_ifft": columns.inverse(4 * gate, length * (4 + 6 * taps)),
         }
-    transforms = 4 + 1 / batch
+    transforms = 2 + 1 / batch
     rows = _cost(
-        (4 + 2 / batch) * between, (6 + 1 / batch) * between,
-        transforms * row, points * (14 * 6 + 8 + 18 / batch), transforms * seconds,
+        (4 + 2 / batch) * between, (7 + 1 / batch) * between,
+        transforms * row, points * (8 * 6 + 2 + 12 / batch), transforms * seconds,
     )  # fmt: skip
     return costs | {
-        "columns_fft, x1 · v": columns.fft(2 * gate, length),
-        "columns_fft, dy · x0": columns.fft(2 * gate, length),
-        "rows_conv_backward": rows,
-        "columns_ifft": columns.inverse(4 * gate, 4 * length),
-        "columns_ifft_backward": columns.inverse(6 * gate, 7 * length),
+        "columns_fft, x1 · v": columns.fft(2 * gate, length * (1 + 4 * taps)),
+        "columns_fft, dy · x0": columns.fft(2 * gate, length * (1 + 2 * taps)),
+        "rows_fft": rows_fft(2 + 1 / batch),
+        "rows_backward": rows,
         "columns_ifft, filter": _shared(columns.inverse(4 * length, 0), batch),
+        "columns_ifft_backward": columns.inverse((6 if taps else 7) * gate, length * (11 + 6 * taps), results=2),
     }
 
 
-def ours(length: int, dtype: torch.dtype, backward: bool = False, batch: int = 1) -> Cost:
+def ours(length: int, dtype: torch.dtype, backward: bool = False, batch: int = 1, taps: int = 0) -> Cost:
     """All kernels together, one after the other."""
-    costs = kernel_costs(length, dtype, backward, batch).values()
+    costs = kernel_costs(length, dtype, backward, batch, taps).values()
     return Cost(*map(sum, zip(*costs, strict=True)))
 
 

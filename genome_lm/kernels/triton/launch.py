@@ -1,12 +1,13 @@
-"""The gated causal convolution in Triton as one operation of PyTorch: plans, launches, gradients.
+"""The gated causal convolution in Triton as operations of PyTorch: plans, launches, gradients.
 
-Importing this module needs triton. Under autograd and torch.compile the operation is opaque: `genome_lm::
-gated_causal_conv` and, for its gradients, `genome_lm::gated_causal_conv_backward`.
+Importing this module needs triton. Under autograd and torch.compile the operations are opaque: `genome_lm::
+gated_causal_conv` on streams as they are, `genome_lm::hyena_core` on streams in front of their short convolutions,
+and two more for their gradients.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -27,6 +28,22 @@ to memory, though nobody wants them anymore. A single channel may need more.
 """
 PROGRAMS = 1_024
 """Programs of a launch that are enough to fill a GPU; beyond these the backward walks through the batch instead."""
+TAPS_BLOCK = 1_024
+"""Positions that a program takes back through the short convolutions."""
+
+
+class _Streams(NamedTuple):
+    """What the kernels load for the gates: (B, D, L) each, of the same strides, positions side by side.
+
+    `short` holds the weights and biases of their short convolutions, (3, D, taps + 1) float32 contiguous; without
+    taps, anything.
+    """
+
+    x0: Tensor
+    x1: Tensor
+    v: Tensor
+    short: Tensor
+    taps: int
 
 
 def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
@@ -46,53 +63,64 @@ def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor
     Raises:
         GenomeLMError: If the device or the dtype is one that the kernels can't take.
     """
-    if x0.device.type != "cuda" and not kernels.INTERPRETED.value:
+    dtype = torch.promote_types(torch.promote_types(x0.dtype, x1.dtype), v.dtype)
+    _check(x0, dtype)
+    return _gated(x0.to(dtype), x1.to(dtype), v.to(dtype), h, bias)
+
+
+def hyena_core(z: Tensor, weight: Tensor, bias: Tensor, h: Tensor, skip: Tensor) -> Tensor:
+    """As `genome_lm.kernels.conv.reference.hyena_core`, in Triton: z is read as it is, and nothing but y is written.
+
+    Args:
+        z: (B, 3D, L) float32, float16 or bfloat16 on a CUDA device (or, interpreted, on the CPU).
+        weight: (3D, 1, K), any floating dtype; taken in float32, as are the results of the short convolutions.
+        bias: (3D,), any floating dtype.
+        h: (D, L), any floating dtype.
+        skip: (D,), any floating dtype.
+
+    Returns:
+        (B, D, L) contiguous, in the dtype of z; precision and errors as in `gated_causal_conv`.
+    """
+    _check(z, z.dtype)
+    return _core(z, torch.cat([weight[:, 0], bias[:, None]], dim=1).float(), h, skip)
+
+
+def _check(x: Tensor, dtype: torch.dtype) -> None:
+    """Raise the error of what the kernels can't take."""
+    if x.device.type != "cuda" and not kernels.INTERPRETED.value:
         raise GenomeLMError(
-            f"the triton kernels need a CUDA device, not {x0.device.type}: unset GENOME_LM_KERNEL, "
+            f"the triton kernels need a CUDA device, not {x.device.type}: unset GENOME_LM_KERNEL, "
             "or set TRITON_INTERPRET=1 to run them slowly on the CPU"
         )
-    dtype = torch.promote_types(torch.promote_types(x0.dtype, x1.dtype), v.dtype)
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise GenomeLMError(f"the triton kernels take float32, float16 and bfloat16, not {dtype}")
-    if plan_for(x0.shape[-1], dtype) is None:
-        raise GenomeLMError(f"the triton kernels take no sequences of {x0.shape[-1]} positions in {dtype}")
-    return _forward(x0.to(dtype), x1.to(dtype), v.to(dtype), h, bias)
+    if plan_for(x.shape[-1], dtype) is None:
+        raise GenomeLMError(f"the triton kernels take no sequences of {x.shape[-1]} positions in {dtype}")
 
 
 @torch.library.custom_op("genome_lm::gated_causal_conv", mutates_args=())
-def _forward(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
+def _gated(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
     x0, x1, v = _alike(x0, x1, v)
-    y = torch.empty(x0.shape, dtype=x0.dtype, device=x0.device)
-    if y.numel():
-        plan = _plan(x0, backward=False)
-        run = _tile_forward if plan.n_columns == 1 else _columns_forward
-        with torch.cuda.device_of(x0):
-            run(plan, x0, x1, v, h.contiguous(), bias.float().contiguous(), y)
-    return y
+    return _forward(_Streams(x0, x1, v, bias.float().contiguous(), 0), h, bias)
 
 
-@_forward.register_fake
+@_gated.register_fake
 def _(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
     return torch.empty(x0.shape, dtype=x0.dtype, device=x0.device)
 
 
 @torch.library.custom_op("genome_lm::gated_causal_conv_backward", mutates_args=())
-def _backward(
+def _gated_backward(
     dy: Tensor, x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     x0, x1, v = _alike(x0, x1, v)
-    dy = dy.contiguous()
-    dx0, dx1, dv = (torch.empty(x0.shape, dtype=x0.dtype, device=x0.device) for _ in range(3))
-    if not dy.numel():
-        return dx0, dx1, dv, torch.zeros_like(h), torch.zeros_like(bias)
-    plan = _plan(x0, backward=True)
-    run = _tile_backward if plan.n_columns == 1 else _columns_backward
-    with torch.cuda.device_of(x0):
-        dh, dbias = run(plan, dy, x0, x1, v, h.contiguous(), bias.float().contiguous(), dx0, dx1, dv)
-    return dx0, dx1, dv, dh.to(h.dtype), dbias.to(bias.dtype)
+    streams = _Streams(x0, x1, v, bias.float().contiguous(), 0)
+    gradients = [torch.empty(x0.shape, dtype=x0.dtype, device=x0.device) for _ in range(3)]
+    _, dh, dbias = _backward(dy.contiguous(), streams, h, bias, gradients)
+    return *gradients, dh, dbias  # type: ignore[return-value]
 
 
-@_backward.register_fake
+@_gated_backward.register_fake
 def _(
     dy: Tensor, x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -100,21 +128,73 @@ def _(
     return dx0, dx1, dv, h.new_empty(h.shape), bias.new_empty(bias.shape)
 
 
+@torch.library.custom_op("genome_lm::hyena_core", mutates_args=())
+def _core(z: Tensor, short: Tensor, h: Tensor, skip: Tensor) -> Tensor:
+    return _forward(_short_streams(z, short), h, skip)
+
+
+@_core.register_fake
+def _(z: Tensor, short: Tensor, h: Tensor, skip: Tensor) -> Tensor:
+    return z.new_empty(z.shape[0], z.shape[1] // 3, z.shape[2])
+
+
+@torch.library.custom_op("genome_lm::hyena_core_backward", mutates_args=())
+def _core_backward(
+    dy: Tensor, z: Tensor, short: Tensor, h: Tensor, skip: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dz = torch.empty(z.shape, dtype=z.dtype, device=z.device)
+    dshort, dh, dskip = _backward(dy.contiguous(), _short_streams(z, short), h, skip, dz.chunk(3, dim=1))
+    return dz, dshort.reshape(short.shape), dh, dskip
+
+
+@_core_backward.register_fake
+def _(dy: Tensor, z: Tensor, short: Tensor, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return z.new_empty(z.shape), short.new_empty(short.shape), h.new_empty(h.shape), skip.new_empty(skip.shape)
+
+
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
-    return _backward(dy, *ctx.saved_tensors)
-
-
-_forward.register_autograd(_gradients, setup_context=_save)
+_gated.register_autograd(lambda ctx, dy: _gated_backward(dy, *ctx.saved_tensors), setup_context=_save)
+_core.register_autograd(lambda ctx, dy: _core_backward(dy, *ctx.saved_tensors), setup_context=_save)
 
 
 def _alike(*gates: Tensor) -> list[Tensor]:
     """The gates with the same strides and positions side by side; copied only if they aren't so already."""
     alike = all(gate.stride() == gates[0].stride() for gate in gates) and gates[0].stride(-1) == 1
     return list(gates) if alike else [gate.contiguous() for gate in gates]
+
+
+def _short_streams(z: Tensor, short: Tensor) -> _Streams:
+    z = z if z.stride(-1) == 1 else z.contiguous()
+    x0, x1, v = z.chunk(3, dim=1)
+    return _Streams(x0, x1, v, short.view(3, -1, short.shape[1]).contiguous(), short.shape[1] - 1)
+
+
+def _forward(streams: _Streams, h: Tensor, bias: Tensor) -> Tensor:
+    """y, (B, D, L), with the long filters (D, L) and the weights of the skip (D,)."""
+    x = streams.x0
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if y.numel():
+        plan = _plan(x, backward=False)
+        run = _tile_forward if plan.n_columns == 1 else _columns_forward
+        with torch.cuda.device_of(x):
+            run(plan, streams, h.contiguous(), bias.float().contiguous(), y)
+    return y
+
+
+def _backward(
+    dy: Tensor, streams: _Streams, h: Tensor, bias: Tensor, gradients: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fills the gradients of the three streams, (B, D, L) each; those of `short`, of the filters and of the skip."""
+    if not dy.numel():
+        return torch.zeros_like(streams.short), torch.zeros_like(h), torch.zeros_like(bias)
+    plan = _plan(dy, backward=True)
+    run = _tile_backward if plan.n_columns == 1 else _columns_backward
+    with torch.cuda.device_of(dy):
+        dshort, dh, dbias = run(plan, dy, streams, h.contiguous(), bias.float().contiguous(), gradients)
+    return dshort, dh.to(h.dtype), dbias.to(bias.dtype)
 
 
 def _plan(x: Tensor, backward: bool) -> Plan:
@@ -138,11 +218,11 @@ def _constants(plan: Plan) -> dict[str, Any]:
     return {"R": plan.rows, "C": plan.columns, "DOT": dot, "num_warps": plan.warps, "num_stages": 1}
 
 
-def _column_constants(plan: Plan) -> dict[str, Any]:
-    """Compile-time constants of the column passes."""
+def _column_constants(plan: Plan, inverse: bool = False) -> dict[str, Any]:
+    """Compile-time constants of the column passes. Inverses need registers for gates too: half a block each."""
     return {
-        "ROWS": plan.block_rows, "COLUMNS": plan.block_columns, "STEP": plan.step, "DOT": _constants(plan)["DOT"],
-        "num_warps": plan.column_warps, "num_stages": 2,
+        "ROWS": plan.block_rows, "COLUMNS": plan.block_columns // (2 if inverse else 1), "STEP": plan.step,
+        "DOT": _constants(plan)["DOT"], "num_warps": plan.column_warps, "num_stages": 2,
     }  # fmt: skip
 
 
@@ -152,139 +232,200 @@ def _tile_spectra(plan: Plan, h: Tensor, tables: Tensor) -> Tensor:
     return spectra
 
 
-def _tile_forward(plan: Plan, x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor, y: Tensor) -> None:
-    batch, channels, length = x0.shape
-    tables = table_for(plan, x0.device).tile
+def _tile_forward(plan: Plan, streams: _Streams, h: Tensor, bias: Tensor, y: Tensor) -> None:
+    batch, channels, length = y.shape
+    tables = table_for(plan, y.device).tile
     kernels.tile_conv[(batch * channels,)](
-        x0, x1, v, bias, y, _tile_spectra(plan, h, tables), tables,
-        batch, channels, length, x0.stride(0), x0.stride(1), **_constants(plan),
+        *streams[:4], bias, y, _tile_spectra(plan, h, tables), tables,
+        batch, channels, length, *streams.x0.stride()[:2], TAPS=streams.taps, **_constants(plan),
     )  # fmt: skip
 
 
 def _tile_backward(
-    plan: Plan, dy: Tensor, x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor,
-    dx0: Tensor, dx1: Tensor, dv: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    batch, channels, length = x0.shape
-    tables = table_for(plan, x0.device).tile
+    plan: Plan, dy: Tensor, streams: _Streams, h: Tensor, bias: Tensor, gradients: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, channels, length = dy.shape
+    tables = table_for(plan, dy.device).tile
     per_program = -(-batch // min(batch, -(-PROGRAMS // channels)))
     parts = triton.cdiv(batch, per_program)
-    dh = torch.empty(parts, channels, length, dtype=torch.float32, device=x0.device)
-    dbias = torch.empty(parts, channels, dtype=torch.float32, device=x0.device)
+    dh = torch.empty(parts, channels, length, dtype=torch.float32, device=dy.device)
+    dbias = torch.empty(parts, channels, dtype=torch.float32, device=dy.device)
+    behind = _behind(dy, streams, gradients)
     kernels.tile_conv_backward[(parts * channels,)](
-        dy, x0, x1, v, bias, dx0, dx1, dv, dh, dbias, _tile_spectra(plan, h, tables), tables,
-        batch, channels, length, x0.stride(0), x0.stride(1), _bound(per_program), **_constants(plan),
+        dy, *streams[:4], bias, *behind, dh, dbias, _tile_spectra(plan, h, tables), tables,
+        batch, channels, length, *streams.x0.stride()[:2], per_program, TAPS=streams.taps, **_constants(plan),
     )  # fmt: skip
-    return dh.sum(0) if parts > 1 else dh[0], dbias.sum(0)
+    dshort = _taps_backward(behind, streams, gradients, channels)
+    return dshort, dh.sum(0) if parts > 1 else dh[0], dbias.sum(0)
+
+
+def _behind(like: Tensor, streams: _Streams, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Where the kernels put dx0, dx1 and dv: into the gradients, or with taps dx0 and du between two kernels."""
+    if not streams.taps:
+        return gradients
+    ds0, du = torch.empty(2, *like.shape, dtype=like.dtype, device=like.device)
+    return ds0, du, du
+
+
+def _taps_backward(
+    behind: Sequence[Tensor], streams: _Streams, gradients: Sequence[Tensor], all_channels: int
+) -> Tensor:
+    """Take what `_behind` holds, (B, channels, L), into the gradients; returns that of `short`, (3, channels, …).
+
+    The streams and gradients begin with the first channel of `behind`.
+    """
+    if not streams.taps:
+        return streams.short
+    ds0, du, _ = behind
+    batch, channels, length = ds0.shape
+    blocks, lanes = triton.cdiv(length, TAPS_BLOCK), 3 * (streams.taps + 1)
+    padded = triton.next_power_of_2(lanes)
+    sums = torch.empty(batch, channels, blocks, padded, dtype=torch.float32, device=ds0.device)
+    kernels.taps_backward[(batch * channels * blocks,)](
+        ds0, du, *streams[:4], *gradients, sums,
+        channels, all_channels, length, *streams.x0.stride()[:2], gradients[0].stride(0), blocks,
+        TAPS=streams.taps, LANES=padded, BLOCK=TAPS_BLOCK, num_warps=4,
+    )  # fmt: skip
+    return sums.sum((0, 2))[:, :lanes].view(channels, 3, -1).transpose(0, 1)
 
 
 class _Passes:
-    """The passes over a group of channels [start, stop) of long sequences."""
+    """The passes over a group of channels [start, stop) of long sequences.
 
-    def __init__(self, plan: Plan, x: Tensor, start: int, stop: int) -> None:
+    The streams, the skip's weights and everything else of channels is taken from the group's first channel on.
+    """
+
+    def __init__(self, plan: Plan, streams: _Streams, bias: Tensor, start: int, stop: int) -> None:
         self.plan, self.start, self.stop = plan, start, stop
-        self.batch, self.all_channels, self.length = x.shape
+        self.batch, self.all_channels, self.length = streams.x0.shape
         self.channels = stop - start
-        self.table = table_for(plan, x.device)
+        self.table = table_for(plan, bias.device)
+        self.bias = bias[start:]
+        short = streams.short[:, start:] if streams.taps else self.bias
+        x0, x1, v = map(self.here, streams[:3])
+        self.streams = _Streams(x0, x1, v, short, streams.taps)
 
-    def rooms(self, workspace: Tensor, batches: Sequence[int]) -> list[Tensor]:
-        """Places in the workspace for the complex numbers between the passes, for batches of so many sequences."""
-        shape = self.channels, 2, self.plan.n_columns, self.plan.tile
-        places = workspace[: sum(batches) * math.prod(shape)].view(-1, *shape)
-        return list(places.split(list(batches)))
+    def rooms(self, workspace: Tensor, sequences: int) -> Tensor:
+        """Places in the workspace for the complex numbers between the passes, of so many sequences a channel."""
+        shape = sequences, self.channels, 2, self.plan.n_columns, self.plan.tile
+        return workspace[: math.prod(shape)].view(shape)
 
-    def _programs(self, batch: int) -> int:
-        blocks = triton.cdiv(self.plan.n_columns, self.plan.block_rows)
-        return batch * self.channels * blocks * (self.plan.tile // self.plan.block_columns)
+    def _programs(self, sequences: int, constants: dict[str, Any]) -> int:
+        blocks = triton.cdiv(self.plan.n_columns, constants["ROWS"])
+        return sequences * self.channels * blocks * (self.plan.tile // constants["COLUMNS"])
 
     def _shape(self) -> tuple[Any, int, int]:
         return _bound(self.plan.n_columns), self.plan.tile, self.plan.pitch
 
     def here(self, x: Tensor) -> Tensor:
         """The part of (B, D, …) or (D, …) from the group's first channel on."""
-        return x[..., self.start :, :] if x.ndim > 1 else x[self.start :]
+        return x[..., self.start :, :]
 
-    def columns(self, a: Tensor, b: Tensor | None, z: Tensor) -> None:
-        """First pass over a · b, or over a alone, into z; a, b: (B, D, L)."""
+    def _columns(self, z: Tensor, a: Tensor, b: Tensor | None, streams: tuple[int | None, int | None]) -> None:
+        """First pass over a · b, or over a alone, into z; `streams`: which of x0, x1 and v they are, if any."""
         gate = a if b is None else b
-        kernels.columns_fft[(self._programs(len(a)),)](
-            self.here(a), self.here(gate), z, self.table.columns, self.channels, self.length,
-            *a.stride()[:2], *gate.stride()[:2], *self._shape(), GATED=b is not None, **_column_constants(self.plan),
+        shorts = [self.bias if number is None or not self.streams.taps else self.streams.short[number]
+                  for number in streams]  # fmt: skip
+        taps = [0 if number is None else self.streams.taps for number in streams]
+        constants = _column_constants(self.plan)
+        kernels.columns_fft[(self._programs(len(a), constants),)](
+            a, gate, z, self.table.columns, *shorts, self.channels, self.length, *a.stride()[:2], *gate.stride()[:2],
+            *self._shape(), GATED=b is not None, A_TAPS=taps[0], B_TAPS=taps[1], **constants,
         )  # fmt: skip
 
-    def spectrum(self, h: Tensor, z: Tensor) -> None:
-        """Transform of the filters (D, L) into z, (1, channels, 2, n_columns, tile)."""
-        self.columns(h[None], None, z)
-        kernels.rows_spectrum[(self.channels * self.plan.n_columns,)](
+    def input(self, z: Tensor) -> None:
+        """First pass over x1 · v."""
+        self._columns(z, self.streams.x1, self.streams.v, (1, 2))
+
+    def gradient(self, g: Tensor, dy: Tensor) -> None:
+        """First pass over dy · x0."""
+        self._columns(g, self.here(dy), self.streams.x0, (None, 0))
+
+    def filter(self, h: Tensor, z: Tensor) -> None:
+        """First pass over the filters (D, L)."""
+        self._columns(z, self.here(h)[None], None, (None, None))
+
+    def rows(self, z: Tensor) -> None:
+        """Second pass without a way back."""
+        kernels.rows_fft[(len(z) * self.channels * self.plan.n_columns,)](
             z, self.table.phases, self.table.tile, self.plan.n_columns, **_constants(self.plan)
         )
 
-    def rows(self, z: Tensor, h: Tensor) -> None:
-        """Second pass."""
+    def rows_conv(self, z: Tensor, h: Tensor) -> None:
+        """Second pass and its way back."""
         kernels.rows_conv[(self.batch * self.channels * self.plan.n_columns,)](
             z, h, self.table.phases, self.table.tile, self.channels, self.plan.n_columns, **_constants(self.plan)
         )
 
     def rows_backward(self, z: Tensor, g: Tensor, h: Tensor) -> None:
-        """Second pass of the backward."""
-        kernels.rows_conv_backward[(self.channels * self.plan.n_columns,)](
+        """Way back of the backward's second pass."""
+        kernels.rows_backward[(self.channels * self.plan.n_columns,)](
             z, g, h, self.table.phases, self.table.tile, _bound(self.batch), self.channels, self.plan.n_columns,
             **_constants(self.plan),
         )  # fmt: skip
 
-    def inverse(self, z: Tensor, y: Tensor, gates: tuple[Tensor, Tensor, Tensor, Tensor] | None) -> None:
-        """Last pass into y; gates: x0, x1, v and the bias."""
-        x0, x1, v, bias = gates or (y, y, y, y)
-        kernels.columns_ifft[(self._programs(len(z)),)](
-            z, self.here(x0), self.here(x1), self.here(v), self.here(bias), self.here(y), self.table.columns,
-            self.channels, self.all_channels, self.length, *x0.stride()[:2], *x1.stride()[:2], *self._shape(),
-            GATED=gates is not None, **_column_constants(self.plan),
+    def inverse(self, z: Tensor, y: Tensor, gated: bool) -> None:
+        """Last pass into y, (B, D, L)."""
+        streams = self.streams if gated else _Streams(y, y, y, self.bias, 0)
+        constants = _column_constants(self.plan, inverse=True)
+        kernels.columns_ifft[(self._programs(len(z), constants),)](
+            z, *streams[:4], self.bias, self.here(y), self.table.columns,
+            self.channels, self.all_channels, self.length, *streams.x0.stride()[:2], *self._shape(),
+            GATED=gated, TAPS=streams.taps, **constants,
         )  # fmt: skip
 
     def inverse_backward(
-        self, g: Tensor, dy: Tensor, x0: Tensor, x1: Tensor, v: Tensor, bias: Tensor, dx1: Tensor, dv: Tensor
-    ) -> Tensor:
-        """Last pass into dx1 and dv; returns the bias's gradient, (channels,)."""
-        programs = self._programs(self.batch)
+        self, z: Tensor, g: Tensor, dy: Tensor, gradients: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Last pass, into the streams' gradients; those of `short`, (3, channels, …), and the skip, (channels,)."""
+        gradients = [self.here(gradient) for gradient in gradients]
+        behind = _behind(dy[:, self.start : self.stop], self.streams, gradients)
+        constants = _column_constants(self.plan, inverse=True)
+        programs = self._programs(self.batch, constants)
         dbias = torch.empty(programs, dtype=torch.float32, device=g.device)
         kernels.columns_ifft_backward[(programs,)](
-            g, *map(self.here, (dy, x0, x1, v, bias, dx1, dv)), dbias, self.table.columns,
-            self.channels, self.all_channels, self.length, *x0.stride()[:2], *self._shape(),
-            **_column_constants(self.plan),
+            z, g, self.here(dy), *self.streams[:4], self.bias, *behind, dbias, self.table.columns,
+            self.channels, self.all_channels, behind[0].stride(0) // self.length, self.length,
+            *self.streams.x0.stride()[:2], *self._shape(), TAPS=self.streams.taps, **constants,
         )  # fmt: skip
-        return dbias.view(self.batch, self.channels, -1).sum((0, 2))
+        dshort = _taps_backward(behind, self.streams, gradients, self.all_channels)
+        return dshort, dbias.view(self.batch, self.channels, -1).sum((0, 2))
 
 
-def _groups(plan: Plan, x: Tensor, batches: Sequence[int]) -> Iterator[tuple[_Passes, list[Tensor]]]:
-    """Groups of channels, with their rooms in one workspace for batches of so many complex sequences."""
-    channels, sequence = x.shape[1], 2 * plan.n_columns * plan.tile
-    width = min(channels, max(1, WORKSPACE_BYTES // (sum(batches) * sequence * plan.dot.itemsize)))
-    workspace = torch.empty(width * sum(batches) * sequence, dtype=plan.dot, device=x.device)
+def _groups(plan: Plan, streams: _Streams, bias: Tensor, sequences: int) -> Iterator[tuple[_Passes, Tensor]]:
+    """Groups of channels, with their rooms in one workspace for so many complex sequences a channel."""
+    channels, numbers = streams.x0.shape[1], sequences * 2 * plan.n_columns * plan.tile
+    width = min(channels, max(1, WORKSPACE_BYTES // (numbers * plan.dot.itemsize)))
+    workspace = torch.empty(width * numbers, dtype=plan.dot, device=bias.device)
     for start in range(0, channels, width):
-        group = _Passes(plan, x, start, min(start + width, channels))
-        yield group, group.rooms(workspace, batches)
+        group = _Passes(plan, streams, bias, start, min(start + width, channels))
+        yield group, group.rooms(workspace, sequences)
 
 
-def _columns_forward(plan: Plan, x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor, y: Tensor) -> None:
-    for group, (z, spectrum) in _groups(plan, x0, (len(x0), 1)):
-        group.spectrum(h, spectrum)
-        group.columns(x1, v, z)
-        group.rows(z, spectrum)
-        group.inverse(z, y, (x0, x1, v, bias))
+def _columns_forward(plan: Plan, streams: _Streams, h: Tensor, bias: Tensor, y: Tensor) -> None:
+    for group, rooms in _groups(plan, streams, bias, len(y) + 1):
+        z, spectrum = rooms[:-1], rooms[-1:]
+        group.filter(h, spectrum)
+        group.rows(spectrum)
+        group.input(z)
+        group.rows_conv(z, spectrum)
+        group.inverse(z, y, gated=True)
 
 
 def _columns_backward(
-    plan: Plan, dy: Tensor, x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor,
-    dx0: Tensor, dx1: Tensor, dv: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    plan: Plan, dy: Tensor, streams: _Streams, h: Tensor, bias: Tensor, gradients: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     dh = torch.empty(h.shape, dtype=torch.float32, device=h.device)
-    dbias = torch.empty(bias.shape, dtype=torch.float32, device=h.device)
-    for group, (z, g, spectrum) in _groups(plan, x0, (len(x0), len(x0), 1)):
-        group.spectrum(h, spectrum)
-        group.columns(x1, v, z)
-        group.columns(dy, x0, g)
+    of_streams, of_skip = [], []
+    for group, rooms in _groups(plan, streams, bias, 2 * len(dy) + 1):
+        z, g, spectrum = rooms.split([len(dy), len(dy), 1])
+        group.input(z)
+        group.gradient(g, dy)
+        group.filter(h, spectrum)
+        group.rows(rooms)
         group.rows_backward(z, g, spectrum)
-        dbias[group.start : group.stop] = group.inverse_backward(g, dy, x0, x1, v, bias, dx1, dv)
-        group.inverse(z, dx0, (dy, x1, v, bias))  # after the other inverse, as it loads the gates for the last time
-        group.inverse(spectrum, dh[None], None)
-    return dh, dbias
+        group.inverse(spectrum, dh[None], gated=False)
+        dshort, dskip = group.inverse_backward(z, g, dy, gradients)
+        of_streams.append(dshort)
+        of_skip.append(dskip)
+    return torch.cat(of_streams, dim=1) if streams.taps else streams.short, dh, torch.cat(of_skip)

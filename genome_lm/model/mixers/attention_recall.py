@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import nearest_attention, nearest_counts, recency
+from genome_lm.kernels import depthwise, nearest_attention, nearest_counts, recency
 from genome_lm.model.mixer import GpuBatch, Held, Mixer, MixerSteps, Prompts, Units
 from genome_lm.model.mixers import attention_memory
 from genome_lm.model.mixers.attention import Attention, Streams
 from genome_lm.model.mixers.attention_steps import AttentionSteps
-from genome_lm.model.mixers.depthwise import depthwise
 from genome_lm.model.mixers.explicit_steps import Ring, last_inputs
 
 EPSILON = 1e-4

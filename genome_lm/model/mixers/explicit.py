@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import ExplicitFilters, MixerWeights, residual_mixer, residual_mixer_
+from genome_lm.kernels import ExplicitFilters, MixerWeights, depthwise, residual_mixer, residual_mixer_
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import explicit_memory
-from genome_lm.model.mixers.depthwise import depthwise
 from genome_lm.model.mixers.explicit_steps import ExplicitSteps
 
 

@@ -13,13 +13,13 @@ from genome_lm.kernels import (
     MixerWeights,
     by_spectra,
     causal_conv,
+    depthwise,
     gated_causal_conv,
     residual_mixer,
     residual_mixer_,
 )
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import hyena_memory
-from genome_lm.model.mixers.depthwise import depthwise
 from genome_lm.model.mixers.filter import ImplicitFilter
 from genome_lm.model.mixers.hyena_steps import HyenaSteps
 from genome_lm.model.shards import Shard
