@@ -132,7 +132,7 @@ def draw(table: list[dict[str, Any]], distances: dict[str, int], path: Path) -> 
     grid["bits"].axhline(0, color=MUTED, linewidth=0.6)
     grid["bits"].set_xticks(range(len(places)), [f"{genome}\n({data})" for data, genome in places], fontsize=8)
     grid["bits"].set_ylabel(f"bits per base, less\nthose of {names[0]}")
-    grid["bits"].legend(frameon=False, fontsize=8, ncols=3)
+    figure.legend(loc="outside upper center", frameon=False, fontsize=8, ncols=5)
     for data, genome in recalled:
         axes = grid[str((data, genome))]
         for marker, name in zip(_MARKERS, names, strict=False):
