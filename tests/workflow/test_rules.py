@@ -422,7 +422,9 @@ RULES = {
     ),
     "variant_set": Rule(("variant_sets/effects",), (), check_variant_set),
     "variant_benchmark": Rule(
-        (f"{RUN}/variant_benchmarks/effects/report.html",), ("train", "variant_set"), check_variant_benchmark
+        tuple(f"{run}/variant_benchmarks/effects/report.html" for run in (RUN, MIXED)),
+        ("train", "variant_set"),
+        check_variant_benchmark,
     ),
     "dataset": Rule(("datasets/species.parquet", "datasets/rich.parquet"), ("genome",), check_dataset),
     "finetune": Rule(

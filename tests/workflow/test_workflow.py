@@ -302,9 +302,10 @@ def test_the_figure_of_the_jobs_waits_for_all_of_them(genome: Genome, tmp_path: 
     (tmp_path / "toys.yaml").write_text(yaml.safe_dump(toys))
     benchmarks = {"toys": {"manifest": "toys.yaml", "genomes": ["tiny"]}}
     mixtures = {"both": {"sources": ["tiny", "other"]}}
-    study = {**STUDY, "evaluation": {"split": "test", "classes": True}}
+    sets = {"effects": {"genome": "tiny", "manifest": "effects.yaml"}}
+    study = {**STUDY, "evaluation": {"split": "test", "classes": True}, "variant_benchmarks": sets}
     folder = project(tmp_path, genome, **study, benchmarks=benchmarks, mixtures=mixtures)
-    for name in ("promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff", "other.fa"):
+    for name in ("effects.yaml", "promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff", "other.fa"):
         (folder / name).touch()
     result = snakemake(folder, "-n", "results/jobs.svg")
     assert result.returncode == 0, result.stdout
