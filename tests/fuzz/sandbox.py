@@ -3,6 +3,7 @@
 Processes are forks of this one, which has imported everything: one takes some milliseconds to start.
 """
 
+import faulthandler
 import os
 import re
 import resource
@@ -105,6 +106,10 @@ def _be_the_child(command: Command, folder: Path, stdout: int, stderr: int) -> N
     try:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # pytest's and LLVM's handlers print stacks, and can wait for ever for a lock that a thread of the parent had.
+        faulthandler.disable()
+        for fatal in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT):
+            signal.signal(fatal, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)

@@ -124,7 +124,7 @@ def test_the_profiled_commands_name_kernels_that_exist() -> None:
     commands = [job.command for job in profile.jobs("cuda")]
     profiled = [part.removeprefix("regex:^").removesuffix("$") for command in commands for part in command
                 if part.startswith("regex:")]  # fmt: skip
-    assert len(profiled) == len(set(profiled)) == 9
+    assert 0 < len(profiled) == len(set(profiled))
     assert all(f"def {kernel}(\n" in source or f"def {kernel}(" in source for kernel in profiled)
 
 
