@@ -27,6 +27,9 @@ Valid = Annotated[float, typer.Option(help="Fraction for validation.")]
 Test = Annotated[float, typer.Option(help="Fraction for the test.")]
 Block = Annotated[int, typer.Option(help="Bases of a block that goes to one split.")]
 
+HOMOLOGY = 0.1
+"""Blocks that share more than this fraction of their words lie in one split."""
+
 
 class Kind(StrEnum):
     """What is told apart."""
@@ -34,6 +37,8 @@ class Kind(StrEnum):
     coding = "coding"
     gene_start = "gene-start"
     splice_site = "splice-site"
+    donor = "donor"
+    acceptor = "acceptor"
 
 
 @app.command("from-gff")
@@ -54,20 +59,24 @@ def from_gff(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Make a set from the genes of a genome; the background has the same G + C content, and splits share no block.
+    """Make a set from the genes of a genome; the background has the same G + C content, and the same word at sites.
+
+    Splits share no block, and blocks that share words of bases lie in one split.
 
     Example: genome-lm dataset from-gff g.gff3.gz --genome g.zarr --contig-pattern '^Umaydis:([^:]+):' --out cds.csv
     """
     from genome_lm.dataset import TABLES, gene_set, read_annotation
-    from genome_lm.genome import GenomeStore, read_bed, read_contig_map, split_genome
+    from genome_lm.genome import GenomeStore, find_kin, read_bed, read_contig_map, split_genome
 
     require_suffix(out, TABLES)
     refuse_existing(out, force)
     store = GenomeStore(genome)
     genes = read_annotation(annotation, store, read_contig_map(contig_map) if contig_map else None, contig_pattern)
-    regions = (
-        read_bed(intervals, store) if intervals else split_genome(store, "blocks", valid, test, block, seed=seed)
-    )
+    if intervals is not None:
+        regions = read_bed(intervals, store)
+    else:
+        kin = find_kin(store, "blocks", block, HOMOLOGY)
+        regions = split_genome(store, "blocks", valid, test, block, seed=seed, kin=kin)
     _write(out, gene_set(store, genes, kind.value, regions, length=length, per_class=per_class, seed=seed), as_json)
 
 
@@ -167,6 +176,39 @@ def variants(
 
     paths = [str(path) for path in variant_manifest(manifest).get_files(out)]
     finish(as_json, f"the files of the set: {', '.join(paths)}", paths=paths)
+
+
+@app.command("audit")
+def audit_table(
+    data: Annotated[Path, typer.Argument(help="Table, FASTA or BED of labelled sequences.", metavar="TABLE")],
+    label: Annotated[list[str] | None, typer.Option(help="Label column; may be repeated. Default: label.")] = None,
+    genome: Annotated[
+        Path | None, typer.Option(help="Genome store, for places without sequences.", metavar="G.zarr")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Look for leaks between splits and for shortcuts to the labels; exits with 1 if a check fails.
+
+    Example: genome-lm dataset audit coding.parquet
+    """
+    from genome_lm.dataset import audit_set, read_examples
+    from genome_lm.genome import GenomeStore
+
+    labelled = read_examples(data, GenomeStore(genome) if genome else None, tuple(label or ["label"]))
+    checks = audit_set(labelled, seed)
+    failed = sum(check.verdict == "fail" for check in checks)
+    if as_json:
+        typer.echo(json.dumps({"path": str(data), "failed": failed, "checks": [check._asdict() for check in checks]}))
+    else:
+        rows = [(c.name, c.verdict, _number(c.value), _number(c.bound), c.detail) for c in checks]
+        table(f"{data}: {failed} checks failed", ("check", "verdict", "value", "at most", ""), rows)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
 
 @app.command()

@@ -159,7 +159,7 @@ def _show(result: "FinetuneResult", as_json: bool) -> None:
         typer.echo(json.dumps(facts, allow_nan=False))
         return
     columns = ["", "value", "95 % interval"]
-    rows = [[e.metric, _shown(e.value), _interval(e)] for e in estimates]
+    rows = [[e.metric, _shown(e.value), _interval(e, split)] for e in estimates]
     if baseline is not None:
         columns.append(baseline.name)
         rows = [[*row, _shown(e.value)] for row, e in zip(rows, baseline.metrics, strict=True)]
@@ -173,8 +173,11 @@ def _shown(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{value:.4f}"
 
 
-def _interval(estimate: "Estimate") -> str:
-    return "" if math.isnan(estimate.low) else f"{estimate.low:.4f} – {estimate.high:.4f}"
+def _interval(estimate: "Estimate", split: str) -> str:
+    if math.isnan(estimate.low):
+        # Only the test split is resampled; a class of two or three cases leaves too many resamples without it.
+        return "undefined" if split == "test" and not math.isnan(estimate.value) else ""
+    return f"{estimate.low:.4f} – {estimate.high:.4f}"
 
 
 def _unlabelled(store: "GenomeStore | None", intervals: Path | None) -> "Unlabelled":

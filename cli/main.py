@@ -55,7 +55,8 @@ genome-lm evaluate run/checkpoint --genome genome.zarr --intervals splits.bed
 genome-lm embed run/checkpoint --fasta genes.fa --out genes.parquet
 """
 _EPILOG = (
-    "Exit status: 0; 1 an error of the input, said in one line, or a failed self-test of doctor; 2 wrong usage; "
+    "Exit status: 0; 1 an error of the input, said in one line, or a failed self-test of doctor or "
+    "audit of a dataset; 2 wrong usage; "
     "130 Ctrl-C; 143 SIGTERM. An interrupted command goes on, where its help says so, when it is called again."
 )
 

@@ -1,6 +1,7 @@
 """Labelled sequences: read, written, made from annotation and genomes, split without leaks."""
 
 from genome_lm.dataset.annotation import Annotation, read_annotation
+from genome_lm.dataset.audit import Check, audit_set, check_rules
 from genome_lm.dataset.benchmarks import (
     Benchmark,
     compare_benchmark,
@@ -31,6 +32,7 @@ __all__ = [
     "TABLES",
     "Annotation",
     "Benchmark",
+    "Check",
     "Example",
     "LabelledSet",
     "Leak",
@@ -39,7 +41,9 @@ __all__ = [
     "VariantManifest",
     "VariantSet",
     "assign_splits",
+    "audit_set",
     "bases_of_classes",
+    "check_rules",
     "classify_regions",
     "compare_benchmark",
     "describe_leaks",

@@ -5,7 +5,7 @@ that the targets leave undefined, such as the area under the curve of a single c
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,14 +15,16 @@ import numpy.typing as npt
 from genome_lm.optional import require
 
 Array = npt.NDArray[Any]
-Metric = Callable[[Array, Array], float]
+MOST_UNDEFINED = 0.05
+"""Of the resamples. The interval of more would be one of other sets, those that have each class."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A metric, and the interval that holds it with 95 % confidence (percentiles of bootstrap resamples).
 
-    All are NaN where the metric is undefined; the interval also where it was not asked for.
+    All are NaN where the metric is undefined. The interval also is where it was not asked for, and where more than
+    `MOST_UNDEFINED` of the resamples leave the metric undefined, as they do when a class has two or three cases.
     """
 
     metric: str
@@ -44,8 +46,10 @@ def estimate(name: str, value: float, resampled: Iterable[float]) -> Estimate:
         resampled: Its values of resamples, NaN where a resample leaves it undefined; not read if `value` is.
     """
     values = np.array([] if math.isnan(value) else list(resampled), dtype=np.float64)
-    values = values[~np.isnan(values)]  # a resample may lack a class
-    low, high = np.quantile(values, [0.025, 0.975]).tolist() if len(values) else (math.nan, math.nan)
+    is_defined = ~np.isnan(values)  # a resample may lack a class
+    if not len(values) or is_defined.mean() < 1 - MOST_UNDEFINED:
+        return Estimate(name, value, math.nan, math.nan)
+    low, high = np.quantile(values[is_defined], [0.025, 0.975]).tolist()
     return Estimate(name, value, low, high)
 
 

@@ -34,6 +34,8 @@ _GENIC = re.compile(
 )
 """In the names of all features that make a window genic: genes of every kind, their parts, and transposons, which
 carry genes that few annotations name. Landmarks, repeats, alignments and regulatory regions are not among them."""
+_UNCLEAR = re.compile(r"(?<!m)RNA|[Pp]seudo|transpos|mobile|insertion_sequence|[LS]INE_element|helitron")
+"""In the names of those of them in which a coding sequence is none of the genome's own genes, or none at all."""
 _SHOWN = 5
 """Contigs and names that a message has at most."""
 
@@ -45,6 +47,7 @@ class Annotation(NamedTuple):
         transcripts: The coding sequences; those of pseudogenes, and trans-spliced ones, are not among them.
         genic: For each contig with a feature, [start, end) of genes of every kind and of transposons, (n, 2) int64,
             sorted.
+        unclear: The same of pseudogenes, transposons and genes of RNA alone.
         lines: Of genes, transcripts and all their parts, if they were asked for.
         parents: Genes and transcripts by id.
         circular: Lengths of the circular contigs by name.
@@ -52,6 +55,7 @@ class Annotation(NamedTuple):
 
     transcripts: list[Transcript]
     genic: dict[str, npt.NDArray[np.int64]]
+    unclear: Mapping[str, npt.NDArray[np.int64]] = MappingProxyType({})
     lines: Sequence[Line] = ()
     parents: Mapping[str, Parent] = MappingProxyType({})
     circular: Mapping[str, int] = MappingProxyType({})
@@ -93,8 +97,11 @@ def read_annotation(
         log.warning("%s: left out: %s coding sequences %s: %s", path, f"{len(names):,}", reason, _shortened(names))
     if not transcripts:
         raise GenomeLMError(f"{path}: {_why_nothing(reading.unknown, store)}")
-    genic = {contig: np.array(sorted(places)) for contig, places in reading.genic.items()}
-    return Annotation(transcripts, genic, reading.lines, reading.parents, reading.circular)
+    genic, unclear = (
+        {contig: np.array(sorted(places)) for contig, places in each.items()}
+        for each in (reading.genic, reading.unclear)
+    )
+    return Annotation(transcripts, genic, unclear, reading.lines, reading.parents, reading.circular)
 
 
 class _Reading:
@@ -104,6 +111,7 @@ class _Reading:
         self._store, self._names, self._with_lines = store, names, with_lines
         self.lines: list[Line] = []
         self.genic: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self.unclear: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.pieces: list[Piece] = []
         self.parents: dict[str, Parent] = {}
         self.circular: dict[str, int] = {}
@@ -127,7 +135,7 @@ class _Reading:
         if feature.end > self._length(contig):
             self._beyond.append((feature, contig))  # right on a circular contig, which a later line may call so
         else:
-            self.genic[contig].append((feature.start, feature.end))
+            self._place(feature, contig, [(feature.start, feature.end)])
         if self._with_lines:
             self.lines.append(line_of(feature, contig))
         if feature.kind == "CDS":
@@ -152,7 +160,13 @@ class _Reading:
                 raise GenomeLMError(
                     f"{feature.place}: {place} goes round {contig}, which has {length:,} bases, twice"
                 )
-            self.genic[contig] += cut_at_origin(feature.start, feature.end, length)
+            self._place(feature, contig, cut_at_origin(feature.start, feature.end, length))
+
+    def _place(self, feature: Feature, contig: str, places: list[tuple[int, int]]) -> None:
+        self.genic[contig] += places
+        is_part = feature.kind == "CDS" or feature.kind in PARTS
+        if _UNCLEAR.search(feature.kind) or (not is_part and feature.is_pseudogene):
+            self.unclear[contig] += places
 
     def _length(self, contig: str) -> int:
         return int(self._store.contigs.lengths[self._store.contigs.index(contig)])

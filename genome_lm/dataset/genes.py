@@ -1,44 +1,35 @@
 """Labelled sets from annotation: coding and intergenic windows, gene starts, splice sites."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from genome_lm.alphabet import C, G, N, T
 from genome_lm.dataset.annotation import Annotation
 from genome_lm.dataset.examples import Example, LabelledSet
+from genome_lm.dataset.likeness import MOST_SHARED, likeness
+from genome_lm.dataset.places import GC_BIN, Place, Space
+from genome_lm.dataset.sites import CORES, Coverage, SiteWindows, gene_starts, matched_sites, splice_sites
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.genome import SPLITS, GenomeStore, Interval
 from genome_lm.genome.codes import Codes
 from genome_lm.genome.places import place_text
 
-Kind = Literal["coding", "gene-start", "splice-site"]
+Kind = Literal["coding", "gene-start", "splice-site", "donor", "acceptor"]
 KINDS: tuple[str, ...] = get_args(Kind)
-Window = TypeVar("Window", bound=tuple[Any, ...])
-GC_BIN = 0.02
-"""Width of the classes of G + C content within which windows are matched."""
 CANDIDATES = 8
 """Windows drawn of the background for each one that is wanted, to choose those of matching composition from."""
-
-
-class Place(NamedTuple):
-    """A window on the genome and its label."""
-
-    contig: str
-    start: int
-    end: int
-    strand: str
-    label: str
-
-
-class _Site(NamedTuple):
-    """Something that a window is centred on: the word from `base` on, read on its strand."""
-
-    contig: str
-    base: int
-    strand: str
-    label: str
+_SITES = {
+    "gene-start": ("gene_start",),
+    "splice-site": ("donor", "acceptor"),
+    "donor": ("donor",),
+    "acceptor": ("acceptor",),
+}
+"""What the windows of each kind are centred on."""
+Pair = tuple[Place, Place]
+Places = npt.NDArray[np.int64]
 
 
 def gene_set(
@@ -55,13 +46,16 @@ def gene_set(
     """A balanced set of windows, each wholly within a region of its split, the background of matching composition.
 
     - coding: `coding`, within one coding segment, and `intergenic`, outside all features; either strand at random.
-    - gene-start: `gene_start`, centred on the first base of a coding sequence, on its strand, and `other`, centred on
-      an ATG (or what else genes start with) that is no gene start.
-    - splice-site: `donor` and `acceptor`, centred on an intron's first base and on the base after its last one, and
-      `other`, centred in the same way on the same two letters elsewhere.
+      Genes within pseudogenes, transposons and genes of RNA are left out.
+    - gene-start: `gene_start`, centred on the first base of a coding sequence, on its strand, and `other`.
+    - donor and acceptor: the same, centred on an intron's first base, or on the base after its last one.
+    - splice-site: `splice_site`, half donors and half acceptors, and `other`. They are one class, since GT and AG
+      would tell the two apart.
 
-    In each split, for each window of the first class (of all sites) one of the background is drawn from the same
-    class of G + C content (`GC_BIN` wide); what finds no match is left out.
+    Each window has one of the background, of a G + C content that differs by less than `GC_BIN`; what finds no match
+    is left out. `other` is centred on the same bases as its site (see `genome_lm.dataset.sites.CORES`) where there is
+    none, near such sites, and has about as many coding bases. Windows of validation and test that share half their
+    words of 21 bases with a window of an earlier split are left out, with their partner.
 
     Args:
         store: The genome.
@@ -82,77 +76,58 @@ def gene_set(
     check_range("per-class", per_class, 1, 1 << 32)
     sizes = {s: sum(r.end - r.start for r in regions if r.name == s) for s in SPLITS}
     examples: list[Example] = []
+    seen: list[Codes] = []
     for number, split in enumerate(SPLITS):
         if not sizes[split]:
             continue
         generator = np.random.default_rng([seed, number])
         wanted = max(1, round(per_class * sizes[split] / max(1, sizes["train"])))
-        space = _Space(store, [r for r in regions if r.name == split], length, max_n_fraction)
+        space = Space(store, [r for r in regions if r.name == split], length, max_n_fraction)
         draw = _coding if kind == "coding" else _sites
-        places = draw(space, annotation, kind, wanted, generator)
+        pairs = _new(space, draw(space, annotation, kind, 2 * wanted, generator), seen)[:wanted]
+        places = [place for pair in pairs for place in pair]
+        seen += [_tokens(space, place) for place in places]
         examples += [_example(store, place, split) for place in places]
     if not examples:
         raise GenomeLMError(f"no {kind} windows of {length:,} bases within the regions; shorten --length")
     return LabelledSet(examples, ("label",))
 
 
-class _Space:
-    """Where windows of a split may lie."""
-
-    def __init__(self, store: GenomeStore, regions: Sequence[Interval], length: int, max_n_fraction: float) -> None:
-        self.store, self.length, self.max_n_fraction = store, length, max_n_fraction
-        self.regions = [region for region in regions if region.end - region.start >= length]
-
-    def draw(self, count: int, generator: np.random.Generator) -> list[tuple[str, int]]:
-        """(contig, start) of windows anywhere."""
-        if not self.regions:
-            return []
-        room = np.array([region.end - region.start - self.length + 1 for region in self.regions])
-        numbers = generator.choice(len(room), count, p=room / room.sum())
-        starts = (generator.random(count) * room[numbers]).astype(int)
-        return [
-            (self.regions[i].contig, self.regions[i].start + start)
-            for i, start in zip(numbers.tolist(), starts.tolist(), strict=True)
-        ]
-
-    def holds(self, contig: str, start: int) -> bool:
-        """Whether a region holds all of the window."""
-        return any(r.contig == contig and r.start <= start and start + self.length <= r.end for r in self.regions)
-
-    def tokens(self, contig: str, start: int, strand: str = "+") -> Codes:
-        """The window's token ids."""
-        return self.store.fetch(contig, start, start + self.length, strand)  # type: ignore[arg-type]
-
-
 def _coding(
-    space: _Space, annotation: Annotation, kind: Kind, wanted: int, generator: np.random.Generator
-) -> list[Place]:
+    space: Space, annotation: Annotation, kind: Kind, wanted: int, generator: np.random.Generator
+) -> list[Pair]:
     length = space.length
     segments = [(t.contig, *s) for t in annotation.transcripts for s in t.segments if s[1] - s[0] >= length]
     positives: list[tuple[str, int]] = []
     for i in generator.permutation(len(segments)).tolist():
         contig, start, end = segments[i]
         first = start + int(generator.integers(end - start - length + 1))
-        if space.holds(contig, first):
+        if _is_held(space, contig, first) and not _touches(annotation.unclear, contig, first, first + length):
             positives.append((contig, first))
     positives = _apart(positives, length)
     drawn = space.draw(CANDIDATES * max(wanted, len(positives)), generator)
-    background = _apart([p for p in drawn if not _touches(annotation, p[0], p[1], p[1] + length)], length)
-    pairs = _matched(space, positives, background, wanted)
-    places = []
-    for one, other in pairs:
-        for (contig, start), label in ((one, "coding"), (other, "intergenic")):
-            strand = "-" if generator.random() < 0.5 else "+"
-            places.append(Place(contig, start, start + length, strand, label))
-    return places
+    # A contig without any feature may be unannotated: it is no place for intergenic windows.
+    drawn = [(contig, start) for contig, start in drawn if contig in annotation.genic]
+    free = [place for place in drawn if not _touches(annotation.genic, *place, place[1] + length)]
+    pairs = _matched(space, positives, _apart(free, length), wanted)
+    strands = generator.choice(["+", "-"], (len(pairs), 2)).tolist()
+    labels = "coding", "intergenic"
+    return [
+        tuple(Place(c, start, start + length, *each) for (c, start), *each in zip(pair, strand, labels, strict=True))  # type: ignore[misc]
+        for pair, strand in zip(pairs, strands, strict=True)
+    ]
 
 
-def _touches(annotation: Annotation, contig: str, start: int, end: int) -> bool:
-    genic = annotation.genic.get(contig)
-    if genic is None:
-        return True  # a contig without any feature may be unannotated: it is no place for intergenic windows
-    before = int(np.searchsorted(genic[:, 0], end))
-    return bool((genic[:before, 1] > start).any())
+def _is_held(space: Space, contig: str, start: int) -> bool:
+    return bool(space.hold(contig, np.array([start]))[0])
+
+
+def _touches(features: Mapping[str, Places], contig: str, start: int, end: int) -> bool:
+    """Whether a stretch shares a base with a feature."""
+    if contig not in features:
+        return False
+    starts, ends = features[contig].T
+    return bool((ends[: np.searchsorted(starts, end)] > start).any())
 
 
 def _apart(starts: list[tuple[str, int]], length: int) -> list[tuple[str, int]]:
@@ -169,93 +144,55 @@ def _apart(starts: list[tuple[str, int]], length: int) -> list[tuple[str, int]]:
 
 
 def _sites(
-    space: _Space, annotation: Annotation, kind: Kind, wanted: int, generator: np.random.Generator
-) -> list[Place]:
-    every = _gene_starts(annotation) if kind == "gene-start" else _splice_sites(annotation)
-    width = 3 if kind == "gene-start" else 2
-    true_sites = {(site.contig, site.base, site.strand) for site in every}
-    places: list[Place] = []
-    used: set[tuple[str, int, str]] = set()
-    for label in dict.fromkeys(site.label for site in every):
-        shift = -width if label == "acceptor" else 0
-        sites = [site for site in every if site.label == label]
-        positives, words = [], []
-        for i in generator.permutation(len(sites)).tolist():
-            place = _window(sites[i], space.length)
-            if space.holds(place.contig, place.start):
-                positives.append(place)
-                words.append(_word(space, place, shift, width))
-        decoys = _decoys(space, set(words), true_sites, shift, width, wanted, generator)
-        decoys = [d for d in decoys if (d.contig, d.start, d.strand) not in used]
-        pairs = _matched(space, positives, decoys, wanted)
-        used |= {(other.contig, other.start, other.strand) for _, other in pairs}
-        others = [other for _, other in pairs]
-        # With two kinds of sites, half of the decoys of each keep the classes equal.
-        places += [one for one, _ in pairs] + (others if kind == "gene-start" else others[::2])
-    return places
+    space: Space, annotation: Annotation, kind: Kind, wanted: int, generator: np.random.Generator
+) -> list[Pair]:
+    every = gene_starts(annotation) if kind == "gene-start" else splice_sites(annotation)
+    coding, true_sites, names = Coverage(annotation), set(every), _SITES[kind]
+    pairs: list[Pair] = []
+    for name in names:
+        sites = [site for site in every if site.label == name]
+        windows = SiteWindows(space, coding, CORES[name])
+        positives = windows.at([sites[i] for i in generator.permutation(len(sites)).tolist()])
+        near = [sites[i] for i in generator.permutation(len(sites))[: CANDIDATES * wanted].tolist()]
+        decoys = windows.near(near, positives.words, true_sites, generator)
+        pairs += matched_sites(positives, decoys, -(-wanted // len(names)))
+    pairs = _without_twins(pairs)
+    if len(names) > 1:
+        pairs = [(one._replace(label="splice_site"), other) for one, other in pairs]
+    return [pairs[i] for i in generator.permutation(len(pairs)).tolist()]
 
 
-def _gene_starts(annotation: Annotation) -> list[_Site]:
-    complete = [t for t in annotation.transcripts if t.has_start]
-    return sorted({_Site(t.contig, t.start_codon, t.strand, "gene_start") for t in complete})
+def _without_twins(pairs: list[Pair]) -> list[Pair]:
+    """Pairs of windows that no earlier pair has, on either strand."""
+    used: set[tuple[str, int]] = set()
+    kept = []
+    for pair in pairs:
+        places = {(place.contig, place.start) for place in pair}
+        if len(places) == 2 and not places & used:
+            used |= places
+            kept.append(pair)
+    return kept
 
 
-def _splice_sites(annotation: Annotation) -> list[_Site]:
-    sites = set()
-    for t in annotation.transcripts:
-        for start, end in t.introns:
-            # On its strand: the donor is the intron's first base, the acceptor the base after its last one.
-            donor, acceptor = (start, end) if t.strand == "+" else (end - 1, start - 1)
-            sites |= {_Site(t.contig, donor, t.strand, "donor"), _Site(t.contig, acceptor, t.strand, "acceptor")}
-    return sorted(sites)
+def _new(space: Space, pairs: list[Pair], seen: Sequence[Codes]) -> list[Pair]:
+    """The pairs of which no window shares most of its words with one of an earlier split."""
+    fractions = likeness([_tokens(space, place) for pair in pairs for place in pair], seen).fraction
+    alike = [bool(one >= MOST_SHARED or other >= MOST_SHARED) for one, other in fractions.reshape(-1, 2)]
+    return [pair for pair, is_alike in zip(pairs, alike, strict=True) if not is_alike]
 
 
-def _window(site: _Site, length: int) -> Place:
-    """The window in which the site is position length // 2, read on its strand."""
-    before = length // 2
-    start = site.base - before if site.strand == "+" else site.base - (length - 1 - before)
-    return Place(site.contig, start, start + length, site.strand, site.label)
-
-
-def _word(space: _Space, place: Place, shift: int, width: int) -> bytes:
-    tokens = space.tokens(place.contig, place.start, place.strand)
-    return tokens[space.length // 2 + shift :][:width].tobytes()
-
-
-def _decoys(
-    space: _Space,
-    words: set[bytes],
-    true_sites: set[tuple[str, int, str]],
-    shift: int,
-    width: int,
-    wanted: int,
-    generator: np.random.Generator,
-) -> list[Place]:
-    """Windows centred on one of the words where there is no true site."""
-    decoys = []
-    middle = space.length // 2
-    for contig, start in space.draw(CANDIDATES * wanted, generator):
-        strand = "-" if generator.random() < 0.5 else "+"
-        # The nearest word after the middle of a window drawn anywhere.
-        tokens = space.tokens(contig, start, strand)[middle + shift :]
-        at = next((i for i in range(len(tokens) - width + 1) if tokens[i : i + width].tobytes() in words), None)
-        if at is None:
-            continue
-        moved = start + at if strand == "+" else start - at
-        base = moved + middle if strand == "+" else moved + space.length - 1 - middle
-        if space.holds(contig, moved) and (contig, base, strand) not in true_sites:
-            decoys.append(Place(contig, moved, moved + space.length, strand, "other"))
-    return list(dict.fromkeys(decoys))
+def _tokens(space: Space, place: Place) -> Codes:
+    return space.tokens(place.contig, place.start)
 
 
 def _matched(
-    space: _Space,
-    positives: Sequence[Window],
-    background: Sequence[Window],
+    space: Space,
+    positives: Sequence[tuple[str, int]],
+    background: Sequence[tuple[str, int]],
     wanted: int,
-) -> list[tuple[Window, Window]]:
+) -> list[tuple[tuple[str, int], tuple[str, int]]]:
     """Pairs of a positive and a background window of the same class of G + C content, each used once."""
-    by_class: dict[int, list[Window]] = {}
+    by_class: dict[int, list[tuple[str, int]]] = {}
     for window in background:
         if (number := _gc_class(space, window)) is not None:
             by_class.setdefault(number, []).append(window)
@@ -269,7 +206,7 @@ def _matched(
     return pairs
 
 
-def _gc_class(space: _Space, window: Sequence[Any]) -> int | None:
+def _gc_class(space: Space, window: tuple[str, int]) -> int | None:
     """The class of a window's G + C content; None if it has too much N."""
     tokens = space.tokens(window[0], window[1])
     if (tokens == N).mean() > space.max_n_fraction:

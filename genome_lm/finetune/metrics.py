@@ -1,24 +1,29 @@
 """Metrics of predictions, with bootstrap intervals; they are those of scikit-learn, without its checks of each call.
 
 A metric that the targets leave undefined, such as the area under the curve of a single class, is NaN, in JSON null.
-Averages are over the classes, labels or values that have one.
+Averages are over the classes, labels or values that have one. A resample that lacks one of those has no value, as its
+average would be of others. Where more than a few resamples have none, the interval is undefined too.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.dataset.agreement import Array, Estimate, Metric, auprc, auroc, draws, estimate, pearson, spearman
+from genome_lm.dataset.agreement import Array, Estimate, auprc, auroc, draws, estimate, pearson, spearman
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HeadConfig
 
 DEFAULT_METRIC = {"classification": "mcc", "tokens": "mcc", "multilabel": "auprc", "regression": "pearson"}
 
 
-def metrics_of(head: HeadConfig) -> dict[str, Metric]:
-    """The metrics of a task by name, as functions of predictions (N, outputs) and targets.
+Parts = Callable[[Array, Array], list[float]]
+"""What a metric is the mean of: its value for each class, label or output, NaN where it is undefined."""
+
+
+def metrics_of(head: HeadConfig) -> dict[str, Parts]:
+    """The metrics of a task by name, as functions of predictions (N, outputs) and targets to what they are means of.
 
     Classes: accuracy, MCC, F1, AUROC and AUPRC, the last three of the second of two classes alone, or averaged over
     more of them. Labels: accuracy over all, F1, AUROC and AUPRC averaged over the labels. Values: Pearson's and
@@ -27,23 +32,23 @@ def metrics_of(head: HeadConfig) -> dict[str, Metric]:
     if head.task in ("classification", "tokens"):
         shown = [1] if len(head.outputs) == 2 else list(range(len(head.outputs)))
         return {
-            "accuracy": lambda p, t: float((p.argmax(1) == t).mean()) if len(t) else math.nan,
-            "mcc": lambda p, t: _mcc(p.argmax(1), t, len(head.outputs)),
-            "f1": lambda p, t: _mean(_f1(p.argmax(1) == k, t == k) for k in shown),
-            "auroc": lambda p, t: _mean(auroc(p[:, k], t == k) for k in shown),
-            "auprc": lambda p, t: _mean(auprc(p[:, k], t == k) for k in shown),
+            "accuracy": lambda p, t: [float((p.argmax(1) == t).mean()) if len(t) else math.nan],
+            "mcc": lambda p, t: [_mcc(p.argmax(1), t, len(head.outputs))],
+            "f1": lambda p, t: [_f1(p.argmax(1) == k, t == k) for k in shown],
+            "auroc": lambda p, t: [auroc(p[:, k], t == k) for k in shown],
+            "auprc": lambda p, t: [auprc(p[:, k], t == k) for k in shown],
         }
     if head.task == "multilabel":
         return {
-            "accuracy": lambda p, t: _accuracy(p, t),
-            "f1": lambda p, t: _mean(_f1(one > 0.5, is_true) for one, is_true in _labels(p, t)),
-            "auroc": lambda p, t: _mean(auroc(one, is_true) for one, is_true in _labels(p, t)),
-            "auprc": lambda p, t: _mean(auprc(one, is_true) for one, is_true in _labels(p, t)),
+            "accuracy": lambda p, t: [_accuracy(p, t)],
+            "f1": lambda p, t: [_f1(one > 0.5, is_true) for one, is_true in _labels(p, t)],
+            "auroc": lambda p, t: [auroc(one, is_true) for one, is_true in _labels(p, t)],
+            "auprc": lambda p, t: [auprc(one, is_true) for one, is_true in _labels(p, t)],
         }
     return {
-        "pearson": lambda p, t: _mean(pearson(*pair) for pair in _columns(p, t)),
-        "spearman": lambda p, t: _mean(spearman(*pair) for pair in _columns(p, t)),
-        "mse": _mean_squared_error,
+        "pearson": lambda p, t: [pearson(*pair) for pair in _columns(p, t)],
+        "spearman": lambda p, t: [spearman(*pair) for pair in _columns(p, t)],
+        "mse": lambda p, t: [_mean_squared_error(p, t)],
     }
 
 
@@ -103,7 +108,7 @@ def can_be_told(head: HeadConfig, metric: str, targets: Sequence[Array]) -> bool
         perfect = [np.eye(len(head.outputs), dtype=np.float32)[np.maximum(target, 0)] for target in targets]
     else:
         perfect = [np.nan_to_num(target) for target in targets]
-    return not math.isnan(metrics_of(head)[metric](*_flat(head, perfect, targets)))
+    return not math.isnan(_mean(metrics_of(head)[metric](*_flat(head, perfect, targets))))
 
 
 def measure(
@@ -132,10 +137,18 @@ def measure(
         raise GenomeLMError("the model predicts NaN or infinity; lower --lr, or look at its weights")
     whole = _flat(head, predictions, targets)
     resampled = [_resampled(head, predictions, targets, whole, draw) for draw in draws(len(targets), resamples, seed)]
-    return [
-        estimate(name, metric(*whole), (metric(*pair) for pair in resampled))
-        for name, metric in metrics_of(head).items()
-    ]
+    estimates = []
+    for name, parts in metrics_of(head).items():
+        of_whole = parts(*whole)
+        values = (_like(parts(*pair), of_whole) for pair in resampled)
+        estimates.append(estimate(name, _mean(of_whole), values))
+    return estimates
+
+
+def _like(parts: list[float], of_whole: list[float]) -> float:
+    """The mean of a resample's parts; NaN if it lacks one that the whole has."""
+    pairs = zip(parts, of_whole, strict=True)
+    return math.nan if any(math.isnan(one) and not math.isnan(other) for one, other in pairs) else _mean(parts)
 
 
 def _flat(head: HeadConfig, predictions: Sequence[Array], targets: Sequence[Array]) -> tuple[Array, Array]:

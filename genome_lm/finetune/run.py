@@ -18,7 +18,7 @@ from torch import Tensor
 
 from genome_lm import __version__
 from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha256
-from genome_lm.dataset import LabelledSet, assign_splits, describe_leaks, find_leaks, joined
+from genome_lm.dataset import LabelledSet, assign_splits, check_rules, describe_leaks, find_leaks, joined
 from genome_lm.device import choose_device
 from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import replacing_folder
@@ -48,6 +48,8 @@ LeakPolicy = Literal["report", "refuse", "drop"]
 CHECKPOINT, SUMMARY, HISTORY, PREDICTIONS = "checkpoint", "summary.json", "history.csv", "predictions.parquet"
 RESAMPLES = 500
 """Bootstrap resamples of the metrics."""
+_AUDITED = 1_000
+"""Examples of a split that are looked at for shortcuts before training; `dataset audit` looks at more."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,7 @@ def _checked(labelled: LabelledSet, policy: LeakPolicy, valid_fraction: float, s
         if not train.of_split("valid").examples:
             raise GenomeLMError("no validation examples, and too few training examples to set some aside")
         labelled = joined([train, labelled.of_split("test")])
+    _warn_of_shortcuts(labelled, seed)
     leaks = find_leaks(labelled.examples)
     if not leaks:
         return labelled, 0
@@ -241,6 +244,16 @@ def _checked(labelled: LabelledSet, policy: LeakPolicy, valid_fraction: float, s
         )
     log.warning("%s\n  metrics on these are too good; --leaks drop removes them from training", message)
     return labelled, len(leaks)
+
+
+def _warn_of_shortcuts(labelled: LabelledSet, seed: int) -> None:
+    rules = [
+        f"{check.name} (MCC {check.value:.2f})"
+        for check in check_rules(labelled, seed, _AUDITED)
+        if check.verdict == "fail"
+    ]
+    if rules:
+        log.warning("labels can be told without a model, by %s; see `genome-lm dataset audit`", ", ".join(rules))
 
 
 def _head_config(train: LabelledSet, task: str, pool: str | None, strand: str, config: FinetuneConfig) -> HeadConfig:

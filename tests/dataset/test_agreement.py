@@ -63,8 +63,10 @@ def test_an_interval_is_of_resamples_of_the_cases() -> None:
 
 
 def test_resamples_without_a_class_do_not_count() -> None:
-    ours = estimate("auroc", 0.7, [0.6, math.nan, 0.8])
-    assert (ours.low, ours.high) == pytest.approx((0.605, 0.795))
+    ours = estimate("auroc", 0.7, [0.6, *[0.7] * 18, math.nan, 0.8])
+    assert (ours.low, ours.high) == pytest.approx((0.6475, 0.7525))
+    undefined = estimate("auroc", 0.7, [0.6, *[0.7] * 17, math.nan, math.nan, 0.8])
+    assert undefined.to_dict() == {"metric": "auroc", "value": 0.7, "low": None, "high": None}
     assert estimate("auroc", 0.7, []).to_dict() == {"metric": "auroc", "value": 0.7, "low": None, "high": None}
 
 

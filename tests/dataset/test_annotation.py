@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genome_lm.dataset import Annotation, gene_set, read_annotation
-from genome_lm.dataset.genes import _gene_starts, _splice_sites
+from genome_lm.dataset.sites import gene_starts, splice_sites
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval, build_store
 
@@ -23,11 +23,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> GenomeStore:
 
 def starts(annotation: Annotation) -> list[tuple[int, str]]:
     """1-based, as the files have them."""
-    return [(site.base + 1, site.strand) for site in _gene_starts(annotation)]
+    return [(site.base + 1, site.strand) for site in gene_starts(annotation)]
 
 
 def sites(annotation: Annotation, label: str) -> list[int]:
-    return [site.base + 1 for site in _splice_sites(annotation) if site.label == label]
+    return [site.base + 1 for site in splice_sites(annotation) if site.label == label]
 
 
 def annotation_of(lines: str, store: GenomeStore, path: Path, suffix: str = ".gff3") -> Annotation:

@@ -231,21 +231,18 @@ def test_gene_sets(genes: Genes, kind: str) -> None:
         "donor": {(a, s) if s == "+" else (b - 1, s) for a, b, s in genes.introns},
         "acceptor": {(b, s) if s == "+" else (a - 1, s) for a, b, s in genes.introns},
     }
-    true_sites = sites["gene_start"] if kind == "gene-start" else sites["donor"] | sites["acceptor"]
+    sites["splice_site"] = sites["donor"] | sites["acceptor"]
+    true_sites = sites[kind.replace("-", "_")] if kind != "coding" else set()
     for e in labelled.examples:
         label, middle = e.labels[0], e.start + 30 if e.strand == "+" else e.end - 31
         if label == "coding":
             assert all(i in coding for i in range(e.start, e.end))
         elif label == "intergenic":
             assert not any(i in coding for i in range(e.start, e.end))
-        elif label == "other":
-            assert (middle, e.strand) not in true_sites
-            splice = e.sequence[30:32] == "GT" or e.sequence[28:30] == "AG"
-            assert e.sequence[30:33] == "ATG" if kind == "gene-start" else splice
         else:
-            assert (middle, e.strand) in sites[label]
-            word = {"gene_start": e.sequence[30:33], "donor": e.sequence[30:32], "acceptor": e.sequence[28:30]}[label]
-            assert word == {"gene_start": "ATG", "donor": "GT", "acceptor": "AG"}[label]
+            assert ((middle, e.strand) in true_sites) == (label != "other")
+            is_splice = e.sequence[30:32] == "GT" or e.sequence[28:30] == "AG"
+            assert e.sequence[30:33] == "ATG" if kind == "gene-start" else is_splice
 
 
 def test_bad_annotations(genes: Genes, tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def test_the_figures_are_those_of_the_written_values(written: Path) -> None:
             assert row["auroc"] == pytest.approx(sk.roc_auc_score(some["label"], some[row["readout"]]), abs=1e-5)
             area = sk.average_precision_score(some["label"], some[row["readout"]])
             assert row["auprc"] == pytest.approx(area, abs=1e-5)
-            assert row["auprc_low"] <= row["auprc"] <= row["auprc_high"]
+            if row["positives"] > 3:  # of fewer, resamples often have none, and the interval is undefined
+                assert row["auprc_low"] <= row["auprc"] <= row["auprc_high"]
             areas = [
                 (len(each), sk.average_precision_score(each["label"], each[row["readout"]]))
                 for _, each in some.groupby("contig")

@@ -181,3 +181,48 @@ def test_a_validation_split_of_one_class_is_judged_by_its_loss(
     assert "mcc is undefined on the validation split" in caplog.text
     assert result.best_epoch > 0
     assert math.isfinite(result.history[0]["valid_loss"])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_and_degenerate_classes(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    classes, count = int(generator.integers(2, 5)), int(generator.integers(1, 40))
+    weights = generator.dirichlet(np.full(classes, 0.3))  # often with classes that are rare or absent
+    targets = generator.choice(classes, count, p=weights)
+    p = generator.integers(0, 4, (count, classes)).astype(np.float32)  # with many ties
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = expected_of_classes([1] if classes == 2 else [*range(classes)], p, targets)
+    head = HeadConfig("classification", tuple("abcd"[:classes]))
+    assert values(head, p, targets) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_random_and_degenerate_values(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    count = int(generator.integers(1, 12))
+    p, t = generator.integers(0, 3, (2, count, 2)).astype(np.float32)
+    t[generator.random(t.shape) < 0.3] = np.nan
+    pairs = [(p[rows, k], t[rows, k]) for k, rows in enumerate((~np.isnan(t)).T)]
+    varied = [pair for pair in pairs if all(len(set(side.tolist())) > 1 for side in pair)]
+    squares = np.concatenate([(one - other) ** 2 for one, other in pairs])
+    mean = lambda each: float(np.mean(each)) if len(each) else math.nan  # noqa: E731
+    expected = {
+        "pearson": mean([stats.pearsonr(*pair).statistic for pair in varied]),
+        "spearman": mean([stats.spearmanr(*pair).statistic for pair in varied]),
+        "mse": mean(squares),
+    }
+    head = HeadConfig("regression", ("a", "b"), means=(0, 0), scales=(1, 1))
+    assert values(head, p, t) == pytest.approx(expected, rel=1e-5, abs=1e-7, nan_ok=True)
+
+
+@pytest.mark.parametrize(("rare", "is_defined"), [(1, False), (2, False), (6, True)])
+def test_the_interval_of_a_mean_over_classes_that_resamples_lack(rare: int, is_defined: bool) -> None:
+    generator = np.random.default_rng(0)
+    targets = np.array([0] * 30 + [1] * 30 + [2] * rare)
+    p = generator.random((len(targets), 3)).astype(np.float32)
+    estimates = {one.metric: one for one in measure(HeadConfig("classification", NAMES), list(p), list(targets), 200)}
+    for metric in ("f1", "auroc", "auprc"):
+        assert not math.isnan(estimates[metric].value)
+        assert math.isnan(estimates[metric].low) != is_defined
+    assert not math.isnan(estimates["accuracy"].low)
