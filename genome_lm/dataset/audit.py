@@ -121,11 +121,11 @@ def check_rules(labelled: LabelledSet, seed: int = 0, most: int = MOST) -> list[
     held_out = labelled.of_split("test").examples or labelled.of_split("valid").examples
     parts = [drawn(part, most, seed) for part in (labelled.of_split("train").examples, held_out)]
     try:
-        found = rules(*parts)
+        each_rule = rules(*parts)
     except UndecidedError as reason:
         return [_not_applicable(name, str(reason)) for name in BOUNDS]
     chance = 3 / len(parts[1]) ** 0.5
-    return [_judged(name, mcc, max(BOUNDS[name], chance), f"MCC{asked}") for name, mcc, asked in found]
+    return [_judged(name, mcc, max(BOUNDS[name], chance), f"MCC{asked}") for name, mcc, asked in each_rule]
 
 
 _NO_SPLITS = "no training and held-out split"

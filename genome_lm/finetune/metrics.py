@@ -17,7 +17,6 @@ from genome_lm.model import HeadConfig
 
 DEFAULT_METRIC = {"classification": "mcc", "tokens": "mcc", "multilabel": "auprc", "regression": "pearson"}
 
-
 Parts = Callable[[Array, Array], list[float]]
 """What a metric is the mean of: its value for each class, label or output, NaN where it is undefined."""
 
