@@ -119,9 +119,8 @@ class _Room:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:_NAME]}.", dir=path.parent))
+        self._folder, self._lock = _new_folder(path)
         unlocked = self._folder / "lock"
-        self._lock = unlocked.open("wb")
         _try_lock(self._lock)
         unlocked.rename(self._folder / _LOCK)  # nobody takes the folder for a dead process' before it is locked
         self.new, self.old = (self._folder / name / path.name for name in ("new", "old"))
@@ -136,9 +135,20 @@ class _Room:
                 file.chmod(mode & 0o777 | usual)
 
     def close(self) -> None:
-        """Remove the folder and what is left in it."""
+        """Remove the folder and what is left in it; the lock goes last, by which a later run knows what to remove."""
+        for part in (self.new, self.old):
+            shutil.rmtree(part.parent, ignore_errors=True)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.close()
+
+
+def _new_folder(path: Path) -> tuple[Path, IO[bytes]]:
+    """A temporary folder beside an output, and a file in it that is to be locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:_NAME]}.", dir=path.parent))
+        # Another process may have removed it, since it was empty, as what a dead one left.
+        with contextlib.suppress(FileNotFoundError):
+            return folder, (folder / "lock").open("wb")
 
 
 @contextlib.contextmanager
@@ -243,12 +253,16 @@ def _remove_dead_rooms(path: Path) -> None:
     for folder in path.parent.iterdir():
         if not room_name.fullmatch(folder.name):
             continue
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if it is empty: a process was killed while it removed the folder
         with contextlib.suppress(OSError), (folder / _LOCK).open("r+b") as lock:
             if not _try_lock(lock):
                 continue
-            for old in (folder / "old").iterdir():
+            for old in (folder / "old").glob("*"):  # none if the process was about to remove the folder
                 if not (path.parent / old.name).exists():
                     old.rename(path.parent / old.name)
+            for part in ("new", "old"):
+                shutil.rmtree(folder / part, ignore_errors=True)
             shutil.rmtree(folder)
 
 

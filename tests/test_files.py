@@ -211,6 +211,19 @@ for number in (1, 2):
     assert left_beside(tmp_path) == []
 
 
+@pytest.mark.parametrize("left", [(), ("genome-lm.lock",)], ids=["nothing", "the lock"])
+def test_what_was_left_by_a_process_killed_while_it_removed_its_folder_is_removed(
+    tmp_path: Path, left: tuple[str, ...]
+) -> None:
+    folder = tmp_path / ".out.abcdefgh"
+    folder.mkdir()
+    for name in left:
+        (folder / name).touch()
+    with replacing_file(tmp_path / "out") as new:
+        new.touch()
+    assert left_beside(tmp_path) == []
+
+
 def test_any_error_on_a_full_disk_is_said_as_such(small_disk: Path) -> None:
     def fill() -> None:
         with replacing_file(small_disk / "out") as file, (small_disk / "more").open("wb") as more:
