@@ -81,8 +81,8 @@ def _show(result: "Perplexity") -> None:
     under = f", under {result.condition}" if result.condition else ""
     title = f"{result.split}: {result.targets:,} bases, context {result.length:,}{under}"
     table(title, ("", "nats/base", result.measure, "bits/base"), rows)
-    if result.difference is not None:
-        say(f"against {result.difference.baseline}: {result.difference} bits/base")
+    for difference in result.leading:
+        say(f"against {difference.baseline}: {difference} bits/base")
     if result.classes:
         bits = [{s.name: f"{s.bits_per_base:.4f}" for s in (each.model, *each.baselines)} for each in result.classes]
         by_class = [(score.name, *(of_class[score.name] for of_class in bits)) for score in ranked]

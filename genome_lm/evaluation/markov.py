@@ -21,6 +21,8 @@ CONCENTRATION = 16.0
 """Pseudo-observations that the next lower order contributes to each context."""
 DECAY = 0.98
 """What a base counts less in a mixture's weights than the one after it. From 0.95 to 0.995, bits hardly change."""
+MIXED = "mixed Markov"
+"""What names of mixtures begin with."""
 _APART = np.array([N], dtype=np.uint8)
 
 
@@ -49,7 +51,7 @@ class MarkovModel:
     def names(self) -> list[str]:
         """Of what `losses` gives: each order alone, and with at least two of them their mixture."""
         alone = [f"order-{order} Markov" for order in range(self.order + 1)]
-        return [*alone, f"mixed Markov to order {self.order}"] if self.order else alone
+        return [*alone, f"{MIXED} to order {self.order}"] if self.order else alone
 
     @classmethod
     def fit(cls, store: GenomeStore, intervals: Sequence[Interval], order: int) -> "MarkovModel":

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from genome_lm.documents import read_json
 from genome_lm.errors import GenomeLMError, check_range
-from genome_lm.evaluation.markov import MAX_ORDER, MarkovModel
+from genome_lm.evaluation.markov import MAX_ORDER, MIXED, MarkovModel
 from genome_lm.evaluation.stretches import Cells, Counts, Difference, Sums
 from genome_lm.genome import BaseClasses, GenomeStore, Interval, Windows, of_split, tile, without_overlaps
 from genome_lm.model import HyenaLM
@@ -75,7 +75,7 @@ class Perplexity:
         baselines: Uniform, and of causal models Markov chains fitted on the training split, and their mixture.
         classes: The same for each class of regions that has a target, if classes were given.
         condition: What the model read the windows under; None for nothing.
-        difference: Between the model and the best of the baselines, which is the hardest to beat by chance.
+        differences: Between the model and each of the baselines, in their order.
         measure: What the exponential of the model's loss is called. The two are not to be compared.
     """
 
@@ -86,12 +86,19 @@ class Perplexity:
     baselines: Annotated[tuple[Score, ...], Within(1, 100)]
     classes: tuple[ClassScores, ...] = ()
     condition: str | None = None
-    difference: Difference | None = None
+    differences: Annotated[tuple[Difference, ...], Within(0, 100)] = ()
     measure: Measure = "perplexity"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
+
+    @property
+    def leading(self) -> list[Difference]:
+        """Those to the best of the single baselines, and to the mixture of the chains if there is one."""
+        single = [each for each in self.differences if not each.baseline.startswith(MIXED)]
+        mixed = [each for each in self.differences if each.baseline.startswith(MIXED)]
+        return [*sorted(single, key=lambda each: -each.bits_per_base)[:1], *mixed]
 
     @classmethod
     def read(cls, path: Path) -> "Perplexity":
@@ -175,12 +182,12 @@ def evaluate_perplexity(
         assert (counts == targets).all()
         by_name |= dict(zip(markov.names, losses_of_each, strict=True))
     total = int(targets.sum())
-    difference = _difference(by_name, targets)
+    differences = _differences(by_name, targets)
     model_score, *baselines = [Score.of(name, float(each.sum()) / total) for name, each in by_name.items()]
     by_class = _by_class(classes, {name: each.sum(0) for name, each in by_name.items()}, targets.sum(0))
     measure: Measure = "pseudo-perplexity" if direction.sees_following else "perplexity"
     return Perplexity(
-        scoring.split, length, total, model_score, tuple(baselines), by_class, model.condition, difference, measure
+        scoring.split, length, total, model_score, tuple(baselines), by_class, model.condition, differences, measure
     )
 
 
@@ -207,12 +214,11 @@ def _check(split: str, total: float, targets: npt.NDArray[np.int64], classes: Ba
         log.warning("no base that was scored in split %r has the class %s", split, ", ".join(missing))
 
 
-def _difference(sums: dict[str, Sums], targets: Counts) -> Difference:
-    """Between the model and the best baseline, from what is summed up in each cell."""
+def _differences(sums: dict[str, Sums], targets: Counts) -> tuple[Difference, ...]:
+    """Between the model and each baseline, from what is summed up in each cell."""
     of_stretches = {name: each.sum(1) for name, each in sums.items()}
     model = of_stretches.pop("model")
-    best = min(of_stretches, key=lambda name: of_stretches[name].sum())
-    return Difference.of(best, model, of_stretches[best], targets.sum(1))
+    return tuple(Difference.of(name, model, each, targets.sum(1)) for name, each in of_stretches.items())
 
 
 def _by_class(

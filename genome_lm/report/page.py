@@ -59,7 +59,7 @@ def write_report(run: Path, out: Path, evaluation: Path | None = None, title: st
         duration=timedelta(seconds=round(sum(row.length * row.batch / row.bases_per_second for row in rows))),
         scores=scores,
         ranked=sorted([scores.model, *scores.baselines], key=lambda score: score.loss) if scores is not None else [],
-        **_lead(scores),
+        leading=scores.leading if scores is not None else [],
         classes=list(zip(classes, best_of_classes, strict=True)),
         stages=_stages(rows),
         curve=curve,
@@ -74,19 +74,6 @@ def _class_figure(classes: Sequence[ClassScores], best: Sequence[Score]) -> str:
         [each.model.bits_per_base for each in classes],
         [each.bits_per_base for each in best],
     )
-
-
-def _lead(scores: Perplexity | None) -> dict[str, Any]:
-    """The best baseline, how many bits per base more than it the model needs, and the interval where there is one."""
-    if scores is None:
-        return {}
-    best, difference = best_score(scores.baselines), scores.difference
-    has_interval = difference is not None and difference.low is not None
-    return {
-        "best_baseline": best,
-        "against_best": scores.model.bits_per_base - best.bits_per_base,
-        "interval": (difference.low, difference.high) if difference is not None and has_interval else None,
-    }
 
 
 def best_score(scores: Sequence[Score]) -> Score:

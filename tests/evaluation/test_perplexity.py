@@ -110,6 +110,11 @@ def test_the_model_is_scored_on_every_base_once(run: Path, genome: Genome) -> No
         "order-2 Markov",
         "mixed Markov to order 2",
     ]
+    for baseline, difference in zip(result.baselines, result.differences, strict=True):
+        assert difference.baseline == baseline.name
+        assert difference.bits_per_base == pytest.approx(result.model.bits_per_base - baseline.bits_per_base)
+    best_alone = min(result.baselines[:-1], key=lambda baseline: baseline.loss)
+    assert [each.baseline for each in result.leading] == [best_alone.name, "mixed Markov to order 2"]
     assert result.baselines[0].bits_per_base == pytest.approx(2.0)
     # The genome is an order-1 chain: order 1 gains much on order 0, order 2 nothing more, and the model learns it.
     assert result.baselines[2].loss < result.baselines[1].loss - 0.1
@@ -123,9 +128,9 @@ def test_fewer_bases_and_other_lengths(run: Path, genome: Genome) -> None:
     few = evaluate_perplexity(model, genome.store, intervals, Scoring("test", 50, -1, 500))
     assert 300 < few.targets <= 500
     assert [baseline.name for baseline in few.baselines] == ["uniform"]
-    assert few.difference is not None
-    assert (few.difference.baseline, few.difference.stretches, few.difference.low) == ("uniform", 1, None)
-    assert few.difference.bits_per_base == pytest.approx(few.model.bits_per_base - 2)
+    (difference,) = few.leading
+    assert (difference.baseline, difference.stretches, difference.low) == ("uniform", 1, None)
+    assert difference.bits_per_base == pytest.approx(few.model.bits_per_base - 2)
 
 
 def test_losses_are_added_up_by_stretch(run: Path, genome: Genome, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,23 +92,35 @@ def test_classes_of_regions(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("loss", "interval", "words_of_lead"),
     [
-        (1.21, (-0.07, -0.05), "1.7457 bits per base , 0.0577 fewer than {}; 95 % {} -0.0700 to -0.0500."),
-        (1.26, (-0.01, 0.04), "0.0144 more than {}; 95 % {} -0.0100 to +0.0400, so neither is shown to be better."),
-        (1.21, (None, None), "0.0577 fewer than {}."),
+        (1.21, (-0.07, -0.05), "1.7457 bits per base , 0.0577 fewer than {} (95 % interval -0.0700 to -0.0500)"),
+        (
+            1.26,
+            (-0.01, 0.04),
+            "0.0144 more than {} (95 % interval -0.0100 to +0.0400, so neither is shown to be better)",
+        ),
+        (1.21, (None, None), "0.0577 fewer than {}"),
     ],
 )
-def test_the_page_leads_with_the_difference_to_the_best_baseline(
-    run: Path, tmp_path: Path, loss: float, interval: tuple[float | None, float | None], words_of_lead: str
+@pytest.mark.parametrize("has_mixture", [False, True])
+def test_the_page_leads_with_the_difference_to_the_best_baselines(
+    run: Path, tmp_path: Path, loss: float, interval: tuple[float, float], words_of_lead: str, has_mixture: bool
 ) -> None:
-    model, best, other = Score.of("model", loss), Score.of("uniform", 1.25), Score.of("order-0 Markov", 1.3)
-    difference = Difference("uniform", model.bits_per_base - best.bits_per_base, *interval, 60)
-    evaluation = Perplexity("test", 64, 2_468, model, (other, best), difference=difference)
+    model, *baselines = [Score.of(*each) for each in (("model", loss), ("order-0 Markov", 1.3), ("uniform", 1.25))]
+    if has_mixture:
+        baselines.append(Score.of("mixed Markov to order 2", 1.2))
+    differences = [
+        Difference(each.name, model.bits_per_base - each.bits_per_base, *interval, 60) for each in baselines
+    ]
+    evaluation = Perplexity("test", 64, 2_468, model, tuple(baselines), differences=tuple(differences))
     (tmp_path / "e.json").write_text(json.dumps(evaluation.to_dict()))
     write_report(run, tmp_path / "report.html", tmp_path / "e.json", "the run")
-    expected = words_of_lead.format("the best baseline, uniform", "interval of the difference")
     lead = "the run On 2,468 held-out bases of the split “test”, the model needs "
-    shown = words(tmp_path / "report.html")
-    assert shown.split("layers, width")[0].split(lead)[1].endswith(f"{expected} 2 ")
+    shown = words(tmp_path / "report.html").split("layers, width")[0].split(lead)[1]
+    if has_mixture:
+        assert words_of_lead.format("uniform, the best baseline alone") in shown
+        assert f" and {differences[-1].bits_per_base:.4f} more than mixed Markov to order 2" in shown
+    else:
+        assert shown.endswith(f"{words_of_lead.format('uniform')}. 2 ")
 
 
 def test_the_picture_ends_above_most_steps() -> None:
