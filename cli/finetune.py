@@ -26,6 +26,7 @@ Task = StrEnum("Task", "classification multilabel regression tokens")
 Pool = StrEnum("Pool", "mean last max masked layers bases none")
 Method = StrEnum("Method", "full frozen lora prompt")
 Leaks = StrEnum("Leaks", "report refuse drop")
+Opposites = StrEnum("Opposites", "names none")
 
 
 def finetune(
@@ -55,6 +56,10 @@ def finetune(
     reverse_complement: Annotated[
         bool, typer.Option("--reverse-complement", help="Train on either strand of each sequence.")
     ] = Config.reverse_complement,
+    opposites: Annotated[
+        Opposites | None,
+        typer.Option(help="Labels that change places on the other strand: names (x+ with x-) or none."),
+    ] = None,
     head_first: Annotated[
         bool, typer.Option("--head-first", help="Fit the head alone, then tune the model from there.")
     ] = Config.head_first,

@@ -56,6 +56,8 @@ class FinetuneConfig:
         seed: Of the head, the order, the strands and the neighbours.
         condition: Which of the model's conditions all sequences are read under; None for none. The tuned model keeps
             it.
+        opposites: Which labels take each other's place on the other strand: "names" for those whose names differ in
+            the + or - at their end alone, "none" for no labels; None where no label ends so.
     """
 
     method: Method = "full"
@@ -83,6 +85,7 @@ class FinetuneConfig:
     neighbour_distance: Count = 50_000
     seed: Seed = 0
     condition: str | None = None
+    opposites: Literal["names", "none"] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "finetune config")

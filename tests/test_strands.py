@@ -6,6 +6,7 @@ import pytest
 from genome_lm.errors import GenomeLMError
 from genome_lm.finetune import METHODS
 from genome_lm.model import HEAD_POOLS, TASKS
+from genome_lm.model.head import Opposites
 from genome_lm.strands import EmbeddedStrands, HeadStrands, Strands, check_strand, orientations
 from genome_lm_cli import finetune, options
 
@@ -19,6 +20,7 @@ from genome_lm_cli import finetune, options
         (finetune.Method, METHODS),
         (finetune.Pool, HEAD_POOLS),
         (finetune.Task, TASKS),
+        (finetune.Opposites, get_args(Opposites)),
     ],
 )
 def test_the_command_line_has_the_words_of_the_library(choices: type[StrEnum], words: tuple[str, ...]) -> None:

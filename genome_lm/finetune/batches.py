@@ -12,7 +12,7 @@ from genome_lm.alphabet import reverse_complement
 from genome_lm.finetune.targets import IGNORED, Data
 from genome_lm.genome.codes import Codes
 from genome_lm.inference import head_outputs, padded_batches
-from genome_lm.model import Head, HyenaBackbone
+from genome_lm.model import Head, HeadConfig, HyenaBackbone
 
 Array = npt.NDArray[np.generic]
 
@@ -46,10 +46,11 @@ class Sequences:
             reverse_complement(self.data.tokens[row]) if turned else self.data.tokens[row]
             for row, turned in zip(rows, reverse, strict=True)
         ]
+        each_target = targets_as_read(self.data, rows, reverse, self.head.config)
         device, direction = self.head.out.weight.device, self.backbone.config.direction
         for numbers, ids, lengths in padded_batches(tokens, self.device_tokens, device, direction):
             outputs = self.head(self.backbone, ids, torch.tensor(lengths, device=device))
-            targets = stack_targets([self.data.targets[rows[number]] for number in numbers], ids.shape[1], self.head)
+            targets = stack_targets([each_target[number] for number in numbers], ids.shape[1], self.head)
             if self.head.config.per_position:
                 outputs, targets = outputs.flatten(0, 1), targets.flatten(0, 1)
             yield Piece(outputs, targets.to(device))
@@ -89,33 +90,69 @@ class Features:
         self, backbone: HyenaBackbone, head: Head, data: Data, device_tokens: int, either_strand: bool
     ) -> None:
         self.head, self.data = head, data
-        if head.config.strand == "both":
-            # The head is linear: the mean of its outputs is its output of the mean.
-            self.states = pooled_states(backbone, head, data.tokens, device_tokens)[None]
-        else:
-            turned = (False, True) if either_strand else (False,)
-            each = [_pooled(backbone, head, data.tokens, device_tokens, strand) for strand in turned]
-            self.states = torch.stack(each)
-        """(strands, n, d): one strand if the head takes both, or if none is trained on but the forward one."""
+        self.states = _readings(backbone, head, data.tokens, device_tokens, either_strand)
+        """(readings, n, d)."""
 
     def pieces(self, rows: Sequence[int], reverse: Sequence[bool]) -> Iterator[Piece]:
         """All in one."""
-        strands = [int(turned) % len(self.states) for turned in reverse]
-        states = self.states[torch.tensor(strands), torch.tensor(rows)]
-        targets = stack_targets([self.data.targets[row] for row in rows], 0, self.head)
-        device = self.head.out.weight.device
-        yield Piece(self.head.out(states.to(device)), targets.to(device))
+        outputs = self._outputs(torch.tensor(rows), torch.tensor(reverse))
+        targets = stack_targets(targets_as_read(self.data, rows, reverse, self.head.config), 0, self.head)
+        yield Piece(outputs, targets.to(outputs.device))
 
     @torch.no_grad()
     def outputs(self) -> list[npt.NDArray[np.float32]]:
         """In one pass."""
-        return list(self.head.out(self.states[0].to(self.head.out.weight.device)).cpu().numpy())
+        rows = torch.arange(self.states.shape[1])
+        return list(self._outputs(rows, torch.zeros(len(rows), dtype=torch.bool)).cpu().numpy())
+
+    def _outputs(self, rows: Tensor, reverse: Tensor) -> Tensor:
+        own = self._of_reading(rows, reverse)
+        if self.head.config.strand == "forward" or len(self.states) == 1:
+            return own
+        return self.head.mean_of_strands(own, self._of_reading(rows, ~reverse))
+
+    def _of_reading(self, rows: Tensor, reverse: Tensor) -> Tensor:
+        states = self.states[reverse.int() % len(self.states), rows]
+        outputs: Tensor = self.head.out(states.to(self.head.out.weight.device))
+        return outputs
 
 
 def pooled_states(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], device_tokens: int) -> Tensor:
-    """What the head sees of sequences, averaged over the strands that count: (n, d) float32 on the CPU."""
-    turned = (False, True) if head.config.strand == "both" else (False,)
-    return torch.stack([_pooled(backbone, head, tokens, device_tokens, strand) for strand in turned]).mean(0)
+    """What the head sees of sequences, reading by reading: (readings · n, d) float32 on the CPU."""
+    return _readings(backbone, head, tokens, device_tokens, False).flatten(0, 1)
+
+
+def _readings(
+    backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], device_tokens: int, either_strand: bool
+) -> Tensor:
+    """Pooled states of sequences: (readings, n, d) float32 on the CPU.
+
+    The readings are the strand that is given and, where it counts, the other one. If the head averages both and no
+    outputs are opposites, there is one, of the mean: the head is linear, so its output of that is the mean.
+    """
+    own = _pooled(backbone, head, tokens, device_tokens, False)
+    if head.config.strand == "forward" and not either_strand:
+        return own[None]
+    has_both = head.has_both_strands
+    other = head.features_of_other_strand(own) if has_both else _pooled(backbone, head, tokens, device_tokens, True)
+    each = torch.stack([own, other])
+    has_opposites = head.config.opposite_numbers != [*range(len(head.config.outputs))]
+    return each if head.config.strand == "forward" or has_opposites else each.mean(0, keepdim=True)
+
+
+def targets_as_read(data: Data, rows: Sequence[int], reverse: Sequence[bool], head: HeadConfig) -> list[Array]:
+    """Targets of examples, those of the reverse complement where that is read."""
+    targets = (data.targets[row] for row in rows)
+    return [of_other_strand(each, head) if turned else each for each, turned in zip(targets, reverse, strict=True)]
+
+
+def of_other_strand(target: Array, head: HeadConfig) -> Array:
+    """The target of a sequence, see `Data`, as that of its reverse complement."""
+    opposites = np.array(head.opposite_numbers)
+    target = target[::-1] if head.per_position else target
+    if head.task in ("classification", "tokens"):
+        return np.where(target == IGNORED, target, opposites[np.maximum(target, 0)])
+    return target[..., opposites]
 
 
 @torch.no_grad()

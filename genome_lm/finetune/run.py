@@ -24,7 +24,7 @@ from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import replacing_folder
 from genome_lm.finetune.adapters import merge, parameter_groups, prepare, restore_state, trainable_state
 from genome_lm.finetune.baseline import Baseline, kmer_baseline
-from genome_lm.finetune.batches import Coordinates, Features, Sequences, Source, pooled_states
+from genome_lm.finetune.batches import Coordinates, Features, Sequences, Source, pooled_states, targets_as_read
 from genome_lm.finetune.claim import claimed
 from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, can_be_told, lower_is_better, measure, metrics_of
 from genome_lm.finetune.neighbours import Unlabelled, draw_neighbours, shared_directions
@@ -263,12 +263,23 @@ def _head_config(train: LabelledSet, task: str, pool: str | None, strand: str, c
     for name in ("head_first", "neighbours"):
         if getattr(config, name) and pool == "none":
             raise GenomeLMError(f"{name} needs states of whole sequences: leave it out with labels at each position")
-    if config.reverse_complement and pool == "none":
-        raise GenomeLMError("labels at each position belong to one strand: leave --reverse-complement out")
     if len(train.columns) > 1 and task in ("classification", "tokens"):
         raise GenomeLMError(f"task {task} takes one label column, not {', '.join(train.columns)}; or use multilabel")
     outputs = output_names(train, task, config.positive)
-    return HeadConfig(task, outputs, pool, strand, prompt, means, scales, config.condition)  # type: ignore[arg-type]
+    opposites = _opposites(outputs, config) if strand == "both" or config.reverse_complement else "none"
+    return HeadConfig(task, outputs, pool, strand, prompt, means, scales, config.condition, opposites)  # type: ignore[arg-type]
+
+
+def _opposites(outputs: Sequence[str], config: FinetuneConfig) -> str:
+    """How outputs are read on the other strand; it is not guessed where a name may tell a strand or not."""
+    if config.opposites is not None:
+        return config.opposites
+    if signed := [name for name in outputs if name.endswith(("+", "-"))]:
+        raise GenomeLMError(
+            f"{signed[0]}: both strands are read, and a label that ends in + or - may name one: give --opposites "
+            "names if such labels change places on the other strand, or --opposites none"
+        )
+    return "none"
 
 
 def _watching(config: FinetuneConfig, head: HeadConfig, valid: Data) -> FinetuneConfig:
@@ -420,7 +431,8 @@ class _Tuning:
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         self._optimizer.zero_grad(set_to_none=True)
-        targets = [torch.from_numpy(np.atleast_1d(self._data["train"].targets[row])) for row in rows]
+        each_target = targets_as_read(self._data["train"], rows, turned.tolist(), self.head.config)
+        targets = [torch.from_numpy(np.atleast_1d(target)) for target in each_target]
         weights = self._weights.cpu() if self._weights is not None else None
         weight = float(sum(self.head.target_weights(target, weights).sum() for target in targets))
         total = 0.0

@@ -25,15 +25,16 @@ def head_outputs(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], 
 
     Returns:
         n arrays, (outputs,) float32, or (L, outputs) at each position. With `strand` "both" they are the mean of the
-        two strands, base by base at each position.
+        two strands (`Head.mean_of_strands`), base by base at each position.
     """
     forward = _one_strand(backbone, head, tokens, batch_tokens)
-    if head.config.strand == "forward":
+    if not head.reads_other_strand:
         return forward
     reverse = _one_strand(backbone, head, [reverse_complement(ids) for ids in tokens], batch_tokens)
     if head.config.per_position:
-        reverse = [outputs[::-1] for outputs in reverse]
-    return [np.asarray((one + other) / 2, dtype=np.float32) for one, other in zip(forward, reverse, strict=True)]
+        reverse = [outputs[::-1].copy() for outputs in reverse]
+    pairs = zip(forward, reverse, strict=True)
+    return [head.mean_of_strands(torch.from_numpy(one), torch.from_numpy(other)).numpy() for one, other in pairs]
 
 
 def _one_strand(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], batch_tokens: int) -> list[Floats]:

@@ -59,10 +59,10 @@ class OneHot(nn.Module):
         if self.head is None:
             return self._likelihood(rows)[:, None]
         outputs = self._head_outputs(self.head, rows)
-        if self.head.config.strand == "forward":
+        if not self.head.reads_other_strand:
             return outputs
         reverse = self._head_outputs(self.head, _rows(one_hot.to(rows.dtype).flip(1, 2)))
-        return (outputs + (reverse.flip(1) if self.head.config.per_position else reverse)) / 2
+        return self.head.mean_of_strands(outputs, reverse.flip(1) if self.head.config.per_position else reverse)
 
     def _head_outputs(self, head: Head, rows: Tensor) -> Tensor:
         lengths = torch.full((len(rows),), rows.shape[1], device=rows.device)

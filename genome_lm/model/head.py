@@ -18,8 +18,11 @@ from genome_lm.typed import Within, check_fields, typed
 
 Task = Literal["classification", "multilabel", "regression", "tokens"]
 HeadPool = Literal["mean", "last", "max", "masked", "layers", "bases", "none"]
+Opposites = Literal["names", "none"]
 PER_LAYER = {"layers": 3, "bases": 4}
 """Pools that take the states after every block, and values of each of their channels."""
+ONE_SIDED = ("last", "bases")
+"""Pools that take other positions of the reverse complement."""
 TASKS: tuple[str, ...] = get_args(Task)
 HEAD_POOLS: tuple[str, ...] = get_args(HeadPool)
 
@@ -37,12 +40,14 @@ class HeadConfig:
             of the states after each block, the last one's after the final norm), "bases" (of the same states, the sum
             over the positions before an A, and before C, G and T, over the length: which words are followed by what),
             or "none": an output at each position, for tokens, and for tracks (regression).
-        strand: "both" averages the outputs with those of the reverse complement.
+        strand: "both" averages the outputs with those of the reverse complement, see `Head.mean_of_strands`.
         prompt: Vectors of a soft prompt before each sequence (Lester et al. 2021,
             https://arxiv.org/abs/2104.08691; HyenaDNA, section 3.3).
         means: Of the values in training, which the outputs are added to (regression).
         scales: Standard deviations of the values in training, which the outputs are multiplied by (regression).
         condition: Which of the model's conditions the sequences were read under, see `ModelConfig`; None for none.
+        opposites: Which outputs take each other's place on the other strand: with "names" those whose names differ
+            in the + or - at their end alone, such as exon+ and exon-. The others, with "none" all, keep theirs.
     """
 
     task: Task
@@ -53,6 +58,7 @@ class HeadConfig:
     means: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
     condition: str | None = None
+    opposites: Opposites = "none"
 
     def __post_init__(self) -> None:
         check_fields(self, "head config")
@@ -66,6 +72,9 @@ class HeadConfig:
             raise GenomeLMError(f"pool {self.pool} does not go with a soft prompt: use mean, last, max or masked")
         if len(set(self.outputs)) < len(self.outputs):
             raise GenomeLMError("head config: outputs are not all different")
+        for name in self.outputs:
+            if (other := self._opposite(name)) not in self.outputs:
+                raise GenomeLMError(f"opposites names: there is {name}, but no {other} for the other strand")
         numbers = len(self.outputs) if self.task == "regression" else 0
         if (len(self.means), len(self.scales)) != (numbers, numbers) or min(self.scales, default=1) <= 0:
             raise GenomeLMError(
@@ -77,6 +86,15 @@ class HeadConfig:
     def per_position(self) -> bool:
         """Whether there is an output at each position."""
         return self.pool == "none"
+
+    @property
+    def opposite_numbers(self) -> list[int]:
+        """Of each output, the number of the one that takes its place on the other strand; its own where none does."""
+        return [self.outputs.index(self._opposite(name)) for name in self.outputs]
+
+    def _opposite(self, name: str) -> str:
+        other = {"+": "-", "-": "+"}.get(name[-1:]) if self.opposites == "names" else None
+        return name if other is None else name[:-1] + other
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -98,12 +116,17 @@ class Head(nn.Module):
     def __init__(self, config: HeadConfig, model: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        states = model.state_width
+        states, self._width = model.state_width, model.d_model
         width = PER_LAYER[config.pool] * model.n_layer * states if config.pool in PER_LAYER else states
         self.out = nn.Linear(width, len(config.outputs))
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
         self.prompt = nn.Parameter(torch.randn(config.prompt, model.d_model) * 0.02) if config.prompt else None
+        is_equivariant = states > self._width
+        self.has_both_strands = config.strand == "both" and is_equivariant and config.pool not in ONE_SIDED
+        """Whether the states of one strand are all that the outputs of both need: equivariant models have both."""
+        self.reads_other_strand = config.strand == "both" and not self.has_both_strands
+        """Whether the reverse complement is to be read too."""
 
     def features(self, backbone: HyenaBackbone, ids: Tensor, lengths: Tensor) -> Tensor:
         """Pooled states: (B, L) ids padded on the right, (B,) lengths → (B, d), or (B, L, d) unpooled.
@@ -129,7 +152,25 @@ class Head(nn.Module):
 
     def forward(self, backbone: HyenaBackbone, ids: Tensor, lengths: Tensor) -> Tensor:
         """Outputs before the softmax, sigmoid or scaling: (B, outputs), or (B, L, outputs) at each position."""
-        return self.out(self.features(backbone, ids, lengths))
+        features = self.features(backbone, ids, lengths)
+        outputs: Tensor = self.out(features)
+        if not self.has_both_strands:
+            return outputs
+        return self.mean_of_strands(outputs, self.out(self.features_of_other_strand(features)))
+
+    def features_of_other_strand(self, features: Tensor) -> Tensor:
+        """Pooled states of an equivariant model as those of the reverse complement: with the halves exchanged."""
+        return features.unflatten(-1, (-1, 2, self._width)).flip(-2).flatten(-3)
+
+    def mean_of_strands(self, own: Tensor, other: Tensor) -> Tensor:
+        """The mean of outputs, (…, outputs), and of those of the reverse complement, opposites being exchanged.
+
+        Values are averaged in their units, since opposites have scales of their own.
+        """
+        places = self.config.opposite_numbers
+        if self.config.task != "regression":
+            return (own + other[..., places]) / 2
+        return (own + self._scaled(self.predictions(other)[..., places])) / 2
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Probabilities, or values in the units of the labels, from what `forward` gives; the same shape."""
@@ -154,9 +195,12 @@ class Head(nn.Module):
         if self.config.task == "multilabel":
             losses = F.binary_cross_entropy_with_logits(outputs, values, reduction="none", pos_weight=weights)
         else:
-            scaled = (values - values.new_tensor(self.config.means)) / values.new_tensor(self.config.scales)
-            losses = (outputs - scaled).square()
+            losses = (outputs - self._scaled(values)).square()
         return (losses * self.target_weights(targets, weights)).sum()
+
+    def _scaled(self, values: Tensor) -> Tensor:
+        """The inverse of `predictions` in regression."""
+        return (values - values.new_tensor(self.config.means)) / values.new_tensor(self.config.scales)
 
     def target_weights(self, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Weight of each target in the loss, 0 where it does not count: the shape of `targets`, float32."""
