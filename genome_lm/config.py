@@ -50,6 +50,10 @@ class ModelConfig:
             The reverse complement of a sequence then has the same states in reverse, with the halves exchanged
             (Schiff et al. 2024, https://arxiv.org/abs/2403.03234).
         reversed_weights: "shared" or "own" mixers for the reversed direction of models that read both ways.
+        combine: What a block adds of its two directions: "sum", their sum, without weights; "gate", for each position
+            and channel a mean of the two, with weights that a linear layer makes of both, so that the side that tells
+            more can count more; "projection", their sum and what a linear layer makes of both, so that channels of
+            one side meet those of the other.
         heads: Heads of attention; 0 stands for one per 64 channels, and at least one.
         attention_window: Last positions that a position attends to in `attention-local` and `attention-recall`,
             itself among them.
@@ -85,6 +89,7 @@ class ModelConfig:
     direction: Direction = CAUSAL
     strands: Literal["single", "equivariant"] = "single"
     reversed_weights: Literal["shared", "own"] = "shared"
+    combine: Literal["sum", "gate", "projection"] = "sum"
     heads: Annotated[int, Within(0, 2**12)] = 0
     attention_window: Annotated[int, Within(1, 2**31)] = 256
     attention_segments: tuple[tuple[Positive, Positive], ...] = ((256, 1), (1_024, 4), (4_096, 16))
@@ -111,8 +116,8 @@ class ModelConfig:
                 f"model config: layout names {len(names)} operators for {self.n_layer} blocks; raise n_layer"
             )
         if self.direction is CAUSAL:
-            for name, value in (("strands", self.strands), ("reversed_weights", self.reversed_weights)):
-                if value not in ("single", "shared"):
+            for name, default in (("strands", "single"), ("reversed_weights", "shared"), ("combine", "sum")):
+                if (value := getattr(self, name)) != default:
                     raise GenomeLMError(f"model config: {name} {value} goes with direction both")
         for name in self.conditions:
             check_condition(name)

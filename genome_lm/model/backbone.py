@@ -18,7 +18,7 @@ from genome_lm.model.mixer import Ends, GpuBatch, Mixer, runs_fused
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import NgramEmbedding
 from genome_lm.model.shards import Context, Shard
-from genome_lm.model.ways import Turn, Ways, strands, ways
+from genome_lm.model.ways import Combined, Turn, Ways, strands, ways
 
 NORM_CHUNK = 8_192
 """Positions that the final norm takes at one time where it writes over its input."""
@@ -49,6 +49,7 @@ class Block(nn.Module):
     Attributes:
         mixer: The operator.
         reversed_mixer: That of the reversed sequence where it has weights of its own, else None.
+        combined: What is made of the two directions where that is not their sum, else None.
     """
 
     def __init__(self, config: ModelConfig, operator: type[Mixer]) -> None:
@@ -56,6 +57,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.mixer = operator(config)
         self.reversed_mixer = operator(config) if config.reversed_weights == "own" else None
+        self.combined = None if config.combine == "sum" else Combined(config)
         self.norm2 = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.mlp = Mlp(config)
         self.dropout = nn.Dropout(config.resid_dropout)
@@ -76,8 +78,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """Residual stream in, residual stream out: (B, L, D) → (B, L, D), written over x if `inplace` allows it.
 
-        With `turn`, the mixer's part is the sum of what it makes of the sequences and of the reversed ones. With
-        `shard`, x has its positions alone.
+        With `turn`, the mixer's part is what it makes of the sequences and of the reversed ones, by default their
+        sum. With `shard`, x has its positions alone.
         """
         if shard is not None:
             return self._add_mlp(self.mixer.add_shard(x, self.norm1, self.dropout, shard))
@@ -91,6 +93,8 @@ class Block(nn.Module):
         else:
             ahead = self.mixer.add(x, norm, dropout, False)
             back = self.reversed_mixer.add(turn(x), norm, dropout, inplace)
+        if self.combined is not None:
+            return x + self.combined(ahead - x, turn(back) - x)
         if inplace:  # in x itself, since `ahead` may be a part of something larger
             return x.neg_().add_(ahead).add_(turn(back))
         return ahead - x + turn(back)

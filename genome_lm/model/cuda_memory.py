@@ -10,7 +10,7 @@ import torch
 from genome_lm.model.mixer import GpuBatch, Units
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import ngrams_held
-from genome_lm.model.ways import rows_at_once, strands, ways
+from genome_lm.model.ways import combined_bytes, rows_at_once, strands, ways
 
 STREAM = 4
 """Units of the residual stream, which is float32."""
@@ -24,11 +24,10 @@ def cuda_forward_bytes(batch: GpuBatch) -> int:
     In models that read both ways this is a bound: the MLP, which takes one direction, is counted as the mixer.
     """
     rows, mixed = _rows(batch)
-    around = (
-        0 if mixed == rows else STREAM * (rows.unit + mixed.unit)
-    )  # what is turned around, and what is mixed of it
+    # What is turned around, and what is mixed of it.
+    around = 0 if mixed == rows else STREAM * (rows.unit + mixed.unit)
     at_once = batch.unit * rows_at_once(batch.config)
-    return max(units.forward for units in _units(mixed, training=False)) * at_once + around
+    return max(int(units.forward * at_once) + units.blocks for units in _units(mixed, training=False)) + around
 
 
 def cuda_training_bytes(batch: GpuBatch, recompute: bool = False) -> int:
@@ -41,16 +40,22 @@ def cuda_training_bytes(batch: GpuBatch, recompute: bool = False) -> int:
     config, (rows, mixed) = batch.config, _rows(batch)
     positions, blocks = rows.batch * rows.length, _units(mixed, training=True)
     filters = 2 if config.reversed_weights == "own" else 1
+    at_once, size = batch.unit * rows_at_once(config), batch.dtype.itemsize
+    after = [units.hidden * positions * config.d_inner + combined_bytes(config, size) * rows.unit for units in blocks]
     stored = [
-        int(units.stored * mixed.unit)
-        + units.hidden * positions * config.d_inner
-        + filters * units.per_position * batch.length
-        for units in blocks
+        int(units.stored * mixed.unit) + later + filters * units.per_position * batch.length
+        for units, later in zip(blocks, after, strict=True)
+    ]
+    # What stands after the mixer, the MLP's input and norm too, is gone when the mixer is gone back through.
+    normed = (STREAM + size) * rows.unit
+    temporary = [
+        max(units.temporary * mixed.unit, units.mixing * at_once - later - normed) + units.blocks
+        for units, later in zip(blocks, after, strict=True)
     ]
     kept = STREAM * rows.unit * len(blocks) + max(stored) if recompute else STREAM * rows.unit + sum(stored)
     dropout_mask = rows.unit if config.embed_dropout else 0
     ngrams = ngrams_held(config, positions).kept
-    return kept + max(units.temporary for units in blocks) * mixed.unit + dropout_mask + ngrams
+    return kept + max(temporary) + dropout_mask + ngrams
 
 
 def must_recompute(batch: GpuBatch, free: int) -> bool:

@@ -17,11 +17,13 @@ from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
 from genome_lm.model.mixer import GpuBatch
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import ngrams_held
-from genome_lm.model.ways import rows_at_once, strands, ways
+from genome_lm.model.ways import combined_bytes, rows_at_once, strands, ways
 
 FLOAT = 4
 PIECES = 8 << 20
 """Buffers and temporaries of the pieces (positions, groups of channels) of a thread, whatever the length."""
+COMBINED_STREAMS = 6
+"""Streams that exist at one time while the two directions are combined otherwise than by their sum."""
 PLAIN_STREAMS = 4
 """Streams that a block in plain form stores beside its mixer's, and beside the hidden layers of its MLP."""
 
@@ -34,6 +36,8 @@ def forward_bytes(config: ModelConfig, length: int) -> int:
     held = [mixer_class(name).forward_held(config, length, layers) for name, layers in _layers(config)]
     temporary = max(ngrams_held(config, length).temporary, *(rows_at_once(config) * each.temporary for each in held))
     kept = sum(each.kept for each in held) * (2 if config.reversed_weights == "own" else 1)  # filters, of any rows
+    if config.combine != "sum":
+        temporary = max(temporary, COMBINED_STREAMS * strands(config) * _stream(config, length))
     streams = 1 if ways(config) == 1 else 1 + ways(config)
     rows = strands(config) * streams * _stream(config, length)
     return _weights(config) + rows + 16 * FLOAT * length + kept + temporary + _pieces()
@@ -51,12 +55,14 @@ def training_bytes(config: ModelConfig, length: int) -> int:
     fixed = 4 * _weights(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream + _pieces()
     fixed += strands(config) * ngrams_held(config, length).kept
     stored = (1 + ways(config)) * config.n_layer * stream
+    combined = strands(config) * combined_bytes(config, FLOAT) * length * config.d_model
     recompute = False
     if length * config.d_model < SMALL:
         hidden = strands(config) * 2 * FLOAT * length * config.d_inner
         stored = config.n_layer * ((PLAIN_STREAMS + ways(config) - 1) * stream + hidden)
     elif stored > backbone.STORED_BYTES:
         stored, recompute = (config.n_layer + 1 + ways(config)) * stream, True
+    stored += combined * (1 if recompute else config.n_layer)
     held = [mixer_class(name).training_held(config, length, layers, recompute) for name, layers in _layers(config)]
     kept = max(each.kept for each in held) if recompute else sum(each.kept for each in held)
     temporary = rows_at_once(config) * max(each.temporary for each in held)

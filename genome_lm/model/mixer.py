@@ -56,6 +56,8 @@ class Units(NamedTuple):
     per_position: int  # bytes per position, whatever the batch, that the backward pass needs
     temporary: int  # units that exist besides while the block is gone back through
     forward: int  # units that exist at one time without gradients
+    mixing: int = 0  # units that exist besides while the mixer is gone back through, where they are counted
+    blocks: int = 0  # bytes of pieces that exist besides, whatever the batch
 
 
 class Ends(NamedTuple):

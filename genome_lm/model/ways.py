@@ -7,7 +7,7 @@ there, behind what it can't reach, and a result depends neither on it nor on the
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from genome_lm.alphabet import PAD, TOKEN_COMPLEMENT
@@ -84,6 +84,30 @@ class Ways(NamedTuple):
             return x
         own, other = x.chunk(2)
         return torch.cat([own, self.strand(other)], dim=-1)
+
+
+class Combined(nn.Module):
+    """What a block adds of its two directions where that is not their sum, see `ModelConfig.combine`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.is_gate = config.combine == "gate"
+        self.linear = nn.Linear(2 * config.d_model, config.d_model)
+
+    def forward(self, ahead: Tensor, back: Tensor) -> Tensor:
+        """Of what mixers made of the sequences and of the reversed ones, turned back: (B, L, D) each → (B, L, D)."""
+        of_both = self.linear(torch.cat([ahead, back], dim=-1)).to(ahead.dtype)
+        return torch.lerp(back, ahead, of_both.sigmoid()) if self.is_gate else of_both + ahead + back
+
+
+def combined_bytes(config: ModelConfig, product: int) -> int:
+    """Bytes per position and channel that `Combined` stores for its backward pass.
+
+    Args:
+        config: Of the model.
+        product: Bytes of a number in the products: 4, or 2 within autocast.
+    """
+    return {"sum": 0, "gate": 2 * product + 12, "projection": 2 * product}[config.combine]
 
 
 def ways(config: ModelConfig) -> int:

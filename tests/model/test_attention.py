@@ -19,7 +19,7 @@ from genome_lm.model import HyenaLM, memory
 from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes
 from genome_lm.model.memory import forward_bytes, training_bytes
 from genome_lm.model.mixer import GpuBatch
-from genome_lm.model.mixers import MIXERS
+from genome_lm.model.mixers import MIXERS, attention_memory
 from genome_lm.model.recompute import (
     alternative_states,
     plain_alternative_states,
@@ -309,11 +309,22 @@ def test_forecasts_for_a_gpu_are_what_exists_at_one_time(
     for module in (dilated, patterns, softmax):
         monkeypatch.setattr(module, "runs_flash", lambda q: False)
     monkeypatch.setattr(nearest, "BLOCK_SCORES", 1 << 17)  # as small beside these lengths as on a GPU
+    monkeypatch.setattr(attention_memory, "CUDA_BLOCK_SCORES", 0)  # they have a test of their own
     lengths = ((1, 2_000, 1), (2, 1_500, 2)) if layout == "attention-recall" else ((1, 10_000, 1), (3, 5_000, 4))
     for sequences, length, heads in lengths:
         batch = GpuBatch(shape(layout, length, heads=heads), sequences, length, dtype)
         assert cuda_training_bytes(batch) == pytest.approx(peak(batch, training=True), rel=0.08)
         assert cuda_forward_bytes(batch) == pytest.approx(peak(batch, training=False), rel=0.15)
+
+
+def test_the_forecast_for_a_gpu_has_the_blocks_of_scores_of_recall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENOME_LM_KERNEL", "reference")
+    monkeypatch.setattr(nearest, "BLOCK_SCORES", 1 << 20)
+    monkeypatch.setattr(attention_memory, "CUDA_BLOCK_SCORES", 1 << 20)
+    batch = GpuBatch(shape("attention-recall", 2_000, heads=2), 1, 2_000)
+    for training, forecast in ((True, cuda_training_bytes(batch)), (False, cuda_forward_bytes(batch))):
+        counted = peak(batch, training)
+        assert counted <= forecast < 1.35 * counted
 
 
 @pytest.mark.parametrize("layout", PATTERNS)

@@ -21,8 +21,11 @@ SHAPE = ModelConfig(
     attention_segments=((32, 1), (64, 2)), mr_taps=12, embed_dropout=0.0, direction=BOTH, ngram_order=0,
 )  # fmt: skip
 COMPLEMENT = torch.from_numpy(TOKEN_COMPLEMENT).long()
-FIELDS = [{}, {"reversed_weights": "own"}, {"strands": "equivariant"}]
-IDS = ["shared", "own", "equivariant"]
+FIELDS = [
+    {}, {"reversed_weights": "own"}, {"strands": "equivariant"},
+    {"combine": "gate", "reversed_weights": "own"}, {"combine": "projection", "strands": "equivariant"},
+]  # fmt: skip
+IDS = ["shared", "own", "equivariant", "gate", "projection"]
 
 
 def model(**fields: object) -> HyenaLM:
@@ -60,10 +63,10 @@ def test_states_see_both_sides_and_no_padding(layout: str, fields: dict[str, str
         torch.testing.assert_close(lm(longer)[:1, :31], lm(ids[:1]))
 
 
-@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize(("conditioned", "combine"), [(False, "gate"), (True, "sum"), (True, "projection")])
 @pytest.mark.parametrize("layout", MIXERS)
-def test_both_strands_have_the_same_states_in_reverse(layout: str, conditioned: bool) -> None:
-    lm = model(layout=layout, strands="equivariant", ngram_order=3, conditions=("a",))
+def test_both_strands_have_the_same_states_in_reverse(layout: str, conditioned: bool, combine: str) -> None:
+    lm = model(layout=layout, strands="equivariant", ngram_order=3, conditions=("a",), combine=combine)
     lm.condition = "a" if conditioned else None
     ids = bases(2, 41)
     ids[0, 7], ids[1, 20] = MASK, 11
@@ -88,6 +91,21 @@ def test_a_block_adds_what_its_mixer_makes_of_the_sequence_and_of_its_reverse() 
         block.reversed_mixer = None
         mixed = x + block.mixer(normed) + block.mixer(normed.flip(1)).flip(1)
         torch.testing.assert_close(block(x, True, Turn(bases(2, 23))), mixed + block.mlp(block.norm2(mixed)))
+
+
+@pytest.mark.parametrize("combine", ["gate", "projection"])
+def test_a_block_combines_its_directions_as_configured(combine: str) -> None:
+    lm, x, turn = model(combine=combine), torch.randn(2, 23, 16, dtype=torch.float64), Turn(bases(2, 23))
+    block = lm.backbone.blocks[0]
+    with torch.no_grad():
+        normed = block.norm1(x)
+        ahead, back = block.mixer(normed), block.mixer(normed.flip(1)).flip(1)
+        assert block.combined is not None
+        linear = torch.cat([ahead, back], dim=-1) @ block.combined.linear.weight.T + block.combined.linear.bias
+        gate = 1 / (1 + (-linear).exp())
+        mixed = x + (gate * ahead + (1 - gate) * back if combine == "gate" else ahead + back + linear)
+        for inplace in (False, True):
+            torch.testing.assert_close(block(x.clone(), inplace, turn), mixed + block.mlp(block.norm2(mixed)))
 
 
 @pytest.mark.parametrize("fields", FIELDS, ids=IDS)
@@ -134,6 +152,10 @@ def test_what_goes_with_both_directions() -> None:
         replace(SHAPE, direction=CAUSAL, strands="equivariant")
     with pytest.raises(GenomeLMError, match="reversed_weights own goes with direction both"):
         replace(SHAPE, direction=CAUSAL, reversed_weights="own")
+    assert replace(SHAPE, combine="gate").to_dict()["combine"] == "gate"
+    assert "combine" not in SHAPE.to_dict()
+    with pytest.raises(GenomeLMError, match="combine gate goes with direction both"):
+        replace(SHAPE, direction=CAUSAL, combine="gate")
     with pytest.raises(GenomeLMError, match="direction is 'backwards', use causal, both"):
         ModelConfig.from_dict({"d_model": 8, "n_layer": 1, "max_length": 9, "direction": "backwards"})
 
@@ -147,7 +169,7 @@ def test_a_prompt_stands_ahead_of_both_strands() -> None:
 
 
 def test_a_checkpoint_holds_both_directions(tmp_path: Path) -> None:
-    lm, ids = model(strands="equivariant", reversed_weights="own").float(), bases(2, 17)
+    lm, ids = model(strands="equivariant", reversed_weights="own", combine="gate").float(), bases(2, 17)
     save_checkpoint(tmp_path / "model", lm)
     opened, _ = load_checkpoint(tmp_path / "model")
     assert opened.config == lm.config

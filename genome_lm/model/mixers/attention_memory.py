@@ -3,7 +3,7 @@
 import torch
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels.attention.nearest import BLOCK_SCORES
+from genome_lm.kernels.attention.nearest import BLOCK_SCORES, CUDA_BLOCK_SCORES
 from genome_lm.kernels.attention.patterns import block_size
 from genome_lm.model.mixer import GpuBatch, Held, Units
 
@@ -13,8 +13,8 @@ ANGLES = 12
 STORED = 5
 """Streams that a layer stores for its backward pass: the norm's output, queries, keys and values, the result."""
 
-_GPU_UNITS = {torch.float32: (32, 8, 16, 44), torch.bfloat16: (20, 4, 10, 40)}
-"""Units stored, bytes of the hidden layer, units of the backward and of the forward pass, see `Units`."""
+_GPU_UNITS = {torch.float32: (32, 8, 16, 44, 38), torch.bfloat16: (20, 4, 10, 40, 29)}
+"""Units stored, bytes of the hidden layer, units of the backward, the forward and the mixer's pass, see `Units`."""
 
 
 def forward_held(config: ModelConfig, length: int, channels: int, streams: int) -> Held:
@@ -40,8 +40,8 @@ def training_held(config: ModelConfig, length: int, layers: int, channels: int, 
 
 def full_units(batch: GpuBatch, channels: int) -> Units:
     """See `Mixer.gpu_units`."""
-    stored, hidden, temporary, forward = _GPU_UNITS[batch.dtype]
-    return Units(stored, hidden, FLOAT * channels, temporary, forward)
+    stored, hidden, temporary, forward, mixing = _GPU_UNITS[batch.dtype]
+    return Units(stored, hidden, FLOAT * channels, temporary, forward, mixing)
 
 
 def local_units(batch: GpuBatch, channels: int) -> Units:
@@ -71,6 +71,9 @@ _RECALL_GPU_UNITS = {
 }  # fmt: skip
 """Units stored, of the backward and of the forward pass, see `Units`; by dtype, and by whether keys are selected."""
 
+RECALL_BLOCKS = 4
+"""Blocks of scores that exist at one time."""
+
 
 def recall_forward_held(config: ModelConfig, length: int) -> Held:
     """See `Mixer.forward_held`: features, filtered queries and keys, and a block of scores twice."""
@@ -83,10 +86,12 @@ def recall_training_held(config: ModelConfig, length: int, layers: int) -> Held:
     return Held(int(11.5 * layers * stream), int(1.5 * stream) + 4 * _block(config, length))
 
 
-def recall_units(batch: GpuBatch) -> Units:
+def recall_units(batch: GpuBatch, heads: int) -> Units:
     """See `Mixer.gpu_units`."""
-    stored, temporary, forward = _RECALL_GPU_UNITS[batch.dtype, _selects(batch.config, batch.length)]
-    return Units(stored, _GPU_UNITS[batch.dtype][1], 0, temporary, forward)
+    selects = _selects(batch.config, batch.length)
+    stored, temporary, forward = _RECALL_GPU_UNITS[batch.dtype, selects]
+    scores = min(CUDA_BLOCK_SCORES, batch.batch * heads * batch.length**2) if selects else 0
+    return Units(stored, _GPU_UNITS[batch.dtype][1], 0, temporary, forward, blocks=RECALL_BLOCKS * FLOAT * scores)
 
 
 def _block(config: ModelConfig, length: int) -> int:

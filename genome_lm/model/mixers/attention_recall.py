@@ -10,7 +10,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.kernels import depthwise, nearest_attention, nearest_counts, recency
 from genome_lm.model.mixer import GpuBatch, Held, Mixer, MixerSteps, Prompts, Units
 from genome_lm.model.mixers import attention_memory
-from genome_lm.model.mixers.attention import Attention, Streams
+from genome_lm.model.mixers.attention import Attention, Streams, heads_of
 from genome_lm.model.mixers.attention_steps import AttentionSteps
 from genome_lm.model.mixers.explicit_steps import Ring, last_inputs
 
@@ -103,7 +103,7 @@ class RecallAttention(Attention):
     @classmethod
     def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:
         """See `Mixer.gpu_units`."""
-        return attention_memory.recall_units(batch)
+        return attention_memory.recall_units(batch, heads_of(batch.config))
 
     @classmethod
     def steps(cls, mixers: Sequence[Mixer], length: int) -> MixerSteps:

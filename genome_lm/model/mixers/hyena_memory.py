@@ -22,12 +22,12 @@ FILTER_VALUES, FILTER_BYTES = 36, 20
 FFT_WORKSPACE = 16
 """Units that cuFFT may take beside its operands: a padded signal and its spectrum. No test counts these."""
 
-_GPU_UNITS: dict[tuple[Backend, torch.dtype], tuple[int, int, int, int, int]] = {
-    # stored (order 2), hidden, bytes of filters per position and channel, temporary, forward
-    ("triton", torch.float32): (44, 8, 8, 16, 44),
-    ("triton", torch.bfloat16): (26, 4, 8, 10, 28),
-    ("reference", torch.float32): (68, 8, 20, 16, 52),
-    ("reference", torch.bfloat16): (48, 4, 20, 10, 48),
+_GPU_UNITS: dict[tuple[Backend, torch.dtype], tuple[int, int, int, int, int, int]] = {
+    # stored (order 2), hidden, bytes of filters per position and channel, temporary, forward, mixing (0 where less)
+    ("triton", torch.float32): (44, 8, 8, 16, 44, 0),
+    ("triton", torch.bfloat16): (26, 4, 8, 10, 28, 0),
+    ("reference", torch.float32): (68, 8, 20, 16, 52, 0),
+    ("reference", torch.bfloat16): (48, 4, 20, 10, 48, 31),
 }
 
 
@@ -67,7 +67,9 @@ def gpu_units(batch: GpuBatch, training: bool) -> Units:
     """See `Mixer.gpu_units`."""
     config = batch.config
     has_kernels = batch.has_triton and worthwhile(batch.length, batch.dtype, batch.batch, training)
-    stored, hidden, filters, temporary, forward = _GPU_UNITS["triton" if has_kernels else "reference", batch.dtype]
+    stored, hidden, filters, temporary, forward, mixing = _GPU_UNITS[
+        "triton" if has_kernels else "reference", batch.dtype
+    ]
     workspace = 0 if has_kernels else FFT_WORKSPACE
     of_filter = FILTER_VALUES * config.filter_order + FILTER_BYTES
     return Units(
@@ -76,6 +78,7 @@ def gpu_units(batch: GpuBatch, training: bool) -> Units:
         per_position=filters * config.d_model * (config.order - 1) + of_filter,
         temporary=temporary + workspace,
         forward=forward + workspace,
+        mixing=mixing + workspace,
     )
 
 
