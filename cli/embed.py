@@ -56,7 +56,9 @@ def embed(
     stride: Annotated[int | None, typer.Option(help="From one window to the next; default: --window.")] = None,
     context: Annotated[
         int,
-        typer.Option(help="Bases before each window (for the other strand: after it) that are seen, but not pooled."),
+        typer.Option(
+            help="Bases before each window that are seen, but not pooled; after it too, if that is read as well."
+        ),
     ] = 0,
     edges: Annotated[
         Edges | None,
@@ -73,9 +75,12 @@ def embed(
         typer.Option(help="final: after the last norm; k: after block k (0: embedding). Can be given several times."),
     ] = None,
     strand: Annotated[
-        EmbeddedStrand,
-        typer.Option(help="both averages with the reverse complement, concat puts the two side by side."),
-    ] = EmbeddedStrand.forward,
+        EmbeddedStrand | None,
+        typer.Option(
+            help="both averages with the reverse complement, concat puts the two side by side. Default: forward; "
+            "both of pooled models."
+        ),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(help="i/n: embed only the i-th of n shards; join them with genome-lm gather.")
     ] = None,
@@ -98,9 +103,8 @@ def embed(
     n_fraction and embedding (or embedding_LAYER of several). .h5ad and .zarr are AnnData: rows in obs, the first
     layer in X, others in layers, and uns["genome_lm"] says which layer X is, the model and the options.
 
-    Results don't depend on batches or devices' number: padding is on the right, and the model is causal. Memory does
-    not grow with the input. A killed job goes on where it was: what is done lies in OUT.parts until the end, and the
-    same command finds it there.
+    Results don't depend on batches or devices' number: no base sees padding. Memory does not grow with the input. A
+    killed job goes on where it was: what is done lies in OUT.parts until the end, where the same command finds it.
 
     Example: genome-lm embed run/checkpoint --fasta genes.fa --strand both --out genes.parquet
 
@@ -121,9 +125,11 @@ def embed(
     part = None if shard is None else parse_shard(shard)
     refuse_existing(out if part is None else shard_path(out, *part), force)
     edges = edges or (Edges.drop if genome is not None and bed is None else Edges.keep)
-    right = 0 if strand is EmbeddedStrand.forward else context
-    tiling = Tiling(window, stride, edges.value, context, right)
     check_bed_options(bed, split, contig_names, contig_map)
+    model = load(checkpoint, device, condition=condition)
+    word = strand.value if strand else None
+    recipe = Recipe.of(pool, [layer_of(text) for text in layer or ["final"]], word, model.config)
+    tiling = Tiling(window, stride, edges.value, context, recipe.context_after(context, model.config.direction))
     source: FastaSource | GenomeSource
     if fasta is not None and genome is None and bed is None:
         source = FastaSource(fasta, tiling)
@@ -133,8 +139,6 @@ def embed(
         source = GenomeSource(store, places, tiling)
     else:
         raise GenomeLMError("give either --fasta, or --genome (with --bed for places of it)")
-    model = load(checkpoint, device, condition=condition)
-    recipe = Recipe.of(pool, [layer_of(text) for text in layer or ["final"]], strand.value, model.config)
     done = embed_to_file(model, source, out, recipe, batch_tokens, part, force)
     shape = " × ".join(map(str, done.row_shape))
     finish(

@@ -51,8 +51,9 @@ def finetune(
         typer.Option(help="Default: none for tokens, else mean; none: tracks; layers, bases: all blocks."),
     ] = None,
     strand: Annotated[
-        HeadStrand, typer.Option(help="both averages the outputs of the two strands.")
-    ] = HeadStrand.forward,
+        HeadStrand | None,
+        typer.Option(help="both averages the outputs of the two strands. Default: forward; both of pooled models."),
+    ] = None,
     reverse_complement: Annotated[
         bool, typer.Option("--reverse-complement", help="Train on either strand of each sequence.")
     ] = Config.reverse_complement,
@@ -137,7 +138,7 @@ def finetune(
             task.value,
             config,
             pool=pool.value if pool else None,
-            strand=strand.value,
+            strand=strand.value if strand else None,
             leak_policy=leaks.value,  # type: ignore[arg-type]
             valid_fraction=valid_fraction,
             device=device,

@@ -45,8 +45,9 @@ class ModelConfig:
             field and those after it are HyenaDNA's by default, and then not in files.
         direction: "causal", or "both": each block mixes the sequence and its reverse, and the logits are those of a
             masked model, of the base at their own position.
-        strands: "single", or "equivariant", of models that read both ways: both strands go through the same weights.
-            The hidden states of a position are those of its strand, then those of the other, so twice `d_model`.
+        strands: "single"; "pooled", trained on either strand, so that commands average both unless they are told
+            otherwise; or "equivariant", of models that read both ways: both strands go through the same weights. The
+            hidden states of a position are those of its strand, then those of the other, so twice `d_model`.
             The reverse complement of a sequence then has the same states in reverse, with the halves exchanged
             (Schiff et al. 2024, https://arxiv.org/abs/2403.03234).
         reversed_weights: "shared" or "own" mixers for the reversed direction of models that read both ways.
@@ -66,7 +67,8 @@ class ModelConfig:
         filter_groups: Groups of neighbouring channels that share an explicit filter, in both of these; 0 for a filter
             per channel.
         conditions: Names that a sequence can be read under, such as species; each has a token that stands before the
-            sequence (`CONDITION_IDS`, in this order).
+            sequence (`CONDITION_IDS`, in this order). Of causal models alone: training puts the token in place of a
+            window's first base, which nothing predicts, and in masked training each base may be predicted.
         ngram_order: Bases of the longest n-grams whose vectors are added to the embedding, 2 to 8; 0 for none. There
             is a vector for each n-gram from two bases on: 87,376 of them at 8, 5,456 at 6.
         ngram_width: Width of these vectors, which a projection brings to `d_model`; 0 stands for `d_model`.
@@ -87,7 +89,7 @@ class ModelConfig:
     resid_dropout: Annotated[float, Within(0, 0.999)] = 0.0
     layout: str = "hyena"
     direction: Direction = CAUSAL
-    strands: Literal["single", "equivariant"] = "single"
+    strands: Literal["single", "pooled", "equivariant"] = "single"
     reversed_weights: Literal["shared", "own"] = "shared"
     combine: Literal["sum", "gate", "projection"] = "sum"
     heads: Annotated[int, Within(0, 2**12)] = 0
@@ -116,9 +118,15 @@ class ModelConfig:
                 f"model config: layout names {len(names)} operators for {self.n_layer} blocks; raise n_layer"
             )
         if self.direction is CAUSAL:
-            for name, default in (("strands", "single"), ("reversed_weights", "shared"), ("combine", "sum")):
-                if (value := getattr(self, name)) != default:
+            usual = {"strands": ("single", "pooled"), "reversed_weights": ("shared",), "combine": ("sum",)}
+            for name, values in usual.items():
+                if (value := getattr(self, name)) not in values:
                     raise GenomeLMError(f"model config: {name} {value} goes with direction both")
+        elif self.conditions:
+            raise GenomeLMError(
+                f"model config: conditions ({', '.join(self.conditions)}) go with direction causal: masked training "
+                "has no place for their token; leave them out of the shape and of the sources of the training data"
+            )
         for name in self.conditions:
             check_condition(name)
         if repeated := repeated_names(self.conditions):
@@ -148,6 +156,11 @@ class ModelConfig:
     def state_width(self) -> int:
         """Width of a hidden state: that of the residual stream, or of those of both strands."""
         return self.d_model * (2 if self.strands == "equivariant" else 1)
+
+    @property
+    def default_strand(self) -> Literal["forward", "both"]:
+        """Which strands are embedded and tuned on where nobody says."""
+        return "both" if self.strands == "pooled" else "forward"
 
     @property
     def ngrams(self) -> int:

@@ -34,7 +34,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         checkpoint: str = "bacteria-900k",
         pool: str = "mean",
         layer: int | None = None,
-        strand: str = "forward",
+        strand: str | None = None,
         device: str | None = None,
         batch_tokens: int | None = None,
     ) -> None:

@@ -86,7 +86,7 @@ def finetune(
     config: FinetuneConfig | None = None,
     *,
     pool: str | None = None,
-    strand: HeadStrands = "forward",
+    strand: HeadStrands | None = None,
     leak_policy: LeakPolicy = "report",
     valid_fraction: float = 0.1,
     device: str | None = None,
@@ -108,7 +108,8 @@ def finetune(
         task: "classification", "multilabel", "regression" or "tokens".
         config: The recipe.
         pool: See `HeadConfig`; None for "none" with tokens, else "mean".
-        strand: "both" averages the outputs of the two strands.
+        strand: "both" averages the outputs of the two strands; "forward" reads the one that is given. None for
+            "forward", and of a pooled model for "both" with training on either.
         leak_policy: What to do about training examples that the test or validation split shares: report them, refuse
             to train, or drop them from training.
         valid_fraction: Of the training split, set aside if there is no validation split.
@@ -130,6 +131,9 @@ def finetune(
         opened = open_checkpoint(checkpoint, choose_device(device))
         with naming(os.fspath(checkpoint)):
             opened.model.condition = config.condition
+        if strand is None:
+            strand = opened.model.config.default_strand
+            config = dataclasses.replace(config, reverse_complement=config.reverse_complement or strand == "both")
         head_config = _head_config(labelled.of_split("train"), task, pool, strand, config)
         splits = _encoded(labelled, head_config, opened.model.config.max_length)
         config = _watching(config, head_config, splits["valid"])

@@ -57,12 +57,13 @@ class Recipe(NamedTuple):
     strand: EmbeddedStrands
 
     @classmethod
-    def of(cls, pool: str, layers: Sequence[int | None], strand: str, config: ModelConfig) -> "Recipe":
-        """Check the parts of a recipe.
+    def of(cls, pool: str, layers: Sequence[int | None], strand: str | None, config: ModelConfig) -> "Recipe":
+        """Check the parts of a recipe; None for the model's own strand (`ModelConfig.default_strand`).
 
         Raises:
             GenomeLMError: On an unknown pool or strand, a layer that this model has not, or one that comes twice.
         """
+        strand = strand or config.default_strand
         check_strand(strand, EmbeddedStrands)
         if not layers or len(set(layers)) < len(layers):
             raise GenomeLMError("layers: at least one, and none of them twice")
@@ -72,6 +73,10 @@ class Recipe(NamedTuple):
                     f"there is no layer {layer}; this model has layers 0 (the embedding) to {config.n_layer}"
                 )
         return cls(parse_pool(pool), tuple(layers), strand)  # type: ignore[arg-type]
+
+    def context_after(self, context: int, direction: Direction) -> int:
+        """Bases of so much context that are needed after a sequence: all, or none where nothing reads them."""
+        return context if self.strand != "forward" else direction.context(context, context)[1]
 
     def shape(self, config: ModelConfig) -> tuple[int, ...]:
         """Shape of what a sequence (without pooling: a base) becomes in each layer."""

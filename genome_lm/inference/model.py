@@ -126,7 +126,7 @@ class GenomeLM:
         *,
         pool: str = "mean",
         layer: int | None = None,
-        strand: EmbeddedStrands = "forward",
+        strand: EmbeddedStrands | None = None,
         context: int = 0,
         names: Sequence[str] | None = None,
         batch_tokens: int | None = None,
@@ -142,10 +142,10 @@ class GenomeLM:
                 size, "none" to keep all.
             layer: None for the states after the final norm; k for the residual stream after block k (0: embedding).
                 See `embed_layers` for several in one pass.
-            strand: "both" averages with the reverse complement, "concat" puts the two one after the other; bins and
-                bases are matched base by base.
-            context: So many bases at the start of each sequence (and at its end, if both strands are embedded) are
-                seen by the model, but not pooled.
+            strand: "forward"; "both" averages with the reverse complement, "concat" puts the two one after the other;
+                bins and bases are matched base by base. None for "both" of a pooled model, else "forward".
+            context: So many bases at the start of each sequence (and at its end, if both strands are embedded or the
+                model reads both ways) are seen by the model, but not pooled.
             names: What errors call the sequences.
             batch_tokens: Positions in a batch; None for as many as pay off and fit. Batches that don't fit after all
                 are halved.
@@ -167,7 +167,7 @@ class GenomeLM:
         layers: Sequence[int | None],
         *,
         pool: str = "mean",
-        strand: EmbeddedStrands = "forward",
+        strand: EmbeddedStrands | None = None,
         context: int = 0,
         names: Sequence[str] | None = None,
         batch_tokens: int | None = None,
@@ -175,7 +175,8 @@ class GenomeLM:
         """Embeddings of several layers in one pass: `embed`'s arguments, and of each layer what `embed` returns."""
         recipe = Recipe.of(pool, layers, strand, self.config)
         tokens = encode_all(sequences, names, self.config.max_length)
-        flanked = [FlankedSequence(ids, context, 0 if strand == "forward" else context) for ids in tokens]
+        after = recipe.context_after(context, self.config.direction)
+        flanked = [FlankedSequence(ids, context, after) for ids in tokens]
         for number, sequence in enumerate(flanked):
             if context < 0 or sequence.bases < 1:
                 left = f"a context of {context} leaves nothing of {len(sequence.tokens)} bases"

@@ -69,7 +69,7 @@ class HyenaLM(nn.Module):
     def _logits(self, hidden: Tensor) -> Tensor:
         weight = self.backbone.embedding.weight
         with outside_autocast(hidden):
-            if self.config.strands == "single":
+            if self.config.strands != "equivariant":
                 return F.linear(hidden, weight)
             own, other = F.linear(hidden.unflatten(-1, (2, -1)), weight).unbind(-2)
             return own + other[..., torch.from_numpy(TOKEN_COMPLEMENT).to(hidden.device).long()]

@@ -71,7 +71,7 @@ class Ways(NamedTuple):
         """How a model reads a batch; see `Turn`."""
         if not config.direction.sees_following:
             return cls(ids)
-        if config.strands == "single":
+        if config.strands != "equivariant":
             return cls(ids, Turn(ids, ahead))
         complements = torch.from_numpy(TOKEN_COMPLEMENT).to(ids.device)
         complement = ids[..., complements.long()] if ids.is_floating_point() else complements.to(ids)[ids.long()]

@@ -114,14 +114,14 @@ def with_objective(config: TrainingConfig, model: ModelConfig) -> TrainingConfig
     """The recipe with the masks of a model that reads both ways, by default those of `MaskingConfig`.
 
     Raises:
-        GenomeLMError: If a causal model is to be trained with masks, or a masked one with conditions.
+        GenomeLMError: If a causal model is to be trained with masks, or a pooled one on one strand.
     """
+    if model.strands == "pooled" and not config.reverse_complement:
+        raise GenomeLMError("strands pooled means training on either strand: leave reverse_complement at true")
     if model.direction is CAUSAL:
         if config.masking is not None:
             raise GenomeLMError("masking goes with models of direction both; this one is causal")
         return config
-    if model.conditions:
-        raise GenomeLMError("conditions can't be trained yet with models of direction both; leave them out")
     return config.with_masking()
 
 
