@@ -43,7 +43,8 @@ def evaluate_suite(
 ) -> None:
     """Evaluate a model by a suite of analyses, each beside its baselines.
 
-    DIR gets suite.json, a CSV file per table, and report.html. An analysis whose input is not given is left out.
+    DIR gets suite.json, a CSV file per table, and report.html. An analysis whose input is not given is left out, and
+    so is one that needs a causal model where this one reads in both directions.
 
     Example: genome-lm evaluate-suite run/checkpoint --genome g.zarr --intervals splits.bed --out suite
     """

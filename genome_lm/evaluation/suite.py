@@ -1,5 +1,6 @@
 """The suite: every analysis on one model, as tidy tables with what it takes to run each again."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from genome_lm.files import replacing_folder
 from genome_lm.inference import GenomeLM
 from genome_lm.optional import require
 from genome_lm.progress import progress
+
+log = logging.getLogger(__name__)
 
 SUMMARY = "suite.json"
 EACH = "_each"
@@ -54,6 +57,9 @@ def run_suite(
     check_range("scale", scale, 0, MOST_SCALE)
     pd = require("pandas")
     names = _names(only, given, model.config.direction)
+    left_out = _for_others(model.config.direction)
+    if left_out and not only:
+        log.warning("left out, since this model reads in both directions: %s", ", ".join(left_out))
     setting = Setting(model, given, scale, seed)
     tables: dict[str, Sequence[Row]] = {}
     with progress("suite", len(names), "analyses") as bar:
@@ -68,7 +74,7 @@ def run_suite(
             "command": command, "genome_lm_version": __version__, "weights_sha256": weights_sha256(model.model),
             "model": model.config.to_dict(), "condition": model.condition,
             "genome": given.store.provenance, "split": given.split, "files": dict(given.files),
-            "seed": seed, "scale": scale,
+            "seed": seed, "scale": scale, "left_out": left_out,
         },
         "tables": tables,
     }  # fmt: skip
@@ -80,14 +86,17 @@ def run_suite(
     return result
 
 
+def _for_others(direction: Direction) -> list[str]:
+    """Analyses that a model's direction does not allow."""
+    return [name for name, analysis in ANALYSES.items() if analysis.causal and direction.sees_following]
+
+
 def _names(only: Sequence[str], given: SuiteInput, direction: Direction) -> list[str]:
     """The analyses to run: those of `only`, or all whose input is there and that a model's direction allows."""
     if unknown := sorted(set(only) - set(ANALYSES)):
         raise GenomeLMError(f"analysis {', '.join(unknown)}: there are {', '.join(ANALYSES)}")
-    lacking = {
-        name: "a causal model" if analysis.causal and direction.sees_following else given.options_for(analysis.needs)
-        for name, analysis in ANALYSES.items()
-    }
+    lacking = {name: given.options_for(analysis.needs) for name, analysis in ANALYSES.items()}
+    lacking |= dict.fromkeys(_for_others(direction), "a causal model")
     for name in only:
         if lacking[name]:
             raise GenomeLMError(f"analysis {name} needs {lacking[name]}")

@@ -32,6 +32,7 @@ class _Record:
     seed: int
     scale: float
     condition: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

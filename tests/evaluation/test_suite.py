@@ -20,14 +20,17 @@ from typer.testing import CliRunner
 import genome_lm
 from genome_lm.alphabet import decode, encode
 from genome_lm.dataset import Annotation, Example, LabelledSet, Transcript, write_examples
+from genome_lm.direction import BOTH
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import (
     ANALYSES,
+    SuiteInput,
     base_losses,
     codon_sensitivity,
     dinucleotide_shuffle,
     loss_by_context,
     probe_set,
+    run_suite,
     shuffle_sensitivity,
     strand_consistency,
     variant_separation,
@@ -38,10 +41,12 @@ from genome_lm.evaluation.measures import draw_measures, measure_row
 from genome_lm.genome import Interval, of_split, read_bed
 from genome_lm.genome.words import kmer_frequencies
 from genome_lm.inference import GenomeLM
+from genome_lm.model import HyenaLM
 from genome_lm.report import write_suite_report
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 from tests.evaluation import gc_content
+from tests.tiny import TINY_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +234,20 @@ def test_probes_and_baselines(model: GenomeLM) -> None:
         probe_set(model, LabelledSet([e for e in classes(60).examples if e.labels == ("a",)], ("label",)))
     with pytest.raises(GenomeLMError, match="a training and a test split"):
         probe_set(model, classes(60).of_split("train"))
+
+
+def test_what_a_model_of_both_directions_leaves_out(
+    genome: Genome, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = GenomeLM(HyenaLM(dataclasses.replace(TINY_MODEL, direction=BOTH)))
+    on = SuiteInput(genome.store, read_bed(genome.intervals, genome.store), "test")
+    run_suite(both, on, tmp_path / "suite", scale=0.02, finish=lambda at: write_suite_report(at, at / "report.html"))
+    told = "since this model reads in both directions: context, recall, strands"
+    assert told in caplog.text
+    assert told in (tmp_path / "suite/report.html").read_text()
+    assert {path.stem for path in (tmp_path / "suite").glob("*.csv")} == {"perplexity", "shuffles"}
+    with pytest.raises(GenomeLMError, match="analysis recall needs a causal model"):
+        run_suite(both, on, tmp_path / "other", only=["recall"])
 
 
 def test_command(run: Path, genome: Genome, tmp_path: Path) -> None:
