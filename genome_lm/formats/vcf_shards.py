@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -31,17 +32,20 @@ class Shard:
         count: Shards of the job.
         records: Records of all shards together.
         is_sorted: Whether the job's input was in the order of the genome.
+        job: Digest of all that the scores depend on: input, model, genome and settings.
     """
 
     number: int
     count: int
     records: int
     is_sorted: bool
+    job: str
 
     def header_line(self) -> str:
         """The facts as a line of a VCF header."""
         order = "yes" if self.is_sorted else "no"
-        return f"{_MARK}number={self.number} count={self.count} records={self.records} sorted={order}"
+        counts = f"number={self.number} count={self.count} records={self.records}"
+        return f"{_MARK}{counts} sorted={order} job={self.job}"
 
     @classmethod
     def parse(cls, line: str) -> "Shard":
@@ -53,7 +57,7 @@ class Shard:
         fields = dict(field.partition("=")[::2] for field in line.removeprefix(_MARK).split())
         try:
             number, count, records = (int(fields[name]) for name in ("number", "count", "records"))
-            return cls(number, count, records, {"yes": True, "no": False}[fields["sorted"]])
+            return cls(number, count, records, {"yes": True, "no": False}[fields["sorted"]], fields["job"])
         except (KeyError, ValueError):
             raise GenomeLMError(f"damaged header line {line!r}") from None
 
@@ -94,12 +98,18 @@ def gather_vcf(paths: Sequence[Path], out: Path) -> int:
         Records written.
 
     Raises:
-        GenomeLMError: If a shard can't be read, is missing or given twice, or is of another job.
+        GenomeLMError: If a shard can't be read, lacks records, is missing or given twice, or is of another job.
     """
     check_vcf_name(out)
     files = _in_order([_vcf_shard(path) for path in paths])
     first = files[0]
-    furthest = max((record.end for file in files for record in file.content), default=0)
+    furthest = count = 0
+    for record in chain.from_iterable(file.content for file in files):
+        furthest, count = max(furthest, record.end), count + 1
+    if count != first.shard.records:
+        raise GenomeLMError(
+            f"{out}: the shards hold {count:,} records of {first.shard.records:,}: one was cut or edited; score it anew"
+        )
     records = (record for file in files for record in read_records(file.path, file.path))
     write_vcf(out, first.job, records, first.shard.is_sorted, furthest)
     return first.shard.records
@@ -139,7 +149,10 @@ def _in_order(shards: Sequence[_ShardFile[Content]]) -> list[_ShardFile[Content]
     first = files[0]
     for file in files:
         if (replace(file.shard, number=first.shard.number), file.job) != (first.shard, first.job):
-            raise GenomeLMError(f"{file.path}: of another job than {first.path}: their headers differ")
+            raise GenomeLMError(
+                f"{file.path}: of another job than {first.path}: the input, the model, the genome or a setting is "
+                "another; score all shards by the same command"
+            )
     count = first.shard.count
     if missing := sorted(set(range(1, count + 1)) - by_number.keys()):
         raise GenomeLMError(f"shards missing: {', '.join(f'{number}/{count}' for number in missing)}")

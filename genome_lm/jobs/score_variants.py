@@ -17,7 +17,7 @@ from genome_lm import __version__
 from genome_lm.dataset.consequences import Consequences
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import sha256
-from genome_lm.formats.parts import parts_folder, read_part, working_in
+from genome_lm.formats.parts import job_id, parts_folder, read_part, working_in
 from genome_lm.formats.tables import save_frames
 from genome_lm.formats.vcf import Record, Survey, alleles_of, read_records, readable, survey_records
 from genome_lm.formats.vcf_out import STDOUT, check_survey, check_vcf_name, info_of, scored, scored_header, write_vcf
@@ -158,9 +158,11 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
             calibration=None if calibration is None else calibration.facts,
             readouts={"names": list(readouts.names), "layer": readouts.layer},
             input_sha256=survey.digest.hexdigest(),
-            columns=request.table is not None,
-            rows=rows,
         )
+        shard = None
+        if request.shard is not None:
+            shard = Shard(*request.shard, survey.records, survey.is_sorted, job_id(identity))
+        identity |= {"columns": request.table is not None, "rows": rows}
         alleles_per_record = survey.alleles / max(1, survey.records) * len(orientations(request.strand))
         work = [alleles_per_record * records for records in rows]
         options: dict[str, Any] = {
@@ -174,8 +176,8 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         parts, resumed = run_job(job, folder, request.force)
         reasons = Counter(reason for number in job.numbers for reason in _reasons(parts.file(number)))
         rows_of = (_scored(parts.file(number), records) for number, records in records_of(job.numbers))
-        header, records = _header(model, request, store, layout, readouts, survey), chain.from_iterable(rows_of)
-        write_vcf(request.out, header, records, survey.is_sorted, survey.furthest[0])
+        header = _header(model, request, store, layout, readouts, survey, shard)
+        write_vcf(request.out, header, chain.from_iterable(rows_of), survey.is_sorted, survey.furthest[0])
         if request.table is not None:
             of_parts = records_of(job.numbers)
             frames = (_allele_frame(parts.file(number), records, request.rename) for number, records in of_parts)
@@ -298,7 +300,13 @@ def _consequences(store: GenomeStore, request: VcfRequest) -> Consequences | Non
 
 
 def _header(
-    model: GenomeLM, request: VcfRequest, store: GenomeStore, layout: Layout, readouts: Readouts, survey: Survey
+    model: GenomeLM,
+    request: VcfRequest,
+    store: GenomeStore,
+    layout: Layout,
+    readouts: Readouts,
+    survey: Survey,
+    shard: Shard | None,
 ) -> list[str]:
     names = {"checkpoint": request.checkpoint, "genome": store.path.name, "strand": request.strand}
     if model.condition is not None:
@@ -306,16 +314,16 @@ def _header(
     if readouts.of_states:
         names["layer"] = "final" if readouts.layer is None else str(readouts.layer)
     values = readouts.values
-    if request.calibrate is not None:
+    if request.calibrate is not None and request.classes is not None:
         values += tuple(CALIBRATED)
-        names |= {"calibrate": str(request.calibrate), "seed": str(request.seed)}
+        names |= {"calibrate": str(request.calibrate), "classes": request.classes.name, "seed": str(request.seed)}
     if request.annotation is not None:
         values += tuple(EFFECTS)
         names["annotation"] = request.annotation.name
-    shard = Shard(*request.shard, survey.records, survey.is_sorted).header_line() if request.shard else ""
+    mark = "" if shard is None else shard.header_line()
     direction = model.config.direction
     windows = {"window": layout.window} if direction.sees_following else asdict(layout)
-    return scored_header(survey, {"version": __version__, **names, **windows}, values, shard, direction)
+    return scored_header(survey, {"version": __version__, **names, **windows}, values, mark, direction)
 
 
 def _scored(part: Path, records: list[Record]) -> Iterator[Record]:

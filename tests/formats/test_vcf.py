@@ -230,6 +230,11 @@ def test_tables_of_shards_gather_to_the_whole(checkpoint: Path, genome: Genome, 
     for number in (1, 2, 3):
         score(checkpoint, genome.store, vcf, out, "--table", table, "--shard", f"{number}/3")
     shards = [tmp_path / f"all.shard-{number}-of-3.parquet" for number in (2, 3, 1)]
+    if lines:
+        texts = [path.with_suffix(".vcf") for path in shards]
+        texts[1].write_text("".join(texts[1].read_text().splitlines(keepends=True)[:-1]))
+        with pytest.raises(GenomeLMError, match=f"hold {lines - 1} records of {lines}"):
+            gather_vcf(texts, tmp_path / "joined.vcf")
     for suffix in ("tsv", "parquet"):
         joined = tmp_path / f"joined.{suffix}"
         said = CliRunner().invoke(app, ["gather", *map(str, shards), "--out", str(joined), "--json"])
@@ -251,10 +256,34 @@ def test_tables_of_shards_gather_to_the_whole(checkpoint: Path, genome: Genome, 
         gather_tables(shards, joined)
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--calibrate", 20, "--classes"), "one\t0\t{end}\tcoding\n"),
+        (("--annotation",), "one\t.\tCDS\t1\t{end}\t.\t+\t0\tID=g\n"),
+    ],
+    ids=["classes", "annotation"],
+)
+def test_shards_by_other_files_of_one_name_are_not_joined(
+    checkpoint: Path, genome: Genome, tmp_path: Path, options: tuple[object, ...], text: str
+) -> None:
+    vcf, out, table = tmp_path / "in.vcf", tmp_path / "all.vcf", tmp_path / "all.parquet"
+    vcf.write_text(HEADER + COLUMNS + f"one\t100\t.\t{base(genome, 99)}\t*\t.\t.\t.\n" * 2)
+    for number, end in ((1, 300), (2, 600)):
+        (given := tmp_path / str(end) / "file").parent.mkdir()
+        given.write_text(text.format(end=end))
+        score(checkpoint, genome.store, vcf, out, "--table", table, "--shard", f"{number}/2", *options, given)
+    for gather, name in ((gather_vcf, out), (gather_tables, table)):
+        shards = [name.with_name(f"all.shard-{number}-of-2{name.suffix}") for number in (1, 2)]
+        with pytest.raises(GenomeLMError, match=f"shard-2-of-2{name.suffix}: of another job than"):
+            gather(shards, name)
+        assert not name.exists()
+
+
 def test_facts_of_a_shard_are_read_as_they_were_written() -> None:
-    for facts in (Shard(1, 3, 1_000, True), Shard(12, 12, 0, False)):
+    for facts in (Shard(1, 3, 1_000, True, "ab"), Shard(12, 12, 0, False, "cd")):
         assert Shard.parse(facts.header_line()) == facts
-    line = Shard(1, 3, 1_000, True).header_line()
+    line = Shard(1, 3, 1_000, True, "ab").header_line()
     for damaged in (line.replace("count=3", "count=x"), line.replace("sorted=yes", "sorted=so"), line.split()[0]):
         with pytest.raises(GenomeLMError, match="damaged header line"):
             Shard.parse(damaged)
