@@ -108,7 +108,7 @@ def gather_vcf(paths: Sequence[Path], out: Path) -> int:
         furthest, count = max(furthest, record.end), count + 1
     if count != first.shard.records:
         raise GenomeLMError(
-            f"{out}: the shards hold {count:,} records of {first.shard.records:,}: one was cut or edited; score it anew"
+            f"{out}: the shards hold {count:,} records of {first.shard.records:,}: one was cut; score it anew"
         )
     records = (record for file in files for record in read_records(file.path, file.path))
     write_vcf(out, first.job, records, first.shard.is_sorted, furthest)
