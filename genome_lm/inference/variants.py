@@ -238,7 +238,8 @@ class _StrandScorer:
         layers = {None, self.readouts.layer} if self.readouts.of_states else {None}
         device = backbone.embedding.weight.device
         ids = torch.from_numpy(tokens[:, : self.layout.window].astype(np.int64)).to(device)
-        reference = read_reference(backbone, ids, min(min(row.start, row.site) for row in rows))
+        wanted = torch.from_numpy(_wanted(rows, ids.shape, self.layout.flank)).to(device)
+        reference = read_reference(backbone, ids, min(min(row.start, row.site) for row in rows), wanted)
         of_reference = self._table(reference.hidden)
         size = max(1, self.batch_tokens // (self.layout.flank if sharing else self.layout.window))
         for first in range(0, len(rows), size):
@@ -293,6 +294,15 @@ def _rows(windows: list[_Window], tokens: Tokens, layout: Layout) -> Iterator[_R
             span = min(flank, _bases_until_n(ref), _bases_until_n(alt))
             if span >= min(flank, place.own) and (start > 0 or span > 1):
                 yield _Row(place, number, start, site if 0 < site < layout.window else 0, ref[:span], alt[:span])
+
+
+def _wanted(rows: list[_Row], shape: Sequence[int], flank: int) -> npt.NDArray[np.bool_]:
+    """The positions of windows whose states are compared with alternatives, or predict what is: `shape`, bool."""
+    wanted = np.zeros(shape, dtype=bool)
+    for row in rows:
+        wanted[row.row, max(0, row.start - 1) : row.start + flank] = True
+        wanted[row.row, max(0, row.site - 1)] = True
+    return wanted
 
 
 def _bases_until_n(tokens: Tokens) -> int:

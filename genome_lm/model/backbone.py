@@ -99,14 +99,24 @@ class Block(nn.Module):
             return x.neg_().add_(ahead).add_(turn(back))
         return ahead - x + turn(back)
 
-    def read_reference(self, x: Tensor, begin: int, first: int) -> tuple[Tensor, Any]:
+    def read_reference(self, x: Tensor, begin: int, wanted: Tensor | None = None) -> tuple[Tensor, Any]:
         """The block over reference sequences, see `Mixer.read_reference`; x may be written over.
 
+        Args:
+            x: (R, L, D).
+            begin: See `Mixer.read_reference`.
+            wanted: (R, L − begin) bool; if given, positions from `begin` on, of which these alone are computed.
+
         Returns:
-            (R, L − first, D), the positions from `first` on; what `read_alternative` needs.
+            (R, L, D), or with `wanted` (R, L − begin, D), zero where it is False; what `read_alternative` needs.
         """
         x, kept = self.mixer.read_reference(x, self.norm1, begin)
-        return self._add_mlp(x[:, first:]), kept
+        if wanted is None:
+            return self._add_mlp(x), kept
+        x = x[:, begin:]
+        out = torch.zeros_like(x)
+        out[wanted] = self._add_mlp(x[wanted][None])[0]
+        return out, kept
 
     def read_alternative(self, x: Tensor, kept: Any, ends: Ends) -> Tensor:
         """The block over alternative ends, see `Mixer.read_alternative`; x may be written over."""

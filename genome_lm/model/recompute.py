@@ -22,8 +22,9 @@ class ReferenceStates(NamedTuple):
     Attributes:
         ids: (R, L) token ids.
         begin: First position of which states are kept.
-        hidden: (R, L − begin, D) hidden states after the final norm.
-        streams: The residual stream before each block and after the last, (R, L − begin, D) each.
+        hidden: (R, L − begin, D) hidden states after the final norm, where they are wanted.
+        streams: The residual stream before each block and after the last, (R, L − begin, D) each; after the last one
+            where it is wanted.
         kept: For each block what its mixer keeps.
     """
 
@@ -39,13 +40,16 @@ class ReferenceStates(NamedTuple):
 
 
 @torch.no_grad()
-def reference_states(backbone: HyenaBackbone, ids: Tensor, first: int) -> ReferenceStates:
+def reference_states(
+    backbone: HyenaBackbone, ids: Tensor, first: int, wanted: Tensor | None = None
+) -> ReferenceStates:
     """Read reference sequences whose ends will be replaced from position `first` on or later.
 
     Args:
         backbone: In eval mode.
         ids: (R, L) token ids.
         first: No alternative starts before this position.
+        wanted: (R, L) bool, the positions whose states after the last block are wanted; None for all.
 
     Returns:
         The states, from the position before `first` on at the latest.
@@ -58,10 +62,10 @@ def reference_states(backbone: HyenaBackbone, ids: Tensor, first: int) -> Refere
     begin = max(0, first - _reach(backbone))
     x, streams, kept = backbone.read(ids), [], []
     place = backbone.ahead + begin
+    wanted = torch.ones_like(ids[:, begin:], dtype=torch.bool) if wanted is None else wanted[:, begin:]
     for number, block in enumerate(backbone.blocks, start=1):
         streams.append(x[:, place:].clone())
-        # Of the last block's output, nothing before `begin` is wanted.
-        x, held = block.read_reference(x, place, place if number == len(backbone.blocks) else 0)
+        x, held = block.read_reference(x, place, wanted if number == len(backbone.blocks) else None)
         kept.append(held)
     streams.append(x)
     return ReferenceStates(ids, begin, backbone.norm(x), tuple(streams), tuple(kept))
@@ -126,8 +130,10 @@ def alternative_layers(
 
 
 @torch.no_grad()
-def plain_reference_states(backbone: HyenaBackbone, ids: Tensor, first: int) -> ReferenceStates:
-    """`reference_states` by a plain full pass."""
+def plain_reference_states(
+    backbone: HyenaBackbone, ids: Tensor, first: int, wanted: Tensor | None = None
+) -> ReferenceStates:
+    """`reference_states` by a plain full pass, which gives all positions."""
     begin = max(0, first - _reach(backbone))
     states = _every_layer(backbone, ids, begin, (*range(backbone.config.n_layer + 1), None))
     return ReferenceStates(ids, begin, states.pop(None), tuple(states.values()))

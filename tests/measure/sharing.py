@@ -6,7 +6,8 @@
 A plain forward reads the context and the flank, for the reference and for the alternative. Both ways take turns in
 one process, on one thread, and are compared by CPU time, which other programs disturb less than wall time. Weights
 are random. Lone variants are further apart than a window, dense ones are consecutive SNVs; both are those of human
-chr22. The last columns tell which share of the CPU time reference windows, alternatives and the rest take.
+chr22. Made ones are an SNV at every 20th of its bases. The last columns tell which share of the CPU time reference
+windows, alternatives and the rest take.
 
 --made scores the first records of files of 100,000 and 1,000,000 SNVs, and prints the peaks of memory.
 """
@@ -57,8 +58,17 @@ def snvs_of(vcf: Path, store: GenomeStore) -> list[Variant]:
     return [v for v in alleles if len(v.ref) == len(v.alt) == 1 and 50_000 < v.start < length - 50_000]
 
 
-def cases(snvs: list[Variant], contexts: list[int], stride: int | None, dense: int) -> list[Case]:
-    """Dense and lone variants for each context."""
+def made_snvs(store: GenomeStore, count: int) -> list[Variant]:
+    """A substitution at every 20th base, from the middle of the first contig on."""
+    name, middle = store.contigs.names[0], int(store.contigs.lengths[0]) // 2
+    bases = store[name, middle : middle + 20 * count].tobytes().decode().upper()[::20]
+    return [Variant(name, middle + 20 * n, base, "A" if base != "A" else "C") for n, base in enumerate(bases)]
+
+
+def cases(
+    snvs: list[Variant], close: list[Variant], contexts: list[int], stride: int | None, dense: int
+) -> list[Case]:
+    """Dense, made and lone variants for each context."""
     made = []
     for context in contexts:
         layout = Layout(context, max(1, min(1_024, context // 8)), stride or max(1, context // 8))
@@ -66,7 +76,11 @@ def cases(snvs: list[Variant], contexts: list[int], stride: int | None, dense: i
         for variant in snvs:
             if variant.start - lone[-1].start > 2 * layout.window:
                 lone.append(variant)
-        made += [Case("dense", layout, snvs[:dense]), Case("lone", layout, lone[: max(8, 100_000 // context)])]
+        made += [
+            Case("dense", layout, snvs[:dense]),
+            Case("made", layout, close),
+            Case("lone", layout, lone[: max(8, 100_000 // context)]),
+        ]
     return made
 
 
@@ -195,7 +209,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, help="default: an eighth of the context")
     parser.add_argument("--dense", type=int, default=256, help="dense variants")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="dense or lone")
+    parser.add_argument("--only", default="", help="dense, made or lone")
     parser.add_argument("--fasta", type=Path, default=CHR22, help="its VCF lies beside it")
     parser.add_argument("--made", action="store_true")
     options = parser.parse_args()
@@ -212,7 +226,7 @@ def main() -> None:
         print(f"{options.shape}, {torch.get_num_threads()} thread; both strands")
         names = ("variants", "context", "flank", "stride", "scored", "per hour of a core", "times two plain forwards")
         print(f"| {' | '.join((*names, 'reference', 'alternatives', 'rest'))} |\n{'| --- ' * 10}|")
-        for case in cases(snvs, options.contexts, options.stride, options.dense):
+        for case in cases(snvs, made_snvs(store, options.dense), options.contexts, options.stride, options.dense):
             if case.name.startswith(options.only):
                 measure(model, store, case, options.rounds)
 

@@ -56,6 +56,20 @@ def test_alternatives_equal_full_passes(
     assert (others - found)[starts >= 60][:, -1].abs().amax(-1).min() > 1e-3
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
+def test_wanted_positions_are_those_of_a_full_pass(dtype: torch.dtype, tolerance: float) -> None:
+    model, ids, ends = backbone(dtype), bases(3, LENGTH), bases(2, END)
+    wanted = torch.rand(3, LENGTH) < 0.3
+    rows, starts = torch.tensor([0, 2]), torch.tensor([60, 90])
+    some, plain = (read(model, ids, 60, wanted) for read in (reference_states, plain_reference_states))
+    here = wanted[:, some.begin :]
+    for layer in (None, 3):
+        torch.testing.assert_close(some.at(layer)[here], plain.at(layer)[here], rtol=0, atol=tolerance)
+    assert not some.at(3)[~here].any()
+    ends_of = [states(model, some, rows, starts, ends) for states in (alternative_states, plain_alternative_states)]
+    torch.testing.assert_close(*ends_of, rtol=0, atol=tolerance)
+
+
 def test_an_end_that_is_the_reference_changes_nothing() -> None:
     model = backbone(torch.float64)
     ids = bases(1, LENGTH)
