@@ -7,7 +7,7 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm_cli.options import BatchTokens, Checkpoint, Condition, Device, Force, Json, Strand, Threads
-from genome_lm_cli.output import finish
+from genome_lm_cli.output import finish, resumed
 from genome_lm_cli.region import Region, RegionFasta, RegionGenome, check_outputs, opened_region, write_outputs
 
 
@@ -36,6 +36,9 @@ def dependency(
 ) -> None:
     """Map how a substitution at each base of a region changes the prediction of each other base.
 
+    A killed job goes on where it was: what is done lies in OUT.parts until the end, and the same command finds it
+    there.
+
     Example: genome-lm dependency run/checkpoint --genome g.zarr --region chr1:1001-1200 --out d.npz --figure d.svg
     """
     import dataclasses
@@ -43,11 +46,12 @@ def dependency(
     from genome_lm.inference import load
     from genome_lm.inference.dependency import (
         SUFFIXES,
-        dependency_map,
+        RegionReader,
         symmetrised,
         without_background,
         write_dependency,
     )
+    from genome_lm.jobs.map_dependency import mapped
     from genome_lm.report.dependency import draw_dependency
 
     check_outputs(out, figure, SUFFIXES, force)
@@ -58,16 +62,15 @@ def dependency(
                 f"or --most {bases}"
             )
         model = load(checkpoint, device, condition=condition)
-        result = dependency_map(
-            model.model, store, place, context=context, strand=strand.value, batch_tokens=batch_tokens
-        )
-    for is_wanted, change in ((symmetric, symmetrised), (apc, without_background)):
-        if is_wanted:
-            result = dataclasses.replace(result, values=change(result.values))
-    wrote = write_outputs(result, out, figure, write_dependency, draw_dependency)
+        reader = RegionReader.of(model.model, store, place, context, strand.value)
+    with mapped(model, reader, out, batch_tokens, force) as (result, done, parts):
+        for is_wanted, change in ((symmetric, symmetrised), (apc, without_background)):
+            if is_wanted:
+                result = dataclasses.replace(result, values=change(result.values))
+        wrote = write_outputs(result, out, figure, write_dependency, draw_dependency)
     finish(
         as_json,
-        f"{wrote}: {bases:,} × {bases:,} bases",
+        f"{wrote}: {bases:,} × {bases:,} bases" + resumed(done, parts),
         contig=place.contig,
         start=place.start,
         end=place.end,

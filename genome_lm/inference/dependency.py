@@ -10,8 +10,9 @@ before j: the forward strand gives D where i < j, the reverse complement where i
 gives all of D on each strand; the base at j is hidden from it, while they show it to theirs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,34 +118,75 @@ def dependency_map(
         GenomeLMError: On an unknown contig or strand, a region beyond the contig, without A, C, G or T, or a region
             and context that are too long for the model.
     """
-    check_strand(strand, Strands)
-    contig, start, end, *_ = region
-    reference = decode(store.fetch(contig, start, end))
-    is_base = np.array([letter in "ACGT" for letter in reference])
-    if not is_base.any():
-        raise GenomeLMError(
-            f"{place_text(contig, start, end)}: there is no A, C, G or T in it, nothing to substitute"
-        )
-    context = _context(model.config, end - start, context)
-    limit = int(store.contigs.lengths[store.contigs.index(contig)])
-    readings = orientations(strand)
-    values, was_read = np.zeros((len(reference), len(reference))), (0, 0)
-    with progress("dependency", len(reference) * len(readings), "bases") as bar:
-        reader = _Reader(model, batch_tokens, share, bar.advance)
-        for reverse in readings:
+    reader = RegionReader.of(model, store, region, context, strand)
+    with progress("dependency", reader.bases * len(reader.strands), "bases") as bar:
+        rows = range(reader.bases)
+        options: dict[str, Any] = {"batch_tokens": batch_tokens, "share": share, "advance": bar.advance}
+        return reader.joined([each.rows(rows, **options) for each in reader.strands])
+
+
+@dataclass(frozen=True)
+class RegionReader:
+    """Reads the map of a region on each strand, and joins the strands.
+
+    Attributes:
+        contig: Name of the contig.
+        start: First base of the region, 0-based.
+        reference: The region's n letters, upper case.
+        strand: "forward", "reverse" or "both".
+        context: Bases that are read to the left and to the right of the region.
+        strands: The region on each strand that is read, the forward one first.
+    """
+
+    contig: str
+    start: int
+    reference: str
+    strand: Strands
+    context: tuple[int, int]
+    strands: "tuple[StrandReader, ...]"
+
+    @classmethod
+    def of(
+        cls, model: HyenaLM, store: GenomeStore, region: Interval, context: int | None, strand: Strands
+    ) -> "RegionReader":
+        """Look at what is to be read; arguments and errors are those of `dependency_map`."""
+        check_strand(strand, Strands)
+        contig, start, end, *_ = region
+        reference = decode(store.fetch(contig, start, end))
+        if not set(reference) & set("ACGT"):
+            raise GenomeLMError(
+                f"{place_text(contig, start, end)}: there is no A, C, G or T in it, nothing to substitute"
+            )
+        context = _context(model.config, end - start, context)
+        limit = int(store.contigs.lengths[store.contigs.index(contig)])
+        strands, was_read = [], (0, 0)
+        for reverse in orientations(strand):
             before, after = model.config.direction.context(context, context)
             left, right = (after, before) if reverse else (before, after)
             left, right = min(left, start), min(right, limit - end)
             was_read = max(was_read[0], left), max(was_read[1], right)
             tokens = store.fetch(contig, start - left, end + right)
-            if reverse:
-                values += reader.values(reverse_complement(tokens), right, end - start)[::-1, ::-1]
-            else:
-                values += reader.values(tokens, left, end - start)
-    if model.config.direction.sees_following:
-        values /= len(readings)
-    values[~is_base], values[:, ~is_base] = np.nan, np.nan
-    return DependencyMap(contig, start, reference, values.astype(np.float32), was_read, strand)
+            tokens, first = (reverse_complement(tokens), right) if reverse else (tokens, left)
+            strands.append(StrandReader(model, reverse, tokens, first, end - start))
+        return cls(contig, start, reference, strand, was_read, tuple(strands))
+
+    @property
+    def bases(self) -> int:
+        """n, the region's bases."""
+        return len(self.reference)
+
+    def joined(self, maps: Sequence[Map]) -> DependencyMap:
+        """The region's map, of those of `strands`, (n, n) each in the order of its strand."""
+        values = np.zeros((self.bases, self.bases))
+        for reader, of_strand in zip(self.strands, maps, strict=True):
+            values += of_strand[::-1, ::-1] if reader.reverse else of_strand
+        if self.strands[0].model.config.direction.sees_following:
+            values /= len(self.strands)
+        is_base = np.array([letter in "ACGT" for letter in self.reference])
+        values[~is_base], values[:, ~is_base] = np.nan, np.nan
+        return DependencyMap(
+            self.contig, self.start, self.reference, values.astype(np.float32), self.context, self.strand
+        )
 
 
 def _context(config: ModelConfig, bases: int, context: int | None) -> int:
@@ -159,46 +201,69 @@ def _context(config: ModelConfig, bases: int, context: int | None) -> int:
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Maps regions on one strand; the fields are the arguments of `dependency_map`."""
+class StrandReader:
+    """Reads rows of the map of a region on one strand.
+
+    Attributes:
+        model: In eval mode.
+        reverse: Whether it is the reverse complement.
+        tokens: (L,) token ids of the region and its context, on that strand.
+        first: Where the region begins in them.
+        bases: n, the region's length.
+    """
 
     model: HyenaLM
-    batch_tokens: int
-    share: bool
-    advance: Callable[[float], None]
+    reverse: bool
+    tokens: Tokens
+    first: int
+    bases: int
 
-    def values(self, tokens: Tokens, first: int, bases: int) -> Map:
-        """The map of a region of a window: (L,) token ids, the region's place in it → (bases, bases)."""
-        ids = torch.from_numpy(tokens.astype(np.int64)).to(self.model.backbone.embedding.weight.device)
+    def rows(self, rows: range, *, batch_tokens: int, share: bool, advance: Callable[[float], None]) -> Map:
+        """Some consecutive rows of the map, in the order of the strand: (len(rows), n).
+
+        Args:
+            rows: Which ones: positions in the region that are substituted.
+            batch_tokens: As in `dependency_map`.
+            share: As in `dependency_map`.
+            advance: Told how many rows are done.
+        """
         if self.model.config.direction.sees_following:
-            return self._hidden(ids, first, bases)
-        return self._causal(ids, first)
+            return self._hidden_rows(rows, batch_tokens, advance)
+        return self._causal_rows(rows, batch_tokens, share, advance)
 
-    def _causal(self, ids: Tensor, first: int) -> Map:
-        """The map of what lies from `first` on, by a causal model: 0 where i ≥ j."""
-        backbone, bases = self.model.backbone, len(ids) - first
-        read_reference = shared.reference_states if self.share else shared.plain_reference_states
-        read_alternatives = shared.alternative_states if self.share else shared.plain_alternative_states
-        reference = read_reference(backbone, ids[None], first)
-        of_reference = self._log_odds(reference.hidden)[0, first - reference.begin :]
-        values = np.zeros((bases, bases))
-        at = 0
-        while at < bases - 1:  # nothing in the region follows the last base
+    @cached_property
+    def _ids(self) -> Tensor:
+        return torch.from_numpy(self.tokens.astype(np.int64)).to(self.model.backbone.embedding.weight.device)
+
+    @cached_property
+    def _shared(self) -> shared.ReferenceStates:
+        return shared.reference_states(self.model.backbone, self._ids[None], self.first)
+
+    def _causal_rows(self, rows: range, batch_tokens: int, share: bool, advance: Callable[[float], None]) -> Map:
+        """Rows of the map of a causal model: 0 where i ≥ j."""
+        backbone, ids = self.model.backbone, self._ids
+        reference = self._shared if share else shared.plain_reference_states(backbone, ids[None], self.first)
+        read_alternatives = shared.alternative_states if share else shared.plain_alternative_states
+        of_reference = self._log_odds(reference.hidden)[0, self.first - reference.begin :]
+        values = np.zeros((len(rows), self.bases))
+        at = rows.start
+        while at < min(rows.stop, self.bases - 1):  # nothing in the region follows the last base
             # The last base predicts nothing in the region.
-            end = ids[first + at : -1]
-            group = min(len(end), GROUP, max(1, self.batch_tokens // (3 * len(end))))
+            end = ids[self.first + at : -1]
+            group = min(len(end), rows.stop - at, GROUP, max(1, batch_tokens // (3 * len(end))))
             ends = end.repeat(group, 3, 1)
             places = torch.arange(group, device=ids.device)
             ends[places, :, places] = _substitutes(end[:group])
             ends = ends.flatten(0, 1)
-            rows = torch.zeros(len(ends), dtype=torch.int64, device=ids.device)
-            states = read_alternatives(backbone, reference, rows, rows + first + at, ends)
-            change = (self._log_odds(states)[:, 1:] - of_reference[at + 1 : bases]).abs().amax(-1)
-            values[at : at + group, at + 1 :] = change.unflatten(0, (group, 3)).amax(1).double().cpu().numpy()
-            self.advance(group)
+            of_row = torch.zeros(len(ends), dtype=torch.int64, device=ids.device)
+            states = read_alternatives(backbone, reference, of_row, of_row + self.first + at, ends)
+            change = (self._log_odds(states)[:, 1:] - of_reference[at + 1 : self.bases]).abs().amax(-1)
+            largest = change.unflatten(0, (group, 3)).amax(1).double().cpu().numpy()
+            values[at - rows.start : at - rows.start + group, at + 1 :] = largest
+            advance(group)
             at += group
-        self.advance(1)
-        return np.triu(values, 1)
+        advance(rows.stop - at)
+        return np.triu(values, rows.start + 1)
 
     @torch.no_grad()
     def _log_odds(self, hidden: Tensor) -> Tensor:
@@ -206,23 +271,23 @@ class _Reader:
         logits = torch.nn.functional.linear(hidden, self.model.backbone.embedding.weight)
         return _log_odds(base_table(logits))
 
-    def _hidden(self, ids: Tensor, first: int, bases: int) -> Map:
-        """The map by a model that reads both ways, which is asked for the bases of one set after another."""
-        values, region = np.zeros((bases, bases)), slice(first, first + bases)
-        sets = torch.from_numpy(hidden_sets(bases)).to(ids.device)
+    def _hidden_rows(self, rows: range, batch_tokens: int, advance: Callable[[float], None]) -> Map:
+        """Rows of the map of a model that reads both ways, which is asked for the bases of one set after another."""
+        values, region, ids = np.zeros((len(rows), self.bases)), slice(self.first, self.first + self.bases), self._ids
+        sets = torch.from_numpy(hidden_sets(self.bases)).to(ids.device)
         is_hidden = (sets == torch.arange(HIDDEN_SETS, device=ids.device)[:, None]) & target_mask(ids[region])
-        for at in range(bases):
+        for row, at in zip(values, rows, strict=True):
             # What is substituted is seen. For each set the reference, and the three substitutions.
-            rows, hidden = ids.repeat(HIDDEN_SETS, 4, 1), is_hidden.clone()
+            read, hidden = ids.repeat(HIDDEN_SETS, 4, 1), is_hidden.clone()
             hidden[:, at] = False
-            rows[..., region].masked_fill_(hidden[:, None], MASK)
-            rows[:, 1:, first + at] = _substitutes(ids[first + at])
-            size = max(1, self.batch_tokens // len(ids))
-            tables = [hidden_table(self.model, some)[:, region] for some in rows.flatten(0, 1).split(size)]
+            read[..., region].masked_fill_(hidden[:, None], MASK)
+            read[:, 1:, self.first + at] = _substitutes(ids[self.first + at])
+            size = max(1, batch_tokens // len(ids))
+            tables = [hidden_table(self.model, some)[:, region] for some in read.flatten(0, 1).split(size)]
             odds = _log_odds(torch.cat(tables)).unflatten(0, (HIDDEN_SETS, 4))
             change = (odds[:, 1:] - odds[:, :1]).abs().amax((1, 3))
-            values[at] = change.where(hidden, 0).sum(0).double().cpu().numpy()
-            self.advance(1)
+            row[:] = change.where(hidden, 0).sum(0).double().cpu().numpy()
+            advance(1)
         return values
 
 

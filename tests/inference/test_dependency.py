@@ -19,10 +19,12 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval, build_store
 from genome_lm.inference.dependency import (
     DependencyMap,
+    StrandReader,
     dependency_map,
     symmetrised,
     without_background,
 )
+from genome_lm.jobs import map_dependency
 from genome_lm.model import HyenaLM
 from genome_lm.model.likelihood import HIDDEN_SETS, hidden_sets
 from genome_lm.report.dependency import draw_dependency
@@ -228,6 +230,33 @@ def test_the_command(run: Path, genome: Genome, tmp_path: Path) -> None:
     assert (tmp_path / "c.png").stat().st_size
 
 
+def test_a_killed_job_goes_on(run: Path, genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_dependency, "ROWS", 7)
+    options = ["--genome", genome.store.path, "--region", "one:1,001-1,020", "--context", 30]
+    run_command(run, *options, "--out", tmp_path / "whole.npz")
+    read, rows_read = StrandReader.rows, []
+
+    def rows(self: StrandReader, rows: range, **given: Any) -> Any:
+        if len(rows_read) == 4:
+            raise KeyboardInterrupt
+        rows_read.append((self.reverse, rows))
+        return read(self, rows, **given)
+
+    monkeypatch.setattr(StrandReader, "rows", rows)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run_command(run, *options, "--out", tmp_path / "d.npz")
+    assert not (tmp_path / "d.npz").exists()
+    with pytest.raises(GenomeLMError, match=r"another job \(other strand, context, sequence_sha256, rows\)"):
+        run_command(run, *options, "--out", tmp_path / "d.npz", "--strand", "forward")
+    rows_read[:] = rows_read[-2:]
+    said = run_command(run, *options, "--out", tmp_path / "d.npz")
+    assert rows_read == [(False, range(14, 20)), (True, range(7)), (True, range(7, 14)), (True, range(14, 20))]
+    assert "4 of 6 parts from an earlier run" in said
+    with np.load(tmp_path / "d.npz") as file, np.load(tmp_path / "whole.npz") as whole:
+        np.testing.assert_allclose(file["map"], whole["map"], atol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.npz", "whole.npz"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -253,7 +282,7 @@ def test_a_map_without_its_figure_is_not_left(
     options = ["--genome", genome.store.path, "--region", "one:1-9", "--figure", tmp_path / "d.svg"]
     with pytest.raises(GenomeLMError, match="No space left"):
         run_command(run, *options, "--out", tmp_path / "d.npz")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["d.npz.parts"]  # which the next try goes on with
 
 
 @pytest.mark.filterwarnings("error")
