@@ -96,12 +96,13 @@ def score_variants(
     strand: Strands = "both",
     batch_tokens: int = BATCH_TOKENS,
     readouts: Readouts = LLR,
-    share: bool = True,
     advance: Callable[[float], None] = lambda amount: None,
 ) -> VariantScores:
     """Score variants of a genome.
 
-    Models that read both ways score substitutions by what they expect at the hidden site (`score_substitutions`).
+    Passes are shared as far as the model allows, see `genome_lm.model.recompute`: those of order 3 and more read all
+    in full. Models that read both ways score substitutions by what they expect at the hidden site
+    (`score_substitutions`).
 
     Args:
         model: In eval mode.
@@ -111,8 +112,6 @@ def score_variants(
         strand: "both" reads the reverse complement as well.
         batch_tokens: Positions that go through the model at one time; a longer window goes alone.
         readouts: What is read out beside the log-likelihood ratio.
-        share: False reads every window in full, reference and alternative. The result is the same; for tests.
-            Models of order 3 and more can't share passes, and are always read in full.
         advance: Told how many variants are done, on a strand.
 
     Returns:
@@ -141,7 +140,7 @@ def score_variants(
     wanted = [place for of_sides in places.values() for place in of_sides if bool(place.side) in orientations(strand)]
     strands: tuple[Strand, ...] = ("+", "-")
     for read in strands:
-        scorer = _StrandScorer(model, store, layout, read == "-", batch_tokens, readouts, share, advance)
+        scorer = _StrandScorer(model, store, layout, read == "-", batch_tokens, readouts, advance)
         for score in scorer.scores([place for place in wanted if place.strand == read]):
             number, side = score.number, score.side
             llr[side, number], sites[side, number] = score.llr, score.site
@@ -195,7 +194,6 @@ class _StrandScorer:
     reverse: bool
     batch_tokens: int
     readouts: Readouts
-    share: bool
     advance: Callable[[float], None]
 
     def scores(self, places: list[Place]) -> Iterator[_Score]:
@@ -232,23 +230,21 @@ class _StrandScorer:
         if not rows:
             return
         backbone = self.model.backbone
-        sharing = self.share
-        read_reference = shared.reference_states if sharing else shared.plain_reference_states
-        read_alternatives = shared.alternative_layers if sharing else shared.plain_alternative_layers
         layers = {None, self.readouts.layer} if self.readouts.of_states else {None}
         device = backbone.embedding.weight.device
         ids = torch.from_numpy(tokens[:, : self.layout.window].astype(np.int64)).to(device)
         wanted = torch.from_numpy(_wanted(rows, ids.shape, self.layout.flank)).to(device)
-        reference = read_reference(backbone, ids, min(min(row.start, row.site) for row in rows), wanted)
+        first = min(min(row.start, row.site) for row in rows)
+        reference = shared.reference_states(backbone, ids, first, wanted)
         of_reference = self._table(reference.hidden)
-        size = max(1, self.batch_tokens // (self.layout.flank if sharing else self.layout.window))
+        size = max(1, self.batch_tokens // self.layout.flank)
         for first in range(0, len(rows), size):
             some = rows[first : first + size]
             # The last base of an end predicts nothing that is scored. All ends have one length for the filters.
             ends = torch.from_numpy(_padded([row.alt for row in some], self.layout.flank)).to(device)
             numbers = torch.tensor([row.row for row in some], device=device)
             starts = torch.tensor([row.start for row in some], device=device)
-            states = read_alternatives(backbone, reference, numbers, starts, ends, layers)
+            states = shared.alternative_layers(backbone, reference, numbers, starts, ends, layers)
             for place, (row, of_end) in enumerate(zip(some, self._table(states[None]), strict=True)):
                 score = self._score(row, of_reference[row.row], reference.begin, of_end)
                 if self.readouts.of_states:

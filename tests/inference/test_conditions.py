@@ -30,6 +30,7 @@ from genome_lm.model.recompute import (
 from genome_lm.model.stepping import Stepper
 from genome_lm_cli.main import app
 from tests.conftest import Genome, biased_dna
+from tests.full_passes import score_in_full
 from tests.inference.test_variants import many_variants
 from tests.tiny import TINY_MODEL
 
@@ -102,8 +103,8 @@ def test_a_model_in_python(checkpoint: Path, genome: Genome) -> None:
     np.testing.assert_allclose(made.log_likelihoods, whole[40:], rtol=1e-4, atol=1e-5)
     variants = many_variants(genome, 4)[::3]
     scores = [
-        score_variants(model.model, genome.store, variants, Layout(60, 20, 16), share=share).llr
-        for share in (True, False)
+        score(model.model, genome.store, variants, Layout(60, 20, 16)).llr
+        for score in (score_variants, score_in_full)
     ]
     np.testing.assert_allclose(*scores, atol=1e-4)
     assert model.condition == "worm"

@@ -13,6 +13,7 @@ from genome_lm.genome.variants import Variant, VariantScores
 from genome_lm.inference import Layout, score_variants
 from genome_lm.model import HyenaLM
 from tests.conftest import Genome, biased_dna
+from tests.full_passes import score_in_full
 
 LAYOUT = Layout(context=60, flank=20, stride=16)
 ACGT = slice(7, 11)
@@ -127,7 +128,7 @@ def test_scores_equal_two_windows_cut_by_hand(model: HyenaLM, genome: Genome) ->
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_sharing_equals_full_passes(genome: Genome, dtype: torch.dtype, tolerance: float) -> None:
     model, variants = model_of(dtype=dtype), many_variants(genome, 30, seed=2)
-    plain = score_variants(model, genome.store, variants, LAYOUT, share=False)
+    plain = score_in_full(model, genome.store, variants, LAYOUT)
     assert_equal(score_variants(model, genome.store, variants, LAYOUT), plain, tolerance)
 
 

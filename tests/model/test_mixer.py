@@ -21,6 +21,7 @@ from genome_lm.model.mixers import MIXERS
 from genome_lm.model.stepping import Stepper
 from genome_lm.training import train
 from tests.conftest import Genome
+from tests.full_passes import score_in_full
 from tests.model.decay_mixer import DecayMixer
 from tests.tiny import TINY_MODEL, TINY_RECIPE
 
@@ -46,9 +47,7 @@ def test_training_to_scores(layout: str, genome: Genome, tmp_path: Path) -> None
     contig, layout = genome.store.contigs.names[0], Layout(12, 8, 4)
     ref = genome.store[contig, 40:41].tobytes().decode()
     variants = [Variant(contig, 40, ref, alt) for alt in sorted({*"ACGT"} - {ref})]
-    shared, full = (
-        score_variants(model.model, genome.store, variants, layout, share=share) for share in (True, False)
-    )
+    shared, full = (score(model.model, genome.store, variants, layout) for score in (score_variants, score_in_full))
     torch.testing.assert_close(torch.tensor(shared.llr), torch.tensor(full.llr), rtol=0, atol=1e-5)
 
 

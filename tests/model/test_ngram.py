@@ -30,6 +30,7 @@ from genome_lm.model.recompute import alternative_states, plain_alternative_stat
 from genome_lm.model.stepping import Stepper
 from genome_lm.training import train
 from tests.conftest import Genome
+from tests.full_passes import score_in_full
 from tests.model.test_cuda_memory import peak
 from tests.tiny import TINY_MODEL, TINY_RECIPE
 
@@ -164,7 +165,7 @@ def test_training_to_scores(genome: Genome, tmp_path: Path) -> None:
     ref = genome.store["one", 40:41].tobytes().decode().upper()
     variants = [Variant("one", 40, ref, alt) for alt in sorted({*BASES} - {ref})]
     shared, full = (
-        score_variants(model, genome.store, variants, Layout(12, 8, 4), share=share).llr for share in (True, False)
+        score(model, genome.store, variants, Layout(12, 8, 4)).llr for score in (score_variants, score_in_full)
     )
     np.testing.assert_allclose(shared, full, atol=1e-5)
 
