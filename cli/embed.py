@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.files import refuse_existing
+from genome_lm.files import refuse_existing, require_suffix
 from genome_lm_cli.options import (
     Bed,
     Condition,
@@ -158,6 +158,10 @@ def gather(
             metavar="OUT",
         ),
     ],
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Of tables of a VCF: ratios by consequence, .svg, .png or .pdf.", metavar="FIGURE"),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -167,7 +171,7 @@ def gather(
 
     Example: genome-lm gather all.shard-*.vcf.gz --out all.vcf.gz
 
-    Example: genome-lm gather all.shard-*.parquet --out all.tsv
+    Example: genome-lm gather all.shard-*.parquet --out all.tsv --figure all.svg
     """
     from genome_lm.formats.vcf_out import NAMES
     from genome_lm.formats.vcf_shards import gather_tables, gather_vcf
@@ -175,11 +179,22 @@ def gather(
 
     # The shards of an embedding are folders, whose names end in .shard-i-of-n.
     is_table = all(path.suffix == ".parquet" for path in shards)
+    if figure is not None:
+        from genome_lm.report.mutagenesis import FORMATS
+
+        if not is_table:
+            raise GenomeLMError("--figure is drawn of the tables of a VCF, .parquet")
+        require_suffix(figure, FORMATS)
+        refuse_existing(figure, force)
     if out.name.endswith(NAMES) or is_table:
         refuse_existing(out, force)
         rows = gather_tables(shards, out) if is_table else gather_vcf(shards, out)
     else:
         rows = gather(shards, out, force)
+    if figure is not None:
+        from genome_lm.report.scored_variants import draw_scored
+
+        draw_scored(figure, out)
     finish(
         as_json, f"wrote {out}: {rows:,} rows; the shards can go now", path=str(out), rows=rows, shards=len(shards)
     )

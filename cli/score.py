@@ -14,6 +14,7 @@ from genome_lm_cli.options import (
     Checkpoint,
     Condition,
     ContigNames,
+    ContigPattern,
     Device,
     Fasta,
     Force,
@@ -88,6 +89,11 @@ def score(
         Path | None,
         typer.Option(help="With --vcf: genes, GFF3 or GTF, for the consequence of each variant.", metavar="GFF"),
     ] = None,
+    contig_pattern: ContigPattern = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="With --table of a VCF: ratios by consequence, .svg, .png or .pdf.", metavar="FIGURE"),
+    ] = None,
     stride: Annotated[
         int | None, typer.Option(help="Windows start at multiples of this; one pass serves all variants in one.")
     ] = None,
@@ -154,6 +160,8 @@ def score(
             else:
                 table_out = vcf_shard_path(table_out, part[0], part[1], (".parquet",))
             refuse_existing(table_out, force)
+        if figure is not None:
+            _check_figure(figure, table_out, part, force)
         if out == STDOUT and part is not None:
             raise GenomeLMError("--shard needs files, which gather joins; give --out a name")
         out = out if part is None else vcf_shard_path(out, *part)
@@ -164,13 +172,21 @@ def score(
         settings |= {"table": table_out, "calibrate": calibrate, "classes": classes, "seed": seed}
         if annotation is not None:
             names = read_contig_map(contig_map) if contig_map else None
-            settings |= {"annotation": annotation, "annotation_names": names}
+            settings |= {"annotation": annotation, "annotation_names": names, "annotation_pattern": contig_pattern}
+        elif contig_pattern is not None:
+            raise GenomeLMError("--contig-pattern goes with --annotation")
         asked = VcfRequest(vcf, out, flank=flank, rename=rename, checkpoint=checkpoint, shard=part, **settings)
         _score_vcf(asked, genome, loading, as_json)
+        if figure is not None and table_out is not None:
+            from genome_lm.report.scored_variants import draw_scored
+
+            draw_scored(figure, table_out)
         return
-    if any(option is not None for option in (flank, shard, readout, layer, calibrate, classes, annotation)):
+    of_vcf = (flank, shard, readout, layer, calibrate, classes, annotation, contig_pattern, figure)
+    if any(option is not None for option in of_vcf):
         raise GenomeLMError(
-            "--flank, --shard, --readout, --layer, --calibrate, --classes and --annotation go with --vcf"
+            "--flank, --shard, --readout, --layer, --calibrate, --classes, --annotation, --contig-pattern and "
+            "--figure go with --vcf"
         )
     check_bed_options(bed, split, contig_names, contig_map)
     if out is None and table_out is None:
@@ -186,6 +202,16 @@ def score(
         store = GenomeStore(genome)
         intervals = intervals_of(bed, store, split, contig_names, contig_map)
         _score_bases(request, checkpoint, ScoredSequences.of_genome(store, intervals), loading, as_json)
+
+
+def _check_figure(figure: Path, table: Path | None, shard: tuple[int, int] | None, force: bool) -> None:
+    """Raise a `GenomeLMError` unless a figure can be drawn and put there."""
+    from genome_lm.report.mutagenesis import FORMATS
+
+    if table is None or shard is not None:
+        raise GenomeLMError("--figure is drawn of --table; of shards, genome-lm gather draws it")
+    require_suffix(figure, FORMATS)
+    refuse_existing(figure, force)
 
 
 def _score_vcf(request: "VcfRequest", genome: Path, loading: dict[str, str | None], as_json: bool) -> None:

@@ -396,6 +396,8 @@ def _unknown_names(values: Values) -> Iterator[str]:
         yield from _unknown_options(f"variants.{name}.options", item["options"], "score")
         if "calibrate" in item and "annotation" not in genomes.get(item["genome"], {}):
             yield f"variants.{name}.calibrate: genomes.{item['genome']} has no annotation, by which classes are told"
+        if item["consequences"] and "annotation" not in genomes.get(item["genome"], {}):
+            yield f"variants.{name}.consequences: genomes.{item['genome']} has no annotation, which tells genes"
     for name, item in values["variant_benchmarks"].items():
         yield from _unknown_options(f"variant_benchmarks.{name}.options", item["options"], "variant-benchmark")
         if "folder" in item and not Path(item["folder"]).is_dir():

@@ -89,10 +89,10 @@ class Consequences:
 
     @classmethod
     def read(
-        cls, path: Path, store: GenomeStore, contig_map: dict[str, str] | None = None, genetic_code: int = _STANDARD
+        cls, path: Path, store: GenomeStore, contig_map: dict[str, str] | None = None, pattern: str | None = None
     ) -> "Consequences":
         """From a GFF3 or GTF file; see `read_annotation`."""
-        return cls(store, read_annotation(path, store, contig_map, with_lines=True), genetic_code)
+        return cls(store, read_annotation(path, store, contig_map, pattern, with_lines=True))
 
     def of(self, variant: Variant) -> Effect:
         """The most severe consequence of a variant, as it is written, and what it is a consequence for.

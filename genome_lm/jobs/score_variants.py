@@ -93,6 +93,7 @@ class VcfRequest:
         seed: Of these.
         annotation: GFF3 or GTF file, for the consequences of the variants; see `Consequences`.
         annotation_names: Its names of contigs → the genome's, where they differ.
+        annotation_pattern: As `pattern` of `read_annotation`.
         rename: From the VCF's contig names to the genome's; the records keep theirs.
         checkpoint: Name of the model, for the header.
         batch_tokens: As in `score_variants`.
@@ -114,6 +115,7 @@ class VcfRequest:
     seed: int = 0
     annotation: Path | None = None
     annotation_names: dict[str, str] | None = None
+    annotation_pattern: str | None = None
     rename: Callable[[str], str] = str
     checkpoint: str = ""
     batch_tokens: int = BATCH_TOKENS
@@ -154,7 +156,7 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         identity = identity_of(
             model.model,
             **of_scores,
-            annotation=None if request.annotation is None else [sha256(request.annotation), request.annotation_names],
+            annotation=_annotation_facts(request),
             calibration=None if calibration is None else calibration.facts,
             readouts={"names": list(readouts.names), "layer": readouts.layer},
             input_sha256=survey.digest.hexdigest(),
@@ -296,7 +298,15 @@ def _calibration(
 def _consequences(store: GenomeStore, request: VcfRequest) -> Consequences | None:
     if request.annotation is None:
         return None
-    return Consequences.read(request.annotation, store, request.annotation_names)
+    names, pattern = request.annotation_names, request.annotation_pattern
+    return Consequences.read(request.annotation, store, names, pattern)
+
+
+def _annotation_facts(request: VcfRequest) -> list[Any] | None:
+    """What consequences depend on, as JSON values."""
+    if request.annotation is None:
+        return None
+    return [sha256(request.annotation), request.annotation_names, request.annotation_pattern]
 
 
 def _header(

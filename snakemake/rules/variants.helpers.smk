@@ -18,6 +18,12 @@ def calibration_classes(wildcards):
     )
 
 
+def annotation_of_variants(wildcards):
+    """The genome's section of the configuration, if consequences are told by its annotation; else nothing."""
+    values = config["variants"][wildcards.variants]
+    return config["genomes"][values["genome"]] if values["consequences"] else {}
+
+
 def variants_bases(section):
     """A function of the bases that a job reads: the model's context for both alleles of each record of its shard."""
 

@@ -39,6 +39,9 @@ rule score:
         ),
         vcf=lambda wildcards: config["variants"][wildcards.variants]["vcf"],
         classes=calibration_classes,
+        annotation=lambda wildcards: annotation_of_variants(wildcards).get(
+            "annotation", []
+        ),
     output:
         temp(RUN / "variants/{variants}.shard-{shard}-of-{shards}.vcf.gz"),
         temp(RUN / "variants/{variants}.shard-{shard}-of-{shards}.parquet"),
@@ -64,10 +67,15 @@ rule score:
             config["variants"][wildcards.variants], "calibrate"
         )
         + [f"--classes={path}" for path in input.classes],
+        consequences=lambda wildcards: some_options(
+            annotation_of_variants(wildcards),
+            *("annotation", "contig_pattern", "contig_map"),
+        ),
     shell:
         "genome-lm score {input.checkpoint:q} --genome {input.genome:q} --vcf {input.vcf:q} "
         "--out {params.out:q}.vcf.gz --table {params.out:q}.parquet --force --threads {threads} "
-        "--shard {wildcards.shard}/{wildcards.shards} {params.options:q} {params.calibration:q} &> {log:q}"
+        "--shard {wildcards.shard}/{wildcards.shards} {params.options:q} {params.calibration:q} "
+        "{params.consequences:q} &> {log:q}"
 
 
 rule gather_scores:
@@ -77,6 +85,17 @@ rule gather_scores:
     output:
         vcf=ensure(RUN / "variants/{variants}.vcf.gz", non_empty=True),
         table=ensure(RUN / "variants/{variants}.parquet", non_empty=True),
+        figure=report(
+            RUN / "variants/{variants}.svg",
+            caption="../report/scored.rst",
+            category="Variants",
+            labels={
+                "set": "{variants}",
+                "data": "{data}",
+                "model": "{model}",
+                "seed": "{seed}",
+            },
+        ),
     log:
         RESULTS / "logs/runs/{data}/{model}/seed{seed}/variants/{variants}.log",
     benchmark:
@@ -90,7 +109,7 @@ rule gather_scores:
     shell:
         # The shards go as they are temporary; their indices, .tbi or .csi by the size of the genome, are no outputs.
         "genome-lm gather {input.vcf:q} --out {output.vcf:q} --force &> {log:q} && "
-        "genome-lm gather {input.tables:q} --out {output.table:q} --force &>> {log:q} && "
+        "genome-lm gather {input.tables:q} --out {output.table:q} --figure {output.figure:q} --force &>> {log:q} && "
         'for shard in {input.vcf:q}; do rm -f "$shard".tbi "$shard".csi; done'
 
 

@@ -3,13 +3,16 @@
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from genome_lm.checkpoint import save_checkpoint
 from genome_lm.errors import GenomeLMError
+from genome_lm.formats.tables import save_table
 from genome_lm.model import HyenaLM
+from genome_lm.report.scored_variants import draw_scored
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 from tests.tiny import TINY_MODEL
@@ -37,7 +40,8 @@ def test_consequences_are_in_info_and_in_the_table(genome: Genome, tmp_path: Pat
     body = "".join(f"{c}\t{at}\t.\t{ref}\t{alt}\t.\t.\t.\n" for c, at, ref, alt in rows)
     vcf.write_text(f"##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n{body}")
     options = [tmp_path / "model", "--genome", genome.store.path, "--vcf", vcf, "--contig-map", names]
-    run(*options, "--annotation", gff, "--out", out, "--table", tmp_path / "out.parquet")
+    figure = tmp_path / "out.svg"
+    run(*options, "--annotation", gff, "--out", out, "--table", tmp_path / "out.parquet", "--figure", figure)
     with gzip.open(out, "rt") as file:
         lines = file.read().splitlines()
     assert any(line.startswith("##INFO=<ID=GLM_CONSEQUENCE,Number=A,Type=String,") for line in lines)
@@ -51,7 +55,45 @@ def test_consequences_are_in_info_and_in_the_table(genome: Genome, tmp_path: Pat
     table = pd.read_parquet(tmp_path / "out.parquet")
     assert table["consequence"].tolist() == [*terms[0].split(","), "intergenic_variant", ""]
     assert table["transcript"].tolist() == ["gene;A", "gene;A", "", ""]
-    gff.write_text(gff.read_text().replace("first", "second"))
+    drawn = figure.read_text()
+    assert [drawn.count(f"<!-- {term} (1) -->") for term in (*terms[0].split(","), "intergenic_variant")] == [1, 1, 1]
+    assert "<!-- 3 of 4 alleles scored -->" in drawn
+    by_pattern = ["--annotation", gff, "--contig-pattern", "^(o)ne", "--out", tmp_path / "o.vcf"]
+    gff.write_text(gff.read_text().replace("first", "o"))
+    run(*options, *by_pattern)
+    assert f"GLM_CONSEQUENCE={','.join(terms[0].split(','))};" in (tmp_path / "o.vcf").read_text()
+    gff.write_text(gff.read_text().replace("\no\t", "\nsecond\t"))
     with pytest.raises(GenomeLMError, match=r"no coding sequence lies on a contig of the genome: .* second"):
         run(*options, "--annotation", gff, "--out", tmp_path / "b.vcf")
     assert not list(tmp_path.glob("b.vcf*"))
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "parquet"])
+def test_a_figure_by_kinds_where_no_consequence_is_told(tmp_path: Path, suffix: str) -> None:
+    alleles = [("A", "C", 0.5), ("A", "NA", -1.5), ("AC", "A", 2.0), ("AC", "AG", 1.0), ("N", "<DUP>", 0.1)]
+    table = pd.DataFrame([*alleles, ("A", "*", np.nan)], columns=["ref", "alt", "llr"])
+    save_table(tmp_path / f"t.{suffix}", table)
+    draw_scored(tmp_path / "f.svg", tmp_path / f"t.{suffix}")
+    drawn = (tmp_path / "f.svg").read_text()
+    for kind in ("substitution (2)", "insertion (1)", "deletion (1)", "symbolic or breakend (1)"):
+        assert drawn.count(f"<!-- {kind} -->") == 1
+    save_table(tmp_path / f"t.{suffix}", table.iloc[:0, :2])
+    draw_scored(tmp_path / "f.svg", tmp_path / f"t.{suffix}")
+    assert "<!-- 0 of 0 alleles scored -->" in (tmp_path / "f.svg").read_text()
+    (tmp_path / f"t.{suffix}").write_bytes(b"")
+    with pytest.raises(GenomeLMError, match="not a table of scored variants"):
+        draw_scored(tmp_path / "f.svg", tmp_path / f"t.{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--figure", "f.svg"], "--figure is drawn of --table"),
+        (["--figure", "f.svg", "--table", "t.parquet", "--shard", "1/2"], "genome-lm gather draws it"),
+        (["--figure", "f.gif", "--table", "t.tsv"], "end it in .svg"),
+        (["--contig-pattern", "^(o)ne"], "--contig-pattern goes with --annotation"),
+    ],
+)
+def test_bad_options(options: list[str], message: str) -> None:
+    with pytest.raises(GenomeLMError, match=message):
+        run("model", "--genome", "g.zarr", "--vcf", "in.vcf", "--out", "o.vcf", *options)

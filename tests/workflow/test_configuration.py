@@ -215,6 +215,10 @@ WRONG = {
         {"variants": {"v": {"genome": "tiny", "vcf": "v.vcf", "calibrate": 50}}},
         "variants.v.calibrate: genomes.tiny has no annotation",
     ),
+    "consequences without genes": (
+        {"variants": {"v": {"genome": "tiny", "vcf": "v.vcf", "consequences": True}}},
+        "variants.v.consequences: genomes.tiny has no annotation",
+    ),
     "variants that no run scores": (
         {
             "genomes": {"tiny": "manifest.yaml", "other": "genome.fa"},
@@ -445,8 +449,8 @@ def test_the_check_needs_nothing_that_snakemake_does_not() -> None:
 
 OWN = {
     "finetune": "checkpoint data out task valid test seed threads force json help",
-    "score": "checkpoint out vcf genome bed fasta split table shard calibrate classes annotation "
-    "threads force json help",
+    "score": "checkpoint out vcf genome bed fasta split table shard calibrate classes annotation contig_pattern "
+    "figure threads force json help",
     "variant-benchmark": "checkpoint manifest genome out folder annotation contig_map contig_pattern conservation "
     "threads force json help",
     "from-gff": "genome out force json help",

@@ -65,7 +65,9 @@ CONFIG = {
     "training": {"stages": "32:60,128:60", "tokens_per_step": 256, "lr": 0.003, "checkpoint_every": 10},
     "embedding": {"split": "test", "window": 128, "shards": 2},
     "evaluation": {"split": "test", "markov_order": 3, "classes": True},
-    "variants": {"clinic": {"genome": "tiny", "vcf": "clinic.vcf", "shards": 2, "calibrate": 20}},
+    "variants": {
+        "clinic": {"genome": "tiny", "vcf": "clinic.vcf", "shards": 2, "calibrate": 20, "consequences": True}
+    },
     "variant_benchmarks": {
         "effects": {"genome": "tiny", "manifest": "effects.yaml", "options": {"resamples": 10, "no_probe": True}}
     },
@@ -294,6 +296,8 @@ def check_gather_scores(study: Study) -> None:
     table = pq.read_table(gathered.with_name("clinic.parquet")).to_pandas()
     np.testing.assert_allclose(table["llr_forward"], [forward for _, forward, _ in records(gathered)], atol=1e-5)
     assert (table["llr_p"].notna() & table["llr_p"].between(1 / 21, 1)).all()
+    assert {"intergenic_variant"} < set(table["consequence"])
+    assert "intergenic_variant" in gathered.with_name("clinic.svg").read_text()
 
 
 def check_variant_set(study: Study) -> None:
