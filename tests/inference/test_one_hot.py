@@ -174,6 +174,35 @@ def test_the_differences_of_deep_lift_shap_converge(likelihood: OneHot) -> None:
         shap.deep_lift_shap(likelihood, one_hot, **options)
 
 
+@pytest.mark.filterwarnings("ignore:Convergence deltas")  # which more points would make small
+def test_what_tf_modisco_reads(tmp_path: Path, likelihood: OneHot) -> None:
+    """Files and arrays in the form that modisco-lite 3.0 documents; it compiles too long to be run here.
+
+    Its command reads .npz files of one array of (N, 4, L), sequences and hypothetical contributions, and multiplies
+    them to those of the bases that are there.
+    """
+    shap = pytest.importorskip("tangermeme.deep_lift_shap", reason="pip install genome-lm[attribution]")
+    one_hot = one_hot_of(random_ids(2))
+    options: dict[str, Any] = {
+        "references": one_hot_of(random_ids(6))[None, 2:4].repeat(2, 1, 1, 1),
+        "additional_nonlinear_ops": {OneHot: shap.integrated_gradients_op(8)},
+        "warning_threshold": 100,
+        "device": "cpu",
+    }
+    hypothetical = shap.deep_lift_shap(likelihood, one_hot, hypothetical=True, **options)
+    for name, array in (("ohe.npz", one_hot), ("shap.npz", hypothetical)):
+        np.savez_compressed(tmp_path / name, array.numpy())
+    read = [np.load(tmp_path / name)["arr_0"] for name in ("ohe.npz", "shap.npz")]
+    assert [array.shape for array in read] == [(2, 4, LENGTH)] * 2
+    sequences, contributions = (array.transpose(0, 2, 1).astype("float32") for array in read)
+    np.testing.assert_array_equal(sequences, one_hot.mT.numpy())
+    np.testing.assert_allclose(contributions, hypothetical.mT.numpy(), rtol=1e-6)
+    of_bases = shap.deep_lift_shap(likelihood, one_hot, hypothetical=False, **options).mT.numpy()
+    np.testing.assert_allclose(sequences * contributions, of_bases, atol=1e-5)
+    # Not because others are zero: a hypothetical contribution is told for each base that could stand there.
+    assert (np.abs(contributions[sequences == 0]) > 1e-6).mean() > 0.9
+
+
 def test_tangermeme_s_marginalisation_and_design(likelihood: OneHot) -> None:
     tangermeme = pytest.importorskip("tangermeme.marginalize", reason="pip install genome-lm[attribution]")
     from tangermeme.design import greedy_substitution
