@@ -35,7 +35,7 @@ from genome_lm.kernels.cpu.stages import decay_window
 from genome_lm.kernels.cpu.taps import ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import changes
 from genome_lm.kernels.cpu.workers import for_each, most_sharing, own_threads, rows_of_piece
-from genome_lm.kernels.dispatch import Backend, backend_for, forced_backend, gated_causal_conv
+from genome_lm.kernels.dispatch import Backend, backend_for, forced_backend, gated_causal_conv, hyena_core, runs_core
 from genome_lm.kernels.numerics import deterministic, outside_autocast
 from genome_lm.kernels.recomputed import recomputed
 
@@ -67,6 +67,7 @@ __all__ = [
     "forced_backend",
     "full_attention",
     "gated_causal_conv",
+    "hyena_core",
     "linear",
     "local_attention",
     "local_counts",
@@ -83,5 +84,6 @@ __all__ = [
     "residual_mlp_",
     "rotate_",
     "rows_of_piece",
+    "runs_core",
     "spectrum",
 ]

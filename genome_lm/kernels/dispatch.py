@@ -79,18 +79,49 @@ def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor
     Raises:
         GenomeLMError: If GENOME_LM_KERNEL=triton forces what can't be.
     """
-    if backend_for(x0) != "triton":
-        return reference.gated_causal_conv(x0, x1, v, h, bias)
-    from genome_lm.kernels.triton.costs import worthwhile
-
     training = torch.is_grad_enabled() and x0.requires_grad
-    if os.environ.get(VARIABLE) != "triton" and not worthwhile(x0.shape[-1], x0.dtype, len(x0), training):
+    if not _takes_triton(x0, x0.shape[-1], x0.dtype, training):
         return reference.gated_causal_conv(x0, x1, v, h, bias)
-    if not HAS_TRITON:
-        raise GenomeLMError(f"{VARIABLE}=triton: triton is not installed; pip install 'genome-lm[gpu]' (on Linux)")
     from genome_lm.kernels.triton import launch
 
     return launch.gated_causal_conv(x0, x1, v, h, bias)
+
+
+def runs_core(x: Tensor, taps: int) -> bool:
+    """Whether `hyena_core` takes what is projected of x, (B, L, D), and is worthwhile for this shape.
+
+    It is asked before the projection, since in plain form no stream is held once its short convolution is done.
+
+    Args:
+        x: What the in-projection is given, within autocast perhaps.
+        taps: Of the short convolutions.
+
+    Raises:
+        GenomeLMError: If GENOME_LM_KERNEL=triton forces what can't be.
+    """
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return _takes_triton(x, x.shape[1], dtype, torch.is_grad_enabled(), taps)
+
+
+def hyena_core(z: Tensor, weight: Tensor, bias: Tensor, h: Tensor, skip: Tensor) -> Tensor:
+    """`reference.hyena_core` in Triton, where `runs_core` says so."""
+    from genome_lm.kernels.triton import launch
+
+    return launch.hyena_core(z, weight, bias, h, skip)
+
+
+def _takes_triton(x: Tensor, length: int, dtype: torch.dtype, training: bool, taps: int = 0) -> bool:
+    """Whether the Triton kernels take a batch like x of such sequences; with so many taps before the gates."""
+    if backend_for(x) != "triton":
+        return False
+    from genome_lm.kernels.triton.costs import worthwhile
+
+    if os.environ.get(VARIABLE) != "triton" and not worthwhile(length, dtype, len(x), training, taps):
+        return False
+    if not HAS_TRITON:
+        raise GenomeLMError(f"{VARIABLE}=triton: triton is not installed; pip install 'genome-lm[gpu]' (on Linux)")
+    return True
 
 
 @torch.compiler.assume_constant_result
@@ -131,16 +162,19 @@ def _self_test(device: torch.device) -> str:
 
         for length in SELF_TEST_LENGTHS:
             # Waves of many frequencies; drawing random numbers would change what a seeded run draws next.
-            phase = torch.arange(3 * 2 * length, dtype=torch.float64).square().view(3, 1, 2, length)
-            x0, x1, v = phase.mul(0.1).sin()
-            h, bias = phase[0, 0].mul(0.3).cos() / length, torch.tensor([0.5, -1.0], dtype=torch.float64)
-            operands = x0, x1, v, h, bias
-            expected = reference.gated_causal_conv(*operands)
-            with torch.no_grad():
-                y = launch.gated_causal_conv(*(operand.to(device, torch.float32) for operand in operands))
-            error = float((y.cpu().double() - expected).abs().max() / expected.abs().max())
-            if not error <= SELF_TEST_BOUND:
-                return f"a self-test of {length} positions is off by {error:.1e} of the largest value"
+            z = torch.arange(3 * 2 * length, dtype=torch.float64).square().mul(0.1).sin().view(1, 3 * 2, length)
+            weight, bias = z[0, :, :3, None].mT.contiguous(), z[0, :, 3].contiguous()
+            h, skip = z[0, :2].mul(3).cos() / length, torch.tensor([0.5, -1.0], dtype=torch.float64)
+            for name, operands in (
+                ("gated_causal_conv", (*z.chunk(3, dim=1), h, skip)),
+                ("hyena_core", (z, weight, bias, h, skip)),
+            ):
+                expected = getattr(reference, name)(*operands)
+                with torch.no_grad():
+                    y = getattr(launch, name)(*(operand.to(device, torch.float32) for operand in operands))
+                error = float((y.cpu().double() - expected).abs().max() / expected.abs().max())
+                if not error <= SELF_TEST_BOUND:
+                    return f"a self-test of {name}, {length} positions, is off by {error:.1e} of the largest value"
     except Exception as error:  # whatever compiler, driver and launch may raise: it is the reason
         lines = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {lines[0]}"

@@ -1,8 +1,8 @@
 """The second call on the GPU machine: where the time goes, and whether memory is only touched where it may be.
 
-`python -m tests.gpu.profile --out FOLDER` runs, each with a limit of its own: compute-sanitizer over short
-convolutions, Nsight Compute over one launch of each kernel (DRAM, L2, occupancy, stalls), and PyTorch's profiler over
-a training step of each size. A tool that is missing is said and left out.
+`python -m tests.gpu.profile --out FOLDER` runs, each with a limit of its own: compute-sanitizer over the operator at
+short lengths, Nsight Compute over one launch of each kernel (DRAM, L2, occupancy, stalls), PyTorch's profiler over a
+training step of each size. A tool that is missing is said and left out.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from genome_lm.gpukit.forms import KERNELS
 SANITIZED = 37, 257, 1_503
 CONVOLVE = """
 import sys, torch
-from genome_lm.gpukit.stages.kernels import operands, results
+from genome_lm.gpukit.stages.kernels import core_operands, our_core, results
 device, dtype = torch.device(sys.argv[1]), getattr(torch, sys.argv[2])
 for length in map(int, sys.argv[5:]):
-    inputs = operands((int(sys.argv[3]), int(sys.argv[4]), length), dtype, device)
-    results(inputs, torch.randn_like(inputs[0]))
+    shape = int(sys.argv[3]), int(sys.argv[4]), length
+    results(core_operands(shape, dtype, device), torch.randn(shape, device=device).to(dtype), our_core)
 if device.type == "cuda":
     torch.cuda.synchronize()
 """

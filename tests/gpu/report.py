@@ -18,7 +18,7 @@ from genome_lm.gpukit import FORMS
 from tests.gpu.pack import ROOT
 
 README = ROOT / "README.md"
-CROSSOVER = ROOT / "genome_lm" / "kernels" / "crossover.json"
+CROSSOVER = ROOT / "genome_lm" / "kernels" / "triton" / "crossover.json"
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
 DIRECTIONS = "forward", "training"
@@ -94,7 +94,7 @@ def unproven(results: dict[str, Any]) -> str:
         return "the kernels did not all compute right"
     timed = [case for case in _cases(results, "bench_conv") if all(direction in case for direction in DIRECTIONS)]
     if len(timed) < 2 * len(FORMS["full"].timed):
-        return "not all convolutions were timed"
+        return "not all shapes were timed"
     return ""
 
 
@@ -103,7 +103,7 @@ def _median(times: dict[str, list[float]], side: str) -> float:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Measured times of convolutions and of whole models, as Markdown."""
+    """Measured times of the operator between its projections and of whole models, as Markdown."""
     verdict = "passed" if results["passed"] else "did not all pass"
     stages = len(results["stages"])
     commit = (results["commit"] or "unknown")[:7]
@@ -119,7 +119,7 @@ def table(results: dict[str, Any]) -> str:
             if direction in case:
                 times, moved = case[direction], case[f"{direction} counted"]["triton"]["GB"]
                 share = _share(results, moved, _median(times, "triton"))
-                lines.append(_row(f"convolution, {direction}", case, case["dtype"], times) + f" {share} |")
+                lines.append(_row(f"between projections, {direction}", case, case["dtype"], times) + f" {share} |")
     for case in _cases(results, "bench_step"):
         if "ms" in case:
             what = f"model of {case['layers']} layers, {case['direction']}"

@@ -11,6 +11,7 @@ import torch
 from genome_lm.gpukit import FORMS, Options, run_kit, runner, summary
 from genome_lm.gpukit.expected import load_expected, make_expected, save_expected
 from genome_lm.gpukit.runner import STAGES, Stage
+from genome_lm.kernels.triton import costs
 from tests.gpu import kit, pack, profile, report
 
 FAILING = "tests.gpu.failing_stages"
@@ -133,7 +134,7 @@ def measured(length: int, dtype: str, ours: float, theirs: float) -> dict[str, A
     counted = {"triton": {"GB": 1.5}}
     directions = dict.fromkeys(report.DIRECTIONS, times)
     directions |= {f"{name} counted": counted for name in report.DIRECTIONS}
-    return {"what": "convolution", "shape": [1, 256, length], "dtype": dtype, "passed": True, **directions}
+    return {"what": "core", "shape": [1, 256, length], "dtype": dtype, "passed": True, **directions}
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_the_longest_run_of_faster_lengths_counts(rows: list[tuple[int, bool]], 
         (("form",), "short", "full form"),
         (("complete",), False, "full form"),
         (("stages", "kernels", "passed"), False, "did not all compute right"),
-        (("stages", "bench_conv", "cases"), [], "not all convolutions were timed"),
+        (("stages", "bench_conv", "cases"), [], "not all shapes were timed"),
     ],
 )
 def test_results_that_prove_less_choose_no_kernels(
@@ -221,7 +222,7 @@ def test_the_readme_gets_table_and_card(
     assert "old" not in text
     assert "NVIDIA H100 80GB HBM3, 2026-11-27, commit 0123456" in text
     assert "| model of 4 layers, training | 8 × 256 × 32,768 | bf16-mixed | 10 | 25 | 2.50 | |" in text
-    assert "| convolution, forward | 1 × 256 × 1,024 | bfloat16 | 1 | 2 | 2.00 | 50 % |" in text
+    assert "| between projections, forward | 1 × 256 × 1,024 | bfloat16 | 1 | 2 | 2.00 | 50 % |" in text
     assert json.loads(crossover.read_text()) == json.loads(json.dumps(report.crossover(results)))
     assert json.loads((tmp_path / "results" / "nvidia-h100-80gb-hbm3.json").read_text()) == results
 
@@ -232,6 +233,7 @@ def test_results_of_a_cpu_are_no_figures_of_a_gpu(results: dict[str, Any], tmp_p
         report.main([str(tmp_path / "kit.json")])
 
 
-def test_the_readme_has_its_marks() -> None:
+def test_what_a_report_writes_to_is_there() -> None:
+    assert report.CROSSOVER == Path(costs.__file__).with_name("crossover.json")
     text = report.README.read_text()
     assert report.with_table(text, "new").count("new") >= 1

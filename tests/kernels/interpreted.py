@@ -5,6 +5,7 @@ import torch
 from torch.library import opcheck
 
 from genome_lm.config import ModelConfig
+from genome_lm.direction import CAUSAL
 from genome_lm.kernels import causal_conv, gated_causal_conv
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.triton import launch
@@ -121,6 +122,34 @@ def test_forced_by_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "genome_lm_gated_causal_conv" in type(y.grad_fn).__name__
     assert_near(y, reference.gated_causal_conv(*(x.double() for x in inputs)), 1e-5)
     assert_near(causal_conv(*inputs[2:]), reference.causal_conv(*(x.double() for x in inputs[2:])), 1e-5)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("length", "layers"), [(1, 1), (37, 2), (259, 1)])
+def test_a_model_computes_what_the_reference_does(length: int, layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and all gradients, with everything between the projections of each layer in Triton."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        d_model=2, n_layer=layers, d_inner=4, max_length=length, filter_order=4, embed_dropout=0.0
+    )  # fmt: skip
+    model, ids = HyenaLM(config), torch.randint(7, 11, (2, length + 1))
+    taken = list[torch.Size]()
+    core = launch.hyena_core
+
+    def counted(z: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        taken.append(z.shape)
+        return core(z, *rest)
+
+    monkeypatch.setattr(launch, "hyena_core", counted)
+    losses, gradients = [], []
+    for kernel in ("triton", "reference"):
+        monkeypatch.setenv("GENOME_LM_KERNEL", kernel)
+        losses.append(model.loss(*CAUSAL.shifted(ids)))
+        gradients.append(torch.autograd.grad(losses[-1], list(model.parameters())))
+        assert taken == [(2, 6, length)] * layers
+    torch.testing.assert_close(*losses)
+    for got, expected in zip(*gradients, strict=True):
+        assert_near(got, expected.double(), 1e-4)
 
 
 @pytest.mark.usefixtures("small")

@@ -50,6 +50,13 @@ def test_floors(length: int, backward: bool) -> None:
         assert cost.floor >= cost.memory_floor > 0
 
 
+@pytest.mark.parametrize(("backward", "passes"), [(False, 5), (True, 9)])
+def test_torch_fft_takes_passes_over_the_streams_for_their_short_convolutions(backward: bool, passes: int) -> None:
+    plain, short = (torch_fft(1_000, torch.bfloat16, backward, taps) for taps in (0, 3))
+    assert short.bytes - plain.bytes == passes * 3 * 1_000 * 2
+    assert short.plain > plain.plain
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_batch_shares_the_filter(backward: bool) -> None:
     one, many = (kernel_costs(5_000, torch.bfloat16, backward, batch) for batch in (1, 10))
@@ -84,6 +91,8 @@ def test_by_the_counts_ours_is_worthwhile_up_to_some_length() -> None:
         assert not worthwhile(4_000_000, torch.bfloat16, 1, training)
         assert not worthwhile(160_000, torch.float32, 1, training)
     assert worthwhile(1_024, torch.float32, 256)
+    assert not worthwhile(32_768, torch.float32, 1, True)
+    assert worthwhile(32_768, torch.float32, 1, True, taps=3), "they save torch.fft's passes over the streams"
     assert not worthwhile(100, torch.float64)
 
 

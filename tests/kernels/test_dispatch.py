@@ -74,13 +74,18 @@ def test_a_self_test_that_can_t_compile_says_why(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.01, False), (float("nan"), False)])
+@pytest.mark.parametrize("wrong", ["gated_causal_conv", "hyena_core"])
 def test_a_self_test_compares_with_the_reference(
-    factor: float, passes: bool, monkeypatch: pytest.MonkeyPatch
+    wrong: str, factor: float, passes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launch = pytest.importorskip("genome_lm.kernels.triton.launch")
-    reference = dispatch.reference.gated_causal_conv
-    monkeypatch.setattr(launch, "gated_causal_conv", lambda *operands: factor * reference(*operands))
-    assert (dispatch._self_test(torch.device("cpu")) == "") is passes
+    for name in ("gated_causal_conv", "hyena_core"):
+        by = factor if name == wrong else 1
+        plain = getattr(dispatch.reference, name)
+        monkeypatch.setattr(launch, name, lambda *operands, by=by, plain=plain: by * plain(*operands))
+    reason = dispatch._self_test(torch.device("cpu"))
+    assert (reason == "") is passes
+    assert passes or wrong in reason
 
 
 def test_the_operations_of_the_cpu_are_not_forced_on_a_gpu(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,15 @@
-"""The long convolution timed: our kernels and torch.fft in turns, beside what each must move and compute."""
+"""The Hyena operator between its projections, timed: our kernels and torch.fft in turns, beside counts of both."""
 
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from genome_lm.gpukit.forms import Shape
 from genome_lm.gpukit.kit import Case, Kit, Skip
-from genome_lm.gpukit.stages.kernels import Operation, name_of, operands, ours, results
+from genome_lm.gpukit.stages.kernels import TAPS, Operation, core_operands, name_of, our_core, ours, results
 from genome_lm.gpukit.timing import alternate
+from genome_lm.kernels import depthwise
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.dispatch import HAS_TRITON
 from genome_lm.kernels.triton.costs import flash_fft_conv, torch_fft
@@ -15,21 +17,35 @@ from genome_lm.kernels.triton.costs import ours as our_cost
 
 INPUTS = 3
 """Sets of operands that take turns, so that none waits in the caches."""
-SIDES: dict[str, Operation] = {"triton": ours, "torch.fft": reference.gated_causal_conv}
+
+
+def _convolution_alone(z: Tensor, weight: Tensor, bias: Tensor, h: Tensor, skip: Tensor) -> Tensor:
+    """`hyena_core` with the short convolutions in PyTorch, and the gated convolution in Triton."""
+    return ours(*depthwise(z, weight.to(z.dtype), bias.to(z.dtype)).chunk(3, dim=1), h, skip)
+
+
+def _in_torch(z: Tensor, weight: Tensor, bias: Tensor, h: Tensor, skip: Tensor) -> Tensor:
+    """The reference, with the short convolutions in the dtype of z, as within autocast."""
+    return reference.hyena_core(z, weight.to(z.dtype), bias.to(z.dtype), h, skip)
+
+
+SIDES: dict[str, Operation] = {
+    "triton": our_core, "triton, convolution alone": _convolution_alone, "torch.fft": _in_torch,
+}  # fmt: skip
 
 
 def run(kit: Kit) -> None:
     """Each shape in both precisions, forward alone and with the backward pass."""
     for shape in kit.form.timed:
         for dtype in (torch.bfloat16, torch.float32):
-            with kit.case("convolution", shape=shape, dtype=name_of(dtype)) as case:
+            with kit.case("core", shape=shape, dtype=name_of(dtype)) as case:
                 if not HAS_TRITON:
                     raise Skip("triton is not installed")
                 _measure(case, kit, shape, dtype)
 
 
 def _measure(case: Case, kit: Kit, shape: Shape, dtype: torch.dtype) -> None:
-    sets = [operands(shape, dtype, kit.device, seed) for seed in range(INPUTS)]
+    sets = [core_operands(shape, dtype, kit.device, seed) for seed in range(INPUTS)]
     dy = torch.randn(shape, device=kit.device).to(dtype)
 
     def forward(operation: Operation, number: int) -> None:
@@ -48,14 +64,16 @@ def _measure(case: Case, kit: Kit, shape: Shape, dtype: torch.dtype) -> None:
 def _counted(shape: Shape, dtype: torch.dtype, direction: str) -> dict[str, dict[str, float]]:
     """What each side moves and computes by count, see `genome_lm.kernels.triton.costs`.
 
+    FlashFFTConv's is the gated convolution alone.
+
     Returns:
         By side: `GB` from and to memory, `GFLOP`, and `floor_ms`, which an H100 would need for them.
     """
     batch, channels, length = shape
     passes = (False,) if direction == "forward" else (False, True)
     costs = {
-        "triton": [our_cost(length, dtype, backward, batch) for backward in passes],
-        "torch.fft": [torch_fft(length, dtype, backward) for backward in passes],
+        "triton": [our_cost(length, dtype, backward, batch, TAPS) for backward in passes],
+        "torch.fft": [torch_fft(length, dtype, backward, TAPS) for backward in passes],
     }
     if dtype == torch.bfloat16 and direction == "forward":
         costs["FlashFFTConv"] = [flash_fft_conv(length)]

@@ -11,7 +11,7 @@ import torch
 
 from genome_lm.gpukit.forms import Shape
 from genome_lm.gpukit.kit import Kit, Skip
-from genome_lm.gpukit.stages.kernels import DTYPES, name_of, operands, results
+from genome_lm.gpukit.stages.kernels import DTYPES, core_operands, name_of, operands, our_core, results
 from genome_lm.kernels.dispatch import HAS_TRITON
 
 PROCESSES = 16
@@ -64,10 +64,12 @@ def _launch_all(kit: Kit) -> None:
 
 
 def launch(shape: Shape, dtype: torch.dtype, device: str) -> float:
-    """Seconds of the first forward and backward pass of a shape in this process."""
-    inputs = operands(shape, dtype, torch.device(device))
+    """Seconds of the first forward and backward pass of a shape in this process, of both operations."""
+    inputs, of_core = (make(shape, dtype, torch.device(device)) for make in (operands, core_operands))
+    dy = torch.ones_like(inputs[0])
     start = time.perf_counter()
-    results(inputs, torch.ones_like(inputs[0]))
+    results(inputs, dy)
+    results(of_core, dy, our_core)
     torch.cuda.synchronize()
     return time.perf_counter() - start
 

@@ -1,6 +1,6 @@
 """The Triton kernels against float64: values, gradients, and what a GPU makes of streams, graphs and large arrays."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -13,10 +13,15 @@ DTYPES = torch.float32, torch.float16, torch.bfloat16
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 """Largest error allowed, relative to the largest value expected."""
 Operation = Callable[..., Tensor]
-"""Of x0, x1, v, h and bias, as `genome_lm.kernels.conv.reference.gated_causal_conv`."""
+"""Of operands and of the meaning of its namesake in `genome_lm.kernels.conv.reference`."""
 _FEW = 64
 """Positions below which the bound is wider."""
 NAMES = "y", "dx0", "dx1", "dv", "dh", "dbias"
+"""Results of `gated_causal_conv`."""
+CORE_NAMES = "y", "dz", "dweight", "dbias", "dh", "dskip"
+"""Results of `hyena_core`."""
+TAPS = 3
+"""Of the short convolutions, as the models have them."""
 
 
 def run(kit: Kit) -> None:
@@ -29,6 +34,8 @@ def run(kit: Kit) -> None:
         for dtype in DTYPES:
             with kit.case("values and gradients", shape=shape, dtype=name_of(dtype)) as case, poisoned():
                 _compare(case, kit, shape, dtype)
+            with kit.case("with short convolutions", shape=shape, dtype=name_of(dtype)) as case, poisoned():
+                _compare(case, kit, shape, dtype, core=True)
     with kit.case("gates of unlike strides", shape=kit.form.probed) as case, poisoned():
         _unlike_strides(case, kit)
     for dtype in (torch.float32, torch.bfloat16):
@@ -63,11 +70,30 @@ def operands(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.devi
     return [x.detach().requires_grad_() for x in (*streams.chunk(3, dim=1), h, bias)]
 
 
+def core_operands(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, seed: int = 0
+) -> list[Tensor]:
+    """z, whose parts are the streams of `operands`; weight, bias, h and skip in float32. All need gradients."""
+    x0, x1, v, h, skip = operands(shape, dtype, device, seed)
+    generator = torch.Generator(device).manual_seed(seed)
+    streams = 3 * shape[1]
+    weight = torch.randn(streams, 1, TAPS, generator=generator, device=device) / TAPS**0.5
+    bias = torch.randn(streams, generator=generator, device=device)
+    return [x.detach().requires_grad_() for x in (torch.cat([x0, x1, v], dim=1), weight, bias, h, skip)]
+
+
 def ours(*gates: Tensor) -> Tensor:
-    """The operation in Triton."""
+    """`gated_causal_conv` in Triton."""
     from genome_lm.kernels.triton import launch
 
     return launch.gated_causal_conv(*gates)
+
+
+def our_core(*inputs: Tensor) -> Tensor:
+    """`hyena_core` in Triton."""
+    from genome_lm.kernels.triton import launch
+
+    return launch.hyena_core(*inputs)
 
 
 @contextmanager
@@ -95,23 +121,24 @@ def results(inputs: list[Tensor], dy: Tensor, operation: Operation = ours) -> li
     return [y.detach(), *torch.autograd.grad(y, inputs, dy.to(y.dtype))]
 
 
-def errors(found: list[Tensor], expected: list[Tensor]) -> dict[str, float]:
+def errors(found: list[Tensor], expected: list[Tensor], names: Sequence[str]) -> dict[str, float]:
     """Largest error of each result, relative to the largest value expected; infinite where it is NaN."""
     relative = {}
-    for name, got, want in zip(NAMES, found, expected, strict=True):
+    for name, got, want in zip(names, found, expected, strict=True):
         scale = want.abs().max().clamp(min=1e-30)
         value = float((got.double() - want).abs().max() / scale)
         relative[name] = value if value == value else float("inf")
     return relative
 
 
-def _compare(case: Case, kit: Kit, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-    inputs = operands(shape, dtype, kit.device)
+def _compare(case: Case, kit: Kit, shape: tuple[int, int, int], dtype: torch.dtype, core: bool = False) -> None:
+    operation, plain = (our_core, reference.hyena_core) if core else (ours, reference.gated_causal_conv)
+    inputs = (core_operands if core else operands)(shape, dtype, kit.device)
     dy = torch.randn(shape, device=kit.device).to(dtype)
-    computed = results(inputs, dy)
-    case.demand("the same bits again", all(map(torch.equal, computed, results(inputs, dy))))
+    computed = results(inputs, dy, operation)
+    case.demand("the same bits again", all(map(torch.equal, computed, results(inputs, dy, operation))))
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    relative = errors(computed, results(exact, dy.double(), reference.gated_causal_conv))
+    relative = errors(computed, results(exact, dy.double(), plain), CORE_NAMES if core else NAMES)
     worst = max(relative, key=relative.__getitem__)
     case.record(errors={name: float(f"{value:.2e}") for name, value in relative.items()}, worst=worst)
     # Over few values the largest error is not small beside the largest value: rounding alone made 1.6e-2 of one.

@@ -208,8 +208,10 @@ def flash_fft_conv(length: int) -> Cost:
     return _cost(moved, 0, matrix, 10 * size, matrix / RATES["bfloat16"] + 10 * size / PLAIN)
 
 
-def torch_fft(length: int, dtype: torch.dtype, backward: bool = False) -> Cost:
+def torch_fft(length: int, dtype: torch.dtype, backward: bool = False, taps: int = 0) -> Cost:
     """The reference: each operation of PyTorch reads and writes memory; transforms are float32, of 2L points.
+
+    `taps` of the short convolutions before the gates, which pad their input first; 0: gates as they are.
 
     A transform of up to 4,096 points is counted as one pass over memory and a longer one as two, or three beyond 16
     million, the fewest that its plan can have; 2.5 · n · log2(n) operations. In its backward, PyTorch takes the
@@ -233,7 +235,9 @@ def torch_fft(length: int, dtype: torch.dtype, backward: bool = False) -> Cost:
         "gate again": gate,
     }
     if not backward:
-        plain = 2 * transform + 3 * size + 4 * length
+        if taps:
+            moved["short convolutions"] = 3 * (3 + 2) * length * item  # zeros and a copy into them, then convolved
+        plain = 2 * transform + 3 * size + (4 + 3 * 2 * taps) * length
         return _cost(sum(moved.values()), 0, 0, plain, plain / PLAIN)
     moved = {
         "gate again": 2 * gate,
@@ -249,6 +253,10 @@ def torch_fft(length: int, dtype: torch.dtype, backward: bool = False) -> Cost:
         "gate": 2 * gate,
     }
     plain = 3 * transform + 10 * size + 8 * length
+    if taps:
+        # The three gradients are joined; those of the input, the weights and the biases; the padding is cut off.
+        moved["short convolutions"] = 3 * (2 + 2 + 2 + 1 + 2) * length * item
+        plain += 3 * (4 * taps + 1) * length
     return _cost(sum(moved.values()), 0, 0, plain, plain / PLAIN)
 
 
@@ -268,10 +276,11 @@ def measured_crossover() -> dict[str, tuple[int, int]]:
 
 
 @lru_cache(maxsize=4096)
-def worthwhile(length: int, dtype: torch.dtype, batch: int = 1, training: bool = False) -> bool:
+def worthwhile(length: int, dtype: torch.dtype, batch: int = 1, training: bool = False, taps: int = 0) -> bool:
     """Whether our kernels should be quicker than torch.fft: as measured, or by the counts where nothing was.
 
-    In training the forward and the backward count together. Dense products of the column passes grow with the square
+    `taps` of the short convolutions before the gates count on both sides; they were there in what was measured. In
+    training the forward and the backward count together. Dense products of the column passes grow with the square
     of the length, so that torch.fft wins in the end. False where our kernels can't take the length or the dtype.
     """
     if plan_for(length, dtype) is None:
@@ -280,8 +289,8 @@ def worthwhile(length: int, dtype: torch.dtype, batch: int = 1, training: bool =
     if measured is not None:
         return measured[0] <= length <= measured[1]
     directions = (False, True) if training else (False,)
-    mine = sum(ours(length, dtype, backward, batch).floor for backward in directions)
-    return mine < sum(torch_fft(length, dtype, backward).floor for backward in directions)
+    mine = sum(ours(length, dtype, backward, batch, taps).floor for backward in directions)
+    return mine < sum(torch_fft(length, dtype, backward, taps).floor for backward in directions)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -15,8 +15,10 @@ from genome_lm.kernels import (
     causal_conv,
     depthwise,
     gated_causal_conv,
+    hyena_core,
     residual_mixer,
     residual_mixer_,
+    runs_core,
 )
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import hyena_memory
@@ -58,7 +60,12 @@ class HyenaOperator(Mixer):
         return self._mix(x)
 
     def _mix(self, x: Tensor, around: Around | None = None) -> Tensor:
-        """The operator in plain form; `around` stands in the place of the last convolution."""
+        """The operator in plain form, or one operation between its projections on a GPU.
+
+        `around` stands in the place of the last convolution.
+        """
+        if around is None and self.order == 2 and runs_core(x, self.reach + 1):
+            return self._mix_by_core(x)
         streams = depthwise(self.in_proj(x).mT, self.short_conv.weight, self.short_conv.bias)
         x0, *gates, v = streams.chunk(self.order + 1, dim=1)
         # The filter MLP's outputs go step by step: channel c of the recurrence's step o is row o · D + c.
@@ -73,6 +80,11 @@ class HyenaOperator(Mixer):
 
         c = around(0, x.shape[-1], (gates[0] * v).transpose(0, 1), convolve)
         return self.out_proj((x0 * c.transpose(0, 1)).mT)
+
+    def _mix_by_core(self, x: Tensor) -> Tensor:
+        z, weight, bias = self.in_proj(x).mT, self.short_conv.weight, self.short_conv.bias
+        assert bias is not None
+        return self.out_proj(hyena_core(z, weight, bias, self.filter(x.shape[1]), self.filter_bias).mT)
 
     def add(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, inplace: bool) -> Tensor:
         """See `Mixer.add`; one operation on the CPU for order 2."""

@@ -1,5 +1,7 @@
 """How much memory layers of the Hyena operator need, counted from the shapes of what they hold at one time."""
 
+from typing import Literal
+
 import torch
 
 from genome_lm.config import ModelConfig
@@ -22,8 +24,11 @@ FILTER_VALUES, FILTER_BYTES = 36, 20
 FFT_WORKSPACE = 16
 """Units that cuFFT may take beside its operands: a padded signal and its spectrum. No test counts these."""
 
-_GPU_UNITS: dict[tuple[Backend, torch.dtype], tuple[int, int, int, int, int, int]] = {
+_GPU_UNITS: dict[tuple[Backend | Literal["core"], torch.dtype], tuple[int, int, int, int, int, int]] = {
     # stored (order 2), hidden, bytes of filters per position and channel, temporary, forward, mixing (0 where less)
+    # "core" is all between the projections in Triton; of other orders, "triton" is the last convolution alone.
+    ("core", torch.float32): (32, 8, 8, 16, 44, 0),
+    ("core", torch.bfloat16): (20, 4, 8, 10, 28, 0),
     ("triton", torch.float32): (44, 8, 8, 16, 44, 0),
     ("triton", torch.bfloat16): (26, 4, 8, 10, 28, 0),
     ("reference", torch.float32): (68, 8, 20, 16, 52, 0),
@@ -66,10 +71,10 @@ def fused_training_held(config: ModelConfig, length: int, layers: int, recompute
 def gpu_units(batch: GpuBatch, training: bool) -> Units:
     """See `Mixer.gpu_units`."""
     config = batch.config
-    has_kernels = batch.has_triton and worthwhile(batch.length, batch.dtype, batch.batch, training)
-    stored, hidden, filters, temporary, forward, mixing = _GPU_UNITS[
-        "triton" if has_kernels else "reference", batch.dtype
-    ]
+    taps = config.short_filter_order if config.order == 2 else 0
+    has_kernels = batch.has_triton and worthwhile(batch.length, batch.dtype, batch.batch, training, taps)
+    kernels: Backend | Literal["core"] = ("core" if taps else "triton") if has_kernels else "reference"
+    stored, hidden, filters, temporary, forward, mixing = _GPU_UNITS[kernels, batch.dtype]
     workspace = 0 if has_kernels else FFT_WORKSPACE
     of_filter = FILTER_VALUES * config.filter_order + FILTER_BYTES
     return Units(
