@@ -37,6 +37,7 @@ from genome_lm.kernels.cpu.torch_private import changes
 from genome_lm.kernels.cpu.workers import for_each, most_sharing, own_threads, rows_of_piece
 from genome_lm.kernels.dispatch import Backend, backend_for, forced_backend, gated_causal_conv, hyena_core, runs_core
 from genome_lm.kernels.numerics import deterministic, outside_autocast
+from genome_lm.kernels.projections import from_channels, to_channels
 from genome_lm.kernels.recomputed import recomputed
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "dilated_counts",
     "for_each",
     "forced_backend",
+    "from_channels",
     "full_attention",
     "gated_causal_conv",
     "hyena_core",
@@ -86,4 +88,5 @@ __all__ = [
     "rows_of_piece",
     "runs_core",
     "spectrum",
+    "to_channels",
 ]

@@ -14,11 +14,13 @@ from genome_lm.kernels import (
     by_spectra,
     causal_conv,
     depthwise,
+    from_channels,
     gated_causal_conv,
     hyena_core,
     residual_mixer,
     residual_mixer_,
     runs_core,
+    to_channels,
 )
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import hyena_memory
@@ -82,9 +84,11 @@ class HyenaOperator(Mixer):
         return self.out_proj((x0 * c.transpose(0, 1)).mT)
 
     def _mix_by_core(self, x: Tensor) -> Tensor:
-        z, weight, bias = self.in_proj(x).mT, self.short_conv.weight, self.short_conv.bias
+        weight, bias = self.short_conv.weight, self.short_conv.bias
         assert bias is not None
-        return self.out_proj(hyena_core(z, weight, bias, self.filter(x.shape[1]), self.filter_bias).mT)
+        z = to_channels(x, self.in_proj.weight, self.in_proj.bias)
+        y = hyena_core(z, weight, bias, self.filter(x.shape[1]), self.filter_bias)
+        return from_channels(y, self.out_proj.weight, self.out_proj.bias)
 
     def add(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, inplace: bool) -> Tensor:
         """See `Mixer.add`; one operation on the CPU for order 2."""
