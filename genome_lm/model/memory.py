@@ -2,8 +2,9 @@
 
 `forward_bytes` and `training_bytes` are for a CPU, `cuda_forecast` is for a GPU. Those for a CPU are for one sequence
 in float32 and an order of 2. They leave out what the process itself takes (Python and PyTorch: 0.25 GB, in training
-0.4 GB). The C library's allocator may hold some more: it keeps freed pieces of under 32 MiB, most of what there is at
-lengths of a few ten thousand. A stream is length · d_model values.
+0.4 GB), and the filters that the micro-batches of a step share (at most 1 GiB). The C library's allocator may hold
+some more: it keeps freed pieces of under 32 MiB, most of what there is at lengths of a few ten thousand. A stream is
+length · d_model values.
 """
 
 import torch

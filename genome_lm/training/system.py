@@ -14,6 +14,7 @@ from genome_lm.alphabet import PAD
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import outside_autocast
 from genome_lm.model import HyenaLM, target_mask
+from genome_lm.model.mixers.filter import shared_filters
 from genome_lm.model.shards import Exchange
 from genome_lm.training.averaging import WeightAverage
 from genome_lm.training.context_parallel import make_context
@@ -151,15 +152,17 @@ class TrainingSystem(LightningModule):
         counted = self._over_devices((target_mask(targets) * batch.weights).sum()) / self.steps.context
         scale = 1 / counted.clamp(min=torch.finfo(counted.dtype).tiny)
         totals = counted.new_zeros(2, len(self.steps.mixture.sources))
-        for number, micro_batch in enumerate(batch.micro_batches, start=1):
-            *arrays, sources = _windows_of(micro_batch, batch.sources, ids, targets, batch.weights)
-            with gradients_exchanged(self.trainer.strategy.model, self.model, number == len(batch.micro_batches)):
-                losses, weights = self.model.row_losses(*arrays)
-                summed = losses.sum()
-                # Data-parallel training averages the gradients over the devices; this makes it their sum.
-                with outside_autocast(summed):
-                    self.manual_backward(summed * scale * self.trainer.world_size)
-            totals.index_add_(1, sources, torch.stack([losses.detach(), weights]))
+        with shared_filters(self.model, len(batch.micro_batches)) as filters:
+            for number, micro_batch in enumerate(batch.micro_batches, start=1):
+                filters.last = number == len(batch.micro_batches)
+                *arrays, sources = _windows_of(micro_batch, batch.sources, ids, targets, batch.weights)
+                with gradients_exchanged(self.trainer.strategy.model, self.model, filters.last):
+                    losses, weights = self.model.row_losses(*arrays)
+                    summed = losses.sum()
+                    # Data-parallel training averages the gradients over the devices; this makes it their sum.
+                    with outside_autocast(summed):
+                        self.manual_backward(summed * scale * self.trainer.world_size)
+                totals.index_add_(1, sources, torch.stack([losses.detach(), weights]))
         totals = self._over_devices(totals)
         by_source = zip((totals[0] / totals[1]).tolist(), totals[1].tolist(), strict=True)
         return float(totals[0].sum() * scale), tuple(by_source)

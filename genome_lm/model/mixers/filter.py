@@ -1,6 +1,8 @@
 """The implicit long filter of a Hyena operator."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +26,8 @@ FAST_DECAY, SLOW_DECAY, DECAY_TARGET, WINDOW_SHIFT = 0.3, 1.5, 1e-2, 0.05
 SPECTRUM_BYTES = 3 << 30
 """Budget for the cached spectra of all filters of a model, beyond which there is no cache: those of medium-160k take
 2.6 GB, and save an eighth of the time; of the 17 GB of large-1m's, a part would save next to nothing."""
+SHARED_BYTES = 1 << 30
+"""Budget for what the passes of a step share, with its gradients. The filters beyond it are made in every pass."""
 FEATURE_CHUNK = 1_024
 """Positions that the filter's MLP takes at one time on the fused CPU path, on each thread."""
 
@@ -37,6 +41,7 @@ class ImplicitFilter(nn.Module):
     """
 
     deltas: Tensor
+    passes: "FilterPasses | None" = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -94,7 +99,15 @@ class ImplicitFilter(nn.Module):
         """
         with outside_autocast(self.freq):
             weight = self._rows(self.out.weight, part)
-            return (weight @ self.hidden_features(length).T) * self.window(length, part)
+            return self._shared(
+                lambda n: (weight @ self.hidden_features(n).T) * self.window(n, part), (len(weight), length), 1
+            )
+
+    def _shared(self, make: Callable[[int], Tensor], shape: tuple[int, int], dim: int) -> Tensor:
+        """What `make` gives for so many positions, which are the dimension `dim` of the shape; see `FilterPasses`."""
+        if self.passes is None or not torch.is_grad_enabled():
+            return make(shape[dim])
+        return self.passes.take(self, make, shape, dim)
 
     def _rows(self, values: Tensor, part: slice) -> Tensor:
         """Of the filters' rows, step by step as the recurrence has them, those of some channels of each step."""
@@ -107,12 +120,70 @@ class ImplicitFilter(nn.Module):
         kept, they would take as much memory as the two residual streams that a block keeps.
         """
         parameters = [self.freq, *self.hidden.parameters()]
-        hidden = recomputed(self._hidden, [self.features(length)], parameters, FEATURE_CHUNK)
+        shape = length, len(self.freq)
+        hidden = self._shared(
+            lambda n: recomputed(self._hidden, [self.features(n)], parameters, FEATURE_CHUNK), shape, 0
+        )
         return FilterWeights(hidden, self.out.weight, *self._decay(length), WINDOW_SHIFT)
 
     def spectra(self, length: int) -> Spectra:
         """Spectra of the filters over the first `length` positions, without gradients, cached within a budget."""
         return self.cache.spectra(self, length)
+
+
+class FilterPasses:
+    """What several passes forward and backward share of their filters, between two changes of the weights.
+
+    A filter is the same in all of them. So the passes take its values without their history, and their gradients are
+    summed. The last pass makes it with its history, and its backward pass takes the sum of the others along: a step
+    goes through the filter's network twice and back once, however many passes it has. Gradients are the same but for
+    the order of sums.
+
+    Attributes:
+        last: Whether the pass to come is the last one.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.last = False
+        self._left = budget
+        self._values: dict[ImplicitFilter, Tensor] = {}
+
+    def take(self, owner: ImplicitFilter, make: Callable[[int], Tensor], shape: tuple[int, int], dim: int) -> Tensor:
+        """See `ImplicitFilter._shared`. Longer ones than the first pass had are made by themselves."""
+        length, nbytes = shape[dim], 2 * shape[0] * shape[1] * owner.freq.itemsize
+        if owner not in self._values and not self.last and nbytes <= self._left:
+            self._left -= nbytes
+            with torch.no_grad():
+                self._values[owner] = make(length)
+            self._values[owner].requires_grad_(any(parameter.requires_grad for parameter in owner.parameters()))
+        values = self._values.get(owner)
+        if values is None or length > values.shape[dim]:
+            return make(length)
+        if not self.last or not values.requires_grad:
+            return values.narrow(dim, 0, length)
+        made = make(values.shape[dim])
+        made.register_hook(lambda gradient: _with_sum(gradient, values))
+        return made.narrow(dim, 0, length)
+
+
+def _with_sum(gradient: Tensor, values: Tensor) -> Tensor:
+    """The gradient and the sum that `values` has of other passes, which is taken once."""
+    others, values.grad = values.grad, None
+    return gradient if others is None else gradient + others
+
+
+@contextmanager
+def shared_filters(model: nn.Module, count: int) -> Iterator[FilterPasses]:
+    """A context for so many passes forward and backward of a model whose weights stay as they are."""
+    passes = FilterPasses(SHARED_BYTES)
+    filters = [module for module in model.modules() if isinstance(module, ImplicitFilter)] if count > 1 else []
+    for long_filter in filters:
+        long_filter.passes = passes
+    try:
+        yield passes
+    finally:
+        for long_filter in filters:
+            long_filter.passes = None
 
 
 class _Held(NamedTuple):
