@@ -41,6 +41,20 @@ class Kind(StrEnum):
     acceptor = "acceptor"
 
 
+class Missing(StrEnum):
+    """What a base without a value is."""
+
+    mask = "mask"
+    zero = "zero"
+
+
+class SplitBy(StrEnum):
+    """What goes to one split."""
+
+    blocks = "blocks"
+    contigs = "contigs"
+
+
 @app.command("from-gff")
 def from_gff(
     annotation: Annotated[Path, typer.Argument(help="GFF3 or GTF file, plain or compressed.", metavar="GFF")],
@@ -78,6 +92,73 @@ def from_gff(
         kin = find_kin(store, "blocks", block, HOMOLOGY)
         regions = split_genome(store, "blocks", valid, test, block, seed=seed, kin=kin)
     _write(out, gene_set(store, genes, kind.value, regions, length=length, per_class=per_class, seed=seed), as_json)
+
+
+@app.command("from-bigwig")
+def from_tracks(
+    tracks: Annotated[
+        list[str], typer.Argument(help="Tracks: bigWig, bedGraph, BED or BAM files, or NAME=FILE.", metavar="TRACK…")
+    ],
+    genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
+    out: Annotated[Path, typer.Option(help="Table to write: .parquet.", metavar="TABLE")],
+    bin_size: Annotated[int, typer.Option("--bin", help="Bases of a bin, which has one value per track.")] = 32,
+    length: Annotated[int, typer.Option(help="Bases of a window that have bins.")] = 1_024,
+    context: Annotated[int, typer.Option(help="Bases before and after these that the model reads too.")] = 0,
+    mask: Annotated[
+        list[Path] | None, typer.Option(help="Bases without a value, such as a blacklist; several.", metavar="BED")
+    ] = None,
+    missing: Annotated[
+        Missing, typer.Option(help="What a base is that a track doesn't list: left out, or zero.")
+    ] = Missing.mask,
+    clip: Annotated[float | None, typer.Option(help="Largest value of a bin, in the track's unit.")] = None,
+    scale: Annotated[bool, typer.Option("--scale", help="Divide tracks by their means in training.")] = False,
+    log1p: Annotated[bool, typer.Option("--log1p", help="Take ln(1 + value), in the end.")] = False,
+    windows: Annotated[int | None, typer.Option(help="At most, drawn at random; default: all.")] = None,
+    intervals: Intervals = None,
+    by: Annotated[
+        SplitBy, typer.Option(help="Without --intervals: split blocks, or whole contigs.")
+    ] = SplitBy.blocks,
+    valid: Valid = 0.1,
+    test: Test = 0.2,
+    block: Block = 50_000,
+    seed: Seed = 0,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Make a set of windows with the values of tracks in bins, for finetune --task tracks.
+
+    The table has places, no sequences, and a column of lists per track. Blocks or contigs that share words of bases
+    lie in one split. Of a BED file the bases within intervals are 1, the others 0; of a BAM file, how many reads lie
+    over them.
+
+    Example: genome-lm dataset from-bigwig rna+=plus.bw rna-=minus.bw --genome g.zarr --log1p --out rna.parquet
+    """
+    from genome_lm.dataset import TrackRecipe, TrackSet, write_table
+    from genome_lm.formats.signals import open_signal, read_bed_pieces
+    from genome_lm.genome import GenomeStore, find_kin, read_bed, split_genome
+
+    require_suffix(out, (".parquet",))
+    refuse_existing(out, force)
+    named = [text if "=" in text else f"{Path(text).name.partition('.')[0]}={text}" for text in tracks]
+    paths = named_paths("track", named, "NAME=FILE")
+    if taken := paths.keys() & {"contig", "start", "end", "split", "strand", "id", "sequence", "seq"}:
+        name = min(taken)
+        raise GenomeLMError(f"track {name}: the table has a column of this name; write NAME={paths[name]}")
+    recipe = TrackRecipe(bin_size, length, context, missing.value, clip, scale, log1p, windows, seed)
+    store = GenomeStore(genome)
+    signals = {name: open_signal(path, store) for name, path in paths.items()}
+    masks = [read_bed_pieces(path, store) for path in mask or []]
+    if intervals is not None:
+        regions = read_bed(intervals, store)
+    else:
+        kin = find_kin(store, by.value, block, HOMOLOGY)
+        regions = split_genome(store, by.value, valid, test, block, seed=seed, kin=kin)
+    made = TrackSet(store, signals, regions, recipe, masks)
+    rows = write_table(out, made.tables())
+    scales = ", ".join(f"{name} / {value:.6g}" for name, value in made.scales.items()) if scale else "as they are"
+    finish(
+        as_json, f"wrote {out}: {rows:,} windows; tracks: {scales}", path=str(out), windows=rows, scales=made.scales
+    )
 
 
 @app.command("species")

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from genome_lm.genome import GenomeStore
 
 
-Task = StrEnum("Task", "classification multilabel regression tokens")
+Task = StrEnum("Task", "classification multilabel regression tokens tracks")
 Pool = StrEnum("Pool", "mean last max masked layers bases none")
 Method = StrEnum("Method", "full frozen lora prompt")
+TrackLoss = StrEnum("TrackLoss", "poisson multinomial mse")
 Leaks = StrEnum("Leaks", "report refuse drop")
 Opposites = StrEnum("Opposites", "names none")
 
@@ -44,11 +45,11 @@ def finetune(
     intervals: Annotated[
         Path | None, typer.Option(help="BED4 whose regions say which split a place is in.", metavar="SPLITS.bed")
     ] = None,
-    label: Annotated[list[str] | None, typer.Option(help="Label column; several for multilabel.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Label column; several for multilabel and tracks.")] = None,
     method: Annotated[Method, typer.Option(help="full, frozen (a linear probe), lora or prompt.")] = Method.full,
     pool: Annotated[
         Pool | None,
-        typer.Option(help="Default: none for tokens, else mean; none: tracks; layers, bases: all blocks."),
+        typer.Option(help="Default: none for tokens and tracks, else mean; layers, bases: all blocks."),
     ] = None,
     strand: Annotated[
         HeadStrand | None,
@@ -99,6 +100,9 @@ def finetune(
         int,
         typer.Option(help="Epochs without a better value; default: 3, or 10 if frozen.", show_default=False),
     ] = Config.patience,
+    track_loss: Annotated[
+        TrackLoss, typer.Option(help="Of tracks: rates, a window's shape and total, or squared error.")
+    ] = TrackLoss.poisson,
     lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's matrices.")] = Config.lora_rank,
     prompt_length: Annotated[int, typer.Option(help="Vectors of the soft prompt.")] = Config.prompt_length,
     leaks: Annotated[Leaks, typer.Option(help="Of the split: report, refuse, or drop from training.")] = Leaks.report,
@@ -121,6 +125,7 @@ def finetune(
 
     Example: genome-lm finetune run/checkpoint --data train.csv --test test.csv --task classification --out tuned
     """
+    from genome_lm.dataset import list_columns
     from genome_lm.finetune import claimed, finetune
     from genome_lm.genome import GenomeStore
     from genome_lm.report import write_finetune_report
@@ -129,6 +134,8 @@ def finetune(
     with claimed(out):
         refuse_existing(out, force)
         store = GenomeStore(genome) if genome else None
+        if task is Task.tracks and not label:
+            label = list_columns(data[0])
         labelled = _read(data, valid_data, test_data, store, intervals, label, (valid_fraction, test_fraction), seed)
         files = [path for path in (*data, valid_data, test_data) if path is not None]
         result = finetune(
@@ -153,20 +160,20 @@ def finetune(
 
 
 def _show(result: "FinetuneResult", as_json: bool) -> None:
-    """Print the metrics of the last split, beside those of the baseline."""
+    """Print the metrics of the last split, beside those of the baselines."""
     from genome_lm.finetune import positive_class
 
     split = "test" if "test" in result.metrics else "valid"
-    estimates, baseline, positive = result.metrics[split], result.baseline, positive_class(result.head)
+    estimates, baselines, positive = result.metrics[split], result.baselines, positive_class(result.head)
     if as_json:
         facts = {"path": str(result.folder), "split": split, "epoch": result.best_epoch, "positive": positive}
         facts["metrics"] = [estimate.to_dict() for estimate in estimates]
-        facts["baseline"] = baseline.to_dict() if baseline is not None else None
+        facts["baselines"] = [baseline.to_dict() for baseline in baselines]
         typer.echo(json.dumps(facts, allow_nan=False))
         return
     columns = ["", "value", "95 % interval"]
     rows = [[e.metric, _shown(e.value), _interval(e, split)] for e in estimates]
-    if baseline is not None:
+    for baseline in baselines:
         columns.append(baseline.name)
         rows = [[*row, _shown(e.value)] for row, e in zip(rows, baseline.metrics, strict=True)]
     table(f"{split}, epoch {result.best_epoch} kept", columns, rows)

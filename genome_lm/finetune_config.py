@@ -58,6 +58,7 @@ class FinetuneConfig:
             it.
         opposites: Which labels take each other's place on the other strand: "names" for those whose names differ in
             the + or - at their end alone, "none" for no labels; None where no label ends so.
+        track_loss: What tracks are trained by, see `genome_lm.model.head.Bins`.
     """
 
     method: Method = "full"
@@ -86,6 +87,7 @@ class FinetuneConfig:
     seed: Seed = 0
     condition: str | None = None
     opposites: Literal["names", "none"] | None = None
+    track_loss: Literal["poisson", "multinomial", "mse"] = "poisson"
 
     def __post_init__(self) -> None:
         check_fields(self, "finetune config")

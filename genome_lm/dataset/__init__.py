@@ -24,6 +24,8 @@ from genome_lm.dataset.genes import KINDS, gene_set
 from genome_lm.dataset.regions import CLASSES, bases_of_classes, classify_regions
 from genome_lm.dataset.species import Shares, species_set
 from genome_lm.dataset.splits import Leak, assign_splits, describe_leaks, find_leaks, split_by_regions
+from genome_lm.dataset.tables import list_columns
+from genome_lm.dataset.track_sets import TrackRecipe, TrackSet
 from genome_lm.dataset.variant_sets import VariantManifest, VariantSet, read_variant_set, variant_manifest
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     "LabelledSet",
     "Leak",
     "Shares",
+    "TrackRecipe",
+    "TrackSet",
     "Transcript",
     "VariantManifest",
     "VariantSet",
@@ -51,6 +55,7 @@ __all__ = [
     "find_leaks",
     "gene_set",
     "joined",
+    "list_columns",
     "read_annotation",
     "read_benchmark_folder",
     "read_benchmarks",

@@ -118,7 +118,7 @@ def predicted_by_fold(features: Array, targets: Array, folds: Array, seed: int) 
             train = np.concatenate([train, np.flatnonzero(chosen_on)])
             if len(train) < 2:
                 continue
-            predicted[test] = _ridge(features[train], targets[train]).predict(features[test])
+            predicted[test] = ridge(features[train], targets[train]).predict(features[test])
         elif all(len(np.unique(targets[rows])) == 2 for rows in (train, chosen_on)):
             splits = [(features[rows], targets[rows].astype(int)) for rows in (train, chosen_on)]
             classifier, _ = best_logistic(
@@ -128,8 +128,8 @@ def predicted_by_fold(features: Array, targets: Array, folds: Array, seed: int) 
     return predicted
 
 
-def _ridge(features: Array, targets: Array) -> Any:
-    """Its penalty is the best by leaving out one case."""
+def ridge(features: Array, targets: Array) -> Any:
+    """Ridge regression of standardised features, (n, d), whose penalty is the best by leaving out one of n cases."""
     linear, pipeline, preprocessing = (require(f"sklearn.{n}") for n in ("linear_model", "pipeline", "preprocessing"))
     regression = linear.RidgeCV(alphas=np.logspace(-1, 5, 7))
     return pipeline.make_pipeline(preprocessing.StandardScaler(), regression).fit(features, targets)

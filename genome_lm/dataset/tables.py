@@ -154,6 +154,22 @@ def _records(path: Path, separator: str) -> Iterator[list[str]]:
         csv.field_size_limit(before)
 
 
+def list_columns(path: Path) -> list[str]:
+    """Columns of a Parquet file whose cells are lists of numbers, as those of tracks are.
+
+    Raises:
+        GenomeLMError: If it can't be read, or has none.
+    """
+    try:
+        schema = pq.read_schema(path)
+    except _DAMAGES as error:
+        raise GenomeLMError(f"{path}: can't read the table: {one_line(error)}") from error
+    columns = [field.name for field in schema if pa.types.is_list(field.type)]
+    if not columns:
+        raise GenomeLMError(f"{path}: no column holds lists of values; choose the tracks with --label")
+    return columns
+
+
 def _of_parquet(path: Path, wanted: Collection[str]) -> tuple[list[str], Iterator[dict[str, Any]]]:
     if not path.is_file():
         raise GenomeLMError(f"{path}: can't read the table: {'not a file' if path.exists() else 'no such file'}")

@@ -1,13 +1,15 @@
-"""What a tuned classifier has to be compared with: a regression on k-mers of the same examples."""
+"""What a tuned model has to be compared with: simpler models of the same examples."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from genome_lm.dataset.agreement import Array
 from genome_lm.dataset.baselines import kmer_logistic
 from genome_lm.finetune.metrics import Estimate, measure
 from genome_lm.finetune.targets import Data
+from genome_lm.finetune.track_metrics import track_baselines
 from genome_lm.model import HeadConfig
 
 
@@ -22,22 +24,28 @@ class Baseline(NamedTuple):
         return {"name": self.name, "metrics": [estimate.to_dict() for estimate in self.metrics]}
 
 
-def kmer_baseline(
+def measure_baselines(
     head: HeadConfig, splits: Mapping[str, Data], split: str, resamples: int, seed: int
-) -> Baseline | None:
-    """A logistic regression on the frequencies of k-mers; None where the task is not classification.
+) -> list[Baseline]:
+    """Simpler models, fitted to the training split.
+
+    Of classification a logistic regression on the frequencies of k-mers, whose k and penalty are chosen on the
+    validation split; of tracks those of `track_baselines`; of other tasks none.
 
     Args:
         head: What is predicted.
-        splits: The examples; the regression is fitted to "train", and its k and penalty are chosen on "valid".
-        split: Which split it is measured on.
+        splits: The examples.
+        split: Which split they are measured on.
         resamples: See `measure`.
-        seed: Of the regression and the resamples.
+        seed: Of the regressions and the resamples.
     """
-    if head.task != "classification":
-        return None
-    fitted_to = [splits[name] for name in ("train", "valid")]
-    targets = [np.array(data.targets) for data in fitted_to]
-    kmers = kmer_logistic([data.tokens for data in fitted_to], targets, len(head.outputs), seed)
-    predicted = list(kmers.probabilities(splits[split].tokens))
-    return Baseline(kmers.name, measure(head, predicted, splits[split].targets, resamples, seed))
+    predicted: dict[str, list[Array]] = {}
+    if head.task == "classification":
+        fitted_to = [splits[name] for name in ("train", "valid")]
+        targets = [np.array(data.targets) for data in fitted_to]
+        kmers = kmer_logistic([data.tokens for data in fitted_to], targets, len(head.outputs), seed)
+        predicted[kmers.name] = list(kmers.probabilities(splits[split].tokens))
+    elif head.task == "tracks":
+        predicted = track_baselines(head, splits["train"], splits[split], seed)
+    targets_ = splits[split].targets
+    return [Baseline(name, measure(head, each, targets_, resamples, seed)) for name, each in predicted.items()]

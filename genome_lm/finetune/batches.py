@@ -18,7 +18,7 @@ Array = npt.NDArray[np.generic]
 
 
 class Piece(NamedTuple):
-    """Outputs, (N, outputs), and targets, (N,) or (N, outputs), of sequences or of positions."""
+    """Outputs, (N, outputs), and targets, (N,) or (N, outputs), of sequences or of positions; see `Head.loss`."""
 
     outputs: Tensor
     targets: Tensor
@@ -51,7 +51,7 @@ class Sequences:
         for numbers, ids, lengths in padded_batches(tokens, self.device_tokens, device, direction):
             outputs = self.head(self.backbone, ids, torch.tensor(lengths, device=device))
             targets = stack_targets([each_target[number] for number in numbers], ids.shape[1], self.head)
-            if self.head.config.per_position:
+            if self.head.config.per_position and self.head.config.bins is None:
                 outputs, targets = outputs.flatten(0, 1), targets.flatten(0, 1)
             yield Piece(outputs, targets.to(device))
 
@@ -166,10 +166,10 @@ def _pooled(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], device
 
 
 def stack_targets(targets: Sequence[Array], length: int, head: Head) -> Tensor:
-    """Targets of a batch, those at each position padded to `length` with what does not count."""
+    """Targets of a batch, those at each position padded to `length` bases with what does not count."""
     if not head.config.per_position:
         return torch.from_numpy(np.stack(targets))
-    shape = (len(targets), length, *targets[0].shape[1:])
+    shape = (len(targets), head.config.rows(length), *targets[0].shape[1:])
     is_class = head.config.task == "tokens"
     padded = np.full(shape, IGNORED if is_class else np.nan, dtype=np.int64 if is_class else np.float32)
     for row, target in enumerate(targets):

@@ -13,9 +13,16 @@ import numpy.typing as npt
 
 from genome_lm.dataset.agreement import Array, Estimate, auprc, auroc, draws, estimate, pearson, spearman
 from genome_lm.errors import GenomeLMError
+from genome_lm.finetune.track_metrics import METRICS, measure_tracks
 from genome_lm.model import HeadConfig
 
-DEFAULT_METRIC = {"classification": "mcc", "tokens": "mcc", "multilabel": "auprc", "regression": "pearson"}
+DEFAULT_METRIC = {
+    "classification": "mcc",
+    "tokens": "mcc",
+    "multilabel": "auprc",
+    "regression": "pearson",
+    "tracks": "pearson",
+}
 
 Parts = Callable[[Array, Array], list[float]]
 """What a metric is the mean of: its value for each class, label or output, NaN where it is undefined."""
@@ -96,6 +103,11 @@ def _mean_squared_error(predictions: Array, targets: Array) -> float:
     return float(np.nanmean(np.square(errors))) if (~np.isnan(errors)).any() else math.nan
 
 
+def metric_names(head: HeadConfig) -> list[str]:
+    """What early stopping may watch."""
+    return ["loss", *(METRICS if head.task == "tracks" else metrics_of(head))]
+
+
 def lower_is_better(metric: str) -> bool:
     """Of which metrics the smaller value is the better one."""
     return metric in ("loss", "mse")
@@ -107,6 +119,8 @@ def can_be_told(head: HeadConfig, metric: str, targets: Sequence[Array]) -> bool
         perfect = [np.eye(len(head.outputs), dtype=np.float32)[np.maximum(target, 0)] for target in targets]
     else:
         perfect = [np.nan_to_num(target) for target in targets]
+    if head.task == "tracks":
+        return not all(math.isnan(e.value) for e in measure_tracks(head, perfect, targets) if e.metric == metric)
     return not math.isnan(_mean(metrics_of(head)[metric](*_flat(head, perfect, targets))))
 
 
@@ -117,7 +131,7 @@ def measure(
     resamples: int = 0,
     seed: int = 0,
 ) -> list[Estimate]:
-    """All metrics of a task.
+    """All metrics of a task; of tracks see `measure_tracks`.
 
     Args:
         head: What is predicted.
@@ -134,6 +148,8 @@ def measure(
         raise GenomeLMError("no examples to measure on")
     if not all(np.isfinite(one).all() for one in predictions):
         raise GenomeLMError("the model predicts NaN or infinity; lower --lr, or look at its weights")
+    if head.task == "tracks":
+        return measure_tracks(head, predictions, targets, resamples, seed)
     whole = _flat(head, predictions, targets)
     resampled = [_resampled(head, predictions, targets, whole, draw) for draw in draws(len(targets), resamples, seed)]
     estimates = []

@@ -50,7 +50,7 @@ class TuningSummary:
         leaks: Training examples that held-out ones share a sequence or bases with.
         best_epoch: Whose weights were kept.
         metrics: Split → its metrics.
-        baseline: Measured on the same split as `split`; None where there is none.
+        baselines: Simpler models, measured on the same split as `split`.
         config: The recipe.
         versions: Of the libraries.
         checkpoint: What was tuned.
@@ -67,7 +67,7 @@ class TuningSummary:
     leaks: _Count
     best_epoch: _Count
     metrics: dict[str, tuple[EstimateRecord, ...]]
-    baseline: BaselineRecord | None
+    baselines: tuple[BaselineRecord, ...]
     config: FinetuneConfig
     versions: dict[str, str]
     checkpoint: str

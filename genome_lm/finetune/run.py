@@ -23,13 +23,13 @@ from genome_lm.device import choose_device
 from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import replacing_folder
 from genome_lm.finetune.adapters import merge, parameter_groups, prepare, restore_state, trainable_state
-from genome_lm.finetune.baseline import Baseline, kmer_baseline
+from genome_lm.finetune.baseline import Baseline, measure_baselines
 from genome_lm.finetune.batches import Coordinates, Features, Sequences, Source, pooled_states, targets_as_read
 from genome_lm.finetune.claim import claimed
-from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, can_be_told, lower_is_better, measure, metrics_of
+from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, can_be_told, lower_is_better, measure, metric_names
 from genome_lm.finetune.neighbours import Unlabelled, draw_neighbours, shared_directions
 from genome_lm.finetune.resume import Saved, data_digest
-from genome_lm.finetune.targets import Data, class_weights, encode_examples, moments, output_names
+from genome_lm.finetune.targets import Data, bins_of, class_weights, encode_examples, moments, output_names
 from genome_lm.finetune_config import FinetuneConfig
 from genome_lm.inference import predictions
 from genome_lm.kernels import deterministic, outside_autocast
@@ -61,8 +61,8 @@ class FinetuneResult:
         head: What the model predicts.
         predictions: Of the test split, or the validation split if there is none: n arrays, as `measure` takes them.
         metrics: Split → metrics; NaN where the labels of a split leave one undefined.
-        baseline: What a regression on k-mers reaches on the test split, or the validation split if there is none;
-            None where the task is not classification.
+        baselines: What simpler models reach on the test split, or the validation split if there is none; only of
+            classification and tracks.
         history: A row an epoch: epoch, loss, valid_loss and the watched metric.
         best_epoch: Whose weights were kept, from 1.
         leaks: Training examples that held-out ones share a sequence or bases with.
@@ -72,7 +72,7 @@ class FinetuneResult:
     head: HeadConfig
     predictions: list[npt.NDArray[np.float32]]
     metrics: dict[str, list[Estimate]]
-    baseline: Baseline | None
+    baselines: list[Baseline]
     history: list[dict[str, float]]
     best_epoch: int
     leaks: int
@@ -105,9 +105,9 @@ def finetune(
         checkpoint: Of any form.
         labelled: Examples with their splits.
         out: Folder to write; one that is there is replaced.
-        task: "classification", "multilabel", "regression" or "tokens".
+        task: "classification", "multilabel", "regression", "tokens" or "tracks".
         config: The recipe.
-        pool: See `HeadConfig`; None for "none" with tokens, else "mean".
+        pool: See `HeadConfig`; None for "none" with tokens and tracks, else "mean".
         strand: "both" averages the outputs of the two strands; "forward" reads the one that is given. None for
             "forward", and of a pooled model for "both" with training on either.
         leak_policy: What to do about training examples that the test or validation split shares: report them, refuse
@@ -181,8 +181,8 @@ def _measured(out: Path, tuning: "_Tuning", splits: dict[str, Data], leaks: int)
         split: measure(head, each, splits[split].targets, RESAMPLES if split == "test" else 0, seed)
         for split, each in outputs.items()
     }
-    baseline = kmer_baseline(head, splits, last, RESAMPLES if last == "test" else 0, seed)
-    return FinetuneResult(out, head, outputs[last], metrics, baseline, tuning.history, tuning.best_epoch, leaks)
+    baselines = measure_baselines(head, splits, last, RESAMPLES if last == "test" else 0, seed)
+    return FinetuneResult(out, head, outputs[last], metrics, baselines, tuning.history, tuning.best_epoch, leaks)
 
 
 def _last(splits: Mapping[str, Any]) -> str:
@@ -204,7 +204,7 @@ def _write(
         "best_epoch": result.best_epoch,
         "watched": tuning.metric,
         "metrics": {split: [each.to_dict() for each in estimates] for split, estimates in result.metrics.items()},
-        "baseline": result.baseline.to_dict() if result.baseline is not None else None,
+        "baselines": [baseline.to_dict() for baseline in result.baselines],
         **identity,
     }
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -261,9 +261,12 @@ def _warn_of_shortcuts(labelled: LabelledSet, seed: int) -> None:
 
 
 def _head_config(train: LabelledSet, task: str, pool: str | None, strand: str, config: FinetuneConfig) -> HeadConfig:
-    pool = pool or ("none" if task == "tokens" else "mean")
+    pool = pool or ("none" if task in ("tokens", "tracks") else "mean")
     prompt = config.prompt_length if config.method == "prompt" else 0
-    means, scales = moments(train, pool == "none") if task == "regression" else ((), ())
+    bins = bins_of(train, config.track_loss) if task == "tracks" else None
+    means, scales = moments(train, pool == "none") if task in ("regression", "tracks") else ((), ())
+    if bins is not None and bins.loss != "mse":
+        means, scales = (0.0,) * len(means), tuple(mean or 1.0 for mean in means)
     for name in ("head_first", "neighbours"):
         if getattr(config, name) and pool == "none":
             raise GenomeLMError(f"{name} needs states of whole sequences: leave it out with labels at each position")
@@ -271,7 +274,8 @@ def _head_config(train: LabelledSet, task: str, pool: str | None, strand: str, c
         raise GenomeLMError(f"task {task} takes one label column, not {', '.join(train.columns)}; or use multilabel")
     outputs = output_names(train, task, config.positive)
     opposites = _opposites(outputs, config) if strand == "both" or config.reverse_complement else "none"
-    return HeadConfig(task, outputs, pool, strand, prompt, means, scales, config.condition, opposites)  # type: ignore[arg-type]
+    fixed = (config.condition, opposites, bins)
+    return HeadConfig(task, outputs, pool, strand, prompt, means, scales, *fixed)  # type: ignore[arg-type]
 
 
 def _opposites(outputs: Sequence[str], config: FinetuneConfig) -> str:
@@ -288,7 +292,7 @@ def _opposites(outputs: Sequence[str], config: FinetuneConfig) -> str:
 
 def _watching(config: FinetuneConfig, head: HeadConfig, valid: Data) -> FinetuneConfig:
     """The configuration with a metric to watch that the validation split defines."""
-    names = ["loss", *metrics_of(head)]
+    names = metric_names(head)
     if config.metric and config.metric not in names:
         raise GenomeLMError(f"metric {config.metric!r}: for {head.task} use {', '.join(names)}")
     metric = config.metric or DEFAULT_METRIC[head.task]
@@ -495,16 +499,16 @@ def write_predictions(path: Path, head: HeadConfig, data: Data, outputs: Sequenc
 
 
 def prediction_table(head: HeadConfig, ids: Sequence[str], outputs: Sequence[np.ndarray]) -> "pd.DataFrame":
-    """Predictions as a table: id, position where there is an output at each, class, and a column an output."""
+    """Predictions as a table: id, position (of a bin, its first base), class, and a column an output."""
     counts = [len(found) if head.per_position else 1 for found in outputs]
     columns: dict[str, Any] = {"id": np.repeat(np.array(ids, dtype=object), counts)}
     if head.per_position:
-        columns["position"] = np.concatenate([np.arange(count) for count in counts])
+        columns["position"] = np.concatenate([np.array(head.positions(count)) for count in counts])
     flat = np.concatenate(outputs) if head.per_position else np.stack(outputs)
     if head.task in ("classification", "tokens"):
         columns["prediction"] = np.array(head.outputs)[flat.argmax(1)]
     for number, name in enumerate(head.outputs):
-        columns[f"p_{name}" if head.task != "regression" else name] = flat[:, number]
+        columns[name if head.has_values else f"p_{name}"] = flat[:, number]
     table: pd.DataFrame = require("pandas").DataFrame(columns)
     return table
 

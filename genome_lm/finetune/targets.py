@@ -11,7 +11,8 @@ from genome_lm.dataset import Example, LabelledSet
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
 from genome_lm.inference import encode_all
-from genome_lm.model import HeadConfig
+from genome_lm.model import Bins, HeadConfig
+from genome_lm.model.head import TrackLoss
 
 IGNORED = -100
 """Class of a position whose label is missing: it counts nowhere."""
@@ -29,7 +30,7 @@ class Data(NamedTuple):
         ids: What messages call them.
         tokens: n arrays, (L,) uint8.
         targets: n arrays: () int64 class; (outputs,) float32 labels or values; at each position (L,) int64, or
-            (L, outputs) float32.
+            (L, outputs) float32; in each bin (bins, outputs) float32.
     """
 
     ids: list[str]
@@ -76,6 +77,39 @@ def moments(train: LabelledSet, per_position: bool) -> tuple[tuple[float, ...], 
     return tuple(float(c.mean()) for c in columns), tuple(float(c.std()) or 1.0 for c in columns)
 
 
+def bins_of(train: LabelledSet, loss: TrackLoss) -> Bins:
+    """How the training examples are cut into bins: their values are of the whole sequence, that of context is NaN.
+
+    Raises:
+        GenomeLMError: Naming the example that is cut otherwise than the first, if all values are missing, or if one
+            is below 0 where rates are learned.
+    """
+    first, context = train.examples[0], len(train.examples[0].sequence)
+    size = len(first.sequence) // max(1, len(_each(first, 0)))
+    for example in train.examples:
+        values = _binned(example, size)
+        has_value = np.flatnonzero(~np.isnan(values).all(1))
+        if len(has_value):
+            context = min(context, size * min(int(has_value[0]), len(values) - 1 - int(has_value[-1])))
+        if loss != "mse" and (values < 0).any():
+            raise GenomeLMError(f"{example.id}: a value is below 0, and {loss} learns rates; use --track-loss mse")
+    if context == len(first.sequence):
+        raise GenomeLMError("no bin of the training split has a value")
+    return Bins(size, context, max(len(example.sequence) for example in train.examples), loss)
+
+
+def _binned(example: Example, size: int) -> npt.NDArray[np.float32]:
+    """(bins, tracks) of a whole sequence."""
+    columns = [_numbers(example, column, True) for column in range(len(example.labels))]
+    if size < 1 or any(len(column) * size != len(example.sequence) for column in columns):
+        counts = ", ".join(str(len(column)) for column in columns)
+        raise GenomeLMError(
+            f"{example.id}: {counts} values for {len(example.sequence):,} bases; each track needs one value per bin "
+            "of the whole sequence, NaN for its context, and all sequences bins of one size"
+        )
+    return np.array(columns, dtype=np.float32).T
+
+
 def encode_examples(labelled: LabelledSet, head: HeadConfig, most: int) -> Data:
     """Token ids and targets.
 
@@ -100,6 +134,9 @@ def _target(example: Example, head: HeadConfig) -> npt.NDArray[np.generic]:
         each = _each(example, 0)
         _check_count(example, len(each))
         return np.array([IGNORED if one in _MISSING else _class(example, one, head) for one in each], dtype=np.int64)
+    if head.bins is not None:
+        edge = head.bins.context // head.bins.size
+        return _binned(example, head.bins.size)[edge:][: head.rows(len(example.sequence))]
     columns = [_numbers(example, column, head.per_position) for column in range(len(example.labels))]
     if head.per_position:
         for column in columns:

@@ -3,12 +3,10 @@
 They are a pure function of the place in the genome, so that workers, devices and resumed runs see the same.
 """
 
-import logging
-import re
-from array import array
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,31 +14,26 @@ import numpy.typing as npt
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import require_suffix
 from genome_lm.formats.bigwig import BigWig
+from genome_lm.formats.signals import (
+    BED,
+    BEDGRAPH,
+    BigWigSignal,
+    Pieces,
+    Signal,
+    number_of,
+    read_bed_pieces,
+    read_bedgraph,
+)
 from genome_lm.formats.tracks import BIGWIG
 from genome_lm.genome import GenomeStore, Interval, Windows
-from genome_lm.genome.intervals import bed_lines
 from genome_lm.mixture_config import MOST_WEIGHT, BaseWeightsConfig
 
 Values = npt.NDArray[np.float32]
 
-log = logging.getLogger(__name__)
-BED = (".bed", ".bed.gz")
-BEDGRAPH = (".bedgraph", ".bedgraph.gz", ".bg", ".bg.gz")
-MOST_INTERVALS = 50_000_000
-"""Of a BED or bedGraph file: they take 24 bytes each in memory, and twice that while they are sorted."""
 _BLOCK = 1 << 20
 """Bases looked at in one go."""
-_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
-_MOST_VALUE = 1e30
 _NAMES = 5
 """Contigs that an error names."""
-
-
-class Track(Protocol):
-    """Values of a genome's bases."""
-
-    def values(self, contig: int, start: int, end: int) -> Values:
-        """Values of [start, end) of a contig by its number, (end − start,) float32, NaN without one."""
 
 
 def open_base_weights(config: BaseWeightsConfig, store: GenomeStore, regions: Sequence[Interval]) -> "BaseWeights":
@@ -60,9 +53,11 @@ def open_base_weights(config: BaseWeightsConfig, store: GenomeStore, regions: Se
     if not path.is_file():
         raise GenomeLMError(f"{path}: can't read: there is no such file")
     if suffix in BIGWIG:
-        track: Track = _open_bigwig(path, config, store, regions)
+        track: Signal = _open_bigwig(path, config, store, regions)
+    elif suffix in BED:
+        track = _read_bed(path, config, store)
     else:
-        track = _read_intervals(path, config, store, is_set=suffix in BED)
+        track = read_bedgraph(path, store, partial(_value, config=config))
     weights = BaseWeights(track, config, store)
     weights.require_value(regions)
     weights.require_weight(regions)
@@ -78,7 +73,7 @@ class BaseWeights:
         store: The genome.
     """
 
-    def __init__(self, track: Track, config: BaseWeightsConfig, store: GenomeStore) -> None:
+    def __init__(self, track: Signal, config: BaseWeightsConfig, store: GenomeStore) -> None:
         self._track, self._config, self._contigs = track, config, store.contigs
 
     def __call__(self, windows: Windows) -> Values:
@@ -152,100 +147,29 @@ def _no_weight(place: str, weight: float) -> GenomeLMError:
     )
 
 
-class _Pieces:
-    """Values that are constant within pieces of the concatenated contigs.
-
-    Args:
-        starts: (n,) int64 first bases, ascending.
-        ends: (n,) int64; none is beyond the next start.
-        values: (n,) float32.
-        store: The genome.
-    """
-
-    def __init__(
-        self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], values: Values, store: GenomeStore
-    ) -> None:
-        self._offsets = store.contigs.starts
-        # Piece i lies between edges i and i + 1; every other one is a gap, of no bases where intervals touch.
-        self._edges = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [store.bases]])
-        self._values = np.full(len(self._edges) - 1, np.nan, dtype=np.float32)
-        self._values[1::2] = values
-
-    def values(self, contig: int, start: int, end: int) -> Values:
-        first, last = self._offsets[contig] + start, self._offsets[contig] + end
-        low = int(np.searchsorted(self._edges, first, side="right")) - 1
-        high = int(np.searchsorted(self._edges, last, side="left"))
-        edges = np.clip(self._edges[low : high + 1], first, last)
-        return np.repeat(self._values[low:high], np.diff(edges))
-
-
-def _read_intervals(path: Path, config: BaseWeightsConfig, store: GenomeStore, is_set: bool) -> _Pieces:
-    """The values of a BED file, which is a set, or of a bedGraph file."""
-    starts, ends, values = array("q"), array("q"), array("f")
-    for place, interval in bed_lines(path, store):
-        if len(starts) == MOST_INTERVALS:
-            raise GenomeLMError(f"{path}: more than {MOST_INTERVALS:,} intervals; make a bigWig file of it")
-        offset = int(store.contigs.starts[store.contigs.index(interval.contig)])
-        starts.append(offset + interval.start)
-        ends.append(offset + interval.end)
-        if not is_set:
-            values.append(_value(interval.name, place, config))
-    order = np.argsort(np.frombuffer(starts, np.int64), kind="stable")
-    firsts, lasts = np.frombuffer(starts, np.int64)[order], np.frombuffer(ends, np.int64)[order]
-    if not is_set:
-        _refuse_overlaps(firsts, lasts, path, store)
-        return _Pieces(firsts, lasts, np.frombuffer(values, np.float32)[order], store)
-    inside = _scaled(config, np.ones(1, dtype=np.float32))
-    if inside == np.float32(_of_missing(config)):
+def _read_bed(path: Path, config: BaseWeightsConfig, store: GenomeStore) -> Pieces:
+    pieces = read_bed_pieces(path, store)
+    if _scaled(config, np.ones(1, dtype=np.float32)) == np.float32(_of_missing(config)):
         raise GenomeLMError(
             f"{path}: the bases of a BED file have the value 1, and those outside weigh as much; give base_weights "
             "a scale, or another weight for missing"
         )
-    lasts = np.maximum.accumulate(lasts)
-    firsts[1:] = np.maximum(firsts[1:], lasts[:-1])
-    return _Pieces(firsts, lasts, np.ones(len(firsts), dtype=np.float32), store)
+    return pieces
 
 
 def _value(text: str, place: str, config: BaseWeightsConfig) -> float:
     """The value of a bedGraph's line."""
-    if not _NUMBER.fullmatch(text) or not abs(value := float(text)) <= _MOST_VALUE:
-        raise GenomeLMError(f"{place}: column 4 is {text[:40]!r}; bedGraph has a finite number there")
+    value = number_of(text, place)
     if config.clip is None and not _is_weight(value * config.scale):
         raise _no_weight(place, value * config.scale)
     return value
 
 
-def _refuse_overlaps(
-    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], path: Path, store: GenomeStore
-) -> None:
-    overlaps = starts[1:] < ends[:-1]
-    if overlaps.any():
-        start = int(starts[1:][np.argmax(overlaps)])
-        contig = int(np.searchsorted(store.contigs.starts, start, side="right")) - 1
-        place = f"{store.contigs.names[contig]}, position {start - int(store.contigs.starts[contig]) + 1:,}"
-        raise GenomeLMError(f"{path}: {place}, has two values; intervals of a bedGraph file must not overlap")
-
-
-class _BigWigTrack:
-    """Values of a bigWig file, whose contigs go by their numbers in the genome."""
-
-    def __init__(self, file: BigWig, names: Sequence[str]) -> None:
-        self._file, self._names = file, names
-
-    def values(self, contig: int, start: int, end: int) -> Values:
-        return self._file.values(self._names[contig], start, end)
-
-
 def _open_bigwig(
     path: Path, config: BaseWeightsConfig, store: GenomeStore, regions: Sequence[Interval]
-) -> _BigWigTrack:
-    file = BigWig(path)
-    for name, length in file.lengths.items():
-        if name in store and length != (expected := int(store.contigs.lengths[store.contigs.index(name)])):
-            raise GenomeLMError(
-                f"{path}: {name} has {length:,} bases there and {expected:,} in the genome; "
-                "is this track of another assembly?"
-            )
+) -> BigWigSignal:
+    signal = BigWigSignal(path, store)
+    file = signal.file
     trained = dict.fromkeys(region.contig for region in regions)
     lacking = [name for name in trained if name not in file.lengths]
     if lacking and config.missing is None:
@@ -254,14 +178,12 @@ def _open_bigwig(
             f"{path}: no contig {', '.join(lacking[:_NAMES])}{more} in this track (its first is "
             f"{next(iter(file.lengths), 'none')}); give base_weights missing, the weight of bases without a value"
         )
-    if others := [name for name in file.lengths if name not in store]:
-        log.info("%s: %s of its contigs are not in the genome, such as %s", path, f"{len(others):,}", others[0])
     if config.clip is None:
         # Said now, not hours later when a window comes upon it.
         if not all(_is_weight(value * config.scale) for value in file.extremes or ()):
             for name in trained.keys() - set(lacking):
                 _require_weights(file, name, config)
-    return _BigWigTrack(file, store.contigs.names)
+    return signal
 
 
 def _require_weights(file: BigWig, name: str, config: BaseWeightsConfig) -> None:

@@ -24,8 +24,8 @@ def head_outputs(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], 
         batch_tokens: Positions of a batch at most, padding included.
 
     Returns:
-        n arrays, (outputs,) float32, or (L, outputs) at each position. With `strand` "both" they are the mean of the
-        two strands (`Head.mean_of_strands`), base by base at each position.
+        n arrays, (outputs,) float32, or (rows, outputs) at each position or in each bin. With `strand` "both" they
+        are the mean of the two strands (`Head.mean_of_strands`), base by base or bin by bin.
     """
     forward = _one_strand(backbone, head, tokens, batch_tokens)
     if not head.reads_other_strand:
@@ -44,7 +44,7 @@ def _one_strand(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], b
     ):
         outputs = head(backbone, ids, torch.tensor(lengths, device=ids.device)).float().cpu().numpy()
         for number, output, length in zip(numbers, outputs, lengths, strict=True):
-            by_sequence[number] = output[:length] if head.config.per_position else output
+            by_sequence[number] = output[: head.config.rows(length)] if head.config.per_position else output
     return by_sequence
 
 

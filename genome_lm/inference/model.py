@@ -327,16 +327,20 @@ class GenomeLM:
             batch_tokens: Positions in a batch.
 
         Returns:
-            n arrays, (outputs,) float32, or (L, outputs) with an output at each position: probabilities of
-            `head.config.outputs`, or values in the units that the head was trained on.
+            n arrays, (outputs,) float32, or (L, outputs) with an output at each position, (bins, outputs) of tracks:
+            probabilities of `head.config.outputs`, or values in the units that the head was trained on.
 
         Raises:
-            GenomeLMError: If the model was not tuned, or on a sequence that is empty, too long or not DNA.
+            GenomeLMError: If the model was not tuned, or on a sequence that is empty, too long, not DNA, or, with
+                tracks, not cut into bins.
         """
         if self.head is None:
             raise GenomeLMError("this model has no head: tune it first, with `genome-lm finetune`")
         most = self.config.max_length - self.head.config.prompt
         tokens = encode_all(sequences, names, most)
+        if self.head.config.bins is not None:
+            for number, ids in enumerate(tokens):
+                self.head.config.bins.check_length(name_of(number, names), len(ids))
         return predictions(self.head, head_outputs(self.backbone, self.head, tokens, batch_tokens))
 
     def one_hot(self, output: Output = "likelihood") -> OneHot:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import RocCurveDisplay, confusion_matrix
 
-from genome_lm.drawing import INK, MODEL, MUTED, new_figure, svg_text
+from genome_lm.drawing import INK, MODEL, MUTED, new_figure, new_panels, svg_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.finetune.records import TuningSummary, read_tuning
 from genome_lm.model import HeadConfig
@@ -20,6 +20,10 @@ from genome_lm.text import shortened
 
 _BINS = 10
 _MOST_POINTS = 20_000
+_MOST_TRACKS = 6
+"""Tracks that have figures."""
+_LOCI = (1.0, 0.75, 0.5, 0.25)
+"""Where in the ranking of held-out windows those lie that are shown."""
 _SIZE = 4.6, 3.8
 """Inches; two figures stand side by side."""
 
@@ -53,8 +57,9 @@ def write_finetune_report(folder: Path, out: Path) -> None:
 
 def _columns(head: HeadConfig) -> list[str]:
     """The columns of predictions that the figures need."""
-    if head.task == "regression":
-        return [f"{prefix}{name}" for name in head.outputs for prefix in ("", "target_")]
+    if head.has_values:
+        places = ["id", "position"] if head.task == "tracks" else []
+        return places + [f"{prefix}{name}" for name in head.outputs for prefix in ("", "target_")]
     if head.task == "multilabel":
         return [f"{prefix}_{name}" for name in head.outputs for prefix in ("p", "target")]
     return ["target", "prediction", *(f"p_{name}" for name in head.outputs)]
@@ -66,10 +71,10 @@ def _require(path: Path, table: pd.DataFrame, columns: Collection[str]) -> None:
 
 
 def _rows(summary: TuningSummary) -> list[list[str]]:
-    """Metric, value, the ends of its interval, and the baseline's value if there is one."""
+    """Metric, value, the ends of its interval, and the values of the baselines."""
     rows = [[each.metric, *map(_shown, (each.value, each.low, each.high))] for each in summary.metrics[summary.split]]
-    if summary.baseline is not None:
-        beside = {each.metric: each.value for each in summary.baseline.metrics}
+    for baseline in summary.baselines:
+        beside = {each.metric: each.value for each in baseline.metrics}
         rows = [[*row, _shown(beside.get(row[0]))] for row in rows]
     return rows
 
@@ -80,6 +85,10 @@ def _shown(value: float | None) -> str:
 
 def _figures(head: HeadConfig, predicted: pd.DataFrame) -> list[Figure]:
     names = list(head.outputs)
+    if head.task == "tracks":
+        shown = names[:_MOST_TRACKS]
+        pairs = [(predicted[name], predicted[f"target_{name}"], name) for name in shown]
+        return [figure for pair in pairs for figure in (_loci(predicted, pair[2]), _scatter(*pair))]
     if head.task == "regression":
         return [_scatter(predicted[name], predicted[f"target_{name}"], name) for name in names]
     if head.task == "multilabel":
@@ -152,6 +161,25 @@ def _scatter(values: pd.Series, target: pd.Series, name: str) -> Figure:
     axes.set_xlabel(f"{shortened(name)}, measured")
     axes.set_ylabel("predicted")
     return Figure(svg_text(figure), f"{name}: predicted against measured values.")
+
+
+def _loci(predicted: pd.DataFrame, name: str) -> Figure:
+    """Windows from the one with the highest measured mean down to a low one, so that none is picked by its fit."""
+    means = predicted.groupby("id", sort=False)[f"target_{name}"].mean().dropna().sort_values()
+    places = [round((len(means) - 1) * share) for share in _LOCI]
+    loci = list(dict.fromkeys(means.index[place] for place in places if len(means)))
+    figure, panels = new_panels(2 * _SIZE[0], [1.4] * max(1, len(loci)))
+    for axes, locus in zip(panels, loci, strict=False):
+        rows = predicted[predicted["id"] == locus]
+        for column, colour, label in ((f"target_{name}", MUTED, "measured"), (name, MODEL, "predicted")):
+            axes.step(rows["position"], rows[column], where="post", color=colour, linewidth=1.0, label=label)
+        axes.set_title(shortened(locus), fontsize=7, loc="left")
+    panels[0].legend(frameon=False, fontsize=7, ncols=2)
+    return Figure(
+        svg_text(figure),
+        f"{name} along held-out windows, from the first base of each: that of the highest measured mean, and those "
+        "three, two and one quarters up the ranking.",
+    )
 
 
 def _learning(history: pd.DataFrame, best_epoch: int) -> Figure:

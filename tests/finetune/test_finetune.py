@@ -316,7 +316,7 @@ def relabel(labelled: LabelledSet, number: int, **changes: object) -> LabelledSe
         (relabel(rich(40), 0, split="dev"), "classification", {}, "split 'dev'"),
         (rich(40), "regression", {}, "'low' is no number"),
         (rich(40), "tokens", {}, "labels for"),
-        (rich(40), "classification", {"pool": "none"}, "tokens go with none"),
+        (rich(40), "classification", {"pool": "none"}, "tokens and tracks go with none"),
         (
             rich(40),
             "classification",
@@ -430,11 +430,17 @@ def test_rates_are_recorded_as_they_are_used(run: Path, tmp_path: Path) -> None:
 
 def test_words_stand_beside_the_model(run: Path, tmp_path: Path) -> None:
     result = finetune(run / "checkpoint", rich(120), tmp_path / "t", "classification", run_config(epochs=1))
-    assert result.baseline is not None
-    assert result.baseline.name == "2-mer logistic regression"
-    assert next(e.value for e in result.baseline.metrics if e.metric == "accuracy") > 0.8
+    (baseline,) = result.baselines
+    assert baseline.name == "2-mer logistic regression"
+    assert next(e.value for e in baseline.metrics if e.metric == "accuracy") > 0.8
     summary = json.loads((tmp_path / "t/summary.json").read_text())
-    assert [each["metric"] for each in summary["baseline"]["metrics"]] == ["accuracy", "mcc", "f1", "auroc", "auprc"]
+    assert [each["metric"] for each in summary["baselines"][0]["metrics"]] == [
+        "accuracy",
+        "mcc",
+        "f1",
+        "auroc",
+        "auprc",
+    ]
 
 
 def test_two_at_once_on_one_output(run: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pyBigWig
 import pytest
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.formats import base_weights
+from genome_lm.formats import signals
 from genome_lm.formats.base_weights import BaseWeights, open_base_weights
 from genome_lm.genome import Interval, Windows, WindowSampler, read_bed
 from genome_lm.mixture_config import BaseWeightsConfig
@@ -121,7 +121,7 @@ def test_bad_bedgraphs_are_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(base_weights, "MOST_INTERVALS", 2)
+    monkeypatch.setattr(signals, "MOST_INTERVALS", 2)
     path = tmp_path / "a.bedgraph"
     path.write_text(lines)
     with pytest.raises(GenomeLMError, match=f"a.bedgraph: {words}"):
