@@ -150,11 +150,14 @@ def embed(
 
 
 def gather(
-    shards: Annotated[list[Path], typer.Argument(help="All shards of embed or score --shard.", metavar="SHARD…")],
+    shards: Annotated[
+        list[Path], typer.Argument(help="All shards of embed, score or predict --shard.", metavar="SHARD…")
+    ],
     out: Annotated[
         Path,
         typer.Option(
-            help="Output: .npz, .parquet, .zarr, .h5ad; of a VCF .vcf.gz, .vcf, .bcf; of its table .tsv, .parquet.",
+            help="Output: .npz, .parquet, .zarr, .h5ad; of tracks .bw, .bedgraph; of a VCF .vcf.gz, .vcf, .bcf; of "
+            "its table .tsv, .parquet.",
             metavar="OUT",
         ),
     ],
@@ -165,7 +168,7 @@ def gather(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Join the shards of an embedding or scoring job in the order of its input; all must be there, and of one job.
+    """Join the shards of embed, score or predict in the order of their input; all must be there, and of one job.
 
     Example: genome-lm gather all.zarr.shard-* --out all.zarr
 
@@ -173,9 +176,11 @@ def gather(
 
     Example: genome-lm gather all.shard-*.parquet --out all.tsv --figure all.svg
     """
+    from genome_lm.formats.tracks import TRACKS
     from genome_lm.formats.vcf_out import NAMES
     from genome_lm.formats.vcf_shards import gather_tables, gather_vcf
     from genome_lm.jobs import gather
+    from genome_lm.jobs.predict_tracks import gather_tracks
 
     # The shards of an embedding are folders, whose names end in .shard-i-of-n.
     is_table = all(path.suffix == ".parquet" for path in shards)
@@ -189,6 +194,8 @@ def gather(
     if out.name.endswith(NAMES) or is_table:
         refuse_existing(out, force)
         rows = gather_tables(shards, out) if is_table else gather_vcf(shards, out)
+    elif out.name.lower().endswith(TRACKS):
+        rows = gather_tracks(shards, out, force).bins
     else:
         rows = gather(shards, out, force)
     if figure is not None:

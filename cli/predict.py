@@ -23,14 +23,16 @@ from genome_lm_cli.options import (
     Threads,
     check_bed_options,
     intervals_of,
+    parse_shard,
 )
-from genome_lm_cli.output import finish
+from genome_lm_cli.output import finish, resumed
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from genome_lm.genome import Record
     from genome_lm.inference import GenomeLM
+    from genome_lm.jobs.score_bases import ScoredSequences
     from genome_lm.progress import Bar
 
 PIECE = 1 << 20
@@ -39,15 +41,24 @@ PIECE = 1 << 20
 
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint that `genome-lm finetune` wrote.", metavar="CKPT")],
-    out: Annotated[Path, typer.Option(help="Table to write: .csv, .tsv or .parquet.", metavar="TABLE")],
+    out: Annotated[
+        Path, typer.Option(help="Table: .csv, .tsv or .parquet; tracks: .bw or .bedgraph.", metavar="OUT")
+    ],
     fasta: Fasta = None,
-    genome: Annotated[Path | None, typer.Option(help="Genome store, with --bed.", metavar="G.zarr")] = None,
+    genome: Annotated[
+        Path | None, typer.Option(help="Genome store, with --bed; tracks: all of it without.", metavar="G.zarr")
+    ] = None,
     bed: Bed = None,
     split: Split = None,
     contig_names: Names = ContigNames.as_is,
     contig_map: NameMap = None,
-    window: Annotated[int | None, typer.Option(help="Cut longer sequences into windows of so many bases.")] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Cut longer sequences into windows; tracks: default as tuned.")
+    ] = None,
     stride: Annotated[int | None, typer.Option(help="From one window to the next; default: --window.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: tracks of the i-th of n parts; join them with genome-lm gather.")
+    ] = None,
     batch_tokens: BatchTokens = 32_768,
     device: Device = None,
     threads: Threads = None,
@@ -60,19 +71,37 @@ def predict(
     and end (0-based, end excluded, as in BED) and the BED's further columns. An id is NAME|contig:first-last(strand),
     1-based with both ends in it, as in --region and samtools; the second of equal rows ends in #2.
 
+    Tracks go to bigWig or bedGraph too, along whole contigs or in the bins that intervals touch; several tracks to
+    OUT.NAME.bw. A killed job goes on where it was.
+
     Example: genome-lm predict tuned/checkpoint --fasta genes.fa --out predictions.csv
+
+    Example: genome-lm predict tuned/checkpoint --genome g.zarr --out predicted.bw
     """
     from genome_lm.dataset import TABLES, write_table
+    from genome_lm.formats.tracks import TRACKS
     from genome_lm.genome import GenomeStore, fasta_records, interval_records
     from genome_lm.genome import windows as cut
     from genome_lm.inference import load
+    from genome_lm.jobs.predict_tracks import predict_tracks
     from genome_lm.progress import progress
 
-    require_suffix(out, TABLES)
-    refuse_existing(out, force)
+    is_track = require_suffix(out, (*TABLES, *TRACKS), any_case=True) in TRACKS
+    if (is_track and stride is not None) or (not is_track and shard is not None):
+        raise GenomeLMError("--stride goes with tables, and --shard with tracks")
     if stride is not None and window is None:
         raise GenomeLMError("--stride goes with --window")
     check_bed_options(bed, split, contig_names, contig_map)
+    if is_track:
+        sequences = _sequences(fasta, genome, bed, (split, contig_names, contig_map))
+        part = parse_shard(shard) if shard is not None else None
+        options = {"window": window, "batch_tokens": batch_tokens, "shard": part, "force": force}
+        written = predict_tracks(load(checkpoint, device), sequences, out, **options)
+        paths = [str(path) for path in written.paths]
+        text = f"wrote {', '.join(paths)}: {written.bins:,} bins" + resumed(written.resumed, written.parts)
+        finish(as_json, text, paths=paths, bins=written.bins, resumed=written.resumed, parts=written.parts)
+        return
+    refuse_existing(out, force)
     if fasta is not None and genome is None and bed is None:
         records = fasta_records(fasta)
     elif fasta is None and genome is not None and bed is not None:
@@ -91,6 +120,23 @@ def predict(
         rows = write_table(out, _predicted(model, counted, batch_tokens, bar))
     total = next(counter)
     finish(as_json, f"wrote {out}: {total:,} sequences, {rows:,} rows", path=str(out), records=total, rows=rows)
+
+
+def _sequences(
+    fasta: Path | None, genome: Path | None, bed: Path | None, of_bed: tuple[str | None, ContigNames, Path | None]
+) -> "ScoredSequences":
+    from genome_lm.genome import GenomeStore, Interval, store_contigs
+    from genome_lm.jobs.score_bases import ScoredSequences
+
+    if (fasta is None) == (genome is None) or (bed is not None and genome is None):
+        raise GenomeLMError("give either --fasta, or --genome, perhaps with --bed")
+    if fasta is not None:
+        return ScoredSequences.of_fasta(fasta)
+    assert genome is not None
+    store = GenomeStore(genome)
+    if bed is None:
+        return ScoredSequences.of_genome(store, [Interval(c.name, 0, c.length) for c in store_contigs(store)])
+    return ScoredSequences.of_genome(store, intervals_of(bed, store, *of_bed))
 
 
 def _predicted(

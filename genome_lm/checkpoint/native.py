@@ -181,7 +181,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def weights_sha256(model: HyenaLM) -> str:
+def weights_sha256(model: nn.Module) -> str:
     """SHA-256 over all parameters and buffers, in the order of their names; hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

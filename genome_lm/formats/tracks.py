@@ -35,12 +35,16 @@ BIGWIG_MAGIC = (0x888FFC26).to_bytes(4, "little")
 
 
 class Region(NamedTuple):
-    """[start, end) of a contig and the bits of each base, (end − start,) float32, NaN without a prediction."""
+    """[start, end) of a contig and the values of its bins of `size` bases, (bins,) float32, NaN without a prediction.
+
+    Bins are single bases where the values are bits.
+    """
 
     contig: Contig
     start: int
     end: int
     bits: Bits
+    size: int = 1
 
 
 def check_track_names(track: Path | None, table: Path | None) -> None:
@@ -70,7 +74,7 @@ def write_track(path: Path, contigs: Sequence[Contig], regions: Iterator[Region]
         path: The file.
         contigs: All contigs of the genome.
         regions: In the order of the contigs.
-        bases: Of all regions.
+        bases: Of all regions, or bins where they have some.
 
     Yields:
         The regions; the file is whole when all are taken.
@@ -100,8 +104,8 @@ def _write_bigwig(path: Path, contigs: Sequence[Contig], regions: Iterator[Regio
             # Without room, pyBigWig ends the process, or says nothing.
             require_room(path, BIGWIG_BYTES * len(region.bits))
             for start, values in _runs(region):
-                wig.addEntries(region.contig.name, start, values=values, span=1, step=1)
-                written += len(values)
+                wig.addEntries(region.contig.name, start, values=values, span=region.size, step=region.size)
+                written += len(values) * region.size
             yield region
     if not _is_whole(path, written):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -118,19 +122,19 @@ def _is_whole(path: Path, bases: int) -> bool:
 
 
 def _runs(region: Region) -> Iterator[tuple[int, Bits]]:
-    """Runs of bases that have a value: first position and values."""
+    """Runs of bins that have a value: first position and values."""
     positions = np.flatnonzero(~np.isnan(region.bits))
     for run in np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1):
         if len(run):
-            yield region.start + int(run[0]), region.bits[run[0] : run[-1] + 1]
+            yield region.start + int(run[0]) * region.size, region.bits[run[0] : run[-1] + 1]
 
 
 def _write_bedgraph(file: TextIO, region: Region) -> None:
     for start, values in _runs(region):
-        name = region.contig.name
-        file.writelines(
-            f"{name}\t{start + i}\t{start + i + 1}\t{value:.5g}\n" for i, value in enumerate(values.tolist())
-        )
+        name, size = region.contig.name, region.size
+        firsts = range(start, start + len(values) * size, size)
+        pairs = zip(firsts, values.tolist(), strict=True)
+        file.writelines(f"{name}\t{first}\t{first + size}\t{value:.5g}\n" for first, value in pairs)
 
 
 def summarise(

@@ -15,12 +15,13 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import read_blocks, refuse_existing
 from genome_lm.formats.embeddings import check_suffix, write_parts
-from genome_lm.formats.parts import JOB, PARTS, Parts, PartsFolder, column_kinds, finish_as, parts_folder, working_in
+from genome_lm.formats.parts import Parts, column_kinds, finish_as, parts_folder, working_in
 from genome_lm.inference.batches import BatchSize, check_length
 from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked
 from genome_lm.inference.model import GenomeLM
 from genome_lm.jobs.plan import InputPlan, model_length, plan_input
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
+from genome_lm.jobs.shards import parts_of_shards, shard_path
 from genome_lm.jobs.sources import FastaSource, SequenceSource, Span
 from genome_lm.typed import Positive, Within, typed
 
@@ -119,11 +120,6 @@ def embed_to_file(
     return Embedded(target, records, bases, recipe.shape(model.config), resumed, len(done))
 
 
-def shard_path(out: Path, number: int, count: int) -> Path:
-    """The folder of a shard of an output: OUT.shard-1-of-8."""
-    return out.with_name(f"{out.name}.shard-{number}-of-{count}")
-
-
 def gather(shards: Sequence[Path], out: Path, force: bool = False) -> int:
     """Join all shards of a job to one output, in the order of the input, with bounded memory; the shards stay.
 
@@ -140,30 +136,7 @@ def gather(shards: Sequence[Path], out: Path, force: bool = False) -> int:
     """
     check_suffix(out)
     refuse_existing(out, force)
-    if not shards:
-        raise GenomeLMError(f"{out}: no shards to join")
-    for path in shards:
-        if path.name.endswith(PARTS):
-            raise GenomeLMError(f"{path}: this shard is not finished; run its command again")
-    folders = [PartsFolder.read(path) for path in shards]
-    by_number: dict[int, PartsFolder] = {}
-    job, (_, count) = folders[0].job, folders[0].shard or (0, 0)
-    typed(_Embedding, job, f"{folders[0].path / JOB}: job")
-    for folder in folders:
-        if folder.shard is None or (folder.job, folder.shard[1]) != (job, count):
-            raise GenomeLMError(f"{folder.path}: not a shard of the same job as {folders[0].path}")
-        if folder.shard[0] in by_number:
-            raise GenomeLMError(f"{folder.path}: the same shard as {by_number[folder.shard[0]].path}")
-        by_number[folder.shard[0]] = folder
-    if missing := [f"{number}/{count}" for number in range(1, count + 1) if number not in by_number]:
-        raise GenomeLMError(f"{out}: of {count} shards these are missing: {', '.join(missing)}")
-    files = []
-    for number in range(1, count + 1):
-        for part in shard_range(len(job["rows"]), number, count):
-            file = by_number[number].file(part)
-            if not by_number[number].has(part):
-                raise GenomeLMError(f"{file}: missing or damaged; run shard {number}/{count} again")
-            files.append(file)
+    job, files = parts_of_shards(shards, out, partial(typed, _Embedding))
     parts = Parts(job, files)
     write_parts(out, parts)
     return parts.rows

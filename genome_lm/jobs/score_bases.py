@@ -126,7 +126,7 @@ def score_bases(model: GenomeLM, sequences: ScoredSequences, request: TrackReque
     contigs, intervals, columns, _ = sequences
     grid = WindowGrid.of(model.config, request.context, request.stride)
     covered = merged(_oriented(intervals, request.strand), contigs)
-    parts = list(_parts(covered, max(PART_BASES, PART_STRIDES * grid.stride)))
+    parts = list(cut_parts(covered, max(PART_BASES, PART_STRIDES * grid.stride)))
     job = _job(model, sequences, request, grid, parts)
     if request.track is not None:
         check_track(request.track, contigs)
@@ -212,7 +212,7 @@ def merged(intervals: Sequence[Interval], contigs: Sequence[Contig]) -> list[Int
     return covered
 
 
-def _parts(regions: Sequence[Interval], most: int) -> Iterator[list[Interval]]:
+def cut_parts(regions: Sequence[Interval], most: int) -> Iterator[list[Interval]]:
     """Regions in groups of so many bases; a long one is cut where this many of its contig's bases are counted."""
     group: list[Interval] = []
     bases = 0

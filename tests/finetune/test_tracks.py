@@ -13,6 +13,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.dataset import Example, LabelledSet, TrackRecipe, TrackSet, list_columns, read_examples, write_table
 from genome_lm.errors import GenomeLMError
 from genome_lm.finetune import FinetuneConfig, finetune, measure
+from genome_lm.finetune.batches import of_other_strand
 from genome_lm.finetune.targets import bins_of
 from genome_lm.finetune.track_metrics import track_baselines
 from genome_lm.formats.signals import Values
@@ -95,6 +96,18 @@ def test_predictions_do_not_depend_on_the_batch_and_turn_with_the_strand() -> No
     for wrong in ("A" * 16, "A" * 33):
         with pytest.raises(GenomeLMError, match=r"x: \d+ bases are not 2 · 8 of context and bins of 4"):
             model.predict([wrong], names=["x"])
+
+
+def test_tracks_of_opposite_strands_change_places() -> None:
+    bins = Bins(4, 8, 32)
+    values = {"means": (0.0,) * 3, "scales": (2.0, 0.5, 1.0), "bins": bins}
+    head = HeadConfig("tracks", ("x+", "x-", "y"), "none", "both", opposites="names", **values)  # type: ignore[arg-type]
+    model = genome_lm.inference.GenomeLM(HyenaLM(TINY_MODEL), head=made_head(head))
+    (sequence,) = texts([48])
+    found = model.predict([sequence])[0]
+    np.testing.assert_allclose(model.predict([turned(sequence)])[0][::-1, [1, 0, 2]], found, rtol=1e-4)
+    target = np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.testing.assert_array_equal(of_other_strand(target, head), target[::-1, [1, 0, 2]])
 
 
 def test_correlations_are_those_of_scipy() -> None:
@@ -194,10 +207,11 @@ def test_context_is_what_no_training_window_has_values_for() -> None:
 
 
 @pytest.mark.parametrize("loss", ["multinomial", "mse"])
-def test_every_loss_and_both_strands_run(loss: str, run: Path, tmp_path: Path) -> None:
+def test_every_loss_and_both_strands_run(loss: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint", HyenaLM(TINY_MODEL), {})
     config = FinetuneConfig(epochs=1, track_loss=loss)  # type: ignore[arg-type]
     labelled = labelled_tracks("nan 2 3 nan")
-    result = finetune(run / "checkpoint", labelled, tmp_path / "t", "tracks", config, strand="both")
+    result = finetune(tmp_path / "checkpoint", labelled, tmp_path / "t", "tracks", config, strand="both")
     assert [len(each) for each in result.predictions] == [2] * 10
     write_finetune_report(tmp_path / "t", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
