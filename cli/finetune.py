@@ -134,7 +134,7 @@ def finetune(
     with claimed(out):
         refuse_existing(out, force)
         store = GenomeStore(genome) if genome else None
-        if task is Task.tracks and not label:
+        if task is Task.tracks and not label and data[0].suffix == ".parquet":
             label = list_columns(data[0])
         labelled = _read(data, valid_data, test_data, store, intervals, label, (valid_fraction, test_fraction), seed)
         files = [path for path in (*data, valid_data, test_data) if path is not None]
