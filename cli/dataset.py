@@ -14,6 +14,7 @@ from genome_lm_cli.output import finish, table
 
 if TYPE_CHECKING:
     from genome_lm.dataset import LabelledSet
+    from genome_lm.genome import GenomeStore, Interval
 
 app = typer.Typer(help="Make labelled sets to tune and test models on.", no_args_is_help=True)
 
@@ -80,17 +81,13 @@ def from_gff(
     Example: genome-lm dataset from-gff g.gff3.gz --genome g.zarr --contig-pattern '^Umaydis:([^:]+):' --out cds.csv
     """
     from genome_lm.dataset import TABLES, gene_set, read_annotation
-    from genome_lm.genome import GenomeStore, find_kin, read_bed, read_contig_map, split_genome
+    from genome_lm.genome import GenomeStore, read_contig_map
 
     require_suffix(out, TABLES)
     refuse_existing(out, force)
     store = GenomeStore(genome)
     genes = read_annotation(annotation, store, read_contig_map(contig_map) if contig_map else None, contig_pattern)
-    if intervals is not None:
-        regions = read_bed(intervals, store)
-    else:
-        kin = find_kin(store, "blocks", block, HOMOLOGY)
-        regions = split_genome(store, "blocks", valid, test, block, seed=seed, kin=kin)
+    regions = _regions(store, intervals, SplitBy.blocks, (valid, test, block), seed)
     _write(out, gene_set(store, genes, kind.value, regions, length=length, per_class=per_class, seed=seed), as_json)
 
 
@@ -135,7 +132,7 @@ def from_tracks(
     """
     from genome_lm.dataset import TrackRecipe, TrackSet, write_table
     from genome_lm.formats.signals import open_signal, read_bed_pieces
-    from genome_lm.genome import GenomeStore, find_kin, read_bed, split_genome
+    from genome_lm.genome import GenomeStore
 
     require_suffix(out, (".parquet",))
     refuse_existing(out, force)
@@ -148,17 +145,53 @@ def from_tracks(
     store = GenomeStore(genome)
     signals = {name: open_signal(path, store) for name, path in paths.items()}
     masks = [read_bed_pieces(path, store) for path in mask or []]
-    if intervals is not None:
-        regions = read_bed(intervals, store)
-    else:
-        kin = find_kin(store, by.value, block, HOMOLOGY)
-        regions = split_genome(store, by.value, valid, test, block, seed=seed, kin=kin)
+    regions = _regions(store, intervals, by, (valid, test, block), seed)
     made = TrackSet(store, signals, regions, recipe, masks)
     rows = write_table(out, made.tables())
     scales = ", ".join(f"{name} / {value:.6g}" for name, value in made.scales.items()) if scale else "as they are"
     finish(
         as_json, f"wrote {out}: {rows:,} windows; tracks: {scales}", path=str(out), windows=rows, scales=made.scales
     )
+
+
+@app.command("pairs")
+def from_variants(
+    variants: Annotated[
+        Path, typer.Argument(help="VCF, BCF, or a table with contig, pos, ref and alt.", metavar="VARIANTS")
+    ],
+    genome: Annotated[Path, typer.Option(help="Genome store.", metavar="G.zarr")],
+    out: Out,
+    length: Length = 512,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Label column, or field of INFO; may be repeated. Default: label.")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Labels of a VCF: a table with id, or contig, pos, ref and alt.", metavar="TABLE"),
+    ] = None,
+    intervals: Intervals = None,
+    valid: Valid = 0.1,
+    test: Test = 0.2,
+    block: Block = 50_000,
+    seed: Seed = 0,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Make pairs of sequences of variants, the reference and the alternative, to tune a head of two sequences.
+
+    Example: genome-lm dataset pairs eqtl.vcf.gz --labels effects.tsv --label beta --genome g.zarr --out pairs.parquet
+    """
+    from genome_lm.dataset import TABLES, pair_set
+    from genome_lm.genome import GenomeStore
+
+    require_suffix(out, TABLES)
+    refuse_existing(out, force)
+    store = GenomeStore(genome)
+    regions = _regions(store, intervals, SplitBy.blocks, (valid, test, block), seed)
+    made = pair_set(store, variants, regions, length, tuple(label or ["label"]), labels)
+    for reason, count in made.left_out.items():
+        typer.echo(f"left out: {count:,} variants, {reason}", err=True)
+    _write(out, made.labelled, as_json)
 
 
 @app.command("species")
@@ -323,6 +356,19 @@ def _shown(row: dict[str, object], name: str) -> str:
     if row[name] is None:
         return "undefined" if name == "ours" else ""
     return str(row[name])
+
+
+def _regions(
+    store: "GenomeStore", intervals: Path | None, by: SplitBy, shares: tuple[float, float, int], seed: int
+) -> "list[Interval]":
+    """The splits that are given, or drawn here so that what shares words lies in one."""
+    from genome_lm.genome import find_kin, read_bed, split_genome
+
+    if intervals is not None:
+        return read_bed(intervals, store)
+    valid, test, block = shares
+    kin = find_kin(store, by.value, block, HOMOLOGY)
+    return split_genome(store, by.value, valid, test, block, seed=seed, kin=kin)
 
 
 def _write(out: Path, labelled: "LabelledSet", as_json: bool) -> None:

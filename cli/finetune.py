@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Task = StrEnum("Task", "classification multilabel regression tokens tracks")
 Pool = StrEnum("Pool", "mean last max masked layers bases none")
 Method = StrEnum("Method", "full frozen lora prompt")
+Pair = StrEnum("Pair", "difference concatenation")
 TrackLoss = StrEnum("TrackLoss", "poisson multinomial mse")
 Leaks = StrEnum("Leaks", "report refuse drop")
 Opposites = StrEnum("Opposites", "names none")
@@ -100,6 +101,9 @@ def finetune(
         int,
         typer.Option(help="Epochs without a better value; default: 3, or 10 if frozen.", show_default=False),
     ] = Config.patience,
+    pair: Annotated[
+        Pair, typer.Option(help="Of pairs (a column sequence_2), what the head sees of the two.")
+    ] = Pair.difference,
     track_loss: Annotated[
         TrackLoss, typer.Option(help="Of tracks: rates, a window's shape and total, or squared error.")
     ] = TrackLoss.poisson,

@@ -48,6 +48,9 @@ def predict(
     genome: Annotated[
         Path | None, typer.Option(help="Genome store, with --bed; tracks: all of it without.", metavar="G.zarr")
     ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Table of pairs: sequence, sequence_2, perhaps id.", metavar="TABLE")
+    ] = None,
     bed: Bed = None,
     split: Split = None,
     contig_names: Names = ContigNames.as_is,
@@ -102,6 +105,11 @@ def predict(
         finish(as_json, text, paths=paths, bins=written.bins, resumed=written.resumed, parts=written.parts)
         return
     refuse_existing(out, force)
+    if pairs is not None:
+        if any(option is not None for option in (fasta, genome, bed, window)):
+            raise GenomeLMError("--pairs has its sequences itself: leave --fasta, --genome, --bed and --window out")
+        _predict_pairs(load(checkpoint, device), pairs, out, batch_tokens, as_json)
+        return
     if fasta is not None and genome is None and bed is None:
         records = fasta_records(fasta)
     elif fasta is None and genome is not None and bed is not None:
@@ -120,6 +128,18 @@ def predict(
         rows = write_table(out, _predicted(model, counted, batch_tokens, bar))
     total = next(counter)
     finish(as_json, f"wrote {out}: {total:,} sequences, {rows:,} rows", path=str(out), records=total, rows=rows)
+
+
+def _predict_pairs(model: "GenomeLM", pairs: Path, out: Path, batch_tokens: int, as_json: bool) -> None:
+    from genome_lm.dataset import read_pairs, write_table
+    from genome_lm.finetune import prediction_table
+
+    if model.head is None:
+        raise GenomeLMError("the model has no head; tune it first, with `genome-lm finetune`")
+    names, firsts, seconds = read_pairs(pairs)
+    predicted = model.predict(firsts, seconds=seconds, names=names, batch_tokens=batch_tokens)
+    rows = write_table(out, [prediction_table(model.head.config, names, predicted)])
+    finish(as_json, f"wrote {out}: {rows:,} pairs", path=str(out), records=rows, rows=rows)
 
 
 def _sequences(

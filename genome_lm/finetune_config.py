@@ -58,6 +58,7 @@ class FinetuneConfig:
             it.
         opposites: Which labels take each other's place on the other strand: "names" for those whose names differ in
             the + or - at their end alone, "none" for no labels; None where no label ends so.
+        pair: What the head sees of pairs of sequences, see `genome_lm.model.HeadConfig`.
         track_loss: What tracks are trained by, see `genome_lm.model.head.Bins`.
     """
 
@@ -87,6 +88,7 @@ class FinetuneConfig:
     seed: Seed = 0
     condition: str | None = None
     opposites: Literal["names", "none"] | None = None
+    pair: Literal["difference", "concatenation"] = "difference"
     track_loss: Literal["poisson", "multinomial", "mse"] = "poisson"
 
     def __post_init__(self) -> None:

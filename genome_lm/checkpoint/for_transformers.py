@@ -109,6 +109,7 @@ def _check(config: ModelConfig, head: Head | None, out: Path) -> None:
         f"task {head.config.task}": head.config.task not in _PROBLEMS,
         f"pool {head.config.pool}": head.config.pool not in _POOLS,
         f"strand {head.config.strand}": head.config.strand != "forward",
+        "pairs of sequences": head.config.pair != "none",
         "a soft prompt": head.config.prompt > 0,
         f"condition {head.config.condition}": head.config.condition is not None,
     }

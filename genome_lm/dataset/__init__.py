@@ -16,11 +16,13 @@ from genome_lm.dataset.examples import (
     LabelledSet,
     joined,
     read_examples,
+    read_pairs,
     summarise,
     write_examples,
     write_table,
 )
 from genome_lm.dataset.genes import KINDS, gene_set
+from genome_lm.dataset.pairs import PairSet, pair_set
 from genome_lm.dataset.regions import CLASSES, bases_of_classes, classify_regions
 from genome_lm.dataset.species import Shares, species_set
 from genome_lm.dataset.splits import Leak, assign_splits, describe_leaks, find_leaks, split_by_regions
@@ -38,6 +40,7 @@ __all__ = [
     "Example",
     "LabelledSet",
     "Leak",
+    "PairSet",
     "Shares",
     "TrackRecipe",
     "TrackSet",
@@ -56,10 +59,12 @@ __all__ = [
     "gene_set",
     "joined",
     "list_columns",
+    "pair_set",
     "read_annotation",
     "read_benchmark_folder",
     "read_benchmarks",
     "read_examples",
+    "read_pairs",
     "read_variant_set",
     "species_set",
     "split_by_regions",

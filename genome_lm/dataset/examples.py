@@ -27,7 +27,8 @@ FASTA = (".fa", ".fasta", ".fna", ".fas")
 INPUTS = (".parquet", *(f"{text}{packed}" for text in (".csv", ".tsv", *FASTA, ".bed") for packed in ("", ".gz")))
 _SEQUENCE_NAMES = ("sequence", "seq")
 _PLACE = ("contig", "start", "end")
-_OTHER_COLUMNS = ("strand", "split", "id")
+SECOND = "sequence_2"
+_OTHER_COLUMNS = ("strand", "split", "id", SECOND)
 _MISSING = frozenset({"", ".", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "null", "NULL", "None"})
 """What R, pandas, spreadsheets and databases write where there is no value. As a sequence, NA would be two bases."""
 _WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
@@ -44,6 +45,7 @@ class Example(NamedTuple):
             "nan" where it is missing.
         split: "train", "valid", "test", or "" if it is not assigned.
         contig: Where it comes from, "" if that is not known; [start, end) is 0-based on the forward strand.
+        second: Of a pair, the second sequence; "" where there is none.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Example(NamedTuple):
     start: int = 0
     end: int = 0
     strand: str = "+"
+    second: str = ""
 
 
 class LabelledSet(NamedTuple):
@@ -73,7 +76,7 @@ def read_examples(
     """Read labelled sequences. The end of the file's name says the format.
 
     - .csv, .tsv, .parquet (.gz): a column `sequence` (or `seq`), or, with a genome, `contig`, `start`, `end` and
-      perhaps `strand`; the label columns; perhaps `split` and `id`.
+      perhaps `strand`; the label columns; perhaps `split` and `id`, and for pairs of sequences `sequence_2`.
     - .fa, .fasta, .fna (.gz): the header holds the label, as `label=…` (and `split=…`) after the name, or after the
       last `|` of the name, as in the Nucleotide Transformer's tasks.
     - .bed (.gz), with a genome: the fourth column is the label, the sixth the strand (forward if there is none).
@@ -108,6 +111,30 @@ def read_examples(
     return LabelledSet(examples, tuple(columns))
 
 
+def read_pairs(path: Path) -> tuple[list[str], list[str], list[str]]:
+    """Names, first and second sequences of a table of pairs: the columns sequence (or seq), sequence_2, perhaps id.
+
+    Raises:
+        GenomeLMError: Naming the record, on a missing column or sequence.
+    """
+    suffix = require_suffix(path, INPUTS).removesuffix(".gz")
+    if suffix in (*FASTA, ".bed"):
+        raise GenomeLMError(f"{path}: pairs stand in a table, with the columns sequence and {SECOND}")
+    table = read_rows(path, suffix, {*_SEQUENCE_NAMES, SECOND, "id"})
+    first = next((name for name in _SEQUENCE_NAMES if name in table.columns), None)
+    if first is None or SECOND not in table.columns:
+        raise GenomeLMError(f"{path}: expected the columns sequence and {SECOND}")
+    rows = []
+    for number, row in enumerate(table.rows, start=1):
+        place = f"{path}: record {number}"
+        name = _text(row.get("id")) or f"{path.name}: record {number}"
+        rows.append((name, _sequence(row[first], place), _sequence(row[SECOND], f"{place}: {SECOND}")))
+    if not rows:
+        raise GenomeLMError(f"{path}: no pairs in this file")
+    names, firsts, seconds = (list(column) for column in zip(*rows, strict=True))
+    return names, firsts, seconds
+
+
 def write_examples(path: Path, labelled: LabelledSet) -> None:
     """Write a set as .csv, .tsv or .parquet, whole or not at all.
 
@@ -116,7 +143,9 @@ def write_examples(path: Path, labelled: LabelledSet) -> None:
     """
     require_suffix(path, TABLES)
     rows = [example._asdict() for example in labelled.examples]
-    table = require("pandas").DataFrame(rows).drop(columns="labels")
+    table = require("pandas").DataFrame(rows).drop(columns="labels").rename(columns={"second": SECOND})
+    if not any(example.second for example in labelled.examples):
+        table = table.drop(columns=SECOND)
     for number, column in enumerate(labelled.columns):
         table.insert(2 + number, column, [example.labels[number] for example in labelled.examples])
     write_table(path, [table])
@@ -161,7 +190,7 @@ def _from_bed(path: Path, store: GenomeStore | None) -> Iterator[Example]:
     if store is None:
         raise GenomeLMError(f"{path}: holds places, no sequences; give the genome too (--genome)")
     for number, interval in enumerate(read_bed(path, store), start=1):
-        if not (label := _label(interval.name)):
+        if not (label := cell_label(interval.name)):
             raise GenomeLMError(f"{path}: interval {number} has no label: the fourth column has to hold it")
         where = interval.contig, interval.start, interval.end, "-" if interval.strand == "-" else "+"
         name = place_text(*where[:3], interval.strand)
@@ -180,7 +209,7 @@ def _from_rows(table: Rows, path: Path, store: GenomeStore | None, columns: Sequ
         raise GenomeLMError(f"{path}: holds places, no sequences; give the genome too (--genome)")
     for number, row in enumerate(table.rows, start=1):
         place = f"{path}: record {number}"
-        labels = tuple(_label(row[column]) for column in columns)
+        labels = tuple(cell_label(row[column]) for column in columns)
         if not any(labels):
             raise GenomeLMError(f"{place}: no label in column {', '.join(columns)}; drop the record, or label it")
         where = place_of(row, place) if placed and _text(row["contig"]) else ("", 0, 0, "+")
@@ -195,7 +224,8 @@ def _from_rows(table: Rows, path: Path, store: GenomeStore | None, columns: Sequ
         # Some of several labels may be missing: NaN is what heads leave out.
         filled = tuple(label or "nan" for label in labels)
         split = _text(row.get("split"))
-        yield Example(name or f"{path.name}: record {number}", letters_, filled, split, *where)
+        second = _sequence(row[SECOND], f"{place}: {SECOND}") if SECOND in table.columns else ""
+        yield Example(name or f"{path.name}: record {number}", letters_, filled, split, *where, second)
 
 
 def _text(value: Any) -> str:
@@ -204,7 +234,7 @@ def _text(value: Any) -> str:
     return "" if text.strip() in _MISSING else text.strip()
 
 
-def _label(value: Any) -> str:
+def cell_label(value: Any) -> str:
     """A label as text, 1.0 as 1; lists, labels at each position, are joined by blanks; a missing one is empty."""
     if isinstance(value, list):
         return " ".join("nan" if each is None else str(each) for each in value)
@@ -254,7 +284,7 @@ def _from_header(record: tuple[str, str], path: Path) -> Example:
     title, sequence = record
     name = title.split(maxsplit=1)[0]
     words = dict(word.split("=", 1) for word in title.split()[1:] if "=" in word)
-    label = _label(words.get("label") or (name.rsplit("|", 1)[1] if "|" in name else ""))
+    label = cell_label(words.get("label") or (name.rsplit("|", 1)[1] if "|" in name else ""))
     if not label:
         raise GenomeLMError(f"{path}: {name}: no label in the header; write '>{name} label=…', or '>{name}|…'")
     return Example(name, sequence, (label,), words.get("split", ""))

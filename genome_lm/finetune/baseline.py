@@ -30,7 +30,7 @@ def measure_baselines(
     """Simpler models, fitted to the training split.
 
     Of classification a logistic regression on the frequencies of k-mers, whose k and penalty are chosen on the
-    validation split; of tracks those of `track_baselines`; of other tasks none.
+    validation split; of tracks those of `track_baselines`; of other tasks, and of pairs of sequences, none.
 
     Args:
         head: What is predicted.
@@ -40,7 +40,7 @@ def measure_baselines(
         seed: Of the regressions and the resamples.
     """
     predicted: dict[str, list[Array]] = {}
-    if head.task == "classification":
+    if head.task == "classification" and head.pair == "none":
         fitted_to = [splits[name] for name in ("train", "valid")]
         targets = [np.array(data.targets) for data in fitted_to]
         kmers = kmer_logistic([data.tokens for data in fitted_to], targets, len(head.outputs), seed)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from genome_lm.alphabet import reverse_complement
 from genome_lm.finetune.targets import IGNORED, Data
 from genome_lm.genome.codes import Codes
-from genome_lm.inference import head_outputs, padded_batches
+from genome_lm.inference import head_outputs, padded_batches, pooled
 from genome_lm.model import Head, HeadConfig, HyenaBackbone
 
 Array = npt.NDArray[np.generic]
@@ -42,11 +42,11 @@ class Sequences:
 
     def pieces(self, rows: Sequence[int], reverse: Sequence[bool]) -> Iterator[Piece]:
         """In batches of like length."""
-        tokens = [
-            reverse_complement(self.data.tokens[row]) if turned else self.data.tokens[row]
-            for row, turned in zip(rows, reverse, strict=True)
-        ]
+        tokens = _as_read([self.data.tokens[row] for row in rows], reverse)
         each_target = targets_as_read(self.data, rows, reverse, self.head.config)
+        if self.data.seconds:
+            yield from self._pieces_of_pairs(tokens, rows, reverse, each_target)
+            return
         device, direction = self.head.out.weight.device, self.backbone.config.direction
         for numbers, ids, lengths in padded_batches(tokens, self.device_tokens, device, direction):
             outputs = self.head(self.backbone, ids, torch.tensor(lengths, device=device))
@@ -55,13 +55,30 @@ class Sequences:
                 outputs, targets = outputs.flatten(0, 1), targets.flatten(0, 1)
             yield Piece(outputs, targets.to(device))
 
+    def _pieces_of_pairs(
+        self, firsts: Sequence[Codes], rows: Sequence[int], reverse: Sequence[bool], targets: Sequence[Array]
+    ) -> Iterator[Piece]:
+        """Some pairs at a time, whose two sides go through the model one after the other."""
+        seconds = _as_read([self.data.seconds[row] for row in rows], reverse)
+        longest = max(len(ids) for ids in (*firsts, *seconds))
+        together = max(1, self.device_tokens // (2 * longest))
+        for start in range(0, len(rows), together):
+            some = slice(start, start + together)
+            sides = [pooled(self.backbone, self.head, side[some], self.device_tokens) for side in (firsts, seconds)]
+            outputs = self.head.outputs_of(self.head.paired(*sides))
+            yield Piece(outputs, stack_targets(targets[some], 0, self.head).to(outputs.device))
+
     def outputs(self) -> list[npt.NDArray[np.float32]]:
         """In eval mode."""
         training = self.backbone.training
         self.backbone.eval()
-        found = head_outputs(self.backbone, self.head, self.data.tokens, self.device_tokens)
+        found = head_outputs(self.backbone, self.head, self.data.tokens, self.device_tokens, self.data.seconds)
         self.backbone.train(training)
         return found
+
+
+def _as_read(tokens: Sequence[Codes], reverse: Sequence[bool]) -> list[Codes]:
+    return [reverse_complement(ids) if turned else ids for ids, turned in zip(tokens, reverse, strict=True)]
 
 
 class Coordinates(NamedTuple):
@@ -90,7 +107,8 @@ class Features:
         self, backbone: HyenaBackbone, head: Head, data: Data, device_tokens: int, either_strand: bool
     ) -> None:
         self.head, self.data = head, data
-        self.states = _readings(backbone, head, data.tokens, device_tokens, either_strand)
+        sides = (data.tokens, data.seconds) if data.seconds else (data.tokens,)
+        self.states = _readings(backbone, head, sides, device_tokens, either_strand)
         """(readings, n, d)."""
 
     def pieces(self, rows: Sequence[int], reverse: Sequence[bool]) -> Iterator[Piece]:
@@ -119,22 +137,22 @@ class Features:
 
 def pooled_states(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], device_tokens: int) -> Tensor:
     """What the head sees of sequences, reading by reading: (readings · n, d) float32 on the CPU."""
-    return _readings(backbone, head, tokens, device_tokens, False).flatten(0, 1)
+    return _readings(backbone, head, (tokens,), device_tokens, False).flatten(0, 1)
 
 
 def _readings(
-    backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], device_tokens: int, either_strand: bool
+    backbone: HyenaBackbone, head: Head, sides: Sequence[Sequence[Codes]], device_tokens: int, either_strand: bool
 ) -> Tensor:
-    """Pooled states of sequences: (readings, n, d) float32 on the CPU.
+    """Pooled states of sequences, or what `Head.paired` makes of those of pairs: (readings, n, d) float32 on the CPU.
 
     The readings are the strand that is given and, where it counts, the other one. If the head averages both and no
     outputs are opposites, there is one, of the mean: the head is linear, so its output of that is the mean.
     """
-    own = _pooled(backbone, head, tokens, device_tokens, False)
+    own = _pooled(backbone, head, sides, device_tokens, False)
     if head.config.strand == "forward" and not either_strand:
         return own[None]
     has_both = head.has_both_strands
-    other = head.features_of_other_strand(own) if has_both else _pooled(backbone, head, tokens, device_tokens, True)
+    other = head.features_of_other_strand(own) if has_both else _pooled(backbone, head, sides, device_tokens, True)
     each = torch.stack([own, other])
     has_opposites = head.config.opposite_numbers != [*range(len(head.config.outputs))]
     return each if head.config.strand == "forward" or has_opposites else each.mean(0, keepdim=True)
@@ -156,13 +174,11 @@ def of_other_strand(target: Array, head: HeadConfig) -> Array:
 
 
 @torch.no_grad()
-def _pooled(backbone: HyenaBackbone, head: Head, tokens: Sequence[Codes], device_tokens: int, turned: bool) -> Tensor:
-    tokens = [reverse_complement(ids) for ids in tokens] if turned else tokens
-    device = head.out.weight.device
-    states = torch.empty(len(tokens), head.out.in_features)
-    for numbers, ids, lengths in padded_batches(tokens, device_tokens, device, backbone.config.direction):
-        states[numbers] = head.features(backbone, ids, torch.tensor(lengths, device=device)).cpu()
-    return states
+def _pooled(
+    backbone: HyenaBackbone, head: Head, sides: Sequence[Sequence[Codes]], device_tokens: int, turned: bool
+) -> Tensor:
+    each = [pooled(backbone, head, _as_read(tokens, [turned] * len(tokens)), device_tokens) for tokens in sides]
+    return each[0] if len(each) == 1 else head.paired(*each)
 
 
 def stack_targets(targets: Sequence[Array], length: int, head: Head) -> Tensor:

@@ -57,5 +57,5 @@ def data_digest(labelled: LabelledSet) -> str:
     """SHA-256 over sequences, labels and splits."""
     digest = hashlib.sha256()
     for example in labelled.examples:
-        digest.update(json.dumps([example.sequence, example.labels, example.split]).encode())
+        digest.update(json.dumps([example.sequence, example.second, example.labels, example.split]).encode())
     return digest.hexdigest()

@@ -226,6 +226,8 @@ def _checked(labelled: LabelledSet, policy: LeakPolicy, valid_fraction: float, s
     if unknown := {e.split for e in labelled.examples} - {"train", "valid", "test"}:
         named = ", ".join(repr(split) for split in sorted(unknown))
         raise GenomeLMError(f"split {named}: each example needs one of train, valid and test")
+    if len({bool(example.second) for example in labelled.examples}) > 1:
+        raise GenomeLMError("some examples are pairs of sequences, and others are not; tune on one kind at a time")
     if not labelled.of_split("train").examples:
         raise GenomeLMError("no training examples: none has the split train")
     if not labelled.of_split("valid").examples:
@@ -270,11 +272,13 @@ def _head_config(train: LabelledSet, task: str, pool: str | None, strand: str, c
     for name in ("head_first", "neighbours"):
         if getattr(config, name) and pool == "none":
             raise GenomeLMError(f"{name} needs states of whole sequences: leave it out with labels at each position")
+    if config.neighbours and train.examples[0].second:
+        raise GenomeLMError("neighbours are single sequences: leave them out with pairs")
     if len(train.columns) > 1 and task in ("classification", "tokens"):
         raise GenomeLMError(f"task {task} takes one label column, not {', '.join(train.columns)}; or use multilabel")
     outputs = output_names(train, task, config.positive)
     opposites = _opposites(outputs, config) if strand == "both" or config.reverse_complement else "none"
-    fixed = (config.condition, opposites, bins)
+    fixed = (config.condition, opposites, bins, config.pair if train.examples[0].second else "none")
     return HeadConfig(task, outputs, pool, strand, prompt, means, scales, *fixed)  # type: ignore[arg-type]
 
 

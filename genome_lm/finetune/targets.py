@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,11 +32,13 @@ class Data(NamedTuple):
         tokens: n arrays, (L,) uint8.
         targets: n arrays: () int64 class; (outputs,) float32 labels or values; at each position (L,) int64, or
             (L, outputs) float32; in each bin (bins, outputs) float32.
+        seconds: Of pairs, the second sequences' arrays; else empty.
     """
 
     ids: list[str]
     tokens: list[Codes]
     targets: list[npt.NDArray[np.generic]]
+    seconds: Sequence[Codes] = ()
 
 
 def output_names(train: LabelledSet, task: str, positive: str = "") -> tuple[str, ...]:
@@ -124,7 +127,11 @@ def encode_examples(labelled: LabelledSet, head: HeadConfig, most: int) -> Data:
     """
     ids = [example.id for example in labelled.examples]
     tokens = encode_all([example.sequence for example in labelled.examples], ids, most)
-    return Data(ids, tokens, [_target(example, head) for example in labelled.examples])
+    targets = [_target(example, head) for example in labelled.examples]
+    if head.pair == "none":
+        return Data(ids, tokens, targets)
+    names = [f"{name}: the second sequence" for name in ids]
+    return Data(ids, tokens, targets, encode_all([example.second for example in labelled.examples], names, most))
 
 
 def _target(example: Example, head: HeadConfig) -> npt.NDArray[np.generic]:

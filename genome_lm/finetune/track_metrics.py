@@ -121,7 +121,8 @@ def track_baselines(head: HeadConfig, train: Data, held_out: Data, seed: int) ->
     drawn = np.random.default_rng(seed).permutation(len(places))[:MOST].tolist()
     fitted_to = [_bin(train.tokens[places[i][0]], places[i][1], head.bins) for i in drawn]
     targets = np.array([train.targets[places[i][0]][places[i][1]] for i in drawn])
-    bins = [[_bin(ids, place, head.bins) for place in range(len(t))] for ids, t in zip(*held_out[1:], strict=True)]
+    windows = zip(held_out.tokens, held_out.targets, strict=True)
+    bins = [[_bin(ids, place, head.bins) for place in range(len(target))] for ids, target in windows]
     features: dict[str, Any] = {"G + C": _gc, f"{WIDTH}-mer ridge": lambda bins: kmer_frequencies(bins, WIDTH)}
     for name, features_of in features.items():
         models = _fitted(features_of(fitted_to), targets)

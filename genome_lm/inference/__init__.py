@@ -3,7 +3,7 @@
 from genome_lm.inference.batches import BATCH_TOKENS, encode_all, padded_batches
 from genome_lm.inference.embedding import Recipe
 from genome_lm.inference.generation import Generated, write_generated
-from genome_lm.inference.heads import head_outputs, predictions
+from genome_lm.inference.heads import head_outputs, pooled, predictions
 from genome_lm.inference.memorisation import Memorisation, find_memorised
 from genome_lm.inference.model import GenomeLM, load
 from genome_lm.inference.one_hot import OneHot
@@ -24,6 +24,7 @@ __all__ = [
     "head_outputs",
     "load",
     "padded_batches",
+    "pooled",
     "predictions",
     "score_variants",
     "write_generated",

@@ -14,7 +14,13 @@ Floats = npt.NDArray[np.float32]
 
 
 @torch.no_grad()
-def head_outputs(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], batch_tokens: int) -> list[Floats]:
+def head_outputs(
+    backbone: HyenaBackbone,
+    head: Head,
+    tokens: Sequence[Tokens],
+    batch_tokens: int,
+    seconds: Sequence[Tokens] = (),
+) -> list[Floats]:
     """Outputs before the softmax, sigmoid or scaling; those of a sequence do not depend on the others.
 
     Args:
@@ -22,22 +28,42 @@ def head_outputs(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], 
         head: In eval mode, on the same device.
         tokens: n arrays, (L,) uint8.
         batch_tokens: Positions of a batch at most, padding included.
+        seconds: Of pairs, the second sequences.
 
     Returns:
         n arrays, (outputs,) float32, or (rows, outputs) at each position or in each bin. With `strand` "both" they
         are the mean of the two strands (`Head.mean_of_strands`), base by base or bin by bin.
     """
-    forward = _one_strand(backbone, head, tokens, batch_tokens)
+    forward = _one_strand(backbone, head, tokens, batch_tokens, seconds)
     if not head.reads_other_strand:
         return forward
-    reverse = _one_strand(backbone, head, [reverse_complement(ids) for ids in tokens], batch_tokens)
+    turned, turned_seconds = ([reverse_complement(ids) for ids in side] for side in (tokens, seconds))
+    reverse = _one_strand(backbone, head, turned, batch_tokens, turned_seconds)
     if head.config.per_position:
         reverse = [outputs[::-1].copy() for outputs in reverse]
     pairs = zip(forward, reverse, strict=True)
     return [head.mean_of_strands(torch.from_numpy(one), torch.from_numpy(other)).numpy() for one, other in pairs]
 
 
-def _one_strand(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], batch_tokens: int) -> list[Floats]:
+def pooled(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], batch_tokens: int) -> torch.Tensor:
+    """Pooled states of sequences in their order: (n, d), on the head's device with gradients, on the CPU without."""
+    rows: list[torch.Tensor] = [torch.empty(0)] * len(tokens)
+    device = head.out.weight.device
+    for numbers, ids, lengths in padded_batches(tokens, batch_tokens, device, backbone.config.direction):
+        features = head.features(backbone, ids, torch.tensor(lengths, device=device))
+        features = features if torch.is_grad_enabled() else features.cpu()
+        for number, row in zip(numbers, features, strict=True):
+            rows[number] = row
+    return torch.stack(rows)
+
+
+def _one_strand(
+    backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], batch_tokens: int, seconds: Sequence[Tokens]
+) -> list[Floats]:
+    if head.config.pair != "none":
+        sides = [pooled(backbone, head, side, batch_tokens) for side in (tokens, seconds)] if tokens else []
+        device = head.out.weight.device
+        return [*head.outputs_of(head.paired(*sides).to(device)).float().cpu().numpy()] if sides else []
     by_sequence: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
     for numbers, ids, lengths in padded_batches(
         tokens, batch_tokens, head.out.weight.device, backbone.config.direction

@@ -317,12 +317,18 @@ class GenomeLM:
 
     @torch.no_grad()
     def predict(
-        self, sequences: Sequence[str], *, names: Sequence[str] | None = None, batch_tokens: int = BATCH_TOKENS
+        self,
+        sequences: Sequence[str],
+        *,
+        seconds: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> list[Floats]:
         """What a tuned model predicts; that of a sequence does not depend on what else is in the list.
 
         Args:
             sequences: n DNA sequences of any lengths up to the model's context (less the soft prompt).
+            seconds: The second sequences of n pairs, where the model was tuned to pairs.
             names: What errors call the sequences.
             batch_tokens: Positions in a batch.
 
@@ -331,8 +337,8 @@ class GenomeLM:
             probabilities of `head.config.outputs`, or values in the units that the head was trained on.
 
         Raises:
-            GenomeLMError: If the model was not tuned, or on a sequence that is empty, too long, not DNA, or, with
-                tracks, not cut into bins.
+            GenomeLMError: If the model was not tuned, or was tuned to pairs and gets none, or the reverse; on a
+                sequence that is empty, too long, not DNA, or, with tracks, not cut into bins.
         """
         if self.head is None:
             raise GenomeLMError("this model has no head: tune it first, with `genome-lm finetune`")
@@ -341,7 +347,14 @@ class GenomeLM:
         if self.head.config.bins is not None:
             for number, ids in enumerate(tokens):
                 self.head.config.bins.check_length(name_of(number, names), len(ids))
-        return predictions(self.head, head_outputs(self.backbone, self.head, tokens, batch_tokens))
+        if (self.head.config.pair != "none") != (seconds is not None) or len(seconds or sequences) != len(sequences):
+            raise GenomeLMError(
+                "this model reads pairs: give as many second sequences"
+                if self.head.config.pair != "none"
+                else "this model reads single sequences, no pairs"
+            )
+        others = encode_all(seconds or (), None if names is None else [f"{name}, second" for name in names], most)
+        return predictions(self.head, head_outputs(self.backbone, self.head, tokens, batch_tokens, others))
 
     def one_hot(self, output: Output = "likelihood") -> OneHot:
         """The model as a function of one-hot sequences, (B, 4, L), for libraries of attribution and design.

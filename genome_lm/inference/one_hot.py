@@ -41,6 +41,8 @@ class OneHot(nn.Module):
             raise GenomeLMError(f"output {output!r}: use {', '.join(get_args(Output))}")
         if output == "head" and head is None:
             raise GenomeLMError("output head: this model was not tuned; use likelihood or states")
+        if output == "head" and head is not None and head.config.pair != "none":
+            raise GenomeLMError("output head: this model reads pairs of sequences; use likelihood or states")
         self.model, self.head, self.output = model, head if output == "head" else None, output
         # Libraries put a module back into the mode that it says of itself, with all in it.
         self.train(model.training)

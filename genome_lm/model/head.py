@@ -19,6 +19,7 @@ from genome_lm.typed import Positive, Within, check_fields, typed
 Task = Literal["classification", "multilabel", "regression", "tokens", "tracks"]
 TrackLoss = Literal["poisson", "multinomial", "mse"]
 HeadPool = Literal["mean", "last", "max", "masked", "layers", "bases", "none"]
+Pair = Literal["none", "difference", "concatenation"]
 Opposites = Literal["names", "none"]
 PER_LAYER = {"layers": 3, "bases": 4}
 """Pools that take the states after every block, and values of each of their channels."""
@@ -88,6 +89,8 @@ class HeadConfig:
         opposites: Which outputs take each other's place on the other strand: with "names" those whose names differ
             in the + or - at their end alone, such as exon+ and exon-. The others, with "none" all, keep theirs.
         bins: Of tracks.
+        pair: Of pairs of sequences, what the head sees of their pooled states: "difference" (the second's less the
+            first's) or "concatenation"; "none" for single sequences.
     """
 
     task: Task
@@ -100,6 +103,7 @@ class HeadConfig:
     condition: str | None = None
     opposites: Opposites = "none"
     bins: Bins | None = None
+    pair: Pair = "none"
 
     def __post_init__(self) -> None:
         check_fields(self, "head config")
@@ -109,6 +113,8 @@ class HeadConfig:
             )
         if (self.task == "tracks") != (self.bins is not None):
             raise GenomeLMError(f"head config: task {self.task}: tracks have bins, and nothing else has")
+        if self.pair != "none" and self.pool == "none":
+            raise GenomeLMError(f"pair {self.pair}: pairs have no labels at each position; use a pool")
         if not self.outputs or (self.task in ("classification", "tokens") and len(self.outputs) < 2):
             raise GenomeLMError(
                 f"task {self.task}: only {', '.join(self.outputs) or 'no'} labels; nothing to tell apart"
@@ -181,6 +187,7 @@ class Head(nn.Module):
         self.config = config
         states, self._width = model.state_width, model.d_model
         width = PER_LAYER[config.pool] * model.n_layer * states if config.pool in PER_LAYER else states
+        width *= 2 if config.pair == "concatenation" else 1
         self.out = nn.Linear(width, len(config.outputs))
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
@@ -219,7 +226,14 @@ class Head(nn.Module):
 
     def forward(self, backbone: HyenaBackbone, ids: Tensor, lengths: Tensor) -> Tensor:
         """Outputs before the softmax, sigmoid or scaling: (B, outputs), or (B, rows, outputs) at each position."""
-        features = self.features(backbone, ids, lengths)
+        return self.outputs_of(self.features(backbone, ids, lengths))
+
+    def paired(self, first: Tensor, second: Tensor) -> Tensor:
+        """What the head sees of pairs, from the pooled states of their two sequences, (n, d) each."""
+        return second - first if self.config.pair == "difference" else torch.cat([first, second], dim=-1)
+
+    def outputs_of(self, features: Tensor) -> Tensor:
+        """`forward` from pooled states, of pairs from what `paired` gives."""
         outputs: Tensor = self.out(features)
         if not self.has_both_strands:
             return outputs
