@@ -28,9 +28,6 @@ Valid = Annotated[float, typer.Option(help="Fraction for validation.")]
 Test = Annotated[float, typer.Option(help="Fraction for the test.")]
 Block = Annotated[int, typer.Option(help="Bases of a block that goes to one split.")]
 
-HOMOLOGY = 0.1
-"""Blocks that share more than this fraction of their words lie in one split."""
-
 
 class Kind(StrEnum):
     """What is told apart."""
@@ -362,6 +359,7 @@ def _regions(
     store: "GenomeStore", intervals: Path | None, by: SplitBy, shares: tuple[float, float, int], seed: int
 ) -> "list[Interval]":
     """The splits that are given, or drawn here so that what shares words lies in one."""
+    from genome_lm.dataset import HOMOLOGY
     from genome_lm.genome import find_kin, read_bed, split_genome
 
     if intervals is not None:

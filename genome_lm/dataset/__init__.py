@@ -24,7 +24,7 @@ from genome_lm.dataset.examples import (
 from genome_lm.dataset.genes import KINDS, gene_set
 from genome_lm.dataset.pairs import PairSet, pair_set
 from genome_lm.dataset.regions import CLASSES, bases_of_classes, classify_regions
-from genome_lm.dataset.species import Shares, species_set
+from genome_lm.dataset.species import HOMOLOGY, Shares, species_set
 from genome_lm.dataset.splits import Leak, assign_splits, describe_leaks, find_leaks, split_by_regions
 from genome_lm.dataset.tables import list_columns
 from genome_lm.dataset.track_sets import TrackRecipe, TrackSet
@@ -32,6 +32,7 @@ from genome_lm.dataset.variant_sets import VariantManifest, VariantSet, read_var
 
 __all__ = [
     "CLASSES",
+    "HOMOLOGY",
     "KINDS",
     "TABLES",
     "Annotation",

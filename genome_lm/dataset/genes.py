@@ -1,7 +1,9 @@
 """Labelled sets from annotation: coding and intergenic windows, gene starts, splice sites."""
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from genome_lm.genome import SPLITS, GenomeStore, Interval
 from genome_lm.genome.codes import Codes
 from genome_lm.genome.places import place_text
 
+log = logging.getLogger(__name__)
 Kind = Literal["coding", "gene-start", "splice-site", "donor", "acceptor"]
 KINDS: tuple[str, ...] = get_args(Kind)
 CANDIDATES = 8
@@ -28,6 +31,8 @@ _SITES = {
     "acceptor": ("acceptor",),
 }
 """What the windows of each kind are centred on."""
+_NO_ROOM = "without a window in a region of a split, or with too much N in it"
+_TWIN = "in the place of another window"
 Pair = tuple[Place, Place]
 Places = npt.NDArray[np.int64]
 
@@ -55,7 +60,8 @@ def gene_set(
     Each window has one of the background, of a G + C content that differs by less than `GC_BIN`; what finds no match
     is left out. `other` is centred on the same bases as its site (see `genome_lm.dataset.sites.CORES`) where there is
     none, near such sites, and has about as many coding bases. Windows of validation and test that share half their
-    words of 21 bases with a window of an earlier split are left out, with their partner.
+    words of 21 bases with a window of an earlier split are left out, with their partner. How many sites or segments
+    are left out, and why, is logged.
 
     Args:
         store: The genome.
@@ -77,6 +83,7 @@ def gene_set(
     sizes = {s: sum(r.end - r.start for r in regions if r.name == s) for s in SPLITS}
     examples: list[Example] = []
     seen: list[Codes] = []
+    left_out = Counter[str]()
     for number, split in enumerate(SPLITS):
         if not sizes[split]:
             continue
@@ -84,17 +91,28 @@ def gene_set(
         wanted = max(1, round(per_class * sizes[split] / max(1, sizes["train"])))
         space = Space(store, [r for r in regions if r.name == split], length, max_n_fraction)
         draw = _coding if kind == "coding" else _sites
-        pairs = _new(space, draw(space, annotation, kind, 2 * wanted, generator), seen)[:wanted]
+        drawn = draw(space, annotation, kind, 2 * wanted, generator, left_out)
+        pairs = _new(space, drawn, seen)
+        left_out["that share half their words with an earlier split"] += len(drawn) - len(pairs)
+        pairs = pairs[:wanted]
         places = [place for pair in pairs for place in pair]
         seen += [_tokens(space, place) for place in places]
         examples += [_example(store, place, split) for place in places]
+    told = [f"{count:,} {reason}" for reason, count in left_out.items() if count]
+    if told:
+        log.warning("%s left out: %s", "coding segments" if kind == "coding" else "sites", "; ".join(told))
     if not examples:
         raise GenomeLMError(f"no {kind} windows of {length:,} bases within the regions; shorten --length")
     return LabelledSet(examples, ("label",))
 
 
 def _coding(
-    space: Space, annotation: Annotation, kind: Kind, wanted: int, generator: np.random.Generator
+    space: Space,
+    annotation: Annotation,
+    kind: Kind,
+    wanted: int,
+    generator: np.random.Generator,
+    left_out: Counter[str],
 ) -> list[Pair]:
     length = space.length
     segments = [(t.contig, *s) for t in annotation.transcripts for s in t.segments if s[1] - s[0] >= length]
@@ -104,12 +122,18 @@ def _coding(
         first = start + int(generator.integers(end - start - length + 1))
         if _is_held(space, contig, first) and not _touches(annotation.unclear, contig, first, first + length):
             positives.append((contig, first))
-    positives = _apart(positives, length)
+    left_out.setdefault(_NO_ROOM, len({(t.contig, *s) for t in annotation.transcripts for s in t.segments}))
+    left_out[_NO_ROOM] -= len({*positives})
+    apart = _apart(positives, length)
+    left_out[_TWIN] += len(positives) - len(apart)
+    positives = apart
     drawn = space.draw(CANDIDATES * max(wanted, len(positives)), generator)
     # A contig without any feature may be unannotated: it is no place for intergenic windows.
     drawn = [(contig, start) for contig, start in drawn if contig in annotation.genic]
     free = [place for place in drawn if not _touches(annotation.genic, *place, place[1] + length)]
     pairs = _matched(space, positives, _apart(free, length), wanted)
+    firsts = [one for one, _ in pairs]
+    _count_unmatched(left_out, "without an intergenic window of like G + C", positives, firsts, wanted)
     strands = generator.choice(["+", "-"], (len(pairs), 2)).tolist()
     labels = "coding", "intergenic"
     return [
@@ -144,22 +168,43 @@ def _apart(starts: list[tuple[str, int]], length: int) -> list[tuple[str, int]]:
 
 
 def _sites(
-    space: Space, annotation: Annotation, kind: Kind, wanted: int, generator: np.random.Generator
+    space: Space,
+    annotation: Annotation,
+    kind: Kind,
+    wanted: int,
+    generator: np.random.Generator,
+    left_out: Counter[str],
 ) -> list[Pair]:
     every = gene_starts(annotation) if kind == "gene-start" else splice_sites(annotation)
     coding, true_sites, names = Coverage(annotation), set(every), _SITES[kind]
+    left_out.setdefault(_NO_ROOM, sum(site.label in names for site in every))
     pairs: list[Pair] = []
     for name in names:
         sites = [site for site in every if site.label == name]
         windows = SiteWindows(space, coding, CORES[name])
         positives = windows.at([sites[i] for i in generator.permutation(len(sites)).tolist()])
+        left_out[_NO_ROOM] -= len(positives.places)
         near = [sites[i] for i in generator.permutation(len(sites))[: CANDIDATES * wanted].tolist()]
         decoys = windows.near(near, positives.words, true_sites, generator)
-        pairs += matched_sites(positives, decoys, -(-wanted // len(names)))
-    pairs = _without_twins(pairs)
+        most = -(-wanted // len(names))
+        matched = matched_sites(positives, decoys, most)
+        firsts = [one for one, _ in matched]
+        _count_unmatched(left_out, "without a decoy of the same bases at the site", positives.places, firsts, most)
+        pairs += matched
+    apart = _without_twins(pairs)
+    left_out[_TWIN] += len(pairs) - len(apart)
+    pairs = apart
     if len(names) > 1:
         pairs = [(one._replace(label="splice_site"), other) for one, other in pairs]
     return [pairs[i] for i in generator.permutation(len(pairs)).tolist()]
+
+
+def _count_unmatched(
+    left_out: Counter[str], reason: str, positives: Sequence[Any], matched: Sequence[Any], most: int
+) -> None:
+    """Count the windows without a partner, but those after the last one that was wanted."""
+    seen = positives.index(matched[-1]) + 1 if matched and len(matched) == most else len(positives)
+    left_out[reason] += seen - len(matched)
 
 
 def _without_twins(pairs: list[Pair]) -> list[Pair]:

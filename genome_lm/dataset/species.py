@@ -7,7 +7,7 @@ import numpy as np
 
 from genome_lm.dataset.examples import Example, LabelledSet
 from genome_lm.errors import GenomeLMError, check_range
-from genome_lm.genome import SPLITS, GenomeStore, Interval, split_genome, tile
+from genome_lm.genome import SPLITS, GenomeStore, Interval, find_kin, split_genome, tile
 from genome_lm.genome.places import place_text
 
 
@@ -28,6 +28,8 @@ class Shares(NamedTuple):
 
 
 USUAL = Shares()
+HOMOLOGY = 0.1
+"""Of their words, what blocks of different splits may share."""
 MOST = 1 << 32
 """Of windows of a class, and of bases of a window."""
 
@@ -44,6 +46,8 @@ def species_set(
     seed: int = 0,
 ) -> LabelledSet:
     """Draw windows that share no base, as many of each genome in each split, each from either strand at random.
+
+    Blocks of a genome that share more than `HOMOLOGY` of their words of bases lie in one split.
 
     Args:
         genomes: Genome stores by the label of their windows.
@@ -77,7 +81,7 @@ def species_set(
     drawn: dict[tuple[str, str], list[Example]] = {}
     for number, (label, store) in enumerate(genomes.items()):
         names = set(store.contigs.names)
-        own = split_genome(store, "blocks", *shares, seed) if regions is None else regions
+        own = _split(store, shares, seed) if regions is None else regions
         for split in SPLITS:
             key = [seed, number, SPLITS.index(split)]
             of_split = [region for region in own if region.name == split and region.contig in names]
@@ -95,6 +99,11 @@ def species_set(
             )
         examples += [example for label in genomes for example in drawn[label, split][:fewest]]
     return LabelledSet(examples, ("label",))
+
+
+def _split(store: GenomeStore, shares: Shares, seed: int) -> list[Interval]:
+    kin = find_kin(store, "blocks", shares.block, HOMOLOGY)
+    return split_genome(store, "blocks", *shares, seed, kin)
 
 
 def _draw(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from genome_lm.alphabet import encode
 from genome_lm.dataset import (
     Example,
     LabelledSet,
@@ -27,6 +28,8 @@ from genome_lm.dataset import (
     write_examples,
 )
 from genome_lm.dataset.examples import reverse_complement_text
+from genome_lm.dataset.likeness import likeness
+from genome_lm.dataset.sites import gene_starts
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import Interval, build_store, split_genome
 from genome_lm_cli.main import app
@@ -275,6 +278,32 @@ def test_species(genome: Genome, genes: Genes, tmp_path: Path) -> None:
         species_set({"a": genome.store}, 100, 10)
     with pytest.raises(GenomeLMError, match="no window of 9,000 bases"):
         species_set(stores, 9_000, 10, shares=SHARES)
+
+
+def test_copies_within_a_species_lie_in_one_split(genome: Genome, tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    blocks = ["".join(generator.choice(list("ACGT"), 3_000)) for _ in range(6)]
+    (tmp_path / "a.fa").write_text(">a\n" + "".join([*blocks, *map(reverse_complement_text, blocks)]) + "\n")
+    stores = {"copies": build_store([tmp_path / "a.fa"], tmp_path / "a.zarr", "a"), "tiny": genome.store}
+    labelled = species_set(stores, 200, 60, shares=SHARES._replace(block=3_000, gap=0))
+    parts = [
+        [encode(e.sequence) for e in labelled.of_split(split).examples if e.labels[0] == "copies"]
+        for split in ("train", "valid", "test")
+    ]
+    assert all(parts)
+    assert likeness(parts[1] + parts[2], parts[0]).fraction.max() < 0.5
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("gene-start", "sites"), ("coding", "coding segments")])
+def test_what_is_left_out_is_told(kind: str, unit: str, genes: Genes, caplog: pytest.LogCaptureFixture) -> None:
+    annotation = read_annotation(genes.gff, genes.store, pattern=PATTERN)
+    labelled = gene_set(genes.store, annotation, kind, genes.regions, length=60)  # type: ignore[arg-type]
+    (message,) = [text for text in caplog.messages if "left out" in text]
+    assert message.startswith(f"{unit} left out: ")
+    counts = [int(part.split()[0]) for part in message.partition(": ")[2].split("; ")]
+    segments = {(t.contig, *segment) for t in annotation.transcripts for segment in t.segments}
+    whole = len(gene_starts(annotation)) if kind == "gene-start" else len(segments)
+    assert sum(counts) + len(labelled.examples) // 2 == whole
 
 
 def test_genomic_benchmarks_in_their_three_layouts(genome: Genome, tmp_path: Path) -> None:
