@@ -1,7 +1,9 @@
+import functools
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,24 +57,22 @@ def train(genome: Genome, run: Path, steps: int, *options: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("alone") / "run"
-    train(genome, run, 8)
-    return run
+def alone(genome: Genome, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The run of so many steps of one device."""
 
+    @functools.cache
+    def trained(steps: int) -> Path:
+        run = tmp_path_factory.mktemp("alone") / "run"
+        train(genome, run, steps)
+        return run
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_devices_learn_what_one_does(alone: Path, genome: Genome, tmp_path: Path, strategy: str) -> None:
-    run = tmp_path / "run"
-    assert train(genome, run, 8, "--devices", "2", "--strategy", strategy).count("wrote") == 1
-    assert_same(run, alone, rel=1e-5)
+    return trained
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_devices_that_share_windows_learn_what_one_does(
-    alone: Path, genome: Genome, tmp_path: Path, strategy: str
+    alone: Callable[[int], Path], genome: Genome, tmp_path: Path, strategy: str
 ) -> None:
     """Two alone, which are killed and resumed; and two beside two others."""
     devices = "2" if strategy == "ddp" else "4"
@@ -83,16 +83,18 @@ def test_devices_that_share_windows_learn_what_one_does(
         assert process.returncode == -signal.SIGKILL
         assert steps_done(run) == 6
     train(genome, run, 8, *options)
-    assert_same(run, alone, rel=1e-5)
+    assert_same(run, alone(8), rel=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_devices_that_are_stopped_and_killed_go_on(genome: Genome, tmp_path: Path, strategy: str) -> None:
+def test_two_devices_that_are_stopped_and_killed_learn_what_one_does(
+    alone: Callable[[int], Path], genome: Genome, tmp_path: Path, strategy: str
+) -> None:
     """SIGTERM to one process stops and saves in both; SIGKILL to both loses what was not saved, and no more."""
-    run, steps, options = tmp_path / "run", 60, ("--devices", "2", "--strategy", strategy)
+    run, steps, options = tmp_path / "run", 40, ("--devices", "2", "--strategy", strategy)
     process = start(genome, run, steps, *options)
-    wait_for(process, run, 10)
+    wait_for(process, run, 6)
     process.terminate()
     out, error = process.communicate(timeout=300)
     assert process.returncode == 143, error
@@ -102,11 +104,8 @@ def test_two_devices_that_are_stopped_and_killed_go_on(genome: Genome, tmp_path:
     wait_for(process, run, done + 6)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    train(genome, run, steps, *options)
-
-    alone = tmp_path / "alone"
-    train(genome, alone, steps)
-    assert_same(run, alone, rel=1e-4)
+    assert train(genome, run, steps, *options).count("wrote") == 1
+    assert_same(run, alone(steps), rel=1e-4)
 
 
 def assert_same(run: Path, alone: Path, rel: float) -> None:
