@@ -94,14 +94,13 @@ def test_counts_are_what_exists_at_one_time(kernel: str, shape: tuple[int, int, 
 @pytest.mark.parametrize(
     ("dtype", "fields"),
     [
-        (FLOAT32, {"reversed_weights": "own", "combine": "gate"}), (FLOAT32, {"layout": "attention"}),
-        (BFLOAT16, {"combine": "projection"}), (BFLOAT16, {"strands": "equivariant"}),
-        (BFLOAT16, {"layout": "attention", "combine": "gate"}),
+        (FLOAT32, {"reversed_weights": "own", "combine": "gate"}), (BFLOAT16, {"strands": "equivariant"}),
+        (BFLOAT16, {"layout": "attention", "combine": "projection"}),
     ],
 )  # fmt: skip
 def test_counts_of_models_that_read_both_ways(kernel: str, dtype: torch.dtype, fields: dict[str, Any]) -> None:
-    config = ModelConfig(d_model=128, n_layer=2, max_length=60_000, embed_dropout=0.0, direction=BOTH, **fields)
-    batch = GpuBatch(config, 1, 60_000, dtype)
+    config = ModelConfig(d_model=128, n_layer=2, max_length=40_000, embed_dropout=0.0, direction=BOTH, **fields)
+    batch = GpuBatch(config, 1, 40_000, dtype)
     for recompute in (False, True):
         counted = peak(batch, training=True, recompute=recompute)
         assert 0.995 * counted < cuda_training_bytes(batch, recompute) < 1.2 * counted
