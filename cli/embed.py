@@ -126,10 +126,7 @@ def embed(
     refuse_existing(out if part is None else shard_path(out, *part), force)
     edges = edges or (Edges.drop if genome is not None and bed is None else Edges.keep)
     check_bed_options(bed, split, contig_names, contig_map)
-    model = load(checkpoint, device, condition=condition)
-    word = strand.value if strand else None
-    recipe = Recipe.of(pool, [layer_of(text) for text in layer or ["final"]], word, model.config)
-    tiling = Tiling(window, stride, edges.value, context, recipe.context_after(context, model.config.direction))
+    tiling = Tiling(window, stride, edges.value, context)
     source: FastaSource | GenomeSource
     if fasta is not None and genome is None and bed is None:
         source = FastaSource(fasta, tiling)
@@ -139,6 +136,10 @@ def embed(
         source = GenomeSource(store, places, tiling)
     else:
         raise GenomeLMError("give either --fasta, or --genome (with --bed for places of it)")
+    model = load(checkpoint, device, condition=condition)
+    word = strand.value if strand else None
+    recipe = Recipe.of(pool, [layer_of(text) for text in layer or ["final"]], word, model.config)
+    source.tiling = tiling._replace(right=recipe.context_after(context, model.config.direction))
     done = embed_to_file(model, source, out, recipe, batch_tokens, part, force)
     shape = " × ".join(map(str, done.row_shape))
     finish(
