@@ -6,6 +6,8 @@ from torch.library import opcheck
 
 from genome_lm.config import ModelConfig
 from genome_lm.direction import CAUSAL
+from genome_lm.finetune.adapters import prepare
+from genome_lm.finetune_config import FinetuneConfig
 from genome_lm.kernels import causal_conv, gated_causal_conv
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.triton import launch
@@ -24,10 +26,13 @@ FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles so small that short sequences take several passes, groups of channels, and rows in blocks."""
+    """Tiles so small that short sequences take several passes, groups of channels, and rows in blocks.
+
+    Blocks have many columns, since the interpreter takes as long for a program whatever its size.
+    """
 
     def plan(length: int, dtype: torch.dtype, backward: bool = False) -> object:
-        return make_plan(length, dtype, 16, 16, warps=4)._replace(block_rows=16, step=16)
+        return make_plan(length, dtype, 16, 16, warps=4)._replace(block_rows=16, block_columns=128, step=16)
 
     monkeypatch.setattr(launch, "plan_for", plan)
     monkeypatch.setattr(launch, "WORKSPACE_BYTES", 1 << 16)
@@ -130,7 +135,7 @@ def test_a_model_computes_what_the_reference_does(length: int, layers: int, monk
     """Loss and all gradients, with everything between the projections of each layer in Triton."""
     torch.manual_seed(0)
     config = ModelConfig(
-        d_model=2, n_layer=layers, d_inner=4, max_length=length, filter_order=4, embed_dropout=0.0
+        d_model=3, n_layer=layers, d_inner=6, max_length=length, filter_order=4, embed_dropout=0.0
     )  # fmt: skip
     model, ids = HyenaLM(config), torch.randint(7, 11, (2, length + 1))
     taken = list[torch.Size]()
@@ -146,10 +151,28 @@ def test_a_model_computes_what_the_reference_does(length: int, layers: int, monk
         monkeypatch.setenv("GENOME_LM_KERNEL", kernel)
         losses.append(model.loss(*CAUSAL.shifted(ids)))
         gradients.append(torch.autograd.grad(losses[-1], list(model.parameters())))
-        assert taken == [(2, 6, length)] * layers
+        assert taken == [(2, 9, length)] * layers
     torch.testing.assert_close(*losses)
     for got, expected in zip(*gradients, strict=True):
         assert_near(got, expected.double(), 1e-4)
+
+
+def test_a_model_with_lora_and_within_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = HyenaLM(ModelConfig(d_model=4, n_layer=1, d_inner=8, max_length=32, filter_order=4, embed_dropout=0.0))
+    prepare(model, FinetuneConfig(method="lora", lora_rank=2))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        torch.nn.init.normal_(parameter, std=0.5)
+    ids, gradients, half = torch.randint(7, 11, (2, 34)), [], []
+    for kernel in ("triton", "reference"):
+        monkeypatch.setenv("GENOME_LM_KERNEL", kernel)
+        gradients.append(torch.autograd.grad(model.loss(*CAUSAL.shifted(ids)), trained))
+        with torch.autocast("cpu", dtype=BFLOAT16), torch.no_grad():
+            half.append(model.loss(*CAUSAL.shifted(ids)))
+    for got, expected in zip(*gradients, strict=True):
+        assert_near(got, expected.double(), 1e-4)
+    torch.testing.assert_close(*half, rtol=5e-3, atol=0)
 
 
 @pytest.mark.usefixtures("small")
