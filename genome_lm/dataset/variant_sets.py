@@ -153,13 +153,18 @@ class VariantManifest:
         for path, file in paths.items():
             if not file.url and not path.exists():
                 raise GenomeLMError(f"{path}: no such file, and it has no public address; get it from {file.page}")
-        download_all(
-            {
-                path: Source(file.url, file.name, file.sha256, file.md5)
-                for path, file in paths.items()
-                if file.url and (not path.exists() or file.sha256 or file.md5)
-            }
-        )
+        sources = {
+            path: Source(file.url, file.name, file.sha256, file.md5)
+            for path, file in paths.items()
+            if file.url and (not path.exists() or file.sha256 or file.md5)
+        }
+        try:
+            download_all(sources)
+        except GenomeLMError as error:
+            missing = ", ".join(path.name for path in sources if not path.exists())
+            if not missing:
+                raise
+            raise GenomeLMError(f"{error}; or put {missing} into {folder} yourself") from error
         return list(paths)
 
 
@@ -386,14 +391,17 @@ def _rows_of(path: Path, header: int, wanted: set[str]) -> Iterator[dict[str, An
 
 
 def _rows_of_vcf(path: Path, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """A row per ALT; a field that INFO lacks is empty."""
-    empty = dict.fromkeys(wanted, "")
+    """A row per ALT; a field that a record's INFO lacks is empty, one that all lack is an error."""
+    empty, missing, record = dict.fromkeys(wanted, ""), wanted - {"CHROM", "POS", "ID", "REF", "ALT"}, None
     for record in read_records(path, path):
         fields = (each.partition("=") for each in record.info.split(";"))
         info = {key: value or "true" for key, _, value in fields}
         own = {"CHROM": record.contig, "POS": str(record.start + 1), "ID": record.name, "REF": record.ref}
+        missing -= info.keys()
         for alt in record.alts or (".",):
             yield empty | info | own | {"ALT": alt}
+    if missing and record is not None:
+        raise GenomeLMError(f"{path}: no record has {some_of(sorted(missing))} in INFO")
 
 
 def _word(value: Any) -> str:

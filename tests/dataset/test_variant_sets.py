@@ -3,6 +3,7 @@
 import gzip
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,18 @@ def test_a_checksum_that_differs(web: Server, tmp_path: Path) -> None:
     with pytest.raises(GenomeLMError, match=r"md5 is .* should be 0000"):
         variant_manifest(str(path)).get_files(tmp_path / "files")
     assert not (tmp_path / "files/web.tsv").exists()
+
+
+def test_a_set_without_a_network_says_where_its_files_belong(web: Server, tmp_path: Path) -> None:
+    path = made(tmp_path, [], files=[{"name": "web.tsv", "url": web.url("none.tsv")}])
+    with pytest.raises(GenomeLMError, match=r"none\.tsv: .*; or put web\.tsv into .*files yourself"):
+        variant_manifest(str(path)).get_files(tmp_path / "files")
+
+
+def test_a_field_that_no_record_has(store: GenomeStore, tmp_path: Path) -> None:
+    paths, manifest = clinvar(tmp_path), variant_manifest("clinvar")
+    with pytest.raises(GenomeLMError, match=r"a\.vcf\.gz: no record has CLNSIGN in INFO"):
+        read_variant_set(replace(manifest, columns=replace(manifest.columns, label="CLNSIGN")), paths, store)
 
 
 def test_a_file_that_a_person_has_to_get(tmp_path: Path) -> None:
