@@ -12,6 +12,7 @@ from genome_lm.inference import score_variants
 from genome_lm.inference.readouts import Readouts
 from genome_lm.model import HyenaLM
 from tests.conftest import Genome
+from tests.full_passes import score_in_full
 from tests.inference.test_variants import ACGT, LAYOUT, many_variants, model_of, sequence, shared
 
 NAMES = ("llr", "delta", "l2", "cosine", "entropy")
@@ -50,8 +51,8 @@ def by_hand(model: HyenaLM, whole: str, changed: str, span: int, layer: int | No
 @pytest.mark.parametrize("layer", [None, 1, 2])
 def test_readouts_equal_windows_read_by_hand(model: HyenaLM, genome: Genome, layer: int | None, share: bool) -> None:
     variants = [variant for variant in many_variants(genome, 2, seed=5) if variant.start > 1]
-    options = {"readouts": Readouts(NAMES, layer), "share": share}
-    scores = score_variants(model, genome.store, variants, LAYOUT, **options)  # type: ignore[arg-type]
+    score = score_variants if share else score_in_full
+    scores = score(model, genome.store, variants, LAYOUT, readouts=Readouts(NAMES, layer))
     assert tuple(scores.readouts) == VALUES
     compared = 0
     for number, variant in enumerate(variants):
