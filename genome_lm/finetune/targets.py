@@ -142,6 +142,7 @@ def _target(example: Example, head: HeadConfig) -> npt.NDArray[np.generic]:
         _check_count(example, len(each))
         return np.array([IGNORED if one in _MISSING else _class(example, one, head) for one in each], dtype=np.int64)
     if head.bins is not None:
+        head.bins.check_length(example.id, len(example.sequence))
         edge = head.bins.context // head.bins.size
         return _binned(example, head.bins.size)[edge:][: head.rows(len(example.sequence))]
     columns = [_numbers(example, column, head.per_position) for column in range(len(example.labels))]

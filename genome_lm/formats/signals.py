@@ -51,12 +51,15 @@ def open_signal(path: Path, store: GenomeStore) -> Signal:
     and 0 elsewhere. BAM and CRAM are the number of reads over each base.
 
     Raises:
-        GenomeLMError: If it can't be read, or is of another assembly.
+        GenomeLMError: If it can't be read, or is of another assembly; one that lacks all contigs is, others are told.
     """
     suffix = require_suffix(path, tuple(name for names in _READERS for name in names), any_case=True)
     if not path.is_file():
         raise GenomeLMError(f"{path}: can't read: there is no such file")
-    return next(reader for names, reader in _READERS.items() if suffix in names)(path, store)
+    signal = next(reader for names, reader in _READERS.items() if suffix in names)(path, store)
+    if isinstance(signal, BigWigSignal | Coverage):
+        _tell_of_lacking(path, signal.lengths, store)
+    return signal
 
 
 class Pieces:
@@ -149,6 +152,7 @@ class BigWigSignal:
 
     Attributes:
         file: The file.
+        lengths: Bases of its contigs.
 
     Raises:
         GenomeLMError: If the file can't be read, or a contig has another length than in the genome.
@@ -156,7 +160,8 @@ class BigWigSignal:
 
     def __init__(self, path: Path, store: GenomeStore) -> None:
         self.file, self._names = BigWig(path), store.contigs.names
-        _require_lengths(path, self.file.lengths, store)
+        self.lengths = self.file.lengths
+        _require_lengths(path, self.lengths, store)
 
     def values(self, contig: int, start: int, end: int) -> Values:
         """See `Signal`."""
@@ -175,12 +180,12 @@ class Coverage:
             raise GenomeLMError(f"{path}: can't read: {error}") from error
         if not has_index:
             raise GenomeLMError(f"{path}: there is no index; make it with `samtools index {path}`")
-        self._lengths = dict(zip(self._file.references, self._file.lengths, strict=True))
-        _require_lengths(path, self._lengths, store)
+        self.lengths = dict(zip(self._file.references, self._file.lengths, strict=True))
+        _require_lengths(path, self.lengths, store)
 
     def values(self, contig: int, start: int, end: int) -> Values:
         """See `Signal`."""
-        if (name := self._names[contig]) not in self._lengths:
+        if (name := self._names[contig]) not in self.lengths:
             return np.full(end - start, np.nan, dtype=np.float32)
         change = np.zeros(end - start + 1, dtype=np.int64)
         try:
@@ -202,6 +207,17 @@ def _require_lengths(path: Path, lengths: dict[str, int], store: GenomeStore) ->
             )
     if others := [name for name in lengths if name not in store]:
         log.info("%s: %s of its contigs are not in the genome, such as %s", path, f"{len(others):,}", others[0])
+
+
+def _tell_of_lacking(path: Path, lengths: dict[str, int], store: GenomeStore) -> None:
+    lacking = [name for name in store.contigs.names if name not in lengths]
+    if len(lacking) == len(store.contigs.names):
+        raise GenomeLMError(
+            f"{path}: none of the genome's contigs is in this file: it has {next(iter(lengths), 'none')}, and the "
+            f"genome {lacking[0]}; rename one's contigs, or get the track of this assembly"
+        )
+    if lacking:
+        log.warning("%s: %s contigs are not in this file, such as %s", path, f"{len(lacking):,}", lacking[0])
 
 
 _READERS: dict[Sequence[str], Callable[[Path, GenomeStore], Signal]] = {

@@ -132,6 +132,7 @@ def test_reads_of_a_bam_file_are_counted_as_pysam_counts_them(genome: Genome, tm
 
 WRONG = {
     "other assembly": (["short.bw"], "short.bw: one has 900 bases there and 40,000 in the genome"),
+    "other names": (["chr.bw", "--missing", "zero"], "chr.bw: none of the genome's contigs is in this file"),
     "no bins": (["a.bw", "--length", "60", "--bin", "16"], "length 60 and context 0: both have to be multiples"),
     "no room": (["a.bw", "--length", "32000"], "no region of a split holds a window of 32,000 bases"),
     "taken": (["split=a.bw"], "track split: the table has a column of this name"),
@@ -145,9 +146,10 @@ WRONG = {
 def test_bad_tracks_are_named(case: str, genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_bigwig(tmp_path / "a.bw", genome, Made())
-    with pyBigWig.open("short.bw", "w") as wig:
-        wig.addHeader([("one", 900)])
-        wig.addEntries(["one"], [0], ends=[1], values=[1.0])
+    for path, name in (("short.bw", "one"), ("chr.bw", "chr1")):
+        with pyBigWig.open(path, "w") as wig:
+            wig.addHeader([(name, 900)])
+            wig.addEntries([name], [0], ends=[1], values=[1.0])
     arguments, message = WRONG[case]
     options = ["--genome", str(genome.store.path), "--intervals", str(genome.intervals), "--out", "t.parquet"]
     result = CliRunner().invoke(app, ["dataset", "from-bigwig", *arguments, *options])

@@ -14,7 +14,7 @@ from genome_lm.dataset import Example, LabelledSet, TrackRecipe, TrackSet, list_
 from genome_lm.errors import GenomeLMError
 from genome_lm.finetune import FinetuneConfig, finetune, measure
 from genome_lm.finetune.batches import of_other_strand
-from genome_lm.finetune.targets import bins_of
+from genome_lm.finetune.targets import bins_of, encode_examples
 from genome_lm.finetune.track_metrics import track_baselines
 from genome_lm.formats.signals import Values
 from genome_lm.genome import GenomeStore, Interval, build_store
@@ -201,6 +201,14 @@ def test_bad_values_are_named(values: str, loss: str, message: str) -> None:
         bins_of(labelled_tracks(values).of_split("train"), loss)  # type: ignore[arg-type]
 
 
+def test_a_window_that_is_all_context_is_named() -> None:
+    labelled = labelled_tracks("nan 2 3 nan")
+    head = HeadConfig("tracks", ("label",), "none", means=(0.0,), scales=(1.0,), bins=Bins(4, 4, 16))
+    short = labelled.examples[0]._replace(sequence="ACGTACGT", labels=("nan nan",))
+    with pytest.raises(GenomeLMError, match="s0: 8 bases are not 2 · 4 of context and bins of 4"):
+        encode_examples(labelled._replace(examples=[short]), head, 99)
+
+
 def test_context_is_what_no_training_window_has_values_for() -> None:
     assert bins_of(labelled_tracks("nan 2 3 nan"), "mse") == Bins(4, 4, 16, "mse")
     assert bins_of(labelled_tracks("1 2 3 nan"), "mse").context == 0
@@ -223,8 +231,6 @@ def test_every_loss_and_both_strands_run(loss: str, tmp_path: Path) -> None:
 
 
 def test_baselines_are_what_plain_code_gives() -> None:
-    from genome_lm.finetune.targets import encode_examples
-
     labelled = labelled_tracks("nan 2 3 nan")
     head = HeadConfig("tracks", ("label",), "none", means=(0.0,), scales=(1.0,), bins=Bins(4, 4, 16))
     train, valid = (encode_examples(labelled.of_split(split), head, 99) for split in ("train", "valid"))
