@@ -164,7 +164,7 @@ def test_a_tuned_model_comes_near_the_optimum_and_is_ahead_of_simpler_models(tmp
     labelled = read_examples(tmp_path / "t.parquet", store, list_columns(tmp_path / "t.parquet"))
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "checkpoint", HyenaLM(SMALL), {})
-    config = FinetuneConfig(epochs=4, lr=5e-3, sequences_per_step=8)
+    config = FinetuneConfig(epochs=3, lr=5e-3, sequences_per_step=8)
     result = finetune(tmp_path / "checkpoint", labelled, tmp_path / "tuned", "tracks", config)
     assert result.head.bins == Bins(BIN, CONTEXT, 768)
     tested = slice(190_000 // BIN, None)
