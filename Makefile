@@ -15,7 +15,7 @@ test: .venv/dev
 	ruff format --check
 	mypy
 	snakefmt --check snakemake
-	pytest -n 3 --dist loadfile
+	pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # The site of docs/, the README and the references, in .venv/site.
 docs: .venv/docs

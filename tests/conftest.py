@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from genome_lm.genome import GenomeStore
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go first, so that the workers of pytest-xdist end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes are not in the names of tests: those of an archive hold the time, and pytest-xdist compares the names."""
     return argname if isinstance(val, bytes) else None

@@ -15,6 +15,7 @@ from tests.cli.test_help import examples
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
