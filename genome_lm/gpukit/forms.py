@@ -136,7 +136,7 @@ TOY = Form(
     training=Training(_TINY, 64, 60, 20, 512, 0.01, 2.1, _TINY),
     generated=12,
     timed=((1, 2, 100),),
-    rounds=2,
+    rounds=1,
     steps=((_TINY, 2, 300),),
 )
 FORMS = {form.name: form for form in (FULL, SHORT, TOY)}
