@@ -67,11 +67,13 @@ def output_names(train: LabelledSet, task: str, positive: str = "") -> tuple[str
     return names if names[1] == positive else names[::-1]
 
 
-def moments(train: LabelledSet, per_position: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments(
+    train: LabelledSet, per_position: bool, in_bins: bool = False
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation (1 if they don't vary) of each column of values."""
     columns = []
     for column in range(len(train.columns)):
-        values = [v for example in train.examples for v in _numbers(example, column, per_position)]
+        values = [v for example in train.examples for v in _numbers(example, column, per_position, in_bins)]
         numbers = np.array(values, dtype=np.float64)
         columns.append(numbers[~np.isnan(numbers)])
     for name, values_ in zip(train.columns, columns, strict=True):
@@ -88,7 +90,7 @@ def bins_of(train: LabelledSet, loss: TrackLoss) -> Bins:
             is below 0 where rates are learned.
     """
     first, context = train.examples[0], len(train.examples[0].sequence)
-    size = len(first.sequence) // max(1, len(_each(first, 0)))
+    size = len(first.sequence) // max(1, len(_each(first, 0, True)))
     for example in train.examples:
         values = _binned(example, size)
         has_value = np.flatnonzero(~np.isnan(values).all(1))
@@ -103,7 +105,7 @@ def bins_of(train: LabelledSet, loss: TrackLoss) -> Bins:
 
 def _binned(example: Example, size: int) -> npt.NDArray[np.float32]:
     """(bins, tracks) of a whole sequence."""
-    columns = [_numbers(example, column, True) for column in range(len(example.labels))]
+    columns = [_numbers(example, column, True, True) for column in range(len(example.labels))]
     if size < 1 or any(len(column) * size != len(example.sequence) for column in columns):
         counts = ", ".join(str(len(column)) for column in columns)
         raise GenomeLMError(
@@ -162,14 +164,14 @@ def _class(example: Example, name: str, head: HeadConfig) -> int:
     return head.outputs.index(name)
 
 
-def _each(example: Example, column: int) -> list[str]:
-    """Labels at each position: between blanks or commas, or a letter for each."""
+def _each(example: Example, column: int, in_bins: bool = False) -> list[str]:
+    """Labels at each position: between blanks or commas, or (not in bins, which may be one) a letter for each."""
     text = example.labels[column].strip("[]").replace(",", " ")
-    return text.split() if " " in text else list(text)
+    return text.split() if in_bins or " " in text else list(text)
 
 
-def _numbers(example: Example, column: int, per_position: bool) -> list[float]:
-    texts = _each(example, column) if per_position else [example.labels[column]]
+def _numbers(example: Example, column: int, per_position: bool, in_bins: bool = False) -> list[float]:
+    texts = _each(example, column, in_bins) if per_position else [example.labels[column]]
     try:
         numbers = [float(text) for text in texts]
     except ValueError:

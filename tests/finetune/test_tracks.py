@@ -14,7 +14,7 @@ from genome_lm.dataset import Example, LabelledSet, TrackRecipe, TrackSet, list_
 from genome_lm.errors import GenomeLMError
 from genome_lm.finetune import FinetuneConfig, finetune, measure
 from genome_lm.finetune.batches import of_other_strand
-from genome_lm.finetune.targets import bins_of, encode_examples
+from genome_lm.finetune.targets import bins_of, encode_examples, moments
 from genome_lm.finetune.track_metrics import track_baselines
 from genome_lm.formats.signals import Values
 from genome_lm.genome import GenomeStore, Interval, build_store
@@ -207,6 +207,17 @@ def test_a_window_that_is_all_context_is_named() -> None:
     short = labelled.examples[0]._replace(sequence="ACGTACGT", labels=("nan nan",))
     with pytest.raises(GenomeLMError, match="s0: 8 bases are not 2 · 4 of context and bins of 4"):
         encode_examples(labelled._replace(examples=[short]), head, 99)
+
+
+def test_a_window_may_be_one_bin() -> None:
+    labelled = labelled_tracks("12")
+    labelled = labelled._replace(examples=[e._replace(labels=("12",)) for e in labelled.examples])
+    assert bins_of(labelled, "poisson") == Bins(16, 0, 16)
+    head = HeadConfig(
+        "tracks", ("label",), "none", means=(0.0,), scales=moments(labelled, True, True)[0], bins=Bins(16, 0, 16)
+    )
+    assert head.scales == (12.0,)
+    np.testing.assert_array_equal(encode_examples(labelled, head, 99).targets[0], [[12]])
 
 
 def test_context_is_what_no_training_window_has_values_for() -> None:
