@@ -80,7 +80,7 @@ class TrackSet:
         scales: What the values of each track are divided by.
 
     Raises:
-        GenomeLMError: If no window has room, or a track has no value in the training windows.
+        GenomeLMError: If no window has room, a track has no value in the training windows, or one that is infinite.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class TrackSet:
         Windows without any value are left out.
 
         Raises:
-            GenomeLMError: If a value can't be normalised.
+            GenomeLMError: If a value is infinite, or can't be normalised.
         """
         pandas = require("pandas")
         for span in self._spans(self._regions):
@@ -170,8 +170,11 @@ class TrackSet:
         for mask in self._masks:
             counts &= np.isnan(mask.values(contig, start, end))
         columns = []
-        for signal in self._tracks.values():
+        for name, signal in self._tracks.items():
             values = signal.values(contig, start, end)
+            if (is_infinite := np.isinf(values) & counts).any():
+                place = f"{span.contig}, position {start + int(is_infinite.argmax()) + 1:,}"
+                raise GenomeLMError(f"track {name}: {place}: the value is infinite; leave it out with --mask")
             if self._recipe.missing == "zero":
                 values = np.nan_to_num(values, nan=0.0)
             columns.append(bin_means(values, counts, self._recipe.bin))

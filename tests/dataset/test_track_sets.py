@@ -135,6 +135,8 @@ WRONG = {
     "other names": (["chr.bw", "--missing", "zero"], "chr.bw: none of the genome's contigs is in this file"),
     "no bins": (["a.bw", "--length", "60", "--bin", "16"], "length 60 and context 0: both have to be multiples"),
     "no room": (["a.bw", "--length", "32000"], "no region of a split holds a window of 32,000 bases"),
+    "infinite": (["inf.bw", "--scale"], "track inf: one, position 302: the value is infinite; leave it out with"),
+    "second sequence": (["sequence_2=a.bw"], "track sequence_2: the table has a column of this name"),
     "taken": (["split=a.bw"], "track split: the table has a column of this name"),
     "empty": (["zero=a.bw", "--scale", "--clip", "1e-300"], "track zero: its training bins have the mean 0"),
     "suffix": (["a.txt"], "a.txt: "),
@@ -150,6 +152,9 @@ def test_bad_tracks_are_named(case: str, genome: Genome, tmp_path: Path, monkeyp
         with pyBigWig.open(path, "w") as wig:
             wig.addHeader([(name, 900)])
             wig.addEntries([name], [0], ends=[1], values=[1.0])
+    with pyBigWig.open("inf.bw", "w") as wig:
+        wig.addHeader([("one", 40_000)])
+        wig.addEntries("one", 300, values=[1.0, math.inf], span=1, step=1)
     arguments, message = WRONG[case]
     options = ["--genome", str(genome.store.path), "--intervals", str(genome.intervals), "--out", "t.parquet"]
     result = CliRunner().invoke(app, ["dataset", "from-bigwig", *arguments, *options])
