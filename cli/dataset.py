@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make labelled sets to tune and test models on.", no_args_is_help=True)
 
+_MOST_LABELS = 40
+"""That are counted one by one: more are numbers."""
 Out = Annotated[Path, typer.Option(help="Table to write: .csv, .tsv or .parquet.", metavar="TABLE")]
 Intervals = Annotated[
     Path | None, typer.Option(help="BED4 with the splits; default: blocks drawn here.", metavar="SPLITS.bed")
@@ -127,7 +129,7 @@ def from_tracks(
 
     Example: genome-lm dataset from-bigwig rna+=plus.bw rna-=minus.bw --genome g.zarr --log1p --out rna.parquet
     """
-    from genome_lm.dataset import TrackRecipe, TrackSet, write_table
+    from genome_lm.dataset import RESERVED, TrackRecipe, TrackSet, write_table
     from genome_lm.formats.signals import open_signal, read_bed_pieces
     from genome_lm.genome import GenomeStore
 
@@ -135,7 +137,7 @@ def from_tracks(
     refuse_existing(out, force)
     named = [text if "=" in text else f"{Path(text).name.partition('.')[0]}={text}" for text in tracks]
     paths = named_paths("track", named, "NAME=FILE")
-    if taken := paths.keys() & {"contig", "start", "end", "split", "strand", "id", "sequence", "seq"}:
+    if taken := paths.keys() & RESERVED:
         name = min(taken)
         raise GenomeLMError(f"track {name}: the table has a column of this name; write NAME={paths[name]}")
     recipe = TrackRecipe(bin_size, length, context, missing.value, clip, scale, log1p, windows, seed)
@@ -377,5 +379,8 @@ def _write(out: Path, labelled: "LabelledSet", as_json: bool) -> None:
         counts = [dict(zip(("split", "label", "examples"), row, strict=True)) for row in summarise(labelled)]
         typer.echo(json.dumps({"path": str(out), "examples": counts}))
         return
-    rows = [(split, label, f"{count:,}") for split, label, count in summarise(labelled)]
+    counted = summarise(labelled)
+    if len({label for _, label, _ in counted}) > _MOST_LABELS:
+        counted = summarise(labelled._replace(examples=[e._replace(labels=("(any)",)) for e in labelled.examples]))
+    rows = [(split, label, f"{count:,}") for split, label, count in counted]
     table(f"wrote {out}", ("split", "label", "examples"), rows)

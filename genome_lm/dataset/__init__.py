@@ -11,6 +11,7 @@ from genome_lm.dataset.benchmarks import (
 )
 from genome_lm.dataset.coding import Transcript
 from genome_lm.dataset.examples import (
+    RESERVED,
     TABLES,
     Example,
     LabelledSet,
@@ -34,6 +35,7 @@ __all__ = [
     "CLASSES",
     "HOMOLOGY",
     "KINDS",
+    "RESERVED",
     "TABLES",
     "Annotation",
     "Benchmark",

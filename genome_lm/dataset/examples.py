@@ -29,6 +29,8 @@ _SEQUENCE_NAMES = ("sequence", "seq")
 _PLACE = ("contig", "start", "end")
 SECOND = "sequence_2"
 _OTHER_COLUMNS = ("strand", "split", "id", SECOND)
+RESERVED = frozenset({*_SEQUENCE_NAMES, *_PLACE, *_OTHER_COLUMNS})
+"""Columns of a table that are no labels."""
 _MISSING = frozenset({"", ".", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "null", "NULL", "None"})
 """What R, pandas, spreadsheets and databases write where there is no value. As a sequence, NA would be two bases."""
 _WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
@@ -102,7 +104,7 @@ def read_examples(
     elif suffix == ".bed":
         examples, columns = list(_from_bed(path, store)), ("label",)
     else:
-        rows = read_rows(path, suffix, {*_SEQUENCE_NAMES, *_PLACE, *_OTHER_COLUMNS, *columns})
+        rows = read_rows(path, suffix, {*RESERVED, *columns})
         examples = list(_from_rows(rows, path, store, columns))
     if not examples:
         raise GenomeLMError(f"{path}: no examples in this file")

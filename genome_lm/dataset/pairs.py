@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genome_lm.dataset.examples import Example, LabelledSet, cell_label
+from genome_lm.dataset.examples import RESERVED, Example, LabelledSet, cell_label
 from genome_lm.dataset.splits import split_by_regions
 from genome_lm.dataset.tables import read_rows
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.files import require_suffix
-from genome_lm.formats.vcf import read_records
+from genome_lm.formats.vcf import Record, read_records
 from genome_lm.genome import GenomeStore, Interval
 from genome_lm.genome.places import place_text
 from genome_lm.genome.variants import REASONS, Variant, why_not
@@ -56,13 +56,17 @@ def pair_set(
         variants: A table with the columns contig, pos (1-based), ref and alt, or a VCF or BCF.
         regions: Of the splits.
         length: Bases of a window.
-        columns: Label columns of the table, of `labels`, or fields of a VCF's INFO.
+        columns: Label columns of the table, of `labels`, or fields of a VCF's INFO. A field with as many values,
+            between commas, as the record has ALTs has one for each.
         labels: Of a VCF, a table with the labels and the column id, or contig, pos, ref and alt.
 
     Raises:
-        GenomeLMError: Naming the file and the record: on a missing column, a place that is no number, or labels by
-            id of a record with several ALTs; also if no pair is left.
+        GenomeLMError: Naming the file and the record: on a missing column, a place that is no number, labels by id
+            of several alleles, or as many labels as fit neither the record nor its ALTs; also if no pair is left.
     """
+    for name in columns:
+        if name in RESERVED or columns.count(name) > 1:
+            raise GenomeLMError(f"label {name}: the table of pairs has another column of this name; rename the label")
     check_range("length", length, 2, 1 << 31)
     suffix = require_suffix(variants, (*TABLES, *VCFS), any_case=True)
     if labels is not None and suffix not in VCFS:
@@ -108,18 +112,35 @@ def _of_table(path: Path, columns: Sequence[str]) -> Iterator[_Row]:
 
 def _of_vcf(path: Path, columns: Sequence[str], labels: Path | None) -> Iterator[_Row]:
     by_id, by_place = _read_labels(labels, columns) if labels is not None else ({}, {})
+    info_fields = columns if labels is None else ()
+    labelled_ids = set[str]()
     for record in read_records(path, path):
         info = dict(each.partition("=")[::2] for each in record.info.split(";"))
-        own = tuple(cell_label(info.get(column, "")) for column in columns) if labels is None else ()
-        if record.name in by_id and len(record.alts) > 1:
+        if record.name in by_id and (len(record.alts) > 1 or record.name in labelled_ids):
+            several = "has several ALTs" if len(record.alts) > 1 else "an earlier record has this id"
             raise GenomeLMError(
-                f"{path}: {record.place}: has several ALTs, and {labels} has labels by id; give them by contig, pos, "
-                "ref and alt"
+                f"{path}: {record.place}: {several}, and {labels} has labels by id; give them by contig, pos, ref "
+                "and alt"
             )
-        for alt in record.alts:
+        labelled_ids.add(record.name)
+        for number, alt in enumerate(record.alts):
             key = (record.contig, record.start, record.ref.upper(), alt.upper())
+            own = tuple(_of_alt(info.get(column, ""), number, record, path) for column in info_fields)
             found = own or by_id.get(record.name) or by_place.get(key) or ("",) * len(columns)
             yield _Row(Variant(record.contig, record.start, record.ref, alt), f"{path}: {record.place}", found)
+
+
+def _of_alt(text: str, number: int, record: Record, path: Path) -> str:
+    """The label of one of a record's ALTs from a field of INFO."""
+    values = text.split(",")
+    if len(record.alts) == 1 or len(values) == 1:
+        return cell_label(text)
+    if len(values) != len(record.alts):
+        raise GenomeLMError(
+            f"{path}: {record.place}: the label {text} has {len(values)} values for {len(record.alts)} ALTs; give "
+            "labels by contig, pos, ref and alt (--labels)"
+        )
+    return cell_label(values[number])
 
 
 def _read_labels(path: Path, columns: Sequence[str]) -> tuple[dict[str, Any], dict[Any, Any]]:

@@ -106,6 +106,39 @@ def test_labels_by_id_need_one_alt(genome: Genome, tmp_path: Path) -> None:
         pair_set(genome.store, tmp_path / "v.vcf", REGIONS, 40, ["label"], tmp_path / "id.csv")
 
 
+def write_vcf(path: Path, *records: str) -> Path:
+    path.write_text(
+        "\n".join(["##fileformat=VCFv4.2", "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO", *records, ""])
+    )
+    return path
+
+
+def test_an_id_of_two_records_gives_no_label(genome: Genome, tmp_path: Path) -> None:
+    """Where `bcftools norm -m-` has split a record, both alleles have its id."""
+    letter = base(genome, "one", 100, 101)
+    records = [f"one\t101\tv0\t{letter}\t{alt}\t.\t.\t." for alt in (other(letter), letter + "A")]
+    (tmp_path / "id.csv").write_text("id,label\nv0,7\n")
+    with pytest.raises(GenomeLMError, match="one:101 v0: an earlier record has this id, and"):
+        pair_set(genome.store, write_vcf(tmp_path / "v.vcf", *records), REGIONS, 40, ["label"], tmp_path / "id.csv")
+
+
+def test_a_field_of_info_has_a_label_for_each_alt(genome: Genome, tmp_path: Path) -> None:
+    letter = base(genome, "one", 100, 101)
+    record = f"one\t101\tv0\t{letter}\t{other(letter)},{letter}A\t.\t.\tlabel="
+    made = pair_set(genome.store, write_vcf(tmp_path / "v.vcf", record + "0.5,-2"), REGIONS, 40).labelled.examples
+    assert [(e.second[20], e.labels) for e in made] == [(other(letter), ("0.5",)), (letter, ("-2",))]
+    with pytest.raises(GenomeLMError, match="one:101 v0: the label 1,2,3 has 3 values for 2 ALTs"):
+        pair_set(genome.store, write_vcf(tmp_path / "v.vcf", record + "1,2,3"), REGIONS, 40)
+
+
+@pytest.mark.parametrize("columns", [["contig"], ["label", "label"]])
+def test_labels_have_names_of_their_own(columns: list[str], genome: Genome, tmp_path: Path) -> None:
+    with pytest.raises(
+        GenomeLMError, match=f"label {columns[0]}: the table of pairs has another column of this name"
+    ):
+        pair_set(genome.store, table(tmp_path / "v.tsv", genome), REGIONS, 40, columns)
+
+
 def test_the_command_writes_what_is_read_again(genome: Genome, tmp_path: Path) -> None:
     out, regions = tmp_path / "p.parquet", tmp_path / "r.bed"
     regions.write_text("one\t0\t40000\ttrain\ntwo\t0\t4000\tvalid\n")
