@@ -10,6 +10,8 @@ from genome_lm.dataset.examples import Example, LabelledSet
 from genome_lm.dataset.likeness import MOST_SHARED, WIDTH, likeness
 from genome_lm.dataset.shortcuts import UndecidedError, drawn, rules
 from genome_lm.dataset.splits import Leak, assign_splits, canonical, find_leaks
+from genome_lm.errors import GenomeLMError
+from genome_lm.genome import SPLITS
 
 Verdict = Literal["pass", "fail", "not applicable"]
 MOST = 5_000
@@ -52,7 +54,13 @@ def audit_set(labelled: LabelledSet, seed: int = 0) -> list[Check]:
         labelled: The set. Where no example has a split, what needs one is not applicable, and rules are measured on
             examples that are set aside.
         seed: Of what is drawn.
+
+    Raises:
+        GenomeLMError: On a split that is none of train, valid and test, which no check would look at.
     """
+    if unknown := {example.split for example in labelled.examples} - {"", *SPLITS}:
+        named = ", ".join(repr(split) for split in sorted(unknown))
+        raise GenomeLMError(f"split {named}: each example needs one of {', '.join(SPLITS)}")
     return [*check_copies(labelled), *check_homology(labelled, seed), *check_rules(labelled, seed)]
 
 
@@ -95,7 +103,7 @@ def check_homology(labelled: LabelledSet, seed: int = 0) -> list[Check]:
     held_out = drawn([e for e in labelled.examples if e.split in ("valid", "test")], MOST, seed)
     if not train or not held_out:
         return [_not_applicable(name, _NO_SPLITS)]
-    result = likeness([encode(e.sequence) for e in held_out], (encode(e.sequence) for e in train))
+    result = likeness([encode(e.sequence, e.id) for e in held_out], (encode(e.sequence, e.id) for e in train))
     if np.isnan(result.fraction).all():
         return [_not_applicable(name, f"no held-out example has {WIDTH} bases")]
     rows = np.flatnonzero(result.fraction >= MOST_SHARED)

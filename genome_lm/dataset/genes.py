@@ -102,7 +102,8 @@ def gene_set(
     if told:
         log.warning("%s left out: %s", "coding segments" if kind == "coding" else "sites", "; ".join(told))
     if not examples:
-        raise GenomeLMError(f"no {kind} windows of {length:,} bases within the regions; shorten --length")
+        reason = f": left out are {'; '.join(told)}" if told else " within the regions; shorten --length"
+        raise GenomeLMError(f"no {kind} windows of {length:,} bases{reason}")
     return LabelledSet(examples, ("label",))
 
 

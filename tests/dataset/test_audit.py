@@ -26,6 +26,7 @@ from genome_lm.dataset.genes import _without_twins
 from genome_lm.dataset.likeness import likeness
 from genome_lm.dataset.places import Place
 from genome_lm.dataset.sites import CORES, Coverage
+from genome_lm.errors import GenomeLMError
 from genome_lm.finetune.run import _checked
 from genome_lm.genome import GenomeStore, Interval, build_store
 from genome_lm_cli.main import app
@@ -46,6 +47,21 @@ def umaydis(tmp_path_factory: pytest.TempPathFactory) -> tuple[GenomeStore, Anno
 def regions_of(store: GenomeStore) -> list[Interval]:
     (name,) = store.contigs.names
     return [Interval(name, 0, 120_000, "train"), Interval(name, 121_000, 240_000, "test")]
+
+
+def test_what_no_check_would_look_at_is_refused() -> None:
+    examples = [Example(f"s{i}", "ACGT" * 10, ("a",), split) for i, split in enumerate(("train", "Test", ""))]
+    with pytest.raises(GenomeLMError, match="split 'Test': each example needs one of train, valid, test"):
+        audit_set(LabelledSet(examples, ("label",)))
+    protein = [Example("p", "MKLX", ("a",), split) for split in ("train", "test")]
+    with pytest.raises(GenomeLMError, match="p: 'L' at position 3"):
+        audit_set(LabelledSet(protein, ("label",)))
+
+
+def test_a_set_without_windows_says_what_was_left_out(umaydis: tuple[GenomeStore, Annotation]) -> None:
+    regions = [region._replace(end=region.start + 20_000) for region in regions_of(umaydis[0])]
+    with pytest.raises(GenomeLMError, match="no donor windows of 64 bases: left out are"):
+        gene_set(*umaydis, "donor", regions, length=64)
 
 
 @pytest.mark.parametrize("kind", ["gene-start", "acceptor"])
