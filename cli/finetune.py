@@ -216,7 +216,7 @@ def _read(
     fractions: tuple[float, float],
     seed: int,
 ) -> "LabelledSet":
-    from genome_lm.dataset import assign_splits, joined, read_examples, split_by_regions
+    from genome_lm.dataset import assign_splits, joined, read_examples, split_by_regions, splits_of
     from genome_lm.genome import read_bed
 
     columns = tuple(label or ["label"])
@@ -231,7 +231,8 @@ def _read(
             raise GenomeLMError(f"{intervals}: no example lies within a region of a split")
         if outside:
             typer.echo(f"{outside:,} examples lie within no region of {intervals} and are left out", err=True)
-    if not any(example.split for example in labelled.examples):
+    splits = splits_of(labelled.examples)
+    if not any(splits):
         return assign_splits(labelled, *fractions, seed)
     # What has no split beside files or rows that have one is there to train on.
-    return labelled._replace(examples=[e if e.split else e._replace(split="train") for e in labelled.examples])
+    return labelled.with_splits(split or "train" for split in splits)

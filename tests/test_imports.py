@@ -28,6 +28,7 @@ LAYERS = [
         "drawing",
         "machine",
         "manifests",
+        "mapped",
         "mixture_config",
         "optional",
         "strands",

@@ -13,8 +13,6 @@ from genome_lm.dataset.coding import Transcript
 from genome_lm.dataset.examples import (
     RESERVED,
     TABLES,
-    Example,
-    LabelledSet,
     joined,
     read_examples,
     read_pairs,
@@ -23,6 +21,7 @@ from genome_lm.dataset.examples import (
     write_table,
 )
 from genome_lm.dataset.genes import KINDS, gene_set
+from genome_lm.dataset.labelled import Example, LabelledSet, splits_of
 from genome_lm.dataset.pairs import PairSet, pair_set
 from genome_lm.dataset.regions import CLASSES, bases_of_classes, classify_regions
 from genome_lm.dataset.species import HOMOLOGY, Shares, species_set
@@ -71,6 +70,7 @@ __all__ = [
     "read_variant_set",
     "species_set",
     "split_by_regions",
+    "splits_of",
     "summarise",
     "variant_manifest",
     "write_examples",

@@ -6,10 +6,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from genome_lm.alphabet import encode
-from genome_lm.dataset.examples import Example, LabelledSet
+from genome_lm.dataset.labelled import Example, LabelledSet, splits_of
 from genome_lm.dataset.likeness import MOST_SHARED, WIDTH, likeness
 from genome_lm.dataset.shortcuts import UndecidedError, drawn, rules
-from genome_lm.dataset.splits import Leak, assign_splits, canonical, find_leaks
+from genome_lm.dataset.splits import Leak, Outline, assign_splits, find_leaks, outline, sequence_key
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import SPLITS
 
@@ -67,15 +67,16 @@ def audit_set(labelled: LabelledSet, seed: int = 0) -> list[Check]:
 def check_copies(labelled: LabelledSet) -> list[Check]:
     """Copies and overlaps across splits, and equal sequences with other labels."""
     examples, checks = labelled.examples, []
-    leaks = find_leaks(examples)
+    outlined = outline(examples)
+    leaks = find_leaks(examples, outlined)
     for name, kind in (("copies", "same sequence"), ("reverse complements", "reverse complement")):
         checks.append(_counted(f"{name} in other splits", examples, [leak for leak in leaks if leak.kind == kind]))
-    if any(example.contig for example in examples):
+    if (outlined.contigs >= 0).any():
         of_kind = [leak for leak in leaks if leak.kind == "overlapping intervals"]
         checks.append(_counted("overlaps with other splits", examples, of_kind))
     else:
         checks.append(_not_applicable("overlaps with other splits", "no example has a place"))
-    return [*checks, _check_twins(examples)]
+    return [*checks, _check_twins(examples, outlined)]
 
 
 def _counted(name: str, examples: Sequence[Example], leaks: Sequence[Leak]) -> Check:
@@ -85,22 +86,24 @@ def _counted(name: str, examples: Sequence[Example], leaks: Sequence[Leak]) -> C
     return _judged(name, len(leaks), 0, f"training examples; first {first}" if leaks else "training examples")
 
 
-def _check_twins(examples: Sequence[Example]) -> Check:
-    first_of: dict[str, Example] = {}
-    twins = []
-    for example in examples:
-        other = first_of.setdefault(canonical(example.sequence), example)
+def _check_twins(examples: Sequence[Example], outlined: Outline) -> Check:
+    """Of pairs, both sequences count: several alternatives to one sequence are no twins."""
+    copies = np.bincount(outlined.first, minlength=len(examples))[outlined.first] > 1
+    first_of: dict[bytes, int] = {}
+    twins, first = 0, ""
+    for number in np.flatnonzero(copies).tolist():
+        example = examples[number]
+        other = examples[first_of.setdefault(sequence_key(example.sequence, example.second), number)]
         if other.labels != example.labels:
-            twins.append((other, example))
-    first = f"; first {twins[0][0].id} and {twins[0][1].id}" if twins else ""
-    return _judged("twins with other labels", len(twins), 0, f"examples{first}")
+            twins, first = twins + 1, first or f"; first {other.id} and {example.id}"
+    return _judged("twins with other labels", twins, 0, f"examples{first}")
 
 
 def check_homology(labelled: LabelledSet, seed: int = 0) -> list[Check]:
     """Held-out examples that share half their words of 21 bases with one training example, on either strand."""
     name = f"held-out examples with {MOST_SHARED:.0%} of the {WIDTH}-mers of a training one"
-    train = [example for example in labelled.examples if example.split == "train"]
-    held_out = drawn([e for e in labelled.examples if e.split in ("valid", "test")], MOST, seed)
+    train = labelled.of_split("train").examples
+    held_out = drawn(labelled.of_split("valid", "test").examples, MOST, seed)
     if not train or not held_out:
         return [_not_applicable(name, _NO_SPLITS)]
     result = likeness([encode(e.sequence, e.id) for e in held_out], (encode(e.sequence, e.id) for e in train))
@@ -140,7 +143,7 @@ _NO_SPLITS = "no training and held-out split"
 
 
 def _has_splits(examples: Sequence[Example]) -> bool:
-    splits = {example.split for example in examples}
+    splits = set(splits_of(examples))
     return "train" in splits and bool(splits & {"valid", "test"})
 
 

@@ -17,7 +17,10 @@ PENALTIES = (0.01, 0.1, 1.0, 10.0)
 WIDTHS = (4, 6)
 """Lengths of the words that are counted; likewise."""
 MOST = 20_000
-"""Training examples that a regression on k-mers is fitted to, drawn if there are more."""
+"""Training examples that a regression on k-mers is fitted to, and validation examples that it is chosen by; drawn if
+there are more."""
+_TOGETHER = 4_096
+"""Sequences whose words are counted at one time."""
 
 
 class KmerLogistic(NamedTuple):
@@ -35,7 +38,10 @@ class KmerLogistic(NamedTuple):
     def probabilities(self, tokens: Sequence[Tokens]) -> npt.NDArray[np.float32]:
         """(n, classes) float32 of n sequences of token ids; 0 for a class that had no training example."""
         each = np.zeros((len(tokens), self.classes), dtype=np.float32)
-        each[:, self.classifier.classes_] = self.classifier.predict_proba(kmer_frequencies(tokens, self.width))
+        for start in range(0, len(tokens), _TOGETHER):
+            some = slice(start, start + _TOGETHER)
+            frequencies = kmer_frequencies(tokens[some], self.width)
+            each[some, self.classifier.classes_] = self.classifier.predict_proba(frequencies)
         return each
 
 
@@ -48,15 +54,17 @@ def kmer_logistic(
         tokens: Token ids of the sequences of the training and of the validation split.
         targets: The same two splits' (n,) class numbers; two classes or more in training.
         classes: How many classes there are.
-        seed: Of the regression, and of the choice of training examples if there are more than `MOST`.
+        seed: Of the regression, and of the choice of examples of a split if there are more than `MOST`.
     """
-    (rows, valid) = targets
-    drawn = np.random.default_rng(seed).permutation(len(rows))[:MOST]
-    sequences = [tokens[0][i] for i in drawn]
+    drawn = [np.random.default_rng(seed).permutation(len(each))[:MOST] for each in targets]
+    if len(targets[1]) <= MOST:
+        drawn[1] = np.arange(len(targets[1]))
+    sequences = [[each[i] for i in rows.tolist()] for each, rows in zip(tokens, drawn, strict=True)]
+    classes_ = [each[rows] for each, rows in zip(targets, drawn, strict=True)]
     best: tuple[float, KmerLogistic] | None = None
     for width in WIDTHS:
-        features = kmer_frequencies(sequences, width), kmer_frequencies(tokens[1], width)
-        classifier, accuracy = best_logistic(features, (rows[drawn], valid), seed)
+        features = [kmer_frequencies(each, width) for each in sequences]
+        classifier, accuracy = best_logistic(features, classes_, seed)
         if best is None or accuracy > best[0]:
             best = accuracy, KmerLogistic(width, classes, classifier)
     assert best is not None

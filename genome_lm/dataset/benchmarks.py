@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from genome_lm.dataset.examples import Example, LabelledSet, joined, letters_of, place_of, read_examples
+from genome_lm.dataset.examples import joined, place_of, read_examples
+from genome_lm.dataset.labelled import Example, LabelledSet, letters_of
 from genome_lm.dataset.tables import read_rows
 from genome_lm.documents import read_bytes, read_json, read_yaml
 from genome_lm.download import download_all

@@ -5,12 +5,14 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genome_lm.alphabet import LETTER_COMPLEMENT, letters
+from genome_lm.dataset.labelled import Chain, Chosen, Example, LabelledSet, letters_of, splits_of, spooled
 from genome_lm.dataset.tables import Rows, read_rows
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, require_suffix
@@ -37,41 +39,6 @@ _WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
-class Example(NamedTuple):
-    """A labelled sequence.
-
-    Attributes:
-        id: What messages call it.
-        sequence: IUPAC letters, already of the strand that is meant.
-        labels: What its label columns hold, as text, 1.0 as 1; a label at each position stands in one of them, and
-            "nan" where it is missing.
-        split: "train", "valid", "test", or "" if it is not assigned.
-        contig: Where it comes from, "" if that is not known; [start, end) is 0-based on the forward strand.
-        second: Of a pair, the second sequence; "" where there is none.
-    """
-
-    id: str
-    sequence: str
-    labels: tuple[str, ...]
-    split: str = ""
-    contig: str = ""
-    start: int = 0
-    end: int = 0
-    strand: str = "+"
-    second: str = ""
-
-
-class LabelledSet(NamedTuple):
-    """Labelled sequences, and the names of their label columns."""
-
-    examples: list[Example]
-    columns: tuple[str, ...]
-
-    def of_split(self, split: str) -> "LabelledSet":
-        """Those of one split."""
-        return LabelledSet([example for example in self.examples if example.split == split], self.columns)
-
-
 def read_examples(
     path: Path, store: GenomeStore | None = None, columns: Sequence[str] = ("label",), split: str = ""
 ) -> LabelledSet:
@@ -92,7 +59,8 @@ def read_examples(
         split: The split of all of them; if "", what the file says.
 
     Returns:
-        The set, in the file's order.
+        The set, in the file's order. It takes a few bytes of memory per example: the records are in a temporary file,
+        and letters of a genome are fetched when they are asked for.
 
     Raises:
         GenomeLMError: Naming the file and the record: on an unknown format, a missing column, label, or genome, or
@@ -100,17 +68,17 @@ def read_examples(
     """
     suffix = require_suffix(path, INPUTS).removesuffix(".gz")
     if suffix in FASTA:
-        examples, columns = [_from_header(record, path) for record in read_fasta(path)], ("label",)
+        examples: Iterator[Example] = (_from_header(record, path) for record in read_fasta(path))
+        columns = ("label",)
     elif suffix == ".bed":
-        examples, columns = list(_from_bed(path, store)), ("label",)
+        examples, columns = _from_bed(path, store), ("label",)
     else:
-        rows = read_rows(path, suffix, {*RESERVED, *columns})
-        examples = list(_from_rows(rows, path, store, columns))
-    if not examples:
+        rows = read_rows(path, suffix, {*RESERVED, *columns}, most=math.inf)
+        examples = _from_rows(rows, path, store, columns)
+    kept = spooled(examples, store, split)
+    if not kept:
         raise GenomeLMError(f"{path}: no examples in this file")
-    if split:
-        examples = [example._replace(split=split) for example in examples]
-    return LabelledSet(examples, tuple(columns))
+    return LabelledSet(kept, tuple(columns))
 
 
 def read_pairs(path: Path) -> tuple[list[str], list[str], list[str]]:
@@ -196,7 +164,8 @@ def _from_bed(path: Path, store: GenomeStore | None) -> Iterator[Example]:
             raise GenomeLMError(f"{path}: interval {number} has no label: the fourth column has to hold it")
         where = interval.contig, interval.start, interval.end, "-" if interval.strand == "-" else "+"
         name = place_text(*where[:3], interval.strand)
-        yield Example(name, letters_of(store, where, f"{path}: interval {number}"), (label,), "", *where)
+        letters_of(store, where, f"{path}: interval {number}")  # so that a wrong place is told with its interval
+        yield Example(name, "", (label,), "", *where)
 
 
 def _from_rows(table: Rows, path: Path, store: GenomeStore | None, columns: Sequence[str]) -> Iterator[Example]:
@@ -219,7 +188,8 @@ def _from_rows(table: Rows, path: Path, store: GenomeStore | None, columns: Sequ
             letters_ = _sequence(row[sequence], place)
         elif where[0]:
             assert store is not None
-            letters_ = letters_of(store, where, place)
+            letters_of(store, where, place)  # so that a wrong place is told with its record
+            letters_ = ""
         else:
             raise GenomeLMError(f"{place}: no contig")
         name = _text(row.get("id")) or (place_text(*where[:3]) if where[0] else "")
@@ -273,15 +243,6 @@ def _base(value: Any) -> int | None:
     return int(text) if _INTEGER.fullmatch(text) else None
 
 
-def letters_of(store: GenomeStore, where: tuple[str, int, int, str], place: str) -> str:
-    """The sequence at a contig, start, end and strand; `place` is what errors call it."""
-    contig, start, end, strand = where
-    try:
-        return store.fetch(contig, start, end, strand, output="letters").tobytes().decode()  # type: ignore[arg-type]
-    except GenomeLMError as error:
-        raise GenomeLMError(f"{place}: {error}") from None
-
-
 def _from_header(record: tuple[str, str], path: Path) -> Example:
     title, sequence = record
     name = title.split(maxsplit=1)[0]
@@ -310,4 +271,8 @@ def joined(sets: Iterable[LabelledSet]) -> LabelledSet:
     sets = list(sets)
     if len({labelled.columns for labelled in sets}) > 1:
         raise GenomeLMError(f"the sets have other label columns: {', '.join(str(s.columns) for s in sets)}")
-    return LabelledSet([example for labelled in sets for example in labelled.examples], sets[0].columns)
+    if len(sets) == 1:
+        return sets[0]
+    splits = np.concatenate([splits_of(labelled.examples) for labelled in sets])
+    base = Chain([labelled.examples for labelled in sets])
+    return LabelledSet(Chosen(base, np.arange(len(splits)), splits), sets[0].columns)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from genome_lm.alphabet import C, G, N, T
 from genome_lm.dataset.annotation import Annotation
-from genome_lm.dataset.examples import Example, LabelledSet
+from genome_lm.dataset.labelled import Example, LabelledSet
 from genome_lm.dataset.likeness import MOST_SHARED, likeness
 from genome_lm.dataset.places import GC_BIN, Place, Space
 from genome_lm.dataset.sites import CORES, Coverage, SiteWindows, gene_starts, matched_sites, splice_sites

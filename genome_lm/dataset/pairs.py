@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genome_lm.dataset.examples import RESERVED, Example, LabelledSet, cell_label
+from genome_lm.dataset.examples import RESERVED, cell_label
+from genome_lm.dataset.labelled import Example, LabelledSet
 from genome_lm.dataset.splits import split_by_regions
 from genome_lm.dataset.tables import read_rows
 from genome_lm.errors import GenomeLMError, check_range

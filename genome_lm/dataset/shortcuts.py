@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.alphabet import A, C, G, N, Tokens, encode, letters
-from genome_lm.dataset.examples import Example, reverse_complement_text
+from genome_lm.dataset.examples import reverse_complement_text
+from genome_lm.dataset.labelled import Example
 from genome_lm.genome.words import is_base, kmer_frequencies
 from genome_lm.optional import require
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from genome_lm.dataset.examples import Example, LabelledSet
+from genome_lm.dataset.labelled import Example, LabelledSet
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.genome import SPLITS, GenomeStore, Interval, find_kin, split_genome, tile
 from genome_lm.genome.places import place_text

@@ -1,13 +1,16 @@
 """Splits of labelled sets: assigned without leaks, and searched for them."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from genome_lm.dataset.examples import Example, LabelledSet, reverse_complement_text
+from genome_lm.dataset.examples import reverse_complement_text
+from genome_lm.dataset.labelled import Example, LabelledSet, splits_of
 from genome_lm.errors import GenomeLMError, check_range
-from genome_lm.genome import SPLITS, Interval
+from genome_lm.genome import Interval
 
 
 class Leak(NamedTuple):
@@ -24,59 +27,99 @@ class Leak(NamedTuple):
     held_out: int
 
 
-def canonical(sequence: str) -> str:
-    """The same text for a sequence and its reverse complement, in upper case."""
-    upper = sequence.upper()
-    return min(upper, reverse_complement_text(upper))
+def sequence_key(*sequences: str) -> bytes:
+    """16 bytes, the same for sequences and for the reverse complements of all of them, in any case of the letters."""
+    forward = [sequence.upper() for sequence in sequences]
+    text = min(forward, [reverse_complement_text(sequence) for sequence in forward])
+    return hashlib.blake2b("\n".join(text).encode(), digest_size=16).digest()
 
 
-def find_leaks(examples: Sequence[Example]) -> list[Leak]:
+class Outline(NamedTuple):
+    """What the search for copies and overlaps needs of n examples, without their letters: 48 bytes each.
+
+    Attributes:
+        keys: (n,) 16 bytes, `sequence_key` of the (first) sequence.
+        first: (n,) int64, number of the first example with this key.
+        contigs: (n,) int64, numbers of the contigs in the order of their names; -1 for examples without a place.
+        starts, ends: (n,) int64.
+    """
+
+    keys: npt.NDArray[np.bytes_]
+    first: npt.NDArray[np.int64]
+    contigs: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+
+
+def outline(examples: Sequence[Example]) -> Outline:
+    """Read all examples once."""
+    keys = np.empty(len(examples), dtype="S16")
+    places = np.empty((3, len(examples)), dtype=np.int64)
+    numbers: dict[str, int] = {}
+    for row, example in enumerate(examples):
+        keys[row] = sequence_key(example.sequence)
+        contig = numbers.setdefault(example.contig, len(numbers)) if example.contig else -1
+        places[:, row] = contig, example.start, example.end
+    _, first, of_key = np.unique(keys, return_index=True, return_inverse=True)
+    ranks = np.full(len(numbers) + 1, -1)  # the last one is that of -1
+    ranks[[numbers[name] for name in sorted(numbers)]] = np.arange(len(numbers))
+    return Outline(keys, first[of_key], ranks[places[0]], *places[1:])
+
+
+def find_leaks(examples: Sequence[Example], outlined: Outline | None = None) -> list[Leak]:
     """What training examples share with validation and test: sequences, on either strand, and bases of the genome.
 
     Sequences that differ by one base, or that overlap without a known place, are not found.
 
+    Args:
+        examples: The set.
+        outlined: Its outline, if that is there already.
+
     Returns:
         A leak for each training example that has one, in their order, of the first kind that applies.
     """
-    held_out: dict[str, int] = {}
-    for number, example in enumerate(examples):
-        if example.split in ("valid", "test"):
-            held_out.setdefault(canonical(example.sequence), number)
-    overlaps = _overlapping(examples)
+    outlined = outlined or outline(examples)
+    splits = splits_of(examples)
+    is_train, is_held_out = splits == "train", np.isin(splits, ["valid", "test"])
+    held_out = np.flatnonzero(is_held_out)
+    keys, first = np.unique(outlined.keys[held_out], return_index=True)
+    place = np.minimum(np.searchsorted(keys, outlined.keys), max(0, len(keys) - 1))
+    copies = np.full(len(examples), -1)
+    if len(keys):
+        copies = np.where(keys[place] == outlined.keys, held_out[first[place]], -1)
+    overlaps = _overlapping(outlined, is_train, is_held_out)
     leaks = []
-    for number, example in enumerate(examples):
-        if example.split == "train":
-            other = held_out.get(canonical(example.sequence))
-            if other is not None:
-                same = example.sequence.upper() == examples[other].sequence.upper()
-                leaks.append(Leak("same sequence" if same else "reverse complement", number, other))
-            elif number in overlaps:
-                leaks.append(Leak("overlapping intervals", number, overlaps[number]))
+    for number in np.flatnonzero(is_train & ((copies >= 0) | (overlaps >= 0))).tolist():
+        other, kind = int(copies[number]), "overlapping intervals"
+        if other >= 0:
+            same = examples[number].sequence.upper() == examples[other].sequence.upper()
+            kind = "same sequence" if same else "reverse complement"
+        leaks.append(Leak(kind, number, other if other >= 0 else int(overlaps[number])))
     return leaks
 
 
-def _overlapping(examples: Sequence[Example]) -> dict[int, int]:
-    """Training examples that share bases with a held-out one, and one of these: a sweep along each contig."""
-    order = sorted(
-        (number for number, example in enumerate(examples) if example.contig),
-        key=lambda number: (examples[number].contig, examples[number].start),
-    )
-    overlaps: dict[int, int] = {}
-    reach: dict[bool, list[int]] = {True: [], False: []}
-    for number in order:
-        example, is_train = examples[number], examples[number].split == "train"
-        for kind in reach:
-            reach[kind] = [
-                other
-                for other in reach[kind]
-                if examples[other].contig == example.contig and examples[other].end > example.start
-            ]
-        for other in reach[not is_train]:
-            train, held_out = (number, other) if is_train else (other, number)
-            overlaps.setdefault(train, held_out)
-        if example.split in SPLITS:
-            reach[is_train].append(number)
-    return overlaps
+def _overlapping(
+    outlined: Outline, is_train: npt.NDArray[np.bool_], is_held_out: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """(n,) a held-out example that a training example shares bases with; -1 if there is none, and for others."""
+    contigs, starts, ends = outlined.contigs, outlined.starts, outlined.ends
+    partners = np.full(len(contigs), -1)
+    order = np.lexsort((starts, contigs))
+    order = order[(contigs[order] >= 0) & (is_train | is_held_out)[order]]
+    both = np.intersect1d(contigs[order[is_train[order]]], contigs[order[is_held_out[order]]])
+    bounds = zip(*(np.searchsorted(contigs[order], both, side) for side in ("left", "right")), strict=True)
+    for first, end in bounds:
+        rows = order[first:end]
+        train, held_out = np.flatnonzero(is_train[rows]), np.flatnonzero(is_held_out[rows])
+        # The first of those before it that reaches beyond its start, or else the next one, if that begins in it.
+        reach = np.maximum.accumulate(ends[rows[held_out]])
+        before = np.searchsorted(reach, starts[rows[train]], side="right")
+        after = np.searchsorted(held_out, train)
+        partner = np.where(before < after, before, np.minimum(after, len(held_out) - 1))
+        partner = rows[held_out[partner]]
+        shares = (before < after) | (after < len(held_out)) & (starts[partner] < ends[rows[train]])
+        partners[rows[train[shares]]] = partner[shares]
+    return partners
 
 
 def describe_leaks(leaks: Sequence[Leak], examples: Sequence[Example]) -> str:
@@ -112,8 +155,7 @@ def assign_splits(labelled: LabelledSet, valid: float, test: float, seed: int) -
     for group in np.random.default_rng(seed).permutation(np.unique(groups)).tolist():
         split_of_group[group] = max(lacking, key=lambda name: lacking[name])
         lacking[split_of_group[group]] -= sizes[group]
-    assigned = zip(labelled.examples, groups.tolist(), strict=True)
-    return labelled._replace(examples=[example._replace(split=split_of_group[group]) for example, group in assigned])
+    return labelled.with_splits(split_of_group[group] for group in groups.tolist())
 
 
 def _groups(examples: Sequence[Example]) -> list[int]:
@@ -126,12 +168,15 @@ def _groups(examples: Sequence[Example]) -> list[int]:
             number = parents[number]
         return number
 
-    seen: dict[str, int] = {}
-    for number, example in enumerate(examples):
-        parents[root(number)] = root(seen.setdefault(canonical(example.sequence), number))
-    placed = sorted((e.contig, e.start, e.end, number) for number, e in enumerate(examples) if e.contig)
-    last: tuple[str, int, int] | None = None
-    for contig, start, end, number in placed:
+    outlined = outline(examples)
+    for number, first in enumerate(outlined.first.tolist()):
+        parents[root(number)] = root(first)
+    contigs, starts, ends = outlined.contigs, outlined.starts, outlined.ends
+    last: tuple[int, int, int] | None = None
+    for number in np.lexsort((ends, starts, contigs)).tolist():
+        contig, start, end = int(contigs[number]), int(starts[number]), int(ends[number])
+        if contig < 0:
+            continue
         if last is not None and last[0] == contig and start < last[1]:
             parents[root(number)] = root(last[2])
             last = contig, max(last[1], end), number
@@ -149,10 +194,12 @@ def split_by_regions(labelled: LabelledSet, regions: Sequence[Interval]) -> tupl
     by_contig: dict[str, list[Interval]] = {}
     for region in regions:
         by_contig.setdefault(region.contig, []).append(region)
-    kept = []
-    for example in labelled.examples:
+    rows, splits = [], []
+    for row, example in enumerate(labelled.examples):
         for region in by_contig.get(example.contig, []):
             if region.start <= example.start and example.end <= region.end:
-                kept.append(example._replace(split=region.name))
+                rows.append(row)
+                splits.append(region.name)
                 break
-    return labelled._replace(examples=kept), len(labelled.examples) - len(kept)
+    kept = labelled.take(np.array(rows, dtype=np.int64)).with_splits(splits)
+    return kept, len(labelled.examples) - len(rows)

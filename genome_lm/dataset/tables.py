@@ -18,7 +18,7 @@ from genome_lm.optional import require
 from genome_lm.text import one_line, repeated_names
 
 MOST_BYTES = 2 << 30
-"""Unpacked bytes of a table: its rows are held in memory, all of them."""
+"""Unpacked bytes of a table whose rows are held in memory, all of them."""
 USUAL_BYTES = 256 << 20
 """Unpacked bytes up to which a small file may be packed as tightly as can be."""
 MOST_PACKED = 50
@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     rows: Iterator[dict[str, Any]]
 
 
-def read_rows(path: Path, suffix: str, wanted: Collection[str], header: int = 1) -> Rows:
+def read_rows(path: Path, suffix: str, wanted: Collection[str], header: int = 1, most: float = MOST_BYTES) -> Rows:
     """Open a table.
 
     Args:
@@ -45,17 +45,18 @@ def read_rows(path: Path, suffix: str, wanted: Collection[str], header: int = 1)
         suffix: ".csv", ".tsv", ".xlsx" (its first sheet) or ".parquet": what it is, whatever it is packed with.
         wanted: Columns of Parquet and .xlsx to read; others are skipped. Rows of text have all columns, as text.
         header: Not of Parquet: the line that names the columns; what is before it is skipped.
+        most: Unpacked bytes of all rows together that the caller has room for.
 
     Raises:
         GenomeLMError: Here or while the rows are read: if the file can't be read, two columns have one name, a line
             has more or fewer fields than the first one, or the table grows too large on unpacking.
     """
     if suffix == ".parquet":
-        columns, rows = _of_parquet(path, wanted)
+        columns, rows = _of_parquet(path, wanted, most)
     elif suffix == ".xlsx":
         columns, rows = _of_sheet(path, wanted, header)
     else:
-        columns, rows = _of_text(path, suffix, header)
+        columns, rows = _of_text(path, suffix, header, most)
     if repeated := repeated_names(columns):
         raise GenomeLMError(f"{path}: more than one column is called {repeated[0][:40]!r}")
     return Rows(columns, rows)
@@ -64,10 +65,10 @@ def read_rows(path: Path, suffix: str, wanted: Collection[str], header: int = 1)
 class _Size:
     """What a table grows to on unpacking."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: float = MOST_BYTES) -> None:
         self._path, self._bytes = path, 0
         self._growth = max(USUAL_BYTES, MOST_PACKED * path.stat().st_size)
-        self._most = min(MOST_BYTES, self._growth)
+        self._most = min(most, self._growth)
 
     def check_growth(self, count: int) -> None:
         """Raise a `GenomeLMError` if a file of this size can't honestly hold so many bytes, read or not."""
@@ -78,7 +79,7 @@ class _Size:
         self._bytes += count
         self._check(self._bytes, self._most)
 
-    def _check(self, count: int, most: int) -> None:
+    def _check(self, count: int, most: float) -> None:
         if count > most:
             raise GenomeLMError(
                 f"{self._path}: grows to more than {most:,} bytes on unpacking; give a part of it, or places of a "
@@ -86,8 +87,8 @@ class _Size:
             )
 
 
-def _of_text(path: Path, suffix: str, header: int) -> tuple[list[str], Iterator[dict[str, Any]]]:
-    records = _records(path, "\t" if suffix == ".tsv" else ",")
+def _of_text(path: Path, suffix: str, header: int, most: float) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    records = _records(path, "\t" if suffix == ".tsv" else ",", most)
     columns = next(islice(records, header - 1, None), None)
     if columns is None:
         raise GenomeLMError(f"{path}: can't read the table: the file is empty")
@@ -132,14 +133,14 @@ def _dictionaries(path: Path, columns: list[str], records: Iterator[list[str]]) 
         yield dict(zip(columns, record, strict=True))
 
 
-def _records(path: Path, separator: str) -> Iterator[list[str]]:
+def _records(path: Path, separator: str, most: float) -> Iterator[list[str]]:
     """The lines of text, cut at the separators; blank ones are skipped."""
     size: _Size | None = None
 
     def counted() -> Iterator[str]:
         nonlocal size
         for line in read_lines(path):
-            size = size or _Size(path)
+            size = size or _Size(path, most)
             size.add(len(line))
             yield line
 
@@ -170,7 +171,7 @@ def list_columns(path: Path) -> list[str]:
     return columns
 
 
-def _of_parquet(path: Path, wanted: Collection[str]) -> tuple[list[str], Iterator[dict[str, Any]]]:
+def _of_parquet(path: Path, wanted: Collection[str], most: float) -> tuple[list[str], Iterator[dict[str, Any]]]:
     if not path.is_file():
         raise GenomeLMError(f"{path}: can't read the table: {'not a file' if path.exists() else 'no such file'}")
     try:
@@ -178,7 +179,7 @@ def _of_parquet(path: Path, wanted: Collection[str]) -> tuple[list[str], Iterato
         texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
         # A text that many rows share stays in memory once.
         file = pq.ParquetFile(path, read_dictionary=texts, page_checksum_verification=True)
-        return list(file.schema_arrow.names), _batches(path, file, wanted)
+        return list(file.schema_arrow.names), _batches(path, file, wanted, most)
     except _DAMAGES as error:
         raise GenomeLMError(f"{path}: can't read the table: {one_line(error)}") from error
 
@@ -187,10 +188,10 @@ def _is_text(kind: pa.DataType) -> bool:
     return any(of(kind) for of in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string))
 
 
-def _batches(path: Path, file: pq.ParquetFile, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
+def _batches(path: Path, file: pq.ParquetFile, wanted: Collection[str], most: float) -> Iterator[dict[str, Any]]:
     columns = [name for name in file.schema_arrow.names if name in wanted]
     try:
-        size = _Size(path)
+        size = _Size(path, most)
         # What the file says of itself, before anything is decoded. Its words on single columns would tell more, but
         # pyarrow ends the process where these are damaged.
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]

@@ -12,6 +12,7 @@ from genome_lm.alphabet import reverse_complement
 from genome_lm.finetune.targets import IGNORED, Data
 from genome_lm.genome.codes import Codes
 from genome_lm.inference import head_outputs, padded_batches, pooled
+from genome_lm.mapped import Mapped
 from genome_lm.model import Head, HeadConfig, HyenaBackbone
 
 Array = npt.NDArray[np.generic]
@@ -177,7 +178,8 @@ def of_other_strand(target: Array, head: HeadConfig) -> Array:
 def _pooled(
     backbone: HyenaBackbone, head: Head, sides: Sequence[Sequence[Codes]], device_tokens: int, turned: bool
 ) -> Tensor:
-    each = [pooled(backbone, head, _as_read(tokens, [turned] * len(tokens)), device_tokens) for tokens in sides]
+    as_read = [Mapped(tokens, reverse_complement) if turned else tokens for tokens in sides]
+    each = [pooled(backbone, head, tokens, device_tokens) for tokens in as_read]
     return each[0] if len(each) == 1 else head.paired(*each)
 
 

@@ -144,20 +144,22 @@ def measure(
     Raises:
         GenomeLMError: If there is nothing to measure, or a prediction is no finite number.
     """
-    if not targets:
+    if not len(targets):
         raise GenomeLMError("no examples to measure on")
     if not all(np.isfinite(one).all() for one in predictions):
         raise GenomeLMError("the model predicts NaN or infinity; lower --lr, or look at its weights")
     if head.task == "tracks":
         return measure_tracks(head, predictions, targets, resamples, seed)
     whole = _flat(head, predictions, targets)
-    resampled = [_resampled(head, predictions, targets, whole, draw) for draw in draws(len(targets), resamples, seed)]
-    estimates = []
-    for name, parts in metrics_of(head).items():
-        of_whole = parts(*whole)
-        values = (_like(parts(*pair), of_whole) for pair in resampled)
-        estimates.append(estimate(name, _mean(of_whole), values))
-    return estimates
+    metrics = metrics_of(head)
+    of_whole = {name: parts(*whole) for name, parts in metrics.items()}
+    resampled: dict[str, list[float]] = {name: [] for name in metrics}
+    for draw in draws(len(targets), resamples, seed):
+        pair = _resampled(head, predictions, targets, whole, draw)
+        for name, parts in metrics.items():
+            if not math.isnan(_mean(of_whole[name])):
+                resampled[name].append(_like(parts(*pair), of_whole[name]))
+    return [estimate(name, _mean(of_whole[name]), values) for name, values in resampled.items()]
 
 
 def _like(parts: list[float], of_whole: list[float]) -> float:

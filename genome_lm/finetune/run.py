@@ -18,7 +18,7 @@ from torch import Tensor
 
 from genome_lm import __version__
 from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha256
-from genome_lm.dataset import LabelledSet, assign_splits, check_rules, describe_leaks, find_leaks, joined
+from genome_lm.dataset import LabelledSet, assign_splits, check_rules, describe_leaks, find_leaks, joined, splits_of
 from genome_lm.device import choose_device
 from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import replacing_folder
@@ -223,7 +223,7 @@ def _encoded(labelled: LabelledSet, head: HeadConfig, max_length: int) -> dict[s
 
 def _checked(labelled: LabelledSet, policy: LeakPolicy, valid_fraction: float, seed: int) -> tuple[LabelledSet, int]:
     """The set with a validation split, and how many training examples leak; that is said before training."""
-    if unknown := {e.split for e in labelled.examples} - {"train", "valid", "test"}:
+    if unknown := set(splits_of(labelled.examples)) - {"train", "valid", "test"}:
         named = ", ".join(repr(split) for split in sorted(unknown))
         raise GenomeLMError(f"split {named}: each example needs one of train, valid and test")
     if len({bool(example.second) for example in labelled.examples}) > 1:
@@ -244,10 +244,8 @@ def _checked(labelled: LabelledSet, policy: LeakPolicy, valid_fraction: float, s
         raise GenomeLMError(f"{message}\n  split anew, or drop these training examples (--leaks drop)")
     if policy == "drop":
         log.warning("%s\n  they are dropped from training", message)
-        dropped = {leak.train for leak in leaks}
-        return labelled._replace(examples=[e for i, e in enumerate(labelled.examples) if i not in dropped]), len(
-            leaks
-        )
+        kept = np.delete(np.arange(len(labelled.examples)), [leak.train for leak in leaks])
+        return labelled.take(kept), len(leaks)
     log.warning("%s\n  metrics on these are too good; --leaks drop removes them from training", message)
     return labelled, len(leaks)
 

@@ -3,15 +3,17 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from genome_lm.alphabet import encode
 from genome_lm.dataset import Example, LabelledSet
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
-from genome_lm.inference import encode_all
+from genome_lm.inference import encode_one
+from genome_lm.mapped import Mapped
 from genome_lm.model import Bins, HeadConfig
 from genome_lm.model.head import TrackLoss
 
@@ -35,9 +37,9 @@ class Data(NamedTuple):
         seconds: Of pairs, the second sequences' arrays; else empty.
     """
 
-    ids: list[str]
-    tokens: list[Codes]
-    targets: list[npt.NDArray[np.generic]]
+    ids: Sequence[str]
+    tokens: Sequence[Codes]
+    targets: Sequence[npt.NDArray[np.generic]]
     seconds: Sequence[Codes] = ()
 
 
@@ -73,8 +75,8 @@ def moments(
     """Mean and standard deviation (1 if they don't vary) of each column of values."""
     columns = []
     for column in range(len(train.columns)):
-        values = [v for example in train.examples for v in _numbers(example, column, per_position, in_bins)]
-        numbers = np.array(values, dtype=np.float64)
+        values = (v for example in train.examples for v in _numbers(example, column, per_position, in_bins))
+        numbers = np.fromiter(values, dtype=np.float64)
         columns.append(numbers[~np.isnan(numbers)])
     for name, values_ in zip(train.columns, columns, strict=True):
         if not len(values_):
@@ -116,7 +118,7 @@ def _binned(example: Example, size: int) -> npt.NDArray[np.float32]:
 
 
 def encode_examples(labelled: LabelledSet, head: HeadConfig, most: int) -> Data:
-    """Token ids and targets.
+    """Token ids and targets: all are checked here, and made from the examples each time that they are asked for.
 
     Args:
         labelled: The examples.
@@ -127,13 +129,24 @@ def encode_examples(labelled: LabelledSet, head: HeadConfig, most: int) -> Data:
         GenomeLMError: Naming the example, on a sequence that is too long or no DNA, a class that training lacks, a
             label that is no number, or labels at each position that are not as many as bases.
     """
-    ids = [example.id for example in labelled.examples]
-    tokens = encode_all([example.sequence for example in labelled.examples], ids, most)
-    targets = [_target(example, head) for example in labelled.examples]
-    if head.pair == "none":
-        return Data(ids, tokens, targets)
-    names = [f"{name}: the second sequence" for name in ids]
-    return Data(ids, tokens, targets, encode_all([example.second for example in labelled.examples], names, most))
+    examples = labelled.examples
+    is_pair = head.pair != "none"
+    for example in examples:
+        encode_one(example.sequence, example.id, most)
+        if is_pair:
+            encode_one(example.second, f"{example.id}: the second sequence", most)
+    targets: Sequence[npt.NDArray[np.generic]] = Mapped(examples, lambda example: _target(example, head))
+    if head.per_position:
+        for _ in targets:
+            pass
+    else:
+        rows = np.empty((len(targets), *targets[0].shape), dtype=targets[0].dtype)
+        for number, target in enumerate(targets):
+            rows[number] = target
+        targets = cast("Sequence[npt.NDArray[np.generic]]", rows)
+    tokens = Mapped(examples, lambda example: encode(example.sequence, example.id))
+    seconds = Mapped(examples, lambda example: encode(example.second, example.id)) if is_pair else ()
+    return Data(Mapped(examples, lambda example: example.id), tokens, targets, seconds)
 
 
 def _target(example: Example, head: HeadConfig) -> npt.NDArray[np.generic]:

@@ -117,10 +117,12 @@ def track_baselines(head: HeadConfig, train: Data, held_out: Data, seed: int) ->
     """
     assert head.bins is not None
     predicted = {"mean profile": _profile(train, held_out)}
-    places = [(row, place) for row, target in enumerate(train.targets) for place in range(len(target))]
-    drawn = np.random.default_rng(seed).permutation(len(places))[:MOST].tolist()
-    fitted_to = [_bin(train.tokens[places[i][0]], places[i][1], head.bins) for i in drawn]
-    targets = np.array([train.targets[places[i][0]][places[i][1]] for i in drawn])
+    starts = np.cumsum([0, *(len(target) for target in train.targets)])
+    drawn = np.random.default_rng(seed).permutation(starts[-1])[:MOST]
+    rows = np.searchsorted(starts, drawn, side="right") - 1
+    places = list(zip(rows.tolist(), (drawn - starts[rows]).tolist(), strict=True))
+    fitted_to = [_bin(train.tokens[row], place, head.bins) for row, place in places]
+    targets = np.array([train.targets[row][place] for row, place in places])
     windows = zip(held_out.tokens, held_out.targets, strict=True)
     bins = [[_bin(ids, place, head.bins) for place in range(len(target))] for ids, target in windows]
     features: dict[str, Any] = {"G + C": _gc, f"{WIDTH}-mer ridge": lambda bins: kmer_frequencies(bins, WIDTH)}

@@ -1,6 +1,6 @@
 """Using a model in memory: embeddings, likelihoods, scores of variants, predictions, new sequence."""
 
-from genome_lm.inference.batches import BATCH_TOKENS, encode_all, padded_batches
+from genome_lm.inference.batches import BATCH_TOKENS, encode_one, padded_batches
 from genome_lm.inference.embedding import Recipe
 from genome_lm.inference.generation import Generated, write_generated
 from genome_lm.inference.heads import head_outputs, pooled, predictions
@@ -19,7 +19,7 @@ __all__ = [
     "Memorisation",
     "OneHot",
     "Recipe",
-    "encode_all",
+    "encode_one",
     "find_memorised",
     "head_outputs",
     "load",

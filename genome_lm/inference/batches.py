@@ -60,14 +60,15 @@ def encode_all(sequences: Sequence[str], names: Sequence[str] | None, most: int)
     """
     if isinstance(sequences, str):
         raise GenomeLMError("give a list of sequences, not one string")
-    encoded = []
-    for number, sequence in enumerate(sequences):
-        name = name_of(number, names)
-        if not sequence:
-            raise GenomeLMError(f"{name}: empty sequence")
-        check_length(name, len(sequence), most)
-        encoded.append(encode(sequence, name))
-    return encoded
+    return [encode_one(sequence, name_of(number, names), most) for number, sequence in enumerate(sequences)]
+
+
+def encode_one(sequence: str, name: str, most: int) -> Tokens:
+    """Token ids of a sequence that is not empty nor longer than `most` bases; `name` is what errors call it."""
+    if not sequence:
+        raise GenomeLMError(f"{name}: empty sequence")
+    check_length(name, len(sequence), most)
+    return encode(sequence, name)
 
 
 def name_of(number: int, names: Sequence[str] | None) -> str:
@@ -102,7 +103,8 @@ def padded_batches(
     while order:
         numbers = _batch(tokens, order, batch_tokens, direction)
         order = order[len(numbers) :]
-        yield numbers, _padded(tokens, numbers).to(device), [len(tokens[number]) for number in numbers]
+        some = [tokens[number] for number in numbers]
+        yield numbers, _padded(some).to(device), [len(ids) for ids in some]
 
 
 def compute_in_batches(
@@ -127,7 +129,7 @@ def compute_in_batches(
     order = _longest_first(tokens)
     while order:
         longest, numbers = len(tokens[order[0]]), _batch(tokens, order, size.tokens, direction)
-        if _fits(lambda numbers=numbers: compute(numbers, _padded(tokens, numbers).to(device))):  # type: ignore[misc]
+        if _fits(lambda numbers=numbers: compute(numbers, _padded([tokens[n] for n in numbers]).to(device))):  # type: ignore[misc]
             order = order[len(numbers) :]
         elif len(numbers) == 1:
             raise GenomeLMError(
@@ -170,8 +172,9 @@ def _longest_first(tokens: Sequence[Tokens]) -> list[int]:
     return sorted(range(len(tokens)), key=lambda number: len(tokens[number]), reverse=True)
 
 
-def _padded(tokens: Sequence[Tokens], numbers: list[int]) -> Tensor:
-    ids = np.full((len(numbers), len(tokens[numbers[0]])), PAD, dtype=np.int64)
-    for row, number in enumerate(numbers):
-        ids[row, : len(tokens[number])] = tokens[number]
-    return torch.from_numpy(ids)
+def _padded(tokens: Sequence[Tokens]) -> Tensor:
+    """Of sequences, the first of which is the longest."""
+    padded = np.full((len(tokens), len(tokens[0])), PAD, dtype=np.int64)
+    for row, ids in enumerate(tokens):
+        padded[row, : len(ids)] = ids
+    return torch.from_numpy(padded)

@@ -8,6 +8,7 @@ import torch
 
 from genome_lm.alphabet import Tokens, reverse_complement
 from genome_lm.inference.batches import padded_batches
+from genome_lm.mapped import Mapped
 from genome_lm.model import Head, HyenaBackbone
 
 Floats = npt.NDArray[np.float32]
@@ -37,7 +38,7 @@ def head_outputs(
     forward = _one_strand(backbone, head, tokens, batch_tokens, seconds)
     if not head.reads_other_strand:
         return forward
-    turned, turned_seconds = ([reverse_complement(ids) for ids in side] for side in (tokens, seconds))
+    turned, turned_seconds = (Mapped(side, reverse_complement) for side in (tokens, seconds))
     reverse = _one_strand(backbone, head, turned, batch_tokens, turned_seconds)
     if head.config.per_position:
         reverse = [outputs[::-1].copy() for outputs in reverse]
@@ -47,14 +48,14 @@ def head_outputs(
 
 def pooled(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], batch_tokens: int) -> torch.Tensor:
     """Pooled states of sequences in their order: (n, d), on the head's device with gradients, on the CPU without."""
-    rows: list[torch.Tensor] = [torch.empty(0)] * len(tokens)
+    order: list[int] = []
+    parts: list[torch.Tensor] = []
     device = head.out.weight.device
     for numbers, ids, lengths in padded_batches(tokens, batch_tokens, device, backbone.config.direction):
         features = head.features(backbone, ids, torch.tensor(lengths, device=device))
-        features = features if torch.is_grad_enabled() else features.cpu()
-        for number, row in zip(numbers, features, strict=True):
-            rows[number] = row
-    return torch.stack(rows)
+        parts.append(features if torch.is_grad_enabled() else features.cpu())
+        order += numbers
+    return torch.cat(parts)[torch.tensor(np.argsort(order), device=parts[0].device)]
 
 
 def _one_strand(

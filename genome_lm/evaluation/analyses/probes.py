@@ -70,7 +70,7 @@ def probe_set(
 class _Split:
     """Classes as numbers, and how a prediction of the test split is scored."""
 
-    def __init__(self, examples: list[list[Any]], classes: list[str], seed: int) -> None:
+    def __init__(self, examples: list[Sequence[Any]], classes: list[str], seed: int) -> None:
         self.examples, self.classes = examples, classes
         self.targets = [np.array([classes.index(e.labels[0]) for e in split]) for split in examples]
         generator = np.random.default_rng(seed)

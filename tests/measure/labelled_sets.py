@@ -1,0 +1,79 @@
+"""Memory and time of `dataset audit` and of a frozen tuning, on made tables of several sizes.
+
+python -m tests.measure.labelled_sets 50000 200000 1000000
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from genome_lm.checkpoint import save_checkpoint
+from genome_lm.config import ModelConfig
+from genome_lm.model import HyenaLM
+
+LENGTH = 500
+RUN = "from genome_lm_cli.main import run; run()"
+TOGETHER = 50_000
+
+
+def make(path: Path, windows: int) -> None:
+    """Windows of random bases, one of two classes richer in G and C; a tenth each for validation and test."""
+    generator = np.random.default_rng(0)
+    splits = np.array([*["train"] * 8, "valid", "test"])
+    writer = None
+    for first in range(0, windows, TOGETHER):
+        numbers = np.arange(first, min(windows, first + TOGETHER))
+        labels = generator.integers(2, size=len(numbers))
+        draws = generator.random((len(numbers), LENGTH), dtype=np.float32)
+        bounds = np.array([0.25, 0.5, 0.75]) + labels[:, None] * np.array([-0.02, 0.0, 0.02])
+        codes = sum((draws > bounds[:, [k]]).astype(np.uint8) for k in range(3))
+        texts = [row.tobytes().decode() for row in np.frombuffer(b"ACGT", dtype=np.uint8)[codes]]
+        table = pa.table({"sequence": texts, "label": labels, "split": splits[numbers % 10]})
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
+
+
+def measured(*arguments: str | Path) -> dict[str, float]:
+    """Peak memory in MiB, and seconds, of a command; an audit that fails a check is fine."""
+    begun = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-c", RUN, *map(str, arguments)], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if os.waitstatus_to_exitcode(status) > (arguments[0] == "dataset"):
+        raise SystemExit(f"{arguments[0]} failed")
+    return {"peak_mib": round(usage.ru_maxrss / 1024), "seconds": round(time.perf_counter() - begun)}
+
+
+def main() -> None:
+    """Print a line of JSON per size and command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("windows", type=int, nargs="+", help="sizes of the tables")
+    parser.add_argument("--only", choices=["audit", "finetune"], help="one of the two commands")
+    options = parser.parse_args()
+    for windows in options.windows:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make(folder / "t.parquet", windows)
+            shape = ModelConfig(d_model=16, n_layer=1, max_length=LENGTH + 2)
+            save_checkpoint(folder / "model", HyenaLM(shape), {})
+            tuning = ["finetune", folder / "model", "--data", folder / "t.parquet", "--task", "classification"]
+            tuning += ["--method", "frozen", "--epochs", "1", "--out", folder / "tuned"]
+            commands = {"audit": ["dataset", "audit", folder / "t.parquet"], "finetune": tuning}
+            for command, arguments in commands.items():
+                if options.only in (None, command):
+                    facts = {"windows": windows, "command": command, **measured(*arguments)}
+                    print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    main()
