@@ -1,4 +1,4 @@
-"""Memory and time of `dataset audit` and of a frozen tuning, on made tables of several sizes.
+"""Memory and time of reading made tables of several sizes, of `dataset audit` on them, and of a frozen tuning.
 
 python -m tests.measure.labelled_sets 50000 200000 1000000
 """
@@ -18,7 +18,10 @@ import pyarrow.parquet as pq
 
 from genome_lm.checkpoint import save_checkpoint
 from genome_lm.config import ModelConfig
-from genome_lm.model import HyenaLM
+from genome_lm.dataset import find_leaks, read_examples
+from genome_lm.finetune.resume import data_digest
+from genome_lm.finetune.targets import class_weights, encode_examples, output_names
+from genome_lm.model import HeadConfig, HyenaLM
 
 LENGTH = 500
 RUN = "from genome_lm_cli.main import run; run()"
@@ -44,35 +47,52 @@ def make(path: Path, windows: int) -> None:
     writer.close()
 
 
-def measured(*arguments: str | Path) -> dict[str, float]:
-    """Peak memory in MiB, and seconds, of a command; an audit that fails a check is fine."""
+def measured(*command: str | Path) -> dict[str, float]:
+    """Peak memory in MiB, and seconds, of a Python program; an audit that fails a check is fine."""
     begun = time.perf_counter()
-    child = subprocess.Popen([sys.executable, "-c", RUN, *map(str, arguments)], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
-    if os.waitstatus_to_exitcode(status) > (arguments[0] == "dataset"):
-        raise SystemExit(f"{arguments[0]} failed")
+    if os.waitstatus_to_exitcode(status) > ("audit" in command):
+        raise SystemExit(f"{command} failed")
     return {"peak_mib": round(usage.ru_maxrss / 1024), "seconds": round(time.perf_counter() - begun)}
+
+
+def read(path: Path) -> None:
+    """What a tuning does before its model sees a sequence, the rules for shortcuts left out."""
+    labelled = read_examples(path)
+    leaks = find_leaks(labelled.examples)
+    digest = data_digest(labelled)
+    train = labelled.of_split("train")
+    head = HeadConfig("classification", output_names(train, "classification"), "mean")
+    data = encode_examples(train, head, LENGTH)
+    print(len(leaks), digest, data.tokens[len(data.tokens) - 1].sum(), class_weights(data, head))
 
 
 def main() -> None:
     """Print a line of JSON per size and command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("windows", type=int, nargs="+", help="sizes of the tables")
-    parser.add_argument("--only", choices=["audit", "finetune"], help="one of the two commands")
+    parser.add_argument("windows", type=int, nargs="*", help="sizes of the tables")
+    parser.add_argument("--only", choices=["read", "audit", "finetune"], help="one of the commands")
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.read:
+        read(options.read)
     for windows in options.windows:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make(folder / "t.parquet", windows)
             shape = ModelConfig(d_model=16, n_layer=1, max_length=LENGTH + 2)
             save_checkpoint(folder / "model", HyenaLM(shape), {})
-            tuning = ["finetune", folder / "model", "--data", folder / "t.parquet", "--task", "classification"]
-            tuning += ["--method", "frozen", "--epochs", "1", "--out", folder / "tuned"]
-            commands = {"audit": ["dataset", "audit", folder / "t.parquet"], "finetune": tuning}
+            tuning = ["-c", RUN, "finetune", folder / "model", "--data", folder / "t.parquet"]
+            tuning += ["--task", "classification", "--method", "frozen", "--epochs", "1", "--out", folder / "tuned"]
+            commands = {
+                "read": ["-m", "tests.measure.labelled_sets", "--read", folder / "t.parquet"],
+                "audit": ["-c", RUN, "dataset", "audit", folder / "t.parquet"],
+                "finetune": tuning,
+            }
             for command, arguments in commands.items():
                 if options.only in (None, command):
-                    facts = {"windows": windows, "command": command, **measured(*arguments)}
-                    print(json.dumps(facts), flush=True)
+                    print(json.dumps({"windows": windows, "command": command, **measured(*arguments)}), flush=True)
 
 
 if __name__ == "__main__":
