@@ -26,6 +26,11 @@ MOST_PACKED = 50
 or was made to fill the memory."""
 _ROWS = 1_024
 """Rows of Parquet that are decoded at one time."""
+_GROUP = 16 << 20
+"""Unpacked bytes of a group of rows of Parquet up to which a text that many of its rows share is held once; pyarrow
+holds all texts of such a group."""
+_BUFFER = 1 << 20
+"""Bytes of a column that are read at one time."""
 _DAMAGES = (OSError, ValueError, TypeError, LookupError, pa.ArrowException)
 """What pyarrow raises for damaged files."""
 
@@ -175,10 +180,7 @@ def _of_parquet(path: Path, wanted: Collection[str], most: float) -> tuple[list[
     if not path.is_file():
         raise GenomeLMError(f"{path}: can't read the table: {'not a file' if path.exists() else 'no such file'}")
     try:
-        file = pq.ParquetFile(path)
-        texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
-        # A text that many rows share stays in memory once.
-        file = pq.ParquetFile(path, read_dictionary=texts, page_checksum_verification=True)
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER, page_checksum_verification=True)
         return list(file.schema_arrow.names), _batches(path, file, wanted, most)
     except _DAMAGES as error:
         raise GenomeLMError(f"{path}: can't read the table: {one_line(error)}") from error
@@ -195,11 +197,18 @@ def _batches(path: Path, file: pq.ParquetFile, wanted: Collection[str], most: fl
         # What the file says of itself, before anything is decoded. Its words on single columns would tell more, but
         # pyarrow ends the process where these are damaged.
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-        size.check_growth(sum(max(group.total_byte_size, group.num_rows) for group in groups))
-        for batch in file.iter_batches(_ROWS, columns=columns):
-            for column in batch.columns:
-                size.add(_decoded_bytes(column))
-            yield from batch.to_pylist()
+        sizes = [max(group.total_byte_size, group.num_rows) for group in groups]
+        size.check_growth(sum(sizes))
+        texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+        small = pq.ParquetFile(path, read_dictionary=texts, page_checksum_verification=True)
+        for number, unpacked in enumerate(sizes):
+            # Few rows of a large group at one time: each may have the longest text that the group has room for.
+            rows = _ROWS if unpacked <= _GROUP else max(1, min(_ROWS, MOST_BYTES // unpacked))
+            reader = small if unpacked <= _GROUP else file
+            for batch in reader.iter_batches(rows, row_groups=[number], columns=columns):
+                for column in batch.columns:
+                    size.add(_decoded_bytes(column))
+                yield from batch.to_pylist()
     except _DAMAGES as error:
         raise GenomeLMError(f"{path}: can't read the table: {one_line(error)}") from error
 

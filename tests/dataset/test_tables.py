@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from genome_lm.dataset import Example, LabelledSet, read_examples, write_examples
+from genome_lm.dataset.tables import read_rows
 from genome_lm.errors import GenomeLMError
 from tests.conftest import Genome
 
@@ -163,6 +165,28 @@ def test_parquet_that_grows_is_refused(tmp_path: Path, options: dict, monkeypatc
     before = pa.total_allocated_bytes()
     assert "a.parquet: grows to more than" in refusal(path)
     assert pa.total_allocated_bytes() - before < 64 << 20
+
+
+def test_a_large_group_of_rows_is_read_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = table_of(
+        tmp_path / "a.parquet", sequence=["ACGT"[: 1 + i % 4] * 9 for i in range(50)], label=["x", "y"] * 25
+    )
+    as_one = read_examples(path).examples
+    monkeypatch.setattr("genome_lm.dataset.tables._GROUP", 1)
+    monkeypatch.setattr("genome_lm.dataset.tables.MOST_BYTES", 1)
+    assert read_examples(path).examples == as_one
+    monkeypatch.setattr("genome_lm.dataset.tables.USUAL_BYTES", 16 << 20)
+    before = pa.total_allocated_bytes()
+    assert "b.parquet: grows to more than" in refusal(bomb(tmp_path / "b.parquet", {}))
+    assert pa.total_allocated_bytes() - before < 64 << 20
+
+
+def test_only_rows_that_are_held_in_memory_are_bounded(tmp_path: Path) -> None:
+    for suffix in (".parquet", ".csv"):
+        path = table_of(tmp_path / f"a{suffix}", sequence=["ACGT" * 9] * 50, label=[1] * 50)
+        assert len(list(read_rows(path, suffix, {"sequence"}, most=math.inf).rows)) == 50
+        with pytest.raises(GenomeLMError, match="grows to more than 1,000 bytes"):
+            list(read_rows(path, suffix, {"sequence"}, most=1_000).rows)
 
 
 def test_text_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
