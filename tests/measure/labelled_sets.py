@@ -24,7 +24,13 @@ from genome_lm.finetune.targets import class_weights, encode_examples, output_na
 from genome_lm.model import HeadConfig, HyenaLM
 
 LENGTH = 500
-RUN = "from genome_lm_cli.main import run; run()"
+PEAK = (
+    "import atexit, os; from genome_lm.machine import peak_memory;"
+    "atexit.register(lambda: print(peak_memory(), file=open(os.environ['PEAK'], 'w')));"
+)
+"""The process itself tells its peak: what the system tells its parent begins with the memory of that."""
+RUN = f"{PEAK} from genome_lm_cli.main import run; run()"
+READ = f"{PEAK} import sys; from tests.measure.labelled_sets import read; read(sys.argv[1])"
 TOGETHER = 50_000
 
 
@@ -47,19 +53,20 @@ def make(path: Path, windows: int) -> None:
     writer.close()
 
 
-def measured(*command: str | Path) -> dict[str, float]:
+def measured(folder: Path, code: str, *arguments: str | Path) -> dict[str, float]:
     """Peak memory in MiB, and seconds, of a Python program; an audit that fails a check is fine."""
     begun = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    if os.waitstatus_to_exitcode(status) > ("audit" in command):
+    environment = {**os.environ, "PEAK": str(folder / "peak")}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    ended = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
+    if ended.returncode > ("audit" in arguments):
         raise SystemExit(f"{command} failed")
-    return {"peak_mib": round(usage.ru_maxrss / 1024), "seconds": round(time.perf_counter() - begun)}
+    return {"peak_mib": int((folder / "peak").read_text()) >> 20, "seconds": round(time.perf_counter() - begun)}
 
 
-def read(path: Path) -> None:
+def read(path: str) -> None:
     """What a tuning does before its model sees a sequence, the rules for shortcuts left out."""
-    labelled = read_examples(path)
+    labelled = read_examples(Path(path))
     leaks = find_leaks(labelled.examples)
     digest = data_digest(labelled)
     train = labelled.of_split("train")
@@ -71,28 +78,28 @@ def read(path: Path) -> None:
 def main() -> None:
     """Print a line of JSON per size and command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("windows", type=int, nargs="*", help="sizes of the tables")
+    parser.add_argument("windows", type=int, nargs="+", help="sizes of the tables")
     parser.add_argument("--only", choices=["read", "audit", "finetune"], help="one of the commands")
-    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.read:
-        read(options.read)
     for windows in options.windows:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make(folder / "t.parquet", windows)
             shape = ModelConfig(d_model=16, n_layer=1, max_length=LENGTH + 2)
             save_checkpoint(folder / "model", HyenaLM(shape), {})
-            tuning = ["-c", RUN, "finetune", folder / "model", "--data", folder / "t.parquet"]
+            tuning = [RUN, "finetune", folder / "model", "--data", folder / "t.parquet"]
             tuning += ["--task", "classification", "--method", "frozen", "--epochs", "1", "--out", folder / "tuned"]
             commands = {
-                "read": ["-m", "tests.measure.labelled_sets", "--read", folder / "t.parquet"],
-                "audit": ["-c", RUN, "dataset", "audit", folder / "t.parquet"],
+                "read": [READ, folder / "t.parquet"],
+                "audit": [RUN, "dataset", "audit", folder / "t.parquet"],
                 "finetune": tuning,
             }
             for command, arguments in commands.items():
                 if options.only in (None, command):
-                    print(json.dumps({"windows": windows, "command": command, **measured(*arguments)}), flush=True)
+                    print(
+                        json.dumps({"windows": windows, "command": command, **measured(folder, *arguments)}),
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":
