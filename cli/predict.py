@@ -92,6 +92,8 @@ def predict(
     is_track = require_suffix(out, (*TABLES, *TRACKS), any_case=True) in TRACKS
     if (is_track and stride is not None) or (not is_track and shard is not None):
         raise GenomeLMError("--stride goes with tables, and --shard with tracks")
+    if is_track and pairs is not None:
+        raise GenomeLMError(f"--pairs goes to tables; end the name of --out in {', '.join(TABLES)}")
     if stride is not None and window is None:
         raise GenomeLMError("--stride goes with --window")
     check_bed_options(bed, split, contig_names, contig_map)
@@ -122,6 +124,8 @@ def predict(
     model = load(checkpoint, device)
     if model.head is None:
         raise GenomeLMError(f"{checkpoint}: has no head; tune it first, with `genome-lm finetune`")
+    if model.head.config.pair != "none":
+        raise GenomeLMError(f"{checkpoint}: was tuned on pairs of sequences; give --pairs with a table of them")
     counter = count()
     counted = (record for record, _ in zip(records, counter, strict=False))
     with progress("predict", 0, "bases") as bar:

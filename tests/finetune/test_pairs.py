@@ -68,6 +68,19 @@ def test_pairs_are_learned_and_predicted_the_same(
     arguments = [str(tmp_path / "t/checkpoint"), "--pairs", str(tmp_path / "p.csv"), "--out", str(tmp_path / "o.csv")]
     assert CliRunner().invoke(app, ["predict", *arguments]).exception is None
     np.testing.assert_allclose(pd.read_csv(tmp_path / "o.csv")["label"], np.stack(found)[:, 0], atol=1e-3)
+    (tmp_path / "s.fa").write_text(">one\nACGT\n")
+    wrong = {
+        "tuned on pairs of sequences; give --pairs": [
+            arguments[0],
+            "--fasta",
+            str(tmp_path / "s.fa"),
+            "--out",
+            "x.csv",
+        ],
+        "--pairs goes to tables": [*arguments[:3], "--out", "x.bw"],
+    }
+    for message, options in wrong.items():
+        assert message in str(CliRunner().invoke(app, ["predict", *options]).exception)
 
 
 @pytest.mark.parametrize("pair", ["difference", "concatenation"])
