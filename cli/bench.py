@@ -33,7 +33,11 @@ def bench(
         list[int] | None, typer.Option(min=1, help="Bases; may be repeated. Default: the context.")
     ] = None,
     against: Annotated[
-        list[str] | None, typer.Option(help="What to compare with: original, original-kept-memory; load: pyfaidx.")
+        list[str] | None,
+        typer.Option(
+            help="What to compare with: original, original-kept-memory; load: pyfaidx; models of the same width and "
+            "depth: both (directions), equivariant, attention."
+        ),
     ] = None,
     ablate: Annotated[bool, typer.Option("--ablate", help="Compare also with each of our levers off.")] = False,
     original: Annotated[
@@ -140,4 +144,5 @@ def _show(result: dict[str, Any]) -> None:
             ratios = (f"{side[name]:.2f}" for name in ("busy_times_slower", "busy_times_quiet"))
             row += [f"{side['busy_median']:.3g}", *ratios]
     table(title, columns, rows)
-    say(f"results differ by at most {max(side['difference'] for side in result['sides']):.1e} of the largest")
+    alike = [side["difference"] for side in result["sides"] if side["difference"] is not None]
+    say(f"results differ by at most {max(alike):.1e} of the largest")

@@ -29,7 +29,8 @@ class Measured:
             that others use too, the better figure, with one thread: threads that wait for each other spend it too.
         peak: Most bytes that its process held at one time, all in all.
         start: Bytes that the process held before it made the model or opened the genome.
-        difference: Largest difference of the first run's result from the first side's, over the largest value.
+        difference: Largest difference of the first run's result from the first side's, over the largest value; None
+            of another model.
         busy: Seconds of the runs beside busy neighbours; empty without any.
     """
 
@@ -39,7 +40,7 @@ class Measured:
     cpu: tuple[float, ...]
     peak: int
     start: int
-    difference: float
+    difference: float | None
     busy: tuple[float, ...] = ()
 
     @property
@@ -128,7 +129,7 @@ def compare(
             for side, result in zip(sides, results, strict=True)
         ]
         quiet_rounds, busy_rounds = _run_in_turn(workers, repeats, busy)
-        differences = list(_differences(results))
+        differences = list(_differences(results, sides))
     measured = [
         Measured(
             side.name,
@@ -164,9 +165,12 @@ def _median_ratio(these: Sequence[float], others: Sequence[float]) -> float:
     return statistics.median(this / other for this, other in zip(these, others, strict=True))
 
 
-def _differences(results: Sequence[Path]) -> Iterator[float]:
+def _differences(results: Sequence[Path], sides: Sequence[Side]) -> Iterator[float | None]:
     expected = np.load(results[0], mmap_mode="r")
     largest = float(np.abs(expected).max())
-    for path in results:
+    for path, side in zip(results, sides, strict=True):
+        if side.shape:
+            yield None
+            continue
         difference = float(np.abs(np.load(path, mmap_mode="r").astype(np.float64) - expected).max())
         yield difference / largest if difference else 0.0

@@ -26,7 +26,7 @@ def serve(arguments: dict[str, Any]) -> None:
     if measured_side.implementation == OURS:
         keep_freed_memory()  # as the command line does; the original has no such settings
     start = peak_memory()
-    work = prepare(job, measured_side.implementation)
+    work = prepare(job, measured_side)
     result = Path(arguments["result"])
     for line in sys.stdin:
         begin, begin_cpu = time.perf_counter(), time.process_time()

@@ -3,7 +3,8 @@
 A side runs in a process of its own, with its own environment and settings. `original` is the original's way;
 `original-kept-memory` is the same with glibc told to keep freed memory instead of giving it back to the system.
 `original-file` runs the original's own standalone file, which the user has.
-The ablations are this package with one of its levers off.
+The ablations are this package with one of its levers off. The other shapes are other models of the same width and
+depth.
 """
 
 import functools
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from genome_lm.direction import BOTH
 from genome_lm.errors import GenomeLMError
 
 Kind = Literal["forward", "train", "generate", "load"]
@@ -31,12 +33,14 @@ class Side:
         implementation: Which program: "genome-lm", "original", "original-file" (the job's) or "pyfaidx".
         environment: Variables of its process.
         settings: What it changes in modules, "module:NAME" or "module:Class.name" → value.
+        shape: Fields of the model's shape that it changes: it is another model, whose results are others.
     """
 
     name: str
     implementation: str = OURS
     environment: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    shape: dict[str, Any] = field(default_factory=dict)
 
     def apply(self, change: Callable[[Any, str, Any], None] = setattr) -> None:
         """Change the settings, in this process."""
@@ -73,6 +77,13 @@ ABLATIONS = (
 """This package with a lever off: fusing, caching, blocks of channels, pieces of positions, oneDNN, stages in C, kept
 buffers, threads that yield when they wait."""
 
+OTHER_SHAPES = (
+    Side("both", shape={"direction": BOTH}),
+    Side("equivariant", shape={"direction": BOTH, "strands": "equivariant"}),
+    Side("attention", shape={"layout": "attention"}),
+)
+"""Models that read both ways, and attention in the place of Hyena."""
+
 _MODEL_SIDES = (
     Side(OURS),
     Side("original", "original", environment=_SPIN),
@@ -81,8 +92,8 @@ _MODEL_SIDES = (
     *ABLATIONS,
 )
 SIDES: dict[Kind, dict[str, Side]] = {
-    "forward": {side.name: side for side in _MODEL_SIDES},
-    "train": {side.name: side for side in _MODEL_SIDES},
+    "forward": {side.name: side for side in (*_MODEL_SIDES, *OTHER_SHAPES)},
+    "train": {side.name: side for side in (*_MODEL_SIDES, *OTHER_SHAPES)},
     "generate": {side.name: side for side in _MODEL_SIDES[:4]},
     "load": {side.name: side for side in (Side(OURS), Side("pyfaidx", "pyfaidx"))},
 }

@@ -1,7 +1,7 @@
 """The work itself: for a kind and a side, a function that does it once and gives its result."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,8 @@ from torch import Tensor
 from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, decode
 from genome_lm.bench.original import OriginalLM
 from genome_lm.bench.original_file import OriginalFileLM
-from genome_lm.bench.sides import OURS, Kind
+from genome_lm.bench.sides import OURS, Kind, Side
 from genome_lm.config import PRESETS
-from genome_lm.direction import CAUSAL
 from genome_lm.genome import GenomeStore
 from genome_lm.model import HyenaLM
 from genome_lm.optional import require
@@ -63,12 +62,13 @@ class Job:
         return max(1, min(MOST_WINDOWS, BASES_LOADED // self.length))
 
 
-def prepare(job: Job, implementation: str) -> Work:
+def prepare(job: Job, side: Side) -> Work:
     """Make ready what a run needs; what happens here is not timed."""
+    implementation = side.implementation
     if job.kind == "load":
         return _load_store(job) if implementation == OURS else _load_pyfaidx(job)
     torch.manual_seed(job.seed)
-    model = HyenaLM(PRESETS[job.preset])
+    model = HyenaLM(replace(PRESETS[job.preset], **side.shape))
     # The sequence is one base longer for the targets of training; the last is no input.
     length = PROMPT if job.kind == "generate" else job.length + 1
     ids = torch.randint(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1, (1, length))
@@ -76,7 +76,8 @@ def prepare(job: Job, implementation: str) -> Work:
     way = _way(model, job, implementation)
     if job.kind == "generate":
         return _generate(model, ids, job) if implementation == OURS else _recompute(way, ids, job)
-    return _forward(way, CAUSAL.shifted(ids)[0]) if job.kind == "forward" else _train(way, model, ids)
+    pair = model.config.direction.shifted(ids[:, : job.length + model.config.direction.offset])
+    return _forward(way, pair[0]) if job.kind == "forward" else _train(way, model, *pair)
 
 
 def _way(model: HyenaLM, job: Job, implementation: str) -> Way:
@@ -97,7 +98,7 @@ def _forward(way: Way, ids: Tensor) -> Work:
     return run
 
 
-def _train(way: Way, model: HyenaLM, ids: Tensor) -> Work:
+def _train(way: Way, model: HyenaLM, ids: Tensor, targets: Tensor) -> Work:
     """A step of AdamW with clipping, after the recipe; its result is the gradients after clipping."""
     way.train()
     parameters = way.ordered if isinstance(way, OriginalFileLM) else [*model.parameters()]
@@ -107,7 +108,7 @@ def _train(way: Way, model: HyenaLM, ids: Tensor) -> Work:
     def run(number: int) -> npt.NDArray[np.generic]:
         torch.manual_seed(number)  # the same dropout on every side
         optimizer.zero_grad(set_to_none=True)
-        way.loss(*CAUSAL.shifted(ids)).backward()
+        way.loss(ids, targets).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).numpy()

@@ -15,7 +15,8 @@ from genome_lm.bench import ABLATIONS, OURS, Job, Machine, compare, side
 from genome_lm.bench.floor import floor
 from genome_lm.bench.neighbours import neighbours
 from genome_lm.bench.original import OriginalLM
-from genome_lm.bench.work import prepare
+from genome_lm.bench.sides import OTHER_SHAPES, Side
+from genome_lm.bench.work import Work, prepare
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM
@@ -24,6 +25,10 @@ from tests.conftest import Genome
 
 compare_module = importlib.import_module("genome_lm.bench.compare")
 MACHINE = Machine(flops=1e11, bandwidth=1e10, threads=1)
+
+
+def work(job: Job, name: str) -> Work:
+    return prepare(job, side(job.kind, name))
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 50, 62])
@@ -49,6 +54,7 @@ def test_original_is_the_same_model_forward_and_backward(length: int, monkeypatc
 STANDALONE = """
 import torch
 from genome_lm.bench.original import OriginalLM
+from genome_lm.bench.sides import OTHER_SHAPES, Side
 from genome_lm.checkpoint import hyenadna
 from genome_lm.config import ModelConfig
 from genome_lm.model import HyenaLM
@@ -83,17 +89,17 @@ def test_the_original_s_own_file(tmp_path: Path) -> None:
     path = tmp_path / "standalone.py"
     path.write_text(STANDALONE)
     job = Job("forward", length=50, preset="tiny-1k", original=str(path))
-    np.testing.assert_allclose(prepare(job, "original-file")(0), prepare(job, OURS)(0), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(work(job, "original-file")(0), work(job, OURS)(0), rtol=0, atol=1e-5)
     for content, words in (
         ("import einops_", "not installed: No module named 'einops_'"),
         ("", "not the original's"),
     ):
         path.write_text(content)
         with pytest.raises(GenomeLMError, match=words):
-            prepare(job, "original-file")
+            work(job, "original-file")
     path.unlink()
     with pytest.raises(GenomeLMError, match="no Python file"):
-        prepare(job, "original-file")
+        work(job, "original-file")
 
 
 def test_original_is_of_order_2() -> None:
@@ -106,14 +112,24 @@ def test_sides_give_the_same_with_and_without_our_levers(kind: str, monkeypatch:
     """In one process, with what each side changes undone after it."""
     monkeypatch.setenv("GENOME_LM_KERNEL", "cpu")
     job = Job(kind, length=60, preset="tiny-1k")  # type: ignore[arg-type]
-    expected = prepare(job, "original")(0).copy()
+    expected = work(job, "original")(0).copy()
     for chosen in (side(job.kind, OURS), *ABLATIONS):
         with monkeypatch.context() as patch:
             for name, value in chosen.environment.items():
                 patch.setenv(name, value)
             chosen.apply(patch.setattr)
-            got = prepare(job, chosen.implementation)(0)
+            got = prepare(job, chosen)(0)
         assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", ["forward", "train"])
+@pytest.mark.parametrize("other", OTHER_SHAPES, ids=lambda other: other.name)
+def test_other_shapes_are_other_models_of_the_same_size(kind: str, other: Side) -> None:
+    job = Job(kind, length=60, preset="tiny-1k")  # type: ignore[arg-type]
+    result = work(job, other.name)(0)
+    if kind == "forward":
+        assert result.shape == work(job, OURS)(0).shape
+    assert np.isfinite(result).all()
 
 
 def test_compare_runs_each_side_in_its_process() -> None:
@@ -155,7 +171,7 @@ def test_both_states_are_measured_in_turn(repeats: int, monkeypatch: pytest.Monk
 
 def test_load_reads_the_same_windows_from_both(genome: Genome) -> None:
     job = Job("load", length=1_000, fasta=str(genome.fasta), genome=str(genome.store.path), seed=3)
-    ours, pyfaidx = prepare(job, OURS), prepare(job, "pyfaidx")
+    ours, pyfaidx = work(job, OURS), work(job, "pyfaidx")
     for number in (0, 1):
         tokens = ours(number)
         assert tokens.shape == (job.windows, 1_000)
@@ -165,7 +181,7 @@ def test_load_reads_the_same_windows_from_both(genome: Genome) -> None:
 
 def test_generation_finds_what_recomputing_finds() -> None:
     job = Job("generate", length=20, preset="tiny-1k", seed=1)
-    np.testing.assert_allclose(prepare(job, OURS)(0), prepare(job, "original")(0), atol=1e-4)
+    np.testing.assert_allclose(work(job, OURS)(0), work(job, "original")(0), atol=1e-4)
 
 
 def test_a_process_that_fails_is_named() -> None:
@@ -204,7 +220,20 @@ def test_command_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.Mon
 
     out, plot = tmp_path / "bench.json", tmp_path / "bench.png"
     arguments = ["bench", "forward", "--preset", "tiny-1k", "--length", "32", "--length", "64", "--repeat", "1"]
-    arguments += ["--against", "original", "--threads", "1", "--busy", "1", "--out", str(out), "--plot", str(plot)]
+    arguments += [
+        "--against",
+        "original",
+        "--against",
+        "both",
+        "--threads",
+        "1",
+        "--busy",
+        "1",
+        "--out",
+        str(out),
+        "--plot",
+        str(plot),
+    ]
     monkeypatch.setenv("COLUMNS", "140")
     for name in NUMBER:
         monkeypatch.setenv(name, "1")  # so that what the option sets is undone
@@ -213,7 +242,8 @@ def test_command_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.Mon
     assert "busy / quiet" in result.output
     written = json.loads(out.read_text())
     assert [c["length"] for c in written["comparisons"]] == [32, 64]
-    assert [s["side"] for s in written["comparisons"][0]["sides"]] == [OURS, "original"]
+    assert [s["side"] for s in written["comparisons"][0]["sides"]] == [OURS, "original", "both"]
+    assert [s["difference"] is None for s in written["comparisons"][0]["sides"]] == [False, False, True]
     assert plot.stat().st_size > 1_000
     refused = CliRunner().invoke(app, arguments)
     assert "--force" in str(refused.exception)

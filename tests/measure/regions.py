@@ -49,6 +49,7 @@ def measured(preset: str, length: int, threads: int) -> dict[str, Waits]:
 
 
 def _count_inside(preset: str, length: int) -> dict[str, Waits]:
+    from genome_lm.bench.sides import Side
     from genome_lm.bench.work import Job, prepare
     from genome_lm.kernels.cpu import workers
 
@@ -67,7 +68,7 @@ def _count_inside(preset: str, length: int) -> dict[str, Waits]:
     regions.restype = ctypes.c_long
     found = {}
     for kind in ("forward", "train"):
-        work = prepare(Job(kind, length, preset), "genome-lm")
+        work = prepare(Job(kind, length, preset), Side("genome-lm"))
         work(0)
         before = regions(), shared
         work(1)
