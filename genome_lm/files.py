@@ -135,10 +135,8 @@ class _Room:
                 file.chmod(mode & 0o777 | usual)
 
     def close(self) -> None:
-        """Remove the folder and what is left in it; the lock goes last, by which a later run knows what to remove."""
-        for part in (self.new, self.old):
-            shutil.rmtree(part.parent, ignore_errors=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove the folder and what is left in it."""
+        _remove_room(self._folder)
         self._lock.close()
 
 
@@ -261,9 +259,13 @@ def _remove_dead_rooms(path: Path) -> None:
             for old in (folder / "old").glob("*"):  # none if the process was about to remove the folder
                 if not (path.parent / old.name).exists():
                     old.rename(path.parent / old.name)
-            for part in ("new", "old"):
-                shutil.rmtree(folder / part, ignore_errors=True)
-            shutil.rmtree(folder)
+            _remove_room(folder)
+
+
+def _remove_room(folder: Path) -> None:
+    """Remove a temporary folder. The lock goes last, by which a later run knows what a killed process left."""
+    for part in (folder / "new", folder / "old", folder):
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _try_lock(file: IO[bytes]) -> bool:
