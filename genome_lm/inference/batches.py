@@ -99,12 +99,13 @@ def padded_batches(
     Yields:
         Numbers of the sequences, (b, L) int64 ids with [PAD] on the right, lengths.
     """
-    order = _longest_first(tokens)
+    lengths = [len(ids) for ids in tokens]
+    order = _longest_first(lengths)
     while order:
-        numbers = _batch(tokens, order, batch_tokens, direction)
+        numbers = _batch(lengths, order, batch_tokens, direction)
         order = order[len(numbers) :]
-        some = [tokens[number] for number in numbers]
-        yield numbers, _padded(some).to(device), [len(ids) for ids in some]
+        ids = _padded([tokens[number] for number in numbers])
+        yield numbers, ids.to(device), [lengths[number] for number in numbers]
 
 
 def compute_in_batches(
@@ -126,9 +127,10 @@ def compute_in_batches(
     Raises:
         GenomeLMError: If memory does not do for one sequence alone.
     """
-    order = _longest_first(tokens)
+    lengths = [len(ids) for ids in tokens]
+    order = _longest_first(lengths)
     while order:
-        longest, numbers = len(tokens[order[0]]), _batch(tokens, order, size.tokens, direction)
+        longest, numbers = lengths[order[0]], _batch(lengths, order, size.tokens, direction)
         if _fits(lambda numbers=numbers: compute(numbers, _padded([tokens[n] for n in numbers]).to(device))):  # type: ignore[misc]
             order = order[len(numbers) :]
         elif len(numbers) == 1:
@@ -161,15 +163,15 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(all(word in str(error) for word in words) for words in _MEMORY_ERRORS)
 
 
-def _batch(tokens: Sequence[Tokens], order: list[int], batch_tokens: int, direction: Direction) -> list[int]:
+def _batch(lengths: Sequence[int], order: list[int], batch_tokens: int, direction: Direction) -> list[int]:
     """The first sequences of an order that go through the model together."""
-    longest = len(tokens[order[0]])
+    longest = lengths[order[0]]
     numbers = order[: max(1, batch_tokens // longest)]
-    return [n for n in numbers if len(tokens[n]) == longest] if direction.sees_following else numbers
+    return [n for n in numbers if lengths[n] == longest] if direction.sees_following else numbers
 
 
-def _longest_first(tokens: Sequence[Tokens]) -> list[int]:
-    return sorted(range(len(tokens)), key=lambda number: len(tokens[number]), reverse=True)
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda number: lengths[number], reverse=True)
 
 
 def _padded(tokens: Sequence[Tokens]) -> Tensor:
