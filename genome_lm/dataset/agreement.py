@@ -5,7 +5,7 @@ that the targets leave undefined, such as the area under the curve of a single c
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,6 +51,18 @@ def estimate(name: str, value: float, resampled: Iterable[float]) -> Estimate:
         return Estimate(name, value, math.nan, math.nan)
     low, high = np.quantile(values[is_defined], [0.025, 0.975]).tolist()
     return Estimate(name, value, low, high)
+
+
+def mean_of_defined(values: Sequence[float] | Array) -> float:
+    """The mean of the values that are defined; NaN if none is."""
+    defined = [float(value) for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def mean_of_resample(values: Sequence[float] | Array, of_whole: Sequence[float] | Array) -> float:
+    """The same of a resample's values; NaN if it lacks one that the whole has, as its mean would be of others."""
+    pairs = zip(values, of_whole, strict=True)
+    return math.nan if any(math.isnan(one) and not math.isnan(of) for one, of in pairs) else mean_of_defined(values)
 
 
 def draws(cases: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:

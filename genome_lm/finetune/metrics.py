@@ -6,12 +6,23 @@ average would be of others. Where more than a few resamples have none, the inter
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.dataset.agreement import Array, Estimate, auprc, auroc, draws, estimate, pearson, spearman
+from genome_lm.dataset.agreement import (
+    Array,
+    Estimate,
+    auprc,
+    auroc,
+    draws,
+    estimate,
+    mean_of_defined,
+    mean_of_resample,
+    pearson,
+    spearman,
+)
 from genome_lm.errors import GenomeLMError
 from genome_lm.finetune.track_metrics import METRICS, measure_tracks
 from genome_lm.model import HeadConfig
@@ -56,12 +67,6 @@ def metrics_of(head: HeadConfig) -> dict[str, Parts]:
         "spearman": lambda p, t: [spearman(*pair) for pair in _columns(p, t)],
         "mse": lambda p, t: [_mean_squared_error(p, t)],
     }
-
-
-def _mean(values: Iterable[float]) -> float:
-    """The mean of the values that are defined."""
-    defined = [value for value in values if not math.isnan(value)]
-    return sum(defined) / len(defined) if defined else math.nan
 
 
 def _mcc(predicted: Array, targets: Array, classes: int) -> float:
@@ -121,7 +126,7 @@ def can_be_told(head: HeadConfig, metric: str, targets: Sequence[Array]) -> bool
         perfect = [np.nan_to_num(target) for target in targets]
     if head.task == "tracks":
         return not all(math.isnan(e.value) for e in measure_tracks(head, perfect, targets) if e.metric == metric)
-    return not math.isnan(_mean(metrics_of(head)[metric](*_flat(head, perfect, targets))))
+    return not math.isnan(mean_of_defined(metrics_of(head)[metric](*_flat(head, perfect, targets))))
 
 
 def measure(
@@ -157,15 +162,9 @@ def measure(
     for draw in draws(len(targets), resamples, seed):
         pair = _resampled(head, predictions, targets, whole, draw)
         for name, parts in metrics.items():
-            if not math.isnan(_mean(of_whole[name])):
-                resampled[name].append(_like(parts(*pair), of_whole[name]))
-    return [estimate(name, _mean(of_whole[name]), values) for name, values in resampled.items()]
-
-
-def _like(parts: list[float], of_whole: list[float]) -> float:
-    """The mean of a resample's parts; NaN if it lacks one that the whole has."""
-    pairs = zip(parts, of_whole, strict=True)
-    return math.nan if any(math.isnan(one) and not math.isnan(other) for one, other in pairs) else _mean(parts)
+            if not math.isnan(mean_of_defined(of_whole[name])):
+                resampled[name].append(mean_of_resample(parts(*pair), of_whole[name]))
+    return [estimate(name, mean_of_defined(of_whole[name]), values) for name, values in resampled.items()]
 
 
 def _flat(head: HeadConfig, predictions: Sequence[Array], targets: Sequence[Array]) -> tuple[Array, Array]:

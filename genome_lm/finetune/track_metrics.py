@@ -1,6 +1,5 @@
 """How well predicted tracks agree with measured ones, over bins and over windows, and what simpler models reach."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.alphabet import C, G, Tokens
-from genome_lm.dataset.agreement import Array, Estimate, draws, estimate
+from genome_lm.dataset.agreement import Array, Estimate, draws, estimate, mean_of_defined, mean_of_resample
 from genome_lm.dataset.baselines import MOST, ridge
 from genome_lm.finetune.targets import Data
 from genome_lm.genome.words import is_base, kmer_frequencies
@@ -41,7 +40,7 @@ def measure_tracks(
         whole.append(_correlations(sums.sum(0)))
         resampled.append(np.array([_correlations(np.tensordot(draw, sums, 1)) for draw in drawn]))
     estimates = [
-        estimate(name, _mean(values), [_mean_like(row, values) for row in rows])
+        estimate(name, mean_of_defined(values), [mean_of_resample(row, values) for row in rows])
         for name, values, rows in zip(METRICS, whole, resampled, strict=True)
     ]
     if len(head.outputs) > 1:
@@ -91,15 +90,6 @@ def _correlations(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     # What rounding leaves of a side that doesn't vary is no variance.
     varies = (of_x > 1e-12 * xx) & (of_y > 1e-12 * yy)
     return np.divide(xy - x * y / count, np.sqrt(of_x * of_y), out=np.full(len(x), np.nan), where=varies)
-
-
-def _mean(values: npt.NDArray[np.float64]) -> float:
-    return float(np.nanmean(values)) if (~np.isnan(values)).any() else math.nan
-
-
-def _mean_like(values: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> float:
-    """The mean of a resample's tracks; NaN if it lacks one that the whole has."""
-    return math.nan if (np.isnan(values) & ~np.isnan(whole)).any() else _mean(values)
 
 
 def track_baselines(head: HeadConfig, train: Data, held_out: Data, seed: int) -> dict[str, list[Array]]:
