@@ -147,6 +147,8 @@ def from_tracks(
     regions = _regions(store, intervals, by, (valid, test, block), seed)
     made = TrackSet(store, signals, regions, recipe, masks)
     rows = write_table(out, made.tables())
+    if made.left_out:
+        typer.echo(f"left out: {made.left_out:,} windows, without a value", err=True)
     scales = ", ".join(f"{name} / {value:.6g}" for name, value in made.scales.items()) if scale else "as they are"
     finish(
         as_json, f"wrote {out}: {rows:,} windows; tracks: {scales}", path=str(out), windows=rows, scales=made.scales

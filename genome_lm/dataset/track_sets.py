@@ -78,6 +78,7 @@ class TrackSet:
 
     Attributes:
         scales: What the values of each track are divided by.
+        left_out: Windows without any value, of those that `tables` has given so far.
 
     Raises:
         GenomeLMError: If no window has room, a track has no value in the training windows, or one that is infinite.
@@ -97,6 +98,7 @@ class TrackSet:
             raise GenomeLMError(
                 f"no region of a split holds a window of {recipe.window:,} bases; shorten --length or --context"
             )
+        self.left_out = 0
         self._is_drawn = self._draw()
         self.scales = self._training_scales()
 
@@ -108,11 +110,12 @@ class TrackSet:
         Raises:
             GenomeLMError: If a value is infinite, or can't be normalised.
         """
-        pandas = require("pandas")
+        pandas, self.left_out = require("pandas"), 0
         for span in self._spans(self._regions):
             bins = self._normalised(span)
             rows = [(start, span.values_of(bins, start, self._recipe)) for start in span.starts]
             rows = [(start, values) for start, values in rows if not np.isnan(values).all()]
+            self.left_out += len(span.starts) - len(rows)
             if rows:
                 places = [(span.contig, start, start + self._recipe.window, span.split) for start, _ in rows]
                 table = pandas.DataFrame(places, columns=["contig", "start", "end", "split"])

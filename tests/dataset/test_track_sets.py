@@ -70,15 +70,17 @@ def test_bins_are_the_means_of_the_bases_that_count(genome: Genome, tmp_path: Pa
     (tmp_path / "mask.bed").write_text("one\t200\t230\none\t210\t299\n")
     mask = read_bed_pieces(tmp_path / "mask.bed", genome.store)
     signal = open_signal(write_bigwig(tmp_path / "a.bw", genome, Made()), genome.store)
-    rows = pd.concat(TrackSet(genome.store, {"a": signal}, REGIONS, RECIPE, [mask]).tables())
-    expected = {}
+    made = TrackSet(genome.store, {"a": signal}, REGIONS, RECIPE, [mask])
+    rows, windows, expected = pd.concat(made.tables()), 0, {}
     for region in REGIONS:
         for start in range(region.start, region.end - 127, 64):
+            windows += 1
             bins = [plain_bin(genome, region.contig, start, place, {*range(200, 299)}) for place in range(8)]
             if not np.isnan(bins).all():
                 expected[region.contig, start, start + 128, region.name] = bins
     assert list(rows[["contig", "start", "end", "split"]].itertuples(index=False, name=None)) == list(expected)
     assert ("one", 168, 296, "train") not in expected  # all masked
+    assert made.left_out == windows - len(expected) > 0
     np.testing.assert_allclose(np.stack(rows.a), [*expected.values()], rtol=1e-5)
 
 
@@ -183,8 +185,9 @@ def test_the_command_writes_what_finetune_reads(genome: Genome, tmp_path: Path) 
     assert result.exception is None, result.output
     assert list_columns(out) == ["a", "b"]
     labelled = read_examples(out, genome.store, ["a", "b"])
-    facts = json.loads(result.output)
+    facts = json.loads(result.stdout)
     assert facts["windows"] == len(labelled.examples)
+    assert "windows, without a value" in result.stderr
     assert {example.split for example in labelled.examples} == {"train", "valid", "test"}
     first = labelled.examples[0]
     assert len(first.sequence) == 128

@@ -18,10 +18,11 @@ from tests.conftest import Genome
 from tests.tiny import TINY_MODEL
 
 
-def run(*options: object) -> None:
+def run(*options: object) -> str:
     result = CliRunner().invoke(app, ["score", *map(str, options)])
     if result.exception is not None:
         raise result.exception
+    return result.stdout
 
 
 def test_consequences_are_in_info_and_in_the_table(genome: Genome, tmp_path: Path) -> None:
@@ -41,7 +42,8 @@ def test_consequences_are_in_info_and_in_the_table(genome: Genome, tmp_path: Pat
     vcf.write_text(f"##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n{body}")
     options = [tmp_path / "model", "--genome", genome.store.path, "--vcf", vcf, "--contig-map", names]
     figure = tmp_path / "out.svg"
-    run(*options, "--annotation", gff, "--out", out, "--table", tmp_path / "out.parquet", "--figure", figure)
+    outputs = ["--out", out, "--table", tmp_path / "out.parquet", "--figure", figure]
+    assert f"wrote {figure}\n" in run(*options, "--annotation", gff, *outputs)
     with gzip.open(out, "rt") as file:
         lines = file.read().splitlines()
     assert any(line.startswith("##INFO=<ID=GLM_CONSEQUENCE,Number=A,Type=String,") for line in lines)
