@@ -2,7 +2,6 @@
 
 import gc
 import random
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from genome_lm.training_config import TrainingConfig
 from tests.fuzz import mutations, originals
 from tests.fuzz.sandbox import SECONDS, Outcome, Running, fault, genome_lm, listing
 
@@ -197,8 +197,8 @@ _LONG = {("--n-layer", "1_000")}
 """Options that are right, and take longer than a case may."""
 _RUN_STAYS = "Resuming repeats this step"
 """What the error says where a loss is not finite: the run's folder stays, as the log in it tells what happened."""
-_GOES_ON = re.compile(r"train: [\d,]+ of [\d,]+ bases .* left")
-"""What a training says that is right and takes longer than a case may, as with a recipe that lost its batch size."""
+_LONG_STEPS = f"{TrainingConfig.tokens_per_step:,} bases per step"
+"""What a training says whose recipe lost its batch size. It is right, and takes longer than a case may."""
 
 
 def _run(rng: random.Random, target: Target, folder: Path, work: Path) -> Case:
@@ -215,7 +215,7 @@ def _run(rng: random.Random, target: Target, folder: Path, work: Path) -> Case:
     outcome = Running(genome_lm(*arguments), work).wait(SECONDS)
     after = before if target.grows or _RUN_STAYS in outcome.errors else listing(work)
     wrong = fault(outcome, before, after, _check(work / target.result) if target.result else None)
-    if outcome.late and _GOES_ON.search(outcome.errors):
+    if outcome.late and _LONG_STEPS in outcome.errors:
         wrong = ""
     return Case(target.name, change, arguments, outcome, wrong)
 

@@ -105,6 +105,9 @@ def test_two_devices_that_are_stopped_and_killed_learn_what_one_does(
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert train(genome, run, steps, *options).count("wrote") == 1
+    for one, two in zip(rows(alone(steps))[:8], rows(run)[:8], strict=True):
+        assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=1e-5)
+        assert float(two["grad_norm"]) == pytest.approx(float(one["grad_norm"]), rel=1e-5)
     assert_same(run, alone(steps), rel=1e-4)
 
 
