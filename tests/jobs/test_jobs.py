@@ -359,8 +359,9 @@ def peak(records, length, pool):
         gather([shard], out.with_suffix(suffix), force=True)
     return peak_memory() / 2**20
 
-for records, length, pool in ((1_500, 8, "mean"), (300, 128, "none"), (15_000, 8, "mean"), (4_500, 128, "none")):
-    print(peak(records, length, pool))
+# Twice, as the pools of Arrow's and Zarr's threads take some runs to fill.
+few = [peak(*case) for _ in range(2) for case in ((1_500, 8, "mean"), (300, 128, "none"))]
+print(few[-1], *(peak(*case) for case in ((15_000, 8, "mean"), (4_500, 128, "none"))))
 """
 
 
@@ -370,7 +371,7 @@ def test_memory_does_not_grow_with_records(run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEMORY, str(run / "checkpoint"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
-    _, small, _, large = map(float, done.stdout.split())
+    small, _, large = map(float, done.stdout.split())
     assert large - small < 50, done.stdout
 
 
