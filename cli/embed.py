@@ -26,7 +26,7 @@ from genome_lm_cli.options import (
     layer_of,
     parse_shard,
 )
-from genome_lm_cli.output import finish, resumed, say
+from genome_lm_cli.output import finish, resumed
 
 
 class Edges(StrEnum):
@@ -203,7 +203,7 @@ def gather(
         from genome_lm.report.scored_variants import draw_scored
 
         draw_scored(figure, out)
-        say(f"wrote {figure}", stderr=as_json)
-    finish(
-        as_json, f"wrote {out}: {rows:,} rows; the shards can go now", path=str(out), rows=rows, shards=len(shards)
-    )
+    written = f"{out}: {rows:,} rows" if figure is None else f"{out} and {figure}: {rows:,} rows"
+    drawn = None if figure is None else str(figure)
+    text = f"wrote {written}; the shards can go now"
+    finish(as_json, text, path=str(out), rows=rows, shards=len(shards), figure=drawn)

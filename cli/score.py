@@ -181,7 +181,8 @@ def score(
             from genome_lm.report.scored_variants import draw_scored
 
             draw_scored(figure, table_out)
-            say(f"wrote {figure}", stderr=as_json or out == STDOUT)
+            if not as_json:
+                say(f"wrote {figure}", stderr=out == STDOUT)
         return
     of_vcf = (flank, shard, readout, layer, calibrate, classes, annotation, contig_pattern, figure)
     if any(option is not None for option in of_vcf):

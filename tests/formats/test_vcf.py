@@ -240,6 +240,7 @@ def test_tables_of_shards_gather_to_the_whole(checkpoint: Path, genome: Genome, 
         asked = ["--out", joined, "--figure", tmp_path / f"{suffix}.svg", "--json"]
         said = CliRunner().invoke(app, ["gather", *map(str, [*shards, *asked])])
         assert json.loads(said.output)["rows"] == 2 * lines
+        assert json.loads(said.output)["figure"] == str(tmp_path / f"{suffix}.svg")
         assert f"<!-- {lines} of {2 * lines} alleles scored -->" in (tmp_path / f"{suffix}.svg").read_text()
     one, two = (pd.read_csv(tmp_path / f"{name}.tsv", sep="\t") for name in ("whole", "joined"))
     pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-4)
