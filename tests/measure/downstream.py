@@ -8,12 +8,16 @@ lies in coding sequence, or outside all genes, with the same G + C content. The 
 in pretraining too, and the labels of a few of its windows; as many others choose penalties, epochs and the recipe,
 for both sides. The test split is looked at once. A run that was cut off goes on where it was.
 
+coding is also given a masked model that reads both ways, trained on the same windows, a model without training, and
+the one that comes with the package, which has read bacteria alone.
+
 Species go on for the length of a genome: there the model's head is fitted by what unlabelled neighbours share
 (`genome_lm.finetune.neighbours`). How much of its lead is due to that is seen from words that are given the same.
 """
 
 import argparse
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,25 +29,39 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from genome_lm.alphabet import encode
+from genome_lm.checkpoint import save_checkpoint
+from genome_lm.checkpoint.shipped import shipped_folder
 from genome_lm.config import ModelConfig
-from genome_lm.dataset import LabelledSet, gene_set, read_annotation, species_set
+from genome_lm.dataset import HOMOLOGY, LabelledSet, gene_set, read_annotation, species_set
 from genome_lm.dataset.baselines import PENALTIES, WIDTHS, kmer_logistic
+from genome_lm.direction import BOTH
 from genome_lm.evaluation.analyses.probes import _Split
 from genome_lm.finetune import FinetuneConfig, Unlabelled, finetune
 from genome_lm.finetune.neighbours import draw_neighbours, shared_directions
-from genome_lm.genome import GenomeStore, Interval, build_store, read_bed, split_genome, write_bed
+from genome_lm.genome import GenomeStore, Interval, build_store, find_kin, read_bed, split_genome, write_bed
 from genome_lm.genome.words import kmer_frequencies
 from genome_lm.mixture_config import one_source
+from genome_lm.model import HyenaLM
 from genome_lm.training import TrainingConfig, train
 
 BACTERIA = {
     "ecoli": "ecoli_k12_mg1655", "saureus": "saureus_n315", "hpylori": "hpylori_g27",
     "vcholerae": "vcholerae_n16961", "kpneumoniae": "kpneumoniae_mgh78578",
 }  # fmt: skip
+SHAPE = ModelConfig(d_model=128, n_layer=2, max_length=1_024, embed_dropout=0.0)
+MODELS = {
+    "causal": SHAPE,
+    "masked": dataclasses.replace(SHAPE, direction=BOTH),
+    "untrained": SHAPE,
+    "bacteria-900k": None,
+}  # fmt: skip
+"""The shape of each; None of the one that comes with the package."""
 HEAD = FinetuneConfig(method="frozen", metric="loss", lr=1e-3)
 ALL = FinetuneConfig(head_first=True, lr=1e-4, reverse_complement=True, sequences_per_step=16)
 SPLIT = 1
 """Seed of the splits. The recipes were chosen on those of seed 0: their test windows are none of these."""
+BLOCK = 50_000
+"""Bases of a block of the splits."""
 FEW = 100
 """Labels of a class below which only the head is tuned: more of the model is none the better for it."""
 PAIRS = 1_000
@@ -53,12 +71,18 @@ Right = npt.NDArray[np.bool_]
 
 
 class Task(NamedTuple):
-    """A genome to pretrain on, its splits, labelled windows, and within how many bases neighbours share a label."""
+    """A genome to pretrain on, its splits, labelled windows, and the models to tune.
+
+    Attributes:
+        distance: Within how many bases neighbours share a label; 0 if they often do not.
+        models: Which of `MODELS`.
+    """
 
     store: GenomeStore
     splits: Path
     labelled: LabelledSet
-    distance: int  # 0: they often do not
+    distance: int
+    models: tuple[str, ...]
 
     @property
     def unlabelled(self) -> Unlabelled:
@@ -70,8 +94,9 @@ def built(fastas: Sequence[Path], path: Path) -> GenomeStore:
     return GenomeStore(path) if path.exists() else build_store(fastas, path)
 
 
-def split(store: GenomeStore) -> list[Interval]:
-    return split_genome(store, test=0.2, block=50_000, seed=SPLIT)
+def split(store: GenomeStore, homology: float | None = None) -> list[Interval]:
+    kin = find_kin(store, "blocks", BLOCK, homology)
+    return split_genome(store, test=0.2, block=BLOCK, seed=SPLIT, kin=kin)
 
 
 def species(genomes: Path, out: Path) -> Task:
@@ -82,21 +107,32 @@ def species(genomes: Path, out: Path) -> Task:
     write_bed(out / "splits.bed", regions)
     together = built(list(fastas.values()), out / "genome.zarr")
     labelled = species_set(stores, 1_024, 700, regions, held_out=200, seed=SPLIT)
-    return Task(together, out / "splits.bed", labelled, 100_000)
+    return Task(together, out / "splits.bed", labelled, 100_000, ("causal",))
 
 
 def coding(genomes: Path, out: Path) -> Task:
     """Whether a window is coding or intergenic; what is next to it is often the other."""
     store = built([genomes / "umaydis.fa.gz"], out / "genome.zarr")
-    write_bed(out / "splits.bed", split(store))
+    write_bed(out / "splits.bed", split(store, HOMOLOGY))
     genes = read_annotation(genomes / "umaydis.gff3.gz", store, None, "^Umaydis:([^:]+):")
     labelled = gene_set(store, genes, "coding", read_bed(out / "splits.bed", store), seed=SPLIT)
-    return Task(store, out / "splits.bed", labelled, 0)
+    return Task(store, out / "splits.bed", labelled, 0, tuple(MODELS))
 
 
-def pretrained(store: GenomeStore, splits: Path, out: Path, steps: int) -> Path:
+def checkpoint_of(model: str, task: Task, out: Path, steps: int) -> Path:
+    """One of `MODELS`, which is trained if that is to be done."""
+    shape = MODELS[model]
+    if shape is None:
+        return Path(str(shipped_folder(model)))
+    if model == "untrained":
+        torch.manual_seed(SPLIT)
+        save_checkpoint(out / model, HyenaLM(shape))
+        return out / model
+    return pretrained(task.store, task.splits, out / model, shape, steps)
+
+
+def pretrained(store: GenomeStore, splits: Path, out: Path, shape: ModelConfig, steps: int) -> Path:
     """A model trained for so many steps at a constant rate, and a fifth of that while the rate falls."""
-    shape = ModelConfig(d_model=128, n_layer=2, max_length=1_024, embed_dropout=0.0)
     common: dict[str, Any] = {
         "tokens_per_step": 4_096, "lr": 3e-3, "beta2": 0.98, "valid_every": 500, "checkpoint_every": 200
     }  # fmt: skip
@@ -152,7 +188,7 @@ def words_by_neighbours(labelled: LabelledSet, task: Task) -> Right:
     return np.asarray(best.predict(turned[2]) == data.targets[2])
 
 
-def tuned(checkpoint: Path, task: Task, labelled: LabelledSet, count: int, out: Path) -> tuple[Right, str]:
+def tuned(checkpoint: Path, task: Task, labelled: LabelledSet, count: int, out: Path) -> Right:
     """The recipe that is the best on the validation split."""
     recipes = {"head alone": HEAD, "head, then all": ALL} if count >= FEW else {"head alone": HEAD}
     if task.distance:
@@ -175,7 +211,7 @@ def tuned(checkpoint: Path, task: Task, labelled: LabelledSet, count: int, out: 
         found[name] = next(metric["value"] for metric in metrics if metric["metric"] == "accuracy")
     best = max(found, key=lambda name: found[name])
     table = pd.read_parquet(folders[best] / "predictions.parquet")
-    return (table["target"] == table["prediction"]).to_numpy(), best
+    return (table["target"] == table["prediction"]).to_numpy()
 
 
 def interval(values: npt.NDArray[np.float64]) -> str:
@@ -200,22 +236,20 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     task = TASKS[options.task](options.genomes, options.out)
-    checkpoint = pretrained(task.store, task.splits, options.out, options.steps)
+    checkpoints = {name: checkpoint_of(name, task, options.out, options.steps) for name in task.models}
     for count in options.counts or COUNTS[options.task]:
-        found: dict[str, list[Right]] = {"words": [], "words by neighbours": [], "model": []}
-        recipes = []
+        right: dict[str, list[Right]] = defaultdict(list)
         for seed in range(options.seeds):
-            some, out = few(task.labelled, count, seed), options.out / f"tuned-{count}-{seed}"
-            model, recipe = tuned(checkpoint, task, some, count, out)
-            recipes.append(recipe)
-            found["model"].append(model)
-            found["words"].append(words(some))
+            some = few(task.labelled, count, seed)
+            right["words"].append(words(some))
             if task.distance:
-                found["words by neighbours"].append(words_by_neighbours(some, task))
-        accuracy = {name: np.array(rows, dtype=float) for name, rows in found.items() if rows}
-        accuracy["lead"] = accuracy["model"] - accuracy["words"]
+                right["words by neighbours"].append(words_by_neighbours(some, task))
+            for name, checkpoint in checkpoints.items():
+                right[name].append(tuned(checkpoint, task, some, count, options.out / f"tuned-{count}-{seed}" / name))
+        accuracy = {name: np.array(rows, dtype=float) for name, rows in right.items()}
+        accuracy |= {f"{name}, less words": accuracy[name] - accuracy["words"] for name in checkpoints}
         each = "; ".join(f"{name} {interval(rows)}" for name, rows in accuracy.items())
-        print(f"{count} labels of a class, accuracy in %: {each} ({', '.join(recipes)})", flush=True)
+        print(f"{count} labels of a class, accuracy in %: {each}", flush=True)
 
 
 if __name__ == "__main__":
