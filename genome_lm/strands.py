@@ -1,5 +1,6 @@
 """Which strands of DNA are read: the words of all commands for it, and what they mean."""
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from genome_lm.errors import GenomeLMError
@@ -22,3 +23,9 @@ def check_strand(strand: str, strands: Any) -> None:
 def orientations(strand: str) -> tuple[bool, ...]:
     """The readings that a word asks for, each as whether it is of the reverse complement."""
     return {"forward": (False,), "reverse": (True,)}.get(strand, (False, True))
+
+
+def counted_once(advance: Callable[[float], None], strand: str) -> Callable[[float], None]:
+    """Tell how much is done where each reading of a strand counts: what is read on both strands counts half each."""
+    readings = len(orientations(strand))
+    return lambda amount: advance(amount / readings)

@@ -15,7 +15,7 @@ from genome_lm.genome.contigs import Contig
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.model import HyenaLM
 from genome_lm.model.likelihood import model_likelihoods
-from genome_lm.strands import Strands, check_strand, orientations
+from genome_lm.strands import Strands, check_strand, counted_once, orientations
 
 Bits = npt.NDArray[np.float32]
 
@@ -95,12 +95,13 @@ def bits_per_base(
         grid: How windows lie. A base's value does not depend on the region.
         strand: "reverse" reads the reverse complement; "both" takes the mean.
         batch_tokens: Positions that go through the model at one time; a longer window goes alone.
-        advance: Told how many bases are done, on a strand.
+        advance: Told how many bases are done, half of each by each of two strands.
 
     Returns:
         (end − start,) float32; NaN for what is not A, C, G or T, and for a first base that nothing predicts.
     """
     check_strand(strand, Strands)
+    advance = counted_once(advance, strand)
     readings = []
     for reverse in orientations(strand):
         sequence, first = (contig.reverse_complement(), contig.length - end) if reverse else (contig, start)

@@ -126,7 +126,7 @@ def mutagenesis(
         model.config.direction.require_causal("the method gradient")
         llr = _gradients(model, store, region, layout, strand)
     else:
-        with progress("mutagenesis", 3 * bases * len(orientations(strand)), "substitutions") as bar:
+        with progress("mutagenesis", 3 * bases, "substitutions") as bar:
             options: dict[str, Any] = {"strand": strand, "batch_tokens": batch_tokens, "advance": bar.advance}
             pieces = [Interval(contig, at, min(at + PIECE, end)) for at in range(start, end, PIECE)]
             llr = np.concatenate([_substitutions(model, store, piece, layout, options) for piece in pieces])

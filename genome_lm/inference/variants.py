@@ -31,7 +31,7 @@ from genome_lm.inference.readouts import LLR, Readouts, distances, site_values
 from genome_lm.model import HyenaLM
 from genome_lm.model import recompute as shared
 from genome_lm.model.likelihood import base_table
-from genome_lm.strands import Strands, check_strand, orientations
+from genome_lm.strands import Strands, check_strand, counted_once, orientations
 
 Table = npt.NDArray[np.floating]
 """ln p of A, C, G and T, (..., 4)."""
@@ -112,7 +112,7 @@ def score_variants(
         strand: "both" reads the reverse complement as well.
         batch_tokens: Positions that go through the model at one time; a longer window goes alone.
         readouts: What is read out beside the log-likelihood ratio.
-        advance: Told how many variants are done, on a strand.
+        advance: Told how many variants are done, half of each by each of two strands.
 
     Returns:
         The scores; variants that can't be scored carry a reason.
@@ -121,6 +121,7 @@ def score_variants(
         GenomeLMError: On an unknown strand, or readouts that need a causal model.
     """
     check_strand(strand, Strands)
+    advance = counted_once(advance, strand)
     if model.config.direction.sees_following:
         if readouts.values:
             model.config.direction.require_causal(f"the readout {', '.join(readouts.names)}")

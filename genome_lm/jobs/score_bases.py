@@ -23,7 +23,7 @@ from genome_lm.inference.bases import WindowGrid, bits_per_base
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.model import GenomeLM
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job
-from genome_lm.strands import Strands, orientations
+from genome_lm.strands import Strands
 
 PART_BASES = 1 << 18
 """Bases after which a part ends: what a killed job has to do again, and what is held in memory."""
@@ -177,8 +177,7 @@ def _job(
         windows=grid._asdict(),
         rows=rows,
     )
-    work = [len(orientations(request.strand)) * bases for bases in rows]
-    return Job("score", "bases", identity, range(len(parts)), work, tables)
+    return Job("score", "bases", identity, range(len(parts)), rows, tables)
 
 
 def _oriented(intervals: Sequence[Interval], strand: Strands) -> list[Interval]:

@@ -108,8 +108,7 @@ def score_set(
                 columns["states"] = pa.FixedSizeListArray.from_arrays(states.reshape(-1), states.shape[1])
             yield pa.table(columns | {"reason": scores.reasons})
 
-    sides = 2 if request.strand == "both" else 1
-    job = Job("score", "variants", identity, range(len(rows)), [sides * count for count in rows], compute)
+    job = Job("score", "variants", identity, range(len(rows)), rows, compute)
     parts, _ = run_job(job, folder, request.force)
     table = pa.concat_tables(read_part(parts.file(number)) for number in job.numbers).combine_chunks()
     values = {name: table[name].to_numpy() for name in ("llr", *wanted.values)}

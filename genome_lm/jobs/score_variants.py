@@ -32,7 +32,7 @@ from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.jobs.calibration import FEWEST, Calibration, backgrounds_of
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
 from genome_lm.optional import require
-from genome_lm.strands import Strands, orientations
+from genome_lm.strands import Strands
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,7 +165,7 @@ def score_vcf(model: GenomeLM, store: GenomeStore, request: VcfRequest) -> VcfSu
         if request.shard is not None:
             shard = Shard(*request.shard, survey.records, survey.is_sorted, job_id(identity))
         identity |= {"columns": request.table is not None, "rows": rows}
-        alleles_per_record = survey.alleles / max(1, survey.records) * len(orientations(request.strand))
+        alleles_per_record = survey.alleles / max(1, survey.records)
         work = [alleles_per_record * records for records in rows]
         options: dict[str, Any] = {
             "strand": request.strand,

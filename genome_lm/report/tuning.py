@@ -168,7 +168,7 @@ def _loci(predicted: pd.DataFrame, name: str) -> Figure:
     means = predicted.groupby("id", sort=False)[f"target_{name}"].mean().dropna().sort_values()
     places = [round((len(means) - 1) * share) for share in _LOCI]
     loci = list(dict.fromkeys(means.index[place] for place in places if len(means)))
-    figure, panels = new_panels(2 * _SIZE[0], [1.4] * max(1, len(loci)))
+    figure, panels = new_panels(_SIZE[0], [0.9] * max(1, len(loci)))
     for axes, locus in zip(panels, loci, strict=False):
         rows = predicted[predicted["id"] == locus]
         for column, colour, label in ((f"target_{name}", MUTED, "measured"), (name, MODEL, "predicted")):
@@ -184,8 +184,9 @@ def _loci(predicted: pd.DataFrame, name: str) -> Figure:
 
 def _learning(history: pd.DataFrame, best_epoch: int) -> Figure:
     figure, axes = new_figure(*_SIZE)
-    axes.plot(history["epoch"], history["loss"], color=MUTED, label="train")
-    axes.plot(history["epoch"], history["valid_loss"], color=MODEL, label="valid")
+    marker = "." if len(history) == 1 else None  # a line needs two
+    axes.plot(history["epoch"], history["loss"], color=MUTED, marker=marker, label="train")
+    axes.plot(history["epoch"], history["valid_loss"], color=MODEL, marker=marker, label="valid")
     axes.axvline(best_epoch, color=MUTED, linestyle=":", linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")

@@ -400,8 +400,8 @@ def test_signals(
     command = [sys.executable, "-c", SLOW_JOB, "embed", str(run / "checkpoint"), "--fasta", "-", "--out", str(out)]
     with fasta.open() as stdin, subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        for _ in range(2):
-            assert process.stderr.readline() == "part\n"
+        written = (line for line in process.stderr if line == "part\n")  # a slow machine shows progress between
+        assert list(itertools.islice(written, 2)) == ["part\n"] * 2
         os.kill(process.pid, sent)
         process.wait()
         said = process.stderr.read()
