@@ -1,6 +1,7 @@
 """The sizes at which the stages run."""
 
 from dataclasses import dataclass
+from itertools import product
 
 from genome_lm.config import PRESETS, ModelConfig
 
@@ -52,6 +53,7 @@ class Form:
         generated: Bases generated.
         timed: Shapes of the convolutions that are timed.
         rounds: Of timing, each side once per round.
+        blocks: Shapes of the blocks that are timed.
         steps: Presets whose forward and training step are timed, with sequences and positions.
     """
 
@@ -69,6 +71,7 @@ class Form:
     generated: int
     timed: tuple[Shape, ...]
     rounds: int
+    blocks: tuple[Shape, ...]
     steps: tuple[tuple[ModelConfig, int, int], ...]
 
 
@@ -78,6 +81,8 @@ KERNELS = (
 )  # fmt: skip
 """Of `genome_lm.kernels.triton.conv`."""
 
+WIDTHS, LENGTHS = (256, 768), (1_024, 8_192, 32_768, 160_000, 450_000, 1_000_000)
+"""Of the blocks that docs/gpu.md counts."""
 _SMALL = (1, 37, 255, 257, 1_023, 1_024, 1_025, 1_026, 4_099)
 _MODEL = ModelConfig(d_model=128, n_layer=2, max_length=32_768, embed_dropout=0.0)
 _TINY = ModelConfig(d_model=16, n_layer=2, max_length=300, filter_order=8, embed_dropout=0.0)
@@ -100,6 +105,7 @@ FULL = Form(
     generated=200,
     timed=((256, 128, 1_024), (8, 256, 32_768), (1, 256, 160_000), (1, 256, 450_000), (1, 256, 1_000_000)),
     rounds=5,
+    blocks=tuple((max(1, (1 << 18) // length), width, length) for width, length in product(WIDTHS, LENGTHS)),
     steps=(
         (PRESETS["tiny-1k"], 256, 1_024), (PRESETS["small-32k"], 8, 32_768), (PRESETS["medium-160k"], 1, 160_000),
         (PRESETS["large-1m"], 1, 1_000_000),
@@ -120,6 +126,7 @@ SHORT = Form(
     generated=50,
     timed=((256, 128, 1_024), (8, 256, 32_768)),
     rounds=3,
+    blocks=((256, 256, 1_024), (8, 256, 32_768)),
     steps=((PRESETS["tiny-1k"], 256, 1_024), (PRESETS["small-32k"], 4, 32_768)),
 )
 TOY = Form(
@@ -137,6 +144,7 @@ TOY = Form(
     generated=12,
     timed=((1, 2, 100),),
     rounds=1,
+    blocks=((2, 16, 100),),
     steps=((_TINY, 2, 300),),
 )
 FORMS = {form.name: form for form in (FULL, SHORT, TOY)}

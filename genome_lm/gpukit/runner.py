@@ -48,6 +48,7 @@ STAGES = {
     "model": Stage("genome_lm.gpukit.stages.model", 90),
     "training": Stage("genome_lm.gpukit.stages.training", 100),
     "bench_conv": Stage("genome_lm.gpukit.stages.bench_conv", 100, interpreted=True),
+    "bench_block": Stage("genome_lm.gpukit.stages.bench_block", 60),
     "bench_step": Stage("genome_lm.gpukit.stages.bench_step", 80),
     "use": Stage("genome_lm.gpukit.stages.use", 60),
 }

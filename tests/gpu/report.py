@@ -1,8 +1,8 @@
 """Turns a file of results into the README's table and into the crossover that chooses between the kernels.
 
 `python -m tests.gpu.report results.json` prints the table. With `--write` the table goes between the README's two
-marks, the crossover goes into genome_lm/kernels/triton/crossover.json, and the file itself goes into
-tests/gpu/results, under the card's name.
+marks and that of blocks between those of docs/gpu.md, the crossover goes into
+genome_lm/kernels/triton/crossover.json, and the file itself goes into tests/gpu/results, under the card's name.
 """
 
 import argparse
@@ -16,8 +16,11 @@ from typing import Any
 
 from genome_lm.gpukit import FORMS
 from tests.gpu.pack import ROOT
+from tests.measure.block_costs import DIRECTIONS as PASSES
+from tests.measure.block_costs import milliseconds
 
 README = ROOT / "README.md"
+BLOCKS = ROOT / "docs" / "gpu.md"
 CROSSOVER = ROOT / "genome_lm" / "kernels" / "triton" / "crossover.json"
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
@@ -32,9 +35,10 @@ def main(arguments: list[str] | None = None) -> None:
     results = json.loads(given.results.read_text())
     if results["device"] != "cuda" or not card(results):
         sys.exit(f"{given.results}: not from a GPU")
-    print(table(results))
+    print(f"{table(results)}\n\n{block_table(results)}")
     if given.write:
-        README.write_text(with_table(README.read_text(), table(results)))
+        for page, text in ((README, table(results)), (BLOCKS, block_table(results))):
+            page.write_text(with_table(page, text))
         if reason := unproven(results):
             print(f"\n{CROSSOVER} stays as it is: {reason}")
         else:
@@ -43,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         target = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', card(results).lower()).strip('-')}.json"
         if given.results.resolve() != target.resolve():
             shutil.copyfile(given.results, target)
-        print(f"\nwrote {README} and {target}")
+        print(f"\nwrote {README}, {BLOCKS} and {target}")
 
 
 def card(results: dict[str, Any]) -> str:
@@ -139,11 +143,33 @@ def _share(results: dict[str, Any], moved: float, milliseconds: float) -> str:
     return f"{100 * moved / milliseconds / rates[0]:.0f} %" if rates else ""
 
 
-def with_table(readme: str, text: str) -> str:
-    """The README with a table between its two marks."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        sys.exit(f"{README}: needs the marks {BEGIN} and {END} once each")
-    before, rest = readme.split(BEGIN)
+def block_table(results: dict[str, Any]) -> str:
+    """Measured times of whole blocks, forward and backward, beside those of the counts."""
+    lines = [
+        f"{card(results)}, {results['date'][:10]}. Medians of the forward and the backward pass in ms per layer and "
+        "million positions.",
+        "",
+        "| channels | positions | sequences | ours | counted | torch.fft | counted |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for case in _cases(results, "bench_block"):
+        if "training" in case:
+            batch, width, length = case["shape"]
+            cells = []
+            for side, scheme in (("triton", "ours"), ("torch.fft", "eager, torch.fft")):
+                measured = _median(case["training"], side) / (batch * length) * 1e6
+                counted = sum(milliseconds(scheme, length, width, backward) for backward in PASSES)
+                cells += [f"{measured:.1f}", f"{counted:.1f}"]
+            lines.append(f"| {width} | {length:,} | {batch} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_table(page: Path, text: str) -> str:
+    """A page with a table between its two marks."""
+    whole = page.read_text()
+    if whole.count(BEGIN) != 1 or whole.count(END) != 1:
+        sys.exit(f"{page}: needs the marks {BEGIN} and {END} once each")
+    before, rest = whole.split(BEGIN)
     return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
 
 

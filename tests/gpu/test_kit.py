@@ -13,6 +13,7 @@ from genome_lm.gpukit.expected import load_expected, make_expected, save_expecte
 from genome_lm.gpukit.runner import STAGES, Stage
 from genome_lm.kernels.triton import costs
 from tests.gpu import kit, pack, profile, report
+from tests.measure import block_costs
 
 FAILING = "tests.gpu.failing_stages"
 
@@ -148,6 +149,8 @@ def results() -> dict[str, Any]:
         "what": "model", "shape": [8, 256, 32_768], "layers": 4, "direction": "training", "passed": True,
         "ms": {"triton": [9.0, 10.0, 11.0], "torch.fft": [24.0, 25.0, 26.0]},
     }  # fmt: skip
+    times = {"triton": [20.0, 21.0, 22.0], "torch.fft": [40.0, 42.0, 44.0]}
+    block = {"what": "block", "shape": [1, 256, 1_000_000], "passed": True, "training": times}
     stages = {
         "machine": {
             "cases": [
@@ -157,6 +160,7 @@ def results() -> dict[str, Any]:
         },
         "kernels": {"passed": True, "cases": []},
         "bench_conv": {"cases": convolutions},
+        "bench_block": {"cases": [block]},
         "bench_step": {"cases": [step]},
     }
     about = {"form": "full", "device": "cuda", "date": "2026-11-27T01:00:00+00:00", "commit": "0123456789"}
@@ -209,8 +213,10 @@ def test_results_that_prove_less_choose_no_kernels(
 def test_the_readme_gets_table_and_card(
     results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme, crossover = tmp_path / "README.md", tmp_path / "crossover.json"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    readme, blocks, crossover = tmp_path / "README.md", tmp_path / "gpu.md", tmp_path / "crossover.json"
+    for page in (readme, blocks):
+        page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    monkeypatch.setattr(report, "BLOCKS", blocks)
     monkeypatch.setattr(report, "README", readme)
     monkeypatch.setattr(report, "CROSSOVER", crossover)
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
@@ -223,6 +229,11 @@ def test_the_readme_gets_table_and_card(
     assert "NVIDIA H100 80GB HBM3, 2026-11-27, commit 0123456" in text
     assert "| model of 4 layers, training | 8 × 256 × 32,768 | bf16-mixed | 10 | 25 | 2.50 | |" in text
     assert "| between projections, forward | 1 × 256 × 1,024 | bfloat16 | 1 | 2 | 2.00 | 50 % |" in text
+    counted = [
+        sum(block_costs.milliseconds(scheme, 1_000_000, 256, backward) for backward in (False, True))
+        for scheme in ("ours", "eager, torch.fft")
+    ]
+    assert f"| 256 | 1,000,000 | 1 | 21.0 | {counted[0]:.1f} | 42.0 | {counted[1]:.1f} |" in blocks.read_text()
     assert json.loads(crossover.read_text()) == json.loads(json.dumps(report.crossover(results)))
     assert json.loads((tmp_path / "results" / "nvidia-h100-80gb-hbm3.json").read_text()) == results
 
@@ -235,5 +246,5 @@ def test_results_of_a_cpu_are_no_figures_of_a_gpu(results: dict[str, Any], tmp_p
 
 def test_what_a_report_writes_to_is_there() -> None:
     assert report.CROSSOVER == Path(costs.__file__).with_name("crossover.json")
-    text = report.README.read_text()
-    assert report.with_table(text, "new").count("new") >= 1
+    for page in (report.README, report.BLOCKS):
+        assert "\nnew table\n" in report.with_table(page, "new table")

@@ -16,10 +16,9 @@ from typing import NamedTuple
 import torch
 
 from genome_lm.config import PRESETS
+from genome_lm.gpukit.forms import LENGTHS, WIDTHS
 from genome_lm.kernels.triton import costs
 
-LENGTHS = 1_024, 8_192, 32_768, 160_000, 450_000, 1_000_000
-WIDTHS = 256, 768
 SCHEMES = "eager, torch.fft", "eager, FlashFFTConv's scheme", "ours, convolution alone", "ours", "fused floor"
 BFLOAT16 = torch.bfloat16
 MODEL = PRESETS["large-1m"]
