@@ -8,8 +8,8 @@ lies in coding sequence, or outside all genes, with the same G + C content. The 
 in pretraining too, and the labels of a few of its windows; as many others choose penalties, epochs and the recipe,
 for both sides. The test split is looked at once. A run that was cut off goes on where it was.
 
-coding is also given a masked model that reads both ways, trained on the same split for as long, which is half the
-bases; a model without training; and the one that comes with the package, which has read bacteria alone.
+coding is also given to a model without training, and to the one that comes with the package, which has read bacteria
+alone. `tests.measure.direction_probes` has masked models.
 
 Species go on for the length of a genome: there the model's head is fitted by what unlabelled neighbours share
 (`genome_lm.finetune.neighbours`). How much of its lead is due to that is seen from words that are given the same.
@@ -34,7 +34,6 @@ from genome_lm.checkpoint.shipped import shipped_folder
 from genome_lm.config import ModelConfig
 from genome_lm.dataset import HOMOLOGY, LabelledSet, gene_set, read_annotation, species_set
 from genome_lm.dataset.baselines import PENALTIES, WIDTHS, kmer_logistic
-from genome_lm.direction import BOTH
 from genome_lm.evaluation.analyses.probes import _Split
 from genome_lm.finetune import FinetuneConfig, Unlabelled, finetune
 from genome_lm.finetune.neighbours import draw_neighbours, shared_directions
@@ -51,7 +50,6 @@ BACTERIA = {
 SHAPE = ModelConfig(d_model=128, n_layer=2, max_length=1_024, embed_dropout=0.0)
 MODELS = {
     "causal": SHAPE,
-    "masked": dataclasses.replace(SHAPE, direction=BOTH),
     "untrained": SHAPE,
     "bacteria-900k": None,
 }  # fmt: skip
@@ -128,8 +126,6 @@ def checkpoint_of(model: str, task: Task, out: Path, steps: int) -> Path:
         torch.manual_seed(SPLIT)
         save_checkpoint(out / model, HyenaLM(shape))
         return out / model
-    if shape.direction is BOTH:  # a step takes twice the time
-        steps //= 2
     return pretrained(task.store, task.splits, out / model, shape, steps)
 
 
