@@ -12,13 +12,13 @@ from tests.cli.test_help import COMMANDS, command_of, examples
 from tests.conftest import Genome, biased_dna
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
-    """Of all pages but the tutorial, which `test_tutorial` runs."""
+    """Of all pages but the tutorials, which `test_tutorials` runs."""
     pattern = re.compile(rf"^```{language}\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
-    pages = [page for page in PAGES if page.name != "tutorial.md"]
+    pages = [page for page in PAGES if page.parent.name != "tutorials"]
     return [block for page in pages for block in pattern.findall(page.read_text())]
 
 
@@ -45,7 +45,7 @@ def test_commands_exist_with_their_options() -> None:
         COMMANDS[path].make_context(" ".join(path), rest)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page: Path) -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()) if "://" not in target]
     missing = [target for target in targets if not (page.parent / target).exists()]
