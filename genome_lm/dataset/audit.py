@@ -1,11 +1,11 @@
 """What a labelled set gives away: copies and homologues across splits, labels that disagree, shortcuts to labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from genome_lm.alphabet import encode
+from genome_lm.alphabet import Tokens, encode
 from genome_lm.dataset.labelled import Example, LabelledSet, splits_of
 from genome_lm.dataset.likeness import MOST_SHARED, WIDTH, likeness
 from genome_lm.dataset.shortcuts import UndecidedError, drawn, rules
@@ -88,10 +88,10 @@ def _counted(name: str, examples: Sequence[Example], leaks: Sequence[Leak]) -> C
 
 def _check_twins(examples: Sequence[Example], outlined: Outline) -> Check:
     """Of pairs, both sequences count: several alternatives to one sequence are no twins."""
-    copies = np.bincount(outlined.first, minlength=len(examples))[outlined.first] > 1
+    is_copy = np.bincount(outlined.first, minlength=len(examples))[outlined.first] > 1
     first_of: dict[bytes, int] = {}
     twins, first = 0, ""
-    for number in np.flatnonzero(copies).tolist():
+    for number in np.unique(outlined.owners[is_copy]).tolist():
         example = examples[number]
         other = examples[first_of.setdefault(sequence_key(example.sequence, example.second), number)]
         if other.labels != example.labels:
@@ -100,21 +100,35 @@ def _check_twins(examples: Sequence[Example], outlined: Outline) -> Check:
 
 
 def check_homology(labelled: LabelledSet, seed: int = 0) -> list[Check]:
-    """Held-out examples that share half their words of 21 bases with one training example, on either strand."""
+    """Held-out examples that share half their words of 21 bases with one training example, on either strand.
+
+    Of a pair, it is enough that one of its sequences shares half of its words, with either one of a training pair.
+    """
     name = f"held-out examples with {MOST_SHARED:.0%} of the {WIDTH}-mers of a training one"
     train = labelled.of_split("train").examples
     held_out = drawn(labelled.of_split("valid", "test").examples, MOST, seed)
     if not train or not held_out:
         return [_not_applicable(name, _NO_SPLITS)]
-    result = likeness([encode(e.sequence, e.id) for e in held_out], (encode(e.sequence, e.id) for e in train))
+    owners = np.array([row for row, example in enumerate(held_out) for _ in example.sequences])
+    partners: list[int] = []
+    result = likeness([*_tokens(held_out)], _tokens(train, partners))
     if np.isnan(result.fraction).all():
         return [_not_applicable(name, f"no held-out example has {WIDTH} bases")]
-    rows = np.flatnonzero(result.fraction >= MOST_SHARED)
+    rows = np.unique(owners[result.fraction >= MOST_SHARED])
     detail = f"of {len(held_out):,} compared"
     if len(rows):
         worst = int(np.nanargmax(result.fraction))
-        detail += f"; worst {held_out[worst].id} and {train[result.partner[worst]].id}"
+        detail += f"; worst {held_out[owners[worst]].id} and {train[partners[result.partner[worst]]].id}"
     return [_judged(name, len(rows), 0, detail)]
+
+
+def _tokens(examples: Sequence[Example], owners: list[int] | None = None) -> Iterator[Tokens]:
+    """Token ids of every sequence; the number of its example is added to `owners`."""
+    for number, example in enumerate(examples):
+        for sequence in example.sequences:
+            if owners is not None:
+                owners.append(number)
+            yield encode(sequence, example.id)
 
 
 def check_rules(labelled: LabelledSet, seed: int = 0, most: int = MOST) -> list[Check]:

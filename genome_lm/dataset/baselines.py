@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ from genome_lm.genome.words import kmer_frequencies
 from genome_lm.optional import require
 
 Array = npt.NDArray[Any]
+TwoTokens = tuple[Tokens, Tokens]
+Pair = Literal["none", "difference", "concatenation"]
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 """Inverse strengths of the penalty; the best on the validation split is taken."""
 WIDTHS = (4, 6)
@@ -24,37 +26,59 @@ _TOGETHER = 4_096
 
 
 class KmerLogistic(NamedTuple):
-    """A logistic regression on the frequencies of words of one length."""
+    """A logistic regression on the frequencies of words of one length; `pair` as in `pair_frequencies`."""
 
     width: int
     classes: int
     classifier: Any
+    pair: Pair
 
     @property
     def name(self) -> str:
         """What tables call it."""
         return f"{self.width}-mer logistic regression"
 
-    def probabilities(self, tokens: Sequence[Tokens]) -> npt.NDArray[np.float32]:
-        """(n, classes) float32 of n sequences of token ids; 0 for a class that had no training example."""
+    def probabilities(self, tokens: Sequence[Tokens] | Sequence[TwoTokens]) -> npt.NDArray[np.float32]:
+        """(n, classes) float32 of n sequences of token ids, or pairs; 0 for a class without a training example."""
         each = np.zeros((len(tokens), self.classes), dtype=np.float32)
         for start in range(0, len(tokens), _TOGETHER):
             some = slice(start, start + _TOGETHER)
-            frequencies = kmer_frequencies(tokens[some], self.width)
+            frequencies = pair_frequencies(tokens[some], self.width, self.pair)
             each[some, self.classifier.classes_] = self.classifier.predict_proba(frequencies)
         return each
 
 
+def pair_frequencies(
+    tokens: Sequence[Tokens] | Sequence[TwoTokens], width: int, pair: Pair
+) -> npt.NDArray[np.float32]:
+    """Frequencies of words, as `kmer_frequencies` gives them: (n, words), of a concatenation (n, 2 words), float32.
+
+    Args:
+        tokens: Token ids of n sequences, or of both sequences of n pairs.
+        width: Bases of a word.
+        pair: What a head sees of pairs, see `genome_lm.model.HeadConfig`; "none" for single sequences.
+    """
+    if pair == "none":
+        return kmer_frequencies(cast("Sequence[Tokens]", tokens), width)
+    first, second = (kmer_frequencies(side, width) for side in zip(*tokens, strict=True))
+    return second - first if pair == "difference" else np.concatenate([first, second], axis=1)
+
+
 def kmer_logistic(
-    tokens: Sequence[Sequence[Tokens]], targets: Sequence[Array], classes: int, seed: int
+    tokens: Sequence[Sequence[Tokens]] | Sequence[Sequence[TwoTokens]],
+    targets: Sequence[Array],
+    classes: int,
+    seed: int,
+    pair: Pair = "none",
 ) -> KmerLogistic:
     """Fit to k-mers, a word and its reverse complement counted as one.
 
     Args:
-        tokens: Token ids of the sequences of the training and of the validation split.
+        tokens: Token ids of the sequences, or the pairs, of the training and of the validation split.
         targets: The same two splits' (n,) class numbers; two classes or more in training.
         classes: How many classes there are.
         seed: Of the regression, and of the choice of examples of a split if there are more than `MOST`.
+        pair: See `pair_frequencies`.
     """
     drawn = [np.random.default_rng(seed).permutation(len(each))[:MOST] for each in targets]
     if len(targets[1]) <= MOST:
@@ -63,10 +87,10 @@ def kmer_logistic(
     classes_ = [each[rows] for each, rows in zip(targets, drawn, strict=True)]
     best: tuple[float, KmerLogistic] | None = None
     for width in WIDTHS:
-        features = [kmer_frequencies(each, width) for each in sequences]
+        features = [pair_frequencies(each, width, pair) for each in sequences]
         classifier, accuracy = best_logistic(features, classes_, seed)
         if best is None or accuracy > best[0]:
-            best = accuracy, KmerLogistic(width, classes, classifier)
+            best = accuracy, KmerLogistic(width, classes, classifier, pair)
     assert best is not None
     return best[1]
 

@@ -45,6 +45,11 @@ class Example(NamedTuple):
     strand: str = "+"
     second: str = ""
 
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """Its sequence, or both of a pair."""
+        return (self.sequence, self.second) if self.second else (self.sequence,)
+
 
 class LabelledSet(NamedTuple):
     """Labelled sequences, and the names of their label columns."""

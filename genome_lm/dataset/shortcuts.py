@@ -1,7 +1,8 @@
 """Shortcuts to labels: what a model could learn instead of the biology.
 
 A rule is scikit-learn's decision tree of at most four questions, fitted to the training split and measured on the
-held-out one by Matthews' correlation (MCC). Classes are weighed alike.
+held-out one by Matthews' correlation (MCC). Classes are weighed alike. Of pairs, a rule may ask about the first
+sequence, the second one, and by how much the second one has more.
 """
 
 from collections.abc import Sequence
@@ -61,17 +62,46 @@ def rules(train: Sequence[Example], held_out: Sequence[Example]) -> list[Rule]:
     for name, each in zip(("training", "held-out"), targets, strict=True):
         if len(np.unique(each)) < 2:
             raise UndecidedError(f"the {name} examples are of one class")
-    tokens = [[encode(e.sequence, e.id) for e in part] for part in (train, held_out)]
-    plain = [_plain(part, each) for part, each in zip((train, held_out), tokens, strict=True)]
-    results = [
-        _rule(name, [each[:, [column]] for each in plain], targets, [name]) for column, name in enumerate(_PLAIN)
-    ]
-    aligned = [_Aligned(each) for each in tokens]
-    columns = _telling(aligned[0], targets[0])
-    indicators = [each.indicators(columns) for each in aligned]
-    results.append(_rule("words at positions", indicators, targets, [str(column) for column in columns]))
-    frequencies = [kmer_frequencies(each, _ANYWHERE) for each in tokens]
-    return [*results, _rule("words", frequencies, targets, _canonical_names(_ANYWHERE))]
+    sides: list[tuple[Sequence[Example], ...]] = [(train, held_out)]
+    if any(e.second for part in sides[0] for e in part):
+        sides.append(tuple([e._replace(sequence=e.second) for e in part] for part in sides[0]))
+    tokens = [[[encode(e.sequence, e.id) for e in part] for part in side] for side in sides]
+    plain = _compared([[*map(_plain, *both)] for both in zip(sides, tokens, strict=True)])
+    results = []
+    for column, name in enumerate(_PLAIN):
+        of_sides = [each[:, column :: len(_PLAIN)] for each in plain]
+        results.append(_rule(name, of_sides, targets, _of_sides([name], len(sides))))
+    results.append(_rule("words at positions", *_words_at_positions(tokens, targets)))
+    frequencies = _compared([[kmer_frequencies(each, _ANYWHERE) for each in side] for side in tokens])
+    names = _of_sides(_canonical_names(_ANYWHERE), len(sides))
+    return [*results, _rule("words", frequencies, targets, names)]
+
+
+def _compared(sides: Sequence[Sequence[npt.NDArray[Any]]]) -> list[npt.NDArray[Any]]:
+    """Features, (n, d), of each part; of pairs, (n, 3 d): the first's, the second's, and the second's less these."""
+    if len(sides) == 1:
+        return list(sides[0])
+    return [np.concatenate([one, other, other - one], axis=1) for one, other in zip(*sides, strict=True)]
+
+
+def _of_sides(names: Sequence[str], sides: int) -> list[str]:
+    """What the columns of `_compared` are called."""
+    kinds = ("{}",) if sides == 1 else ("first: {}", "second: {}", "difference: {}")
+    return [kind.format(name) for kind in kinds for name in names]
+
+
+def _words_at_positions(
+    tokens: Sequence[Sequence[Sequence[Tokens]]], targets: Sequence[npt.NDArray[np.int64]]
+) -> tuple[list[npt.NDArray[Any]], Sequence[npt.NDArray[np.int64]], list[str]]:
+    """Indicators of the most telling words of each side, per part, (n, d); the targets; and the words' names."""
+    indicators, names = [], []
+    for number, side in enumerate(tokens):
+        aligned = [_Aligned(each) for each in side]
+        columns = _telling(aligned[0], targets[0])
+        indicators.append([each.indicators(columns) for each in aligned])
+        kind = _of_sides(["{}"], len(tokens))[number]
+        names += [kind.format(column) for column in columns]
+    return [np.concatenate(part, axis=1) for part in zip(*indicators, strict=True)], targets, names
 
 
 def _rule(

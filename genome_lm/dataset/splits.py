@@ -1,6 +1,7 @@
 """Splits of labelled sets: assigned without leaks, and searched for them."""
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,16 +36,18 @@ def sequence_key(*sequences: str) -> bytes:
 
 
 class Outline(NamedTuple):
-    """What the search for copies and overlaps needs of n examples, without their letters: 48 bytes each.
+    """What the search for copies and overlaps needs of n examples, without their letters: 56 bytes each, of pairs 88.
 
     Attributes:
-        keys: (n,) 16 bytes, `sequence_key` of the (first) sequence.
-        first: (n,) int64, number of the first example with this key.
+        keys: (m,) 16 bytes, `sequence_key` of each sequence: m is n, and of pairs 2 n.
+        owners: (m,) int64, the numbers of the examples that have these sequences.
+        first: (m,) int64, number of the first example with this key.
         contigs: (n,) int64, numbers of the contigs in the order of their names; -1 for examples without a place.
         starts, ends: (n,) int64.
     """
 
     keys: npt.NDArray[np.bytes_]
+    owners: npt.NDArray[np.int64]
     first: npt.NDArray[np.int64]
     contigs: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
@@ -53,23 +56,27 @@ class Outline(NamedTuple):
 
 def outline(examples: Sequence[Example]) -> Outline:
     """Read all examples once."""
-    keys = np.empty(len(examples), dtype="S16")
+    joined_keys, numbers_of_owners = bytearray(), array("q")
     places = np.empty((3, len(examples)), dtype=np.int64)
     numbers: dict[str, int] = {}
     for row, example in enumerate(examples):
-        keys[row] = sequence_key(example.sequence)
+        for sequence in example.sequences:
+            joined_keys += sequence_key(sequence)
+            numbers_of_owners.append(row)
         contig = numbers.setdefault(example.contig, len(numbers)) if example.contig else -1
         places[:, row] = contig, example.start, example.end
+    keys, owners = np.frombuffer(joined_keys, dtype="S16"), np.array(numbers_of_owners, dtype=np.int64)
     _, first, of_key = np.unique(keys, return_index=True, return_inverse=True)
     ranks = np.full(len(numbers) + 1, -1)  # the last one is that of -1
     ranks[[numbers[name] for name in sorted(numbers)]] = np.arange(len(numbers))
-    return Outline(keys, first[of_key], ranks[places[0]], *places[1:])
+    return Outline(keys, owners, owners[first[of_key]], ranks[places[0]], *places[1:])
 
 
 def find_leaks(examples: Sequence[Example], outlined: Outline | None = None) -> list[Leak]:
     """What training examples share with validation and test: sequences, on either strand, and bases of the genome.
 
-    Sequences that differ by one base, or that overlap without a known place, are not found.
+    A pair shares what either of its sequences shares, with either one of another pair. Sequences that differ by one
+    base, or that overlap without a known place, are not found.
 
     Args:
         examples: The set.
@@ -81,19 +88,20 @@ def find_leaks(examples: Sequence[Example], outlined: Outline | None = None) -> 
     outlined = outlined or outline(examples)
     splits = splits_of(examples)
     is_train, is_held_out = splits == "train", np.isin(splits, ["valid", "test"])
-    held_out = np.flatnonzero(is_held_out)
+    held_out = np.flatnonzero(is_held_out[outlined.owners])
     keys, first = np.unique(outlined.keys[held_out], return_index=True)
     place = np.minimum(np.searchsorted(keys, outlined.keys), max(0, len(keys) - 1))
     copies = np.full(len(examples), -1)
     if len(keys):
-        copies = np.where(keys[place] == outlined.keys, held_out[first[place]], -1)
+        partners = np.where(keys[place] == outlined.keys, outlined.owners[held_out[first[place]]], -1)
+        np.maximum.at(copies, outlined.owners, partners)
     overlaps = _overlapping(outlined, is_train, is_held_out)
     leaks = []
     for number in np.flatnonzero(is_train & ((copies >= 0) | (overlaps >= 0))).tolist():
         other, kind = int(copies[number]), "overlapping intervals"
         if other >= 0:
-            same = examples[number].sequence.upper() == examples[other].sequence.upper()
-            kind = "same sequence" if same else "reverse complement"
+            one, another = ({text.upper() for text in examples[row].sequences} for row in (number, other))
+            kind = "same sequence" if one & another else "reverse complement"
         leaks.append(Leak(kind, number, other if other >= 0 else int(overlaps[number])))
     return leaks
 
@@ -135,6 +143,8 @@ def describe_leaks(leaks: Sequence[Leak], examples: Sequence[Example]) -> str:
 def assign_splits(labelled: LabelledSet, valid: float, test: float, seed: int) -> LabelledSet:
     """Assign the examples at random, whole groups together: equal or reverse-complementary sequences, and overlaps.
 
+    Pairs that have a sequence in common are of one group.
+
     Args:
         labelled: The set; splits that are there already are replaced.
         valid: Fraction of the examples for validation.
@@ -169,7 +179,7 @@ def _groups(examples: Sequence[Example]) -> list[int]:
         return number
 
     outlined = outline(examples)
-    for number, first in enumerate(outlined.first.tolist()):
+    for number, first in zip(outlined.owners.tolist(), outlined.first.tolist(), strict=True):
         parents[root(number)] = root(first)
     contigs, starts, ends = outlined.contigs, outlined.starts, outlined.ends
     last: tuple[int, int, int] | None = None

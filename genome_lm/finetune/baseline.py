@@ -1,6 +1,6 @@
 """What a tuned model has to be compared with: simpler models of the same examples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from genome_lm.dataset.baselines import kmer_logistic
 from genome_lm.finetune.metrics import Estimate, measure
 from genome_lm.finetune.targets import Data
 from genome_lm.finetune.track_metrics import track_baselines
+from genome_lm.mapped import Mapped
 from genome_lm.model import HeadConfig
 
 
@@ -30,7 +31,8 @@ def measure_baselines(
     """Simpler models, fitted to the training split.
 
     Of classification a logistic regression on the frequencies of k-mers, whose k and penalty are chosen on the
-    validation split; of tracks those of `track_baselines`; of other tasks, and of pairs of sequences, none.
+    validation split, of pairs on what the head sees of their frequencies; of tracks those of `track_baselines`; of
+    other tasks none.
 
     Args:
         head: What is predicted.
@@ -40,12 +42,19 @@ def measure_baselines(
         seed: Of the regressions and the resamples.
     """
     predicted: dict[str, list[Array]] = {}
-    if head.task == "classification" and head.pair == "none":
+    if head.task == "classification":
         fitted_to = [splits[name] for name in ("train", "valid")]
         targets = [np.array(data.targets) for data in fitted_to]
-        kmers = kmer_logistic([data.tokens for data in fitted_to], targets, len(head.outputs), seed)
-        predicted[kmers.name] = list(kmers.probabilities(splits[split].tokens))
+        kmers = kmer_logistic([_tokens(data) for data in fitted_to], targets, len(head.outputs), seed, head.pair)
+        predicted[kmers.name] = list(kmers.probabilities(_tokens(splits[split])))
     elif head.task == "tracks":
         predicted = track_baselines(head, splits["train"], splits[split], seed)
     targets_ = splits[split].targets
     return [Baseline(name, measure(head, each, targets_, resamples, seed)) for name, each in predicted.items()]
+
+
+def _tokens(data: Data) -> Sequence[Any]:
+    """Token ids of sequences, or of both of pairs."""
+    if not data.seconds:
+        return data.tokens
+    return Mapped(range(len(data.tokens)), lambda row: (data.tokens[row], data.seconds[row]))

@@ -215,6 +215,53 @@ def test_planted_leaks_are_found(name: str) -> None:
     assert name in failed
 
 
+def clean_pairs() -> list[Example]:
+    """Pairs with nothing to learn; the label is of either sequence alone as often as not."""
+    generator = np.random.default_rng(1)
+    return [example._replace(second="".join(generator.choice(list("ACGT"), 60))) for example in clean()]
+
+
+OF_SECONDS: dict[str, Callable[[list[Example]], list[Example]]] = {
+    "copies in other splits": with_test(500, lambda one, other: one._replace(second=other.second.lower())),
+    "reverse complements in other splits": with_test(
+        500, lambda one, other: one._replace(second=reverse_complement_text(other.sequence))
+    ),
+    "twins with other labels": lambda examples: [*examples, examples[0]._replace(labels=("b",))],
+    HOMOLOGUES: with_test(500, lambda one, other: one._replace(second=one.sequence[:10] + other.second[10:])),
+    "length": with_all(lambda one: one._replace(second=one.second[1:])),
+    "lower case": with_all(lambda one: one._replace(second=one.second[:-1] + one.second[-1].lower())),
+    "G + C": lambda examples: [tilted(example) for example in examples],
+    "words at positions": with_all(lambda one: one._replace(second=one.second[:30] + "ATG" + one.second[33:])),
+    "words": with_all(
+        lambda one: one._replace(second=one.second[: hash_of(one)] + "GATTACA" * 2 + one.second[hash_of(one) + 14 :])
+    ),
+}
+
+
+def tilted(example: Example) -> Example:
+    """With more G + C in the second sequence than in the first where the label is b, which neither tells alone."""
+    share = int(example.id[1:]) // 2 % 20
+    counts = (share + 10, share) if example.labels == ("a",) else (share, share + 10)
+    one, other = ("AT" * (30 - count) + "GC" * count for count in counts)
+    return example._replace(sequence=one, second=other)
+
+
+def test_a_clean_set_of_pairs_passes_every_check() -> None:
+    assert {check.verdict for check in audit_set(LabelledSet(clean_pairs(), ("label",)))} == {"pass"}
+
+
+@pytest.mark.parametrize("name", OF_SECONDS)
+def test_leaks_are_found_in_second_sequences(name: str) -> None:
+    checks = audit_set(LabelledSet(OF_SECONDS[name](clean_pairs()), ("label",)))
+    (check,) = [check for check in checks if check.name == name]
+    assert check.verdict == "fail"
+    if name in ("copies in other splits", "reverse complements in other splits", HOMOLOGUES):
+        assert check.value == 1
+        assert "e500 and e0" in check.detail or "e0 and e500" in check.detail
+    elif name == "G + C":
+        assert "by difference: G + C" in check.detail
+
+
 def test_a_site_is_named_in_sequences_of_unequal_length() -> None:
     examples = [e._replace(sequence="ACGT"[: int(e.id[1:]) % 5] + e.sequence) for e in clean()]
     planted = [e._replace(sequence=e.sequence[:-3] + "TAG") if e.labels == ("b",) else e for e in examples]

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 import genome_lm
 from genome_lm.checkpoint import save_checkpoint
 from genome_lm.checkpoint.for_transformers import export_for_transformers
-from genome_lm.dataset import Example, LabelledSet
+from genome_lm.dataset import Example, LabelledSet, assign_splits, find_leaks
 from genome_lm.errors import GenomeLMError
 from genome_lm.finetune import FinetuneConfig, finetune
+from genome_lm.finetune.baseline import measure_baselines
 from genome_lm.finetune.batches import Sequences
 from genome_lm.finetune.targets import encode_examples
 from genome_lm.inference import GenomeLM
@@ -110,6 +111,33 @@ def test_gradients_are_those_of_plain_code_however_the_batch_is_cut(pair: str) -
     for others in gradients:
         for one, wanted in zip(others, plain, strict=True):
             torch.testing.assert_close(one, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pair", ["difference", "concatenation"])
+def test_the_baseline_counts_the_words_of_both_sequences(pair: str) -> None:
+    examples = [e._replace(labels=(str(int(float(e.labels[0]) > 0)),)) for e in pairs(150).examples]
+    labelled = LabelledSet(examples, ("label",))
+    head = HeadConfig("classification", ("0", "1"), pair=pair)  # type: ignore[arg-type]
+    splits = {name: encode_examples(labelled.of_split(name), head, 100) for name in ("train", "valid", "test")}
+    (baseline,) = measure_baselines(head, splits, "test", 0, 0)
+    assert baseline.metrics[0].value > 0.85
+    turned = {name: data._replace(tokens=data.seconds, seconds=data.tokens) for name, data in splits.items()}
+    (other,) = measure_baselines(head, {**turned, "test": splits["test"]}, "test", 0, 0)
+    assert other.metrics[0].value < 0.15
+
+
+def test_pairs_that_share_either_sequence_lie_in_one_split() -> None:
+    examples = pairs(60).examples
+    shared = [e._replace(second=examples[i // 3].second) for i, e in enumerate(examples)]
+    splits = [e.split for e in assign_splits(LabelledSet(shared, ("label",)), 0.3, 0.3, 0).examples]
+    assert all(splits[i] == splits[i - i % 3] for i in range(60))
+    assert len({*splits}) == 3
+    in_turn = [e._replace(split=SPLITS[i % 5]) for i, e in enumerate(shared)]
+    assert len(find_leaks(in_turn)) == sum(e.split == "train" for e in in_turn if shares_with_held_out(e, in_turn))
+
+
+def shares_with_held_out(example: Example, examples: list[Example]) -> bool:
+    return any(other.split != "train" and other.second == example.second for other in examples)
 
 
 def test_what_pairs_don_t_go_with_is_named(checkpoint: Path, tmp_path: Path) -> None:
