@@ -107,6 +107,9 @@ def finetune(
     track_loss: Annotated[
         TrackLoss, typer.Option(help="Of tracks: rates, a window's shape and total, or squared error.")
     ] = TrackLoss.poisson,
+    track_stride: Annotated[
+        int, typer.Option(help="Bases pooled, before a transposed convolution goes back to bins; 0: bins are pooled.")
+    ] = Config.track_stride,
     lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's matrices.")] = Config.lora_rank,
     prompt_length: Annotated[int, typer.Option(help="Vectors of the soft prompt.")] = Config.prompt_length,
     leaks: Annotated[Leaks, typer.Option(help="Of the split: report, refuse, or drop from training.")] = Leaks.report,

@@ -60,6 +60,8 @@ class FinetuneConfig:
             the + or - at their end alone, "none" for no labels; None where no label ends so.
         pair: What the head sees of pairs of sequences, see `genome_lm.model.HeadConfig`.
         track_loss: What tracks are trained by, see `genome_lm.model.head.Bins`.
+        track_stride: Bases over which states are pooled, from which a transposed convolution goes back to bins, see
+            there; 0 for the mean of each bin's states alone.
     """
 
     method: Method = "full"
@@ -90,6 +92,7 @@ class FinetuneConfig:
     opposites: Literal["names", "none"] | None = None
     pair: Literal["difference", "concatenation"] = "difference"
     track_loss: Literal["poisson", "multinomial", "mse"] = "poisson"
+    track_stride: Count = 0
 
     def __post_init__(self) -> None:
         check_fields(self, "finetune config")

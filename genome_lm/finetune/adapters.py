@@ -63,8 +63,9 @@ def parameter_groups(model: HyenaLM, head: Head, config: FinetuneConfig) -> list
         added = [p for module in model.modules() if isinstance(module, LowRank) for p in module.parameters()]
         groups = [{"params": added, "weight_decay": 0.0, "peak": config.lr}]
     rate = config.head_lr
-    groups.append({"params": [head.out.weight], "weight_decay": config.weight_decay, "peak": rate})
-    plain = [head.out.bias] + ([head.prompt] if head.prompt is not None else [])
+    matrices = [parameter for name, parameter in head.named_parameters() if name.endswith("weight")]
+    groups.append({"params": matrices, "weight_decay": config.weight_decay, "peak": rate})
+    plain = [parameter for name, parameter in head.named_parameters() if not name.endswith("weight")]
     groups.append({"params": plain, "weight_decay": 0.0, "peak": rate})
     return [group for group in groups if group["params"]]
 

@@ -263,7 +263,7 @@ def _warn_of_shortcuts(labelled: LabelledSet, seed: int) -> None:
 def _head_config(train: LabelledSet, task: str, pool: str | None, strand: str, config: FinetuneConfig) -> HeadConfig:
     pool = pool or ("none" if task in ("tokens", "tracks") else "mean")
     prompt = config.prompt_length if config.method == "prompt" else 0
-    bins = bins_of(train, config.track_loss) if task == "tracks" else None
+    bins = bins_of(train, config.track_loss, config.track_stride) if task == "tracks" else None
     means, scales = moments(train, pool == "none", task == "tracks") if task in ("regression", "tracks") else ((), ())
     if bins is not None and bins.loss != "mse":
         means, scales = (0.0,) * len(means), tuple(mean or 1.0 for mean in means)

@@ -84,8 +84,13 @@ def moments(
     return tuple(float(c.mean()) for c in columns), tuple(float(c.std()) or 1.0 for c in columns)
 
 
-def bins_of(train: LabelledSet, loss: TrackLoss) -> Bins:
+def bins_of(train: LabelledSet, loss: TrackLoss, stride: int = 0) -> Bins:
     """How the training examples are cut into bins: their values are of the whole sequence, that of context is NaN.
+
+    Args:
+        train: The training split.
+        loss: See `Bins`.
+        stride: Likewise.
 
     Raises:
         GenomeLMError: Naming the example that is cut otherwise than the first, if all values are missing, or if one
@@ -102,7 +107,7 @@ def bins_of(train: LabelledSet, loss: TrackLoss) -> Bins:
             raise GenomeLMError(f"{example.id}: a value is below 0, and {loss} learns rates; use --track-loss mse")
     if context == len(first.sequence):
         raise GenomeLMError("no bin of the training split has a value")
-    return Bins(size, context, max(len(example.sequence) for example in train.examples), loss)
+    return Bins(size, context, max(len(example.sequence) for example in train.examples), loss, stride)
 
 
 def _binned(example: Example, size: int) -> npt.NDArray[np.float32]:

@@ -13,6 +13,7 @@ from genome_lm.alphabet import NUCLEOTIDES, A, T
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.backbone import HyenaBackbone
+from genome_lm.model.upsampling import Upsampling
 from genome_lm.strands import HeadStrands
 from genome_lm.typed import Positive, Within, check_fields, typed
 
@@ -45,15 +46,23 @@ class Bins:
         loss: "poisson" (of values over their track's mean, with outputs as logarithms of rates), "multinomial" (of
             how a window's total lies over its bins, and Poisson of the total, see `TOTAL_WEIGHT`), or "mse" (of
             standardised values).
+        stride: Bases over which states are pooled before a transposed convolution goes back to bins, see
+            `Upsampling`; 0 for the mean of each bin's states alone. Sequences are whole strides.
     """
 
     size: Positive
     context: Annotated[int, Within(0, 2**31)]
     window: Positive
     loss: TrackLoss = "poisson"
+    stride: Annotated[int, Within(0, 2**31)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self, "bins")
+        if self.stride and (self.stride <= self.size or self.stride % self.size or self.context % self.size):
+            raise GenomeLMError(
+                f"--track-stride {self.stride:,}: it has to be two or more whole bins of {self.size:,} bases, and "
+                f"the context of {self.context:,} whole bins too; leave it out to pool each bin's own states"
+            )
         self.check_length("bins: window", self.window)
 
     def check_length(self, name: str, length: int) -> None:
@@ -63,6 +72,8 @@ class Bins:
             raise GenomeLMError(
                 f"{name}: {length:,} bases are not 2 · {self.context:,} of context and bins of {self.size:,}"
             )
+        if self.stride and length % self.stride:
+            raise GenomeLMError(f"{name}: {length:,} bases are not whole strides of {self.stride:,} (--track-stride)")
 
 
 @dataclass(frozen=True)
@@ -180,7 +191,7 @@ class HeadConfig:
 
 
 class Head(nn.Module):
-    """A linear layer on the model's states, and a soft prompt if the model was tuned with one."""
+    """A linear layer on the model's states, and a soft prompt or an upsampling if the model was tuned with one."""
 
     def __init__(self, config: HeadConfig, model: ModelConfig) -> None:
         super().__init__()
@@ -192,7 +203,9 @@ class Head(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
         self.prompt = nn.Parameter(torch.randn(config.prompt, model.d_model) * 0.02) if config.prompt else None
-        is_equivariant = states > self._width
+        bins = config.bins
+        self.upsampling = Upsampling(states, bins.size, bins.stride) if bins is not None and bins.stride else None
+        is_equivariant = states > self._width and self.upsampling is None  # which mixes the halves
         self.has_both_strands = config.strand == "both" and is_equivariant and config.pool not in ONE_SIDED
         """Whether the states of one strand are all that the outputs of both need: equivariant models have both."""
         self.reads_other_strand = config.strand == "both" and not self.has_both_strands
@@ -213,6 +226,8 @@ class Head(nn.Module):
         states = backbone(ids, prompt=self.prompt).to(self.out.weight.dtype)[:, self.config.prompt :]
         if (bins := self.config.bins) is not None:
             rows = self.config.rows(states.shape[1])
+            if self.upsampling is not None:
+                return self.upsampling(states, lengths)[:, bins.context // bins.size :][:, :rows]
             inner = states[:, bins.context : bins.context + rows * bins.size]
             return inner.unflatten(1, (rows, bins.size)).mean(2)
         if self.config.per_position:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from genome_lm.formats.signals import Values
 from genome_lm.genome import GenomeStore, Interval, build_store
 from genome_lm.model import Bins, Head, HeadConfig, HyenaLM
 from genome_lm.model.head import TOTAL_WEIGHT
+from genome_lm.model.upsampling import Upsampling
 from genome_lm.report import write_finetune_report
 from tests.tiny import TINY_MODEL
 
@@ -74,6 +76,78 @@ def test_a_bin_is_the_mean_of_its_states() -> None:
     for place in range(6):
         expected = head.out(states[:, 8 + 4 * place : 12 + 4 * place].mean(1))
         torch.testing.assert_close(found[:, place], expected)
+
+
+STRIDED = HeadConfig("tracks", ("a", "b"), "none", means=(0.0, 0.0), scales=(2.0, 0.5), bins=Bins(2, 4, 24, stride=8))
+
+
+def test_upsampling_is_what_a_loop_gives() -> None:
+    torch.manual_seed(0)
+    size, stride, width = 2, 6, 3
+    upsampling = Upsampling(width, size, stride).double()
+    states = torch.randn(2, 24, width, dtype=torch.float64, requires_grad=True)
+    found = upsampling(states, torch.tensor([24, 18]))
+    for row, strides in enumerate((4, 3)):
+        pooled = [states[row, stride * i : stride * (i + 1)].mean(0) for i in range(strides)]
+        mixed = []
+        for place in range(strides):
+            total = upsampling.mix.bias
+            for tap in range(5):
+                if 0 <= place + tap - 2 < strides:
+                    total = total + upsampling.mix.weight[:, :, tap] @ pooled[place + tap - 2]
+            mixed.append(F.gelu(total))
+        expected = []
+        for place in range(strides * stride // size):
+            total = states[row, size * place : size * (place + 1)].mean(0)
+            for source in range(strides):
+                tap = place - source * 3 + 3
+                if 0 <= tap < 9:
+                    total = total + mixed[source] * upsampling.spread.weight[:, 0, tap]
+            expected.append(total)
+        torch.testing.assert_close(found[row, : len(expected)], torch.stack(expected))
+        inputs = [states, *upsampling.parameters()]
+        wanted = torch.autograd.grad(torch.stack(expected).square().sum(), inputs, retain_graph=True)
+        gradients = torch.autograd.grad(found[row, : len(expected)].square().sum(), inputs, retain_graph=True)
+        torch.testing.assert_close(gradients, wanted)
+
+
+def test_strides_do_not_depend_on_the_batch_and_turn_with_the_strand(tmp_path: Path) -> None:
+    config = replace(STRIDED, outputs=("x+", "x-"), strand="both", opposites="names")
+    model = genome_lm.inference.GenomeLM(HyenaLM(TINY_MODEL), head=made_head(config))
+    sequences = texts([24, 48, 16, 128])
+    together = model.predict(sequences)
+    assert [len(each) for each in together] == [8, 20, 4, 60]
+    for sequence, found in zip(sequences, together, strict=True):
+        np.testing.assert_allclose(model.predict([sequence])[0], found, rtol=1e-4)
+        np.testing.assert_allclose(model.predict([turned(sequence)])[0][::-1, ::-1], found, rtol=1e-4)
+    save_checkpoint(tmp_path / "c", model.model, {}, model.head)
+    again = genome_lm.load(tmp_path / "c").predict(sequences)
+    np.testing.assert_array_equal(np.concatenate(again), np.concatenate(together))
+    with pytest.raises(GenomeLMError, match="x: 20 bases are not whole strides of 8"):
+        model.predict(["A" * 20], names=["x"])
+    for wrong in (2, 7):
+        with pytest.raises(
+            GenomeLMError, match=f"--track-stride {wrong}: it has to be two or more whole bins of 2 bases"
+        ):
+            Bins(2, 4, 56, stride=wrong)
+
+
+def test_a_causal_model_with_strides_learns_what_comes_after(tmp_path: Path) -> None:
+    """Of bases, with rates that follow the G + C of the next eight."""
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "checkpoint", HyenaLM(SMALL), {})
+    examples = []
+    for number, sequence in enumerate(texts([64] * 60)):
+        is_gc = np.isin(list(sequence), ["G", "C"])
+        values = [f"{is_gc[place // 8 * 8 + 8 :][:8].sum()}" if 8 <= place < 56 else "nan" for place in range(64)]
+        split = ("train", "train", "train", "valid", "test")[number % 5]
+        examples.append(Example(f"s{number}", sequence, (" ".join(values),), split))
+    config = FinetuneConfig(epochs=4, lr=1e-2, head_lr=5e-2, sequences_per_step=6, track_stride=8)
+    result = finetune(tmp_path / "checkpoint", LabelledSet(examples, ("label",)), tmp_path / "t", "tracks", config)
+    assert result.head.bins == Bins(1, 8, 64, stride=8)
+    assert result.metrics["test"][0].value > 0.5
+    found = genome_lm.load(tmp_path / "t/checkpoint").predict([examples[4].sequence])[0]
+    np.testing.assert_allclose(found, result.predictions[0], rtol=1e-4)
 
 
 def texts(lengths: list[int]) -> list[str]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,11 @@ BINS = Bins(8, 16, 96)
 
 
 @pytest.fixture
-def model() -> GenomeLM:
+def model(request: pytest.FixtureRequest) -> GenomeLM:
+    """Without strides, or with strides of the bases that a test gives."""
     torch.manual_seed(0)
-    config = HeadConfig("tracks", ("x+", "y/z"), "none", "both", means=(0.0, 0.0), scales=(3.0, 1.0), bins=BINS)
+    bins = replace(BINS, stride=getattr(request, "param", 0))
+    config = HeadConfig("tracks", ("x+", "y/z"), "none", "both", means=(0.0, 0.0), scales=(3.0, 1.0), bins=bins)
     return GenomeLM(HyenaLM(TINY_MODEL), head=Head(config, TINY_MODEL))
 
 
@@ -60,6 +63,7 @@ def read(path: Path, name: str, length: int) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("model", [0, 16], indirect=True)
 def test_tracks_are_what_windows_give_one_by_one(model: GenomeLM, fasta: Path, tmp_path: Path) -> None:
     sequences = ScoredSequences.of_fasta(fasta)
     written = predict_tracks(model, sequences, tmp_path / "p.bw", batch_tokens=500)
