@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from genome_lm.errors import check_range
+from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.files import refuse_existing
 from genome_lm_cli.options import Force, Json
 from genome_lm_cli.output import finish, table
@@ -46,7 +46,7 @@ def import_(
 
     refuse_existing(out, force)
     opened = open_checkpoint(checkpoint, revision=revision)
-    save_checkpoint(out, opened.model, opened.provenance, opened.head)
+    save_checkpoint(out, opened.model, opened.provenance, opened.heads)
     context = opened.model.config.max_length
     finish(
         as_json, f"wrote {out}: {opened.form}, context {context:,}", path=str(out), form=opened.form, context=context
@@ -72,7 +72,9 @@ def export(
 
     refuse_existing(out, force)
     opened = open_checkpoint(checkpoint)
-    left_out = opened.head is not None and form is not Format.transformers
+    left_out = bool(opened.heads) and form is not Format.transformers
+    if form is Format.transformers and len(opened.heads) > 1:
+        raise GenomeLMError(f"{checkpoint}: has the heads {', '.join(opened.heads)}; this form has a place for one")
     if form is Format.transformers:
         export_for_transformers(opened.model, out, opened.head)
     else:
@@ -99,7 +101,7 @@ def extend(
     opened = open_checkpoint(checkpoint)
     extended = extend_context(opened.model, max_length)
     before = opened.model.config.max_length
-    save_checkpoint(out, extended, {**opened.provenance, "extended_from_max_length": before}, opened.head)
+    save_checkpoint(out, extended, {**opened.provenance, "extended_from_max_length": before}, opened.heads)
     text = f"wrote {out}: context {before:,} → {max_length:,}; tune it with `genome-lm train --init {out}`"
     finish(as_json, text, path=str(out), context=max_length, context_before=before)
 

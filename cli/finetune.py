@@ -13,7 +13,18 @@ import typer
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
 from genome_lm.finetune_config import FinetuneConfig as Config
-from genome_lm_cli.options import Checkpoint, Condition, Device, Force, HeadStrand, Json, Seed, Threads, given
+from genome_lm_cli.options import (
+    Checkpoint,
+    Condition,
+    Device,
+    Force,
+    HeadStrand,
+    Json,
+    Seed,
+    Threads,
+    given,
+    named_paths,
+)
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -36,13 +47,19 @@ def finetune(
     checkpoint: Checkpoint,
     data: Annotated[
         list[Path],
-        typer.Option(help="Labelled sequences: .csv, .tsv, .parquet, FASTA or (with --genome) BED.", metavar="DATA"),
+        typer.Option(
+            help="Labelled sequences: .csv, .tsv, .parquet, FASTA or (with --genome) BED; NAME=DATA of a head.",
+            metavar="DATA",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
     task: Annotated[Task, typer.Option(help="What the labels are.")] = Task.classification,
     valid_data: Annotated[Path | None, typer.Option("--valid", help="Validation split, if in its own file.")] = None,
     test_data: Annotated[Path | None, typer.Option("--test", help="Test split, if in its own file.")] = None,
-    genome: Annotated[Path | None, typer.Option(help="Genome store that places refer to.", metavar="G.zarr")] = None,
+    genome: Annotated[
+        list[Path] | None,
+        typer.Option(help="Genome store that places refer to; NAME=G.zarr of a head.", metavar="G.zarr"),
+    ] = None,
     intervals: Annotated[
         Path | None, typer.Option(help="BED4 whose regions say which split a place is in.", metavar="SPLITS.bed")
     ] = None,
@@ -130,63 +147,123 @@ def finetune(
     DIR gets checkpoint/ (for `genome-lm predict` and `genome_lm.load`), summary.json, history.csv,
     predictions.parquet of the test split, and report.html.
 
+    Several sets of tracks, as of two species, tune one model with a head for each. DIR gets checkpoint/, and a folder
+    per head with the rest.
+
     Example: genome-lm finetune run/checkpoint --data train.csv --test test.csv --task classification --out tuned
+
+    Example: genome-lm finetune run/checkpoint --task tracks --data human=human.parquet --genome human=human.zarr
+    --data mouse=mouse.parquet --genome mouse=mouse.zarr --out tuned
     """
-    from genome_lm.dataset import list_columns
-    from genome_lm.finetune import claimed, finetune
-    from genome_lm.genome import GenomeStore
+    from genome_lm.finetune import claimed, finetune_heads
     from genome_lm.report import write_finetune_report
 
     config = Config(**given(Config, context))
     with claimed(out):
         refuse_existing(out, force)
-        store = GenomeStore(genome) if genome else None
-        if task is Task.tracks and not label and data[0].suffix == ".parquet":
-            label = list_columns(data[0])
-        labelled = _read(data, valid_data, test_data, store, intervals, label, (valid_fraction, test_fraction), seed)
-        files = [path for path in (*data, valid_data, test_data) if path is not None]
-        result = finetune(
+        files = _by_head("--data", data) or {"": data}
+        if "" not in files and (valid_data, test_data, intervals) != (None, None, None):
+            raise GenomeLMError("--valid, --test and --intervals: with named heads, the table of each has its splits")
+        stores = _stores(genome or [], [*files])
+        sets = {}
+        for name, paths in files.items():
+            columns = _columns(paths[0]) if task is Task.tracks and not label else label
+            fractions = valid_fraction, test_fraction
+            sets[name] = _read(paths, valid_data, test_data, stores[name], intervals, columns, fractions, seed)
+        separate = [path for path in (valid_data, test_data) if path is not None]
+        every = [*(path for paths in files.values() for path in paths), *separate]
+        results = finetune_heads(
             checkpoint,
-            labelled,
+            sets,
             out,
             task.value,
             config,
+            one_genome=len({*map(id, stores.values())}) == 1 and any(stores.values()),
             pool=pool.value if pool else None,
             strand=strand.value if strand else None,
             leak_policy=leaks.value,  # type: ignore[arg-type]
             valid_fraction=valid_fraction,
             device=device,
-            unlabelled=_unlabelled(store, intervals) if neighbours else None,
+            unlabelled=_unlabelled(stores.get(""), intervals) if neighbours else None,
             provenance={
-                "data": [{"name": path.name, "sha256": sha256(path)} for path in files],
+                "data": [{"name": path.name, "sha256": sha256(path)} for path in every],
                 "command": shlex.join(["genome-lm", *sys.argv[1:]]),
             },
             finish=lambda folder: write_finetune_report(folder, folder / "report.html"),
         )
-    _show(result, as_json)
+    if as_json:
+        facts = {name: _facts(result) for name, result in results.items()}
+        typer.echo(json.dumps(facts.get("", {"path": str(out), "heads": facts}), allow_nan=False))
+        return
+    for name, result in results.items():
+        _show(result, name)
 
 
-def _show(result: "FinetuneResult", as_json: bool) -> None:
-    """Print the metrics of the last split, beside those of the baselines."""
+def _by_head(option: str, paths: list[Path]) -> dict[str, list[Path]]:
+    """The files of heads by name, of values NAME=FILE; empty where no value has a name."""
+    texts = [str(path) for path in paths]
+    has_name = ["=" in text and not Path(text).exists() for text in texts]
+    if any(has_name) and not all(has_name):
+        raise GenomeLMError(f"{option} {', '.join(texts)}: give each one a name, NAME=FILE, or none")
+    return {name: [path] for name, path in named_paths(option, texts, "NAME=FILE").items()} if any(has_name) else {}
+
+
+def _stores(genomes: list[Path], heads: list[str]) -> "dict[str, GenomeStore | None]":
+    """The genome of each head, opened once where it is the same."""
+    from genome_lm.genome import GenomeStore
+
+    by_head = _by_head("--genome", genomes)
+    if other := by_head.keys() - {*heads}:
+        raise GenomeLMError(
+            f"--genome {min(other)}=…: no --data has this name; there are {', '.join(heads) or 'none'}"
+        )
+    if by_head and (lacking := [name for name in heads if name not in by_head]):
+        raise GenomeLMError(f"--genome: none for the head {lacking[0]}; give {lacking[0]}=G.zarr too")
+    if not by_head and len(genomes) > 1:
+        raise GenomeLMError("--genome: one is enough; several are of heads, NAME=G.zarr")
+    paths = {name: by_head[name][0] if by_head else genomes[0] for name in heads} if genomes else {}
+    opened = {path: GenomeStore(path) for path in {*paths.values()}}
+    return {name: opened.get(paths.get(name)) for name in heads}  # type: ignore[arg-type]
+
+
+def _columns(path: Path) -> list[str] | None:
+    """The tracks of a table that has lists."""
+    from genome_lm.dataset import list_columns
+
+    return list_columns(path) if path.suffix == ".parquet" else None
+
+
+def _facts(result: "FinetuneResult") -> dict[str, object]:
+    """The metrics of the last split, and those of the baselines."""
+    from genome_lm.finetune import positive_class
+
+    split = "test" if "test" in result.metrics else "valid"
+    return {
+        "path": str(result.folder),
+        "split": split,
+        "epoch": result.best_epoch,
+        "positive": positive_class(result.head),
+        "metrics": [estimate.to_dict() for estimate in result.metrics[split]],
+        "baselines": [baseline.to_dict() for baseline in result.baselines],
+    }
+
+
+def _show(result: "FinetuneResult", head: str) -> None:
+    """Print the same."""
     from genome_lm.finetune import positive_class
 
     split = "test" if "test" in result.metrics else "valid"
     estimates, baselines, positive = result.metrics[split], result.baselines, positive_class(result.head)
-    if as_json:
-        facts = {"path": str(result.folder), "split": split, "epoch": result.best_epoch, "positive": positive}
-        facts["metrics"] = [estimate.to_dict() for estimate in estimates]
-        facts["baselines"] = [baseline.to_dict() for baseline in baselines]
-        typer.echo(json.dumps(facts, allow_nan=False))
-        return
     columns = ["", "value", "95 % interval"]
     rows = [[e.metric, _shown(e.value), _interval(e, split)] for e in estimates]
     for baseline in baselines:
         columns.append(baseline.name)
         rows = [[*row, _shown(e.value)] for row, e in zip(rows, baseline.metrics, strict=True)]
-    table(f"{split}, epoch {result.best_epoch} kept", columns, rows)
+    table(f"{f'{head}: ' if head else ''}{split}, epoch {result.best_epoch} kept", columns, rows)
     if positive is not None:
         say(f"F1, AUROC and AUPRC are of the class {positive} (--positive says which)")
-    say(f"wrote {result.folder}: checkpoint, summary.json, history.csv, predictions.parquet, report.html")
+    checkpoint = "" if head else "checkpoint, "
+    say(f"wrote {result.folder}: {checkpoint}summary.json, history.csv, predictions.parquet, report.html")
 
 
 def _shown(value: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genome_lm.errors import GenomeLMError
+from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import refuse_existing, require_suffix
 from genome_lm_cli.options import (
     BatchTokens,
@@ -50,6 +50,9 @@ def predict(
     ] = None,
     pairs: Annotated[
         Path | None, typer.Option(help="Table of pairs: sequence, sequence_2, perhaps id.", metavar="TABLE")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Which head predicts, of a model that was tuned with several.", metavar="NAME")
     ] = None,
     bed: Bed = None,
     split: Split = None,
@@ -101,7 +104,7 @@ def predict(
         sequences = _sequences(fasta, genome, bed, (split, contig_names, contig_map))
         part = parse_shard(shard) if shard is not None else None
         options = {"window": window, "batch_tokens": batch_tokens, "shard": part, "force": force}
-        written = predict_tracks(load(checkpoint, device), sequences, out, **options)
+        written = predict_tracks(load(checkpoint, device, head=head), sequences, out, **options)
         paths = [str(path) for path in written.paths]
         text = f"wrote {', '.join(paths)}: {written.bins:,} bins" + resumed(written.resumed, written.parts)
         finish(as_json, text, paths=paths, bins=written.bins, resumed=written.resumed, parts=written.parts)
@@ -110,7 +113,7 @@ def predict(
     if pairs is not None:
         if any(option is not None for option in (fasta, genome, bed, window)):
             raise GenomeLMError("--pairs has its sequences itself: leave --fasta, --genome, --bed and --window out")
-        _predict_pairs(load(checkpoint, device), pairs, out, batch_tokens, as_json)
+        _predict_pairs(load(checkpoint, device, head=head), pairs, out, batch_tokens, as_json)
         return
     if fasta is not None and genome is None and bed is None:
         records = fasta_records(fasta)
@@ -121,10 +124,10 @@ def predict(
         raise GenomeLMError("give either --fasta, or --genome and --bed")
     if window is not None:
         records = cut(records, window, stride or window)
-    model = load(checkpoint, device)
-    if model.head is None:
-        raise GenomeLMError(f"{checkpoint}: has no head; tune it first, with `genome-lm finetune`")
-    if model.head.config.pair != "none":
+    model = load(checkpoint, device, head=head)
+    with naming(checkpoint):
+        has_pairs = model.tuned_head.config.pair != "none"
+    if has_pairs:
         raise GenomeLMError(f"{checkpoint}: was tuned on pairs of sequences; give --pairs with a table of them")
     counter = count()
     counted = (record for record, _ in zip(records, counter, strict=False))
@@ -138,11 +141,11 @@ def _predict_pairs(model: "GenomeLM", pairs: Path, out: Path, batch_tokens: int,
     from genome_lm.dataset import read_pairs, write_table
     from genome_lm.finetune import prediction_table
 
-    if model.head is None:
-        raise GenomeLMError("the model has no head; tune it first, with `genome-lm finetune`")
+    if model.tuned_head.config.pair == "none":
+        raise GenomeLMError("--pairs: the model was tuned on single sequences; give --fasta, or --genome and --bed")
     names, firsts, seconds = read_pairs(pairs)
     predicted = model.predict(firsts, seconds=seconds, names=names, batch_tokens=batch_tokens)
-    rows = write_table(out, [prediction_table(model.head.config, names, predicted)])
+    rows = write_table(out, [prediction_table(model.tuned_head.config, names, predicted)])
     finish(as_json, f"wrote {out}: {rows:,} pairs", path=str(out), records=rows, rows=rows)
 
 

@@ -3,11 +3,12 @@
 from genome_lm.checkpoint.export import export_checkpoint
 from genome_lm.checkpoint.extend import extend_context
 from genome_lm.checkpoint.for_transformers import export_for_transformers, register_with_transformers
-from genome_lm.checkpoint.native import load_checkpoint, save_checkpoint, weights_sha256
+from genome_lm.checkpoint.native import check_head_names, load_checkpoint, save_checkpoint, weights_sha256
 from genome_lm.checkpoint.opening import Opened, open_checkpoint
 
 __all__ = [
     "Opened",
+    "check_head_names",
     "export_checkpoint",
     "export_for_transformers",
     "extend_context",

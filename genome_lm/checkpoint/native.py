@@ -1,6 +1,7 @@
 """Native checkpoints: a folder of model.safetensors and config.json; nothing in it can run code.
 
-A tuned model has a section `head` in its config.json, and the head's tensors in head.safetensors.
+A tuned model has a section `head` in its config.json, and the head's tensors in head.safetensors. One that was tuned
+with several heads has a section `heads` of them by name, and the tensors of each in head.NAME.safetensors.
 
 config.json also holds digests (section `sha256`) of the files of tensors, and of those of its own sections that say
 what they mean. A checkpoint that was damaged or changed since it was written is refused; one without digests is not
@@ -10,6 +11,8 @@ checked by them.
 import hashlib
 import json
 import os
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +39,14 @@ from genome_lm.model import Head, HeadConfig, HyenaLM
 FORMAT = "genome-lm"
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, HEAD = "model.safetensors", "config.json", "head.safetensors"
+_HEAD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 
 
 def save_checkpoint(
     folder: str | os.PathLike[str],
     model: HyenaLM,
     provenance: dict[str, Any] | None = None,
-    head: Head | None = None,
+    head: Head | Mapping[str, Head] | None = None,
 ) -> Path:
     """Write a model to a folder, replacing a checkpoint that is there.
 
@@ -52,11 +56,17 @@ def save_checkpoint(
         folder: Where the checkpoint goes; its parents are made.
         model: The model, on any device.
         provenance: Where the weights come from (data, training, versions), as JSON values.
-        head: Of a tuned model, on any device.
+        head: Of a tuned model, on any device; several by their names. The name "" is that of a single one.
 
     Returns:
         The folder.
+
+    Raises:
+        GenomeLMError: If a head's name is unfit for a file.
     """
+    heads = {"": head} if isinstance(head, Head) else dict(head or {})
+    if [*heads] != [""]:
+        check_head_names(heads)
     config: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -65,16 +75,35 @@ def save_checkpoint(
         "model": model.config.to_dict(),
         "provenance": provenance or {},
     }
-    if head is not None:
-        config["head"] = head.config.to_dict()
+    if "" in heads:
+        config["head"] = heads[""].config.to_dict()
+    elif heads:
+        config["heads"] = {name: each.config.to_dict() for name, each in heads.items()}
     with replacing_folder(Path(folder)) as temporary:
         _write_tensors(temporary / WEIGHTS, model)
-        if head is not None:
-            _write_tensors(temporary / HEAD, head)
-        digests = {name: sha256(temporary / name) for name in (WEIGHTS, HEAD) if (temporary / name).exists()}
+        for name, each in heads.items():
+            _write_tensors(temporary / _head_file(name), each)
+        digests = {file: sha256(temporary / file) for file in (WEIGHTS, *map(_head_file, heads))}
         config["sha256"] = {**digests, CONFIG: _sections_sha256(config)}
         (temporary / CONFIG).write_text(json_text(config) + "\n", encoding="utf-8")
     return Path(folder)
+
+
+def check_head_names(names: Iterable[str]) -> None:
+    """Raise a `GenomeLMError` on a name of a head that is unfit for files and folders, or that another has."""
+    names = [*names]
+    for name in names:
+        if not _HEAD_NAME.fullmatch(name) or name == "checkpoint":
+            raise GenomeLMError(
+                f"head {name!r:.80}: a name has up to 64 letters, digits, _, ., + and -, begins with a letter, a "
+                "digit or _, and is not checkpoint"
+            )
+    if len({name.casefold() for name in names}) < len(names):
+        raise GenomeLMError(f"heads {', '.join(names)}: two have one name, but for capital letters")
+
+
+def _head_file(name: str) -> str:
+    return f"head.{name}.safetensors" if name else HEAD
 
 
 def _write_tensors(path: Path, module: nn.Module) -> None:
@@ -85,6 +114,8 @@ def _write_tensors(path: Path, module: nn.Module) -> None:
 def _sections_sha256(config: dict[str, Any]) -> str:
     """SHA-256 of what a config says of the tensors, whatever its spacing."""
     sections = {name: config.get(name) for name in ("vocabulary", "model", "head")}
+    if "heads" in config:
+        sections["heads"] = config["heads"]
     return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
 
 
@@ -113,21 +144,25 @@ def load_checkpoint(
     return model.to(device).eval(), config["provenance"]
 
 
-def load_head(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> Head | None:
-    """The head of a native checkpoint, in eval mode; None if the model was not tuned.
+def load_heads(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> dict[str, Head]:
+    """The heads of a native checkpoint by their names, in eval mode; a single one's is "". None if it was not tuned.
 
     Raises:
         GenomeLMError: As `load_checkpoint`.
     """
     folder = Path(folder)
     config = read_config(folder)
-    if "head" not in config:
-        return None
     shape = model_config(config, folder)
     with naming(folder / CONFIG):
-        head_config = HeadConfig.from_dict(config["head"])
-    stored = _read_tensors(folder / HEAD, config)
-    return build(lambda: Head(head_config, shape), stored, str(folder / HEAD)).to(device).eval()
+        check_head_names(config.get("heads", {}))
+        each = {"": config["head"]} if "head" in config else config.get("heads", {})
+        configs = {name: HeadConfig.from_dict(values) for name, values in each.items()}
+    heads = {}
+    for name, head in configs.items():
+        path = folder / _head_file(name)
+        made = build(lambda head=head: Head(head, shape), _read_tensors(path, config), str(path))  # type: ignore[misc]
+        heads[name] = made.to(device).eval()
+    return heads
 
 
 def _read_tensors(path: Path, config: dict[str, Any]) -> dict[str, Stored]:
@@ -170,7 +205,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config.get("vocabulary") != list(VOCABULARY):
         raise GenomeLMError(f"{path}: another vocabulary: {config.get('vocabulary')}; expected {list(VOCABULARY)}")
     config = {"model": {}, "provenance": {}, "sha256": {}} | config
-    for name in config.keys() & {"model", "head", "provenance", "sha256"}:
+    for name in config.keys() & {"model", "head", "heads", "provenance", "sha256"}:
         if not isinstance(config[name], dict):
             raise GenomeLMError(f"{path}: {name}: a mapping of names to values is expected")
     if config["sha256"].get(CONFIG, digest := _sections_sha256(config)) != digest:

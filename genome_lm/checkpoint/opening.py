@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from genome_lm.checkpoint.configs import completed, config_of, read_mapping
 from genome_lm.checkpoint.hub import fetched, require_hub_id
 from genome_lm.checkpoint.hyenadna import canonical_state, infer_config, is_hyenadna, to_ours
-from genome_lm.checkpoint.native import CONFIG, FORMAT, WEIGHTS, load_checkpoint, load_head
+from genome_lm.checkpoint.native import CONFIG, FORMAT, WEIGHTS, load_checkpoint, load_heads
 from genome_lm.checkpoint.pickles import read_pickled
 from genome_lm.checkpoint.shipped import shipped_folder
 from genome_lm.checkpoint.stored import Stored, read_safetensors
@@ -29,12 +30,28 @@ _SHARDS = ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
 
 
 class Opened(NamedTuple):
-    """A model, the form it was in, what is known of where it comes from, and the head of a tuned one."""
+    """A model, the form it was in, what is known of where it comes from, and the heads of a tuned one by name."""
 
     model: HyenaLM
     form: str
     provenance: dict[str, Any]
-    head: Head | None = None
+    heads: Mapping[str, Head] = MappingProxyType({})
+
+    @property
+    def head(self) -> Head | None:
+        """The head of a tuned model; None where there are several."""
+        return next(iter(self.heads.values())) if len(self.heads) == 1 else None
+
+    def named_head(self, name: str) -> Head:
+        """One of the heads.
+
+        Raises:
+            GenomeLMError: If there is none of this name.
+        """
+        if name and name in self.heads:
+            return self.heads[name]
+        there = f"there are {', '.join(self.heads)}" if any(self.heads) else "its only head has no name"
+        raise GenomeLMError(f"no head {name!r:.80}: {there if self.heads else 'the model was not tuned'}")
 
 
 def open_checkpoint(
@@ -84,7 +101,7 @@ def _from_folder(folder: Path, device: str | torch.device) -> Opened:
     config = read_mapping(folder / CONFIG) if (folder / CONFIG).exists() else None
     if config is not None and config.get("format") == FORMAT:
         model, provenance = load_checkpoint(folder, device)
-        return Opened(model, "genome-lm", provenance, load_head(folder, device))
+        return Opened(model, "genome-lm", provenance, load_heads(folder, device))
     weights = [folder / name for name in _FOLDER_WEIGHTS if (folder / name).exists()]
     if not weights:
         within = f"; there is one in {folder / 'checkpoint'}" if (folder / "checkpoint" / CONFIG).exists() else ""

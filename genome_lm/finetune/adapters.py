@@ -1,6 +1,7 @@
 """What of a model is tuned: everything, nothing, or matrices of low rank beside its own."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -53,8 +54,8 @@ def merge(model: HyenaLM) -> None:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
-def parameter_groups(model: HyenaLM, head: Head, config: FinetuneConfig) -> list[dict[str, Any]]:
-    """AdamW groups with their peak rate as `peak`: the recipe's of the model, those of LoRA, and the head's."""
+def parameter_groups(model: HyenaLM, heads: Iterable[Head], config: FinetuneConfig) -> list[dict[str, Any]]:
+    """AdamW groups with their peak rate as `peak`: the recipe's of the model, those of LoRA, and the heads'."""
     groups = [
         {**group, "params": [p for p in group["params"] if p.requires_grad], "peak": config.lr}
         for group in model.parameter_groups(config.weight_decay)
@@ -63,28 +64,32 @@ def parameter_groups(model: HyenaLM, head: Head, config: FinetuneConfig) -> list
         added = [p for module in model.modules() if isinstance(module, LowRank) for p in module.parameters()]
         groups = [{"params": added, "weight_decay": 0.0, "peak": config.lr}]
     rate = config.head_lr
-    matrices = [parameter for name, parameter in head.named_parameters() if name.endswith("weight")]
+    named = [each for head in heads for each in head.named_parameters()]
+    matrices = [parameter for name, parameter in named if name.endswith("weight")]
     groups.append({"params": matrices, "weight_decay": config.weight_decay, "peak": rate})
-    plain = [parameter for name, parameter in head.named_parameters() if not name.endswith("weight")]
+    plain = [parameter for name, parameter in named if not name.endswith("weight")]
     groups.append({"params": plain, "weight_decay": 0.0, "peak": rate})
     return [group for group in groups if group["params"]]
 
 
-def trainable_state(model: HyenaLM, head: Head) -> dict[str, Tensor]:
+def trainable_state(model: HyenaLM, heads: Mapping[str, Head]) -> dict[str, Tensor]:
     """Copies of what is tuned, by name."""
-    named = [("model", model), ("head", head)]
     return {
         f"{place}.{name}": parameter.detach().clone()
-        for place, module in named
+        for place, module in _modules(model, heads)
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
 
 
 @torch.no_grad()
-def restore_state(model: HyenaLM, head: Head, state: dict[str, Tensor]) -> None:
+def restore_state(model: HyenaLM, heads: Mapping[str, Head], state: dict[str, Tensor]) -> None:
     """Put copies of `trainable_state` back."""
-    for place, module in (("model", model), ("head", head)):
+    for place, module in _modules(model, heads):
         for name, parameter in module.named_parameters():
             if f"{place}.{name}" in state:
                 parameter.copy_(state[f"{place}.{name}"])
+
+
+def _modules(model: HyenaLM, heads: Mapping[str, Head]) -> list[tuple[str, nn.Module]]:
+    return [("model", model), *((f"head {name}", head) for name, head in heads.items())]

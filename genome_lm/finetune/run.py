@@ -4,47 +4,41 @@ import csv
 import dataclasses
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from genome_lm import __version__
-from genome_lm.checkpoint import open_checkpoint, save_checkpoint, weights_sha256
-from genome_lm.dataset import LabelledSet, assign_splits, check_rules, describe_leaks, find_leaks, joined, splits_of
+from genome_lm.checkpoint import check_head_names, open_checkpoint, save_checkpoint, weights_sha256
+from genome_lm.dataset import LabelledSet, assign_splits, check_rules, find_leaks, joined, splits_of
 from genome_lm.device import choose_device
 from genome_lm.errors import GenomeLMError, naming
 from genome_lm.files import replacing_folder
-from genome_lm.finetune.adapters import merge, parameter_groups, prepare, restore_state, trainable_state
 from genome_lm.finetune.baseline import Baseline, measure_baselines
-from genome_lm.finetune.batches import Coordinates, Features, Sequences, Source, pooled_states, targets_as_read
 from genome_lm.finetune.claim import claimed
-from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, can_be_told, lower_is_better, measure, metric_names
-from genome_lm.finetune.neighbours import Unlabelled, draw_neighbours, shared_directions
+from genome_lm.finetune.leaks import LeakPolicy, tell_leaks, without, without_shared
+from genome_lm.finetune.metrics import DEFAULT_METRIC, Estimate, can_be_told, measure, metric_names
+from genome_lm.finetune.neighbours import Unlabelled
 from genome_lm.finetune.resume import Saved, data_digest
-from genome_lm.finetune.targets import Data, bins_of, class_weights, encode_examples, moments, output_names
+from genome_lm.finetune.targets import Data, bins_of, encode_examples, moments, output_names
+from genome_lm.finetune.tuning import Splits, Tuning, tuned
 from genome_lm.finetune_config import FinetuneConfig
 from genome_lm.inference import predictions
-from genome_lm.kernels import deterministic, outside_autocast
-from genome_lm.model import Head, HeadConfig, HyenaLM
+from genome_lm.model import HeadConfig
 from genome_lm.optional import require
-from genome_lm.progress import Bar, progress
 from genome_lm.strands import HeadStrands
-from genome_lm.training import warmup_cosine
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
 
-LeakPolicy = Literal["report", "refuse", "drop"]
 CHECKPOINT, SUMMARY, HISTORY, PREDICTIONS = "checkpoint", "summary.json", "history.csv", "predictions.parquet"
 RESAMPLES = 500
 """Bootstrap resamples of the metrics."""
@@ -57,7 +51,7 @@ class FinetuneResult:
     """How a model was tuned.
 
     Attributes:
-        folder: Holds checkpoint/, summary.json, history.csv and predictions.parquet.
+        folder: Holds summary.json, history.csv and predictions.parquet, and of a single head checkpoint/.
         head: What the model predicts.
         predictions: Of the test split, or the validation split if there is none: n arrays, as `measure` takes them.
         metrics: Split → metrics; NaN where the labels of a split leave one undefined.
@@ -122,11 +116,68 @@ def finetune(
         GenomeLMError: If there is no training example, a label or sequence does not fit, the split leaks and is to be
             refused, or another process tunes into `out`.
     """
+    return finetune_heads(
+        checkpoint, {"": labelled}, out, task, config, pool=pool, strand=strand, leak_policy=leak_policy,
+        valid_fraction=valid_fraction, device=device, unlabelled=unlabelled, provenance=provenance, finish=finish,
+    )[""]  # fmt: skip
+
+
+def finetune_heads(
+    checkpoint: str | os.PathLike[str],
+    sets: Mapping[str, LabelledSet],
+    out: Path,
+    task: str,
+    config: FinetuneConfig | None = None,
+    *,
+    one_genome: bool = False,
+    pool: str | None = None,
+    strand: HeadStrands | None = None,
+    leak_policy: LeakPolicy = "report",
+    valid_fraction: float = 0.1,
+    device: str | None = None,
+    unlabelled: Unlabelled | None = None,
+    provenance: dict[str, Any] | None = None,
+    finish: Callable[[Path], None] = lambda folder: None,
+) -> dict[str, FinetuneResult]:
+    """Tune a model with a head for each of several sets of tracks, such as those of two species.
+
+    The heads learn in turn: each step is of one of them, in a random order, and tunes the model and that head. Early
+    stopping watches the mean of a metric over the heads. `out` has the checkpoint with all heads, and a folder per
+    head with the rest of what `finetune` writes.
+
+    Args:
+        checkpoint: See `finetune`.
+        sets: The examples of each head by its name; the name "" is of a single head, which `finetune` tunes.
+        out: Folder to write.
+        task: "tracks", if there are several heads.
+        config: The recipe, the same for all.
+        one_genome: Whether places of all sets are of one genome, so that overlaps between sets are leaks too.
+        pool: See `finetune`.
+        strand: Likewise.
+        leak_policy: Likewise; what a head's training examples share with held-out ones of another head leaks too.
+        valid_fraction: See `finetune`.
+        device: Likewise.
+        unlabelled: Likewise.
+        provenance: Likewise.
+        finish: Called with the folder of each head.
+
+    Returns:
+        The result of each head.
+
+    Raises:
+        GenomeLMError: As `finetune`; also if a name is unfit for a folder.
+    """
     require("pandas")  # writes the predictions in the end: its absence is told before hours of training
     config = config or FinetuneConfig()
     if bool(config.neighbours) != (unlabelled is not None):
         raise GenomeLMError("neighbours are drawn from a genome and its splits: give both, or neither")
-    labelled, leaks = _checked(labelled, leak_policy, valid_fraction, config.seed)
+    if len(sets) > 1 and task != "tracks":
+        raise GenomeLMError(f"several heads go with the task tracks, not with {task}")
+    if [*sets] != [""]:
+        check_head_names(sets)
+    checked = {name: _checked(labelled, leak_policy, valid_fraction, config.seed) for name, labelled in sets.items()}
+    if len(sets) > 1:
+        checked = without_shared(checked, leak_policy, one_genome)
     with claimed(out):
         opened = open_checkpoint(checkpoint, choose_device(device))
         with naming(os.fspath(checkpoint)):
@@ -134,55 +185,48 @@ def finetune(
         if strand is None:
             strand = opened.model.config.default_strand
             config = dataclasses.replace(config, reverse_complement=config.reverse_complement or strand == "both")
-        head_config = _head_config(labelled.of_split("train"), task, pool, strand, config)
-        splits = _encoded(labelled, head_config, opened.model.config.max_length)
-        config = _watching(config, head_config, splits["valid"])
+        heads: dict[str, tuple[HeadConfig, Splits]] = {}
+        for name, (labelled, _) in checked.items():
+            head_config = _head_config(labelled.of_split("train"), task, pool, strand, config)
+            heads[name] = head_config, _encoded(labelled, head_config, opened.model.config.max_length)
+            config = _watching(config, head_config, heads[name][1]["valid"])
         identity = {
             "weights_sha256": weights_sha256(opened.model),
             "config": config.to_dict(),
             "versions": {"genome-lm": __version__, "torch": torch.__version__},
             **({"unlabelled": unlabelled.store.provenance} if unlabelled is not None else {}),
         }
-        saved = Saved(out, {**identity, "head": head_config.to_dict(), "data": data_digest(labelled)})
-        tuning = _tuned(opened.model, head_config, splits, config, unlabelled, saved)
-        result = _measured(out, tuning, splits, leaks)
+        of_heads = {name: [heads[name][0].to_dict(), data_digest(one)] for name, (one, _) in checked.items()}
+        saved = Saved(out, {**identity, "heads": of_heads})
+        tuning = tuned(opened.model, heads, config, unlabelled, saved)
+        results = _measured(out, tuning, {name: leaks for name, (_, leaks) in checked.items()})
         identity |= {"checkpoint": str(checkpoint), **(provenance or {})}
         with replacing_folder(out) as folder:
             kept = {**opened.provenance, "finetuned": identity}
-            save_checkpoint(folder / CHECKPOINT, opened.model, kept, tuning.head)
-            _write(folder, tuning, splits, result, identity)
-            finish(folder)
+            save_checkpoint(folder / CHECKPOINT, opened.model, kept, tuning.heads)
+            for name, result in results.items():
+                (folder / name).mkdir(exist_ok=True)
+                _write(folder / name, tuning.learners[name].data, result, {"watched": tuning.metric, **identity})
+                finish(folder / name)
         saved.remove()
-    return result
+    return results
 
 
-def _tuned(
-    model: HyenaLM,
-    head_config: HeadConfig,
-    splits: dict[str, Data],
-    config: FinetuneConfig,
-    unlabelled: Unlabelled | None,
-    saved: Saved,
-) -> "_Tuning":
-    with torch.random.fork_rng(), deterministic():
-        torch.manual_seed(config.seed)
-        head = Head(head_config, model.config).to(model.backbone.embedding.weight.device)
-        if config.head_first:
-            _fit_head(model, head, splits, config, unlabelled)
-        tuning = _Tuning(model, head, splits, config, unlabelled)
-        tuning.fit(saved)
-        return tuning
-
-
-def _measured(out: Path, tuning: "_Tuning", splits: dict[str, Data], leaks: int) -> FinetuneResult:
-    head, seed, last = tuning.head.config, tuning.config.seed, _last(splits)
-    outputs = {split: predictions(tuning.head, each) for split, each in tuning.finish().items()}
-    metrics = {
-        split: measure(head, each, splits[split].targets, RESAMPLES if split == "test" else 0, seed)
-        for split, each in outputs.items()
-    }
-    baselines = measure_baselines(head, splits, last, RESAMPLES if last == "test" else 0, seed)
-    return FinetuneResult(out, head, outputs[last], metrics, baselines, tuning.history, tuning.best_epoch, leaks)
+def _measured(out: Path, tuning: Tuning, leaks: Mapping[str, int]) -> dict[str, FinetuneResult]:
+    results = {}
+    for name, given in tuning.finish().items():
+        learner, seed = tuning.learners[name], tuning.config.seed
+        head, splits, last = learner.head.config, learner.data, _last(learner.data)
+        outputs = {split: predictions(learner.head, each) for split, each in given.items()}
+        metrics = {
+            split: measure(head, each, splits[split].targets, RESAMPLES if split == "test" else 0, seed)
+            for split, each in outputs.items()
+        }
+        baselines = measure_baselines(head, splits, last, RESAMPLES if last == "test" else 0, seed)
+        results[name] = FinetuneResult(
+            out / name, head, outputs[last], metrics, baselines, learner.history, tuning.best_epoch, leaks[name]
+        )
+    return results
 
 
 def _last(splits: Mapping[str, Any]) -> str:
@@ -190,9 +234,7 @@ def _last(splits: Mapping[str, Any]) -> str:
     return "test" if "test" in splits else "valid"
 
 
-def _write(
-    folder: Path, tuning: "_Tuning", splits: dict[str, Data], result: FinetuneResult, identity: dict[str, Any]
-) -> None:
+def _write(folder: Path, splits: Splits, result: FinetuneResult, identity: dict[str, Any]) -> None:
     """Write predictions.parquet, history.csv and summary.json."""
     write_predictions(folder / PREDICTIONS, result.head, splits[_last(splits)], result.predictions)
     _write_history(folder / HISTORY, result.history)
@@ -202,7 +244,6 @@ def _write(
         "examples": {split: len(data.ids) for split, data in splits.items()},
         "leaks": result.leaks,
         "best_epoch": result.best_epoch,
-        "watched": tuning.metric,
         "metrics": {split: [each.to_dict() for each in estimates] for split, estimates in result.metrics.items()},
         "baselines": [baseline.to_dict() for baseline in result.baselines],
         **identity,
@@ -237,17 +278,8 @@ def _checked(labelled: LabelledSet, policy: LeakPolicy, valid_fraction: float, s
         labelled = joined([train, labelled.of_split("test")])
     _warn_of_shortcuts(labelled, seed)
     leaks = find_leaks(labelled.examples)
-    if not leaks:
-        return labelled, 0
-    message = describe_leaks(leaks, labelled.examples)
-    if policy == "refuse":
-        raise GenomeLMError(f"{message}\n  split anew, or drop these training examples (--leaks drop)")
-    if policy == "drop":
-        log.warning("%s\n  they are dropped from training", message)
-        kept = np.delete(np.arange(len(labelled.examples)), [leak.train for leak in leaks])
-        return labelled.take(kept), len(leaks)
-    log.warning("%s\n  metrics on these are too good; --leaks drop removes them from training", message)
-    return labelled, len(leaks)
+    tell_leaks(leaks, labelled.examples, policy)
+    return (without(labelled, leaks) if policy == "drop" else labelled), len(leaks)
 
 
 def _warn_of_shortcuts(labelled: LabelledSet, seed: int) -> None:
@@ -304,186 +336,6 @@ def _watching(config: FinetuneConfig, head: HeadConfig, valid: Data) -> Finetune
         )
         return dataclasses.replace(config, metric="loss")
     return config
-
-
-def _fit_head(
-    model: HyenaLM, head: Head, splits: dict[str, Data], config: FinetuneConfig, unlabelled: Unlabelled | None
-) -> None:
-    """Fit the head to the states of the model as it is; the test split has no part in it."""
-    seen = {split: data for split, data in splits.items() if split != "test"}
-    tuning = _Tuning(model, head, seen, config.of_head(), unlabelled)
-    tuning.fit()
-    tuning.finish()
-
-
-class _Tuning:
-    """The loop: epochs in a seeded order, the best of them kept."""
-
-    def __init__(
-        self,
-        model: HyenaLM,
-        head: Head,
-        splits: dict[str, Data],
-        config: FinetuneConfig,
-        unlabelled: Unlabelled | None = None,
-    ) -> None:
-        self.model, self.head, self.config, self.unlabelled = model, head, config, unlabelled
-        self.metric = config.metric or DEFAULT_METRIC[head.config.task]
-        self.history: list[dict[str, float]] = []
-        self.best_epoch = self._epoch = 0
-        self._best = math.inf
-        self._data = splits
-        weights = class_weights(splits["train"], head.config) if config.class_weights else None
-        self._weights = None if weights is None else torch.from_numpy(weights).to(head.out.weight.device)
-        prepare(model.train(config.method != "frozen"), config)
-        self._sources = self._make_sources()
-        groups = parameter_groups(model, head, config)
-        self._optimizer: torch.optim.Optimizer
-        if config.by_neighbours:
-            # AdamW would undo the scales of the coordinates: its steps are as long along each.
-            plain = [{**group, "weight_decay": 0.0} for group in groups]
-            self._optimizer = torch.optim.SGD(plain, lr=config.lr)
-        else:
-            betas = config.beta1, config.beta2
-            self._optimizer = torch.optim.AdamW(groups, betas=betas, lr=config.lr)
-        self._best_state = trainable_state(model, head)
-
-    def _make_sources(self) -> dict[str, Source]:
-        config, per_position = self.config, self.head.config.per_position
-        if config.method != "frozen" or per_position:
-            return {
-                split: Sequences(self.model.backbone, self.head, data, config.device_tokens)
-                for split, data in self._data.items()
-            }
-        features = {
-            split: Features(self.model.backbone, self.head, data, config.device_tokens, config.reverse_complement)
-            for split, data in self._data.items()
-        }
-        self._coordinates = self._find_coordinates(features["train"].states.flatten(0, 1))
-        for source in features.values():
-            source.states = self._coordinates.turn(source.states)
-        return dict(features)
-
-    def _find_coordinates(self, states: Tensor) -> Coordinates:
-        """What the head's input, (n, d), is turned to: neighbours' coordinates, or standard ones."""
-        if self.unlabelled is None:
-            return Coordinates(states.mean(0), 1 / states.std(0, correction=0).clamp(min=1e-6))
-        config = self.config
-        length = int(np.median([len(tokens) for tokens in self._data["train"].tokens]))
-        pairs = draw_neighbours(self.unlabelled, config.neighbours, length, config.neighbour_distance, config.seed)
-        first, second = (
-            pooled_states(self.model.backbone, self.head, list(side), config.device_tokens) for side in pairs
-        )
-        return Coordinates(*shared_directions(first, second))
-
-    def fit(self, saved: Saved | None = None) -> None:
-        """Train until the metric gets no better, or to the last epoch; put the best weights back."""
-        config, count = self.config, len(self._data["train"].ids)
-        if saved is not None and (state := saved.read()) is not None:
-            self._restore(state)
-        elif config.head_first:
-            self._judge(math.nan)  # the model as it is, with its head, may be the best there is
-        with progress("finetune", config.epochs * count, "sequences") as bar:
-            bar.advance(self._epoch * count)
-            while self._epoch < config.epochs and self._epoch - self.best_epoch < config.patience:
-                row = self._train_epoch(bar)
-                if saved is not None:
-                    saved.write(self._state())
-                bar.describe(f"epoch {self._epoch} valid {self.metric} {row[f'valid_{self.metric}']:.4f}")
-        restore_state(self.model, self.head, self._best_state)
-
-    def _train_epoch(self, bar: Bar) -> dict[str, float]:
-        """The next epoch, all randomness of which is a function of its number; its row of the history."""
-        config, count = self.config, len(self._data["train"].ids)
-        self._epoch += 1
-        self._generator = np.random.default_rng([config.seed, self._epoch])
-        torch.manual_seed(int(self._generator.integers(2**63)))
-        order = self._generator.permutation(count).tolist()
-        each = math.ceil(count / config.sequences_per_step)
-        losses = []
-        for number in range(each):
-            rows = order[number * config.sequences_per_step :][: config.sequences_per_step]
-            step = (self._epoch - 1) * each + number
-            losses.append(self._step(rows, warmup_cosine(step, config.epochs * each, *self._schedule)))
-            bar.advance(len(rows))
-        return self._judge(float(np.mean(losses)))
-
-    def _judge(self, loss: float) -> dict[str, float]:
-        """Keep the weights if they are the best so far; the epoch's row of the history."""
-        value, row = self._validate(self._epoch, loss)
-        # While no epoch has a value, the latest is the best.
-        if value < self._best or math.isinf(self._best):
-            self._best, self.best_epoch = value, self._epoch
-            self._best_state = trainable_state(self.model, self.head)
-        return row
-
-    def _state(self) -> dict[str, Any]:
-        """All that `_restore` needs to go on after this epoch."""
-        return {
-            "epoch": self._epoch, "history": self.history, "tuned": trainable_state(self.model, self.head),
-            "optimizer": self._optimizer.state_dict(),
-            "best": self._best, "best_epoch": self.best_epoch, "best_state": self._best_state,
-        }  # fmt: skip
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        restore_state(self.model, self.head, state["tuned"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._epoch, self.history = state["epoch"], state["history"]
-        self._best, self.best_epoch, self._best_state = state["best"], state["best_epoch"], state["best_state"]
-
-    @property
-    def _schedule(self) -> tuple[float, float]:
-        return self.config.warmup_fraction, self.config.final_lr_fraction
-
-    def _step(self, rows: list[int], rate: float) -> float:
-        """One step; the mean loss over its targets. It does not depend on how the batch is cut into pieces."""
-        turned = self._generator.random(len(rows)) < (0.5 if self.config.reverse_complement else 0.0)
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["peak"] * rate
-        self._optimizer.zero_grad(set_to_none=True)
-        each_target = targets_as_read(self._data["train"], rows, turned.tolist(), self.head.config)
-        targets = [torch.from_numpy(np.atleast_1d(target)) for target in each_target]
-        weights = self._weights.cpu() if self._weights is not None else None
-        weight = float(sum(self.head.target_weights(target, weights).sum() for target in targets))
-        total = 0.0
-        for piece in self._sources["train"].pieces(rows, turned.tolist()):
-            loss = self.head.loss(piece.outputs, piece.targets, self._weights) / max(weight, 1e-12)
-            with outside_autocast(loss):
-                loss.backward()
-            total += float(loss.detach())
-        if not math.isfinite(total):
-            raise GenomeLMError(f"the loss is {total}; lower --lr, or look for values out of bounds among the labels")
-        tuned = [p for group in self._optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(tuned, self.config.clip)
-        self._optimizer.step()
-        return total
-
-    def _validate(self, epoch: int, loss: float) -> tuple[float, dict[str, float]]:
-        """What early stopping minimises, and the row of the history."""
-        outputs, targets = self._sources["valid"].outputs(), self._data["valid"].targets
-        head, total, weight = self.head, 0.0, 0.0
-        for output, target in zip(outputs, targets, strict=True):
-            one = torch.from_numpy(np.atleast_2d(output)).to(head.out.weight.device)
-            goal = torch.from_numpy(target if head.config.per_position else target[None]).to(one.device)
-            total += float(head.loss(one, goal, self._weights))
-            weight += float(head.target_weights(goal, self._weights).sum())
-        row = {"epoch": float(epoch), "loss": loss, "valid_loss": total / max(weight, 1e-12)}
-        if self.metric != "loss":
-            estimates = measure(head.config, predictions(head, outputs), targets)
-            row[f"valid_{self.metric}"] = next(e.value for e in estimates if e.metric == self.metric)
-        self.history.append(row)
-        value = row[f"valid_{self.metric}"] * (1 if lower_is_better(self.metric) else -1)
-        return (value if math.isfinite(value) else math.inf), row
-
-    def finish(self) -> dict[str, Sequence[np.ndarray]]:
-        """Merge what was added, make the model ready for use; outputs of validation and test as it gives them."""
-        merge(self.model)
-        self.model.eval().requires_grad_(True)
-        self.head.eval()
-        outputs = {split: source.outputs() for split, source in self._sources.items() if split != "train"}
-        if isinstance(self._sources["train"], Features):
-            self._coordinates.fold(self.head.out)
-        return outputs  # type: ignore[return-value]
 
 
 def write_predictions(path: Path, head: HeadConfig, data: Data, outputs: Sequence[np.ndarray]) -> None:

@@ -1,7 +1,7 @@
 """A trained model, as users of the library call it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -33,6 +33,7 @@ def load(
     device: str | torch.device | None = None,
     revision: str | None = None,
     condition: str | None = None,
+    head: str | None = None,
 ) -> "GenomeLM":
     """Load a checkpoint of any form; nothing that is in it can run code.
 
@@ -44,16 +45,19 @@ def load(
         revision: For the hub: commit, tag or branch.
         condition: What all sequences are read under, one of the model's `config.conditions`; None for that of a tuned
             model's head, if it has one.
+        head: Of a model that was tuned with several, the name of the one that predicts.
 
     Returns:
         The model, in eval mode.
 
     Raises:
         GenomeLMError: See `open_checkpoint` and `genome_lm.device.choose_device`; also if the model has no such
-            condition.
+            condition or head.
     """
     opened = open_checkpoint(path, choose_device(device), revision)
-    model = GenomeLM(opened.model, opened.provenance, opened.head)
+    with naming(os.fspath(path)):
+        chosen = opened.head if head is None else opened.named_head(head)
+    model = GenomeLM(opened.model, opened.provenance, chosen, opened.heads)
     if condition is not None:
         with naming(os.fspath(path)):
             model.condition = condition
@@ -66,18 +70,26 @@ class GenomeLM:
     Attributes:
         model: The language model, an nn.Module in eval mode.
         provenance: Where the weights come from.
-        head: What a tuned model predicts with; None if the model was not tuned.
+        head: What a tuned model predicts with; None if the model was not tuned, or has several and none was named.
+        head_names: Of several heads that the model was tuned with.
     """
 
     vocabulary: tuple[str, ...] = VOCABULARY
     """Token strings; the position is the token id."""
 
-    def __init__(self, model: HyenaLM, provenance: dict[str, Any] | None = None, head: Head | None = None) -> None:
+    def __init__(
+        self,
+        model: HyenaLM,
+        provenance: dict[str, Any] | None = None,
+        head: Head | None = None,
+        heads: Mapping[str, Head] | None = None,
+    ) -> None:
         self.model = model.eval()
         self.provenance = provenance or {}
         self.head = head.eval() if head is not None else None
-        if head is not None:
-            self.condition = head.config.condition
+        self.head_names = tuple(filter(None, heads or {}))
+        if (any_head := head or next(iter((heads or {}).values()), None)) is not None:
+            self.condition = any_head.config.condition
 
     def __repr__(self) -> str:
         """Such as `<GenomeLM: 436,224 parameters, 2 layers, width 128, context 1,024 bases, on cpu>`."""
@@ -104,6 +116,20 @@ class GenomeLM:
     @condition.setter
     def condition(self, name: str | None) -> None:
         self.model.condition = name
+
+    @property
+    def tuned_head(self) -> Head:
+        """The head that predicts.
+
+        Raises:
+            GenomeLMError: If the model was not tuned, or was with several heads and none was named.
+        """
+        if self.head is not None:
+            return self.head
+        if self.head_names:
+            shown = ", ".join(self.head_names)
+            raise GenomeLMError(f"this model has the heads {shown}: name the one that predicts (--head NAME)")
+        raise GenomeLMError("this model has no head: tune it first, with `genome-lm finetune`")
 
     @property
     def backbone(self) -> HyenaBackbone:
@@ -340,21 +366,20 @@ class GenomeLM:
             GenomeLMError: If the model was not tuned, or was tuned to pairs and gets none, or the reverse; on a
                 sequence that is empty, too long, not DNA, or, with tracks, not cut into bins.
         """
-        if self.head is None:
-            raise GenomeLMError("this model has no head: tune it first, with `genome-lm finetune`")
-        most = self.config.max_length - self.head.config.prompt
+        head = self.tuned_head
+        most = self.config.max_length - head.config.prompt
         tokens = encode_all(sequences, names, most)
-        if self.head.config.bins is not None:
-            for number, ids in enumerate(tokens):
-                self.head.config.bins.check_length(name_of(number, names), len(ids))
-        if (self.head.config.pair != "none") != (seconds is not None) or len(seconds or sequences) != len(sequences):
+        if (head.config.pair != "none") != (seconds is not None) or len(seconds or sequences) != len(sequences):
             raise GenomeLMError(
                 "this model reads pairs: give as many second sequences"
-                if self.head.config.pair != "none"
+                if head.config.pair != "none"
                 else "this model reads single sequences, no pairs"
             )
+        if head.config.bins is not None:
+            for number, ids in enumerate(tokens):
+                head.config.bins.check_length(name_of(number, names), len(ids))
         others = encode_all(seconds or (), None if names is None else [f"{name}, second" for name in names], most)
-        return predictions(self.head, head_outputs(self.backbone, self.head, tokens, batch_tokens, others))
+        return predictions(head, head_outputs(self.backbone, head, tokens, batch_tokens, others))
 
     def one_hot(self, output: Output = "likelihood") -> OneHot:
         """The model as a function of one-hot sequences, (B, 4, L), for libraries of attribution and design.
@@ -368,4 +393,4 @@ class GenomeLM:
         Raises:
             GenomeLMError: On an unknown output, or "head" if the model was not tuned.
         """
-        return OneHot(self.model, output, self.head)
+        return OneHot(self.model, output, self.tuned_head if output == "head" and self.head_names else self.head)

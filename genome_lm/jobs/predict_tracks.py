@@ -162,14 +162,14 @@ def track_paths(out: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _checked(model: GenomeLM, window: int | None) -> tuple[Head, Bins]:
-    if model.head is None or model.head.config.bins is None:
+    head = model.tuned_head
+    if (bins := head.config.bins) is None:
         raise GenomeLMError("the model was not tuned to tracks, which are what bigWig and bedGraph files are made of")
-    bins = model.head.config.bins
     bins.check_length("--window", window or bins.window)
-    most = model.config.max_length - model.head.config.prompt
+    most = model.config.max_length - head.config.prompt
     if (window or bins.window) > most:
         raise GenomeLMError(f"--window {window:,}: more than the model's context of {most:,} bases")
-    return model.head, bins
+    return head, bins
 
 
 def _parts(sequences: ScoredSequences, bins: Bins, window: int) -> Iterator[list[_Place]]:

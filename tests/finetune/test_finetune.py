@@ -18,8 +18,8 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.finetune import FinetuneConfig, claimed, finetune
 from genome_lm.finetune.adapters import LowRank, merge, prepare
 from genome_lm.finetune.batches import Sequences, stack_targets
-from genome_lm.finetune.run import _Tuning
 from genome_lm.finetune.targets import encode_examples
+from genome_lm.finetune.tuning import Tuning
 from genome_lm.model import Head, HeadConfig, HyenaLM
 from genome_lm.progress import Bar
 from genome_lm.report import write_finetune_report
@@ -246,15 +246,15 @@ def test_a_killed_tuning_goes_on_to_the_same_result(
     weights = (tmp_path / "t/checkpoint/head.safetensors").read_bytes()
     shutil.rmtree(tmp_path / "t")
 
-    epochs, train_epoch = [], _Tuning._train_epoch
+    epochs, train_epoch = [], Tuning._train_epoch
 
-    def killed(tuning: _Tuning, bar: Bar) -> dict[str, float]:
+    def killed(tuning: Tuning, bar: Bar) -> float:
         epochs.append(tuning._epoch + 1)
         if epochs == [1, 2, 3]:
             raise KeyboardInterrupt
         return train_epoch(tuning, bar)
 
-    monkeypatch.setattr(_Tuning, "_train_epoch", killed)
+    monkeypatch.setattr(Tuning, "_train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         finetune(*arguments)
     assert [path.name for path in tmp_path.glob("t*")] == ["t.resume.ckpt"]
