@@ -217,9 +217,12 @@ def _file_keys(values: Values) -> Iterator[tuple[str, Values, str]]:
         for name, item in values[section].items():
             parts = {"": item}
             if section == "tasks":
-                parts |= {kind: item[kind] for kind in ("annotation", "benchmark") if kind in item}
+                parts |= {kind: item[kind] for kind in ("annotation", "benchmark", "tracks", "pairs") if kind in item}
+                if "tracks" in item:
+                    parts["tracks.files"] = item["tracks"]["files"]
             for kind, part in parts.items():
-                for key in keys if not kind else ("file", "manifest"):
+                of_sets = ("file", "manifest", "mask", "variants", "labels")
+                for key in keys if not kind else part if kind == "tracks.files" else of_sets:
                     if key in part:
                         yield ".".join(filter(None, (section, name, kind, key))), part, key
     for name, genome in values["genomes"].items():
@@ -354,12 +357,19 @@ def set_genomes(task: Values) -> list[str]:
     """Names of the genomes that a labelled set is made of."""
     if "species" in task:
         return list(task["species"])
-    return [task[kind]["genome"] for kind in ("annotation", "benchmark") if "genome" in task.get(kind, {})]
+    kinds = "annotation", "benchmark", "tracks", "pairs"
+    return [task[kind]["genome"] for kind in kinds if "genome" in task.get(kind, {})]
 
 
 def set_kind(task: Values) -> str | None:
     """The subcommand of `genome-lm dataset` that makes a task's set; None if the set is a file of the user's."""
-    kinds = {"species": "species", "annotation": "from-gff", "benchmark": "benchmark"}
+    kinds = {
+        "species": "species",
+        "annotation": "from-gff",
+        "benchmark": "benchmark",
+        "tracks": "from-bigwig",
+        "pairs": "pairs",
+    }
     return next((command for key, command in kinds.items() if key in task), None)
 
 
@@ -488,7 +498,8 @@ def _contradictions(values: Values, study: Study) -> Iterator[str]:
         if "file" not in made_of and "annotation" not in values["genomes"][made_of["genome"]]:
             yield f"tasks.{name}.annotation: give its file, or genomes.{made_of['genome']}.annotation"
         for model in models_of(values, task):
-            yield from _beyond(f"tasks.{name}.set_options.length", task["set_options"].get("length", 0), model, study)
+            length = task["set_options"].get("length", 0) + 2 * task["set_options"].get("context", 0)
+            yield from _beyond(f"tasks.{name}.set_options.length", length, model, study)
     evaluated = {genome for data in trained_on(values) for genome in evaluated_on(values, data)}
     for wanted in values.get("suite", {}).get("genomes", []):
         if wanted not in evaluated:

@@ -17,10 +17,19 @@ def data_files(wildcards):
     return {"data": made, **own}
 
 
+def tuning_inputs(wildcards):
+    """The files that a tuning reads."""
+    task = config["tasks"][wildcards.task]
+    genomes = [store_of(task["tracks"]["genome"])] if "tracks" in task else []
+    return [*data_files(wildcards).values(), *genomes]
+
+
 def finetune_options(wildcards):
     """Options of `genome-lm finetune`: the files of the task's data, then the task's own options."""
     task = config["tasks"][wildcards.task]
-    return options(data_files(wildcards)) + options(task["options"])
+    # A set of tracks has places, no sequences.
+    genome = {"genome": store_of(task["tracks"]["genome"])} if "tracks" in task else {}
+    return options({**data_files(wildcards), **genome}) + options(task["options"])
 
 
 def set_inputs(wildcards):
@@ -28,6 +37,10 @@ def set_inputs(wildcards):
     task = config["tasks"][wildcards.task]
     files = [annotation_file(task)] if "annotation" in task else []
     files += [task["benchmark"]["manifest"]] if "benchmark" in task else []
+    tracks, pairs = task.get("tracks", {}), task.get("pairs", {})
+    files += [*tracks.get("files", {}).values()]
+    files += [tracks[key] for key in ("mask",) if key in tracks]
+    files += [pairs[key] for key in ("variants", "labels") if key in pairs]
     return files + [store_of(genome) for genome in set_genomes(task)]
 
 
@@ -52,5 +65,11 @@ def set_command(wildcards):
         named = {"contig_pattern", "contig_map"} - task["set_options"].keys()
         contigs = some_options(config["genomes"][names[0]], *sorted(named))
         return [kind, annotation_file(task), *genome, *contigs, *own]
+    if kind == "from-bigwig":
+        named = [f"{name}={path}" for name, path in task["tracks"]["files"].items()]
+        return [kind, *named, *genome, *some_options(task["tracks"], "mask"), *own]
+    if kind == "pairs":
+        pairs = task["pairs"]
+        return [kind, pairs["variants"], *genome, *some_options(pairs, "labels"), *own]
     benchmark = task["benchmark"]
     return [kind, benchmark["manifest"], benchmark["set"], *genome, *own]

@@ -46,7 +46,7 @@ rule dataset:
 rule finetune:
     input:
         checkpoint=RUN / "train/checkpoint",
-        data=lambda wildcards: list(data_files(wildcards).values()),
+        data=lambda wildcards: tuning_inputs(wildcards),
     output:
         ensure(RUN / "tasks/{task}/summary.json", non_empty=True),
         report(

@@ -152,7 +152,7 @@ WRONG = {
     ),
     "task": (
         {"tasks": {"t": {"task": "classification"}}},
-        "tasks.t: give data or benchmark or annotation or species",
+        "tasks.t: give data or benchmark or annotation or species or tracks or pairs",
     ),
     "option of a task": (task(options={"epoch": 3}), "tasks.t.options: finetune has no option 'epoch'.*epochs"),
     "option that is the workflow's": (
@@ -165,6 +165,18 @@ WRONG = {
     "annotation": (
         {"tasks": {"t": {"task": "classification", "annotation": {"genome": "tiny"}}}},
         "tasks.t.annotation: give its file, or genomes.tiny.annotation",
+    ),
+    "track": (
+        {"tasks": {"t": {"task": "tracks", "tracks": {"genome": "tiny", "files": {"rna": "none.bw"}}}}},
+        "tasks.t.tracks.files.rna: none.bw: no such file",
+    ),
+    "tracks without a file": (
+        {"tasks": {"t": {"task": "tracks", "tracks": {"genome": "tiny", "files": {}}}}},
+        r"tasks.t.tracks.files: \{\}",
+    ),
+    "genome of pairs": (
+        {"tasks": {"t": {"task": "regression", "pairs": {"genome": "mouse", "variants": "v.vcf"}}}},
+        "tasks.t: 'mouse' is not among genomes: tiny",
     ),
     "option of a set": (
         {
@@ -454,6 +466,8 @@ OWN = {
     "variant-benchmark": "checkpoint manifest genome out folder annotation contig_map contig_pattern conservation "
     "threads force json help",
     "from-gff": "genome out force json help",
+    "from-bigwig": "genome mask out force json help",
+    "pairs": "genome labels out force json help",
     "species": "species out force json help",
     "benchmark": "genome out force json help",
 }

@@ -116,6 +116,20 @@ STUDY = {
         "species": {"species": ["tiny", "other"], "task": "classification", "set_options": {"length": 128}},
         "genes": {"annotation": {"genome": "other"}, "task": "classification", "set_options": {"length": 64}},
         "marks": {"benchmark": {"manifest": "manifest.yaml", "set": "H3"}, "task": "classification"},
+        "reads": {
+            "tracks": {"genome": "other", "files": {"rna+": "plus.bw", "rna-": "minus.bw"}, "mask": "my.bed"},
+            "task": "tracks",
+            "models": ["long"],
+            "set_options": {"bin": 16},
+            "options": {"opposites": "names"},
+        },
+        "effects": {
+            "pairs": {"genome": "other", "variants": "clinic.vcf.gz", "labels": "held-out.tsv"},
+            "task": "regression",
+            "models": ["long"],
+            "set_options": {"label": "beta"},
+            "options": {"label": "beta"},
+        },
     },
     "suite": {"scale": 0.1, "only": ["recall"]},
     "variants": {"clinic": {"genome": "tiny", "vcf": "clinic.vcf.gz", "shards": 5}},
@@ -144,6 +158,8 @@ def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genom
     folder = project(tmp_path / "study", genome, **STUDY)
     for name in ("promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff", "other.fa"):
         (folder / name).touch()
+    for name in ("plus.bw", "minus.bw"):
+        (folder / name).touch()
     result = snakemake(folder, "-n")
     assert result.returncode == 0, result.stdout
     planned = plan(result.stdout)
@@ -159,8 +175,8 @@ def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genom
         "jobs": 1,
         **dict.fromkeys(("train", "evaluate", "report", "suite", "gather_embeddings"), runs),
         "embed": 4 * runs,
-        "dataset": 3,
-        "finetune": 3 + 3 * runs,
+        "dataset": 5,
+        "finetune": 3 * 3 + 3 * runs,
         "score": 5 * 6,
         "gather_scores": 6,
     }
@@ -181,7 +197,11 @@ def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genom
         f"species --length=128 --species=tiny={stores[0]} --species=other={stores[1]}",
         f"from-gff genes.gff --genome={stores[1]} '--contig-pattern=^(\\w+)\\.' --length=64",
         "benchmark manifest.yaml H3",
+        f"from-bigwig rna+=plus.bw rna-=minus.bw --genome={stores[1]} --mask=my.bed --bin=16",
+        f"pairs clinic.vcf.gz --genome={stores[1]} --labels=held-out.tsv --label=beta",
     }
+    reads = next(job["shell"] for job in planned if job["rule"] == "finetune" and "task=reads" in job["wildcards"])
+    assert f"--data=results/datasets/reads.parquet --genome={stores[1]} --opposites=names &>" in reads
     built = {job["wildcards"]: job["shell"].split(" --out")[0] for job in planned if job["rule"] == "genome"}
     assert built["genome=other"].endswith(" genome-lm genome build other.fa")
     assert built["genome=tiny"].endswith(r" xargs -d '\n' -a results/genomes/tiny/fasta.txt genome-lm genome build")
