@@ -1,5 +1,6 @@
 """`genome-lm train`: train a model on a genome store."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,10 @@ from genome_lm_cli.output import finish
 
 if TYPE_CHECKING:
     from genome_lm.mixture_config import MixtureConfig
+
+
+Logger = StrEnum("Logger", "csv tensorboard wandb mlflow")
+"""The words of `genome_lm.training.loggers.LoggerName`."""
 
 
 def train(
@@ -101,6 +106,10 @@ def train(
     context_exchange: Annotated[
         str, typer.Option(help="exact, or int8: devices that share sequences exchange fewer bytes, with errors.")
     ] = "exact",
+    loggers: Annotated[
+        list[Logger] | None,
+        typer.Option("--logger", help="Where curves go besides metrics.csv; may be repeated; default: tensorboard."),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -117,10 +126,13 @@ def train(
     window that is longer than its region reaches beyond it. A source's `condition`, such as its species, is read
     before its windows, but for the fraction `unconditioned`; other commands take it as --condition.
 
+    --logger wandb and mlflow write into RUN, and nothing is sent, unless WANDB_MODE is online or MLFLOW_TRACKING_URI
+    names a server. --logger csv leaves it at metrics.csv.
+
     Example: genome-lm train --genome g.zarr --intervals splits.bed --out run --preset tiny-1k
     --stages 256:700,1024:500 --tokens-per-step 4096 --lr 0.002
     """
-    from genome_lm.training import train
+    from genome_lm.training import Machine, train
 
     model, recipe = _sections(config)
     model |= given(ModelConfig, context) | ({} if preset is None else {"preset": preset})
@@ -134,13 +146,7 @@ def train(
         training,
         init=init,
         restart_if_changed=restart,
-        num_workers=num_workers,
-        device=device or "auto",
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=strategy,  # type: ignore[arg-type]
-        context_devices=context_devices,
-        context_exchange=context_exchange,  # type: ignore[arg-type]
+        machine=Machine(**given(Machine, context)),
     )
     if result.rank:
         return  # the first process says how the run ended

@@ -9,6 +9,7 @@ _PACKAGES = {
     "Bio": "biopython",
     "google_crc32c": "google-crc32c",
     "sklearn": "scikit-learn",
+    "sqlalchemy": "mlflow",
     "yaml": "PyYAML",
 }
 """What pip calls a library, where Python calls it otherwise."""
@@ -19,6 +20,7 @@ _USES = {
     "huggingface_hub": "checkpoints from the Hugging Face hub",
     "jsonschema": "manifests of downloads",
     "matplotlib": "figures",
+    "mlflow": "runs in MLflow",
     "numcodecs": "genome stores",
     "openpyxl": ".xlsx tables",
     "pandas": "tables",
@@ -28,8 +30,10 @@ _USES = {
     "requests": "downloads",
     "scipy": "rank correlations and clusters of homologous regions",
     "sklearn": "linear probes",
+    "sqlalchemy": "runs in MLflow on this machine",
     "tensorboard": "TensorBoard's files",
     "urllib3": "downloads",
+    "wandb": "runs in Weights & Biases",
     "yaml": "YAML files",
     "zarr": "embeddings and scores in zarr",
 }

@@ -7,9 +7,11 @@ from genome_lm.training.validation import target_losses
 from genome_lm.training_config import Stage, TrainingConfig, parse_stages, warmup_cosine, warmup_stable_decay
 
 if TYPE_CHECKING:
+    from genome_lm.training.devices import Machine
     from genome_lm.training.run import TrainingResult, train
 
 __all__ = [
+    "Machine",
     "Stage",
     "TrainingConfig",
     "TrainingResult",
@@ -24,7 +26,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import on first use: Lightning takes seconds, and evaluation, tuning and reports need none of it."""
-    if name in ("TrainingResult", "train"):
+    if name in ("Machine", "TrainingResult", "train"):
         from genome_lm.training import run
 
         return getattr(run, name)

@@ -1,7 +1,6 @@
 """What happens around the steps: logs, validation, saving, stopping in time."""
 
 import csv
-import logging
 import math
 import os
 import signal
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +20,10 @@ from genome_lm.files import replacing_file
 from genome_lm.genome import BaseClasses, GenomeStore, Interval, tile
 from genome_lm.machine import process_memory
 from genome_lm.model import HyenaLM
-from genome_lm.optional import require
 from genome_lm.progress import progress
 from genome_lm.training.data import StepBatch
 from genome_lm.training.lines import Commentary, announcement, describe_device, source_lines
+from genome_lm.training.loggers import Loggers
 from genome_lm.training.metrics import METRICS, Metrics, read_metrics
 from genome_lm.training.sessions import add_session
 from genome_lm.training.sources import SourcesTable, mean_of_sources
@@ -32,11 +31,6 @@ from genome_lm.training.state import seal
 from genome_lm.training.system import TrainingSystem
 from genome_lm.training.validation import mean_loss
 from genome_lm.training_config import TrainingConfig
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-log = logging.getLogger(__name__)
 
 RESUME = "resume.ckpt"
 
@@ -95,13 +89,16 @@ class Validation:
 
 
 class Log(Callback):
-    """metrics.csv, sources.csv, TensorBoard, the progress bar; validates every `valid_every` steps and at the end.
+    """metrics.csv, sources.csv, loggers, the progress bar; validates every `valid_every` steps and at the end.
 
     Rows of steps that a killed run took after its last save are cut off, since they are taken again.
     """
 
-    def __init__(self, run: Path, validation: Validation, config: TrainingConfig, first_step: int) -> None:
+    def __init__(
+        self, run: Path, validation: Validation, config: TrainingConfig, first_step: int, loggers: Loggers
+    ) -> None:
         self.run, self.validation, self.config, self.first_step = run, validation, config, first_step
+        self.loggers = loggers
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Open the logs and the bar."""
@@ -113,9 +110,6 @@ class Log(Callback):
         self._opened = ExitStack()
         self._file = self._opened.enter_context((self.run / METRICS).open("a", encoding="utf-8", newline=""))
         self._sources = self._opened.enter_context(SourcesTable(self.run, self.first_step))
-        self._board = _open_board(self.run / "tensorboard", self.first_step)
-        if self._board is not None:
-            self._opened.callback(self._board.close)
         self._bar = self._opened.enter_context(progress("train", 0, "bases"))
         device = describe_device(trainer)
         add_session(self.run, self.first_step, device)
@@ -157,11 +151,7 @@ class Log(Callback):
     def _write(self, row: Metrics) -> None:
         csv.writer(self._file).writerow(row.texts())
         self._file.flush()
-        if self._board is None:
-            return
-        for name, value in zip(row._fields[5:], row[5:], strict=True):
-            if value is not None and math.isfinite(value):
-                self._board.add_scalar(f"train/{name}".replace("train/valid_", "valid/"), value, row.step)
+        self.loggers.write(row)
 
     def _trim(self) -> None:
         path = self.run / METRICS
@@ -182,18 +172,6 @@ class Log(Callback):
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Close what was opened; Lightning does not call `teardown` after an error."""
         self.teardown(trainer, pl_module, "fit")
-
-
-def _open_board(folder: Path, first_step: int) -> "SummaryWriter | None":
-    """Where curves go for TensorBoard; without it, training goes on with metrics.csv, and says so."""
-    try:
-        require("tensorboard")
-    except GenomeLMError as error:
-        log.warning("TensorBoard's files are not written, metrics.csv is: %s", error)
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=first_step)
 
 
 def _memory_mb() -> float:

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,8 +24,42 @@ from torch.nn.parallel import DistributedDataParallel
 from genome_lm.device import choose_device
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM
+from genome_lm.model.shards import Exchange
 
 StrategyName = Literal["auto", "ddp", "fsdp"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run trains on, and where its curves go. A run may go on with others.
+
+    Attributes:
+        num_workers: Processes that read ahead.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto", a CUDA GPU if there is one.
+        devices: Devices to train on together, in each node.
+        num_nodes: Nodes; `srun` starts this same command once for each device, and Lightning reads SLURM's variables.
+        strategy: "ddp", or "fsdp" for models that outgrow a device; "auto" is "ddp" where there are several devices.
+        context_devices: Devices that share each window, each of which computes its positions of it
+            (`genome_lm.model.shards`); they divide all devices into groups, which train in data-parallel.
+        context_exchange: "exact", or "int8", by which these devices exchange fewer bytes and results change: the one
+            field that a run can't go on with another of.
+        loggers: "tensorboard", "wandb", "mlflow", or "csv" for metrics.csv alone, which is always written
+            (`genome_lm.training.loggers`); None is TensorBoard if it is installed.
+    """
+
+    num_workers: int = 0
+    device: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: StrategyName = "auto"
+    context_devices: int = 1
+    context_exchange: Exchange = "exact"
+    loggers: Sequence[str] | None = None
+
+    @property
+    def processes(self) -> int:
+        """Devices of all nodes together."""
+        return self.devices * self.num_nodes
 
 
 def choose_accelerator(device: str, devices: int) -> dict[str, Any]:

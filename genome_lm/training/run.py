@@ -28,12 +28,12 @@ from genome_lm.kernels import deterministic
 from genome_lm.machine import require_memory
 from genome_lm.mixture_config import MixtureConfig
 from genome_lm.model import HyenaLM
-from genome_lm.model.shards import Exchange
 from genome_lm.training.averaging import averaged_weights
 from genome_lm.training.callbacks import RESUME, Log, SaveAndStop, Validation
 from genome_lm.training.context_parallel import check_context
 from genome_lm.training.data import GenomeData, TrainingSteps
-from genome_lm.training.devices import StrategyName, choose_accelerator, choose_strategy, process_rank
+from genome_lm.training.devices import Machine, choose_accelerator, choose_strategy, process_rank
+from genome_lm.training.loggers import FOLDERS, LOGGERS, open_loggers, require_loggers
 from genome_lm.training.metrics import METRICS, read_metrics
 from genome_lm.training.objective import with_objective
 from genome_lm.training.opening import open_sources
@@ -77,19 +77,13 @@ def train(
     *,
     init: str | Path | None = None,
     restart_if_changed: bool = False,
-    num_workers: int = 0,
-    device: str = "auto",
-    devices: int = 1,
-    num_nodes: int = 1,
-    strategy: StrategyName = "auto",
-    context_devices: int = 1,
-    context_exchange: Exchange = "exact",
+    machine: Machine = Machine(),  # noqa: B008 — it is frozen
 ) -> TrainingResult:
     """Train a model, or go on where a run was left; a finished run is not repeated.
 
     The folder `out` gets run.json (what is trained, on what), sessions.jsonl (when, where, by which command),
-    metrics.csv, sources.csv if there are several sources, tensorboard/ if TensorBoard is installed, resume.ckpt
-    (Lightning's file, only for resuming), checkpoint/ (native), and last of all summary.json.
+    metrics.csv, sources.csv if there are several sources, what the loggers write, resume.ckpt (Lightning's file, only
+    for resuming), checkpoint/ (native), and last of all summary.json.
 
     Args:
         data: What is trained on (`one_source` for a single genome): `train` of each source's splits is learned from,
@@ -99,14 +93,7 @@ def train(
         config: The recipe.
         init: A checkpoint of any form to start from instead of random weights.
         restart_if_changed: If `out` holds a run of another configuration, remove that and start anew.
-        num_workers: Processes that read ahead.
-        device: "cpu", "cuda", "cuda:N", "mps", or "auto", a CUDA GPU if there is one.
-        devices: Devices to train on together, in each node.
-        num_nodes: Nodes; `srun` starts this same command once for each device, and Lightning reads SLURM's variables.
-        strategy: "ddp", or "fsdp" for models that outgrow a device; "auto" is "ddp" where there are several devices.
-        context_devices: Devices that share each window, each of which computes its positions of it
-            (`genome_lm.model.shards`); they divide all devices into groups, which train in data-parallel.
-        context_exchange: "exact", or "int8", by which these devices exchange fewer bytes and results change.
+        machine: What it trains on, and where its curves go.
 
     Returns:
         How the run ended.
@@ -115,6 +102,7 @@ def train(
         GenomeLMError: If `out` holds another run, the windows don't fit the model or the devices, or the loss is not
             finite.
     """
+    require_loggers(machine.loggers or ())
     _check_memory(model_config, config)
     sources = open_sources(data, config)
     lightning.seed_everything(config.seed, verbose=False)
@@ -126,23 +114,26 @@ def train(
         raise GenomeLMError("training needs the model's shape, or a checkpoint to start from")
     model.add_conditions(data.conditions)
     config = with_objective(config, model.config)
-    accelerator = choose_accelerator(device, devices)
-    strategy_used = choose_strategy(strategy, devices * num_nodes)
-    check_optimizer(config, sharded=strategy == "fsdp")
-    check_context(model, context_devices, context_exchange, devices * num_nodes)
-    _check_lengths(config, model.config, devices * num_nodes // context_devices)
+    where = {
+        **choose_accelerator(machine.device, machine.devices),
+        "num_nodes": machine.num_nodes,
+        "strategy": choose_strategy(machine.strategy, machine.processes),
+    }
+    check_optimizer(config, sharded=machine.strategy == "fsdp")
+    check_context(model, machine.context_devices, machine.context_exchange, machine.processes)
+    _check_lengths(config, model.config, machine.processes // machine.context_devices)
     identity = {
         "model": model.config.to_dict(),
         "training": config.to_dict(),
         "sources": sources.records,
         "init_sha256": weights_sha256(model) if init is not None else None,
-        **({"context_exchange": context_exchange} if context_exchange != "exact" else {}),
+        **({"context_exchange": machine.context_exchange} if machine.context_exchange != "exact" else {}),
     }
     steps = TrainingSteps(sources.mixture, config, conditions=model.config.conditions)
-    steps.context = context_devices
-    system = TrainingSystem(model.train(), config, steps, context_exchange)
+    steps.context = machine.context_devices
+    system = TrainingSystem(model.train(), config, steps, machine.context_exchange)
     validation = Validation(sources.watched, config)
-    rank = process_rank(devices * num_nodes)
+    rank = process_rank(machine.processes)
     with writing(out), _locked(out) if rank == 0 else contextlib.nullcontext():
         same = _claim(out, identity, restart_if_changed, rank)
         if same and (out / SUMMARY).exists() and (out / CHECKPOINT).exists():
@@ -150,8 +141,7 @@ def train(
         system.run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         if same:
             _resume(system, out / RESUME)
-        trainer = {**accelerator, "num_nodes": num_nodes, "strategy": strategy_used}
-        saver = _fit(system, validation, out, num_workers, trainer)
+        saver = _fit(system, validation, out, machine, where)
         if system.next_step < config.steps:
             return TrainingResult(None, system.next_step, saver.signal, {}, rank)
         if rank:
@@ -226,7 +216,7 @@ def _claim(out: Path, identity: dict[str, Any], restart_if_changed: bool, rank: 
         return not changed  # the first process, which may have come this far or not, does the rest
     if changed and earlier and restart_if_changed:
         # run.json goes last, so that a kill in between leaves a run that is still recognised as another one.
-        for name in (SUMMARY, RESUME, METRICS, SOURCES, SESSIONS, "tensorboard", CHECKPOINT, RUN):
+        for name in (SUMMARY, RESUME, METRICS, SOURCES, SESSIONS, LOGGERS, *FOLDERS, CHECKPOINT, RUN):
             _remove(out / name)
     if not path.exists():
         with replacing_file(path) as temporary:
@@ -268,17 +258,20 @@ def _resume(system: TrainingSystem, path: Path) -> None:
 
 
 def _fit(
-    system: TrainingSystem, validation: Validation, out: Path, num_workers: int, where: dict[str, Any]
+    system: TrainingSystem, validation: Validation, out: Path, machine: Machine, where: dict[str, Any]
 ) -> SaveAndStop:
+    """Take the steps that are left; `where` holds Lightning's arguments for the machine."""
     config = system.config
     saver = SaveAndStop(out, config.checkpoint_every)
     if system.next_step == config.steps:
         return saver
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
+    names = () if process_rank(machine.processes) else machine.loggers
+    with open_loggers(names, out, system.next_step) as loggers, warnings.catch_warnings():
         # Lightning advises more workers; its advice on logging is for its own loggers.
         warnings.simplefilter("ignore", PossibleUserWarning)
         warnings.filterwarnings("ignore", message=".*LeafSpec")
+        loggers.describe({"model": system.model.config.to_dict(), "training": config.to_dict()})
         trainer = Trainer(
             **where,
             precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
@@ -290,10 +283,10 @@ def _fit(
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             default_root_dir=out,
-            callbacks=[Log(out, validation, config, system.next_step), saver],
+            callbacks=[Log(out, validation, config, system.next_step, loggers), saver],
         )
         with deterministic():
-            trainer.fit(system, GenomeData(system.steps, system.next_step, num_workers))
+            trainer.fit(system, GenomeData(system.steps, system.next_step, machine.num_workers))
     return saver
 
 

@@ -79,6 +79,7 @@ rule train:
             }
         ),
         workers=config["num_workers"],
+        loggers=[f"--logger={name}" for name in config["loggers"]],
         processes=PROCESSES,
         devices=options({"devices": PROCESSES})
         + options({"num_nodes": CLUSTER["nodes"]} if CLUSTER["nodes"] > 1 else {})
@@ -88,8 +89,8 @@ rule train:
         "echo {params.recipe:q} | "
         "${{SLURM_JOB_ID:+srun --nodes={resources.nodes} --ntasks-per-node={params.processes} --cpus-per-task={threads}}} "
         "genome-lm train {params.data:q} --out {params.run:q} "
-        "--config - {params.init:q} {params.devices} --num-workers {params.workers} --threads {threads} "
-        "--restart-if-changed &> {log:q}"
+        "--config - {params.init:q} {params.devices} --num-workers {params.workers} {params.loggers:q} "
+        "--threads {threads} --restart-if-changed &> {log:q}"
 
 
 rule evaluate:

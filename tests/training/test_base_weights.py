@@ -11,7 +11,7 @@ from genome_lm.formats.base_weights import open_base_weights
 from genome_lm.genome import WindowSampler, of_split, read_bed
 from genome_lm.genome.mixture import Mixture, Source
 from genome_lm.mixture_config import BaseWeightsConfig, MixtureConfig, SourceConfig, one_source, read_mixture
-from genome_lm.training import train
+from genome_lm.training import Machine, train
 from genome_lm.training.data import TrainingSteps
 from genome_lm.training.opening import open_sources
 from genome_lm.training.sources import read_sources
@@ -73,7 +73,7 @@ sources:
     recorded = json.loads((tmp_path / "run" / "run.json").read_text())["sources"]
     assert recorded[0]["base_weights"].keys() == {"sha256", "scale", "clip", "missing"}
     assert "base_weights" not in recorded[1]
-    train(data, tmp_path / "workers", TINY_MODEL, SHORT, num_workers=2)
+    train(data, tmp_path / "workers", TINY_MODEL, SHORT, machine=Machine(num_workers=2))
     assert weights(tmp_path / "workers") == weights(tmp_path / "run")
     bigwig(track, [*pieces, ("two", 12_000, 12_001, 0.0)])
     with pytest.raises(GenomeLMError, match="holds another run"):
@@ -110,7 +110,7 @@ def test_an_error_in_a_worker_is_one_message(genome: Genome, tmp_path: Path, mon
     source = SourceConfig("a", str(genome.store.path), str(genome.intervals))
     source = replace(source, base_weights=BaseWeightsConfig(str(path), missing=1))
     with pytest.raises(GenomeLMError) as caught:
-        train(MixtureConfig((source,)), tmp_path / "run", TINY_MODEL, SHORT, num_workers=1)
+        train(MixtureConfig((source,)), tmp_path / "run", TINY_MODEL, SHORT, machine=Machine(num_workers=1))
     assert str(caught.value) == (
         f"source 'a': {path}: can't read the values of one: a damaged bigWig file (a block can't be unpacked); "
         "get it again"

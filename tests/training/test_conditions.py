@@ -17,7 +17,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import Scoring, evaluate_perplexity
 from genome_lm.genome import GenomeStore, build_store, fetch_windows, read_bed
 from genome_lm.mixture_config import MixtureConfig, SourceConfig
-from genome_lm.training import train
+from genome_lm.training import Machine, train
 from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.opening import open_sources
 from genome_lm.training.sessions import SESSIONS
@@ -90,7 +90,7 @@ def test_a_run_resumes_to_the_bit(species: Species, tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(TrainingSteps, "__getitem__", stopped)
         assert train(species.data, halved, TINY_MODEL, RECIPE).checkpoint is None
-    train(species.data, halved, TINY_MODEL, RECIPE, num_workers=2)
+    train(species.data, halved, TINY_MODEL, RECIPE, machine=Machine(num_workers=2))
     assert [json.loads(line)["first_step"] > 0 for line in (halved / SESSIONS).read_text().splitlines()] == [
         False,
         True,

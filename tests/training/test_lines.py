@@ -7,7 +7,7 @@ import pytest
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.mixture_config import one_source
-from genome_lm.training import train
+from genome_lm.training import Machine, train
 from genome_lm.training.lines import Commentary
 from genome_lm.training.metrics import Metrics
 from genome_lm.training.sessions import SESSIONS, add_session, read_sessions
@@ -43,7 +43,13 @@ def test_spikes_are_told_the_first_time_and_counted() -> None:
 
 def test_a_run_says_what_it_does(genome: Genome, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = changed(stages=((32, 60),), valid_every=30)
-    train(one_source(genome.store.path, genome.intervals), tmp_path / "run", TINY_MODEL, config, device="cpu")
+    train(
+        one_source(genome.store.path, genome.intervals),
+        tmp_path / "run",
+        TINY_MODEL,
+        config,
+        machine=Machine(device="cpu"),
+    )
     first, *later = capsys.readouterr().err.splitlines()
     assert re.match(
         r"train: [\d,]+ parameters on cpu \(threads: \d+\); 60 steps, 30,720 bases \(stages 32:60, 512", first

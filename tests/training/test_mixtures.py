@@ -12,7 +12,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import Scoring, evaluate_perplexity
 from genome_lm.genome import BaseClasses, GenomeStore, read_bed
 from genome_lm.mixture_config import MixtureConfig, SourceConfig, read_mixture
-from genome_lm.training import train
+from genome_lm.training import Machine, train
 from genome_lm.training.metrics import read_metrics
 from genome_lm.training.opening import open_sources
 from genome_lm.training.sources import SOURCES, read_sources
@@ -74,7 +74,7 @@ def test_a_mixture_resumes_to_the_bit(halves: MixtureConfig, mixed: Path, tmp_pa
     for name in ("summary.json", "checkpoint", "resume.ckpt"):
         shutil.rmtree(killed / name) if (killed / name).is_dir() else (killed / name).unlink()
     # Nothing was saved: all rows are of steps that are taken again.
-    train(halves, killed, TINY_MODEL, SHORT, num_workers=2)
+    train(halves, killed, TINY_MODEL, SHORT, machine=Machine(num_workers=2))
     assert weights(killed) == weights(whole)
     assert (killed / SOURCES).read_bytes() == (whole / SOURCES).read_bytes()
 

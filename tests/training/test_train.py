@@ -18,7 +18,7 @@ from genome_lm.genome.mixture import Mixture, Source
 from genome_lm.mixture_config import one_source
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers.filter import ImplicitFilter
-from genome_lm.training import Stage, TrainingConfig, train
+from genome_lm.training import Machine, Stage, TrainingConfig, train
 from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.system import TrainingSystem
 from tests.conftest import Genome
@@ -51,17 +51,21 @@ def test_a_run_learns_and_writes_what_it_says(run: Path, genome: Genome) -> None
     assert [row["step"] for row in metrics if row["valid_loss"]] == ["19", "39", "59"]
     board = EventAccumulator(str(run / "tensorboard"))
     board.Reload()
-    assert [event.step for event in board.Scalars("train/loss")] == list(range(60))
-    assert {"valid/loss", "train/grad_norm", "train/bases_per_second", "train/memory_mb"} <= set(
-        board.Tags()["scalars"]
-    )
+    assert [event.step for event in board.Scalars("loss")] == list(range(60))
+    assert {"valid_loss", "grad_norm", "bases_per_second", "memory_mb", "lr"} <= set(board.Tags()["scalars"])
     _, provenance = load_checkpoint(run / "checkpoint")
     assert provenance["sources"][0]["genome"] == genome.store.provenance
     assert provenance["training"]["lr"] == TINY_RECIPE.lr
 
 
 def test_workers_don_t_change_a_bit(run: Path, genome: Genome, tmp_path: Path) -> None:
-    train(one_source(genome.store.path, genome.intervals), tmp_path / "run", TINY_MODEL, TINY_RECIPE, num_workers=2)
+    train(
+        one_source(genome.store.path, genome.intervals),
+        tmp_path / "run",
+        TINY_MODEL,
+        TINY_RECIPE,
+        machine=Machine(num_workers=2),
+    )
     assert rows(tmp_path / "run") == rows(run)
     assert weights(tmp_path / "run") == weights(run)
 
@@ -138,7 +142,9 @@ def test_lengths_that_don_t_fit(genome: Genome, tmp_path: Path) -> None:
         train(one_source(genome.store.path, genome.intervals), tmp_path, TINY_MODEL, changed(stages=((500, 1),)))
     config = changed(tokens_per_step=64)
     with pytest.raises(GenomeLMError, match="1 windows per step, fewer than 2 devices"):
-        train(one_source(genome.store.path, genome.intervals), tmp_path, TINY_MODEL, config, devices=2)
+        train(
+            one_source(genome.store.path, genome.intervals), tmp_path, TINY_MODEL, config, machine=Machine(devices=2)
+        )
 
 
 def test_soft_masked_bases_weigh_less(genome: Genome) -> None:

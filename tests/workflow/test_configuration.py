@@ -310,6 +310,7 @@ WRONG = {
     ),
     "table of groups": (split(groups="no.tsv"), "genomes.tiny.splits.groups: no.tsv: no such file"),
     "mixture of a model": (small(genomes=["mix"]), "models.small.genomes: 'mix' is not among genomes: tiny"),
+    "logger": ({"loggers": ["comet"]}, "loggers.0: 'comet' is not one of"),
     "cluster": ({"cluster": {"gpus": -1}}, "cluster.gpus: -1 is less than"),
 }
 

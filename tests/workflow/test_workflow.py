@@ -235,6 +235,7 @@ def test_the_plan_for_hg38_at_a_million_bases(tmp_path: Path) -> None:
             "strategy": "fsdp",
             "context_devices": 4,
         },
+        "loggers": ["wandb", "csv"],
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     result = snakemake(tmp_path, "-n")
@@ -246,6 +247,7 @@ def test_the_plan_for_hg38_at_a_million_bases(tmp_path: Path) -> None:
     assert resource(train, "slurm_partition") == "accelerated"
     assert "srun --nodes=2 --ntasks-per-node=8" in train["shell"]
     assert "--devices=8 --num-nodes=2 --strategy=fsdp --context-devices=4" in train["shell"]
+    assert "--logger=wandb --logger=csv" in train["shell"]
     assert '"preset": "large-1m"' in train["shell"]
     # A longer context costs more; nothing is asked for that the cluster does not give.
     for rule in ("train", "evaluate", "embed"):

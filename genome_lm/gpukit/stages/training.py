@@ -21,7 +21,7 @@ from genome_lm.model import HyenaLM
 from genome_lm.model.cuda_memory import cuda_training_bytes, must_recompute
 from genome_lm.model.mixer import GpuBatch
 from genome_lm.model.mixers.filter import ImplicitFilter
-from genome_lm.training import Stage, TrainingConfig, read_metrics, train
+from genome_lm.training import Machine, Stage, TrainingConfig, read_metrics, train
 
 _BASES = 400_000
 """Of the made genome."""
@@ -59,7 +59,13 @@ def train_here(folder: Path, form: Form, device: str, out: Path) -> None:
         lr=sizes.lr, warmup_fraction=0.2, precision="bf16-mixed", valid_every=sizes.steps, valid_windows=4,
         checkpoint_every=5,
     )  # fmt: skip
-    train(one_source(folder / "genome.zarr", folder / "splits.bed"), out, sizes.model, config, device=device)
+    train(
+        one_source(folder / "genome.zarr", folder / "splits.bed"),
+        out,
+        sizes.model,
+        config,
+        machine=Machine(device=device),
+    )
 
 
 def _genome(kit: Kit) -> GenomeStore:
