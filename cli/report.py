@@ -7,7 +7,7 @@ import typer
 
 from genome_lm.files import refuse_existing
 from genome_lm_cli.options import Force, Json
-from genome_lm_cli.output import finish
+from genome_lm_cli.output import finish, say
 
 
 def report(
@@ -17,6 +17,12 @@ def report(
         Path | None, typer.Option(help="JSON file of `genome-lm evaluate`, to be in the page.", metavar="JSON")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page; default: the name of RUN.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write the page again while the run goes on, until it is finished.")
+    ] = False,
+    every: Annotated[
+        int, typer.Option(help="Seconds from one page to the next, with --watch.", min=1, max=86_400)
+    ] = 30,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -24,10 +30,18 @@ def report(
 
     Example: genome-lm report run --out report.html
 
+    With --watch, the page in a browser loads itself again, until the run is finished.
+
+    Example: genome-lm report run --watch --out report.html
+
     Example: genome-lm report run --evaluation evaluation.json --out report.html
     """
-    from genome_lm.report import write_report
+    from genome_lm.report import watch_report, write_report
 
     refuse_existing(out, force)
-    write_report(run, out, evaluation, title)
+    if watch:
+        say(f"{out} is written every {every} s until {run} is finished; open it in a browser", stderr=True)
+        watch_report(run, out, evaluation, title, every)
+    else:
+        write_report(run, out, evaluation, title)
     finish(as_json, f"wrote {out}", path=str(out))

@@ -1,12 +1,14 @@
 """Progress on stderr: a bar where somebody is looking, a plain line now and then in the log of a cluster."""
 
 import contextlib
+import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -15,12 +17,60 @@ from genome_lm.text import printable
 FIRST, SECONDS = 3.0, 30.0
 """Until the first plain line, which says how long it will take, and from one to the next; what takes less than the
 first says nothing."""
+_HEIGHTS = "▁▂▃▄▅▆▇█"
+
+
+class _Display(Progress):
+    """A bar with lines under it."""
+
+    def __init__(self, *columns: ProgressColumn, **options: Any) -> None:
+        self.below: Sequence[str] = ()
+        super().__init__(*columns, **options)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, and the lines, each cut to the width of the terminal."""
+        yield from super().get_renderables()
+        for line in self.below:
+            yield Text(line, no_wrap=True, overflow="ellipsis")
+
+
+class Sparkline:
+    """A curve as a line of text, of any number of values: each character is the mean of equally many of them.
+
+    What is above the upper quartile is drawn at full height: the first losses of a training would flatten the rest.
+
+    Args:
+        width: Most characters; an even number.
+    """
+
+    def __init__(self, width: int = 48) -> None:
+        self._width, self._each = width, 1
+        self._means: list[float] = []
+        self._last: list[float] = []
+
+    def add(self, value: float) -> None:
+        """Add a value at the end."""
+        self._last.append(value)
+        if len(self._last) < self._each:
+            return
+        self._means.append(statistics.fmean(self._last))
+        self._last.clear()
+        if len(self._means) == self._width:
+            self._means = [(one + two) / 2 for one, two in zip(self._means[::2], self._means[1::2], strict=True)]
+            self._each *= 2
+
+    def __str__(self) -> str:
+        if len(self._means) < 2:
+            return ""
+        low, high = min(self._means), statistics.quantiles(self._means, n=4)[2]
+        step = max(high - low, 1e-12) / (len(_HEIGHTS) - 1)
+        return "".join(_HEIGHTS[min(len(_HEIGHTS) - 1, round((mean - low) / step))] for mean in self._means)
 
 
 class Bar:
-    """One line of progress."""
+    """One line of progress; on a terminal, there may be more under it."""
 
-    def __init__(self, display: Progress, task: TaskID, unit: str) -> None:
+    def __init__(self, display: _Display, task: TaskID, unit: str) -> None:
         self._display, self._task, self._unit = display, task, unit
         self._is_plain, self._due = display.disable, time.monotonic() + FIRST
         self._begun = time.monotonic(), 0.0
@@ -47,6 +97,10 @@ class Bar:
     def describe(self, text: str) -> None:
         """Change the text before the bar."""
         self._display.update(self._task, description=printable(text))
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Put lines under the bar, in place of those that are there; a log gets none."""
+        self._display.below = [printable(line) for line in lines]
 
     def _line(self) -> str:
         """`embed: 1,200,000 of 4,000,000 bases (30 %), 20,000 bases/s, 0:02:20 left`."""
@@ -96,6 +150,6 @@ def progress(description: str, total: float, unit: str) -> Iterator[Bar]:
     columns = description_column, BarColumn(), _Amount(), _Rate(unit), TimeRemainingColumn()
     console = Console(stderr=True)
     # A batch may take long, and the rate is that of those which ended within this time.
-    display = Progress(*columns, console=console, disable=not sys.stderr.isatty(), speed_estimate_period=300)
+    display = _Display(*columns, console=console, disable=not sys.stderr.isatty(), speed_estimate_period=300)
     with display:
         yield Bar(display, display.add_task(printable(description), total=total or None), unit)

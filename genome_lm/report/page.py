@@ -1,8 +1,9 @@
 """The report: one HTML page that needs nothing beside itself."""
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from genome_lm.training.sessions import read_sessions
 from genome_lm.training.spikes import spikes
 
 
-def write_report(run: Path, out: Path, evaluation: Path | None = None, title: str | None = None) -> None:
+def write_report(
+    run: Path, out: Path, evaluation: Path | None = None, title: str | None = None, every: int | None = None
+) -> None:
     """Write the report of a training run, finished or not, and of its evaluation if there is one.
 
     Args:
@@ -30,6 +33,7 @@ def write_report(run: Path, out: Path, evaluation: Path | None = None, title: st
         out: The HTML file; one that is there is replaced.
         evaluation: JSON file of `genome-lm evaluate`.
         title: Heading of the page; "Training run" and the folder's name if None.
+        every: Seconds after which a browser loads the page of an unfinished run again; None for never.
 
     Raises:
         GenomeLMError: If the run has no step yet, or a file is not what it should be.
@@ -65,7 +69,40 @@ def write_report(run: Path, out: Path, evaluation: Path | None = None, title: st
         curve=curve,
         bars=bars,
         by_class=by_class,
+        every=every if summary is None else None,
+        now=datetime.now().astimezone().isoformat(" ", timespec="seconds"),
     )
+
+
+def watch_report(
+    run: Path, out: Path, evaluation: Path | None = None, title: str | None = None, every: int = 30
+) -> None:
+    """Write the report of a run again and again while it goes on, and for the last time when it is finished.
+
+    It waits for the first step, and also for a run that was stopped: that may go on.
+
+    Args:
+        run: Folder of a training run that has begun.
+        out: The HTML file, which a browser loads again by itself until the run is finished.
+        evaluation: As for `write_report`.
+        title: As for `write_report`.
+        every: Seconds between two looks at the run.
+
+    Raises:
+        GenomeLMError: If there is no run, or a file is not what it should be.
+    """
+    read_run(run)
+    written = None
+    while not (run / SUMMARY).exists():
+        if (
+            (run / METRICS).exists()
+            and (state := (run / METRICS).stat().st_mtime_ns) != written
+            and read_metrics(run)
+        ):
+            write_report(run, out, evaluation, title, every)
+            written = state
+        time.sleep(every)
+    write_report(run, out, evaluation, title)
 
 
 def _class_figure(classes: Sequence[ClassScores], best: Sequence[Score]) -> str:

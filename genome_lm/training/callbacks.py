@@ -22,7 +22,7 @@ from genome_lm.machine import process_memory
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
 from genome_lm.training.data import StepBatch
-from genome_lm.training.lines import Commentary, announcement, describe_device, source_lines
+from genome_lm.training.lines import Commentary, Dashboard, announcement, describe_device, source_lines
 from genome_lm.training.loggers import Loggers
 from genome_lm.training.metrics import METRICS, Metrics, read_metrics
 from genome_lm.training.sessions import add_session
@@ -106,7 +106,7 @@ class Log(Callback):
         if not trainer.is_global_zero:
             return
         self._trim()
-        earlier = [row.loss for row in read_metrics(self.run)]
+        earlier = read_metrics(self.run)
         self._opened = ExitStack()
         self._file = self._opened.enter_context((self.run / METRICS).open("a", encoding="utf-8", newline=""))
         self._sources = self._opened.enter_context(SourcesTable(self.run, self.first_step))
@@ -116,7 +116,8 @@ class Log(Callback):
         self._bar.say(announcement(pl_module.model, self.config, device, self.first_step))
         for line in source_lines(pl_module.steps.mixture, self.config):
             self._bar.say(line)
-        self._commentary = Commentary(self.config, earlier, self._bar.say)
+        self._commentary = Commentary(self.config, [row.loss for row in earlier], self._bar.say)
+        self._dashboard = Dashboard(earlier)
         self._opened.callback(self._commentary.end)
         self._bar.start(self.config.bases(self.first_step), self.config.bases(self.config.steps))
 
@@ -145,6 +146,7 @@ class Log(Callback):
         self._write(row)
         self._bar.advance(bases)
         self._bar.describe(f"stage {plan.stage + 1}/{len(self.config.stages)} {row.bits_per_base:.3f} bits/base")
+        self._bar.show(self._dashboard.lines(row))
         self._commentary.step(row, dict(zip((source.name for source in mixture.sources), by_source, strict=False)))
         self._since = time.perf_counter()
 

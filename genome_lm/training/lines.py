@@ -9,7 +9,8 @@ from lightning import Trainer
 
 from genome_lm.genome.mixture import Mixture
 from genome_lm.model import HyenaLM
-from genome_lm.training.metrics import METRICS
+from genome_lm.progress import Sparkline
+from genome_lm.training.metrics import METRICS, Metrics
 from genome_lm.training.objective import objective_of
 from genome_lm.training.sources import expected_bases
 from genome_lm.training.spikes import WINDOW, is_spike
@@ -58,6 +59,33 @@ def source_lines(mixture: Mixture, config: TrainingConfig) -> list[str]:
             + (f"  under {source.condition}" if source.condition else "")
         )
     return lines + notes
+
+
+class Dashboard:
+    """The lines under the bar on a terminal: the curve of the loss, the last validation, memory.
+
+    Args:
+        earlier: Rows of the steps that earlier sessions took.
+    """
+
+    def __init__(self, earlier: Sequence[Metrics]) -> None:
+        self._curve, self._valid = Sparkline(), ""
+        for row in earlier:
+            self._add(row)
+
+    def _add(self, row: Metrics) -> None:
+        self._curve.add(row.bits_per_base)
+        if row.valid_bits_per_base is not None and math.isfinite(row.valid_bits_per_base):
+            self._valid = f", valid {row.valid_bits_per_base:.4f} after step {row.step + 1:,}"
+
+    def lines(self, row: Metrics) -> list[str]:
+        """What to show after a step."""
+        self._add(row)
+        norm = f"gradient norm {row.grad_norm:.3g}, " if row.grad_norm is not None else ""
+        return [
+            f"loss {self._curve} {row.bits_per_base:.4f} bits/base{self._valid}",
+            f"step {row.step + 1:,}, lr {row.lr:.2g}, {norm}memory {row.memory_mb:,.0f} MiB",
+        ]
 
 
 class Commentary:

@@ -1,6 +1,8 @@
 import json
+import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,36 @@ def test_a_run_without_a_step(copied: Path, tmp_path: Path) -> None:
     with pytest.raises(GenomeLMError, match="no step is done yet"):
         write_report(copied, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_watched_until_it_is_finished(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the command sleeps, the run begins, takes steps, takes none, and is finished."""
+    summary, metrics, out = copied / "summary.json", copied / METRICS, tmp_path / "report.html"
+    whole, lines, pages = summary.read_text(), metrics.read_text().splitlines(keepends=True), []
+    summary.unlink()
+    metrics.unlink()
+    steps = iter([1, 11, 11, 31, len(lines)])
+
+    def sleep(seconds: float) -> None:
+        assert seconds == 7
+        pages.append((out.read_text(encoding="utf-8"), out.stat().st_mtime_ns) if out.exists() else None)
+        metrics.write_text("".join(lines[: (count := next(steps))]))
+        os.utime(metrics, ns=(count, count))
+        if count == len(lines):
+            summary.write_text(whole)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    result = CliRunner().invoke(app, ["report", str(copied), "--watch", "--every", "7", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    before, begun, first, same, later = pages
+    assert before is begun is None
+    assert "step 10 of\n60 is done. Written at " in first[0]
+    assert '<meta http-equiv="refresh" content="7">' in first[0]
+    assert same == first
+    assert "step 30 of\n60 is done" in later[0]
+    text = out.read_text(encoding="utf-8")
+    assert "not finished" not in text
+    assert "refresh" not in text
 
 
 def test_what_a_command_line_holds_is_text(copied: Path, tmp_path: Path) -> None:

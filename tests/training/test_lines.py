@@ -8,7 +8,7 @@ import pytest
 from genome_lm.errors import GenomeLMError
 from genome_lm.mixture_config import one_source
 from genome_lm.training import Machine, train
-from genome_lm.training.lines import Commentary
+from genome_lm.training.lines import Commentary, Dashboard
 from genome_lm.training.metrics import Metrics
 from genome_lm.training.sessions import SESSIONS, add_session, read_sessions
 from genome_lm.training.spikes import spikes
@@ -39,6 +39,18 @@ def test_spikes_are_told_the_first_time_and_counted() -> None:
     assert len(said) == 2
     assert said[0].startswith("warning: step 2: the loss spikes to 2.885 bits per base")
     assert said[1].startswith("warning: the loss spiked in 2 steps")
+
+
+def test_the_dashboard_goes_on_from_earlier_steps() -> None:
+    def row(step: int, bits: float, valid: float | None = None) -> Metrics:
+        return Metrics(step, 0, 32, 16, 512, 1e-3, 1.4, 4.0, bits, 0.5, 1.0, 1e4, 1_234.5, valid, valid)
+
+    dashboard = Dashboard([row(0, 4.0), row(1, 3.0, 2.5)])
+    assert dashboard.lines(row(2, 2.0)) == [
+        "loss █▅▁ 2.0000 bits/base, valid 2.5000 after step 2",
+        "step 3, lr 0.001, gradient norm 0.5, memory 1,234 MiB",
+    ]
+    assert "valid 1.5000 after step 4" in dashboard.lines(row(3, 2.0, 1.5))[0]
 
 
 def test_a_run_says_what_it_does(genome: Genome, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
