@@ -1,4 +1,4 @@
-"""`genome-lm checkpoint`: import, export, extend and look at checkpoints."""
+"""`genome-lm checkpoint`: import, export, extend, publish and look at checkpoints."""
 
 import json
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from genome_lm.errors import GenomeLMError, check_range
+from genome_lm.errors import check_range, naming
 from genome_lm.files import refuse_existing
 from genome_lm_cli.options import Force, Json
 from genome_lm_cli.output import finish, table
 
 _GPU_FIGURES = "forward", "training", "recomputed"
-app = typer.Typer(help="Import, export, extend and look at checkpoints.", no_args_is_help=True)
+app = typer.Typer(help="Import, export, extend, publish and look at checkpoints.", no_args_is_help=True)
 
 Source = Annotated[
     str, typer.Argument(help="Checkpoint of any form: folder, .ckpt, or OWNER/NAME on the hub.", metavar="CKPT")
@@ -27,6 +27,13 @@ class Format(StrEnum):
 
     hf = "hf"
     safetensors = "safetensors"
+    transformers = "transformers"
+
+
+class PushFormat(StrEnum):
+    """Forms that the hub can have."""
+
+    genome_lm = "genome-lm"
     transformers = "transformers"
 
 
@@ -73,10 +80,9 @@ def export(
     refuse_existing(out, force)
     opened = open_checkpoint(checkpoint)
     left_out = bool(opened.heads) and form is not Format.transformers
-    if form is Format.transformers and len(opened.heads) > 1:
-        raise GenomeLMError(f"{checkpoint}: has the heads {', '.join(opened.heads)}; this form has a place for one")
     if form is Format.transformers:
-        export_for_transformers(opened.model, out, opened.head)
+        with naming(str(checkpoint)):
+            export_for_transformers(opened.model, out, opened.only_head())
     else:
         export_checkpoint(opened.model, out, "hf" if form is Format.hf else "safetensors")
     told = "; the head of the tuned model has no place in this form and is left out" if left_out else ""
@@ -104,6 +110,34 @@ def extend(
     save_checkpoint(out, extended, {**opened.provenance, "extended_from_max_length": before}, opened.heads)
     text = f"wrote {out}: context {before:,} → {max_length:,}; tune it with `genome-lm train --init {out}`"
     finish(as_json, text, path=str(out), context=max_length, context_before=before)
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Native checkpoint.", metavar="FOLDER")],
+    repo: Annotated[str, typer.Argument(help="Where it goes on the hub.", metavar="OWNER/NAME")],
+    form: Annotated[
+        PushFormat, typer.Option("--format", help="genome-lm, or the form that transformers opens.")
+    ] = PushFormat.genome_lm,
+    public: Annotated[bool, typer.Option("--public", help="Let all see a new repository.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and send nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a model on the Hugging Face hub, with a model card: the folder's README.md, or one that is written.
+
+    The files are written anew from the model, and go in one commit. Nothing else that lies in the folder is sent.
+
+    Example: genome-lm checkpoint push run/checkpoint me/my-model --dry-run
+    """
+    from genome_lm.checkpoint import push_checkpoint
+
+    sizes, commit = push_checkpoint(folder, repo, form is PushFormat.transformers, public, dry_run)
+    if not as_json:
+        table(repo, ("file", "bytes"), [(name, f"{size:,}") for name, size in sizes.items()])
+    done = "nothing is sent in a dry run" if commit is None else f"wrote {commit}"
+    finish(
+        as_json, f"{done}: {len(sizes)} files, {sum(sizes.values()):,} bytes", repo=repo, commit=commit, files=sizes
+    )
 
 
 @app.command()

@@ -5,6 +5,7 @@ from genome_lm.checkpoint.extend import extend_context
 from genome_lm.checkpoint.for_transformers import export_for_transformers, register_with_transformers
 from genome_lm.checkpoint.native import check_head_names, load_checkpoint, save_checkpoint, weights_sha256
 from genome_lm.checkpoint.opening import Opened, open_checkpoint
+from genome_lm.checkpoint.push import push_checkpoint
 
 __all__ = [
     "Opened",
@@ -14,6 +15,7 @@ __all__ = [
     "extend_context",
     "load_checkpoint",
     "open_checkpoint",
+    "push_checkpoint",
     "register_with_transformers",
     "save_checkpoint",
     "weights_sha256",

@@ -19,7 +19,7 @@ PINNED = {
     "LongSafari/hyenadna-large-1m-seqlen-hf": "0a629abf9c7f85b4ec9aa6a1aefa3adcf1907446",
 }
 """Commits of published models that are loaded unless another revision is asked for."""
-_HUB_ID = re.compile(r"[A-Za-z0-9_-][\w.-]*/[A-Za-z0-9_-][\w.-]*", re.ASCII)
+HUB_ID = re.compile(r"[A-Za-z0-9_-][\w.-]*/[A-Za-z0-9_-][\w.-]*", re.ASCII)
 _LOCAL_NAMES = {"checkpoint", "model.safetensors", "config.json"}
 _LOCAL_SUFFIXES = {".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors"}
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def require_hub_id(source: str) -> str:
     """
     path = Path(source)
     names = ", ".join(shipped_models())
-    if not _HUB_ID.fullmatch(source):
+    if not HUB_ID.fullmatch(source):
         reason = f"no such file or folder, no hub id (OWNER/NAME), and no model of this package ({names})"
     elif path.name in _LOCAL_NAMES or path.suffix in _LOCAL_SUFFIXES:
         reason = f"no such file or folder, and not looked up on the hub, as {path.name} is the name of a file of ours"

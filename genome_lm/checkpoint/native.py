@@ -39,6 +39,8 @@ from genome_lm.model import Head, HeadConfig, HyenaLM
 FORMAT = "genome-lm"
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, HEAD = "model.safetensors", "config.json", "head.safetensors"
+HEADS = "head*.safetensors"
+"""Pattern of the files of heads."""
 _HEAD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 
 

@@ -12,7 +12,7 @@ import torch
 from genome_lm.checkpoint.configs import completed, config_of, read_mapping
 from genome_lm.checkpoint.hub import fetched, require_hub_id
 from genome_lm.checkpoint.hyenadna import canonical_state, infer_config, is_hyenadna, to_ours
-from genome_lm.checkpoint.native import CONFIG, FORMAT, WEIGHTS, load_checkpoint, load_heads
+from genome_lm.checkpoint.native import CONFIG, FORMAT, HEADS, WEIGHTS, load_checkpoint, load_heads
 from genome_lm.checkpoint.pickles import read_pickled
 from genome_lm.checkpoint.shipped import shipped_folder
 from genome_lm.checkpoint.stored import Stored, read_safetensors
@@ -41,6 +41,16 @@ class Opened(NamedTuple):
     def head(self) -> Head | None:
         """The head of a tuned model; None where there are several."""
         return next(iter(self.heads.values())) if len(self.heads) == 1 else None
+
+    def only_head(self) -> Head | None:
+        """The head, for what has a place for one; None if the model was not tuned.
+
+        Raises:
+            GenomeLMError: If there are several.
+        """
+        if len(self.heads) > 1:
+            raise GenomeLMError(f"has the heads {', '.join(self.heads)}; this form has a place for one")
+        return self.head
 
     def named_head(self, name: str) -> Head:
         """One of the heads.
@@ -92,7 +102,7 @@ def open_checkpoint(
             raise GenomeLMError(f"{source}: comes with this package, where there is no revision; leave it out")
         return _from_folder(shipped, device)
     hub_id = require_hub_id(os.fspath(source))
-    folder = fetched(hub_id, revision, [CONFIG, *_FOLDER_WEIGHTS, *_SHARDS])
+    folder = fetched(hub_id, revision, [CONFIG, *_FOLDER_WEIGHTS, HEADS, *_SHARDS])
     opened = _from_folder(folder, device)
     return opened._replace(provenance={**opened.provenance, "hub_id": hub_id, "revision": folder.name})
 
