@@ -14,7 +14,7 @@ from triton.compiler import ASTSource
 
 from genome_lm.kernels.triton import conv as triton_conv
 from genome_lm.kernels.triton import launch
-from genome_lm.kernels.triton.plan import Plan, plan_for
+from genome_lm.kernels.triton.plan import Plan, Precision, plan_for
 
 SHARED_KIB = {80: 99, 90: 227}
 """Shared memory that a program may have, by architecture."""
@@ -31,7 +31,7 @@ _ALIGNED = {"z", "g", "factors", "phases", "spectra", "tables", "dh", "dbias", "
 """Arguments that are allocated by us, or multiples of 16 by the plan: aligned in every launch."""
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 _FLOAT32 = {"h", "bias", "short", "a_taps", "b_taps", "sums", "phases", "spectra", "tables", "dh", "dbias"}
-_STACK: dict[int, dict[tuple[str, torch.dtype], int]] = {
+_STACK: dict[int, dict[tuple[str, Precision], int]] = {
     80: {
         ("tile_conv_backward", torch.bfloat16): 272,
         ("tile_conv", torch.float16): 208,
@@ -69,12 +69,14 @@ class Variant(NamedTuple):
     Attributes:
         kernel: Its name.
         dtype: Of the operands.
+        dot: Precision of the matrix products.
         arch: Such as 90, for compute capability 9.0.
         aligned: Whether operands and integers are multiples of 16; Triton compiles anew for those that are not.
     """
 
     kernel: str
     dtype: torch.dtype
+    dot: Precision
     arch: int
     aligned: bool
 
@@ -88,18 +90,18 @@ class Resources(NamedTuple):
 
 
 def variants(arch: int) -> list[Variant]:
-    """Every kernel in bfloat16 and float32, in both forms; rows of long sequences are aligned in every launch."""
-    dtypes = torch.bfloat16, torch.float32
-    forms = [
-        Variant(*one, arch, aligned) for one in product(TILES + COLUMNS + BLOCKS, dtypes) for aligned in (True, False)
-    ]
-    forms += [Variant(*one, arch, True) for one in product(ROWS, dtypes)]
-    return [*forms, Variant("tile_conv", torch.float16, arch, False)]
+    """Every kernel in each precision, in both forms; rows of long sequences are aligned in every launch."""
+    bfloat16, rough, fine = (torch.bfloat16, "bf16"), (torch.float32, "bf16x3"), (torch.float32, "bf16x6")
+    forms = product(TILES + COLUMNS, (bfloat16, rough, fine), (True, False))
+    blocks = product(BLOCKS, (bfloat16, fine), (True, False))  # they multiply no matrices
+    rows = product(ROWS, (bfloat16, rough, fine), (True,))
+    chosen = [Variant(kernel, *operands, arch, aligned) for kernel, operands, aligned in (*forms, *blocks, *rows)]
+    return [*chosen, Variant("tile_conv", torch.float16, "bf16x3", arch, False)]
 
 
 def spilled_at_most(variant: Variant) -> int:
     """Bytes of stack per thread that are allowed."""
-    return _STACK[variant.arch].get((variant.kernel, variant.dtype), 0)
+    return _STACK[variant.arch].get((variant.kernel, variant.dot), 0)
 
 
 def resources(variant: Variant) -> Resources:
@@ -109,7 +111,7 @@ def resources(variant: Variant) -> Resources:
         ValueError: If it does not use tensor cores.
     """
     kernel, dtype = variant.kernel, variant.dtype
-    plan = plan_for(1_024 if kernel in TILES else 1_000_000, dtype, kernel.endswith("backward"))
+    plan = plan_for(1_024 if kernel in TILES else 1_000_000, dtype, kernel.endswith("backward"), variant.dot)
     assert plan is not None
     names = getattr(triton_conv, kernel).arg_names
     if kernel in COLUMNS:
@@ -143,7 +145,7 @@ def _signature(variant: Variant, plan: Plan, constants: dict[str, object]) -> di
         elif name in _OPERANDS:
             types[name] = _POINTERS[variant.dtype]
         elif name in _BETWEEN and variant.kernel != "tile_spectrum":
-            types[name] = _POINTERS[plan.dot]
+            types[name] = _POINTERS[plan.kept]
         else:
             types[name] = "*fp32" if name in _FLOAT32 else "i32"
     return types

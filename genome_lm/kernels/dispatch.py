@@ -24,7 +24,7 @@ LEAST_CAPABILITY = 8, 0
 SELF_TEST_LENGTHS = 300, 1_100
 """Lengths that the self-test tries: one program per sequence, and several passes over it."""
 SELF_TEST_BOUND = 1e-4
-"""Largest error of the self-test, relative to the largest value: float32 kernels have about 1e-6."""
+"""Largest error of the self-test, relative to the largest value: float32 kernels have 1e-6 to 1e-5."""
 SMALL = 2 << 20
 """Elements of the residual stream below which a training step is quicker in plain form: there, storing what the
 backward pass needs is cheaper than the fused operations' computing it again."""

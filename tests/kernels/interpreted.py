@@ -11,13 +11,15 @@ from genome_lm.finetune_config import FinetuneConfig
 from genome_lm.kernels import causal_conv, gated_causal_conv
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.triton import launch
-from genome_lm.kernels.triton.plan import make_plan
+from genome_lm.kernels.triton import plan as plans
+from genome_lm.kernels.triton.plan import make_plan, precision_of
 from genome_lm.model import HyenaLM
 from tests.kernels.triton_cases import (
     assert_core_equals_reference,
     assert_equals_reference,
     assert_near,
     core_operands,
+    errors,
     operands,
 )
 
@@ -32,10 +34,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def plan(length: int, dtype: torch.dtype, backward: bool = False) -> object:
-        return make_plan(length, dtype, 16, 16, warps=4)._replace(block_rows=16, block_columns=128, step=16)
+        return make_plan(length, precision_of(dtype), 16, 16, warps=4)._replace(
+            block_rows=16, block_columns=128, step=16
+        )
 
     monkeypatch.setattr(launch, "plan_for", plan)
-    monkeypatch.setattr(launch, "WORKSPACE_BYTES", 1 << 16)
+    monkeypatch.setattr(plans, "WORKSPACE_BYTES", 1 << 16)
     monkeypatch.setattr(launch, "PROGRAMS", 4)
 
 
@@ -63,7 +67,7 @@ def test_short_convolutions_in_one_program(length: int, dtype: torch.dtype) -> N
 def test_short_convolutions_in_several_passes(dtype: torch.dtype, taps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of two channels and of one, and blocks that end within a row of the short convolutions' gradients."""
     monkeypatch.setattr(launch, "TAPS_BLOCK", 128)
-    monkeypatch.setattr(launch, "WORKSPACE_BYTES", 2 * 5 * 2 * 2 * 256 * 4)
+    monkeypatch.setattr(plans, "WORKSPACE_BYTES", 2 * 5 * 2 * 2 * 256 * 4)
     assert_core_equals_reference(2, 3, 259, dtype, taps)
 
 
@@ -86,7 +90,7 @@ def test_groups_of_channels_share_a_workspace(monkeypatch: pytest.MonkeyPatch) -
     inputs = operands(2, 7, 300, FLOAT32, "cpu")
     plan = launch.plan_for(300, FLOAT32)
     sequence = 2 * plan.n_columns * plan.tile * 4
-    monkeypatch.setattr(launch, "WORKSPACE_BYTES", 3 * 3 * sequence)
+    monkeypatch.setattr(plans, "WORKSPACE_BYTES", 3 * 3 * sequence)
     streams = launch._Streams(*inputs[:3], inputs[4], 0)
     groups = list(launch._groups(plan, streams, inputs[4], 3))
     assert [group.channels for group, _ in groups] == [3, 3, 1]
@@ -97,6 +101,30 @@ def test_groups_of_channels_share_a_workspace(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
 def test_production_sizes_in_several_passes(dtype: torch.dtype) -> None:
     assert_equals_reference(1, 1, 1_503, dtype, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "dtype", "least", "most"),
+    [("highest", FLOAT32, 0, 1e-6), ("high", FLOAT32, 2e-6, 2e-5), ("highest", torch.float16, 2e-6, 1e-3),
+     ("highest", BFLOAT16, 2e-3, 1e-2)],
+    ids=str,
+)  # fmt: skip
+def test_errors_of_each_precision(setting: str, dtype: torch.dtype, least: float, most: float) -> None:
+    """Each is as precise as promised, and the next one is not. Products of float16 in bfloat16 would fail."""
+    torch.set_float32_matmul_precision(setting)
+    try:
+        for name, error in errors(1, 1, 900, dtype).items():
+            assert least * (name != "dbias") <= error.largest <= most, name
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_errors_of_bfloat16_over_several_passes() -> None:
+    """In the sizes that long sequences have. The errors are white, so they are larger beside a gradient's small end."""
+    of = errors(1, 1, 20_001, BFLOAT16)
+    assert all(error.whole <= 8e-3 for error in of.values())
+    assert 4e-3 <= of["dh"].whole
+    assert of["dh"].whole < of["dh"].end <= 2e-2
 
 
 @pytest.mark.parametrize("length", [40, 1_001])

@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        arithmetic = self.matrix / costs.RATES["bfloat16"] + self.plain / costs.PLAIN
+        arithmetic = self.matrix / costs.MATRIX + self.plain / costs.PLAIN
         return max(self.bytes / costs.COPY, arithmetic, self.least)
 
 

@@ -25,10 +25,15 @@ sequences, of N = n_columns · R · C points, take three passes: `columns_fft` g
 stride of R · C; `rows_conv` transforms each row as one tile, multiplies by the filter's transform and inverts;
 `columns_ifft` transforms back, adds the skip and gates. n_columns is any integer, so little is padded.
 
-**Precision.** Products of matrices are taken in DOT: bfloat16 for bfloat16 operands, and for float32 and float16
-ones float32, split into three TF32 products. They accumulate in float32, in which everything else is computed too.
-What stands between the passes and the matrix of the column passes are kept in DOT. Products in bfloat16 leave errors
-of about 6e-3 of the largest value.
+**Precision.** Products of matrices are taken as DOT says (`plan.Precision`): "bf16" rounds both factors to bfloat16.
+"bf16x3" takes each as a sum of two bfloat16 numbers and leaves out the product of the small ones, "bf16x6" as a sum of
+three. They accumulate in float32, in which everything else is computed too. What stands between the passes and the
+matrix of the column passes are kept in bfloat16 for "bf16", else in float32. Largest errors are about 6e-3 of the
+largest value with "bf16", 1e-5 with "bf16x3" and 3e-7 with "bf16x6" (`python -m tests.measure.triton_errors`). Those
+of "bf16" are alike everywhere, so they are twice as large beside the small end of a filter's gradient.
+
+float16 has no products of its own: spectra grow with the length, so that those of a million ones, or their product
+with a filter's, exceed 65,504, while gradients of a mean over as many positions are below its normal numbers.
 """
 
 import os
@@ -133,21 +138,34 @@ def _cast(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _operand(x, DOT: tl.constexpr):
-    """X in the precision of DOT. The interpreter can't multiply bfloat16, so there x is rounded and widened again."""
-    return _cast(x.to(tl.float32), DOT).to(tl.float32) if INTERPRETED else x.to(DOT)
-
-
-@triton.jit
-def _dot(a, b, DOT: tl.constexpr):
-    """Matrix product in the precision of DOT, accumulated in float32."""
-    return tl.dot(_operand(a, DOT), _operand(b, DOT), input_precision="tf32x3")
+def _bf16(x):
+    """x rounded to bfloat16. The interpreter can't multiply bfloat16, so there it is widened again."""
+    return _cast(x.to(tl.float32), tl.bfloat16).to(tl.float32) if INTERPRETED else x.to(tl.bfloat16)
 
 
 @triton.jit
 def _dot_add(a, b, total, DOT: tl.constexpr):
-    """Matrix product added to total."""
-    return tl.dot(_operand(a, DOT), _operand(b, DOT), acc=total, input_precision="tf32x3")
+    """Matrix product in the precision of DOT, added to a total in float32.
+
+    Split here and not by tl.dot, whose `input_precision` the interpreter ignores and older versions of Triton lack.
+    """
+    a_high, b_high = _bf16(a), _bf16(b)
+    if DOT != "bf16":
+        a_rest, b_rest = a - a_high.to(tl.float32), b - b_high.to(tl.float32)
+        a_low, b_low = _bf16(a_rest), _bf16(b_rest)
+        if DOT == "bf16x6":
+            total = tl.dot(_bf16(a_rest - a_low.to(tl.float32)), b_high, acc=total)
+            total = tl.dot(a_high, _bf16(b_rest - b_low.to(tl.float32)), acc=total)
+            total = tl.dot(a_low, b_low, acc=total)
+        total = tl.dot(a_low, b_high, acc=total)
+        total = tl.dot(a_high, b_low, acc=total)
+    return tl.dot(a_high, b_high, acc=total)
+
+
+@triton.jit
+def _dot(a, b, DOT: tl.constexpr):
+    """Matrix product in the precision of DOT."""
+    return _dot_add(a, b, tl.zeros((a.shape[0], b.shape[1]), tl.float32), DOT)
 
 
 # The tables of a tile's transform: F_R (R × R), twiddle (R × C), F_C (C × C), each two planes of float32.
@@ -388,8 +406,8 @@ def columns_fft(
     """First pass: z[k, m] = Σ_n F[k, n] · (a · b)[n · width + m], ROWS values of k and COLUMNS of m a program.
 
     a, b: (B, channels, L), strides given, in front of their short convolutions; without GATED a alone. a_taps and
-    b_taps: (channels, A_TAPS + 1) and (channels, B_TAPS + 1). z: (B, channels, 2, n_columns, width) in dtype DOT.
-    factors: F, (2, pitch, pitch) in dtype DOT, zero from n_columns on.
+    b_taps: (channels, A_TAPS + 1) and (channels, B_TAPS + 1). z: (B, channels, 2, n_columns, width).
+    factors: F, (2, pitch, pitch) in the dtype of z, zero from n_columns on.
     """
     sequence, k, m = _column_tile(n_columns, width, ROWS, COLUMNS)
     channel = sequence % channels
@@ -407,8 +425,8 @@ def columns_fft(
         f_re, f_im = _factors(factors + k * pitch + n[None, :], pitch)
         re, im = _dot_add(f_re, u, re, DOT), _dot_add(f_im, u, im, DOT)
     z += sequence * 2 * n_columns * width
-    tl.store(z + k * width + m, _cast(re, DOT), mask=k < n_columns)
-    tl.store(z + (n_columns + k) * width + m, _cast(im, DOT), mask=k < n_columns)
+    tl.store(z + k * width + m, _cast(re, z.dtype.element_ty), mask=k < n_columns)
+    tl.store(z + (n_columns + k) * width + m, _cast(im, z.dtype.element_ty), mask=k < n_columns)
 
 
 @triton.jit
@@ -432,11 +450,11 @@ def _load_row(pointer, phases, row, n_columns, tables, R: tl.constexpr, C: tl.co
 
 
 @triton.jit
-def _store(re, im, pointer, plane, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+def _store(re, im, pointer, plane, R: tl.constexpr, C: tl.constexpr):
     """A complex tile into its two planes."""
     at = _positions(R, C)
-    tl.store(pointer + at, _cast(re, DOT))
-    tl.store(pointer + plane + at, _cast(im, DOT))
+    tl.store(pointer + at, _cast(re, pointer.dtype.element_ty))
+    tl.store(pointer + plane + at, _cast(im, pointer.dtype.element_ty))
 
 
 @triton.jit
@@ -445,7 +463,7 @@ def _store_row(re, im, pointer, phases, row, n_columns, tables, R: tl.constexpr,
     re, im = _inverse(re, im, tables, R, C, DOT)
     w_re, w_im = _twiddle(phases, row, n_columns, R, C)
     re, im = _product_conj(w_re, w_im, re, im)
-    _store(re, im, pointer, n_columns * R * C, R, C, DOT)
+    _store(re, im, pointer, n_columns * R * C, R, C)
 
 
 @triton.jit
@@ -454,7 +472,7 @@ def rows_fft(z, phases, tables, n_columns, R: tl.constexpr, C: tl.constexpr, DOT
     row, sequence = tl.program_id(0) % n_columns, (tl.program_id(0) // n_columns).to(tl.int64)
     z += (sequence * 2 * n_columns + row) * R * C
     re, im = _load_row(z, phases, row, n_columns, tables, R, C, DOT)
-    _store(re, im, z, n_columns * R * C, R, C, DOT)
+    _store(re, im, z, n_columns * R * C, R, C)
 
 
 @_kernel

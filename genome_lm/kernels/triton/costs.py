@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 
 from genome_lm.kernels.conv.fft import fast_fft_size
-from genome_lm.kernels.triton.plan import Plan, plan_for
+from genome_lm.kernels.triton.plan import Plan, Precision, channels_at_once, plan_for, precision_of
 
 COPY = 3.0e12
 """Bytes per second that an H100 reads from and writes to memory."""
@@ -32,14 +32,16 @@ CACHE = 5.5e12
 """Bytes per second that an H100's L2 delivers."""
 PLAIN = 67e12
 """Operations per second of an H100 in float32, those outside products of matrices."""
-RATES = {"bfloat16": 800e12, "tf32": 400e12}
-"""Operations per second in products of large matrices."""
+MATRIX = 800e12
+"""Operations per second in products of large matrices of bfloat16."""
+PRODUCTS = {"bf16": 1, "bf16x3": 3, "bf16x6": 6}
+"""Products of bfloat16 that one product takes in each precision."""
 ISSUED = 0.5 * 132 * 4 * 1.7e9
 """Instructions per second that the kernels on tiles are taken to issue: half of what an H100's processors could."""
-INSTRUCTIONS = {"bfloat16": 1.8, "tf32": 6.0}
+INSTRUCTIONS = {"bf16": 1.8, "bf16x3": 3.4, "bf16x6": 5.3}
 """Instructions per point of one transform of a tile, which bound these kernels; of 32 threads each. They are counted
-in the compiled kernels for sm_90: `rows_conv`, with two transforms of 1,024 points, has 3,700 and 12,200. Tiles of
-4,096 points are taken to have as many."""
+in the compiled kernels for sm_90: `rows_conv`, with two transforms of 1,024 points, has 3,600, 7,000 and 10,800 in
+its two warps. Tiles of 4,096 points are taken to have as many."""
 POSITIONS = 1 << 18
 """Positions of a batch in the table."""
 
@@ -49,9 +51,10 @@ class Cost(NamedTuple):
 
     bytes: float  # read from and written to memory
     cached: float  # read from and written to L2
-    matrix: float  # operations in products of matrices, in TF32 three times those of float32
+    matrix: float  # operations in products of matrices of bfloat16, in bf16x3 three times those of float32
     plain: float  # other operations, float32
     floor: float  # seconds that it takes at least
+    resident: float  # the same, if what stands between the passes never leaves L2
 
     @property
     def memory_floor(self) -> float:
@@ -59,9 +62,10 @@ class Cost(NamedTuple):
         return self.bytes / COPY
 
 
-def _cost(moved: float, cached: float, matrix: float, plain: float, seconds: float) -> Cost:
-    """The cost of one kernel, whose operations take so many seconds."""
-    return Cost(moved, cached, matrix, plain, max(moved / COPY, cached / CACHE, seconds))
+def _cost(moved: float, cached: float, matrix: float, plain: float, seconds: float, between: float = 0.0) -> Cost:
+    """The cost of one kernel, whose operations take so many seconds; `between`: bytes of what is moved."""
+    floor, resident = (max(part / COPY, cached / CACHE, seconds) for part in (moved, moved - between))
+    return Cost(moved, cached, matrix, plain, floor, resident)
 
 
 def _shared(cost: Cost, batch: int) -> Cost:
@@ -70,18 +74,21 @@ def _shared(cost: Cost, batch: int) -> Cost:
 
 
 def kernel_costs(
-    length: int, dtype: torch.dtype, backward: bool = False, batch: int = 1, taps: int = 0
+    length: int,
+    dtype: torch.dtype,
+    backward: bool = False,
+    batch: int = 1,
+    taps: int = 0,
+    precision: Precision | None = None,
 ) -> dict[str, Cost]:
     """Each kernel of the forward or of the backward on one sequence of one channel.
 
-    `taps` of the short convolutions before the gates; 0: gates as they are.
+    `taps` of the short convolutions before the gates; 0: gates as they are. `precision` None: as `precision_of` says.
 
     Raises:
         ValueError: If the kernels can't take the length or the dtype.
     """
-    plan = plan_for(length, dtype, backward)
-    if plan is None:
-        raise ValueError(f"no plan for {length} positions in {dtype}")
+    plan = _planned(length, dtype, backward, precision)
     count = _tile_costs if plan.n_columns == 1 else _column_costs
     costs = count(plan, length, dtype.itemsize, backward, batch, taps)
     if backward and taps:
@@ -91,9 +98,25 @@ def kernel_costs(
     return costs
 
 
-def _precision(plan: Plan) -> tuple[str, int]:
-    """What the products are taken in, and how many one takes."""
-    return ("bfloat16", 1) if plan.dot == torch.bfloat16 else ("tf32", 3)
+def _planned(length: int, dtype: torch.dtype, backward: bool, precision: Precision | None) -> Plan:
+    plan = plan_for(length, dtype, backward, precision)
+    if plan is None:
+        raise ValueError(f"no plan for {length} positions in {dtype}")
+    return plan
+
+
+def launches(
+    length: int, dtype: torch.dtype, backward: bool = False, batch: int = 1, channels: int = 1, taps: int = 0
+) -> int:
+    """Launches of our kernels for one layer, forward or backward: each kernel once for each group of channels.
+
+    Arguments and errors as in `kernel_costs`. PyTorch's sums, two per group of the backward, come on top.
+    """
+    plan = _planned(length, dtype, backward, None)
+    kernels = len(kernel_costs(length, dtype, backward, batch, taps))
+    if plan.n_columns == 1:
+        return kernels
+    return kernels * -(-channels // channels_at_once(plan, channels, (2 if backward else 1) * batch + 1))
 
 
 def _tile_costs(plan: Plan, length: int, item: int, backward: bool, batch: int, taps: int) -> dict[str, Cost]:
@@ -102,9 +125,8 @@ def _tile_costs(plan: Plan, length: int, item: int, backward: bool, batch: int, 
     A transform, or its inverse, is a real product from the left and a complex one from the right; twiddles and the
     filter's spectrum take 6 operations a point.
     """
-    unit, parts = _precision(plan)
-    tile, seconds = plan.tile, plan.tile * INSTRUCTIONS[unit] / ISSUED
-    one = tile * 2 * parts * (2 * plan.rows + 4 * plan.columns)
+    tile, seconds = plan.tile, plan.tile * INSTRUCTIONS[plan.dot] / ISSUED
+    one = tile * 2 * PRODUCTS[plan.dot] * (2 * plan.rows + 4 * plan.columns)
     moved, spectrum = 4 * length + 8 * tile, 8 * tile  # of the filter, float32
     costs = {"tile_spectrum": _shared(_cost(moved, moved, one, tile * 6, seconds), batch)}
     if not backward:
@@ -124,53 +146,53 @@ class _ColumnPass:
     """Costs of the passes of one plan over columns."""
 
     def __init__(self, plan: Plan) -> None:
-        unit, parts = _precision(plan)
         depth = -(-plan.n_columns // plan.step) * plan.step
         blocks = plan.pitch // plan.block_rows
-        self._rate = RATES[unit]
-        self._matrix = 2 * 2 * parts * plan.pitch * plan.tile * depth  # two real products with a padded matrix
-        self._factors = blocks * (plan.tile // plan.block_columns) * 2 * plan.block_rows * depth * plan.dot.itemsize
+        # Two real products with a padded matrix. To split their operands takes a tenth of that, which is left out.
+        self._matrix = 2 * 2 * PRODUCTS[plan.dot] * plan.pitch * plan.tile * depth
+        self._factors = blocks * (plan.tile // plan.block_columns) * 2 * plan.block_rows * depth * plan.kept.itemsize
         self._blocks = blocks
-        self.between = 2 * plan.n_columns * plan.tile * plan.dot.itemsize  # complex numbers between two passes
+        self.between = 2 * plan.n_columns * plan.tile * plan.kept.itemsize  # complex numbers between two passes
 
     def fft(self, operands: float, plain: float) -> Cost:
         """The transform of so many bytes of operands, each of which is loaded for every block of rows."""
         cached = self._factors + self._blocks * operands + self.between
-        return self._cost(operands + self.between, cached, self._matrix, self._blocks * plain)
+        return self._cost(operands, cached, self._matrix, self._blocks * plain, self.between)
 
     def inverse(self, operands: float, plain: float, results: int = 1) -> Cost:
         """The inverses of so many transforms, of half a block each, with so many bytes of gates, each moved once."""
         between = results * self.between
         cached = 2 * self._factors + self._blocks * between + operands
-        return self._cost(operands + between, cached, results * self._matrix, plain)
+        return self._cost(operands, cached, results * self._matrix, plain, between)
 
-    def _cost(self, moved: float, cached: float, matrix: float, plain: float) -> Cost:
-        return _cost(moved, cached, matrix, plain, matrix / self._rate + plain / PLAIN)
+    def _cost(self, operands: float, cached: float, matrix: float, plain: float, between: float) -> Cost:
+        return _cost(operands + between, cached, matrix, plain, matrix / MATRIX + plain / PLAIN, between)
 
 
 def _column_costs(plan: Plan, length: int, item: int, backward: bool, batch: int, taps: int) -> dict[str, Cost]:
     """Three passes, with complex numbers between them."""
-    unit, parts = _precision(plan)
     columns = _ColumnPass(plan)
     points, gate, between = plan.tile * plan.n_columns, length * item, columns.between
-    row, seconds = points * 8 * parts * (plan.rows + plan.columns), points * INSTRUCTIONS[unit] / ISSUED  # one way
+    row = points * 8 * PRODUCTS[plan.dot] * (plan.rows + plan.columns)  # one way
+    seconds = points * INSTRUCTIONS[plan.dot] / ISSUED
 
     def rows_fft(sequences: float) -> Cost:
         moved = 2 * between * sequences
-        return _cost(moved, moved, row * sequences, points * 2 * 6 * sequences, seconds * sequences)
+        return _cost(moved, moved, row * sequences, points * 2 * 6 * sequences, seconds * sequences, moved)
 
     costs = {"columns_fft, filter": _shared(columns.fft(4 * length, 0), batch)}
+    moved = (4 + 2 / batch if backward else 2 + 1 / batch) * between  # by the rows' way back
     if not backward:
         return costs | {
             "rows_fft": rows_fft(1 / batch),
             "columns_fft": columns.fft(2 * gate, length * (1 + 4 * taps)),
-            "rows_conv": _cost((2 + 1 / batch) * between, 3 * between, 2 * row, points * 7 * 6, 2 * seconds),
+            "rows_conv": _cost(moved, 3 * between, 2 * row, points * 7 * 6, 2 * seconds, moved),
             "columns_ifft": columns.inverse(4 * gate, length * (4 + 6 * taps)),
         }
     transforms = 2 + 1 / batch
     rows = _cost(
-        (4 + 2 / batch) * between, (7 + 1 / batch) * between,
-        transforms * row, points * (8 * 6 + 2 + 12 / batch), transforms * seconds,
+        moved, (7 + 1 / batch) * between,
+        transforms * row, points * (8 * 6 + 2 + 12 / batch), transforms * seconds, moved,
     )  # fmt: skip
     return costs | {
         "columns_fft, x1 · v": columns.fft(2 * gate, length * (1 + 4 * taps)),
@@ -182,9 +204,16 @@ def _column_costs(plan: Plan, length: int, item: int, backward: bool, batch: int
     }
 
 
-def ours(length: int, dtype: torch.dtype, backward: bool = False, batch: int = 1, taps: int = 0) -> Cost:
-    """All kernels together, one after the other."""
-    costs = kernel_costs(length, dtype, backward, batch, taps).values()
+def ours(
+    length: int,
+    dtype: torch.dtype,
+    backward: bool = False,
+    batch: int = 1,
+    taps: int = 0,
+    precision: Precision | None = None,
+) -> Cost:
+    """All kernels together, one after the other; arguments and errors as in `kernel_costs`."""
+    costs = kernel_costs(length, dtype, backward, batch, taps, precision).values()
     return Cost(*map(sum, zip(*costs, strict=True)))
 
 
@@ -205,7 +234,7 @@ def flash_fft_conv(length: int) -> Cost:
     between = (passes - 1) * 2 * size * 2 * half
     matrix = sum(16 * size * n for n in sizes)
     moved = 4 * length * half + between
-    return _cost(moved, 0, matrix, 10 * size, matrix / RATES["bfloat16"] + 10 * size / PLAIN)
+    return _cost(moved, 0, matrix, 10 * size, matrix / MATRIX + 10 * size / PLAIN)
 
 
 def torch_fft(length: int, dtype: torch.dtype, backward: bool = False, taps: int = 0) -> Cost:
@@ -275,7 +304,6 @@ def measured_crossover() -> dict[str, tuple[int, int]]:
     return _MEASURED
 
 
-@lru_cache(maxsize=4096)
 def worthwhile(length: int, dtype: torch.dtype, batch: int = 1, training: bool = False, taps: int = 0) -> bool:
     """Whether our kernels should be quicker than torch.fft: as measured, or by the counts where nothing was.
 
@@ -288,8 +316,15 @@ def worthwhile(length: int, dtype: torch.dtype, batch: int = 1, training: bool =
     measured = measured_crossover().get(f"{_name(dtype)} {'training' if training else 'forward'}")
     if measured is not None:
         return measured[0] <= length <= measured[1]
+    return _counts_less(length, dtype, precision_of(dtype), batch, training, taps)
+
+
+@lru_cache(maxsize=4096)
+def _counts_less(
+    length: int, dtype: torch.dtype, precision: Precision, batch: int, training: bool, taps: int
+) -> bool:
     directions = (False, True) if training else (False,)
-    mine = sum(ours(length, dtype, backward, batch, taps).floor for backward in directions)
+    mine = sum(ours(length, dtype, backward, batch, taps, precision).floor for backward in directions)
     return mine < sum(torch_fft(length, dtype, backward, taps).floor for backward in directions)
 
 
@@ -297,21 +332,26 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+_SHOWN: tuple[tuple[torch.dtype, Precision], ...] = (
+    (torch.bfloat16, "bf16"), (torch.float32, "bf16x3"), (torch.float32, "bf16x6"),
+)  # fmt: skip
+
+
 def table(lengths: list[int]) -> str:
     """The counts as a Markdown table; for one channel of one sequence, floors in microseconds."""
     lines = [
-        "| length | batch | dtype | direction | scheme | bytes per base | of L2 | operations per base "
+        "| length | batch | products | direction | scheme | bytes per base | of L2 | operations per base "
         "| memory floor, µs | floor, µs |",
         "|---:|---:|---|---|---|---:|---:|---:|---:|---:|",
     ]
-    for length, dtype, backward in product(lengths, (torch.bfloat16, torch.float32), (False, True)):
+    for length, (dtype, precision), backward in product(lengths, _SHOWN, (False, True)):
         batch = max(1, POSITIONS // length)
-        rows = kernel_costs(length, dtype, backward, batch)
-        rows["**ours**"] = ours(length, dtype, backward, batch)
+        rows = kernel_costs(length, dtype, backward, batch, precision=precision)
+        rows["**ours**"] = ours(length, dtype, backward, batch, precision=precision)
         if dtype == torch.bfloat16 and not backward:
             rows["FlashFFTConv's scheme"] = flash_fft_conv(length)
         rows["torch.fft"] = torch_fft(length, dtype, backward)
-        of = f"| {length:,} | {batch} | {_name(dtype)} | {'backward' if backward else 'forward'}"
+        of = f"| {length:,} | {batch} | {precision} | {'backward' if backward else 'forward'}"
         lines += [
             f"{of} | {name} | {cost.bytes / length:.1f} | {f'{cost.cached / length:.1f}' if cost.cached else '–'} "
             f"| {(cost.matrix + cost.plain) / length:,.0f} | {cost.memory_floor * 1e6:.3f} | {cost.floor * 1e6:.3f} |"
@@ -320,5 +360,22 @@ def table(lengths: list[int]) -> str:
     return "\n".join(lines)
 
 
+def table_of_launches(lengths: list[int], channels: int = 256) -> str:
+    """Launches of one layer in bfloat16 as a Markdown table, beside the least milliseconds of its kernels."""
+    lines = [
+        f"| length | batch | direction | launches for {channels} channels | floor, ms | floor within L2, ms |",
+        "|---:|---:|---|---:|---:|---:|",
+    ]
+    for length, backward in product(lengths, (False, True)):
+        batch, taps = max(1, POSITIONS // length), 3
+        count = launches(length, torch.bfloat16, backward, batch, channels, taps)
+        cost = ours(length, torch.bfloat16, backward, batch, taps)
+        floor, resident = (seconds * batch * channels * 1e3 for seconds in (cost.floor, cost.resident))
+        direction = "backward" if backward else "forward"
+        lines.append(f"| {length:,} | {batch} | {direction} | {count} | {floor:.2f} | {resident:.2f} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(table([1_024, 32_768, 160_000, 450_000, 1_000_000]))
+    lengths = [1_024, 8_192, 32_768, 160_000, 450_000, 1_000_000]
+    print(table(lengths), table_of_launches(lengths), sep="\n\n")

@@ -1,12 +1,21 @@
 """How the Triton kernels cut up a sequence: the sizes that they are compiled for."""
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 LONGEST = 1 << 22
 """Longest sequence that the kernels take."""
+WORKSPACE_BYTES = 128 << 20
+"""What stands between the passes over long sequences, all of it; channels are done in groups so that it fits.
+
+Groups that stay in a GPU's L2 would be narrower, and so many that launching them takes longer than their work. By the
+counts in `costs`, L2 saves up to 15 % up to 32,768 positions, and at most 5 % beyond, where other things bind the
+kernels. A single channel may need more.
+"""
+Precision = Literal["bf16", "bf16x3", "bf16x6"]
+"""How matrices are multiplied: in bfloat16, or as sums of two or three bfloat16 parts, in three or six products."""
 
 
 class Plan(NamedTuple):
@@ -18,7 +27,7 @@ class Plan(NamedTuple):
     rows: int  # of a tile
     columns: int
     n_columns: int  # tiles a sequence; 1: all in one program
-    dot: torch.dtype  # of the matrix products, and of what stands between the passes
+    dot: Precision  # of the matrix products
     warps: int  # of the kernels that work on tiles
     block_rows: int  # what a program of the column passes makes: block_rows × block_columns,
     block_columns: int
@@ -31,40 +40,79 @@ class Plan(NamedTuple):
         return self.rows * self.columns
 
     @property
+    def kept(self) -> torch.dtype:
+        """Of what stands between the passes, and of the matrix of the column passes."""
+        return torch.bfloat16 if self.dot == "bf16" else torch.float32
+
+    @property
     def pitch(self) -> int:
         """Rows and columns of the padded matrix of the column passes."""
         return -(-self.n_columns // self.block_rows) * self.block_rows
 
 
-def make_plan(length: int, dtype: torch.dtype, rows: int, columns: int, warps: int) -> Plan:
+def make_plan(length: int, dot: Precision, rows: int, columns: int, warps: int) -> Plan:
     """A plan whose largest tile is rows × columns."""
     n_columns = -(-length // (rows * columns))
     while n_columns == 1 and rows * columns // 2 >= max(length, 256):
         rows, columns = (rows, columns // 2) if columns >= rows and columns > 16 else (rows // 2, columns)
-    wide = dtype == torch.bfloat16
+    wide = dot == "bf16"
     # Rows are padded to blocks, so few columns get small ones. Large blocks ask L2 for less.
-    block_rows = min(128 if wide else 64, max(16, 1 << (n_columns - 1).bit_length()))
+    block_rows = min(128, max(16, 1 << (n_columns - 1).bit_length()))
     large = block_rows == 128
-    block_columns, step = (128 if large else 64, min(32, block_rows)) if wide else (32, 16)
-    dot = torch.bfloat16 if wide else torch.float32
+    block_columns, step = (128 if large else 64, min(32, block_rows)) if wide else (64 if large else 32, 16)
     return Plan(rows, columns, n_columns, dot, warps, block_rows, block_columns, step, 8 if large else 4)
 
 
+def channels_at_once(plan: Plan, channels: int, sequences: int) -> int:
+    """Channels whose complex sequences, so many each, fit into the workspace together; at least one."""
+    held = sequences * 2 * plan.n_columns * plan.tile * plan.kept.itemsize
+    return min(channels, max(1, WORKSPACE_BYTES // held))
+
+
+def precision_of(dtype: torch.dtype) -> Precision:
+    """How matrices are multiplied for operands of a dtype that the kernels take.
+
+    For float32 as `torch.set_float32_matmul_precision` says. "highest", which is set where nobody sets anything, asks
+    for the precision of float32: bf16x6. "high" and "medium" allow sums of two bfloat16: bf16x3. float16 takes bf16x3
+    too, as its results are rounded to 5e-4 anyway. In products of float16 itself, spectra would overflow.
+    """
+    if dtype == torch.bfloat16:
+        return "bf16"
+    return "bf16x6" if dtype == torch.float32 and _demands_float32() else "bf16x3"
+
+
+@torch.compiler.assume_constant_result
+def _demands_float32() -> bool:
+    """Whether products of float32 must be as precise as float32."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # where PyTorch's newer settings, of a backend each, say different things
+        return torch.backends.cuda.matmul.fp32_precision != "tf32"
+
+
+def plan_for(
+    length: int, dtype: torch.dtype, backward: bool = False, precision: Precision | None = None
+) -> Plan | None:
+    """The plan for a length, dtype and direction; None where the kernels can't take it.
+
+    `precision` None: `precision_of` the dtype.
+    """
+    if not 0 < length <= LONGEST or dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return None
+    return _plan(length, precision or precision_of(dtype), backward)
+
+
 @lru_cache(maxsize=1024)
-def plan_for(length: int, dtype: torch.dtype, backward: bool = False) -> Plan | None:
-    """The plan for a length and direction, or None where the kernels can't take it.
+def _plan(length: int, dot: Precision, backward: bool) -> Plan:
+    """The plan of a length that the kernels take.
 
     Tiles are bound by registers: the operands of a chain of products are held whole, and the backward of one program
     holds two transforms and a sum. Two warps share a tile of 32 rows, for more would take the same products twice,
     and four a tile of 64 rows, where an H100 multiplies by its largest instructions. Up to 1,024 positions, what
     doesn't fit is spilled: that costs fewer instructions than smaller tiles do, and saves two passes over memory. Up
-    to 4,096 positions the backward takes passes over smaller tiles, as one program of 64 × 64 would spill too much,
-    and so would float32 (test_triton_compile.py).
+    to 4,096 positions the backward takes passes over smaller tiles, as one program of 64 × 64 would spill too much.
+    Split operands are spilled too in tiles of 64 × 64. There they save column passes, whose operations grow with the
+    square of the number of tiles, which is worth it once small tiles would be more than 32 (test_triton_compile.py).
     """
-    if not 0 < length <= LONGEST or dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return None
-    if dtype != torch.bfloat16:
-        return make_plan(length, dtype, 16, 32, warps=4) if backward else make_plan(length, dtype, 32, 32, warps=2)
-    if length <= 1_024 or (backward and length <= 4_096):
-        return make_plan(length, dtype, 32, 32, warps=2)
-    return make_plan(length, dtype, 64, 64, warps=4)
+    small = 32_768 if dot != "bf16" else 4_096 if backward else 1_024
+    return make_plan(length, dot, 32, 32, warps=2) if length <= small else make_plan(length, dot, 64, 64, warps=4)

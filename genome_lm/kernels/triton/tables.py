@@ -116,7 +116,7 @@ def table_for(plan: Plan, device: torch.device) -> Table:
         return Table(tile, tile[:0], tile[:0])
     phases = _cache.get((device, "phases", (rows, columns, count)), lambda: _phases(rows, columns, count, device))
     factors = _cache.get(
-        (device, "columns", (count, plan.pitch, plan.dot)), lambda: _factors(count, plan.pitch, plan.dot, device)
+        (device, "columns", (count, plan.pitch, plan.kept)), lambda: _factors(count, plan.pitch, plan.kept, device)
     )
     return Table(tile, phases, factors)
 
