@@ -1,5 +1,7 @@
 """The kernels in Triton's interpreter. Run by test_triton.py in a process with TRITON_INTERPRET=1."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.library import opcheck
@@ -8,10 +10,13 @@ from genome_lm.config import ModelConfig
 from genome_lm.direction import CAUSAL
 from genome_lm.finetune.adapters import prepare
 from genome_lm.finetune_config import FinetuneConfig
+from genome_lm.gpukit.forms import KERNELS
 from genome_lm.kernels import causal_conv, gated_causal_conv
 from genome_lm.kernels.conv import reference
+from genome_lm.kernels.triton import conv as kernels
 from genome_lm.kernels.triton import launch
 from genome_lm.kernels.triton import plan as plans
+from genome_lm.kernels.triton.costs import launches
 from genome_lm.kernels.triton.plan import make_plan, precision_of
 from genome_lm.model import HyenaLM
 from tests.kernels.triton_cases import (
@@ -98,6 +103,37 @@ def test_groups_of_channels_share_a_workspace(monkeypatch: pytest.MonkeyPatch) -
     assert_equals_reference(2, 7, 300, FLOAT32, "cpu")
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_launches_are_as_many_as_counted(backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In groups of two channels and of one; the results are those of one group, to the bit."""
+    launched = list[str]()
+
+    class Counted:
+        def __init__(self, name: str) -> None:
+            self.name, self.kernel = name, getattr(kernels, name)
+
+        def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+            launched.append(self.name)
+            return self.kernel[grid]
+
+    for name in KERNELS:
+        monkeypatch.setattr(kernels, name, Counted(name))
+    batch, channels, length = 1, 3, 1_100
+    z, weight, bias, h, skip = core_operands(batch, channels, length, FLOAT32)
+    short = torch.cat([weight[:, 0], bias[:, None]], dim=1).detach()
+    operands = (torch.ones(batch, channels, length), z, short, h, skip) if backward else (z, short, h, skip)
+    results, workspaces = [], (plans.WORKSPACE_BYTES, (7 if backward else 5) * 2 * 2_048 * 4)
+    for workspace in workspaces:
+        launched.clear()
+        monkeypatch.setattr(plans, "WORKSPACE_BYTES", workspace)
+        with torch.no_grad():
+            results.append((launch._core_backward if backward else launch._core)(*operands))
+        assert len(launched) == launches(length, FLOAT32, backward, batch, channels, weight.shape[-1])
+    assert len(launched) == 2 * (8 if backward else 5), "two groups"
+    for wide, narrow in zip(*results, strict=True):
+        assert torch.equal(wide, narrow)
+
+
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
 def test_production_sizes_in_several_passes(dtype: torch.dtype) -> None:
     assert_equals_reference(1, 1, 1_503, dtype, "cpu")
@@ -120,10 +156,10 @@ def test_errors_of_each_precision(setting: str, dtype: torch.dtype, least: float
 
 
 def test_errors_of_bfloat16_over_several_passes() -> None:
-    """In the sizes that long sequences have. The errors are white, so they are larger beside a gradient's small end."""
+    """In the sizes of long sequences. They are alike everywhere, so they are larger beside a gradient's small end."""
     of = errors(1, 1, 20_001, BFLOAT16)
     assert all(error.whole <= 8e-3 for error in of.values())
-    assert 4e-3 <= of["dh"].whole
+    assert of["dh"].whole >= 4e-3
     assert of["dh"].whole < of["dh"].end <= 2e-2
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from genome_lm.kernels.triton import costs
-from genome_lm.kernels.triton.costs import flash_fft_conv, kernel_costs, ours, table, torch_fft, worthwhile
+from genome_lm.kernels.triton import costs, plan
+from genome_lm.kernels.triton.costs import flash_fft_conv, kernel_costs, launches, ours, table, torch_fft, worthwhile
 from genome_lm.kernels.triton.plan import plan_for
 
 LENGTHS = [1_024, 32_768, 160_000, 450_000, 1_000_000]
@@ -68,9 +68,9 @@ def test_a_batch_shares_the_filter(backward: bool) -> None:
 
 def test_l2_of_a_column_pass() -> None:
     """One program, counted by hand: 2 columns padded to a block of 16 × 64, factors twice 16 × 16 in bfloat16."""
-    plan = plan_for(8_192, torch.bfloat16)
-    assert plan is not None
-    assert (plan.n_columns, plan.block_rows, plan.block_columns, plan.step) == (2, 16, 64, 16)
+    sizes = plan_for(8_192, torch.bfloat16)
+    assert sizes is not None
+    assert (sizes.n_columns, sizes.block_rows, sizes.block_columns, sizes.step) == (2, 16, 64, 16)
     factors, gates, result = 2 * 16 * 16 * 2, 2 * 2 * 64 * 2, 2 * 2 * 64 * 2
     assert kernel_costs(8_192, torch.bfloat16)["columns_fft"].cached == (factors + gates + result) * 4_096 // 64
 
@@ -89,11 +89,49 @@ def test_by_the_counts_ours_is_worthwhile_up_to_some_length() -> None:
         assert worthwhile(160_000, torch.bfloat16, 1, training)
         assert worthwhile(1_000_000, torch.bfloat16, 1, training)
         assert not worthwhile(4_000_000, torch.bfloat16, 1, training)
-        assert not worthwhile(160_000, torch.float32, 1, training)
+        assert not worthwhile(1_000_000, torch.float32, 1, training, taps=3)
     assert worthwhile(1_024, torch.float32, 256)
     assert not worthwhile(32_768, torch.float32, 1, True)
     assert worthwhile(32_768, torch.float32, 1, True, taps=3), "they save torch.fft's passes over the streams"
     assert not worthwhile(100, torch.float64)
+
+
+@pytest.mark.usefixtures("measured")
+def test_what_float32_is_worth_follows_the_setting_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three products of bfloat16 instead of six, and as many bytes; bfloat16 and float16 take no notice."""
+    length, dtypes = 160_000, (torch.float32, torch.float16, torch.bfloat16)
+    before, was_worthwhile = [ours(length, dtype) for dtype in dtypes], worthwhile(length, torch.float32)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    after = [ours(length, dtype) for dtype in dtypes]
+    assert after[0].matrix == pytest.approx(before[0].matrix / 2)
+    assert after[0].bytes == before[0].bytes
+    assert after[0].floor < before[0].floor
+    assert after[1:] == before[1:]
+    assert (was_worthwhile, worthwhile(length, torch.float32)) == (False, True)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_launches(backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kernel once per group of channels. Groups that stay in L2 would be at least eight times as many."""
+    taps, kernels = 3, 8 if backward else 5
+    assert launches(1_000, torch.bfloat16, backward, 1, 256, taps) == (3 if backward else 2)
+    wide = launches(1_000_000, torch.bfloat16, backward, 1, 256, taps)
+    assert wide == kernels * (24 if backward else 16)
+    assert 15e-6 * wide < 256 * ours(1_000_000, torch.bfloat16, backward, 1, taps).floor / 4, "of 15 µs each"
+    monkeypatch.setattr(plan, "WORKSPACE_BYTES", 16 << 20)
+    assert launches(1_000_000, torch.bfloat16, backward, 1, 256, taps) >= 8 * wide
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_what_stands_in_l2_is_not_moved(backward: bool) -> None:
+    """Nothing but operands and results is then read from memory; one program keeps nothing between passes."""
+    for length in LENGTHS:
+        costs_of = kernel_costs(length, torch.bfloat16, backward).values()
+        assert all(cost.cached / costs.CACHE <= cost.resident <= cost.floor for cost in costs_of)
+    one = ours(1_024, torch.bfloat16, backward)
+    assert one.resident == one.floor
+    many = ours(32_768, torch.bfloat16, backward, 8)
+    assert many.resident < many.floor
 
 
 def test_a_measured_crossover_takes_precedence(measured: dict[str, tuple[int, int]]) -> None:

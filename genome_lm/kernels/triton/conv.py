@@ -25,10 +25,10 @@ sequences, of N = n_columns · R · C points, take three passes: `columns_fft` g
 stride of R · C; `rows_conv` transforms each row as one tile, multiplies by the filter's transform and inverts;
 `columns_ifft` transforms back, adds the skip and gates. n_columns is any integer, so little is padded.
 
-**Precision.** Products of matrices are taken as DOT says (`plan.Precision`): "bf16" rounds both factors to bfloat16.
-"bf16x3" takes each as a sum of two bfloat16 numbers and leaves out the product of the small ones, "bf16x6" as a sum of
-three. They accumulate in float32, in which everything else is computed too. What stands between the passes and the
-matrix of the column passes are kept in bfloat16 for "bf16", else in float32. Largest errors are about 6e-3 of the
+**Precision.** Products of matrices are taken as DOT says (`plan.Precision`). "bf16" rounds both factors to bfloat16.
+"bf16x3" takes each as a sum of two bfloat16 numbers and leaves out the product of the small ones. "bf16x6" takes a
+sum of three. They accumulate in float32, in which everything else is computed too. What stands between the passes and
+the matrix of the column passes are kept in bfloat16 for "bf16", else in float32. Largest errors are about 6e-3 of the
 largest value with "bf16", 1e-5 with "bf16x3" and 3e-7 with "bf16x6" (`python -m tests.measure.triton_errors`). Those
 of "bf16" are alike everywhere, so they are twice as large beside the small end of a filter's gradient.
 
