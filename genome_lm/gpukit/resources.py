@@ -111,7 +111,8 @@ def resources(variant: Variant) -> Resources:
         ValueError: If it does not use tensor cores.
     """
     kernel, dtype = variant.kernel, variant.dtype
-    plan = plan_for(1_024 if kernel in TILES else 1_000_000, dtype, kernel.endswith("backward"), variant.dot)
+    length, hopper = 1_024 if kernel in TILES else 1_000_000, variant.arch >= 90
+    plan = plan_for(length, dtype, kernel.endswith("backward"), variant.dot, hopper)
     assert plan is not None
     names = getattr(triton_conv, kernel).arg_names
     if kernel in COLUMNS:

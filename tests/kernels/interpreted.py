@@ -14,10 +14,9 @@ from genome_lm.gpukit.forms import KERNELS
 from genome_lm.kernels import causal_conv, gated_causal_conv
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.triton import conv as kernels
-from genome_lm.kernels.triton import launch
+from genome_lm.kernels.triton import costs, launch
 from genome_lm.kernels.triton import plan as plans
-from genome_lm.kernels.triton.costs import launches
-from genome_lm.kernels.triton.plan import make_plan, precision_of
+from genome_lm.kernels.triton.plan import Plan, Precision, make_plan, precision_of
 from genome_lm.model import HyenaLM
 from tests.kernels.triton_cases import (
     assert_core_equals_reference,
@@ -38,12 +37,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     Blocks have many columns, since the interpreter takes as long for a program whatever its size.
     """
 
-    def plan(length: int, dtype: torch.dtype, backward: bool = False) -> object:
-        return make_plan(length, precision_of(dtype), 16, 16, warps=4)._replace(
-            block_rows=16, block_columns=128, step=16
-        )
+    def plan(
+        length: int, dtype: torch.dtype, backward: bool = False, precision: plans.Precision | None = None
+    ) -> Plan:
+        sizes = make_plan(length, precision or precision_of(dtype), 16, 16, warps=4)
+        return sizes._replace(block_rows=16, block_columns=128, step=16)
 
     monkeypatch.setattr(launch, "plan_for", plan)
+    monkeypatch.setattr(costs, "plan_for", plan)
     monkeypatch.setattr(plans, "WORKSPACE_BYTES", 1 << 16)
     monkeypatch.setattr(launch, "PROGRAMS", 4)
 
@@ -103,9 +104,10 @@ def test_groups_of_channels_share_a_workspace(monkeypatch: pytest.MonkeyPatch) -
     assert_equals_reference(2, 7, 300, FLOAT32, "cpu")
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("backward", [False, True])
 def test_launches_are_as_many_as_counted(backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In groups of two channels and of one; the results are those of one group, to the bit."""
+    """Each kernel once for a group of two channels and once for one channel."""
     launched = list[str]()
 
     class Counted:
@@ -118,20 +120,16 @@ def test_launches_are_as_many_as_counted(backward: bool, monkeypatch: pytest.Mon
 
     for name in KERNELS:
         monkeypatch.setattr(kernels, name, Counted(name))
-    batch, channels, length = 1, 3, 1_100
-    z, weight, bias, h, skip = core_operands(batch, channels, length, FLOAT32)
-    short = torch.cat([weight[:, 0], bias[:, None]], dim=1).detach()
-    operands = (torch.ones(batch, channels, length), z, short, h, skip) if backward else (z, short, h, skip)
-    results, workspaces = [], (plans.WORKSPACE_BYTES, (7 if backward else 5) * 2 * 2_048 * 4)
-    for workspace in workspaces:
-        launched.clear()
-        monkeypatch.setattr(plans, "WORKSPACE_BYTES", workspace)
-        with torch.no_grad():
-            results.append((launch._core_backward if backward else launch._core)(*operands))
-        assert len(launched) == launches(length, FLOAT32, backward, batch, channels, weight.shape[-1])
-    assert len(launched) == 2 * (8 if backward else 5), "two groups"
-    for wide, narrow in zip(*results, strict=True):
-        assert torch.equal(wide, narrow)
+    channels, length = 3, 300
+    z, weight, bias, h, skip = (x.detach() for x in core_operands(1, channels, length, BFLOAT16))
+    short, sequences = torch.cat([weight[:, 0], bias[:, None]], dim=1), 3 if backward else 2
+    monkeypatch.setattr(plans, "WORKSPACE_BYTES", 2 * sequences * 2 * 512 * 2)
+    if backward:
+        launch._core_backward(torch.ones(1, channels, length, dtype=BFLOAT16), z, short, h, skip)
+    else:
+        launch._core(z, short, h, skip)
+    assert len(launched) == costs.launches(length, BFLOAT16, backward, 1, channels, weight.shape[-1])
+    assert len(launched) == 2 * (8 if backward else 5)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)

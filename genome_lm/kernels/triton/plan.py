@@ -91,19 +91,29 @@ def _demands_float32() -> bool:
 
 
 def plan_for(
-    length: int, dtype: torch.dtype, backward: bool = False, precision: Precision | None = None
+    length: int,
+    dtype: torch.dtype,
+    backward: bool = False,
+    precision: Precision | None = None,
+    hopper: bool | None = None,
 ) -> Plan | None:
     """The plan for a length, dtype and direction; None where the kernels can't take it.
 
-    `precision` None: `precision_of` the dtype.
+    `precision` None: `precision_of` the dtype. `hopper` None: as `_on_hopper` says.
     """
     if not 0 < length <= LONGEST or dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return None
-    return _plan(length, precision or precision_of(dtype), backward)
+    return _plan(length, precision or precision_of(dtype), backward, _on_hopper() if hopper is None else hopper)
+
+
+@torch.compiler.assume_constant_result
+def _on_hopper() -> bool:
+    """Whether the current GPU multiplies from shared memory, as an H100 does; without a GPU, it is planned for one."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (9, 0)
 
 
 @lru_cache(maxsize=1024)
-def _plan(length: int, dot: Precision, backward: bool) -> Plan:
+def _plan(length: int, dot: Precision, backward: bool, hopper: bool) -> Plan:
     """The plan of a length that the kernels take.
 
     Tiles are bound by registers: the operands of a chain of products are held whole, and the backward of one program
@@ -111,8 +121,12 @@ def _plan(length: int, dot: Precision, backward: bool) -> Plan:
     and four a tile of 64 rows, where an H100 multiplies by its largest instructions. Up to 1,024 positions, what
     doesn't fit is spilled: that costs fewer instructions than smaller tiles do, and saves two passes over memory. Up
     to 4,096 positions the backward takes passes over smaller tiles, as one program of 64 × 64 would spill too much.
-    Split operands are spilled too in tiles of 64 × 64. There they save column passes, whose operations grow with the
-    square of the number of tiles, which is worth it once small tiles would be more than 32 (test_triton_compile.py).
+    Split operands are spilled in tiles of 64 × 64 too. There these save column passes, whose operations grow with the
+    square of the number of tiles: they are worth it beyond 32 small ones. An A100, which multiplies from registers,
+    would spill 16 kB per thread (test_triton_compile.py).
     """
-    small = 32_768 if dot != "bf16" else 4_096 if backward else 1_024
+    if dot == "bf16":
+        small = 4_096 if backward else 1_024
+    else:
+        small = 32_768 if hopper else LONGEST
     return make_plan(length, dot, 32, 32, warps=2) if length <= small else make_plan(length, dot, 64, 64, warps=4)
