@@ -108,7 +108,7 @@ def plan_for(
 
 @torch.compiler.assume_constant_result
 def _on_hopper() -> bool:
-    """Whether the current GPU multiplies from shared memory, as an H100 does; without a GPU, it is planned for one."""
+    """Whether the current GPU multiplies from shared memory, as an H100 does. Without a GPU, plans are for one."""
     return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (9, 0)
 
 
