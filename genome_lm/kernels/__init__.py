@@ -17,6 +17,12 @@ from genome_lm.kernels.attention.reference import (
 )
 from genome_lm.kernels.attention.rotary import rotate_
 from genome_lm.kernels.conv.depthwise import depthwise
+from genome_lm.kernels.conv.implicit import (
+    FilterNetwork,
+    filter_times,
+    positional_features,
+    sine_layers,
+)
 from genome_lm.kernels.conv.online import OnlineConv, TileFilters, convolve_ahead
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.conv.spectra import bins, spectrum
@@ -33,9 +39,20 @@ from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp, residual_mlp_
 from genome_lm.kernels.cpu.products import add_linear, linear
 from genome_lm.kernels.cpu.stages import decay_window
 from genome_lm.kernels.cpu.taps import ExplicitFilters
-from genome_lm.kernels.cpu.torch_private import changes
+from genome_lm.kernels.cpu.torch_private import changes, is_watched
 from genome_lm.kernels.cpu.workers import for_each, most_sharing, own_threads, rows_of_piece
-from genome_lm.kernels.dispatch import Backend, backend_for, forced_backend, gated_causal_conv, hyena_core, runs_core
+from genome_lm.kernels.dispatch import (
+    Backend,
+    backend_for,
+    core_spectra,
+    core_spectra_bytes,
+    forced_backend,
+    gated_causal_conv,
+    hyena_core,
+    hyena_core_by_spectra,
+    implicit_filter,
+    runs_core,
+)
 from genome_lm.kernels.numerics import deterministic, outside_autocast
 from genome_lm.kernels.projections import from_channels, to_channels
 from genome_lm.kernels.recomputed import recomputed
@@ -44,6 +61,7 @@ __all__ = [
     "Around",
     "Backend",
     "ExplicitFilters",
+    "FilterNetwork",
     "FilterWeights",
     "MixerWeights",
     "MlpWeights",
@@ -59,17 +77,23 @@ __all__ = [
     "causal_counts",
     "changes",
     "convolve_ahead",
+    "core_spectra",
+    "core_spectra_bytes",
     "decay_window",
     "depthwise",
     "deterministic",
     "dilated_attention",
     "dilated_counts",
+    "filter_times",
     "for_each",
     "forced_backend",
     "from_channels",
     "full_attention",
     "gated_causal_conv",
     "hyena_core",
+    "hyena_core_by_spectra",
+    "implicit_filter",
+    "is_watched",
     "linear",
     "local_attention",
     "local_counts",
@@ -78,6 +102,7 @@ __all__ = [
     "nearest_counts",
     "outside_autocast",
     "own_threads",
+    "positional_features",
     "recency",
     "recomputed",
     "residual_mixer",
@@ -87,6 +112,7 @@ __all__ = [
     "rotate_",
     "rows_of_piece",
     "runs_core",
+    "sine_layers",
     "spectrum",
     "to_channels",
 ]

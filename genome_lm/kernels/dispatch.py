@@ -1,6 +1,7 @@
 """Which implementation computes: chosen by device and dtype, or forced by GENOME_LM_KERNEL."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.conv import reference
+from genome_lm.kernels.conv import implicit, reference
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,55 @@ def hyena_core(z: Tensor, weight: Tensor, bias: Tensor, h: Tensor, skip: Tensor)
     return launch.hyena_core(z, weight, bias, h, skip)
 
 
+def core_spectra(h: Tensor, dtype: torch.dtype) -> Tensor:
+    """What `hyena_core` computes of its filters alone, for `hyena_core_by_spectra`; where `runs_core` says so.
+
+    Args:
+        h: (D, L) filters.
+        dtype: Of the streams.
+
+    Returns:
+        `core_spectra_bytes` in all.
+    """
+    from genome_lm.kernels.triton import launch
+
+    return launch.core_spectra(h, dtype)
+
+
+def core_spectra_bytes(channels: int, length: int, dtype: torch.dtype) -> int:
+    """Bytes of the `core_spectra` of so many filters."""
+    from genome_lm.kernels.triton import launch
+
+    return launch.spectra_bytes(channels, length, dtype)
+
+
+def hyena_core_by_spectra(z: Tensor, weight: Tensor, bias: Tensor, spectra: Tensor, skip: Tensor) -> Tensor:
+    """`hyena_core` without gradients, with `core_spectra` of its filters for the length and the dtype of z."""
+    from genome_lm.kernels.triton import launch
+
+    return launch.hyena_core_by_spectra(z, weight, bias, spectra, skip)
+
+
+def implicit_filter(network: implicit.FilterNetwork, length: int, span: int) -> Tensor:
+    """`implicit.implicit_filter`, in Triton where `backend_for` says so and the kernels take the network.
+
+    Raises:
+        GenomeLMError: If GENOME_LM_KERNEL=triton forces what can't be.
+    """
+    if backend_for(network.out) == "triton":
+        _require_triton()
+        from genome_lm.kernels.triton import filter_launch
+
+        if filter_launch.takes(network, length):
+            return filter_launch.implicit_filter(network, length, span)
+    return implicit.implicit_filter(network, length, span)
+
+
+def _require_triton() -> None:
+    if not HAS_TRITON:
+        raise GenomeLMError(f"{VARIABLE}=triton: triton is not installed; pip install 'genome-lm[gpu]' (on Linux)")
+
+
 def _takes_triton(x: Tensor, length: int, dtype: torch.dtype, training: bool, taps: int = 0) -> bool:
     """Whether the Triton kernels take a batch like x of such sequences; with so many taps before the gates."""
     if backend_for(x) != "triton":
@@ -119,8 +169,7 @@ def _takes_triton(x: Tensor, length: int, dtype: torch.dtype, training: bool, ta
 
     if os.environ.get(VARIABLE) != "triton" and not worthwhile(length, dtype, len(x), training, taps):
         return False
-    if not HAS_TRITON:
-        raise GenomeLMError(f"{VARIABLE}=triton: triton is not installed; pip install 'genome-lm[gpu]' (on Linux)")
+    _require_triton()
     return True
 
 
@@ -158,7 +207,7 @@ def _self_test(device: torch.device) -> str:
     A missing C compiler, a driver that is too old and a wrong result all end here.
     """
     try:
-        from genome_lm.kernels.triton import launch
+        from genome_lm.kernels.triton import filter_launch, launch
 
         for length in SELF_TEST_LENGTHS:
             # Waves of many frequencies; drawing random numbers would change what a seeded run draws next.
@@ -172,10 +221,36 @@ def _self_test(device: torch.device) -> str:
                 expected = getattr(reference, name)(*operands)
                 with torch.no_grad():
                     y = getattr(launch, name)(*(operand.to(device, torch.float32) for operand in operands))
-                error = float((y.cpu().double() - expected).abs().max() / expected.abs().max())
-                if not error <= SELF_TEST_BOUND:
-                    return f"a self-test of {name}, {length} positions, is off by {error:.1e} of the largest value"
+                if wrong := _wrong(name, y, expected):
+                    return wrong
+            network = _test_network()
+            on_device = network.to(device, torch.float32)
+            with torch.no_grad():
+                y = filter_launch.implicit_filter(on_device, length, 2 * length)
+            if wrong := _wrong("implicit_filter", y, implicit.implicit_filter(network, length, 2 * length)):
+                return wrong
     except Exception as error:  # whatever compiler, driver and launch may raise: it is the reason
         lines = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {lines[0]}"
     return ""
+
+
+def _wrong(name: str, y: Tensor, expected: Tensor) -> str:
+    """What is to be said of a result that is not what was expected; empty if it is."""
+    error = float((y.cpu().double() - expected).abs().max() / expected.abs().max())
+    length = y.shape[-1]
+    return (
+        ""
+        if error <= SELF_TEST_BOUND
+        else f"a self-test of {name}, {length} positions, is off by {error:.1e} of the largest value"
+    )
+
+
+def _test_network() -> implicit.FilterNetwork:
+    """A small one with an inner layer, float64 on the CPU."""
+
+    def waves(*shape: int) -> Tensor:
+        return torch.arange(math.prod(shape), dtype=torch.float64).square().mul(0.1).sin().view(shape)
+
+    layers = [(waves(16, 5), waves(16)), (waves(16, 16) / 4, waves(16))]
+    return implicit.FilterNetwork(2 + waves(16), layers, waves(3, 16), -2 - waves(3), 0.05)

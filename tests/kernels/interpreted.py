@@ -8,22 +8,27 @@ from torch.library import opcheck
 
 from genome_lm.config import ModelConfig
 from genome_lm.direction import CAUSAL
+from genome_lm.errors import GenomeLMError
 from genome_lm.finetune.adapters import prepare
 from genome_lm.finetune_config import FinetuneConfig
 from genome_lm.gpukit.forms import KERNELS
-from genome_lm.kernels import causal_conv, gated_causal_conv
+from genome_lm.kernels import FilterNetwork, causal_conv, gated_causal_conv, implicit_filter
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.triton import conv as kernels
-from genome_lm.kernels.triton import costs, launch
+from genome_lm.kernels.triton import costs, filter_launch, launch
 from genome_lm.kernels.triton import plan as plans
-from genome_lm.kernels.triton.plan import Plan, Precision, make_plan, precision_of
+from genome_lm.kernels.triton.plan import Plan, make_plan, precision_of
 from genome_lm.model import HyenaLM
+from genome_lm.model.mixers.hyena import HyenaOperator
 from tests.kernels.triton_cases import (
     assert_core_equals_reference,
     assert_equals_reference,
+    assert_filter_equals_reference,
     assert_near,
     core_operands,
     errors,
+    network_of,
+    network_weights,
     operands,
 )
 
@@ -175,6 +180,35 @@ def test_with_short_convolutions_one_operation_for_pytorch() -> None:
     opcheck(launch._core, [z, short, h, skip])
 
 
+@pytest.mark.parametrize(
+    ("width", "channels", "inner", "features", "length", "span"),
+    [(16, 3, 2, 5, 1, 3), (64, 70, 2, 5, 37, 40), (8, 5, 0, 9, 259, 1_002), (12, 150, 3, 3, 100, 100)],
+    ids=str,
+)
+def test_filters(
+    width: int, channels: int, inner: int, features: int, length: int, span: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Narrow networks, which are padded; blocks of channels and positions that are not whole; several layers."""
+    monkeypatch.setattr(filter_launch, "PROGRAMS", 3)
+    assert_filter_equals_reference(network_weights(width, channels, inner, features), length, span)
+
+
+def test_a_filter_is_one_operation_for_pytorch() -> None:
+    first, inner, biases, sines, out = (
+        torch.randn(shape, requires_grad=True) for shape in ((5, 16), (1, 16, 16), (2, 16), (16,), (3, 16))
+    )
+    opcheck(filter_launch._filter, [first, inner, biases, sines, out, -torch.rand(3), 20, 30, 0.05])
+
+
+def test_wide_networks_and_filters_of_no_positions_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENOME_LM_KERNEL", "triton")
+    wide = network_of(network_weights(2 * filter_launch.WIDEST, 2, 0))
+    assert implicit_filter(wide, 10, 10).shape == (2, 10)
+    assert implicit_filter(network_of(network_weights(16, 2, 0)), 0, 10).shape == (2, 0)
+    with pytest.raises(GenomeLMError, match="no filters' networks of width 256"):
+        filter_launch.implicit_filter(wide, 10, 10)
+
+
 def test_empty_batch() -> None:
     inputs = operands(0, 2, 30, FLOAT32, "cpu")
     y = launch.gated_causal_conv(*inputs)
@@ -200,23 +234,60 @@ def test_a_model_computes_what_the_reference_does(length: int, layers: int, monk
         d_model=3, n_layer=layers, d_inner=6, max_length=length, filter_order=4, embed_dropout=0.0
     )  # fmt: skip
     model, ids = HyenaLM(config), torch.randint(7, 11, (2, length + 1))
-    taken = list[torch.Size]()
-    core = launch.hyena_core
+    taken, made = list[torch.Size](), list[int]()
+    core, network = launch.hyena_core, filter_launch.implicit_filter
 
     def counted(z: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         taken.append(z.shape)
         return core(z, *rest)
 
+    def counted_filter(of: FilterNetwork, length: int, span: int) -> torch.Tensor:
+        made.append(length)
+        return network(of, length, span)
+
     monkeypatch.setattr(launch, "hyena_core", counted)
+    monkeypatch.setattr(filter_launch, "implicit_filter", counted_filter)
     losses, gradients = [], []
     for kernel in ("triton", "reference"):
         monkeypatch.setenv("GENOME_LM_KERNEL", kernel)
         losses.append(model.loss(*CAUSAL.shifted(ids)))
         gradients.append(torch.autograd.grad(losses[-1], list(model.parameters())))
         assert taken == [(2, 9, length)] * layers
+        assert made == [length] * layers
     torch.testing.assert_close(*losses)
     for got, expected in zip(*gradients, strict=True):
         assert_near(got, expected.double(), 1e-4)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("length", [40, 300])
+def test_inference_keeps_spectra_as_long_as_the_weights_stay(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one program, and of several passes over groups of channels, the last of which has one."""
+    monkeypatch.setattr(launch, "WORKSPACE_BYTES", 2 * 2 * 2 * 512 * 4)
+    torch.manual_seed(0)
+    mixer = HyenaOperator(ModelConfig(d_model=3, n_layer=1, d_inner=6, max_length=length, filter_order=4))
+    cache, x = mixer.filter.cache, torch.randn(2, length, 3)
+
+    def outputs(kernel: str) -> torch.Tensor:
+        monkeypatch.setenv("GENOME_LM_KERNEL", kernel)
+        with torch.no_grad():
+            return mixer(x)
+
+    first = outputs("triton")
+    assert_near(first, outputs("reference").double(), 1e-5)
+    (held,) = cache._held.values()
+    assert held.spectra.nbytes == launch.spectra_bytes(3, length, FLOAT32)
+    with monkeypatch.context() as patch:
+        patch.delattr(filter_launch, "implicit_filter")  # nothing is made again
+        assert torch.equal(outputs("triton"), first)
+    with torch.no_grad():
+        mixer.filter.out.weight.mul_(2)
+    changed = outputs("triton")
+    assert not torch.allclose(changed, first)
+    cache.budget = held.spectra.nbytes - 1
+    cache._held.clear()
+    assert torch.equal(outputs("triton"), changed)
+    assert not cache._held, "beyond the budget"
 
 
 def test_a_model_with_lora_and_within_autocast(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,15 +74,21 @@ def test_a_self_test_that_can_t_compile_says_why(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.01, False), (float("nan"), False)])
-@pytest.mark.parametrize("wrong", ["gated_causal_conv", "hyena_core"])
+@pytest.mark.parametrize("wrong", ["gated_causal_conv", "hyena_core", "implicit_filter"])
 def test_a_self_test_compares_with_the_reference(
     wrong: str, factor: float, passes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launch = pytest.importorskip("genome_lm.kernels.triton.launch")
-    for name in ("gated_causal_conv", "hyena_core"):
+    from genome_lm.kernels.triton import filter_launch
+
+    places = {
+        "gated_causal_conv": (launch, dispatch.reference), "hyena_core": (launch, dispatch.reference),
+        "implicit_filter": (filter_launch, dispatch.implicit),
+    }  # fmt: skip
+    for name, (module, plain_module) in places.items():
         by = factor if name == wrong else 1
-        plain = getattr(dispatch.reference, name)
-        monkeypatch.setattr(launch, name, lambda *operands, by=by, plain=plain: by * plain(*operands))
+        plain = getattr(plain_module, name)
+        monkeypatch.setattr(module, name, lambda *operands, by=by, plain=plain: by * plain(*operands))
     reason = dispatch._self_test(torch.device("cpu"))
     assert (reason == "") is passes
     assert passes or wrong in reason

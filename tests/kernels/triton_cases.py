@@ -6,11 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genome_lm.kernels.conv.implicit import FilterNetwork, implicit_filter
 from genome_lm.kernels.conv.reference import gated_causal_conv, hyena_core
-from genome_lm.kernels.triton import launch
+from genome_lm.kernels.triton import filter_launch, launch
 
 BOUND = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """Largest error allowed, relative to the largest value expected; float32 in PyTorch's own setting, bf16x6."""
+FILTER_BOUND = 5e-5
+"""The same of filters, whose network enlarges the rounding of float32."""
 
 
 def operands(batch: int, channels: int, length: int, dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -59,6 +62,35 @@ def errors(batch: int, channels: int, length: int, dtype: torch.dtype) -> dict[s
     return {name: Errors.of(got.detach(), want.detach()) for name, got, want in results}
 
 
+def network_weights(width: int, channels: int, inner: int, features: int = 5) -> list[Tensor]:
+    """Of a filter's network: frequencies of its sines, weight and bias of each hidden layer, the last weight."""
+    torch.manual_seed(width)
+    sizes = [features] + [width] * inner
+    layers = [torch.rand(shape) for size in sizes for shape in ((width, size), (width,))]
+    scaled = [(2 * layer - 1) / sizes[number // 2] ** 0.5 for number, layer in enumerate(layers)]
+    weights = [10 + torch.randn(width) / 10, *scaled, torch.randn(channels, width) / width**0.5]
+    return [weight.requires_grad_() for weight in weights]
+
+
+def network_of(weights: list[Tensor]) -> FilterNetwork:
+    """The network with these weights, and the windows that models have."""
+    frequencies, *layers, out = weights
+    rates = -torch.linspace(3, 15, len(out), dtype=out.dtype)
+    return FilterNetwork(frequencies, list(zip(layers[::2], layers[1::2], strict=True)), out, rates, 0.05)
+
+
+def assert_filter_equals_reference(weights: list[Tensor], length: int, span: int) -> None:
+    """Filters and the gradients of all weights; float32 in PyTorch is off by as much, as sines enlarge its errors."""
+
+    def ours(*weights: Tensor) -> Tensor:
+        return filter_launch.implicit_filter(network_of(list(weights)), length, span)
+
+    def plain(*weights: Tensor) -> Tensor:
+        return implicit_filter(network_of(list(weights)), length, span)
+
+    assert_equal_gradients(ours, plain, weights, torch.float32, FILTER_BOUND)
+
+
 def assert_near(got: Tensor, expected: Tensor, bound: float) -> None:
     error = (got.double() - expected).abs().max() / expected.abs().max()
     assert error <= bound, f"{error:.1e}"
@@ -77,15 +109,20 @@ def assert_core_equals_reference(batch: int, channels: int, length: int, dtype: 
 
 
 def assert_equal_gradients(
-    operation: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: list[Tensor], dtype: torch.dtype
+    operation: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    inputs: list[Tensor],
+    dtype: torch.dtype,
+    bound: float | None = None,
 ) -> None:
+    bound = BOUND[dtype] if bound is None else bound
     exact = [x.detach().double().requires_grad_() for x in inputs]
     y, expected = operation(*inputs), reference(*exact)
     assert y.dtype == dtype
-    assert_near(y, expected, BOUND[dtype])
+    assert_near(y, expected, bound)
     dy = torch.randn_like(y)
     gradients = torch.autograd.grad(y, inputs, dy), torch.autograd.grad(expected, exact, dy.double())
     for x, got, want in zip(inputs, *gradients, strict=True):
         assert got.dtype == x.dtype
         assert got.shape == x.shape
-        assert_near(got, want, BOUND[dtype])
+        assert_near(got, want, bound)

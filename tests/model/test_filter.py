@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from genome_lm.config import ModelConfig
+from genome_lm.kernels.conv import implicit
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers import filter as filters
 from genome_lm.model.mixers.filter import ImplicitFilter, shared_filters
@@ -19,13 +20,13 @@ LENGTHS = 40, 33, 47, 17
 def passes_through_networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Positions that filters' networks were computed for, with a graph or without."""
     seen = list[int]()
-    features = ImplicitFilter.features
+    features = implicit.positional_features
 
-    def counted(self: ImplicitFilter, length: int) -> Tensor:
+    def counted(weight: Tensor, length: int, span: int) -> Tensor:
         seen.append(length)
-        return features(self, length)
+        return features(weight, length, span)
 
-    monkeypatch.setattr(ImplicitFilter, "features", counted)
+    monkeypatch.setattr(implicit, "positional_features", counted)
     return seen
 
 

@@ -12,16 +12,15 @@ from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.conv.implicit import FilterNetwork, wave_frequencies
-from genome_lm.kernels.triton import conv
 from genome_lm.kernels.triton import filters as kernels
-from genome_lm.kernels.triton.launch import _bound
+from genome_lm.kernels.triton.launch import bound, check_device
 
 WIDEST = 128
 """Widest hidden layers that the kernels take: their weights must fit into shared memory."""
 LEAST = 16
 """Fewest rows of a product; narrower networks are padded."""
-POSITIONS, CHANNELS = 64, 64
-"""What a program takes at one time."""
+VALUES, CHANNELS = 4_096, 64
+"""Hidden values and channels that a program takes at one time."""
 PROGRAMS = 512
 """Programs of a launch that are enough to fill a GPU, and parts that the gradients of weights are summed from."""
 
@@ -41,11 +40,12 @@ def implicit_filter(network: FilterNetwork, length: int, span: int) -> Tensor:
     Raises:
         GenomeLMError: If the network is one that the kernels can't take.
     """
-    width = len(network.frequencies)
-    if width > WIDEST:
-        raise GenomeLMError(f"the triton kernels take filters' networks up to {WIDEST} wide, not {width}")
-    if network.out.device.type != "cuda" and not conv.INTERPRETED.value:
-        raise GenomeLMError(f"the triton kernels need a CUDA device, not {network.out.device.type}")
+    check_device(network.out)
+    width, dtype = len(network.frequencies), network.out.dtype
+    if not takes(network, length):
+        raise GenomeLMError(
+            f"the triton kernels take no filters' networks of width {width} in {dtype} over {length} positions"
+        )
     pad = max(LEAST, triton.next_power_of_2(width)) - width
     (first, _), *later = network.hidden
     inner = [F.pad(weight, (0, pad, 0, pad)) for weight, _ in later]
@@ -57,7 +57,13 @@ def implicit_filter(network: FilterNetwork, length: int, span: int) -> Tensor:
         F.pad(network.out, (0, pad)).float(),
         network.rates.float(), length, span, network.shift,
     )  # fmt: skip
-    return h.to(network.out.dtype)
+    return h.to(dtype)
+
+
+def takes(network: FilterNetwork, length: int) -> bool:
+    """Whether `implicit_filter` can be computed in Triton."""
+    wide = len(network.frequencies) > WIDEST
+    return length > 0 and not wide and network.out.dtype in (torch.float32, torch.float16, torch.bfloat16)
 
 
 @torch.library.custom_op("genome_lm::implicit_filter", mutates_args=())
@@ -66,15 +72,16 @@ def _filter(
     length: int, span: int, shift: float,
 ) -> Tensor:  # fmt: skip
     weights = [weight.contiguous() for weight in (first, inner, biases, sines, out, rates)]
-    channels, blocks = len(out), triton.cdiv(length, POSITIONS)
+    sizes = sizes_for(len(sines))
+    channels, blocks = len(out), triton.cdiv(length, sizes["POSITIONS"])
     channel_blocks = triton.cdiv(channels, CHANNELS)
     per_program = triton.cdiv(channel_blocks, min(channel_blocks, triton.cdiv(PROGRAMS, blocks)))
     h = torch.empty(channels, length, dtype=torch.float32, device=out.device)
     with torch.cuda.device_of(out):
         kernels.filter_forward[(blocks * triton.cdiv(channel_blocks, per_program),)](
             *weights, _bands(first), h,
-            channels, length, span, shift, _bound(len(biases)), _n_bands(first), _bound(per_program),
-            **_sizes(sines, CHANNELS=CHANNELS),
+            channels, length, span, shift, bound(len(biases)), bound(len(first) // 2), bound(per_program),
+            **sizes, CHANNELS=CHANNELS,
         )  # fmt: skip
     return h
 
@@ -92,45 +99,21 @@ def _backward(
     dh: Tensor, first: Tensor, inner: Tensor, biases: Tensor, sines: Tensor, out: Tensor, rates: Tensor,
     span: int, shift: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    dh, rates, first, inner, biases, sines, out = (
-        x.contiguous() for x in (dh, rates, first, inner, biases, sines, out)
-    )
-    channels, length = dh.shape
-    hidden = first, inner, biases, sines
-    at = length, span
-    n_bands, bands, sizes = _n_bands(first), _bands(first), _sizes(sines)
-    blocks, channel_blocks = triton.cdiv(length, POSITIONS), triton.cdiv(channels, CHANNELS)
-    x, d = torch.empty(2, len(sines), length, dtype=torch.float32, device=dh.device)
+    dh, rates, out = dh.contiguous(), rates.contiguous(), out.contiguous()
+    network = first.contiguous(), inner.contiguous(), biases.contiguous(), sines.contiguous(), _bands(first)
     with torch.cuda.device_of(dh):
-        kernels.filter_backward_hidden[(blocks,)](
-            dh, *hidden, out, rates, bands, x, d,
-            channels, *at, shift, _bound(len(biases)), n_bands, _bound(channel_blocks), **sizes, CHANNELS=CHANNELS,
-        )  # fmt: skip
-        parts, per_program = _parts(blocks, triton.cdiv(PROGRAMS, channel_blocks))
-        dout = dh.new_empty(parts, *out.shape)
-        kernels.filter_backward_out[(parts * channel_blocks,)](
-            dh, x, rates, dout, channels, *at, shift, _bound(per_program), **sizes, CHANNELS=CHANNELS
-        )
-        dbiases, dsines, dinner = [], torch.zeros_like(sines), []
-        parts, per_program = _parts(blocks, PROGRAMS)
-        for layer in reversed(range(1, len(biases))):
-            sums, dweight = dh.new_empty(parts, 2, len(sines)), dh.new_empty(parts, *inner.shape[1:])
-            kernels.filter_backward_inner[(parts,)](
-                d, *hidden, bands, sums, dweight, *at, _bound(layer), n_bands, _bound(per_program), **sizes
-            )
-            of_bias, of_sines = sums.sum(0)
-            dbiases.append(of_bias)
-            dinner.append(dweight.sum(0))
-            dsines += of_sines
-        sums = dh.new_empty(blocks, 2 + len(first), len(sines))
-        kernels.filter_backward_first[(blocks,)](d, first, biases, sines, bands, sums, *at, n_bands, **sizes)
-    of_bias, of_sines, *of_first = sums.sum(0)
+        x, d = _backward_hidden(dh, network, out, rates, span, shift)
+        dout = _backward_out(dh, x, rates, span, shift)
+        del x
+        later = [_backward_inner(d, network, layer, span) for layer in reversed(range(1, len(biases)))]
+        of_bias, of_sines, *of_first = _backward_first(d, network, span)
+    dbiases, dsines, dinner = zip(*reversed(later), strict=True) if later else ((), (), ())
     return (
         torch.stack(of_first),
-        torch.stack(dinner[::-1]) if dinner else torch.empty_like(inner),
-        torch.stack([of_bias, *dbiases[::-1]]),
-        dsines + of_sines,
-        dout.sum(0),
+        torch.stack(dinner) if dinner else torch.empty_like(inner),
+        torch.stack([of_bias, *dbiases]),
+        sum(dsines, of_sines),
+        dout,
     )
 
 
@@ -155,20 +138,75 @@ def _gradients(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
 _filter.register_autograd(_gradients, setup_context=_save)
 
 
-def _n_bands(first: Tensor) -> Any:
-    return _bound((len(first) - 1) // 2)
+_Network = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""What the kernels make the hidden layers from: first, inner, biases, sines, bands."""
+
+
+def _backward_hidden(
+    dh: Tensor, network: _Network, out: Tensor, rates: Tensor, span: int, shift: float
+) -> tuple[Tensor, Tensor]:
+    """What the last layer saw and its gradient, (W, length) each."""
+    channels, length = dh.shape
+    *_, biases, sines, bands = network
+    x, d = torch.empty(2, len(sines), length, dtype=torch.float32, device=dh.device)
+    sizes = sizes_for(len(sines))
+    kernels.filter_backward_hidden[(triton.cdiv(length, sizes["POSITIONS"]),)](
+        dh, *network[:4], out, rates, bands, x, d,
+        channels, length, span, shift, bound(len(biases)), bound(len(bands)),
+        bound(triton.cdiv(channels, CHANNELS)), **sizes, CHANNELS=CHANNELS,
+    )  # fmt: skip
+    return x, d
+
+
+def _backward_out(dh: Tensor, x: Tensor, rates: Tensor, span: int, shift: float) -> Tensor:
+    """The gradient of the last layer's weight, (C, W)."""
+    channels, length = dh.shape
+    blocks, sizes = triton.cdiv(channels, CHANNELS), sizes_for(len(x), products=True)
+    parts, per_program = _parts(length, sizes, triton.cdiv(PROGRAMS, blocks))
+    dout = dh.new_empty(parts, channels, len(x))
+    kernels.filter_backward_out[(parts * blocks,)](
+        dh, x, rates, dout, channels, length, span, shift, bound(per_program), **sizes, CHANNELS=CHANNELS
+    )
+    return dout.sum(0)
+
+
+def _backward_inner(d: Tensor, network: _Network, layer: int, span: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Takes d back through a layer; the gradients of its bias, its sines and its weight."""
+    width, length = d.shape
+    sizes = sizes_for(width, products=True)
+    parts, per_program = _parts(length, sizes, PROGRAMS)
+    sums, dweight = d.new_empty(parts, 2, width), d.new_empty(parts, width, width)
+    kernels.filter_backward_inner[(parts,)](
+        d, *network, sums, dweight, length, span, bound(layer), bound(len(network[-1])), bound(per_program), **sizes
+    )
+    of_bias, of_sines = sums.sum(0)
+    return of_bias, of_sines, dweight.sum(0)
+
+
+def _backward_first(d: Tensor, network: _Network, span: int) -> Tensor:
+    """The gradients of the first layer's bias, of its sines and of its features' weights: (2 + F, W)."""
+    (width, length), (first, _, biases, sines, bands) = d.shape, network
+    sizes = sizes_for(width)
+    blocks = triton.cdiv(length, sizes["POSITIONS"])
+    sums = d.new_empty(blocks, 2 + len(first), width)
+    kernels.filter_backward_first[(blocks,)](
+        d, first, biases, sines, bands, sums, length, span, bound(len(bands)), **sizes
+    )
+    return sums.sum(0)
 
 
 def _bands(first: Tensor) -> Tensor:
     return wave_frequencies(len(first), first.device)
 
 
-def _sizes(sines: Tensor, **more: int) -> dict[str, int]:
-    """Compile-time constants."""
-    return {"WIDTH": len(sines), "POSITIONS": POSITIONS, "num_warps": 4, "num_stages": 1, **more}
+def sizes_for(width: int, products: bool = False) -> dict[str, int]:
+    """Compile-time constants for a width; `products` of kernels that sum over positions need more registers."""
+    positions = min(64, VALUES // width) // (2 if products else 1)
+    return {"WIDTH": width, "POSITIONS": positions, "num_warps": 4 if width <= 64 else 8, "num_stages": 1}
 
 
-def _parts(blocks: int, most: int) -> tuple[int, int]:
-    """Into how many programs so many blocks are parted, and how many blocks each has."""
+def _parts(length: int, sizes: dict[str, int], most: int) -> tuple[int, int]:
+    """Into how many programs the positions are parted, and how many blocks each has."""
+    blocks = triton.cdiv(length, sizes["POSITIONS"])
     per_program = triton.cdiv(blocks, most)
     return triton.cdiv(blocks, per_program), per_program

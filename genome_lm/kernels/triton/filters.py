@@ -3,25 +3,30 @@
 Needs triton; `genome_lm.kernels.triton.filter_launch` imports this module and launches.
 
 A program takes a block of POSITIONS. Hidden values are (WIDTH, POSITIONS), so that weights multiply from the left as
-they lie in memory and filters come out channel-major. Features and hidden layers stand in registers: the forward reads
-weights and writes h. The backward computes the layers again. It goes through the layers from the last one on, a
-kernel each, and takes two arrays of (WIDTH, length) between them.
+they lie in memory, and filters come out channel-major. Features and hidden layers stand in registers: the forward
+reads weights and writes h. The backward computes the layers again. It goes through them from the last one on, a
+kernel each, and holds two arrays of (WIDTH, length) between the kernels.
 
-Everything is float32; each product of matrices is split into three TF32 products. Gradients of weights are sums of a
-program over its blocks of positions, to be summed over the programs: the same bits each time.
+Everything is float32; each product of matrices is split into three TF32 products. A program sums the gradients of
+weights over its blocks of positions, and PyTorch then sums over the programs: the same bits each time.
 
 The arguments that the kernels share:
 
-- first: (1 + 2 · n_bands, WIDTH) weight of the first layer, transposed, and inner: (layers − 1, WIDTH, WIDTH) those of
-  the others; biases: (layers, WIDTH); sines: (WIDTH,) factors within the sines; out: (channels, WIDTH).
-- rates: (channels,) of the windows; bands: (n_bands,) turns over the span of each pair of features.
-- x, d: (WIDTH, length): hidden values behind a layer, and their gradient.
+- first: (1 + 2 · n_bands, WIDTH) weight of the first layer, transposed.
+- inner: (layers − 1, WIDTH, WIDTH) weights of the later layers; biases: (layers, WIDTH) of all.
+- sines: (WIDTH,) factors within the sines; bands: (n_bands,) turns over the span of each pair of features.
+- out: (channels, WIDTH) weight of the last layer; rates: (channels,) of the windows exp(rate · time) + shift.
+- x, d: (WIDTH, length), what the last layer sees and the gradient of a layer's values.
 """
 
 import triton
 import triton.language as tl
 
 TURN = tl.constexpr(6.283185307179586)
+PI = tl.constexpr((3.140625, 9.67502593994140625e-4, 1.509957990978376432e-7))
+"""Parts of pi, of which the first two are short, so that products with small integers are exact."""
+SINE = tl.constexpr((2.608789372970932e-06, -1.981105306185782e-04, 8.333087898790836e-03, -0.16666659712791443))
+"""Coefficients of r⁹, r⁷, r⁵ and r³ in sin(r) for |r| ≤ pi/2, to 5e-9: a weighted least-squares fit."""
 GENERAL = "channels", "length", "span", "layers", "layer", "n_bands", "n_blocks", "per_program"
 """Arguments that make no code of their own where they are 1 or a multiple of 16."""
 
@@ -42,6 +47,31 @@ def _dot(a, b):
 def _dot_add(a, b, total):
     """Matrix product of float32 tiles added to total."""
     return tl.dot(a, b, acc=total, input_precision="tf32x3")
+
+
+@triton.jit
+def _wave(x, COSINE: tl.constexpr):
+    """Sine or cosine of angles: to 2e-7 up to 8,192, beyond which float32 angles are themselves off by more.
+
+    Triton's own has a branch for any angle, which doubles the kernels' code.
+    """
+    whole = tl.floor(x * 0.3183098861837907 + (0.0 if COSINE else 0.5))
+    part = whole + 0.5 if COSINE else whole
+    rest = ((x - part * PI[0]) - part * PI[1]) - part * PI[2]
+    square = rest * rest
+    value = ((SINE[0] * square + SINE[1]) * square + SINE[2]) * square + SINE[3]
+    value = rest + rest * square * value
+    return tl.where((whole.to(tl.int32) & 1 == 1) != COSINE, -value, value)
+
+
+@triton.jit
+def _sin(x):
+    return _wave(x, COSINE=False)
+
+
+@triton.jit
+def _cos(x):
+    return _wave(x, COSINE=True)
 
 
 @triton.jit
@@ -68,8 +98,8 @@ def _first_layer(first, biases, bands, at, span, n_bands, WIDTH: tl.constexpr):
     x = _column(biases, WIDTH) + _column(first, WIDTH) * _time(at, span)[None, :]
     for band in range(n_bands):
         angle = _angle(bands, band, at, span)
-        x += _column(first + (1 + band) * WIDTH, WIDTH) * tl.cos(angle)[None, :]
-        x -= _column(first + (1 + n_bands + band) * WIDTH, WIDTH) * tl.sin(angle)[None, :]
+        x += _column(first + (1 + band) * WIDTH, WIDTH) * _cos(angle)[None, :]
+        x -= _column(first + (1 + n_bands + band) * WIDTH, WIDTH) * _sin(angle)[None, :]
     return x
 
 
@@ -82,6 +112,7 @@ def _square(weights, WIDTH: tl.constexpr):
 @triton.jit
 def _inner_layer(x, inner, biases, layer, WIDTH: tl.constexpr):
     """A later layer before its sine."""
+    tl.debug_barrier()
     weight = tl.load(_square(inner + (layer - 1) * WIDTH * WIDTH, WIDTH))
     return _dot(weight, x) + _column(biases + layer * WIDTH, WIDTH)
 
@@ -89,9 +120,9 @@ def _inner_layer(x, inner, biases, layer, WIDTH: tl.constexpr):
 @triton.jit
 def _hidden(first, inner, biases, sines, bands, at, span, n_bands, layers, WIDTH: tl.constexpr):
     """The first `layers` layers, at least one, behind the sine of the last one."""
-    x = tl.sin(_column(sines, WIDTH) * _first_layer(first, biases, bands, at, span, n_bands, WIDTH))
+    x = _sin(_column(sines, WIDTH) * _first_layer(first, biases, bands, at, span, n_bands, WIDTH))
     for layer in range(1, layers):
-        x = tl.sin(_column(sines, WIDTH) * _inner_layer(x, inner, biases, layer, WIDTH))
+        x = _sin(_column(sines, WIDTH) * _inner_layer(x, inner, biases, layer, WIDTH))
     return x
 
 
@@ -123,7 +154,9 @@ def filter_forward(
     lane = tl.arange(0, WIDTH)
     for block in range(per_program):
         channel = start + block * CHANNELS + tl.arange(0, CHANNELS)
-        weight = tl.load(out + channel[:, None] * WIDTH + lane[None, :], mask=(channel < channels)[:, None], other=0.0)
+        weight = tl.load(
+            out + channel[:, None] * WIDTH + lane[None, :], mask=(channel < channels)[:, None], other=0.0
+        )
         values = _dot(weight, x) * _window(rates, channel, at, channels, span, shift)
         place, inside = _places(channel, at, channels, length)
         tl.store(h + place, values, mask=inside)
@@ -144,7 +177,9 @@ def filter_backward_hidden(
     total = tl.zeros((WIDTH, POSITIONS), tl.float32)
     for block in range(n_blocks):
         channel = block * CHANNELS + tl.arange(0, CHANNELS)
-        weight = tl.load(out + channel[None, :] * WIDTH + lane[:, None], mask=(channel < channels)[None, :], other=0.0)
+        weight = tl.load(
+            out + channel[None, :] * WIDTH + lane[:, None], mask=(channel < channels)[None, :], other=0.0
+        )
         total = _dot_add(weight, _raw_gradient(dh, rates, channel, at, channels, length, span, shift), total)
     tl.store(d + place, total, mask=inside)
 
@@ -182,14 +217,14 @@ def filter_backward_out(
 def _through_sine(before, gradient, sines, WIDTH: tl.constexpr):
     """Back through sin(s · before): the gradient of `before`, and that of s per position."""
     factor = _column(sines, WIDTH)
-    slope = gradient * tl.cos(factor * before)
+    slope = gradient * _cos(factor * before)
     return slope * factor, slope * before
 
 
 @triton.jit
 def _store_row(sums, number, values, WIDTH: tl.constexpr):
-    """The sums of (WIDTH, POSITIONS) values over the positions, as a program's row `number`."""
-    tl.store(sums + number * WIDTH + tl.arange(0, WIDTH), tl.sum(values, axis=1))
+    """(WIDTH,) values as a program's row `number`."""
+    tl.store(sums + number * WIDTH + tl.arange(0, WIDTH), values)
 
 
 @_kernel
@@ -202,7 +237,7 @@ def filter_backward_inner(
 
     sums: (programs, 2, WIDTH), the gradients of its bias and of its sines; dweight: (programs, WIDTH, WIDTH).
     """
-    bias, sine = tl.zeros((WIDTH, POSITIONS), tl.float32), tl.zeros((WIDTH, POSITIONS), tl.float32)
+    bias, sine = tl.zeros((WIDTH,), tl.float32), tl.zeros((WIDTH,), tl.float32)
     total = tl.zeros((WIDTH, WIDTH), tl.float32)
     for block in range(per_program):
         at = (tl.program_id(0) * per_program + block) * POSITIONS + tl.arange(0, POSITIONS)
@@ -210,9 +245,10 @@ def filter_backward_inner(
         x = _hidden(first, inner, biases, sines, bands, at, span, n_bands, layer, WIDTH)
         before = _inner_layer(x, inner, biases, layer, WIDTH)
         gradient, of_sine = _through_sine(before, tl.load(d + place, mask=inside, other=0.0), sines, WIDTH)
-        bias += gradient
-        sine += of_sine
+        bias += tl.sum(gradient, axis=1)
+        sine += tl.sum(of_sine, axis=1)
         total = _dot_add(gradient, tl.trans(x), total)
+        tl.debug_barrier()
         weight = tl.load(_square(inner + (layer - 1) * WIDTH * WIDTH, WIDTH))
         tl.store(d + place, _dot(tl.trans(weight), gradient), mask=inside)
     sums += tl.program_id(0) * 2 * WIDTH
@@ -236,10 +272,10 @@ def filter_backward_first(
     before = _first_layer(first, biases, bands, at, span, n_bands, WIDTH)
     gradient, of_sine = _through_sine(before, tl.load(d + place, mask=inside, other=0.0), sines, WIDTH)
     sums += tl.program_id(0).to(tl.int64) * (3 + 2 * n_bands) * WIDTH
-    _store_row(sums, 0, gradient, WIDTH)
-    _store_row(sums, 1, of_sine, WIDTH)
-    _store_row(sums, 2, gradient * _time(at, span)[None, :], WIDTH)
+    _store_row(sums, 0, tl.sum(gradient, axis=1), WIDTH)
+    _store_row(sums, 1, tl.sum(of_sine, axis=1), WIDTH)
+    _store_row(sums, 2, tl.sum(gradient * _time(at, span)[None, :], axis=1), WIDTH)
     for band in range(n_bands):
         angle = _angle(bands, band, at, span)
-        _store_row(sums, 3 + band, gradient * tl.cos(angle)[None, :], WIDTH)
-        _store_row(sums, 3 + n_bands + band, -gradient * tl.sin(angle)[None, :], WIDTH)
+        _store_row(sums, 3 + band, tl.sum(gradient * _cos(angle)[None, :], axis=1), WIDTH)
+        _store_row(sums, 3 + n_bands + band, -tl.sum(gradient * _sin(angle)[None, :], axis=1), WIDTH)

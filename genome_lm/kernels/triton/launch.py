@@ -78,13 +78,57 @@ def hyena_core(z: Tensor, weight: Tensor, bias: Tensor, h: Tensor, skip: Tensor)
     return _core(z, torch.cat([weight[:, 0], bias[:, None]], dim=1).float(), h, skip)
 
 
-def _check(x: Tensor, dtype: torch.dtype) -> None:
-    """Raise the error of what the kernels can't take."""
+def core_spectra(h: Tensor, dtype: torch.dtype) -> Tensor:
+    """What `hyena_core` computes of its filters alone, for `hyena_core_by_spectra`.
+
+    Args:
+        h: (D, L), any floating dtype.
+        dtype: Of the streams.
+
+    Returns:
+        Complex numbers as the kernels hold them, in the dtype of their products but for the shortest sequences:
+        `spectra_bytes` in all.
+    """
+    _check(h, dtype)
+    plan = plan_for(h.shape[1], dtype)
+    assert plan is not None
+    h = h.contiguous()
+    with torch.cuda.device_of(h):
+        if plan.n_columns == 1:
+            return _tile_spectra(plan, h, table_for(plan, h.device).tile)
+        passes = _Passes(plan, _Streams(h[None], h[None], h[None], h, 0), h[:, 0], 0, len(h))
+        spectra = torch.empty(1, len(h), 2, plan.n_columns, plan.tile, dtype=plan.kept, device=h.device)
+        passes.filter(h, spectra)
+        passes.rows(spectra)
+    return spectra[0]
+
+
+def spectra_bytes(channels: int, length: int, dtype: torch.dtype) -> int:
+    """Bytes of `core_spectra`."""
+    plan = plan_for(length, dtype)
+    assert plan is not None
+    item = 4 if plan.n_columns == 1 else plan.kept.itemsize
+    return 2 * channels * plan.n_columns * plan.tile * item
+
+
+def hyena_core_by_spectra(z: Tensor, weight: Tensor, bias: Tensor, spectra: Tensor, skip: Tensor) -> Tensor:
+    """`hyena_core` without gradients, with the filters' `core_spectra` for the length and dtype of z."""
+    _check(z, z.dtype)
+    return _core_by_spectra(z, torch.cat([weight[:, 0], bias[:, None]], dim=1).float(), spectra, skip)
+
+
+def check_device(x: Tensor) -> None:
+    """Raise the error of a device that no kernels run on."""
     if x.device.type != "cuda" and not kernels.INTERPRETED.value:
         raise GenomeLMError(
             f"the triton kernels need a CUDA device, not {x.device.type}: unset GENOME_LM_KERNEL, "
             "or set TRITON_INTERPRET=1 to run them slowly on the CPU"
         )
+
+
+def _check(x: Tensor, dtype: torch.dtype) -> None:
+    """Raise the error of what the kernels can't take."""
+    check_device(x)
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise GenomeLMError(f"the triton kernels take float32, float16 and bfloat16, not {dtype}")
     if plan_for(x.shape[-1], dtype) is None:
@@ -131,6 +175,16 @@ def _(z: Tensor, short: Tensor, h: Tensor, skip: Tensor) -> Tensor:
     return z.new_empty(z.shape[0], z.shape[1] // 3, z.shape[2])
 
 
+@torch.library.custom_op("genome_lm::hyena_core_by_spectra", mutates_args=())
+def _core_by_spectra(z: Tensor, short: Tensor, spectra: Tensor, skip: Tensor) -> Tensor:
+    return _forward(_short_streams(z, short), None, skip, spectra)
+
+
+@_core_by_spectra.register_fake
+def _(z: Tensor, short: Tensor, spectra: Tensor, skip: Tensor) -> Tensor:
+    return z.new_empty(z.shape[0], z.shape[1] // 3, z.shape[2])
+
+
 @torch.library.custom_op("genome_lm::hyena_core_backward", mutates_args=())
 def _core_backward(
     dy: Tensor, z: Tensor, short: Tensor, h: Tensor, skip: Tensor
@@ -165,15 +219,15 @@ def _short_streams(z: Tensor, short: Tensor) -> _Streams:
     return _Streams(x0, x1, v, short.view(3, -1, short.shape[1]).contiguous(), short.shape[1] - 1)
 
 
-def _forward(streams: _Streams, h: Tensor, bias: Tensor) -> Tensor:
-    """y, (B, D, L), with the long filters (D, L) and the weights of the skip (D,)."""
+def _forward(streams: _Streams, h: Tensor | None, bias: Tensor, spectra: Tensor | None = None) -> Tensor:
+    """y, (B, D, L), with the long filters (D, L) or their spectra and the weights of the skip (D,)."""
     x = streams.x0
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if y.numel():
         plan = _plan(x, backward=False)
         run = _tile_forward if plan.n_columns == 1 else _columns_forward
         with torch.cuda.device_of(x):
-            run(plan, streams, h.contiguous(), bias.float().contiguous(), y)
+            run(plan, streams, None if h is None else h.contiguous(), bias.float().contiguous(), y, spectra)
     return y
 
 
@@ -196,7 +250,7 @@ def _plan(x: Tensor, backward: bool) -> Plan:
     return plan
 
 
-def _bound(n: int) -> Any:
+def bound(n: int) -> Any:
     """An argument that bounds a loop.
 
     A compiled kernel learns it at run time, so that no length needs a compilation of its own. The interpreter gets a
@@ -224,11 +278,16 @@ def _tile_spectra(plan: Plan, h: Tensor, tables: Tensor) -> Tensor:
     return spectra
 
 
-def _tile_forward(plan: Plan, streams: _Streams, h: Tensor, bias: Tensor, y: Tensor) -> None:
+def _tile_forward(
+    plan: Plan, streams: _Streams, h: Tensor | None, bias: Tensor, y: Tensor, spectra: Tensor | None
+) -> None:
     batch, channels, length = y.shape
     tables = table_for(plan, y.device).tile
+    if spectra is None:
+        assert h is not None
+        spectra = _tile_spectra(plan, h, tables)
     kernels.tile_conv[(batch * channels,)](
-        *streams[:4], bias, y, _tile_spectra(plan, h, tables), tables,
+        *streams[:4], bias, y, spectra, tables,
         batch, channels, length, *streams.x0.stride()[:2], TAPS=streams.taps, **_constants(plan),
     )  # fmt: skip
 
@@ -307,7 +366,7 @@ class _Passes:
         return sequences * self.channels * blocks * (self.plan.tile // constants["COLUMNS"])
 
     def _shape(self) -> tuple[Any, int, int]:
-        return _bound(self.plan.n_columns), self.plan.tile, self.plan.pitch
+        return bound(self.plan.n_columns), self.plan.tile, self.plan.pitch
 
     def here(self, x: Tensor) -> Tensor:
         """The part of (B, D, …) or (D, …) from the group's first channel on."""
@@ -352,7 +411,7 @@ class _Passes:
     def rows_backward(self, z: Tensor, g: Tensor, h: Tensor) -> None:
         """Way back of the backward's second pass."""
         kernels.rows_backward[(self.channels * self.plan.n_columns,)](
-            z, g, h, self.table.phases, self.table.tile, _bound(self.batch), self.channels, self.plan.n_columns,
+            z, g, h, self.table.phases, self.table.tile, bound(self.batch), self.channels, self.plan.n_columns,
             **_constants(self.plan),
         )  # fmt: skip
 
@@ -394,11 +453,18 @@ def _groups(plan: Plan, streams: _Streams, bias: Tensor, sequences: int) -> Iter
         yield group, group.rooms(workspace, sequences)
 
 
-def _columns_forward(plan: Plan, streams: _Streams, h: Tensor, bias: Tensor, y: Tensor) -> None:
-    for group, rooms in _groups(plan, streams, bias, len(y) + 1):
-        z, spectrum = rooms[:-1], rooms[-1:]
-        group.filter(h, spectrum)
-        group.rows(spectrum)
+def _columns_forward(
+    plan: Plan, streams: _Streams, h: Tensor | None, bias: Tensor, y: Tensor, spectra: Tensor | None
+) -> None:
+    for group, rooms in _groups(plan, streams, bias, len(y) + (spectra is None)):
+        z = rooms[: len(y)]
+        if spectra is None:
+            assert h is not None
+            spectrum = rooms[-1:]
+            group.filter(h, spectrum)
+            group.rows(spectrum)
+        else:
+            spectrum = spectra[None, group.start : group.start + group.channels]
         group.input(z)
         group.rows_conv(z, spectrum)
         group.inverse(z, y, gated=True)

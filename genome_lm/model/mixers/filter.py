@@ -10,13 +10,20 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import (
+    FilterNetwork,
     FilterWeights,
     Spectra,
     bins,
     changes,
+    core_spectra,
+    core_spectra_bytes,
     decay_window,
-    outside_autocast,
+    filter_times,
+    implicit_filter,
+    is_watched,
+    positional_features,
     recomputed,
+    sine_layers,
     spectrum,
 )
 
@@ -58,28 +65,17 @@ class ImplicitFilter(nn.Module):
 
     def times(self, length: int) -> Tensor:
         """Time of the first `length` positions, 0 to 1 over the span: (length,) float32."""
-        return torch.linspace(0, 1, self.span, device=self.freq.device)[:length]
+        return filter_times(length, self.span, self.freq.device)
 
     def features(self, length: int) -> Tensor:
-        """Positional features of the first `length` positions: (length, emb_dim) = t, then cos and −sin bands.
+        """Positional features of the first `length` positions: (length, emb_dim), see `positional_features`."""
+        return positional_features(self._layers()[0][0], length, self.span)
 
-        Computed in float32, operation by operation as the original does, to the same bits: the sines of the filter's
-        MLP enlarge the smallest difference. Returned in the dtype of the parameters.
-        """
-        device, bands = self.freq.device, (self.emb_dim - 1) // 2
-        position = torch.linspace(0, self.span - 1, self.span, device=device)[:length, None]
-        frequency = torch.linspace(1e-4, bands - 1, bands, device=device)
-        wave = torch.exp(-1j * frequency * (2 * math.pi * position / self.span))
-        return torch.cat([self.times(length)[:, None], wave.real, wave.imag], dim=-1).to(self.freq.dtype)
-
-    def hidden_features(self, length: int) -> Tensor:
-        """What the MLP's last layer sees at the first `length` positions: (length, filter_order)."""
-        return self._hidden(self.features(length))
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        return [(layer.weight, layer.bias) for layer in self.hidden]  # type: ignore[misc]
 
     def _hidden(self, x: Tensor) -> Tensor:
-        for layer in self.hidden:
-            x = torch.sin(self.freq * layer(x))
-        return x
+        return sine_layers(x, self.freq, self._layers())
 
     def window(self, length: int, part: slice = slice(None)) -> Tensor:
         """The windows over the first `length` positions; arguments and shape as of `forward`."""
@@ -97,11 +93,9 @@ class ImplicitFilter(nn.Module):
             length: Positions.
             part: Of the model's channels, each of which has as many filters as the recurrence has steps.
         """
-        with outside_autocast(self.freq):
-            weight = self._rows(self.out.weight, part)
-            return self._shared(
-                lambda n: (weight @ self.hidden_features(n).T) * self.window(n, part), (len(weight), length), 1
-            )
+        rates, out = self._rows(-self.deltas.abs(), part), self._rows(self.out.weight, part)
+        network = FilterNetwork(self.freq, self._layers(), out, rates, WINDOW_SHIFT)
+        return self._shared(lambda n: implicit_filter(network, n, self.span), (len(out), length), 1)
 
     def _shared(self, make: Callable[[int], Tensor], shape: tuple[int, int], dim: int) -> Tensor:
         """What `make` gives for so many positions, which are the dimension `dim` of the shape; see `FilterPasses`."""
@@ -129,6 +123,18 @@ class ImplicitFilter(nn.Module):
     def spectra(self, length: int) -> Spectra:
         """Spectra of the filters over the first `length` positions, without gradients, cached within a budget."""
         return self.cache.spectra(self, length)
+
+    def core_spectra(self, length: int, dtype: torch.dtype) -> Tensor | None:
+        """The filters' `core_spectra` for streams of a dtype, cached within a budget; None where they are not kept.
+
+        That is with gradients, beyond the budget, and where what is computed now has no values yet: in graphs that
+        are compiled or captured, and on tensors without data.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_watched():
+            return None
+        if self.freq.is_cuda and torch.cuda.is_current_stream_capturing():
+            return None
+        return self.cache.of_core(self, length, dtype)
 
 
 class FilterPasses:
@@ -187,9 +193,9 @@ def shared_filters(model: nn.Module, count: int) -> Iterator[FilterPasses]:
 
 
 class _Held(NamedTuple):
-    """Spectra of the filters over one length, and which of them are there already."""
+    """Spectra of the filters for one use, and which of them are there already."""
 
-    spectra: Tensor  # (channels, bins)
+    spectra: Tensor  # (channels, …)
     there: list[bool]
 
 
@@ -205,14 +211,20 @@ class SpectrumCache:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._state: tuple[Any, ...] = ()
-        self._held: dict[int, _Held] = {}
+        self._held: dict[tuple[Any, ...], _Held] = {}
 
     def __reduce__(self) -> tuple[type["SpectrumCache"], tuple[int]]:
         return SpectrumCache, (self.budget,)
 
     def spectra(self, long_filter: ImplicitFilter, length: int) -> Spectra:
         """The function that gives the spectra of a range of channels."""
-        held = self._of_length(long_filter, length, bins(length))
+        weight, frequencies = long_filter.out.weight, bins(length)
+        dtype = weight.dtype.to_complex()
+
+        def room() -> Tensor:
+            return torch.empty(len(weight), frequencies, dtype=dtype, device=weight.device)
+
+        held = self._held_for(long_filter, (length,), len(weight) * frequencies * dtype.itemsize, room)
         if held is not None and all(held.there):
             return lambda start, stop: held.spectra[start:stop]
         # Before several threads ask for rows.
@@ -228,27 +240,37 @@ class SpectrumCache:
 
         return rows
 
-    def _of_length(self, long_filter: ImplicitFilter, length: int, frequencies: int) -> _Held | None:
-        """What is held of a length, which becomes the one used last; None where it is beyond the budget."""
+    def of_core(self, long_filter: ImplicitFilter, length: int, dtype: torch.dtype) -> Tensor | None:
+        """See `ImplicitFilter.core_spectra`. Each of a GPU's streams has its own, so that none waits for another."""
+        weight = long_filter.out.weight
+        stream = torch.cuda.current_stream(weight.device).cuda_stream if weight.is_cuda else 0
+        nbytes = core_spectra_bytes(len(weight), length, dtype)
+        held = self._held_for(
+            long_filter, (length, dtype, stream), nbytes, lambda: core_spectra(long_filter(length), dtype)
+        )
+        return None if held is None else held.spectra
+
+    def _held_for(
+        self, long_filter: ImplicitFilter, use: tuple[Any, ...], nbytes: int, make: Callable[[], Tensor]
+    ) -> _Held | None:
+        """What is held for a use, which becomes the last one; made if need be. None where it is beyond the budget."""
         tensors = [*long_filter.parameters(), *long_filter.buffers()]
         state = tuple((tensor.data_ptr(), changes(tensor), tensor.dtype) for tensor in tensors)
         if any(counted is None for _, counted, _ in state):
             return None
         if state != self._state:
             self._state, self._held = state, {}
-        weight = long_filter.out.weight
-        nbytes = len(weight) * frequencies * 2 * weight.itemsize
         if nbytes > self.budget:
             return None
-        held = self._held.pop(length, None)
-        # The last entry is the length used last; of the others, the latest one stays if there is room.
+        held = self._held.pop(use, None)
+        # The last entry is the one used last; of the others, the latest one stays if there is room.
         self._held = {
             other: kept
             for other, kept in list(self._held.items())[-1:]
             if kept.spectra.nbytes + nbytes <= self.budget
         }
         if held is None:
-            spectra = torch.empty(len(weight), frequencies, dtype=weight.dtype.to_complex(), device=weight.device)
-            held = _Held(spectra, [False] * len(weight))
-        self._held[length] = held
+            spectra = make()
+            held = _Held(spectra, [False] * len(spectra))
+        self._held[use] = held
         return held

@@ -17,6 +17,7 @@ from genome_lm.kernels import (
     from_channels,
     gated_causal_conv,
     hyena_core,
+    hyena_core_by_spectra,
     residual_mixer,
     residual_mixer_,
     runs_core,
@@ -87,7 +88,11 @@ class HyenaOperator(Mixer):
         weight, bias = self.short_conv.weight, self.short_conv.bias
         assert bias is not None
         z = to_channels(x, self.in_proj.weight, self.in_proj.bias)
-        y = hyena_core(z, weight, bias, self.filter(x.shape[1]), self.filter_bias)
+        spectra = self.filter.core_spectra(x.shape[1], z.dtype)
+        if spectra is None:
+            y = hyena_core(z, weight, bias, self.filter(x.shape[1]), self.filter_bias)
+        else:
+            y = hyena_core_by_spectra(z, weight, bias, spectra, self.filter_bias)
         return from_channels(y, self.out_proj.weight, self.out_proj.bias)
 
     def add(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, inplace: bool) -> Tensor:
