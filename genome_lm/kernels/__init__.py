@@ -48,21 +48,29 @@ from genome_lm.kernels.dispatch import (
     core_spectra_bytes,
     forced_backend,
     gated_causal_conv,
+    head_losses,
+    hyena_branch,
     hyena_core,
     hyena_core_by_spectra,
     implicit_filter,
+    mlp_sub_block,
     runs_core,
+    runs_head,
+    runs_rows,
 )
 from genome_lm.kernels.numerics import deterministic, outside_autocast
 from genome_lm.kernels.projections import from_channels, to_channels
 from genome_lm.kernels.recomputed import recomputed
+from genome_lm.kernels.sub_blocks import Branch, HeadWeights
 
 __all__ = [
     "Around",
     "Backend",
+    "Branch",
     "ExplicitFilters",
     "FilterNetwork",
     "FilterWeights",
+    "HeadWeights",
     "MixerWeights",
     "MlpWeights",
     "OnlineConv",
@@ -90,6 +98,8 @@ __all__ = [
     "from_channels",
     "full_attention",
     "gated_causal_conv",
+    "head_losses",
+    "hyena_branch",
     "hyena_core",
     "hyena_core_by_spectra",
     "implicit_filter",
@@ -97,6 +107,7 @@ __all__ = [
     "linear",
     "local_attention",
     "local_counts",
+    "mlp_sub_block",
     "most_sharing",
     "nearest_attention",
     "nearest_counts",
@@ -112,6 +123,8 @@ __all__ = [
     "rotate_",
     "rows_of_piece",
     "runs_core",
+    "runs_head",
+    "runs_rows",
     "sine_layers",
     "spectrum",
     "to_channels",

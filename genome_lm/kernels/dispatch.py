@@ -14,6 +14,11 @@ from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.conv import implicit, reference
+from genome_lm.kernels.cpu.mixer import MixerWeights
+from genome_lm.kernels.cpu.mlp import MlpWeights
+from genome_lm.kernels.numerics import products_dtype
+from genome_lm.kernels.sub_blocks import Branch, HeadWeights
+from genome_lm.kernels.triton.plan import WIDEST, WIDEST_HEAD
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +105,7 @@ def runs_core(x: Tensor, taps: int) -> bool:
     Raises:
         GenomeLMError: If GENOME_LM_KERNEL=triton forces what can't be.
     """
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    return _takes_triton(x, x.shape[1], dtype, torch.is_grad_enabled(), taps)
+    return _takes_triton(x, x.shape[1], products_dtype(x), torch.is_grad_enabled(), taps)
 
 
 def hyena_core(z: Tensor, weight: Tensor, bias: Tensor, h: Tensor, skip: Tensor) -> Tensor:
@@ -159,6 +162,41 @@ def implicit_filter(network: implicit.FilterNetwork, length: int, span: int) -> 
 def _require_triton() -> None:
     if not HAS_TRITON:
         raise GenomeLMError(f"{VARIABLE}=triton: triton is not installed; pip install 'genome-lm[gpu]' (on Linux)")
+
+
+def runs_rows(x: Tensor) -> bool:
+    """Whether `mlp_sub_block` and `hyena_branch` take the residual stream x, (…, D).
+
+    While torch.compile traces they don't: it fuses by itself what is done element by element.
+    """
+    taken = x.dtype in (torch.float32, torch.float16, torch.bfloat16) and x.shape[-1] <= WIDEST
+    return HAS_TRITON and taken and not torch.compiler.is_compiling() and backend_for(x) == "triton"
+
+
+def runs_head(x: Tensor) -> bool:
+    """Whether `head_losses` takes the residual stream x, (N, D)."""
+    return x.shape[-1] <= WIDEST_HEAD and runs_rows(x)
+
+
+def mlp_sub_block(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: float) -> Tensor:
+    """`sub_blocks.mlp_sub_block` in Triton, where `runs_rows` says so."""
+    from genome_lm.kernels.triton import sub_blocks
+
+    return sub_blocks.mlp_sub_block(x, branch, weights, eps)
+
+
+def hyena_branch(x: Tensor, weights: MixerWeights, h: Tensor, eps: float) -> tuple[Tensor, Branch]:
+    """`sub_blocks.hyena_branch` in Triton, where `runs_rows` and `runs_core` say so."""
+    from genome_lm.kernels.triton import sub_blocks
+
+    return sub_blocks.hyena_branch(x, weights, h, eps)
+
+
+def head_losses(x: Tensor, head: HeadWeights, targets: Tensor, weights: Tensor, eps: float) -> Tensor:
+    """`sub_blocks.head_losses` in Triton, where `runs_head` says so."""
+    from genome_lm.kernels.triton import sub_blocks
+
+    return sub_blocks.head_losses(x, head, targets, weights, eps)
 
 
 def _takes_triton(x: Tensor, length: int, dtype: torch.dtype, training: bool, taps: int = 0) -> bool:

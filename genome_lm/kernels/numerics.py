@@ -20,6 +20,12 @@ def outside_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(device_type=x.device.type, enabled=False)
 
 
+def products_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a linear layer computes that is given x: that of autocast, or else of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
     """Ask for algorithms on a GPU that give the same bits each time; the process's own settings come back in the end.

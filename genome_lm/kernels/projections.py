@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from genome_lm.kernels.numerics import products_dtype
+
 
 def to_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`F.linear(x, weight, bias).mT` contiguous: x (B, L, D), weight (S, D), bias (S,) → (B, S, L).
@@ -29,10 +31,9 @@ def from_channels(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _cast(*operands: Tensor) -> tuple[Tensor, ...]:
     """The operands in the dtype of products, within autocast or not."""
-    kind = operands[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.is_autocast_enabled(operands[0].device.type):
         return operands
-    return tuple(operand.to(torch.get_autocast_dtype(kind)) for operand in operands)
+    return tuple(operand.to(products_dtype(operand)) for operand in operands)
 
 
 class _Projection(torch.autograd.Function):

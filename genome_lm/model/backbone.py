@@ -12,9 +12,17 @@ from torch.utils.checkpoint import checkpoint
 from genome_lm.alphabet import EMBEDDING_ROWS
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import MlpWeights, backend_for, residual_mlp, residual_mlp_
+from genome_lm.kernels import (
+    Branch,
+    MlpWeights,
+    backend_for,
+    mlp_sub_block,
+    residual_mlp,
+    residual_mlp_,
+    runs_rows,
+)
 from genome_lm.model.cuda_memory import free_bytes, must_recompute
-from genome_lm.model.mixer import Ends, GpuBatch, Mixer, runs_fused
+from genome_lm.model.mixer import Ends, GpuBatch, Mixer, drops, runs_fused
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import NgramEmbedding
 from genome_lm.model.shards import Context, Shard
@@ -83,6 +91,8 @@ class Block(nn.Module):
         """
         if shard is not None:
             return self._add_mlp(self.mixer.add_shard(x, self.norm1, self.dropout, shard))
+        if turn is None and self._runs_rows(x) and (branched := self.mixer.branch(x, self.norm1)) is not None:
+            return self._add_mlp(*branched)
         mix = self.mixer.add if turn is None else partial(self._both_ways, turn)
         return self._add_mlp(mix(x, self.norm1, self.dropout, inplace))
 
@@ -122,12 +132,21 @@ class Block(nn.Module):
         """The block over alternative ends, see `Mixer.read_alternative`; x may be written over."""
         return self._add_mlp(self.mixer.read_alternative(x, self.norm1, kept, ends))
 
-    def _add_mlp(self, x: Tensor) -> Tensor:
-        """The MLP sub-block; without gradients, where it runs as one operation, written over x."""
-        if not runs_fused(x, self.dropout):
+    def _runs_rows(self, x: Tensor) -> bool:
+        return runs_rows(x) and not drops(self.dropout)
+
+    def _add_mlp(self, x: Tensor, branch: Branch | None = None) -> Tensor:
+        """The MLP sub-block; without gradients, where it runs as one operation on a CPU, written over x.
+
+        `branch`: what is to be added to x before, where `_runs_rows` says so.
+        """
+        by_rows = self._runs_rows(x)
+        if not by_rows and not runs_fused(x, self.dropout):
             return x + self.dropout(self.mlp(self.norm2(x)))
         fc1, fc2 = self.mlp.fc1, self.mlp.fc2
         weights = MlpWeights(self.norm2.weight, self.norm2.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        if by_rows:
+            return mlp_sub_block(x, branch, weights, self.norm2.eps)
         operation = residual_mlp if torch.is_grad_enabled() else residual_mlp_
         return operation(x.contiguous(), weights, self.norm2.eps)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genome_lm.alphabet import NUCLEOTIDES, TOKEN_COMPLEMENT
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import outside_autocast, recomputed
+from genome_lm.kernels import HeadWeights, head_losses, outside_autocast, recomputed, runs_head
 from genome_lm.model.backbone import HyenaBackbone
 from genome_lm.model.ngram import NgramEmbedding
 
@@ -107,10 +107,16 @@ class HyenaLM(nn.Module):
         targets, counted = targets[:, own], counted[:, own]
         # The final norm is in the pieces, so that its output is never whole.
         hidden = self.backbone(ids, layer=self.config.n_layer).flatten(0, 1)
-        rows = CUDA_LOSS_CHUNK if hidden.device.type == "cuda" else LOSS_CHUNK
-        parameters = [*self.backbone.norm.parameters(), self.backbone.embedding.weight]
-        losses = recomputed(self._chunk_losses, [hidden, targets.flatten(), counted.flatten()], parameters, rows)
+        losses = self._losses(hidden, targets.flatten(), counted.flatten())
         return losses.view_as(counted).sum(1), counted.sum(1)
+
+    def _losses(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Weighted losses of positions, (N,), from the residual stream after the last block, (N, state_width)."""
+        norm, embedding = self.backbone.norm, self.backbone.embedding.weight
+        if self.config.strands != "equivariant" and runs_head(hidden):
+            return head_losses(hidden, HeadWeights(norm.weight, norm.bias, embedding), targets, weights, norm.eps)
+        rows = CUDA_LOSS_CHUNK if hidden.device.type == "cuda" else LOSS_CHUNK
+        return recomputed(self._chunk_losses, [hidden, targets, weights], [*norm.parameters(), embedding], rows)
 
     def _chunk_losses(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         logits = self._logits(self.backbone.normed(hidden)).float()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import backend_for
+from genome_lm.kernels import Branch, backend_for
 from genome_lm.model.shards import Shard
 
 
@@ -148,6 +148,10 @@ class Mixer(nn.Module, ABC):
         """The residual sub-block: x + dropout(self(norm(x))), (B, L, D), written over x if `inplace` allows it."""
         return x + dropout(self(norm(x)))
 
+    def branch(self, x: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Branch] | None:
+        """x and what the sub-block adds to it, for `mlp_sub_block` to add; None where `add` does as well."""
+        return None
+
     def add_shard(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, shard: Shard) -> Tensor:
         """`add` for the positions of this device's shard: (B, n, D) → (B, n, D).
 
@@ -235,8 +239,12 @@ def runs_fused(x: Tensor, dropout: nn.Dropout | None = None, small: int | None =
         dropout: Before the residual addition.
         small: Elements of x below which a training step is quicker in plain form; None for those of Hyena.
     """
-    drops = dropout is not None and dropout.training and dropout.p > 0
-    return backend_for(x, small) == "cpu" and not drops and not torch.compiler.is_compiling()
+    return backend_for(x, small) == "cpu" and not drops(dropout) and not torch.compiler.is_compiling()
+
+
+def drops(dropout: nn.Dropout | None) -> bool:
+    """Whether a dropout changes anything."""
+    return dropout is not None and dropout.training and dropout.p > 0
 
 
 class RereadSteps(MixerSteps):

@@ -44,7 +44,7 @@ import triton.language as tl
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on"))
 """Whether Triton's interpreter runs the kernels, on the CPU: TRITON_INTERPRET=1 was set when triton came in."""
 
-GENERAL = "batch", "channels", "all_channels", "out_channels", "per_program", "blocks"
+GENERAL = "batch", "channels", "all_channels", "out_channels", "per_program", "blocks", "rows"
 """Arguments that make no code of their own where they are 1 or a multiple of 16: they would compile kernels anew."""
 
 

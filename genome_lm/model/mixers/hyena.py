@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import (
     Around,
+    Branch,
     MixerWeights,
     by_spectra,
     causal_conv,
     depthwise,
     from_channels,
     gated_causal_conv,
+    hyena_branch,
     hyena_core,
     hyena_core_by_spectra,
     residual_mixer,
@@ -103,6 +105,12 @@ class HyenaOperator(Mixer):
         if torch.is_grad_enabled():
             return residual_mixer(x, self._weights(norm), self.filter.weights(x.shape[1]), norm.eps)
         return self._add_around(x if inplace else x.clone(), norm, None)
+
+    def branch(self, x: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Branch] | None:
+        """See `Mixer.branch`."""
+        if self.order != 2 or not runs_core(x, self.reach + 1):
+            return None
+        return hyena_branch(x, self._weights(norm), self.filter(x.shape[1]), norm.eps)
 
     def add_shard(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, shard: Shard) -> Tensor:
         """See `Mixer.add_shard`: each device convolves some of the channels."""

@@ -1,0 +1,162 @@
+"""The residual sub-blocks and the loss on a GPU, each as one function that saves little for its backward pass.
+
+As their namesakes in `genome_lm.kernels.sub_blocks`. The products are cuBLAS's, in the dtype of products; what stands
+between them are the kernels of `row_launch` and `launch`. The MLP saves its input, and computes its hidden layer
+again. The Hyena operator saves its input, the projected streams and what is projected in the end.
+
+What a sub-block adds to the residual stream is added in the pass of the next norm, forward and backward.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from genome_lm.kernels.cpu.mixer import MixerWeights
+from genome_lm.kernels.cpu.mlp import MlpWeights
+from genome_lm.kernels.numerics import outside_autocast, products_dtype
+from genome_lm.kernels.sub_blocks import Branch, HeadWeights
+from genome_lm.kernels.triton import launch, row_launch
+
+
+def mlp_sub_block(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: float) -> Tensor:
+    """See `genome_lm.kernels.sub_blocks.mlp_sub_block`."""
+    values, bias = (None, None) if branch is None else branch
+    dtype = products_dtype(x)
+    launch.check_device(x)
+    out: Tensor = _Mlp.apply(x.contiguous(), None if values is None else values.to(dtype), bias, dtype, eps, *weights)
+    return out
+
+
+def hyena_branch(x: Tensor, weights: MixerWeights, h: Tensor, eps: float) -> tuple[Tensor, Branch]:
+    """See `genome_lm.kernels.sub_blocks.hyena_branch`."""
+    launch.check_device(x)
+    same, values = _Hyena.apply(x.contiguous(), h, products_dtype(x), eps, *weights[:-1])
+    return same, Branch(values, weights.b_out)
+
+
+def head_losses(x: Tensor, head: HeadWeights, targets: Tensor, weights: Tensor, eps: float) -> Tensor:
+    """See `genome_lm.kernels.sub_blocks.head_losses`."""
+    launch.check_device(x)
+    losses: Tensor = _Head.apply(x.contiguous(), *head, targets.contiguous(), weights.float().contiguous(), eps)
+    return losses
+
+
+class _Mlp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, branch: Tensor | None, bias: Tensor | None, dtype: torch.dtype, eps: float,
+        *parameters: Tensor,
+    ) -> Tensor:  # fmt: skip
+        weights = MlpWeights(*parameters)
+        with outside_autocast(x):
+            if branch is None or bias is None:
+                normed = row_launch.norm(x, weights.norm_weight, weights.norm_bias, eps, dtype)
+            else:
+                x, normed = row_launch.add_norm(x, branch, bias, weights.norm_weight, weights.norm_bias, eps)
+            hidden = normed.flatten(0, 1) @ weights.w1.to(dtype).mT
+            del normed
+            row_launch.gelu_(hidden, weights.b1)
+            added = torch.addmm(weights.b2.to(dtype), hidden, weights.w2.to(dtype).mT)
+            del hidden
+            out = x + added.view_as(x)
+        ctx.save_for_backward(x, *parameters)
+        ctx.has_branch, ctx.dtype, ctx.eps = branch is not None, dtype, eps
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        weights, grad = MlpWeights(*parameters), grad.contiguous()
+        w1, w2 = weights.w1.to(ctx.dtype), weights.w2.to(ctx.dtype)
+        of_w1, of_w2 = ctx.needs_input_grad[7], ctx.needs_input_grad[9]
+        with outside_autocast(x):
+            rounded, b2 = row_launch.rounded_and_sum(grad.flatten(0, 1), ctx.dtype)
+            normed = row_launch.norm(x.flatten(0, 1), weights.norm_weight, weights.norm_bias, ctx.eps, ctx.dtype)
+            hidden, grad_hidden = normed @ w1.mT, rounded @ w2
+            b1 = row_launch.gelu_backward_(hidden, grad_hidden, weights.b1)
+            grad_w2 = rounded.mT @ hidden if of_w2 else None
+            del hidden, rounded
+            grad_w1 = grad_hidden.mT @ normed if of_w1 else None
+            del normed
+            grad_normed = (grad_hidden @ w1).view_as(x)
+            del grad_hidden
+            back = row_launch.norm_backward(
+                x, grad_normed, grad, weights.norm_weight, weights.norm_bias, ctx.eps, ctx.has_branch
+            )
+        branch = (back.rounded, back.sums) if ctx.has_branch else (None, None)
+        return back.x, *branch, None, None, back.weight, back.shift, grad_w1, b1, grad_w2, b2
+
+
+class _Hyena(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, h: Tensor, dtype: torch.dtype, eps: float, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        weights = _mixer_weights(parameters)
+        with outside_autocast(x):
+            normed = row_launch.norm(x, weights.norm_weight, weights.norm_bias, eps, dtype)
+            z = torch.baddbmm(weights.b_in.to(dtype)[:, None], _each(weights.w_in, x, dtype), normed.mT)
+            del normed
+            y = launch._core(z, _short(weights), h, weights.skip)
+            branch = torch.bmm(y.mT, _each(weights.w_out, x, dtype).mT)
+        ctx.save_for_backward(x, z, y, h, *parameters)
+        ctx.eps = eps
+        return x, branch
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_branch: Tensor) -> tuple[Tensor | None, ...]:
+        x, z, y, h, *parameters = ctx.saved_tensors
+        weights, wide = _mixer_weights(parameters), torch.float32
+        of_w_in, of_w_out = ctx.needs_input_grad[6], ctx.needs_input_grad[11]
+        with outside_autocast(x):
+            grad_y = torch.bmm(_each(weights.w_out, x, z.dtype).mT, grad_branch.mT)
+            grad_w_out = torch.bmm(grad_branch.mT, y.mT).sum(0, dtype=wide) if of_w_out else None
+            grad_z, short, grad_h, skip = launch._core_backward(grad_y, z, _short(weights), h, weights.skip)
+            del grad_y
+            grad_normed = torch.bmm(grad_z.mT, _each(weights.w_in, x, z.dtype))
+            back = row_launch.norm_backward(
+                x, grad_normed, grad.contiguous(), weights.norm_weight, weights.norm_bias, ctx.eps, has_branch=False
+            )
+            assert back.normed is not None
+            grad_w_in = torch.bmm(grad_z, back.normed).sum(0, dtype=wide) if of_w_in else None
+            grad_b_in = grad_z.sum((0, 2), dtype=wide)
+        return (
+            back.x, grad_h, None, None, back.weight, back.shift, grad_w_in, grad_b_in,
+            short[:, None, :-1].contiguous(), short[:, -1].contiguous(), skip, grad_w_out,
+        )  # fmt: skip
+
+
+class _Head(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *operands: Any) -> Tensor:
+        norm_weight, norm_bias, embedding, targets, weights, ctx.eps = operands
+        ctx.save_for_backward(x, *operands[:-1])
+        return row_launch.head(x, norm_weight, norm_bias, embedding, targets, weights, ctx.eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, norm_weight, norm_bias, embedding, targets, weights = ctx.saved_tensors
+        gradients = row_launch.head_backward(
+            x, norm_weight, norm_bias, embedding, targets, weights, ctx.eps, grad.contiguous()
+        )
+        return *gradients, None, None, None
+
+
+def _mixer_weights(parameters: Any) -> MixerWeights:
+    """Parameters by name, all but the bias that is added with the branch."""
+    return MixerWeights._make((*parameters, parameters[-1].new_empty(0)))
+
+
+def _each(weight: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight for each sequence, in the dtype of products."""
+    return weight.to(dtype).expand(len(x), -1, -1)
+
+
+def _short(weights: MixerWeights) -> Tensor:
+    """Weights and biases of the short convolutions, as `launch` takes them."""
+    return torch.cat([weights.taps[:, 0], weights.tap_bias[:, None]], dim=1).float()
