@@ -62,8 +62,10 @@ from genome_lm.kernels.numerics import deterministic, outside_autocast
 from genome_lm.kernels.projections import from_channels, to_channels
 from genome_lm.kernels.recomputed import recomputed
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights
+from genome_lm.kernels.triton.plan import WIDEST
 
 __all__ = [
+    "WIDEST",
     "Around",
     "Backend",
     "Branch",

@@ -43,21 +43,36 @@ def cuda_training_bytes(batch: GpuBatch, recompute: bool = False) -> int:
     positions, blocks = rows.batch * rows.length, _units(mixed, training=True)
     filters = 2 if config.reversed_weights == "own" else 1
     at_once, size = batch.unit * rows_at_once(config), batch.dtype.itemsize
-    after = [units.hidden * positions * config.d_inner + combined_bytes(config, size) * rows.unit for units in blocks]
+    # The MLP's norm and hidden layer are computed again where the kernels over rows do that.
+    by_rows = batch.runs_rows
+    norm, hidden = (0, 0) if by_rows else (size * rows.unit, positions * config.d_inner)
+    after = [units.hidden * hidden + combined_bytes(config, size) * rows.unit for units in blocks]
     stored = [
-        int(units.stored * mixed.unit) + later + filters * units.per_position * batch.length
+        int(units.stored * mixed.unit) - size * rows.unit + norm + later + filters * units.per_position * batch.length
         for units, later in zip(blocks, after, strict=True)
     ]
     # What stands after the mixer, the MLP's input and norm too, is gone when the mixer is gone back through.
-    normed = (STREAM + size) * rows.unit
+    back = _mlp_backward_bytes(rows) if by_rows else 0
     temporary = [
-        max(units.temporary * mixed.unit, units.mixing * at_once - later - normed) + units.blocks
+        max(units.temporary * mixed.unit, units.mixing * at_once - later - norm - STREAM * rows.unit, back)
+        + units.blocks
         for units, later in zip(blocks, after, strict=True)
     ]
     kept = STREAM * rows.unit * len(blocks) + max(stored) if recompute else STREAM * rows.unit + sum(stored)
     dropout_mask = rows.unit if config.embed_dropout else 0
     ngrams = ngrams_held(config, positions).kept
     return kept + max(temporary) + dropout_mask + ngrams
+
+
+def _mlp_backward_bytes(rows: GpuBatch) -> int:
+    """What exists besides while these kernels go back through an MLP.
+
+    The gradient, in the place of the last stream, and the same in the dtype of products; the norm; the hidden layer
+    and its gradient.
+    """
+    size = rows.dtype.itemsize
+    rounded = 0 if size == STREAM else size
+    return (size + rounded) * rows.unit + 2 * size * rows.batch * rows.length * rows.config.d_inner
 
 
 def must_recompute(batch: GpuBatch, free: int) -> bool:

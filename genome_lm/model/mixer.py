@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import Branch, backend_for
+from genome_lm.kernels import WIDEST, Branch, backend_for
 from genome_lm.model.shards import Shard
 
 
@@ -46,6 +46,11 @@ class GpuBatch(NamedTuple):
     def unit(self) -> int:
         """One byte per position and channel."""
         return self.batch * self.length * self.config.d_model
+
+    @property
+    def runs_rows(self) -> bool:
+        """Whether the kernels over rows compute the MLP in training; see `genome_lm.kernels.runs_rows`."""
+        return self.has_triton and not self.config.resid_dropout and self.config.d_model <= WIDEST
 
 
 class Units(NamedTuple):

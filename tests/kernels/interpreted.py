@@ -1,6 +1,7 @@
 """The kernels in Triton's interpreter. Run by test_triton.py in a process with TRITON_INTERPRET=1."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,24 +13,29 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.finetune.adapters import prepare
 from genome_lm.finetune_config import FinetuneConfig
 from genome_lm.gpukit.forms import KERNELS
-from genome_lm.kernels import FilterNetwork, causal_conv, gated_causal_conv, implicit_filter
+from genome_lm.kernels import causal_conv, gated_causal_conv, implicit_filter, sub_blocks
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.triton import conv as kernels
-from genome_lm.kernels.triton import costs, filter_launch, launch
+from genome_lm.kernels.triton import costs, filter_launch, launch, row_launch
 from genome_lm.kernels.triton import plan as plans
+from genome_lm.kernels.triton import sub_blocks as fused
 from genome_lm.kernels.triton.plan import Plan, make_plan, precision_of
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers.hyena import HyenaOperator
 from tests.kernels.triton_cases import (
+    SUB_BLOCKS,
     assert_core_equals_reference,
+    assert_equal_gradients,
     assert_equals_reference,
     assert_filter_equals_reference,
     assert_near,
+    assert_sub_block_equals_reference,
     core_operands,
     errors,
     network_of,
     network_weights,
     operands,
+    sub_block_operands,
 )
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
@@ -228,32 +234,27 @@ def test_forced_by_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("length", "layers"), [(1, 1), (37, 2), (259, 1)])
 def test_a_model_computes_what_the_reference_does(length: int, layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss and all gradients, with everything between the projections of each layer in Triton."""
+    """Loss and all gradients, with each sub-block of each layer and the loss in Triton."""
     torch.manual_seed(0)
     config = ModelConfig(
         d_model=3, n_layer=layers, d_inner=6, max_length=length, filter_order=4, embed_dropout=0.0
     )  # fmt: skip
     model, ids = HyenaLM(config), torch.randint(7, 11, (2, length + 1))
-    taken, made = list[torch.Size](), list[int]()
-    core, network = launch.hyena_core, filter_launch.implicit_filter
+    taken = list[str]()
 
-    def counted(z: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        taken.append(z.shape)
-        return core(z, *rest)
+    def counted(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *operands: taken.append(name) or operation(*operands)
 
-    def counted_filter(of: FilterNetwork, length: int, span: int) -> torch.Tensor:
-        made.append(length)
-        return network(of, length, span)
-
-    monkeypatch.setattr(launch, "hyena_core", counted)
-    monkeypatch.setattr(filter_launch, "implicit_filter", counted_filter)
+    for of, name in (
+        (filter_launch, "implicit_filter"), (fused, "hyena_branch"), (fused, "mlp_sub_block"), (fused, "head_losses"),
+    ):  # fmt: skip
+        monkeypatch.setattr(of, name, counted(name, getattr(of, name)))
     losses, gradients = [], []
     for kernel in ("triton", "reference"):
         monkeypatch.setenv("GENOME_LM_KERNEL", kernel)
         losses.append(model.loss(*CAUSAL.shifted(ids)))
         gradients.append(torch.autograd.grad(losses[-1], list(model.parameters())))
-        assert taken == [(2, 9, length)] * layers
-        assert made == [length] * layers
+        assert taken == ["implicit_filter", "hyena_branch", "mlp_sub_block"] * layers + ["head_losses"]
     torch.testing.assert_close(*losses)
     for got, expected in zip(*gradients, strict=True):
         assert_near(got, expected.double(), 1e-4)
@@ -288,6 +289,59 @@ def test_inference_keeps_spectra_as_long_as_the_weights_stay(length: int, monkey
     cache._held.clear()
     assert torch.equal(outputs("triton"), changed)
     assert not cache._held, "beyond the budget"
+
+
+@pytest.fixture
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each program over rows takes several tiles."""
+    monkeypatch.setattr(row_launch, "PROGRAMS", 2)
+
+
+@pytest.mark.usefixtures("few_programs")
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("name", SUB_BLOCKS)
+def test_sub_blocks(name: str, half: bool) -> None:
+    """Values and all gradients, at rows and channels that fill no tile; within autocast two blocks of the MLP.
+
+    Hyena's are few, since the interpreter takes long for each channel's convolution.
+    """
+    shape = (2, 7, 3) if name == "hyena" else (3, 5, 12) if half else (2, 133, 5)
+    assert_sub_block_equals_reference(name, shape, half, inner=150 if half else 12)
+
+
+@pytest.mark.usefixtures("few_programs")
+@pytest.mark.parametrize("dtype", [BFLOAT16, torch.float16], ids=str)
+def test_a_residual_stream_in_half_precision(dtype: torch.dtype) -> None:
+    """As a model has it whose parameters are: sums over rows are float32 nonetheless."""
+    inputs = [x.to(dtype) if x.is_floating_point() else x for x in sub_block_operands("mlp", (1, 150, 20), 40)]
+    assert_equal_gradients(SUB_BLOCKS["mlp"](fused), SUB_BLOCKS["mlp"](sub_blocks), inputs, dtype)
+
+
+@pytest.mark.parametrize("name", SUB_BLOCKS)
+def test_sub_blocks_of_frozen_weights(name: str) -> None:
+    """Only the stream needs a gradient, as below a layer that LoRA adapts."""
+    x, *others = sub_block_operands(name, (1, 9, 3), 8)
+    others = [other.detach() for other in others]
+    gradients = [torch.autograd.grad(SUB_BLOCKS[name](of)(x, *others).sum(), x)[0] for of in (fused, sub_blocks)]
+    assert_near(gradients[0], gradients[1].double(), 1e-5)
+
+
+def test_operations_over_rows_for_pytorch() -> None:
+    """Schemas that say what is written to, and fake tensors."""
+    x, branch, bias, *_ = sub_block_operands("mlp", (1, 20, 4), 8)
+    x, branch, bias = x.detach()[0], branch.detach()[0], bias.detach()
+    sums = torch.empty(1, 3, 4)
+    opcheck(row_launch._norm, (x, branch, bias, bias, bias, 1e-5, torch.empty_like(x), torch.empty_like(x)))
+    opcheck(row_launch._norm_backward, (x, branch, x, bias, bias, 1e-5, torch.empty_like(x), None, None, sums))
+    opcheck(row_launch._gelu_backward, (x.clone(), branch.clone(), bias, torch.empty(1, 4)))
+    opcheck(row_launch._round, (x, torch.empty_like(x, dtype=BFLOAT16), torch.empty(1, 4)))
+
+
+def test_no_rows() -> None:
+    for name in SUB_BLOCKS:
+        x, *others = sub_block_operands(name, (1, 0, 4), 8)
+        if name != "hyena":
+            assert SUB_BLOCKS[name](fused)(x, *others).numel() == 0
 
 
 def test_a_model_with_lora_and_within_autocast(monkeypatch: pytest.MonkeyPatch) -> None:

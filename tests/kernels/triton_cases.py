@@ -1,14 +1,17 @@
 """The Triton operation against the float64 reference; what tests/gpu and the interpreter's process both run."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from genome_lm.kernels import Branch, HeadWeights, MixerWeights, MlpWeights, sub_blocks
 from genome_lm.kernels.conv.implicit import FilterNetwork, implicit_filter
 from genome_lm.kernels.conv.reference import gated_causal_conv, hyena_core
 from genome_lm.kernels.triton import filter_launch, launch
+from genome_lm.kernels.triton import sub_blocks as fused
 
 BOUND = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """Largest error allowed, relative to the largest value expected; float32 in PyTorch's own setting, bf16x6."""
@@ -125,4 +128,77 @@ def assert_equal_gradients(
     for x, got, want in zip(inputs, *gradients, strict=True):
         assert got.dtype == x.dtype
         assert got.shape == x.shape
+        assert_near(got, want, bound)
+
+
+EPS = 1e-5
+SUB_BLOCK_BOUND = 1e-5
+"""Largest error of sub-blocks, whose products by PyTorch are float32 too."""
+HALF_BOUND = 3e-2
+"""Largest error within autocast, where each product rounds its operands and its result to bfloat16."""
+
+
+def _mlp(of: Any, x: Tensor, values: Tensor, bias: Tensor, *weights: Tensor) -> Tensor:
+    return of.mlp_sub_block(x, Branch(values, bias), MlpWeights(*weights), EPS)
+
+
+def _mlp_alone(of: Any, x: Tensor, values: Tensor, bias: Tensor, *weights: Tensor) -> Tensor:
+    return of.mlp_sub_block(x, None, MlpWeights(*weights), EPS) + values + bias
+
+
+def _hyena(of: Any, x: Tensor, h: Tensor, *weights: Tensor) -> Tensor:
+    """Both results, of which the first has a gradient of its own."""
+    x, branch = of.hyena_branch(x, MixerWeights(*weights), h, EPS)
+    return 1.5 * x + branch.values + branch.bias
+
+
+def _head(of: Any, x: Tensor, *operands: Tensor) -> Tensor:
+    *head, targets, weights = operands
+    return of.head_losses(x.flatten(0, 1), HeadWeights(*head), targets, weights, EPS)
+
+
+SUB_BLOCKS: dict[str, Callable[[Any], Callable[..., Tensor]]] = {
+    "mlp": lambda of: partial(_mlp, of),
+    "mlp alone": lambda of: partial(_mlp_alone, of),
+    "hyena": lambda of: partial(_hyena, of),
+    "head": lambda of: partial(_head, of),
+}
+"""Functions of `sub_block_operands`, for the module that has the implementation."""
+
+
+def sub_block_operands(name: str, shape: tuple[int, int, int], inner: int) -> list[Tensor]:
+    """The residual stream, (B, L, D), and what else a sub-block takes; `inner`: width in the MLP."""
+    torch.manual_seed(shape[1])
+    batch, length, width = shape
+    shapes: list[tuple[int, ...]] = [(width,), (width,)]  # the norm
+    if name == "head":
+        shapes.append((16, width))
+    elif name == "hyena":
+        shapes = [(width, length), *shapes, (3 * width, width), (3 * width,), (3 * width, 1, 3), (3 * width,)]
+        shapes += [(width,), (width, width), (width,)]
+    else:
+        shapes = [shape, (width,), *shapes, (inner, width), (inner,), (width, inner), (width,)]
+    inputs = [torch.randn(shape), *(torch.randn(one) / max(1, one[-1]) ** 0.5 for one in shapes)]
+    inputs = [x.requires_grad_() for x in inputs]
+    if name != "head":
+        return inputs
+    targets = torch.randint(0, 16, (batch * length,), dtype=torch.uint8)
+    return [*inputs, targets, torch.rand(batch * length) * (targets > 6)]
+
+
+def assert_sub_block_equals_reference(name: str, shape: tuple[int, int, int], half: bool, inner: int) -> None:
+    """The result and all gradients, within autocast to bfloat16 or not, against float64."""
+    inputs = sub_block_operands(name, shape, inner)
+    exact = [x.detach().double().requires_grad_() if x.requires_grad else x for x in inputs]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        y = SUB_BLOCKS[name](fused)(*inputs)
+    expected = SUB_BLOCKS[name](sub_blocks)(*exact)
+    bound = HALF_BOUND if half and name != "head" else SUB_BLOCK_BOUND
+    assert y.dtype == torch.float32
+    assert_near(y, expected, bound)
+    dy = torch.randn_like(y)
+    wanted = [x for x in exact if x.requires_grad]
+    gradients = torch.autograd.grad(y, [x for x in inputs if x.requires_grad], dy)
+    for got, want in zip(gradients, torch.autograd.grad(expected, wanted, dy.double()), strict=True):
+        assert got.dtype == torch.float32
         assert_near(got, want, bound)

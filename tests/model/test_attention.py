@@ -312,7 +312,7 @@ def test_forecasts_for_a_gpu_are_what_exists_at_one_time(
     monkeypatch.setattr(attention_memory, "CUDA_BLOCK_SCORES", 0)  # they have a test of their own
     lengths = ((1, 2_000, 1), (2, 1_500, 2)) if layout == "attention-recall" else ((1, 10_000, 1), (3, 5_000, 4))
     for sequences, length, heads in lengths:
-        batch = GpuBatch(shape(layout, length, heads=heads), sequences, length, dtype)
+        batch = GpuBatch(shape(layout, length, heads=heads), sequences, length, dtype, has_triton=False)
         assert cuda_training_bytes(batch) == pytest.approx(peak(batch, training=True), rel=0.08)
         assert cuda_forward_bytes(batch) == pytest.approx(peak(batch, training=False), rel=0.15)
 
@@ -321,7 +321,7 @@ def test_the_forecast_for_a_gpu_has_the_blocks_of_scores_of_recall(monkeypatch: 
     monkeypatch.setenv("GENOME_LM_KERNEL", "reference")
     monkeypatch.setattr(nearest, "BLOCK_SCORES", 1 << 20)
     monkeypatch.setattr(attention_memory, "CUDA_BLOCK_SCORES", 1 << 20)
-    batch = GpuBatch(shape("attention-recall", 2_000, heads=2), 1, 2_000)
+    batch = GpuBatch(shape("attention-recall", 2_000, heads=2), 1, 2_000, has_triton=False)
     for training, forecast in ((True, cuda_training_bytes(batch)), (False, cuda_forward_bytes(batch))):
         counted = peak(batch, training)
         assert counted <= forecast < 1.35 * counted

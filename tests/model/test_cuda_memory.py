@@ -17,6 +17,7 @@ from genome_lm.model import HyenaLM, backbone, cuda_memory
 from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes, must_recompute
 from genome_lm.model.mixer import GpuBatch
 from genome_lm.model.mixers import hyena_memory
+from genome_lm.model.mixers.filter import ImplicitFilter
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 
@@ -84,7 +85,7 @@ def peak(batch: GpuBatch, training: bool, recompute: bool = False) -> int:
 def test_counts_are_what_exists_at_one_time(kernel: str, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     sequences, length, width = shape
     config = ModelConfig(d_model=width, n_layer=3, max_length=length, embed_dropout=0.0)
-    batch = GpuBatch(config, sequences, length, dtype)
+    batch = GpuBatch(config, sequences, length, dtype, has_triton=kernel == "triton")
     assert cuda_training_bytes(batch) == pytest.approx(peak(batch, training=True), rel=0.02)
     recomputed = peak(batch, training=True, recompute=True)
     assert cuda_training_bytes(batch, recompute=True) == pytest.approx(recomputed, rel=0.02)
@@ -100,7 +101,7 @@ def test_counts_are_what_exists_at_one_time(kernel: str, shape: tuple[int, int, 
 )  # fmt: skip
 def test_counts_of_models_that_read_both_ways(kernel: str, dtype: torch.dtype, fields: dict[str, Any]) -> None:
     config = ModelConfig(d_model=128, n_layer=2, max_length=40_000, embed_dropout=0.0, direction=BOTH, **fields)
-    batch = GpuBatch(config, 1, 40_000, dtype)
+    batch = GpuBatch(config, 1, 40_000, dtype, has_triton=kernel == "triton")
     for recompute in (False, True):
         counted = peak(batch, training=True, recompute=recompute)
         assert 0.995 * counted < cuda_training_bytes(batch, recompute) < 1.2 * counted
@@ -108,13 +109,40 @@ def test_counts_of_models_that_read_both_ways(kernel: str, dtype: torch.dtype, f
     assert 0.95 * forward < cuda_forward_bytes(batch) < 2 * forward
 
 
-def test_a_million_bases_train_on_80_gb_by_computing_blocks_again() -> None:
-    free = 79 << 30
-    for dtype in (FLOAT32, BFLOAT16):
-        batch = GpuBatch(PRESETS["large-1m"], 1, 1_000_000, dtype)
+def test_a_million_bases_train_on_80_gb() -> None:
+    """In bfloat16 as they are, in float32 or without the kernels by computing blocks again."""
+    free, plain = 79 << 30, GpuBatch(PRESETS["large-1m"], 1, 1_000_000, BFLOAT16)
+    assert not must_recompute(plain, free)
+    for batch in (plain._replace(dtype=FLOAT32), plain._replace(has_triton=False)):
         assert must_recompute(batch, free)
         assert cuda_training_bytes(batch, recompute=True) < cuda_memory.MARGIN * free
         assert not must_recompute(batch._replace(length=32_768), free)
+
+
+@pytest.mark.parametrize("kernel", ["triton"], indirect=True)
+@pytest.mark.parametrize(("dtype", "streams"), [(FLOAT32, (4, 12, 4, 4)), (BFLOAT16, (4, 6, 2, 4))], ids=str)
+def test_what_a_block_saves_on_a_gpu(
+    kernel: str, dtype: torch.dtype, streams: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its input, the projected streams, what is projected in the end, and the MLP's input: 4.1 kB in bf16-mixed."""
+    length, width, saved = 5_000, 256, dict[int, torch.UntypedStorage]()
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.numel() >= length * width:  # more than the weights have
+            saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    with FakeTensorMode():
+        block = HyenaLM(ModelConfig(d_model=width, n_layer=1, max_length=length)).backbone.blocks[0]
+        h = torch.zeros(width, length)
+        monkeypatch.setattr(ImplicitFilter, "forward", lambda self, length: h)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor),
+            torch.autocast("cpu", dtype=BFLOAT16, enabled=dtype == BFLOAT16),
+        ):
+            block(torch.zeros(1, length, width, requires_grad=True))
+    of_filter = h.numel() * h.itemsize
+    assert sum(storage.nbytes() for storage in saved.values()) == sum(streams) * length * width + of_filter
 
 
 @pytest.mark.parametrize(("free", "recomputes"), [(80 << 30, True), (1 << 40, False)])

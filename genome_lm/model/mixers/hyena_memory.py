@@ -24,9 +24,12 @@ FILTER_VALUES, FILTER_BYTES = 36, 20
 FFT_WORKSPACE = 16
 """Units that cuFFT may take beside its operands: a padded signal and its spectrum. No test counts these."""
 
-_GPU_UNITS: dict[tuple[Backend | Literal["core"], torch.dtype], tuple[int, int, int, int, int, int]] = {
+_GPU_UNITS: dict[tuple[Backend | Literal["core", "branch"], torch.dtype], tuple[int, int, int, int, int, int]] = {
     # stored (order 2), hidden, bytes of filters per position and channel, temporary, forward, mixing (0 where less)
-    # "core" is all between the projections in Triton; of other orders, "triton" is the last convolution alone.
+    # "branch" is all behind the norm as one function, "core" all between the projections in Triton; of other orders,
+    # "triton" is the last convolution alone.
+    ("branch", torch.float32): (28, 8, 8, 16, 32, 0),
+    ("branch", torch.bfloat16): (18, 4, 8, 10, 20, 0),
     ("core", torch.float32): (32, 8, 8, 16, 44, 0),
     ("core", torch.bfloat16): (20, 4, 8, 10, 28, 0),
     ("triton", torch.float32): (44, 8, 8, 16, 44, 0),
@@ -73,7 +76,9 @@ def gpu_units(batch: GpuBatch, training: bool) -> Units:
     config = batch.config
     taps = config.short_filter_order if config.order == 2 else 0
     has_kernels = batch.has_triton and worthwhile(batch.length, batch.dtype, batch.batch, training, taps)
-    kernels: Backend | Literal["core"] = ("core" if taps else "triton") if has_kernels else "reference"
+    kernels: Backend | Literal["core", "branch"] = ("core" if taps else "triton") if has_kernels else "reference"
+    if kernels == "core" and batch.runs_rows and not config.direction.sees_following:
+        kernels = "branch"
     stored, hidden, filters, temporary, forward, mixing = _GPU_UNITS[kernels, batch.dtype]
     workspace = 0 if has_kernels else FFT_WORKSPACE
     of_filter = FILTER_VALUES * config.filter_order + FILTER_BYTES
