@@ -77,9 +77,10 @@ class Form:
 
 KERNELS = (
     "tile_spectrum", "tile_conv", "tile_conv_backward", "columns_fft", "rows_fft", "rows_conv", "rows_backward",
-    "columns_ifft", "columns_ifft_backward", "taps_backward",
+    "columns_ifft", "columns_ifft_backward", "taps_backward", "norm_rows", "norm_rows_backward", "gelu_rows",
+    "gelu_rows_backward", "round_rows", "head_rows", "head_rows_backward",
 )  # fmt: skip
-"""Of `genome_lm.kernels.triton.conv`."""
+"""Of `genome_lm.kernels.triton.conv` and `genome_lm.kernels.triton.rows`."""
 
 WIDTHS, LENGTHS = (256, 768), (1_024, 8_192, 32_768, 160_000, 450_000, 1_000_000)
 """Of the blocks that docs/gpu.md counts."""

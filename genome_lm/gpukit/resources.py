@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -13,7 +13,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from genome_lm.kernels.triton import conv as triton_conv
-from genome_lm.kernels.triton import launch
+from genome_lm.kernels.triton import launch, row_launch
+from genome_lm.kernels.triton import rows as triton_rows
 from genome_lm.kernels.triton.plan import Plan, Precision, plan_for
 
 SHARED_KIB = {80: 99, 90: 227}
@@ -22,6 +23,12 @@ COLUMNS = ["columns_fft", "columns_ifft", "columns_ifft_backward"]
 ROWS = ["rows_fft", "rows_conv", "rows_backward"]
 TILES = ["tile_spectrum", "tile_conv", "tile_conv_backward"]
 BLOCKS = ["taps_backward"]
+WHOLE_ROWS = ["norm_rows", "norm_rows_backward"]
+PARTS_OF_ROWS = ["gelu_rows", "gelu_rows_backward", "round_rows"]
+HEADS = ["head_rows", "head_rows_backward"]
+OVER_ROWS = WHOLE_ROWS + PARTS_OF_ROWS + HEADS
+WIDTH = 256
+"""Channels of a row, as the larger models have them."""
 TAPS = 3
 """Of the short convolutions, as the models have them."""
 _OPERANDS = {"a", "b", "x0", "x1", "v", "y", "dy", "dx0", "dx1", "dv", "ds0", "du", "dz0", "dz1", "dz2"}
@@ -30,6 +37,8 @@ _BETWEEN = {"z", "g", "h", "factors"}
 _ALIGNED = {"z", "g", "factors", "phases", "spectra", "tables", "dh", "dbias", "sums", "width", "pitch"}
 """Arguments that are allocated by us, or multiples of 16 by the plan: aligned in every launch."""
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+_ROW_OPERANDS = {"branch", "normed", "grad_normed", "rounded", "hidden"}
+"""What the kernels over rows have in the dtype of the products, and `grad` where it is that of the hidden layer."""
 _FLOAT32 = {"h", "bias", "short", "a_taps", "b_taps", "sums", "phases", "spectra", "tables", "dh", "dbias"}
 _STACK: dict[int, dict[tuple[str, Precision], int]] = {
     80: {
@@ -43,6 +52,8 @@ _STACK: dict[int, dict[tuple[str, Precision], int]] = {
         ("rows_conv", torch.bfloat16): 976,
         ("rows_conv", torch.float32): 144,
         ("rows_backward", torch.bfloat16): 608,
+        ("norm_rows", torch.bfloat16): 8,
+        ("head_rows_backward", torch.float32): 8,
     },
     90: {
         ("tile_conv_backward", torch.bfloat16): 272,
@@ -53,6 +64,7 @@ _STACK: dict[int, dict[tuple[str, Precision], int]] = {
         ("rows_fft", torch.float32): 48,
         ("rows_conv", torch.float32): 144,
         ("rows_backward", torch.bfloat16): 176,
+        ("head_rows_backward", torch.float32): 32,
     },
 }
 """Bytes per thread that Triton 3.9 may spill, by architecture; zero elsewhere.
@@ -91,11 +103,17 @@ class Resources(NamedTuple):
 
 def variants(arch: int) -> list[Variant]:
     """Every kernel in each precision, in both forms; rows of long sequences are aligned in every launch."""
-    bfloat16, rough, fine = (torch.bfloat16, "bf16"), (torch.float32, "bf16x3"), (torch.float32, "bf16x6")
+    bfloat16: tuple[torch.dtype, Precision] = torch.bfloat16, "bf16"
+    rough: tuple[torch.dtype, Precision] = torch.float32, "bf16x3"
+    fine: tuple[torch.dtype, Precision] = torch.float32, "bf16x6"
     forms = product(TILES + COLUMNS, (bfloat16, rough, fine), (True, False))
     blocks = product(BLOCKS, (bfloat16, fine), (True, False))  # they multiply no matrices
     rows = product(ROWS, (bfloat16, rough, fine), (True,))
-    chosen = [Variant(kernel, *operands, arch, aligned) for kernel, operands, aligned in (*forms, *blocks, *rows)]
+    # Rows of 16 channels or multiples of it are aligned. What the head reads is float32 in any case.
+    over_rows = product(WHOLE_ROWS + PARTS_OF_ROWS, (bfloat16, fine), (True,))
+    heads = product(HEADS, (fine,), (True,))
+    each = *forms, *blocks, *rows, *over_rows, *heads
+    chosen = [Variant(kernel, *operands, arch, aligned) for kernel, operands, aligned in each]
     return [*chosen, Variant("tile_conv", torch.float16, "bf16x3", arch, False)]
 
 
@@ -111,6 +129,8 @@ def resources(variant: Variant) -> Resources:
         ValueError: If it does not use tensor cores.
     """
     kernel, dtype = variant.kernel, variant.dtype
+    if kernel in OVER_ROWS:
+        return _of_rows(variant)
     length, hopper = 1_024 if kernel in TILES else 1_000_000, variant.arch >= 90
     plan = plan_for(length, dtype, kernel.endswith("backward"), variant.dot, hopper)
     assert plan is not None
@@ -131,9 +151,36 @@ def resources(variant: Variant) -> Resources:
         if types[name] != "constexpr" and (name in _ALIGNED or (variant.aligned and name not in triton_conv.GENERAL))
     }
     source = ASTSource(getattr(triton_conv, kernel), types, constants, divisible)
+    return _compiled(variant, source, options, multiplies=kernel not in BLOCKS)
+
+
+def _of_rows(variant: Variant) -> Resources:
+    """The same for a kernel over rows."""
+    kernel = getattr(triton_rows, variant.kernel)
+    if variant.kernel in HEADS:
+        constants = row_launch._head_constants(WIDTH)
+    else:
+        constants = (row_launch._constants if variant.kernel in WHOLE_ROWS else row_launch._block_constants)(WIDTH)
+    options: dict[str, Any] = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
+    constants |= dict.fromkeys(("ADDED", "ROUNDED", "NORMED"), True)
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+    operands = _ROW_OPERANDS | ({"grad"} if "hidden" in kernel.arg_names else set())
+    types = dict.fromkeys(kernel.arg_names, "*fp32") | dict.fromkeys(constants, "constexpr")
+    others = {"rows": "i32", "columns": "i32", "blocks": "i32", "per_program": "i32", "eps": "fp32", "targets": "*u8"}
+    types |= {name: kind for name, kind in others.items() if name in types}
+    types |= dict.fromkeys(operands & types.keys(), _POINTERS[variant.dtype])
+    plain = {*constants, *triton_conv.GENERAL, "eps"}
+    divisible = {
+        (number,): [["tt.divisibility", 16]] for number, name in enumerate(kernel.arg_names) if name not in plain
+    }
+    source = ASTSource(kernel, types, constants, divisible)
+    return _compiled(variant, source, options, multiplies=variant.kernel == "head_rows_backward")
+
+
+def _compiled(variant: Variant, source: ASTSource, options: dict[str, Any], multiplies: bool) -> Resources:
     compiled = triton.compile(source, target=GPUTarget("cuda", variant.arch, 32), options=options)
-    if "mma" not in compiled.asm["ptx"] and kernel not in BLOCKS:
-        raise ValueError(f"{kernel}: no tensor cores")
+    if multiplies and "mma" not in compiled.asm["ptx"]:
+        raise ValueError(f"{variant.kernel}: no tensor cores")
     return Resources(*_registers_and_stack(compiled.asm["cubin"]), compiled.metadata.shared)
 
 

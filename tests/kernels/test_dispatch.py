@@ -74,16 +74,20 @@ def test_a_self_test_that_can_t_compile_says_why(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.01, False), (float("nan"), False)])
-@pytest.mark.parametrize("wrong", ["gated_causal_conv", "hyena_core", "implicit_filter"])
+@pytest.mark.parametrize(
+    "wrong", ["gated_causal_conv", "hyena_core", "implicit_filter", "mlp_sub_block", "head_losses"]
+)
 def test_a_self_test_compares_with_the_reference(
     wrong: str, factor: float, passes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launch = pytest.importorskip("genome_lm.kernels.triton.launch")
     from genome_lm.kernels.triton import filter_launch
+    from genome_lm.kernels.triton import sub_blocks as fused
 
     places = {
         "gated_causal_conv": (launch, dispatch.reference), "hyena_core": (launch, dispatch.reference),
-        "implicit_filter": (filter_launch, dispatch.implicit),
+        "implicit_filter": (filter_launch, dispatch.implicit), "mlp_sub_block": (fused, dispatch.sub_blocks),
+        "head_losses": (fused, dispatch.sub_blocks),
     }  # fmt: skip
     for name, (module, plain_module) in places.items():
         by = factor if name == wrong else 1

@@ -45,10 +45,10 @@ def block(scheme: str, length: int, width: int, backward: bool) -> list[Part]:
     """The operations of one direction, in batches of `batch_of(length)` sequences."""
     if scheme == "fused floor":
         return _floor(length, width, backward)
-    is_ours = scheme == "ours"
+    around, projections = (_our_around, _our_projections) if scheme == "ours" else (_around, _projections)
     return [
-        *_around(width, backward),
-        *_projections(width, backward, channel_major=is_ours),
+        *around(width, backward),
+        *projections(width, backward),
         _network(length, width, backward),
         *_core(scheme, length, backward),
     ]
@@ -68,12 +68,23 @@ def _around(width: int, backward: bool) -> list[Part]:
     return [Part(2 * 26), *linear, Part(2), Part(24), *linear, Part(8), Part(2 * 18)]
 
 
-def _projections(width: int, backward: bool, channel_major: bool) -> list[Part]:
-    """Of 3 · width streams, and back; biases are added in a pass of their own but for PyTorch's in-projection."""
+def _our_around(width: int, backward: bool) -> list[Part]:
+    """The same by the kernels over rows, the second norm with the first sum; backward, fc1 is computed again."""
+    rows = [_counted(cost, 1) for cost in costs.row_costs(backward).values()]
+    layer = Part(10, 2 * 4 * width)
+    return [*rows, *[layer] * 5] if backward else [*rows, layer, layer, Part(10)]
+
+
+def _projections(width: int, backward: bool) -> list[Part]:
+    """Of 3 · width streams, and back; the bias of the way back is added in a pass of its own."""
     into, out = Part(8, 6 * width), Part(4, 2 * width)
-    if not backward:
-        return [into, out, Part(4 + 12 * channel_major)]
-    return [into, into, Part(6), out, out, Part(2)]
+    return [into, into, Part(6), out, out, Part(2)] if backward else [into, out, Part(4)]
+
+
+def _our_projections(width: int, backward: bool) -> list[Part]:
+    """The same channel-major, where the bias of the streams takes passes; that of the way back comes with the sum."""
+    into, out = Part(8, 6 * width), Part(4, 2 * width)
+    return [into, into, Part(6), out, out] if backward else [into, out, Part(12)]
 
 
 def _network(length: int, width: int, backward: bool) -> Part:

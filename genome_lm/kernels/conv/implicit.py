@@ -28,12 +28,6 @@ class FilterNetwork(NamedTuple):
     rates: Tensor
     shift: float
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "FilterNetwork":
-        """The same on a device."""
-        moved = [(weight.to(device, dtype), bias.to(device, dtype)) for weight, bias in self.hidden]
-        sines, out, rates = (x.to(device, dtype) for x in (self.frequencies, self.out, self.rates))
-        return FilterNetwork(sines, moved, out, rates, self.shift)
-
 
 def implicit_filter(network: FilterNetwork, length: int, span: int) -> Tensor:
     """The filters over the first `length` positions, in the network's dtype within autocast too: (C, length).

@@ -217,6 +217,34 @@ def ours(
     return Cost(*map(sum, zip(*costs, strict=True)))
 
 
+def row_costs(backward: bool = False, inner: int = 4, item: int = 2) -> dict[str, Cost]:
+    """Each kernel over rows that a block takes, per position and channel; see `genome_lm.kernels.triton.rows`.
+
+    Args:
+        backward: Whether of the backward pass, which computes the MLP's norm and hidden layer again.
+        inner: Width of the MLP in those of the model.
+        item: Bytes of a number in the products; the residual stream has 4.
+    """
+    rounded = 0 if item == 4 else item  # of a gradient in the dtype of products
+    if not backward:
+        counts = {
+            "norm_rows": (4 + item, 8),
+            "norm_rows, sum": (8 + 2 * item, 10),
+            "gelu_rows": (2 * inner * item, 14 * inner),
+        }
+    else:
+        counts = {
+            "round_rows": (4 + rounded, 1),
+            "norm_rows": (4 + item, 8),
+            "gelu_rows_backward": (4 * inner * item, 24 * inner),
+            "norm_rows_backward, MLP": (12 + item + rounded, 22),
+            "norm_rows_backward, mixer": (12 + 2 * item, 24),
+        }
+    return {
+        name: _cost(moved, moved, 0, operations, operations / PLAIN) for name, (moved, operations) in counts.items()
+    }
+
+
 def flash_fft_conv(length: int) -> Cost:
     """FlashFFTConv's scheme in half precision, forward.
 

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from genome_lm.kernels.triton import rows as kernels
-from genome_lm.kernels.triton.launch import _bound
+from genome_lm.kernels.triton.launch import bound
 
 ELEMENTS = 2_048
 """Of a tile of rows, if a row has no more."""
@@ -179,7 +179,7 @@ def _norm_backward(
         with torch.cuda.device_of(x):
             kernels.norm_rows_backward[(programs,)](
                 x, grad_normed, grad, weight, shift, grad_x, grad_x if rounded is None else rounded,
-                grad_x if normed is None else normed, sums, _count(x), width, eps, _bound(per_program),
+                grad_x if normed is None else normed, sums, _count(x), width, eps, bound(per_program),
                 ROUNDED=rounded is not None, NORMED=normed is not None, **constants,
             )  # fmt: skip
 
@@ -199,7 +199,7 @@ def _gelu_backward(hidden: Tensor, grad: Tensor, bias: Tensor, sums: Tensor) -> 
     if programs:
         with torch.cuda.device_of(hidden):
             kernels.gelu_rows_backward[(blocks * programs,)](
-                hidden, grad, bias, sums, _count(hidden), hidden.shape[-1], blocks, _bound(per_program),
+                hidden, grad, bias, sums, _count(hidden), hidden.shape[-1], blocks, bound(per_program),
                 **_block_constants(hidden.shape[-1]),
             )  # fmt: skip
 
@@ -210,7 +210,7 @@ def _round(x: Tensor, rounded: Tensor | None, sums: Tensor) -> None:
     if programs:
         with torch.cuda.device_of(x):
             kernels.round_rows[(blocks * programs,)](
-                x, x if rounded is None else rounded, sums, _count(x), x.shape[-1], blocks, _bound(per_program),
+                x, x if rounded is None else rounded, sums, _count(x), x.shape[-1], blocks, bound(per_program),
                 ROUNDED=rounded is not None, **_block_constants(x.shape[-1]),
             )  # fmt: skip
 
@@ -239,7 +239,7 @@ def _head_backward(
             kernels.head_rows_backward[(programs,)](
                 x, weight, shift, embedding, targets, weights, grad, grad_x, sums, counts, len(x),
                 x.shape[-1], eps,
-                _bound(per_program), **_head_constants(x.shape[-1]),
+                bound(per_program), **_head_constants(x.shape[-1]),
             )  # fmt: skip
 
 
