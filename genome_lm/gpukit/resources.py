@@ -42,36 +42,42 @@ _ROW_OPERANDS = {"branch", "normed", "grad_normed", "rounded", "hidden"}
 _FLOAT32 = {"h", "bias", "short", "a_taps", "b_taps", "sums", "phases", "spectra", "tables", "dh", "dbias"}
 _STACK: dict[int, dict[tuple[str, Precision], int]] = {
     80: {
-        ("tile_conv_backward", torch.bfloat16): 272,
-        ("tile_conv", torch.float16): 208,
-        ("tile_conv", torch.float32): 208,
-        ("columns_ifft", torch.bfloat16): 64,
-        ("columns_ifft_backward", torch.bfloat16): 32,
-        ("rows_fft", torch.bfloat16): 640,
-        ("rows_fft", torch.float32): 64,
-        ("rows_conv", torch.bfloat16): 976,
-        ("rows_conv", torch.float32): 144,
-        ("rows_backward", torch.bfloat16): 608,
-        ("norm_rows", torch.bfloat16): 8,
-        ("head_rows_backward", torch.float32): 8,
+        ("tile_conv_backward", "bf16"): 272,
+        ("columns_ifft", "bf16"): 64,
+        ("columns_ifft_backward", "bf16"): 32,
+        ("rows_fft", "bf16"): 640,
+        ("rows_conv", "bf16"): 976,
+        ("rows_backward", "bf16"): 608,
+        ("tile_conv", "bf16x3"): 24,
+        ("rows_conv", "bf16x3"): 16,
+        ("rows_backward", "bf16x3"): 48,
+        ("norm_rows", "bf16"): 8,
+        ("head_rows_backward", "bf16x6"): 8,
     },
     90: {
-        ("tile_conv_backward", torch.bfloat16): 272,
-        ("tile_conv", torch.float16): 144,
-        ("tile_conv", torch.float32): 144,
-        ("columns_ifft", torch.bfloat16): 80,
-        ("columns_ifft_backward", torch.bfloat16): 96,
-        ("rows_fft", torch.float32): 48,
-        ("rows_conv", torch.float32): 144,
-        ("rows_backward", torch.bfloat16): 176,
-        ("head_rows_backward", torch.float32): 32,
+        ("tile_conv_backward", "bf16"): 272,
+        ("columns_ifft", "bf16"): 80,
+        ("columns_ifft_backward", "bf16"): 96,
+        ("rows_backward", "bf16"): 176,
+        ("tile_conv", "bf16x3"): 80,
+        ("tile_conv_backward", "bf16x3"): 280,
+        ("rows_conv", "bf16x3"): 64,
+        ("rows_backward", "bf16x3"): 584,
+        ("tile_conv", "bf16x6"): 16,
+        ("tile_conv_backward", "bf16x6"): 440,
+        ("rows_fft", "bf16x6"): 464,
+        ("rows_conv", "bf16x6"): 552,
+        ("rows_backward", "bf16x6"): 928,
+        ("head_rows_backward", "bf16x6"): 32,
     },
 }
 """Bytes per thread that Triton 3.9 may spill, by architecture; zero elsewhere.
 
 Tiles of 32 × 32 are worth it: with four or eight warps less is spilled, but each warp has as many instructions as
-with two. Rows of 64 × 64 suit an H100, which multiplies from shared memory. An A100 holds the operands in registers,
-and spills; whether tiles of 32 × 32 are faster there is to be measured.
+with two. Rows of 64 × 64 suit an H100, which multiplies from shared memory: with what it spills in "bf16x6",
+`rows_conv` still has 4.3 instructions per point of a transform. In tiles of 32 × 32, which need four times the column
+passes, it has 5.3. An A100 holds the operands in registers, and spills. There float32 has tiles of 32 × 32; whether they
+are faster in bfloat16 too is to be measured.
 """
 
 

@@ -19,7 +19,7 @@ from genome_lm.kernels.triton import conv as kernels
 from genome_lm.kernels.triton import costs, filter_launch, launch, row_launch
 from genome_lm.kernels.triton import plan as plans
 from genome_lm.kernels.triton import sub_blocks as fused
-from genome_lm.kernels.triton.plan import Plan, make_plan, precision_of
+from genome_lm.kernels.triton.plan import Plan, Precision, make_plan, precision_of
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers.hyena import HyenaOperator
 from tests.kernels.triton_cases import (
@@ -48,9 +48,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     Blocks have many columns, since the interpreter takes as long for a program whatever its size.
     """
 
-    def plan(
-        length: int, dtype: torch.dtype, backward: bool = False, precision: plans.Precision | None = None
-    ) -> Plan:
+    def plan(length: int, dtype: torch.dtype, backward: bool = False, precision: Precision | None = None) -> Plan:
         sizes = make_plan(length, precision or precision_of(dtype), 16, 16, warps=4)
         return sizes._replace(block_rows=16, block_columns=128, step=16)
 
