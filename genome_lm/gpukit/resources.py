@@ -76,8 +76,8 @@ _STACK: dict[int, dict[tuple[str, Precision], int]] = {
 Tiles of 32 × 32 are worth it: with four or eight warps less is spilled, but each warp has as many instructions as
 with two. Rows of 64 × 64 suit an H100, which multiplies from shared memory: with what it spills in "bf16x6",
 `rows_conv` still has 4.3 instructions per point of a transform. In tiles of 32 × 32, which need four times the column
-passes, it has 5.3. An A100 holds the operands in registers, and spills. There float32 has tiles of 32 × 32; whether they
-are faster in bfloat16 too is to be measured.
+passes, it has 5.3. An A100 holds the operands in registers, and spills. There float32 has tiles of 32 × 32; whether
+they are faster in bfloat16 too is to be measured.
 """
 
 

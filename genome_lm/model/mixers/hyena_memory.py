@@ -20,7 +20,8 @@ PLAIN_STREAMS, PLAIN_FEATURES, PLAIN_BACKWARD = 17.5, 11, 8
 """What a sub-block in plain form stores for its backward pass: streams, and layers as wide as the filter's MLP; and
 streams that exist at one time while it is gone back through."""
 FILTER_VALUES, FILTER_BYTES = 36, 20
-"""What a filter stores on a GPU: bytes per position and hidden channel, and bytes per position for its features."""
+"""What a filter's network stores on a GPU in plain form: bytes per position and hidden channel, and bytes per position
+for its features. In Triton it stores nothing."""
 FFT_WORKSPACE = 16
 """Units that cuFFT may take beside its operands: a padded signal and its spectrum. No test counts these."""
 
@@ -28,12 +29,12 @@ _GPU_UNITS: dict[tuple[Backend | Literal["core", "branch"], torch.dtype], tuple[
     # stored (order 2), hidden, bytes of filters per position and channel, temporary, forward, mixing (0 where less)
     # "branch" is all behind the norm as one function, "core" all between the projections in Triton; of other orders,
     # "triton" is the last convolution alone.
-    ("branch", torch.float32): (28, 8, 8, 16, 32, 0),
-    ("branch", torch.bfloat16): (18, 4, 8, 10, 20, 0),
-    ("core", torch.float32): (32, 8, 8, 16, 44, 0),
-    ("core", torch.bfloat16): (20, 4, 8, 10, 28, 0),
-    ("triton", torch.float32): (44, 8, 8, 16, 44, 0),
-    ("triton", torch.bfloat16): (26, 4, 8, 10, 28, 0),
+    ("branch", torch.float32): (28, 8, 4, 16, 32, 0),
+    ("branch", torch.bfloat16): (18, 4, 4, 10, 20, 0),
+    ("core", torch.float32): (32, 8, 4, 16, 44, 0),
+    ("core", torch.bfloat16): (20, 4, 4, 10, 28, 0),
+    ("triton", torch.float32): (44, 8, 4, 16, 44, 0),
+    ("triton", torch.bfloat16): (26, 4, 4, 10, 28, 0),
     ("reference", torch.float32): (68, 8, 20, 16, 52, 0),
     ("reference", torch.bfloat16): (48, 4, 20, 10, 48, 31),
 }
@@ -81,7 +82,7 @@ def gpu_units(batch: GpuBatch, training: bool) -> Units:
         kernels = "branch"
     stored, hidden, filters, temporary, forward, mixing = _GPU_UNITS[kernels, batch.dtype]
     workspace = 0 if has_kernels else FFT_WORKSPACE
-    of_filter = FILTER_VALUES * config.filter_order + FILTER_BYTES
+    of_filter = 0 if has_kernels else FILTER_VALUES * config.filter_order + FILTER_BYTES
     return Units(
         stored=stored * (config.order + 1) / 3,
         hidden=hidden,
