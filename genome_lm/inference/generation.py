@@ -3,8 +3,8 @@
 import contextlib
 import io
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from genome_lm.alphabet import NUCLEOTIDES, PAD, decode
+from genome_lm.alphabet import PAD, decode
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing_file
 from genome_lm.genome.codes import Codes
-from genome_lm.kernels import own_threads
+from genome_lm.inference.sampling import Drawn, Sampling
+from genome_lm.kernels import Replayed, own_threads
 from genome_lm.machine import total_memory
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers import mixer_class
@@ -36,67 +37,6 @@ LINE = 60
 SMALL_STEP = 1 << 20
 """Sequences times the squared width up to which a step on a CPU is no quicker with several threads, and on a busy
 machine a hundred times slower: they wait for each other in every operation."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a base is drawn from the four probabilities.
-
-    Attributes:
-        temperature: Divides the logits; 0 always takes the likeliest base.
-        top_k: Keep the k likeliest bases; None for all.
-        top_p: Keep the likeliest bases until their probabilities add up to this; None for all.
-        seed: Of all random numbers.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < np.inf:
-            raise GenomeLMError(f"temperature {self.temperature}: must be 0 (the likeliest base) or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise GenomeLMError(f"top-k {self.top_k}: must be at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise GenomeLMError(f"top-p {self.top_p}: must be over 0 and at most 1")
-        if self.seed < 0:
-            raise GenomeLMError(f"seed {self.seed}: must be 0 or more")
-
-    def draws(self, prompt: int, sample: int, length: int) -> npt.NDArray[np.float64]:
-        """Random numbers of one sequence, (length,) in [0, 1): a function of the seed and the two numbers alone."""
-        return np.random.default_rng([self.seed, prompt, sample]).random(length)
-
-    def choose(self, logits: npt.NDArray[np.floating], draws: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
-        """Choose a base for each sequence.
-
-        Args:
-            logits: (R, 4) of A, C, G and T.
-            draws: (R,) in [0, 1).
-
-        Returns:
-            (R,) 0 to 3.
-        """
-        if self.temperature == 0:
-            return logits.argmax(1)
-        scaled = (logits.astype(np.float64) - logits.max(1, keepdims=True)) / self.temperature
-        chances = np.exp(scaled)
-        if self.top_k is not None or self.top_p is not None:
-            chances *= self._kept(chances / chances.sum(1, keepdims=True))
-        edges = chances.cumsum(1)
-        # The last edge that is not above the draw; bases with no chance have an edge in common with the one before.
-        return (edges <= draws[:, None] * edges[:, -1:]).sum(1)
-
-    def _kept(self, chances: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        order = np.argsort(-chances, axis=1, kind="stable")
-        ranked = np.take_along_axis(chances, order, 1)
-        kept = np.broadcast_to(np.arange(4) < (self.top_k or 4), ranked.shape).copy()
-        if self.top_p is not None:
-            kept[:, 1:] &= ranked.cumsum(1)[:, :-1] < self.top_p
-        unranked = np.empty_like(kept)
-        np.put_along_axis(unranked, order, kept, 1)
-        return unranked
 
 
 class Generated(NamedTuple):
@@ -141,12 +81,9 @@ def generate(
         for start in range(0, len(order), size):
             pairs = order[start : start + size]
             draws = np.stack([sampling.draws(*pair, length) for pair in pairs], axis=1)
-            steps = _run(stepper, prompts, [prompt for prompt, _ in pairs], sampling, draws)
-            tokens = np.empty((length, len(pairs)), dtype=np.uint8)
-            likelihoods = np.empty((length, len(pairs)), dtype=np.float32)
-            for position, (bases, logs) in enumerate(steps):
-                tokens[position], likelihoods[position] = bases, logs
-                bar.advance(len(pairs))
+            drawn = Drawn(sampling, torch.from_numpy(draws).to(stepper.device))
+            _run(stepper, prompts, [prompt for prompt, _ in pairs], drawn, partial(bar.advance, len(pairs)))
+            tokens, likelihoods = drawn.tokens.cpu().numpy(), drawn.log_likelihoods.cpu().numpy()
             for column, pair in enumerate(pairs):
                 found[pair] = Generated(*pair, decode(tokens[:, column]), likelihoods[:, column].copy())
     return [found[pair] for pair in sorted(found)]
@@ -194,24 +131,18 @@ def batch_size(config: ModelConfig, length: int, longest: int) -> int:
     return min(MOST, max(1, STATE_BYTES // each))
 
 
+@torch.inference_mode()
 def _run(
-    stepper: Stepper,
-    prompts: Sequence[Codes],
-    numbers: Sequence[int],
-    sampling: Sampling,
-    draws: npt.NDArray[np.float64],
-) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]]:
+    stepper: Stepper, prompts: Sequence[Codes], numbers: Sequence[int], drawn: Drawn, advance: Callable[[], None]
+) -> None:
     """Generate a batch whose sequences go on from the prompts of these numbers.
 
     Args:
-        stepper: For as many positions as there are draws.
+        stepper: For as many positions as `drawn` has.
         prompts: n arrays of token ids.
         numbers: R numbers of prompts.
-        sampling: How bases are drawn.
-        draws: (length, R) random numbers.
-
-    Yields:
-        At each position the token ids, (R,), and their log-likelihoods, (R,).
+        drawn: Draws the bases, and holds them in the end.
+        advance: Called after each position.
     """
     unique, rows = np.unique(numbers, return_inverse=True)
     lengths = torch.tensor([len(prompts[number]) for number in unique])
@@ -220,16 +151,19 @@ def _run(
         ids[row, : lengths[row]] = prompts[number]
     device = stepper.device
     logits = stepper.prefill(torch.from_numpy(ids).to(device), lengths, torch.from_numpy(rows))
-    everyone = np.arange(len(numbers))
+
+    def token() -> None:
+        logits.copy_(stepper.read(drawn.draw(logits)))
+
+    step = Replayed(token, device) if stepper.replayed else token
     is_small = device.type == "cpu" and len(numbers) * stepper.width**2 <= SMALL_STEP
     with own_threads(1) if is_small else contextlib.nullcontext():
-        for position, row_draws in enumerate(draws, 1):
-            scores = logits.cpu().double().numpy()
-            tokens = sampling.choose(scores[:, NUCLEOTIDES[0] : NUCLEOTIDES[-1] + 1], row_draws) + NUCLEOTIDES[0]
-            top = scores.max(1)
-            yield tokens, scores[everyone, tokens] - top - np.log(np.exp(scores - top[:, None]).sum(1))
-            if position < len(draws):
-                logits = stepper.step(torch.from_numpy(tokens).to(device))
+        for _ in range(stepper.length - 1):
+            step()
+            stepper.settle()
+            advance()
+        drawn.draw(logits)
+        advance()
 
 
 def write_generated(

@@ -18,10 +18,11 @@ from genome_lm.genome import GenomeStore
 from genome_lm.genome.variants import Variant, VariantScores
 from genome_lm.inference.batches import BATCH_TOKENS, BatchSize, encode_all, name_of, padded_batches
 from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked
-from genome_lm.inference.generation import Generated, Sampling, check_memory, check_room, generate
+from genome_lm.inference.generation import Generated, check_memory, check_room, generate
 from genome_lm.inference.heads import head_outputs, predictions
 from genome_lm.inference.one_hot import OneHot, Output
 from genome_lm.inference.readouts import Readouts
+from genome_lm.inference.sampling import Sampling
 from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.model import Head, HyenaBackbone, HyenaLM
 from genome_lm.model.likelihood import Alphabet, model_likelihoods

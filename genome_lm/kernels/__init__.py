@@ -23,7 +23,7 @@ from genome_lm.kernels.conv.implicit import (
     positional_features,
     sine_layers,
 )
-from genome_lm.kernels.conv.online import OnlineConv, TileFilters, convolve_ahead
+from genome_lm.kernels.conv.online import OnlineConv, ReplayedConv, TileFilters, convolve_ahead
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.conv.spectra import bins, spectrum
 from genome_lm.kernels.cpu.mixer import (
@@ -58,6 +58,7 @@ from genome_lm.kernels.dispatch import (
     runs_head,
     runs_rows,
 )
+from genome_lm.kernels.graphs import Replayed
 from genome_lm.kernels.numerics import deterministic, outside_autocast
 from genome_lm.kernels.projections import from_channels, to_channels
 from genome_lm.kernels.recomputed import recomputed
@@ -76,6 +77,8 @@ __all__ = [
     "MixerWeights",
     "MlpWeights",
     "OnlineConv",
+    "Replayed",
+    "ReplayedConv",
     "Segments",
     "Spectra",
     "TileFilters",

@@ -3,8 +3,8 @@
 The counts are those of `tests/model/test_cuda_memory.py`, which runs the model on tensors without data and adds up
 what exists at one time. Weights, gradients and the optimiser's state are left out, and so are what CUDA itself takes
 (about 0.5 GB), what stands between the passes of the Triton kernels (128 MiB, half as much again in training), the
-filters that the micro-batches of a step share (at most 1 GiB), and the spectra that inference keeps (at most 3 GiB). A
-unit is one byte per position and channel of a batch: batch · length · d_model bytes.
+filters that the micro-batches of a step share (at most 1 GiB), and the spectra that inference keeps (at most 3 GiB).
+A unit is one byte per position and channel of a batch: batch · length · d_model bytes.
 """
 
 import torch

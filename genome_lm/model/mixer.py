@@ -92,18 +92,28 @@ class Prompts(NamedTuple):
     Attributes:
         lengths: (B,) int64 on the CPU, tokens of each prompt.
         rows: (R,) int64 on the CPU, the prompt that each sequence of the batch goes on from.
+        replayed: Whether a step may be captured as a CUDA graph and replayed; see `MixerSteps`.
     """
 
     lengths: Tensor
     rows: Tensor
+    replayed: bool = False
 
 
 class MixerSteps(ABC):
     """The state of all layers of one operator, for a batch of sequences that are read token by token.
 
-    After `start`, each layer in order reads the prompts by `prefill`; `begin` ends that. For each token then, each
-    layer in order takes its `step`, and `advance` goes to the next position.
+    After `start`, each layer in order reads the prompts by `prefill`; `begin` ends that. For each token then, `turn`
+    comes first, each layer in order takes its `step`, `advance` ends the position, and `settle` does what depends on
+    its number.
+
+    Attributes:
+        can_replay: Whether `turn`, `step` and `advance` can be captured as a CUDA graph after prompts that are to be
+            `replayed`: they wait for nothing on the device, they depend on no number of Python's that changes from
+            token to token, and what one token leaves to the next stays where it is in memory.
     """
+
+    can_replay: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, prompts: Prompts, x: Tensor) -> None:
@@ -113,17 +123,21 @@ class MixerSteps(ABC):
     def prefill(self, layer: int, normed: Tensor, x: Tensor) -> None:
         """Add what the layer makes of `normed`, (B, P, D), to x, and keep what later positions need of it."""
 
-    @abstractmethod
     def begin(self) -> None:
-        """Turn to the first position after the prompts."""
+        """End the reading of the prompts."""
+
+    def turn(self) -> None:
+        """Look up what is the same for all layers at the present position."""
 
     @abstractmethod
     def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
         """What the layer makes of the present position, `normed` (R, D), added to x (R, D)."""
 
-    @abstractmethod
     def advance(self) -> None:
         """Go to the next position."""
+
+    def settle(self) -> None:
+        """Do what depends on how many positions were read; called after each `advance`, and never captured."""
 
 
 class Mixer(nn.Module, ABC):
@@ -269,9 +283,6 @@ class RereadSteps(MixerSteps):
         """See `MixerSteps`."""
         self._read[layer, :, : x.shape[1]] = normed[self._rows]
         x += self._mixers[layer](normed)
-
-    def begin(self) -> None:
-        """See `MixerSteps`."""
 
     def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
         """See `MixerSteps`."""

@@ -10,9 +10,10 @@ from genome_lm.kernels import for_each
 from genome_lm.model.backbone import Block
 from genome_lm.model.language_model import HyenaLM
 from genome_lm.model.mixer import MixerSteps, Prompts
+from genome_lm.model.prefill import pieces_for
 
-CHUNK = 2_048
-"""Positions that go through the MLP at one time while the prompts are read."""
+REPLAYED = frozenset({"cuda"})
+"""Kinds of devices on which steps are replayed."""
 
 
 class Stepper:
@@ -21,6 +22,9 @@ class Stepper:
     The results are those of `model(ids)` at the last position, to rounding. What reading costs, and what is kept, is
     the mixers' to say (`genome_lm.model.mixer.MixerSteps`). `prefill` may be called again for another batch. Make a
     new stepper when the parameters have changed.
+
+    Attributes:
+        replayed: Whether `read` can be captured as a CUDA graph and replayed: on a GPU, if all mixers can.
 
     Args:
         model: The language model, taken as in eval mode.
@@ -43,6 +47,7 @@ class Stepper:
         self._model = model
         self._blocks = [*model.backbone.blocks]
         self._states, self._layers = _states_of(self._blocks, length)
+        self.replayed = self.device.type in REPLAYED and all(state.can_replay for state in self._states)
         self._products = [(block.mlp.fc1.weight.T, block.mlp.fc2.weight.T) for block in self._blocks]
 
     @property
@@ -83,7 +88,7 @@ class Stepper:
         self._recent = _last_tokens(ids, lengths, rows, backbone.config.ngram_reach)
         x, lengths = backbone.conditioned(backbone.embedded(ids)), backbone.ahead + lengths
         for state in self._states:
-            state.start(Prompts(lengths, rows), x)
+            state.start(Prompts(lengths, rows, self.replayed), x)
         for block, (state, layer) in zip(self._blocks, self._layers, strict=True):
             state.prefill(layer, block.norm1(x), x)
             _prefill_mlp(block, x)
@@ -102,7 +107,15 @@ class Stepper:
         """
         if self._position == self.length:
             raise GenomeLMError(f"{self.length:,} tokens have been read; make the stepper for more")
+        logits = self.read(ids)
+        self.settle()
+        return logits
+
+    def read(self, ids: Tensor) -> Tensor:
+        """The part of `step` that is the same for every token; in inference mode."""
         backbone = self._model.backbone
+        for state in self._states:
+            state.turn()
         x = self._embedded(ids)
         for block, (state, layer), (w1, w2) in zip(self._blocks, self._layers, self._products, strict=True):
             x = state.step(layer, _normed(block.norm1, x), x)
@@ -110,8 +123,13 @@ class Stepper:
             x = torch.addmm(x, F.gelu(hidden, approximate="tanh"), w2).add_(block.mlp.fc2.bias)
         for state in self._states:
             state.advance()
-        self._position += 1
         return _normed(backbone.norm, x) @ backbone.embedding.weight.T
+
+    def settle(self) -> None:
+        """The part of `step` that depends on how many tokens were read."""
+        for state in self._states:
+            state.settle()
+        self._position += 1
 
     def _embedded(self, ids: Tensor) -> Tensor:
         """The embeddings of the next tokens, (R,) → (R, D), whose n-grams hold the tokens before them."""
@@ -119,7 +137,7 @@ class Stepper:
         if backbone.ngrams is None:
             return F.embedding(ids, backbone.embedding.weight)
         tokens = torch.cat([self._recent, ids[:, None]], dim=1)
-        self._recent = tokens[:, 1:]
+        self._recent.copy_(tokens[:, 1:])
         return backbone.embedded(tokens)[:, -1]
 
 
@@ -149,4 +167,4 @@ def _prefill_mlp(block: Block, x: Tensor) -> None:
     def add(chunk: Tensor) -> None:
         chunk += block.mlp(block.norm2(chunk))
 
-    for_each(x.device, add, x.split(max(1, CHUNK // len(x)), dim=1))
+    for_each(x.device, add, x.split(pieces_for(x.device).positions_of(x), dim=1))

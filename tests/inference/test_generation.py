@@ -8,10 +8,14 @@ import genome_lm
 from genome_lm.alphabet import A, T, encode
 from genome_lm.errors import GenomeLMError
 from genome_lm.inference import generation
-from genome_lm.inference.generation import Sampling
+from genome_lm.inference.sampling import Sampling
 from tests.conftest import biased_dna
 
 PROMPTS = [biased_dna(length, length) for length in (1, 30, 7, 30, 2)]
+
+
+def choose(sampling: Sampling, logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    return sampling.choose(torch.from_numpy(logits), torch.from_numpy(draws)).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,7 @@ def test_what_the_model_learned_shows(model: genome_lm.GenomeLM) -> None:
 def test_draws_have_the_right_frequencies(options: dict, kept: list[int]) -> None:
     chances = np.array([0.1, 0.3, 0.2, 0.4000001])
     draws = (np.arange(10_000) + 0.5) / 10_000
-    chosen = Sampling(**options).choose(np.tile(np.log(chances) + 7, (10_000, 1)), draws)
+    chosen = choose(Sampling(**options), np.tile(np.log(chances) + 7, (10_000, 1)), draws)
     expected = np.zeros(4)
     expected[kept] = chances[kept] ** (1 / options.get("temperature", 1))
     np.testing.assert_allclose(np.bincount(chosen, minlength=4) / 10_000, expected / expected.sum(), atol=2e-4)
@@ -102,7 +106,7 @@ def test_the_least_and_the_greatest_draw_choose_a_base_with_a_chance() -> None:
     for seed in range(200):
         logits = np.tile(np.random.default_rng(seed).normal(size=4) * 50, (2, 1))
         ranks = (-logits).argsort(1).argsort(1)
-        chosen = Sampling(top_k=2).choose(logits, draws)
+        chosen = choose(Sampling(top_k=2), logits, draws)
         assert (np.take_along_axis(ranks, chosen[:, None], 1) < 2).all()
 
 

@@ -7,6 +7,7 @@ from genome_lm.kernels.conv import online as online_conv
 from genome_lm.kernels.conv.online import (
     OnlineConv,
     OnlineConvReference,
+    ReplayedConv,
     TileFilters,
     convolve_ahead,
     convolve_ahead_reference,
@@ -29,26 +30,29 @@ def random(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("form", [OnlineConv, ReplayedConv])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_online_equals_its_reference_and_the_whole_convolution(length: int) -> None:
+def test_online_equals_its_reference_and_the_whole_convolution(length: int, form: type[OnlineConv]) -> None:
     batch, channels = 2, 5
     u, h, ahead = random(length, batch, channels), random(channels, length), random(length, batch, channels)
     filters = TileFilters(h)
-    online, reference = OnlineConv(filters, ahead.clone()), OnlineConvReference(filters, ahead)
+    online, reference = form(filters, ahead.clone()), OnlineConvReference(filters, ahead)
     outputs = []
     for now in u:
         torch.testing.assert_close(online.pending, reference.pending)
         outputs.append(online.pending + h[:, 0] * now)
-        online.push(now)
-        reference.push(now)
+        for conv in (online, reference):
+            conv.push(now)
+            conv.settle()
     whole = causal_conv(u.permute(1, 2, 0), h, h.new_zeros(channels)).permute(2, 0, 1)
     torch.testing.assert_close(torch.stack(outputs), whole + ahead)
 
 
+@pytest.mark.parametrize("form", [OnlineConv, ReplayedConv])
 @pytest.mark.parametrize("direct", [1, 2, 64])
-def test_any_block_size(direct: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_block_size(direct: int, form: type[OnlineConv], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(online_conv, "DIRECT", direct)
-    test_online_equals_its_reference_and_the_whole_convolution(150)
+    test_online_equals_its_reference_and_the_whole_convolution(150, form)
 
 
 @pytest.mark.parametrize(("given", "length"), [(1, 1), (1, 40), (40, 1), (17, 30)])
@@ -71,6 +75,7 @@ def test_operations_are_those_carried_out(length: int) -> None:
         online = OnlineConv(TileFilters(random(3, length)), random(length, 1, 3))
         for now in random(length - 1, 1, 3):
             online.push(now)
+            online.settle()
     assert counter.total == pytest.approx(online_operations(length, 3))
 
 

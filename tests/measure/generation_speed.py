@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from genome_lm.config import PRESETS
-from genome_lm.inference.generation import Sampling, generate
+from genome_lm.inference.generation import generate
+from genome_lm.inference.sampling import Sampling
 from genome_lm.model import HyenaLM
 from tests.operation_counts import generation_operations, recomputing_operations
 

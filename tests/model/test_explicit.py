@@ -7,10 +7,10 @@ from torch import Tensor
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.model import HyenaLM, backbone
+from genome_lm.model import HyenaLM, backbone, prefill
 from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes
 from genome_lm.model.mixer import GpuBatch
-from genome_lm.model.mixers import explicit_steps, mixer_class
+from genome_lm.model.mixers import mixer_class
 from genome_lm.model.recompute import (
     alternative_states,
     plain_alternative_states,
@@ -85,7 +85,7 @@ def test_stepping_equals_the_full_forward(
     layout: str, short: int, se: int, mr: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompts of unequal lengths, shorter and longer than the taps, one that several sequences go on from."""
-    monkeypatch.setattr(explicit_steps, "CHUNK", 12)
+    monkeypatch.setattr(prefill, "CPU", prefill.Pieces(12, 32 << 20, 8))
     model = random_model(layout=layout, short_filter_order=short, se_taps=se, mr_taps=mr, filter_groups=4)
     ids, lengths, rows, length = random_ids(3, 128), torch.tensor([1, 6, 68]), torch.tensor([2, 0, 1, 0]), 60
     with torch.no_grad():

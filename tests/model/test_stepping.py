@@ -5,8 +5,7 @@ from genome_lm.alphabet import A, T
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.conv import online as online_conv
-from genome_lm.model import HyenaLM, stepping
-from genome_lm.model.mixers import hyena_steps
+from genome_lm.model import HyenaLM, prefill
 from genome_lm.model.stepping import Stepper
 from tests.operation_counts import forward_operations, generation_operations, recomputing_operations
 from tests.operations import OperationCounter
@@ -14,7 +13,7 @@ from tests.operations import OperationCounter
 SHAPE = {"d_model": 16, "n_layer": 2, "max_length": 126, "filter_order": 8, "embed_dropout": 0.0}
 
 
-def random_model(**fields: int) -> HyenaLM:
+def random_model(**fields: int | str) -> HyenaLM:
     torch.manual_seed(0)
     model = HyenaLM(ModelConfig(**{**SHAPE, **fields})).double().eval()
     for name, parameter in model.named_parameters():
@@ -38,9 +37,7 @@ def stepped(stepper: Stepper, ids: torch.Tensor, lengths: torch.Tensor, rows: to
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(online_conv, "DIRECT", 8)
-    monkeypatch.setattr(hyena_steps, "PREFILL_BYTES", 20_000)
-    monkeypatch.setattr(hyena_steps, "CHUNK", 20)
-    monkeypatch.setattr(stepping, "CHUNK", 20)
+    monkeypatch.setattr(prefill, "CPU", prefill.Pieces(20, 20_000, 8))
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
@@ -66,6 +63,15 @@ def test_any_prompt_length(prompt: int, small_blocks: None) -> None:
         full = model(ids)
     found = stepped(Stepper(model, room), ids, torch.tensor([prompt] * 2), torch.arange(2))
     torch.testing.assert_close(found, full[:, prompt - 1 :])
+
+
+@pytest.mark.parametrize("layout", ["hyena", "hyena-se"])
+def test_the_pieces_of_a_gpu_give_the_same(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids, lengths = random_model(layout=layout), random_ids(2, 128), torch.tensor([90, 31])
+    monkeypatch.setattr(prefill, "CPU", prefill.Pieces(20, 20_000, 8))
+    small = stepped(Stepper(model, 38), ids, lengths, torch.arange(2))
+    monkeypatch.setattr(prefill, "CPU", prefill.CUDA)
+    torch.testing.assert_close(stepped(Stepper(model, 38), ids, lengths, torch.arange(2)), small)
 
 
 @pytest.mark.parametrize("preset", ["tiny-1k", "tiny-16k"])

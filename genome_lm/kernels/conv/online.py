@@ -8,7 +8,8 @@ https://doi.org/10.1006/jsco.2002.0562) with one factor known beforehand, which 
 https://arxiv.org/abs/2410.12982) apply to language models with long convolutions.
 
 Tiles within blocks of `DIRECT` positions are replaced by one outer product per position: the new input times the
-first taps is added to the rest of its block.
+first taps is added to the rest of its block. So all that a position does within its block can be replayed as a CUDA
+graph, the same for each, and a tile comes once per block.
 """
 
 import torch
@@ -20,8 +21,9 @@ from genome_lm.kernels.conv.reference import causal_conv
 
 DIRECT = 64
 """Positions of a block in which contributions are added without FFTs; a power of two."""
-FFT_BYTES = 8 << 20
-"""Padded input of one call of the FFT, so that it stays in the caches; at least one channel."""
+FFT_BYTES, CUDA_FFT_BYTES = 8 << 20, 256 << 20
+"""Padded input of one call of the FFT, so that it stays in the caches; at least one channel. On a GPU each call costs
+six launches: there, memory alone limits it."""
 KEPT = 8
 """Spectra of tiles up to 1/KEPT of the length are kept, a quarter of the memory that all would take; larger tiles
 occur four times at most."""
@@ -56,8 +58,9 @@ class TileFilters:
 class OnlineConv:
     """The running state of y[t] = Σ_{s ≤ t} h[t − s] · u[s] for a batch.
 
-    At position t, y[t] is `pending + h[:, 0] · u`; then `push(u)` goes to the next position. Row t of the one buffer
-    holds what earlier inputs contribute to y[t] until u[t] takes its place: memory is L numbers per channel.
+    At position t, y[t] is `pending + h[:, 0] · u`; then `push(u)` and `settle()` go to the next position. Row t of
+    the one buffer holds what earlier inputs contribute to y[t] until u[t] takes its place: memory is L numbers per
+    channel.
 
     Args:
         filters: The filters of C channels over L positions.
@@ -76,13 +79,17 @@ class OnlineConv:
         return self._rows[self.position]
 
     def push(self, u: Tensor) -> None:
-        """Take the input at the present position, (B, C), and go to the next."""
+        """Take the input at the present position, (B, C)."""
         self.pending.copy_(u)
+        after = self.position + 1
+        end = min(-(-after // DIRECT) * DIRECT, len(self._rows))
+        if reach := end - after:
+            self._rows[after:end].addcmul_(self.filters.near[1 : reach + 1], u)
+
+    def settle(self) -> None:
+        """Go to the next position; at the end of a block, add its tile."""
         self.position += 1
-        end = min(-(-self.position // DIRECT) * DIRECT, len(self._rows))
-        if reach := end - self.position:
-            self._rows[self.position : end].addcmul_(self.filters.near[1 : reach + 1], u)
-        elif self.position < len(self._rows):
+        if self.position % DIRECT == 0 and self.position < len(self._rows):
             self._add_tile()
 
     def _add_tile(self) -> None:
@@ -93,7 +100,8 @@ class OnlineConv:
         size = fast_fft_size(tile + reach)
         u, outputs = self._rows[now - tile : now], self._rows[now : now + reach]
         _, batch, channels = u.shape
-        width = max(1, FFT_BYTES // (batch * size * u.itemsize))
+        most = CUDA_FFT_BYTES if u.device.type == "cuda" else FFT_BYTES
+        width = max(1, most // (batch * size * u.itemsize))
         for start in range(0, channels, width):
             part = slice(start, start + width)
             product = torch.fft.rfft(u[..., part].permute(2, 1, 0), n=size)
@@ -118,6 +126,55 @@ class OnlineConvReference:
     def push(self, u: Tensor) -> None:
         """See `OnlineConv`."""
         self._inputs.append(u.clone())
+
+    def settle(self) -> None:
+        """See `OnlineConv`; all is done."""
+
+
+class ReplayedConv(OnlineConv):
+    """`OnlineConv` on a GPU: `pending` and `push` can be captured as a CUDA graph, and replayed at each position.
+
+    The place within the block is a number on the device. The block has a buffer of its own, of which each position
+    changes all rows: those before it by zero.
+
+    Attributes:
+        block: (DIRECT, B, C) the rows of the present block.
+        place: (1,) int64, the present position less the block's first.
+    """
+
+    def __init__(self, filters: TileFilters, ahead: Tensor) -> None:
+        super().__init__(filters, ahead)
+        self.block = ahead.new_zeros(DIRECT, *ahead.shape[1:])
+        self.place = torch.zeros(1, dtype=torch.int64, device=ahead.device)
+        # From row DIRECT − place on, the taps by which the present input counts in each row of the block.
+        later = filters.near[1:]
+        self._taps = F.pad(later, (0, 0, 0, 0, DIRECT + 1, DIRECT - 1 - len(later)))
+        self._first = torch.arange(DIRECT, 2 * DIRECT, device=ahead.device)
+        self._begin_block()
+
+    @property
+    def pending(self) -> Tensor:
+        """See `OnlineConv`."""
+        return self.block.index_select(0, self.place)[0]
+
+    def push(self, u: Tensor) -> None:
+        """See `OnlineConv`."""
+        self.block.addcmul_(self._taps.index_select(0, self._first - self.place), u)
+        self.block.index_copy_(0, self.place, u[None])
+        self.place += 1
+
+    def settle(self) -> None:
+        """See `OnlineConv`; takes over and gives back the block at its borders."""
+        if (self.position + 1) % DIRECT == 0:
+            self._rows[self.position + 1 - DIRECT : self.position + 1] = self.block
+        super().settle()
+        if self.position % DIRECT == 0 and self.position < len(self._rows):
+            self._begin_block()
+
+    def _begin_block(self) -> None:
+        rows = self._rows[self.position : self.position + DIRECT]
+        self.block[: len(rows)] = rows
+        self.place.zero_()
 
 
 def convolve_ahead(u: Tensor, h: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

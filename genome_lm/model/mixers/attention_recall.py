@@ -122,7 +122,7 @@ class _RecallSteps(AttentionSteps):
         mixer = self._mixers[layer]
         last, inside = last_inputs(self._prompts, normed, mixer.reach)
         features = mixer.in_proj(last).mT.chunk(2, dim=1)[0] * inside
-        self._rings.append(Ring(mixer.taps[:, 0], features.repeat(1, 2, 1)[self._rows]))
+        self._rings.append(Ring(mixer.taps[:, 0], features.repeat(1, 2, 1)[self._rows], self._prompts.replayed))
 
     def split(self, layer: int, normed: Tensor) -> Streams:
         mixer: RecallAttention = self._mixers[layer]

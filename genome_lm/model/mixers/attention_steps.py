@@ -14,7 +14,12 @@ from genome_lm.model.mixer import MixerSteps, Prompts
 
 
 class AttentionSteps(MixerSteps):
-    """See `MixerSteps`. Position p is in slot p modulo the slots."""
+    """See `MixerSteps`. Position p is in slot p modulo the slots.
+
+    A step that is to be replayed looks at all slots, whatever is in them yet.
+    """
+
+    can_replay = True
 
     def __init__(self, mixers: Sequence[Any], length: int) -> None:
         self._mixers, self._length = mixers, length
@@ -23,10 +28,10 @@ class AttentionSteps(MixerSteps):
         """See `MixerSteps`."""
         self._rows = prompts.rows.to(x.device)
         self._last = prompts.lengths.to(x.device)[self._rows] - 1
-        self._most = int(prompts.lengths.max())
         first = self._mixers[0]
         kept = first.kept_positions(first.config, x.shape[1] + self._length)
         self._slots = torch.arange(kept, device=x.device)
+        self._most = kept if prompts.replayed else int(prompts.lengths.max())
         self._batch = torch.arange(len(self._rows), device=x.device)
         self._cache: list[list[Tensor]] = []
 
@@ -41,7 +46,13 @@ class AttentionSteps(MixerSteps):
     def begin(self) -> None:
         """See `MixerSteps`."""
         self._last += 1
-        self._turn()
+
+    def turn(self) -> None:
+        """See `MixerSteps`: which keys the present positions see."""
+        self._most += 1
+        positions = self._positions()[:, : self._most]
+        counts = self._mixers[0].counts(self._last[:, None], positions)
+        self._counts = counts * (positions >= 0)[:, None, None]
 
     def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
         """See `MixerSteps`."""
@@ -58,14 +69,7 @@ class AttentionSteps(MixerSteps):
 
     def advance(self) -> None:
         """See `MixerSteps`."""
-        self.begin()
-
-    def _turn(self) -> None:
-        """Which keys the present positions see, the same for all layers."""
-        self._most += 1
-        positions = self._positions()[:, : self._most]
-        counts = self._mixers[0].counts(self._last[:, None], positions)
-        self._counts = counts * (positions >= 0)[:, None, None]
+        self._last += 1
 
     def _positions(self) -> Tensor:
         """The last position in each slot, (R, slots); below 0 where there is none yet."""

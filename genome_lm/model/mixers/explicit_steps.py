@@ -9,16 +9,16 @@ from torch import Tensor
 
 from genome_lm.kernels import for_each
 from genome_lm.model.mixer import MixerSteps, Prompts
+from genome_lm.model.prefill import pieces_for
 
 if TYPE_CHECKING:
     from genome_lm.model.mixers.explicit import ExplicitOperator
 
-CHUNK = 2_048
-"""Positions of the prompts that go through a layer at one time, beside those that it reaches back to."""
-
 
 class ExplicitSteps(MixerSteps):
     """See `MixerSteps`. Keeps the last inputs of both convolutions of each layer, as many as they have taps."""
+
+    can_replay = True
 
     def __init__(self, mixers: Sequence[Any]) -> None:
         self._mixers: Sequence[ExplicitOperator] = mixers
@@ -37,22 +37,19 @@ class ExplicitSteps(MixerSteps):
             stop, first = min(start + size, given), max(0, start - mixer.reach)
             x[:, start:stop] += mixer(normed[:, first:stop])[:, start - first :]
 
-        size = max(1, CHUNK // len(x), mixer.reach)
+        size = max(pieces_for(x.device).positions_of(x), mixer.reach)
         for_each(x.device, mix, range(0, given, size))
         self._keep(layer, normed)
 
     def _keep(self, layer: int, normed: Tensor) -> None:
         """Keep what was read last of each prompt."""
         mixer, (short, taps) = self._mixers[layer], self._taps[layer]
-        rows = self._prompts.rows.to(normed.device)
+        rows, replayed = self._prompts.rows.to(normed.device), self._prompts.replayed
         last, inside = last_inputs(self._prompts, normed, max(1, mixer.reach))
         # Before a prompt there is nothing: zeros, where the projection would give its bias.
         z = mixer.in_proj(last).mT * inside
         u = mixer.gated(z)[1] * inside
-        self._rings.append((Ring(short, z[rows]), Ring(taps, u[rows])))
-
-    def begin(self) -> None:
-        """See `MixerSteps`."""
+        self._rings.append((Ring(short, z[rows], replayed), Ring(taps, u[rows], replayed)))
 
     def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
         """See `MixerSteps`."""
@@ -60,9 +57,6 @@ class ExplicitSteps(MixerSteps):
         assert mixer.short_conv.bias is not None
         x0, x1, v = short.push(mixer.in_proj(normed)).add_(mixer.short_conv.bias).chunk(3, dim=1)
         return x + mixer.out_proj(x0 * long.push(x1 * v))
-
-    def advance(self) -> None:
-        """See `MixerSteps`; each layer's rings have turned when they were written to."""
 
 
 def last_inputs(prompts: Prompts, normed: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -78,18 +72,24 @@ class Ring:
     Args:
         taps: (C, K), the last one for the present position.
         before: (R, C, n), inputs before the present position, of which the last K − 1 count.
+        replayed: Whether `push` may be captured as a CUDA graph: inputs then move up, since no place is the same for
+            all tokens.
     """
 
-    def __init__(self, taps: Tensor, before: Tensor) -> None:
-        self._count = taps.shape[1]
+    def __init__(self, taps: Tensor, before: Tensor, replayed: bool = False) -> None:
+        self._count, self._replayed = taps.shape[1], replayed
         last = before[..., before.shape[-1] - self._count + 1 :]
-        self._inputs = F.pad(last.transpose(0, 1), (0, 1))  # (C, R, K)
+        # (C, R, K), with room for the present one: behind the others, or before those that move up.
+        self._inputs = F.pad(last.transpose(0, 1), (1, 0) if replayed else (0, 1))
         self._place = self._count - 1
         # Twice, so that a slice has them in the order of the inputs, wherever the present one is.
         self._taps = torch.cat([taps, taps], dim=1)[..., None]
 
     def push(self, inputs: Tensor) -> Tensor:
         """The outputs for the present inputs, both (R, C)."""
+        if self._replayed:
+            self._inputs.copy_(torch.cat([self._inputs[..., 1:], inputs.T[..., None]], dim=-1))
+            return torch.bmm(self._inputs, self._taps[:, : self._count])[..., 0].T
         self._inputs[..., self._place] = inputs.T
         first = self._count - 1 - self._place
         out = torch.bmm(self._inputs, self._taps[:, first : first + self._count])

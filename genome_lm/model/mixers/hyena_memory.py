@@ -20,8 +20,8 @@ PLAIN_STREAMS, PLAIN_FEATURES, PLAIN_BACKWARD = 17.5, 11, 8
 """What a sub-block in plain form stores for its backward pass: streams, and layers as wide as the filter's MLP; and
 streams that exist at one time while it is gone back through."""
 FILTER_VALUES, FILTER_BYTES = 36, 20
-"""What a filter's network stores on a GPU in plain form: bytes per position and hidden channel, and bytes per position
-for its features. In Triton it stores nothing."""
+"""What a filter's network stores on a GPU in plain form: bytes per position and hidden channel, and bytes per
+position for its features. In Triton it stores nothing."""
 FFT_WORKSPACE = 16
 """Units that cuFFT may take beside its operands: a padded signal and its spectrum. No test counts these."""
 

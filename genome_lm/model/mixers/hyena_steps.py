@@ -12,15 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels import OnlineConv, TileFilters, convolve_ahead, for_each, rows_of_piece
+from genome_lm.kernels import OnlineConv, ReplayedConv, TileFilters, convolve_ahead, for_each, rows_of_piece
 from genome_lm.model.mixer import MixerSteps, Prompts
-
-PREFILL_BYTES = 32 << 20
-"""Padded input of one call of the FFT while the prompts are read, on each thread."""
-LEAST_GROUP = 8
-"""Channels of a group at least, where its padded input is within `PREFILL_BYTES`."""
-CHUNK = 2_048
-"""Positions that go through the out-projection at one time while the prompts are read."""
+from genome_lm.model.prefill import pieces_for
 
 
 class _Layer(NamedTuple):
@@ -36,6 +30,8 @@ class _Layer(NamedTuple):
 
 class HyenaSteps(MixerSteps):
     """See `MixerSteps`. Keeps length · (order − 1) · d_model numbers per layer and sequence."""
+
+    can_replay = True
 
     def __init__(self, mixers: Sequence[Any], length: int) -> None:
         self._mixers, self._length = mixers, length
@@ -94,8 +90,9 @@ class HyenaSteps(MixerSteps):
                 y.addcmul_(u, mixer.filter_bias[part, None])
             torch.mul(x0, y, out=mixed[:, start:stop])
 
-        most = max(1, PREFILL_BYTES // (batch * (2 * given + length) * x.itemsize))
-        group = rows_of_piece(width, LEAST_GROUP, most)
+        pieces = pieces_for(x.device)
+        most = max(1, pieces.transformed // (batch * (2 * given + length) * x.itemsize))
+        group = rows_of_piece(width, pieces.channels, most)
         for_each(x.device, mix, range(0, width, group))
         self._tails.append(tail.flatten(2)[:, rows])
         _project_out(mixer, x, mixed)
@@ -104,10 +101,10 @@ class HyenaSteps(MixerSteps):
         """See `MixerSteps`."""
         tails = torch.stack(self._tails, dim=1)
         before, _, batch, streams = tails.shape
-        self._conv = OnlineConv(self._filters, self._ahead)
+        conv = ReplayedConv if self._prompts.replayed else OnlineConv
+        self._conv = conv(self._filters, self._ahead)
         bias = self._tap_bias.expand(-1, batch, -1)
         self._short = bias.expand(before + 1, -1, -1, -1).clone()
-        self._next_short = self._short.clone()
         for z in tails:
             self._push_short(z)
         self._z = tails.new_empty(len(self._layers), batch, streams)
@@ -116,7 +113,11 @@ class HyenaSteps(MixerSteps):
         self._x0, *gates, self._v = self._streams.split(self._width, dim=1)
         self._gates = [*reversed(gates)]
         self._inputs, self._z_rows = self._u.split(self._width, dim=1), self._z.unbind()
-        self._turn()
+        self._coming_short = self._short[0].unbind()
+
+    def turn(self) -> None:
+        """See `MixerSteps`: what earlier positions give to the present one of each long convolution."""
+        self._coming = self._conv.pending.split(self._width, dim=1)
 
     def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
         """See `MixerSteps`."""
@@ -134,21 +135,17 @@ class HyenaSteps(MixerSteps):
         """See `MixerSteps`."""
         self._push_short(self._z)
         self._conv.push(self._u)
-        if self._conv.position < self._length:
-            self._turn()
 
-    def _turn(self) -> None:
-        """What earlier positions give to the present one: of each long convolution, and of each layer's short one."""
-        self._coming = self._conv.pending.split(self._width, dim=1)
-        self._coming_short = self._short[0].unbind()
+    def settle(self) -> None:
+        """See `MixerSteps`."""
+        self._conv.settle()
 
     def _push_short(self, z: Tensor) -> None:
         """Advance the short convolutions of all layers by their inputs z, (layers, R, S).
 
         Row k holds what is there of the output k positions from now; the last one is the bias alone, and stays.
         """
-        torch.addcmul(self._short[1:], self._tail_taps, z, out=self._next_short[:-1])
-        self._short, self._next_short = self._next_short, self._short
+        self._short[:-1].copy_(torch.addcmul(self._short[1:], self._tail_taps, z))
 
 
 def _layer(mixer: Any, diagonals: tuple[Tensor, ...]) -> _Layer:
@@ -165,5 +162,5 @@ def _project_out(mixer: Any, x: Tensor, mixed: Tensor) -> None:
         chunk, columns = piece
         chunk += mixer.out_proj(columns.mT)
 
-    size = max(1, CHUNK // len(x))
+    size = pieces_for(x.device).positions_of(x)
     for_each(x.device, project, zip(x.split(size, 1), mixed.split(size, 2), strict=True))

@@ -1,0 +1,53 @@
+"""Work that is repeated on the same buffers, launched on a GPU as one CUDA graph."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+log = logging.getLogger(__name__)
+
+WARM = 2
+"""Calls before the work is captured: they compile kernels, and libraries take what memory they keep."""
+
+
+class Replayed:
+    """Calls of the same work: the first ones as it is, the others as one launch of a captured CUDA graph.
+
+    The work is carried out once per call either way, with the same operations on the same buffers, so results are the
+    same to the bit. Where it can't be captured, it goes on as it is, and a warning says why.
+
+    Args:
+        work: Reads and writes buffers that stay where they are, and waits for nothing on the device. It is kept, and
+            with it these buffers.
+        device: Where it computes.
+    """
+
+    def __init__(self, work: Callable[[], None], device: torch.device) -> None:
+        self._work, self._device = work, device
+        self._launch, self._calls = work, 0
+
+    def __call__(self) -> None:
+        """Do the work once; in inference mode."""
+        if self._calls == WARM:
+            self._launch = captured(self._work, self._device)
+        self._calls += 1
+        self._launch()
+
+
+def captured(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """The work as a graph's replay, without carrying it out; the work itself where it can't be captured.
+
+    It has been called before, so that nothing is compiled while it is captured.
+    """
+    try:
+        # What torch itself keeps for a graph must not be made in inference mode: later graphs write to it outside.
+        with torch.inference_mode(False), torch.cuda.device(device):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph), torch.inference_mode():
+                work()
+    except Exception as error:  # whatever driver and libraries may raise: it is the reason
+        reason = next(iter(str(error).strip().splitlines()), "")
+        log.warning("%s: each token is launched by itself, without a CUDA graph: %s", device, reason)
+        return work
+    return graph.replay
