@@ -51,6 +51,7 @@ class Form:
         model: Shape of that model.
         training: The run that is killed and resumed.
         generated: Bases generated.
+        batches: Sequences of the batches whose time per token is measured.
         timed: Shapes of the convolutions that are timed.
         rounds: Of timing, each side once per round.
         blocks: Shapes of the blocks that are timed.
@@ -69,6 +70,7 @@ class Form:
     model: ModelConfig
     training: Training
     generated: int
+    batches: tuple[int, ...]
     timed: tuple[Shape, ...]
     rounds: int
     blocks: tuple[Shape, ...]
@@ -104,6 +106,7 @@ FULL = Form(
     model=_MODEL,
     training=_TRAINING,
     generated=200,
+    batches=(1, 8, 64),
     timed=((256, 128, 1_024), (8, 256, 32_768), (1, 256, 160_000), (1, 256, 450_000), (1, 256, 1_000_000)),
     rounds=5,
     blocks=tuple((max(1, (1 << 18) // length), width, length) for width, length in product(WIDTHS, LENGTHS)),
@@ -125,6 +128,7 @@ SHORT = Form(
     model=_MODEL,
     training=Training(PRESETS["tiny-1k"], 1_024, 40, 15, 65_536, 0.004, 1.9, PRESETS["small-32k"]),
     generated=50,
+    batches=(1, 8, 64),
     timed=((256, 128, 1_024), (8, 256, 32_768)),
     rounds=3,
     blocks=((256, 256, 1_024), (8, 256, 32_768)),
@@ -143,6 +147,7 @@ TOY = Form(
     model=_TINY,
     training=Training(_TINY, 64, 24, 8, 512, 0.01, 2.1, _TINY),
     generated=12,
+    batches=(1,),
     timed=((1, 2, 100),),
     rounds=1,
     blocks=((2, 16, 100),),

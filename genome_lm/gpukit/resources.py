@@ -12,8 +12,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from genome_lm.alphabet import EMBEDDING_ROWS, NUCLEOTIDES
+from genome_lm.kernels.conv.online import DIRECT
 from genome_lm.kernels.triton import conv as triton_conv
-from genome_lm.kernels.triton import launch, row_launch
+from genome_lm.kernels.triton import launch, row_launch, steps
 from genome_lm.kernels.triton import rows as triton_rows
 from genome_lm.kernels.triton.plan import Plan, Precision, plan_for
 
@@ -79,6 +81,16 @@ with two. Rows of 64 × 64 suit an H100, which multiplies from shared memory: wi
 passes, it has 5.3. An A100 holds the operands in registers, and spills. There float32 has tiles of 32 × 32; whether
 they are faster in bfloat16 too is to be measured.
 """
+
+
+STEPS = [
+    "normed_linear_kernel", "add_linear_kernel", "convolved_kernel", "push_block_kernel", "drawn_kernel",
+]  # fmt: skip
+"""Of `genome_lm.kernels.triton.steps`."""
+_STEP_TYPES = {
+    "place": "*i64", "ids": "*i64", "tokens": "*u8", "numbers": "*fp64", "settings": "*fp64", "eps": "fp32",
+    **dict.fromkeys(("count", "size", "channels", "short_step", "block_step", "width"), "i32"),
+}  # fmt: skip
 
 
 class Variant(NamedTuple):
@@ -187,6 +199,22 @@ def _compiled(variant: Variant, source: ASTSource, options: dict[str, Any], mult
     compiled = triton.compile(source, target=GPUTarget("cuda", variant.arch, 32), options=options)
     if multiplies and "mma" not in compiled.asm["ptx"]:
         raise ValueError(f"{variant.kernel}: no tensor cores")
+    return Resources(*_registers_and_stack(compiled.asm["cubin"]), compiled.metadata.shared)
+
+
+def step_resources(kernel: str, arch: int) -> Resources:
+    """Compile a kernel of a token's step at the sizes of a model of 256 channels, and read what it takes."""
+    function = getattr(steps, kernel)
+    sizes = {
+        "D": 256, "N": DIRECT if kernel == "push_block_kernel" else 1_024, "BIAS": True, "GELU": True, "TAPS": TAPS,
+        "TOP_K": 4, "GREEDY": False, "FIRST": NUCLEOTIDES[0], "HEAD": EMBEDDING_ROWS, "ELEMENTS": steps.ELEMENTS,
+        **steps.tiles(),
+    }  # fmt: skip
+    constants = {name: sizes[name] for name in function.arg_names if name in sizes}
+    types = {
+        name: "constexpr" if name in constants else _STEP_TYPES.get(name, "*fp32") for name in function.arg_names
+    }
+    compiled = triton.compile(ASTSource(function, types, constants), target=GPUTarget("cuda", arch, 32))
     return Resources(*_registers_and_stack(compiled.asm["cubin"]), compiled.metadata.shared)
 
 

@@ -50,6 +50,7 @@ STAGES = {
     "bench_conv": Stage("genome_lm.gpukit.stages.bench_conv", 100, interpreted=True),
     "bench_block": Stage("genome_lm.gpukit.stages.bench_block", 60),
     "bench_step": Stage("genome_lm.gpukit.stages.bench_step", 80),
+    "generation": Stage("genome_lm.gpukit.stages.generation", 80),
     "use": Stage("genome_lm.gpukit.stages.use", 60),
 }
 """In the order in which they run: what is proved first is what the later ones stand on.

@@ -18,8 +18,9 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing_file
 from genome_lm.genome.codes import Codes
-from genome_lm.inference.sampling import Drawn, Sampling
+from genome_lm.inference.sampling import Sampling
 from genome_lm.kernels import Replayed, own_threads
+from genome_lm.kernels.steps import Draws
 from genome_lm.machine import total_memory
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers import mixer_class
@@ -80,10 +81,13 @@ def generate(
     with progress("generate", len(order) * length, "bases") as bar:
         for start in range(0, len(order), size):
             pairs = order[start : start + size]
-            draws = np.stack([sampling.draws(*pair, length) for pair in pairs], axis=1)
-            drawn = Drawn(sampling, torch.from_numpy(draws).to(stepper.device))
-            _run(stepper, prompts, [prompt for prompt, _ in pairs], drawn, partial(bar.advance, len(pairs)))
-            tokens, likelihoods = drawn.tokens.cpu().numpy(), drawn.log_likelihoods.cpu().numpy()
+            numbers = np.stack([sampling.draws(*pair, length) for pair in pairs], axis=1)
+            draws = sampling.prepared(torch.from_numpy(numbers).to(stepper.device))
+            generating = Generating(stepper, prompts, [prompt for prompt, _ in pairs], draws)
+            is_small = stepper.device.type == "cpu" and len(pairs) * stepper.width**2 <= SMALL_STEP
+            with own_threads(1) if is_small else contextlib.nullcontext():
+                _run(generating, length, partial(bar.advance, len(pairs)))
+            tokens, likelihoods = draws.tokens.cpu().numpy(), draws.log_likelihoods.cpu().numpy()
             for column, pair in enumerate(pairs):
                 found[pair] = Generated(*pair, decode(tokens[:, column]), likelihoods[:, column].copy())
     return [found[pair] for pair in sorted(found)]
@@ -131,39 +135,55 @@ def batch_size(config: ModelConfig, length: int, longest: int) -> int:
     return min(MOST, max(1, STATE_BYTES // each))
 
 
-@torch.inference_mode()
-def _run(
-    stepper: Stepper, prompts: Sequence[Codes], numbers: Sequence[int], drawn: Drawn, advance: Callable[[], None]
-) -> None:
-    """Generate a batch whose sequences go on from the prompts of these numbers.
+class Generating:
+    """A batch of sequences that are generated base by base; all of it stays on the device.
 
     Args:
-        stepper: For as many positions as `drawn` has.
+        stepper: For as many positions as `draws` has.
         prompts: n arrays of token ids.
-        numbers: R numbers of prompts.
-        drawn: Draws the bases, and holds them in the end.
-        advance: Called after each position.
+        numbers: R numbers of the prompts that the sequences go on from.
+        draws: By what bases are drawn; takes them.
     """
-    unique, rows = np.unique(numbers, return_inverse=True)
-    lengths = torch.tensor([len(prompts[number]) for number in unique])
-    ids = np.full((len(unique), int(lengths.max())), PAD, dtype=np.int64)
-    for row, number in enumerate(unique):
-        ids[row, : lengths[row]] = prompts[number]
-    device = stepper.device
-    logits = stepper.prefill(torch.from_numpy(ids).to(device), lengths, torch.from_numpy(rows))
 
-    def token() -> None:
-        logits.copy_(stepper.read(drawn.draw(logits)))
+    @torch.inference_mode()
+    def __init__(self, stepper: Stepper, prompts: Sequence[Codes], numbers: Sequence[int], draws: Draws) -> None:
+        unique, rows = np.unique(numbers, return_inverse=True)
+        lengths = torch.tensor([len(prompts[number]) for number in unique])
+        ids = np.full((len(unique), int(lengths.max())), PAD, dtype=np.int64)
+        for row, number in enumerate(unique):
+            ids[row, : lengths[row]] = prompts[number]
+        self._stepper, self._draws = stepper, draws
+        self._logits = stepper.prefill(torch.from_numpy(ids).to(stepper.device), lengths, torch.from_numpy(rows))
+        self._step = Replayed(self._token, stepper.device) if stepper.replayed else self._token
 
-    step = Replayed(token, device) if stepper.replayed else token
-    is_small = device.type == "cpu" and len(numbers) * stepper.width**2 <= SMALL_STEP
-    with own_threads(1) if is_small else contextlib.nullcontext():
-        for _ in range(stepper.length - 1):
-            step()
-            stepper.settle()
-            advance()
-        drawn.draw(logits)
+    @property
+    def is_captured(self) -> bool:
+        """Whether tokens are launched as a CUDA graph by now."""
+        return isinstance(self._step, Replayed) and self._step.is_captured
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Draw the next base of each sequence, and read it."""
+        self._step()
+        self._stepper.settle()
+
+    @torch.inference_mode()
+    def finish(self) -> None:
+        """Draw the last base of each sequence."""
+        self._stepper.operations.drawn(self._logits, self._draws)
+
+    def _token(self) -> None:
+        operations = self._stepper.operations
+        self._logits.copy_(self._stepper.read(operations.drawn(self._logits, self._draws)))
+
+
+def _run(generating: Generating, length: int, advance: Callable[[], None]) -> None:
+    """Generate so many bases of each sequence; `advance` is called after each."""
+    for _ in range(length - 1):
+        generating.advance()
         advance()
+    generating.finish()
+    advance()
 
 
 def write_generated(

@@ -1,15 +1,18 @@
-"""How bases are drawn from a model's logits: on the device, by random numbers that are made ahead."""
+"""How bases are drawn: by random numbers that are made ahead, so that a device can draw by itself."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.alphabet import NUCLEOTIDES
 from genome_lm.errors import GenomeLMError
+from genome_lm.kernels.steps import Draws
+
+ALL = 2.0
+"""More than all probabilities together."""
 
 
 @dataclass(frozen=True)
@@ -42,58 +45,12 @@ class Sampling:
         """Random numbers of one sequence, (length,) in [0, 1): a function of the seed and the two numbers alone."""
         return np.random.default_rng([self.seed, prompt, sample]).random(length)
 
-    def choose(self, logits: Tensor, draws: Tensor) -> Tensor:
-        """Choose a base for each sequence, without waiting for the device.
-
-        Args:
-            logits: (R, 4) float64 of A, C, G and T.
-            draws: (R,) float64 in [0, 1).
-
-        Returns:
-            (R,) int64, 0 to 3.
-        """
-        if self.temperature == 0:
-            return logits.argmax(1)
-        chances = ((logits - logits.amax(1, keepdim=True)) / self.temperature).exp()
-        if self.top_k is not None or self.top_p is not None:
-            chances = chances * self._kept(chances / chances.sum(1, keepdim=True))
-        edges = chances.cumsum(1)
-        # The last edge that is not above the draw; bases with no chance have an edge in common with the one before.
-        return (edges <= draws[:, None] * edges[:, -1:]).sum(1)
-
-    def _kept(self, chances: Tensor) -> Tensor:
-        ranked, order = chances.sort(dim=1, descending=True, stable=True)
-        kept = (torch.arange(4, device=chances.device) < (self.top_k or 4)).expand_as(ranked)
-        if self.top_p is not None:
-            kept = kept & (F.pad(ranked.cumsum(1)[:, :-1], (1, 0)) < self.top_p)
-        return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, kept)
-
-
-class Drawn:
-    """What is drawn for a batch, position by position. All of it is on the device, and nothing waits for that.
-
-    Args:
-        sampling: How bases are drawn.
-        draws: (length, R) float64 random numbers, on the device.
-
-    Attributes:
-        tokens: (length, R) uint8 token ids.
-        log_likelihoods: (length, R) float32, over all rows of the head at temperature 1.
-    """
-
-    def __init__(self, sampling: Sampling, draws: Tensor) -> None:
-        self._sampling, self._draws = sampling, draws
-        self.tokens = torch.empty_like(draws, dtype=torch.uint8)
-        self.log_likelihoods = torch.empty_like(draws, dtype=torch.float32)
-        self._place = torch.zeros(1, dtype=torch.int64, device=draws.device)
-
-    def draw(self, logits: Tensor) -> Tensor:
-        """Token ids at the next position, (R,) int64, from logits (R, 16)."""
-        scores = logits.double()
-        four = scores[:, NUCLEOTIDES[0] : NUCLEOTIDES[-1] + 1]
-        tokens = self._sampling.choose(four, self._draws.index_select(0, self._place)[0]) + NUCLEOTIDES[0]
-        likelihoods = scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(1)
-        self.tokens.index_copy_(0, self._place, tokens[None].byte())
-        self.log_likelihoods.index_copy_(0, self._place, likelihoods[None].float())
-        self._place += 1
-        return tokens
+    def prepared(self, numbers: Tensor) -> Draws:
+        """What a batch draws by, from the random numbers of its sequences, (length, R), on its device."""
+        top_p = ALL if self.top_p is None else self.top_p
+        settings = torch.tensor([self.temperature, top_p], dtype=torch.float64, device=numbers.device)
+        return Draws(
+            numbers, settings, self.top_k or len(NUCLEOTIDES), self.temperature == 0,
+            torch.zeros(1, dtype=torch.int64, device=numbers.device),
+            torch.empty_like(numbers, dtype=torch.uint8), torch.empty_like(numbers, dtype=torch.float32),
+        )  # fmt: skip

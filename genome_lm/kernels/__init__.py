@@ -4,6 +4,7 @@ This is the only door: other folders import operations from here, and never from
 what measures, proves or forecasts the backends themselves looks inside.
 """
 
+from genome_lm.kernels import steps
 from genome_lm.kernels.attention.dilated import dilated_attention
 from genome_lm.kernels.attention.nearest import nearest_attention
 from genome_lm.kernels.attention.patterns import full_attention, local_attention
@@ -47,6 +48,7 @@ from genome_lm.kernels.dispatch import (
     core_spectra,
     core_spectra_bytes,
     forced_backend,
+    fused_steps,
     gated_causal_conv,
     head_losses,
     hyena_branch,
@@ -58,7 +60,7 @@ from genome_lm.kernels.dispatch import (
     runs_head,
     runs_rows,
 )
-from genome_lm.kernels.graphs import Replayed
+from genome_lm.kernels.graphs import Replayed, without_graphs
 from genome_lm.kernels.numerics import deterministic, outside_autocast
 from genome_lm.kernels.projections import from_channels, to_channels
 from genome_lm.kernels.recomputed import recomputed
@@ -102,6 +104,7 @@ __all__ = [
     "forced_backend",
     "from_channels",
     "full_attention",
+    "fused_steps",
     "gated_causal_conv",
     "head_losses",
     "hyena_branch",
@@ -132,5 +135,7 @@ __all__ = [
     "runs_rows",
     "sine_layers",
     "spectrum",
+    "steps",
     "to_channels",
+    "without_graphs",
 ]

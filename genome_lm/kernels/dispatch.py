@@ -203,6 +203,38 @@ def head_losses(x: Tensor, head: HeadWeights, targets: Tensor, weights: Tensor, 
     return sub_blocks.head_losses(x, head, targets, weights, eps)
 
 
+def fused_steps(x: Tensor) -> Any:
+    """The module whose functions take the place of those of `genome_lm.kernels.steps` on x's device; None if none.
+
+    It is `genome_lm.kernels.triton.steps`, for float32 where `backend_for` says triton and they compute right.
+    """
+    if backend_for(x) != "triton" or x.dtype != torch.float32 or reason_against_fused_steps(x.device):
+        return None
+    from genome_lm.kernels.triton import steps
+
+    return steps
+
+
+@cache
+def reason_against_fused_steps(device: torch.device) -> str:
+    """Why `fused_steps` gives none on a CUDA device; empty if it does. Tried once per process, logged as a warning.
+
+    Random states stay as they are.
+    """
+    try:
+        from genome_lm.kernels.triton import step_proof
+
+        errors = step_proof.errors(device)
+        reason = ", ".join(
+            f"{name} is off by {off:.1e}" for name, off in errors.items() if not off <= SELF_TEST_BOUND
+        )
+    except Exception as error:  # whatever compiler, driver and launch may raise: it is the reason
+        reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    if reason:
+        log.warning("%s: tokens are generated in plain PyTorch, without the Triton kernels: %s", device, reason)
+    return reason
+
+
 def _takes_triton(x: Tensor, length: int, dtype: torch.dtype, training: bool, taps: int = 0) -> bool:
     """Whether the Triton kernels take a batch like x of such sequences; with so many taps before the gates."""
     if backend_for(x) != "triton":

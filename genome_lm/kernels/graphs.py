@@ -1,12 +1,17 @@
 """Work that is repeated on the same buffers, launched on a GPU as one CUDA graph."""
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
+from genome_lm.errors import GenomeLMError
+
 log = logging.getLogger(__name__)
 
+VARIABLE = "GENOME_LM_GRAPHS"
 WARM = 2
 """Calls before the work is captured: they compile kernels, and libraries take what memory they keep."""
 
@@ -15,7 +20,8 @@ class Replayed:
     """Calls of the same work: the first ones as it is, the others as one launch of a captured CUDA graph.
 
     The work is carried out once per call either way, with the same operations on the same buffers, so results are the
-    same to the bit. Where it can't be captured, it goes on as it is, and a warning says why.
+    same to the bit. Where it can't be captured, it goes on as it is, and a warning says why. The variable
+    GENOME_LM_GRAPHS keeps all work as it is (`off`; `auto` or unset: captured).
 
     Args:
         work: Reads and writes buffers that stay where they are, and waits for nothing on the device. It is kept, and
@@ -27,12 +33,37 @@ class Replayed:
         self._work, self._device = work, device
         self._launch, self._calls = work, 0
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether the work is launched as a graph by now."""
+        return self._launch is not self._work
+
     def __call__(self) -> None:
         """Do the work once; in inference mode."""
-        if self._calls == WARM:
+        if self._calls == WARM and not _is_off():
             self._launch = captured(self._work, self._device)
         self._calls += 1
         self._launch()
+
+
+def _is_off() -> bool:
+    value = os.environ.get(VARIABLE, "auto")
+    if value not in ("auto", "off"):
+        raise GenomeLMError(f"{VARIABLE}={value}: use auto or off")
+    return value == "off"
+
+
+@contextmanager
+def without_graphs() -> Iterator[None]:
+    """A context in which GENOME_LM_GRAPHS keeps work from being captured; the variable comes back as it was."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "off"
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 def captured(work: Callable[[], None], device: torch.device) -> Callable[[], None]:

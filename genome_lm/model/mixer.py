@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import WIDEST, Branch, backend_for
+from genome_lm.kernels import WIDEST, Branch, backend_for, steps
 from genome_lm.model.shards import Shard
 
 
@@ -93,11 +93,13 @@ class Prompts(NamedTuple):
         lengths: (B,) int64 on the CPU, tokens of each prompt.
         rows: (R,) int64 on the CPU, the prompt that each sequence of the batch goes on from.
         replayed: Whether a step may be captured as a CUDA graph and replayed; see `MixerSteps`.
+        fused: Then what `genome_lm.kernels.fused_steps` gives, else None.
     """
 
     lengths: Tensor
     rows: Tensor
     replayed: bool = False
+    fused: Any = None
 
 
 class MixerSteps(ABC):
@@ -130,8 +132,8 @@ class MixerSteps(ABC):
         """Look up what is the same for all layers at the present position."""
 
     @abstractmethod
-    def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
-        """What the layer makes of the present position, `normed` (R, D), added to x (R, D)."""
+    def step(self, layer: int, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """What the layer makes of norm(x) at the present position, added to x, (R, D)."""
 
     def advance(self) -> None:
         """Go to the next position."""
@@ -284,10 +286,10 @@ class RereadSteps(MixerSteps):
         self._read[layer, :, : x.shape[1]] = normed[self._rows]
         x += self._mixers[layer](normed)
 
-    def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
+    def step(self, layer: int, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """See `MixerSteps`."""
         read = self._read[layer]
-        read[self._batch, self._ends] = normed
+        read[self._batch, self._ends] = steps.normed(x, norm)
         return x + self._mixers[layer](read[:, : int(self._ends.max()) + 1])[self._batch, self._ends]
 
     def advance(self) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from genome_lm.alphabet import PAD
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import for_each
+from genome_lm.kernels import for_each, fused_steps, steps
 from genome_lm.model.backbone import Block
 from genome_lm.model.language_model import HyenaLM
 from genome_lm.model.mixer import MixerSteps, Prompts
@@ -25,6 +25,7 @@ class Stepper:
 
     Attributes:
         replayed: Whether `read` can be captured as a CUDA graph and replayed: on a GPU, if all mixers can.
+        operations: `genome_lm.kernels.steps`, or what takes its place on this device.
 
     Args:
         model: The language model, taken as in eval mode.
@@ -48,7 +49,8 @@ class Stepper:
         self._blocks = [*model.backbone.blocks]
         self._states, self._layers = _states_of(self._blocks, length)
         self.replayed = self.device.type in REPLAYED and all(state.can_replay for state in self._states)
-        self._products = [(block.mlp.fc1.weight.T, block.mlp.fc2.weight.T) for block in self._blocks]
+        self._fused = fused_steps(model.backbone.embedding.weight) if self.replayed else None
+        self.operations = self._fused or steps
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +90,7 @@ class Stepper:
         self._recent = _last_tokens(ids, lengths, rows, backbone.config.ngram_reach)
         x, lengths = backbone.conditioned(backbone.embedded(ids)), backbone.ahead + lengths
         for state in self._states:
-            state.start(Prompts(lengths, rows, self.replayed), x)
+            state.start(Prompts(lengths, rows, self.replayed, self._fused), x)
         for block, (state, layer) in zip(self._blocks, self._layers, strict=True):
             state.prefill(layer, block.norm1(x), x)
             _prefill_mlp(block, x)
@@ -113,17 +115,18 @@ class Stepper:
 
     def read(self, ids: Tensor) -> Tensor:
         """The part of `step` that is the same for every token; in inference mode."""
-        backbone = self._model.backbone
+        backbone, operations = self._model.backbone, self.operations
         for state in self._states:
             state.turn()
         x = self._embedded(ids)
-        for block, (state, layer), (w1, w2) in zip(self._blocks, self._layers, self._products, strict=True):
-            x = state.step(layer, _normed(block.norm1, x), x)
-            hidden = torch.addmm(block.mlp.fc1.bias, _normed(block.norm2, x), w1)
-            x = torch.addmm(x, F.gelu(hidden, approximate="tanh"), w2).add_(block.mlp.fc2.bias)
+        for block, (state, layer) in zip(self._blocks, self._layers, strict=True):
+            x, fc1, fc2 = state.step(layer, x, block.norm1), block.mlp.fc1, block.mlp.fc2
+            hidden = operations.normed_linear(x, block.norm2, fc1.weight, fc1.bias, gelu=True)
+            x = operations.add_linear(x, hidden, fc2.weight, fc2.bias)
         for state in self._states:
             state.advance()
-        return _normed(backbone.norm, x) @ backbone.embedding.weight.T
+        logits: Tensor = operations.normed_linear(x, backbone.norm, backbone.embedding.weight, None)
+        return logits
 
     def settle(self) -> None:
         """The part of `step` that depends on how many tokens were read."""
@@ -138,7 +141,7 @@ class Stepper:
             return F.embedding(ids, backbone.embedding.weight)
         tokens = torch.cat([self._recent, ids[:, None]], dim=1)
         self._recent.copy_(tokens[:, 1:])
-        return backbone.embedded(tokens)[:, -1]
+        return backbone.embedded(tokens)[:, -1].contiguous()
 
 
 def _last_tokens(ids: Tensor, lengths: Tensor, rows: Tensor, count: int) -> Tensor:
@@ -155,10 +158,6 @@ def _states_of(blocks: list[Block], length: int) -> tuple[list[MixerSteps], list
     numbers = {id(mixer): number for group in mixers.values() for number, mixer in enumerate(group)}
     layers = [(states[type(block.mixer)], numbers[id(block.mixer)]) for block in blocks]
     return list(states.values()), layers
-
-
-def _normed(norm: torch.nn.LayerNorm, x: Tensor) -> Tensor:
-    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def _prefill_mlp(block: Block, x: Tensor) -> None:

@@ -5,17 +5,19 @@ import pytest
 import torch
 
 import genome_lm
-from genome_lm.alphabet import A, T, encode
+from genome_lm.alphabet import EMBEDDING_ROWS, A, T, encode
 from genome_lm.errors import GenomeLMError
 from genome_lm.inference import generation
 from genome_lm.inference.sampling import Sampling
+from genome_lm.kernels import steps
 from tests.conftest import biased_dna
 
 PROMPTS = [biased_dna(length, length) for length in (1, 30, 7, 30, 2)]
 
 
 def choose(sampling: Sampling, logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    return sampling.choose(torch.from_numpy(logits), torch.from_numpy(draws)).numpy()
+    four = torch.nn.functional.pad(torch.from_numpy(logits), (A, EMBEDDING_ROWS - T - 1), value=-torch.inf)
+    return steps.drawn(four, sampling.prepared(torch.from_numpy(draws)[None])).numpy() - A
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Generation whose steps are replayed: on a GPU as a CUDA graph, here by a recorder that does what a graph does."""
 
 import logging
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from genome_lm.genome.codes import Codes
 from genome_lm.inference import generation
 from genome_lm.inference.generation import Generated, generate
 from genome_lm.inference.sampling import Sampling
-from genome_lm.kernels import Replayed, graphs
+from genome_lm.kernels import Replayed, graphs, steps
 from genome_lm.kernels.conv import online as online_conv
 from genome_lm.kernels.conv.online import OnlineConv
 from genome_lm.model import HyenaLM, stepping
@@ -87,10 +87,17 @@ def states(stepper: Stepper) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "is_fused"),
+    [
+        *((name, False) for name in MODELS),
+        *((name, True) for name in ("hyena", "hyena of order 3", "n-grams", "recall")),
+    ],
+)
 def test_a_replayed_step_is_the_step_itself(
-    name: str, steppers: list[Stepper], monkeypatch: pytest.MonkeyPatch
+    name: str, is_fused: bool, steppers: list[Stepper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stepping, "fused_steps", lambda x: steps if is_fused else None)
     model, sampling = model_of(MODELS[name]), Sampling(temperature=0.9, top_k=3, top_p=0.95, seed=4)
     monkeypatch.setattr(graphs, "captured", lambda work, device: work)
     eager = generated(model, sampling)
@@ -123,7 +130,7 @@ def test_the_form_for_gpus_draws_what_that_for_cpus_does(
 
 def break_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """The place in the block is a number of Python's."""
-    monkeypatch.setattr(hyena_steps, "ReplayedConv", OnlineConv)
+    monkeypatch.setattr(hyena_steps, "ReplayedConv", lambda filters, ahead, push: OnlineConv(filters, ahead))
 
 
 def break_ring(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,3 +197,13 @@ def test_what_cannot_be_captured_goes_on_as_it_is(caplog: pytest.LogCaptureFixtu
     if not torch.cuda.is_available():
         assert len(done) == 5
         assert caplog.text.count("without a CUDA graph") == 1
+
+
+def test_launches_of_a_token() -> None:
+    """Four per layer with the Triton kernels; without them, a graph has as many as the form for CPUs."""
+    model = model_of({"n_layer": 8})
+    plain, replayed, fused = (replaying.launches_per_token(model, form) for form in get_args(replaying.Form))
+    assert fused == 8 * 4 + 7
+    assert fused < plain / 3
+    assert replayed < 1.1 * plain
+    assert fused + 2 * 4 == replaying.launches_per_token(model_of({"n_layer": 10}), "fused")

@@ -18,7 +18,8 @@ def test_kernels_in_the_interpreter() -> None:
     """Triton reads TRITON_INTERPRET when it is imported, and can't compile afterwards: hence the process."""
     pytest.importorskip("triton")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/interpreted.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/interpreted.py",
+         "tests/kernels/interpreted_steps.py"],
         env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=Path(__file__).parents[2], capture_output=True, text=True,
         check=False,
     )  # fmt: skip

@@ -13,10 +13,12 @@ from genome_lm.gpukit.resources import (
     OVER_ROWS,
     ROWS,
     SHARED_KIB,
+    STEPS,
     TILES,
     Variant,
     resources,
     spilled_at_most,
+    step_resources,
     variants,
 )
 
@@ -45,6 +47,14 @@ def test_fits_registers_and_shared_memory(variant: Variant) -> None:
     assert taken.registers <= 255
     assert taken.stack <= spilled_at_most(variant), f"{taken.stack} bytes spilled"
     assert taken.shared <= SHARED_KIB[variant.arch] << 10
+
+
+@pytest.mark.parametrize("kernel", STEPS)
+def test_kernels_of_a_token_fit_too(kernel: str) -> None:
+    taken = step_resources(kernel, 90)
+    assert taken.registers <= 255
+    assert taken.stack == 0
+    assert taken.shared <= SHARED_KIB[90] << 10
 
 
 def test_every_kernel_is_compiled() -> None:

@@ -12,12 +12,15 @@ first taps is added to the rest of its block. So all that a position does within
 graph, the same for each, and a tile comes once per block.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.reference import causal_conv
+from genome_lm.kernels.steps import push_block
 
 DIRECT = 64
 """Positions of a block in which contributions are added without FFTs; a power of two."""
@@ -134,22 +137,25 @@ class OnlineConvReference:
 class ReplayedConv(OnlineConv):
     """`OnlineConv` on a GPU: `pending` and `push` can be captured as a CUDA graph, and replayed at each position.
 
-    The place within the block is a number on the device. The block has a buffer of its own, of which each position
-    changes all rows: those before it by zero.
+    The place within the block is a number on the device, and the block has a buffer of its own.
+
+    Args:
+        filters: See `OnlineConv`.
+        ahead: See there.
+        push: What does as `genome_lm.kernels.steps.push_block`.
 
     Attributes:
         block: (DIRECT, B, C) the rows of the present block.
         place: (1,) int64, the present position less the block's first.
     """
 
-    def __init__(self, filters: TileFilters, ahead: Tensor) -> None:
+    def __init__(self, filters: TileFilters, ahead: Tensor, push: Callable[..., None] = push_block) -> None:
         super().__init__(filters, ahead)
+        self._push_block = push
         self.block = ahead.new_zeros(DIRECT, *ahead.shape[1:])
         self.place = torch.zeros(1, dtype=torch.int64, device=ahead.device)
-        # From row DIRECT − place on, the taps by which the present input counts in each row of the block.
         later = filters.near[1:]
         self._taps = F.pad(later, (0, 0, 0, 0, DIRECT + 1, DIRECT - 1 - len(later)))
-        self._first = torch.arange(DIRECT, 2 * DIRECT, device=ahead.device)
         self._begin_block()
 
     @property
@@ -159,8 +165,7 @@ class ReplayedConv(OnlineConv):
 
     def push(self, u: Tensor) -> None:
         """See `OnlineConv`."""
-        self.block.addcmul_(self._taps.index_select(0, self._first - self.place), u)
-        self.block.index_copy_(0, self.place, u[None])
+        self._push_block(self.block, self.place, self._taps, u)
         self.place += 1
 
     def settle(self) -> None:

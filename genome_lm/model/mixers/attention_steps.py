@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from genome_lm.kernels import steps
 from genome_lm.model.mixer import MixerSteps, Prompts
 
 
@@ -54,10 +55,10 @@ class AttentionSteps(MixerSteps):
         counts = self._mixers[0].counts(self._last[:, None], positions)
         self._counts = counts * (positions >= 0)[:, None, None]
 
-    def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
+    def step(self, layer: int, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """See `MixerSteps`."""
         mixer, cache = self._mixers[layer], self._cache[layer]
-        queries, keys = self.split(layer, normed)
+        queries, keys = self.split(layer, steps.normed(x, norm))
         for kept, key in zip(cache, keys, strict=True):
             kept[self._batch, :, self._last % len(self._slots)] = key[:, :, 0]
         used = [kept[:, :, : self._counts.shape[-1]] for kept in cache]

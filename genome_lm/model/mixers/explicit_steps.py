@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from genome_lm.kernels import for_each
+from genome_lm.kernels import for_each, steps
 from genome_lm.model.mixer import MixerSteps, Prompts
 from genome_lm.model.prefill import pieces_for
 
@@ -51,11 +51,11 @@ class ExplicitSteps(MixerSteps):
         u = mixer.gated(z)[1] * inside
         self._rings.append((Ring(short, z[rows], replayed), Ring(taps, u[rows], replayed)))
 
-    def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
+    def step(self, layer: int, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """See `MixerSteps`."""
         mixer, (short, long) = self._mixers[layer], self._rings[layer]
         assert mixer.short_conv.bias is not None
-        x0, x1, v = short.push(mixer.in_proj(normed)).add_(mixer.short_conv.bias).chunk(3, dim=1)
+        x0, x1, v = short.push(mixer.in_proj(steps.normed(x, norm))).add_(mixer.short_conv.bias).chunk(3, dim=1)
         return x + mixer.out_proj(x0 * long.push(x1 * v))
 
 

@@ -5,14 +5,14 @@ position is absolute in the operator, so prompts of unequal lengths need no padd
 begins where its own prompt ends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from genome_lm.kernels import OnlineConv, ReplayedConv, TileFilters, convolve_ahead, for_each, rows_of_piece
+from genome_lm.kernels import OnlineConv, ReplayedConv, TileFilters, convolve_ahead, for_each, rows_of_piece, steps
 from genome_lm.model.mixer import MixerSteps, Prompts
 from genome_lm.model.prefill import pieces_for
 
@@ -101,28 +101,52 @@ class HyenaSteps(MixerSteps):
         """See `MixerSteps`."""
         tails = torch.stack(self._tails, dim=1)
         before, _, batch, streams = tails.shape
-        conv = ReplayedConv if self._prompts.replayed else OnlineConv
-        self._conv = conv(self._filters, self._ahead)
+        self._conv = self._long_convolutions()
         bias = self._tap_bias.expand(-1, batch, -1)
         self._short = bias.expand(before + 1, -1, -1, -1).clone()
         for z in tails:
             self._push_short(z)
-        self._z = tails.new_empty(len(self._layers), batch, streams)
         self._u = tails.new_empty(batch, self._ahead.shape[-1])
+        self._inputs = self._u.split(self._width, dim=1)
+        self._fused = [*self._fused_layers()]
+        if self._fused:
+            return
+        self._z = tails.new_empty(len(self._layers), batch, streams)
         self._streams = tails.new_empty(batch, streams)
         self._x0, *gates, self._v = self._streams.split(self._width, dim=1)
         self._gates = [*reversed(gates)]
-        self._inputs, self._z_rows = self._u.split(self._width, dim=1), self._z.unbind()
-        self._coming_short = self._short[0].unbind()
+        self._z_rows, self._coming_short = self._z.unbind(), self._short[0].unbind()
+
+    def _long_convolutions(self) -> OnlineConv:
+        if not self._prompts.replayed:
+            return OnlineConv(self._filters, self._ahead)
+        return ReplayedConv(self._filters, self._ahead, (self._prompts.fused or steps).push_block)
+
+    def _fused_layers(self) -> Iterator[steps.Convolved]:
+        """The layers as one operation each takes them; none where there is no such operation."""
+        if self._prompts.fused is None or self._order != 2 or not isinstance(self._conv, ReplayedConv):
+            return
+        blocks = self._conv.block.split(self._width, dim=-1)
+        for number, (mixer, parameters) in enumerate(zip(self._mixers, self._layers, strict=True)):
+            yield steps.Convolved(
+                mixer.in_proj.weight, mixer.in_proj.bias, parameters.tap, self._tail_taps[:, number].contiguous(),
+                self._short[:, number], blocks[number], self._conv.place, parameters.diagonals[0].contiguous(),
+                self._inputs[number],
+            )  # fmt: skip
 
     def turn(self) -> None:
         """See `MixerSteps`: what earlier positions give to the present one of each long convolution."""
+        if self._fused:
+            return
         self._coming = self._conv.pending.split(self._width, dim=1)
 
-    def step(self, layer: int, normed: Tensor, x: Tensor) -> Tensor:
+    def step(self, layer: int, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """See `MixerSteps`."""
+        if self._fused:
+            y, out_proj = self._prompts.fused.convolved(x, norm, self._fused[layer]), self._mixers[layer].out_proj
+            return self._prompts.fused.add_linear(x, y, out_proj.weight, out_proj.bias)
         parameters, z = self._layers[layer], self._z_rows[layer]
-        torch.addmm(parameters.b_in, normed, parameters.w_in, out=z)
+        torch.addmm(parameters.b_in, steps.normed(x, norm), parameters.w_in, out=z)
         torch.addcmul(self._coming_short[layer], z, parameters.tap, out=self._streams)
         y = self._v
         first = layer * len(self._gates)
@@ -133,7 +157,8 @@ class HyenaSteps(MixerSteps):
 
     def advance(self) -> None:
         """See `MixerSteps`."""
-        self._push_short(self._z)
+        if not self._fused:
+            self._push_short(self._z)
         self._conv.push(self._u)
 
     def settle(self) -> None:
