@@ -162,8 +162,8 @@ def track_paths(out: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _checked(model: GenomeLM, window: int | None) -> tuple[Head, Bins]:
-    head = model.tuned_head
-    if (bins := head.config.bins) is None:
+    head = model.tuned_head if model.head_names else model.head
+    if head is None or (bins := head.config.bins) is None:
         raise GenomeLMError("the model was not tuned to tracks, which are what bigWig and bedGraph files are made of")
     bins.check_length("--window", window or bins.window)
     most = model.config.max_length - head.config.prompt

@@ -148,6 +148,16 @@ def test_a_killed_job_goes_on(model: GenomeLM, fasta: Path, tmp_path: Path, monk
         predict_tracks(model, sequences, tmp_path / "q.bw")
 
 
+def test_pairs_are_not_for_a_head_of_tracks(model: GenomeLM, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c", model.model, {}, model.head)
+    (tmp_path / "p.csv").write_text("sequence,sequence_2\nACGT,ACGA\n")
+    command = ["predict", str(tmp_path / "c"), "--pairs", str(tmp_path / "p.csv"), "--out", str(tmp_path / "o.csv")]
+    message = str(CliRunner().invoke(app, command).exception)
+    assert "--pairs: the model was tuned on single sequences; give --fasta" in message
+    with pytest.raises(GenomeLMError, match="reads single sequences, no pairs"):
+        model.predict(["ACGT"], seconds=["ACGA"])
+
+
 def test_what_can_t_be_predicted_is_named(model: GenomeLM, fasta: Path, tmp_path: Path) -> None:
     sequences = ScoredSequences.of_fasta(fasta)
     with pytest.raises(GenomeLMError, match="--window: 33 bases are not 2 · 16 of context and bins of 8"):
