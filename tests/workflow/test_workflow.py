@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+import genome_lm
 from tests.conftest import Genome
 from tests.workflow.harness import (
     COMMAND,
@@ -362,30 +363,59 @@ def test_a_changed_file_behind_a_manifest_runs_what_depends_on_it(finished: Path
     assert jobs(snakemake(folder, "-n").stdout) == RULES
 
 
-def test_the_environment_is_in_step_with_the_package() -> None:
-    """Every dependency of the package stands in the conda environment, with the same lower bound."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def bounds_for_conda() -> set[str]:
+    """The package's dependencies under conda's names."""
     other_name = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
     wanted = set()
-    for dependency in project["dependencies"]:
+    for dependency in PROJECT["dependencies"]:
         name, bound = re.match(r"([A-Za-z0-9_-]+)(>=[0-9.]+)", dependency).groups()  # type: ignore[union-attr]
         wanted.add(other_name.get(name.lower(), name.lower()) + bound)
+    return wanted
+
+
+def test_the_environment_is_in_step_with_the_package() -> None:
+    """Every dependency of the package stands in the conda environment, with the same lower bound."""
     environment = yaml.safe_load((ROOT / "snakemake" / "envs" / "genome-lm.yaml").read_text())
     python, pip, *others = (line.replace(" ", "") for line in environment["dependencies"])
     assert (python, pip) == ("python=3.11", "pip")
-    assert set(others) == wanted
+    assert set(others) == bounds_for_conda()
+
+
+def test_the_recipe_is_in_step_with_the_package() -> None:
+    """Linted only, as the environment: there is no conda here."""
+    recipe = yaml.safe_load((ROOT / ".ci" / "recipe.yaml").read_text())
+    python = "python" + PROJECT["requires-python"]
+    assert recipe["context"]["version"] == genome_lm.__version__
+    assert {line.replace(" ", "") for line in recipe["requirements"]["run"]} == {python, *bounds_for_conda()}
+    built_by = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert [line.replace(" ", "") for line in recipe["requirements"]["host"]] == [python, "pip", *built_by]
+    scripts = [f"{name} = {function}" for name, function in PROJECT["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == scripts
+    assert recipe["about"]["license"] == PROJECT["license"]
+    assert recipe["about"]["summary"] == PROJECT["description"]
 
 
 def test_containers_copy_what_is_there_and_agree() -> None:
     """Linted only: images are not built here."""
     folder = ROOT / "snakemake" / "containers"
-    docker = re.findall(r"^COPY (.+) \S+$", (folder / "Dockerfile").read_text(), re.M)
-    apptainer = re.findall(r"^    (\S+) /opt/genome-lm/", (folder / "genome-lm.def").read_text(), re.M)
+    texts = [(folder / name).read_text() for name in ("Dockerfile", "genome-lm.def")]
+    docker = re.findall(r"^COPY (.+) \S+$", texts[0], re.M)
+    apptainer = re.findall(r"^    (\S+) /opt/genome-lm/", texts[1], re.M)
     copied = [name for line in docker for name in line.split()]
     assert sorted(copied) == sorted(apptainer)
     assert all((ROOT / name).exists() for name in copied)
-    bases = [re.search(r"^F(?:ROM|rom:) (\S+)", path.read_text(), re.M)[1] for path in folder.iterdir()]  # type: ignore[index]
-    assert len(set(bases)) == 1
+    for same in (r"^F(?:ROM|rom:) (\S+)", r"TORCH_INDEX=(https\S+whl/cpu)$", r"apt-get install (.+?)(?: \\)?$"):
+        assert len({re.search(same, text, re.M)[1] for text in texts}) == 1, same  # type: ignore[index]
+    # What pip may choose is bounded as in `make` and CI.
+    (command,) = {
+        re.search("pip install .+", text)[0].replace("${TORCH_INDEX}", "$TORCH_INDEX")  # type: ignore[index]
+        for text in texts
+    }
+    assert '-c constraints.txt ".[workflow]"' in command
+    assert ".ci/constraints.txt" in copied
 
 
 def test_an_image_is_used_where_it_is_asked_for(genome: Genome, tmp_path: Path) -> None:
