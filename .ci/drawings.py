@@ -48,17 +48,17 @@ def drawing(name: str, width: int, height: int, title: str, parts: Iterable[str]
 
 def hyena() -> Iterable[str]:
     """The streams of one Hyena operator of order 2."""
-    yield labelled(20, 95, 90, "states x")
+    yield labelled(10, 95, 60, "states")
+    yield text(135, 16, "projection, 3 taps", "small mid")
     for y, name in ((20, "x0"), (95, "x1"), (170, "v")):
-        yield arrow(110, 110, 150, y + 15)
-        yield labelled(150, y, 170, f"projection, 3 taps: {name}")
-    yield arrow(320, 110, 366, 110) + arrow(320, 185, 373, 121)
-    yield '<circle cx="380" cy="110" r="13" class="plain"/>' + text(380, 115, "×")
-    yield arrow(393, 110, 430, 110) + labelled(430, 95, 150, "long convolution", "other")
-    yield arrow(580, 110, 616, 110) + arrow(320, 35, 623, 99)
-    yield '<circle cx="630" cy="110" r="13" class="plain"/>' + text(630, 115, "×")
-    yield arrow(643, 110, 680, 110) + labelled(680, 95, 90, "projection")
-    yield labelled(415, 180, 180, "a network makes the filter", "other") + arrow(505, 180, 505, 126)
+        yield arrow(70, 110, 105, y + 15) + labelled(105, y, 60, name)
+    yield arrow(165, 110, 201, 110) + arrow(165, 185, 208, 121)
+    yield '<circle cx="215" cy="110" r="13" class="plain"/>' + text(215, 115, "×")
+    yield arrow(228, 110, 260, 110) + labelled(260, 95, 125, "long convolution", "other")
+    yield arrow(385, 110, 417, 110) + arrow(165, 35, 425, 98)
+    yield '<circle cx="431" cy="110" r="13" class="plain"/>' + text(431, 115, "×")
+    yield arrow(444, 110, 476, 110) + labelled(476, 95, 84, "projection")
+    yield labelled(235, 175, 175, "a network makes its taps", "other") + arrow(322, 175, 322, 126)
 
 
 def tiles() -> Iterable[str]:
@@ -82,23 +82,23 @@ def tiles() -> Iterable[str]:
 
 def store() -> Iterable[str]:
     """How contigs lie in shards and chunks."""
-    yield text(20, 30, "contigs, one after the other", "")
-    x = 20
-    for width, name in ((260, "chr1"), (170, "chr2"), (90, "chr3"), (200, "…")):
-        yield labelled(x, 40, width, name)
+    yield text(10, 24, "contigs, one after the other", "")
+    x = 10
+    for width, name in ((200, "chr1"), (140, "chr2"), (80, "chr3"), (130, "…")):
+        yield labelled(x, 34, width, name)
         x += width
-    yield text(20, 105, "shards: files of 64 Mi bases", "")
-    for number in range(3):
-        yield labelled(20 + 240 * number, 115, 240, f"sequence/c/{number}", "other")
-    yield '<path d="M260 145 L20 190 M500 145 L740 190" class="line"/>'
-    for number in range(9):
-        yield box(20 + 70 * number, 190, 70, 30, "other") + text(55 + 70 * number, 210, "chunk", "small mid")
-    yield box(650, 190, 90, 30, "plain") + text(695, 210, "index", "small mid")
-    yield text(20, 245, "chunks of 32 Ki bases, each compressed and with its CRC-32C; then their places", "")
-    yield text(20, 270, "a base is a byte: 4 bits of letter (A C G T U N R Y …), 1 bit for lower case", "")
+    yield text(10, 94, "shards: files of 64 Mi bases", "")
+    for number in range(2):
+        yield labelled(10 + 275 * number, 104, 275, f"sequence/c/{number}", "other")
+    yield '<path d="M10 134 L10 170 M285 134 L560 170" class="line"/>'
+    for number in range(7):
+        yield box(10 + 66 * number, 170, 66, 30, "other") + text(43 + 66 * number, 190, "chunk", "small mid")
+    yield box(472, 170, 88, 30, "plain") + text(516, 190, "index", "small mid")
+    yield text(10, 224, "chunks of 32 Ki bases, each compressed and with its CRC-32C; then their places", "")
+    yield text(10, 246, "a base is a byte: 4 bits of letter (A C G T U N R Y …), 1 bit for lower case", "")
 
 
 if __name__ == "__main__":
-    drawing("hyena", 790, 225, "The Hyena operator of order 2", hyena())
+    drawing("hyena", 570, 215, "The Hyena operator of order 2", hyena())
     drawing("tiles", 490, 390, "The tiles of an online convolution over 16 positions", tiles())
-    drawing("store", 760, 290, "The layout of a genome store", store())
+    drawing("store", 570, 260, "The layout of a genome store", store())
