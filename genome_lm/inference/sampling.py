@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genome_lm.alphabet import NUCLEOTIDES
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.steps import Draws
+from genome_lm.kernels import Draws
 
 ALL = 2.0
 """More than all probabilities together."""

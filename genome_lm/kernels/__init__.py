@@ -64,6 +64,7 @@ from genome_lm.kernels.graphs import Replayed, without_graphs
 from genome_lm.kernels.numerics import deterministic, outside_autocast
 from genome_lm.kernels.projections import from_channels, to_channels
 from genome_lm.kernels.recomputed import recomputed
+from genome_lm.kernels.steps import Draws
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights
 from genome_lm.kernels.triton.plan import WIDEST
 
@@ -72,6 +73,7 @@ __all__ = [
     "Around",
     "Backend",
     "Branch",
+    "Draws",
     "ExplicitFilters",
     "FilterNetwork",
     "FilterWeights",
