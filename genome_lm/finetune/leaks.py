@@ -33,8 +33,15 @@ def tell_leaks(leaks: Sequence[Leak], examples: Sequence[Example], policy: LeakP
 
 
 def without(labelled: LabelledSet, leaks: Sequence[Leak]) -> LabelledSet:
-    """A set without the training examples that leak."""
-    return labelled.take(np.delete(np.arange(len(labelled.examples)), [leak.train for leak in leaks]))
+    """A set without the training examples that leak.
+
+    Raises:
+        GenomeLMError: If none is left.
+    """
+    kept = labelled.take(np.delete(np.arange(len(labelled.examples)), [leak.train for leak in leaks]))
+    if not kept.of_split("train").examples:
+        raise GenomeLMError("no training example is left without those that leak; split anew")
+    return kept
 
 
 def without_shared(

@@ -173,6 +173,10 @@ def test_what_one_head_trains_on_and_another_holds_out_leaks(
     with pytest.raises(GenomeLMError, match="6 training examples, overlapping intervals"):
         finetune_heads(checkpoint, sets, tmp_path / "b", "tracks", config, leak_policy="refuse", one_genome=True)
     finetune_heads(checkpoint, sets, tmp_path / "b", "tracks", config, leak_policy="refuse")
+    other_way = [e._replace(split="test" if e.split == "train" else "train") for e in sets["human"].examples]
+    sets["mouse"] = sets["human"]._replace(examples=other_way)
+    with pytest.raises(GenomeLMError, match="no training example is left without those that leak"):
+        finetune_heads(checkpoint, sets, tmp_path / "c", "tracks", config, leak_policy="drop")
     with pytest.raises(GenomeLMError, match="several heads go with the task tracks"):
         finetune_heads(checkpoint, sets, tmp_path / "c", "regression", config)
 
