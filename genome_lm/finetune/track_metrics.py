@@ -89,7 +89,8 @@ def _correlations(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     of_x, of_y = xx - x * x / count, yy - y * y / count
     # What rounding leaves of a side that doesn't vary is no variance.
     varies = (of_x > 1e-12 * xx) & (of_y > 1e-12 * yy)
-    return np.divide(xy - x * y / count, np.sqrt(np.maximum(of_x * of_y, 0)), out=np.full(len(x), np.nan), where=varies)
+    spread = np.sqrt(np.maximum(of_x * of_y, 0))
+    return np.divide(xy - x * y / count, spread, out=np.full(len(x), np.nan), where=varies)
 
 
 def track_baselines(head: HeadConfig, train: Data, held_out: Data, seed: int) -> dict[str, list[Array]]:
