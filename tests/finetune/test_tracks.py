@@ -135,14 +135,14 @@ def test_strides_do_not_depend_on_the_batch_and_turn_with_the_strand(tmp_path: P
 def test_a_causal_model_with_strides_learns_what_comes_after(tmp_path: Path) -> None:
     """Of bases, with rates that follow the G + C of the next eight."""
     torch.manual_seed(0)
-    save_checkpoint(tmp_path / "checkpoint", HyenaLM(SMALL), {})
+    save_checkpoint(tmp_path / "checkpoint", HyenaLM(TINY_MODEL), {})
     examples = []
     for number, sequence in enumerate(texts([64] * 60)):
         is_gc = np.isin(list(sequence), ["G", "C"])
         values = [f"{is_gc[place // 8 * 8 + 8 :][:8].sum()}" if 8 <= place < 56 else "nan" for place in range(64)]
         split = ("train", "train", "train", "valid", "test")[number % 5]
         examples.append(Example(f"s{number}", sequence, (" ".join(values),), split))
-    config = FinetuneConfig(epochs=4, lr=1e-2, head_lr=5e-2, sequences_per_step=6, track_stride=8)
+    config = FinetuneConfig(epochs=8, lr=1e-2, sequences_per_step=6, patience=8, track_stride=8)
     result = finetune(tmp_path / "checkpoint", LabelledSet(examples, ("label",)), tmp_path / "t", "tracks", config)
     assert result.head.bins == Bins(1, 8, 64, stride=8)
     assert result.metrics["test"][0].value > 0.5
