@@ -193,4 +193,4 @@ def _windows_of(micro_batch: MicroBatch, sources: Tensor, *arrays: Tensor) -> tu
 
 def _seed(*key: int) -> int:
     """An integer that is a well-mixed function of the key."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
