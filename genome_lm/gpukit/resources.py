@@ -51,8 +51,12 @@ _STACK: dict[int, dict[tuple[str, Precision], int]] = {
         ("rows_conv", "bf16"): 976,
         ("rows_backward", "bf16"): 608,
         ("tile_conv", "bf16x3"): 24,
+        ("tile_conv_backward", "bf16x3"): 456,
         ("rows_conv", "bf16x3"): 16,
         ("rows_backward", "bf16x3"): 48,
+        ("tile_conv", "bf16x6"): 24,
+        ("rows_conv", "bf16x6"): 32,
+        ("rows_backward", "bf16x6"): 176,
         ("norm_rows", "bf16"): 8,
         ("head_rows_backward", "bf16x6"): 8,
     },
@@ -77,8 +81,8 @@ _STACK: dict[int, dict[tuple[str, Precision], int]] = {
 
 Tiles of 32 × 32 are worth it: with four or eight warps less is spilled, but each warp has as many instructions as
 with two. Rows of 64 × 64 suit an H100, which multiplies from shared memory: with what it spills in "bf16x6",
-`rows_conv` still has 4.3 instructions per point of a transform. In tiles of 32 × 32, which need four times the column
-passes, it has 5.3. An A100 holds the operands in registers, and spills. There float32 has tiles of 32 × 32; whether
+`rows_conv` still has 4.3 instructions per point of a transform. In tiles of 32 × 32 it has 5.3, and column passes cost
+four times as much. An A100 holds the operands in registers, and spills. There float32 has tiles of 32 × 32; whether
 they are faster in bfloat16 too is to be measured.
 """
 

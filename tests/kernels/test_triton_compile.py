@@ -24,9 +24,10 @@ from genome_lm.gpukit.resources import (
 
 
 def chosen() -> list[Variant]:
-    """For an H100 all but float32 unaligned or in bf16x6. For an A100 bfloat16, in what takes more registers.
+    """For an H100 all but float32 unaligned or in bf16x6, which takes the compiler longest.
 
-    Rows are aligned in every launch. The kit compiles what is left out: bf16x6 takes the compiler longest.
+    For an A100 bfloat16, in the form that takes more registers. Rows are aligned in every launch. The kit compiles
+    what is left out.
     """
     kept = [one for one in variants(90) if one.dot != "bf16x6" or one.kernel in BLOCKS + HEADS]
     hopper = [one for one in kept if one.aligned or one.dtype != torch.float32]
