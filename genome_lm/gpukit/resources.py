@@ -42,6 +42,9 @@ _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*b
 _ROW_OPERANDS = {"branch", "normed", "grad_normed", "rounded", "hidden"}
 """What the kernels over rows have in the dtype of the products, and `grad` where it is that of the hidden layer."""
 _FLOAT32 = {"h", "bias", "short", "a_taps", "b_taps", "sums", "phases", "spectra", "tables", "dh", "dbias"}
+_PRODUCTS: list[tuple[torch.dtype, Precision]] = [
+    (torch.bfloat16, "bf16"), (torch.float32, "bf16x3"), (torch.float32, "bf16x6"),
+]  # fmt: skip
 _STACK: dict[int, dict[tuple[str, Precision], int]] = {
     80: {
         ("tile_conv_backward", "bf16"): 272,
@@ -81,9 +84,9 @@ _STACK: dict[int, dict[tuple[str, Precision], int]] = {
 
 Tiles of 32 × 32 are worth it: with four or eight warps less is spilled, but each warp has as many instructions as
 with two. Rows of 64 × 64 suit an H100, which multiplies from shared memory: with what it spills in "bf16x6",
-`rows_conv` still has 4.3 instructions per point of a transform. In tiles of 32 × 32 it has 5.3, and column passes cost
-four times as much. An A100 holds the operands in registers, and spills. There float32 has tiles of 32 × 32; whether
-they are faster in bfloat16 too is to be measured.
+`rows_conv` still has 4.3 instructions per point of a transform. In tiles of 32 × 32 it has 5.3, and column passes
+cost four times as much. An A100 holds the operands in registers, and spills. There float32 has tiles of 32 × 32.
+Whether they are faster in bfloat16 too is to be measured.
 """
 
 
@@ -125,15 +128,12 @@ class Resources(NamedTuple):
 
 def variants(arch: int) -> list[Variant]:
     """Every kernel in each precision, in both forms; rows of long sequences are aligned in every launch."""
-    bfloat16: tuple[torch.dtype, Precision] = torch.bfloat16, "bf16"
-    rough: tuple[torch.dtype, Precision] = torch.float32, "bf16x3"
-    fine: tuple[torch.dtype, Precision] = torch.float32, "bf16x6"
-    forms = product(TILES + COLUMNS, (bfloat16, rough, fine), (True, False))
-    blocks = product(BLOCKS, (bfloat16, fine), (True, False))  # they multiply no matrices
-    rows = product(ROWS, (bfloat16, rough, fine), (True,))
+    forms = product(TILES + COLUMNS, _PRODUCTS, (True, False))
+    blocks = product(BLOCKS, _PRODUCTS[::2], (True, False))  # they multiply no matrices
+    rows = product(ROWS, _PRODUCTS, (True,))
     # Rows of 16 channels or multiples of it are aligned. What the head reads is float32 in any case.
-    over_rows = product(WHOLE_ROWS + PARTS_OF_ROWS, (bfloat16, fine), (True,))
-    heads = product(HEADS, (fine,), (True,))
+    over_rows = product(WHOLE_ROWS + PARTS_OF_ROWS, _PRODUCTS[::2], (True,))
+    heads = product(HEADS, _PRODUCTS[2:], (True,))
     each = *forms, *blocks, *rows, *over_rows, *heads
     chosen = [Variant(kernel, *operands, arch, aligned) for kernel, operands, aligned in each]
     return [*chosen, Variant("tile_conv", torch.float16, "bf16x3", arch, False)]
