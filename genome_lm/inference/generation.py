@@ -82,7 +82,8 @@ def generate(
         for start in range(0, len(order), size):
             pairs = order[start : start + size]
             numbers = np.stack([sampling.draws(*pair, length) for pair in pairs], axis=1)
-            draws = sampling.prepared(torch.from_numpy(numbers).to(stepper.device))
+            # Elsewhere each token waits for the device anyway, and not every device has float64.
+            draws = sampling.prepared(torch.from_numpy(numbers).to(stepper.device if stepper.replayed else "cpu"))
             generating = Generating(stepper, prompts, [prompt for prompt, _ in pairs], draws)
             is_small = stepper.device.type == "cpu" and len(pairs) * stepper.width**2 <= SMALL_STEP
             with own_threads(1) if is_small else contextlib.nullcontext():
@@ -136,7 +137,7 @@ def batch_size(config: ModelConfig, length: int, longest: int) -> int:
 
 
 class Generating:
-    """A batch of sequences that are generated base by base; all of it stays on the device.
+    """A batch of sequences that are generated base by base, without waiting for a device on which steps are replayed.
 
     Args:
         stepper: For as many positions as `draws` has.
@@ -154,7 +155,8 @@ class Generating:
             ids[row, : lengths[row]] = prompts[number]
         self._stepper, self._draws = stepper, draws
         self._logits = stepper.prefill(torch.from_numpy(ids).to(stepper.device), lengths, torch.from_numpy(rows))
-        self._step = Replayed(self._token, stepper.device) if stepper.replayed else self._token
+        replayed = Replayed(self._token, stepper.device, stepper.length - 1)
+        self._step = replayed if stepper.replayed else self._token
 
     @property
     def is_captured(self) -> bool:

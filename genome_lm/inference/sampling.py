@@ -47,10 +47,10 @@ class Sampling:
 
     def prepared(self, numbers: Tensor) -> Draws:
         """What a batch draws by, from the random numbers of its sequences, (length, R), on its device."""
-        top_p = ALL if self.top_p is None else self.top_p
+        top_k, top_p = self.top_k or len(NUCLEOTIDES), ALL if self.top_p is None else self.top_p
         settings = torch.tensor([self.temperature, top_p], dtype=torch.float64, device=numbers.device)
         return Draws(
-            numbers, settings, self.top_k or len(NUCLEOTIDES), self.temperature == 0,
+            numbers, settings, top_k, top_k < len(NUCLEOTIDES) or top_p < ALL, self.temperature == 0,
             torch.zeros(1, dtype=torch.int64, device=numbers.device),
             torch.empty_like(numbers, dtype=torch.uint8), torch.empty_like(numbers, dtype=torch.float32),
         )  # fmt: skip

@@ -12,6 +12,8 @@ from genome_lm.errors import GenomeLMError
 log = logging.getLogger(__name__)
 
 VARIABLE = "GENOME_LM_GRAPHS"
+LEAST = 32
+"""Calls for which a capture is worth its time, some ten milliseconds."""
 WARM = 2
 """Calls before the work is captured: they compile kernels, and libraries take what memory they keep."""
 
@@ -27,10 +29,11 @@ class Replayed:
         work: Reads and writes buffers that stay where they are, and waits for nothing on the device. It is kept, and
             with it these buffers.
         device: Where it computes.
+        times: How often it will be called; fewer than `LEAST` calls are made as they are.
     """
 
-    def __init__(self, work: Callable[[], None], device: torch.device) -> None:
-        self._work, self._device = work, device
+    def __init__(self, work: Callable[[], None], device: torch.device, times: int) -> None:
+        self._work, self._device, self._times = work, device, times
         self._launch, self._calls = work, 0
 
     @property
@@ -40,7 +43,7 @@ class Replayed:
 
     def __call__(self) -> None:
         """Do the work once; in inference mode."""
-        if self._calls == WARM and not _is_off():
+        if self._calls == WARM and self._times >= LEAST and not _is_off():
             self._launch = captured(self._work, self._device)
         self._calls += 1
         self._launch()

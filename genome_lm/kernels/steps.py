@@ -47,6 +47,7 @@ class Draws(NamedTuple):
         settings: (2,) float64, the temperature, and top-p: the likeliest bases are kept until their probabilities add
             up to it. Over 1, it keeps all.
         top_k: So many of the likeliest bases are kept.
+        is_cut: Whether either can leave out a base.
         is_greedy: Whether the likeliest base is taken, whatever the settings.
         place: (1,) int64, the present position.
         tokens: (L, R) uint8 token ids.
@@ -56,6 +57,7 @@ class Draws(NamedTuple):
     numbers: Tensor
     settings: Tensor
     top_k: int
+    is_cut: bool
     is_greedy: bool
     place: Tensor
     tokens: Tensor
@@ -97,25 +99,28 @@ def push_block(block: Tensor, place: Tensor, taps: Tensor, u: Tensor) -> None:
 
 
 def drawn(logits: Tensor, draws: Draws) -> Tensor:
-    """The bases at the present position, which are noted in `draws`: logits (R, 16) → token ids, (R,) int64."""
-    scores = logits.double()
+    """The bases at the present position, which are noted in `draws`: logits (R, 16) → token ids, (R,) int64.
+
+    They are drawn where `draws` is, and given where the logits are.
+    """
+    scores = logits.to(draws.numbers.device).double()
     four = scores[:, NUCLEOTIDES[0] : NUCLEOTIDES[-1] + 1]
     ids = NUCLEOTIDES[0] + (four.argmax(1) if draws.is_greedy else _chosen(four, draws))
     likelihoods = scores.gather(1, ids[:, None])[:, 0] - scores.logsumexp(1)
     draws.tokens.index_copy_(0, draws.place, ids[None].byte())
     draws.log_likelihoods.index_copy_(0, draws.place, likelihoods[None].float())
     draws.place.add_(1)
-    return ids
+    return ids.to(logits.device)
 
 
 def _chosen(logits: Tensor, draws: Draws) -> Tensor:
     """Numbers 0 to 3 of the bases that are drawn, (R,), from their logits (R, 4)."""
-    temperature, top_p = draws.settings
-    chances = ((logits - logits.amax(1, keepdim=True)) / temperature).exp()
-    ranked, order = (chances / chances.sum(1, keepdim=True)).sort(dim=1, descending=True, stable=True)
-    is_kept = F.pad(ranked.cumsum(1)[:, :-1], (1, 0)) < top_p
-    is_kept[:, draws.top_k :] = False
-    chances *= torch.zeros_like(is_kept).scatter_(1, order, is_kept)
+    chances = ((logits - logits.amax(1, keepdim=True)) / draws.settings[0]).exp()
+    if draws.is_cut:
+        ranked, order = (chances / chances.sum(1, keepdim=True)).sort(dim=1, descending=True, stable=True)
+        is_kept = F.pad(ranked.cumsum(1)[:, :-1], (1, 0)) < draws.settings[1]
+        is_kept[:, draws.top_k :] = False
+        chances *= torch.zeros_like(is_kept).scatter_(1, order, is_kept)
     edges = chances.cumsum(1)
     # The last edge that is not above the draw; bases with no chance have an edge in common with the one before.
     numbers = draws.numbers.index_select(0, draws.place)[0]

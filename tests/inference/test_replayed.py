@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
 from genome_lm.inference import generation
 from genome_lm.inference.generation import Generated, generate
 from genome_lm.inference.sampling import Sampling
-from genome_lm.kernels import Replayed, graphs, steps
+from genome_lm.kernels import Replayed, graphs, steps, without_graphs
 from genome_lm.kernels.conv import online as online_conv
 from genome_lm.kernels.conv.online import OnlineConv
 from genome_lm.model import HyenaLM, stepping
@@ -189,14 +190,34 @@ def test_one_operator_that_reads_all_again_keeps_all_from_being_replayed(
 
 def test_what_cannot_be_captured_goes_on_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     done: list[int] = []
-    # Here there is no such device; on one, the work itself can't be captured.
-    step = Replayed(lambda: done.append(int(torch.ones(1, device="cpu"))), torch.device("cuda"))
+    step = Replayed(lambda: done.append(1), torch.device("cuda", 99), graphs.LEAST)  # there is none
     with caplog.at_level(logging.WARNING):
         for _ in range(5):
             step()
-    if not torch.cuda.is_available():
-        assert len(done) == 5
-        assert caplog.text.count("without a CUDA graph") == 1
+    assert len(done) == 5
+    assert caplog.text.count("without a CUDA graph") == 1
+    assert not step.is_captured
+
+
+def calls_captured(monkeypatch: pytest.MonkeyPatch, times: int) -> bool:
+    done: list[int] = []
+    monkeypatch.setattr(graphs, "captured", lambda work, device: lambda: done.append(1))
+    step = Replayed(lambda: done.append(0), torch.device("cpu"), times)
+    for _ in range(times):
+        step()
+    assert len(done) == times
+    return done != [0] * times
+
+
+def test_what_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that is repeated often enough, unless a variable says that nothing is."""
+    assert calls_captured(monkeypatch, graphs.LEAST)
+    assert not calls_captured(monkeypatch, graphs.LEAST - 1)
+    with without_graphs():
+        assert not calls_captured(monkeypatch, graphs.LEAST)
+    monkeypatch.setenv(graphs.VARIABLE, "none")
+    with pytest.raises(GenomeLMError, match="GENOME_LM_GRAPHS=none: use auto or off"):
+        calls_captured(monkeypatch, graphs.LEAST)
 
 
 def test_launches_of_a_token() -> None:

@@ -31,6 +31,7 @@ def test_replayed_kernels_generate_what_a_cpu_does(monkeypatch: pytest.MonkeyPat
     plain = generate(model, prompts, 9, 1, Sampling(top_p=0.9), 2)
     monkeypatch.setattr(stepping, "REPLAYED", {"cpu"})
     monkeypatch.setattr(stepping, "fused_steps", lambda x: steps)
+    monkeypatch.setattr(graphs, "LEAST", 2)
     monkeypatch.setattr(graphs, "captured", replaying.record)
     monkeypatch.setattr(steps, "launch", replaying.whole(steps.launch))
     for one, other in zip(generate(model, prompts, 9, 1, Sampling(top_p=0.9), 2), plain, strict=True):

@@ -86,7 +86,7 @@ def _drawn(operations: Any, make: _Numbers) -> list[Tensor]:
         logits, numbers = 3 * make(ROWS, 16), make(BLOCK, ROWS).double().add(1).div(2.01)
         settings = torch.tensor([temperature, top_p], dtype=torch.float64, device=make.device)
         tokens, likelihoods = (torch.zeros_like(numbers, dtype=dtype) for dtype in (torch.uint8, torch.float32))
-        draws = Draws(numbers, settings, top_k, is_greedy, make.place(), tokens, likelihoods)
+        draws = Draws(numbers, settings, top_k, True, is_greedy, make.place(), tokens, likelihoods)
         results += [operations.drawn(logits, draws), tokens, likelihoods, draws.place]
     return [result.double() for result in results]
 
