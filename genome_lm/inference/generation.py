@@ -19,8 +19,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_output, replacing_file
 from genome_lm.genome.codes import Codes
 from genome_lm.inference.sampling import Sampling
-from genome_lm.kernels import Replayed, own_threads
-from genome_lm.kernels.steps import Draws
+from genome_lm.kernels import Draws, Replayed, own_threads
 from genome_lm.machine import total_memory
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers import mixer_class

@@ -14,9 +14,8 @@ from genome_lm.gpukit.kit import Case, Kit, needs_gpu
 from genome_lm.gpukit.timing import Spread, elapsed
 from genome_lm.inference.generation import Generating
 from genome_lm.inference.sampling import Sampling
-from genome_lm.kernels import forced_backend, without_graphs
+from genome_lm.kernels import Draws, forced_backend, without_graphs
 from genome_lm.kernels.graphs import WARM
-from genome_lm.kernels.steps import Draws
 from genome_lm.model import HyenaLM
 from genome_lm.model.stepping import Stepper
 
