@@ -16,7 +16,7 @@ kernels. A single channel may need more.
 """
 Precision = Literal["bf16", "bf16x3", "bf16x6"]
 """How matrices are multiplied: in bfloat16, or as sums of two or three bfloat16 parts, in three or six products."""
-WIDEST, WIDEST_HEAD = 8_192, 256
+WIDEST, WIDEST_HEAD = 4_096, 256
 """Most channels of a row that the kernels over rows take, and that of the loss, which keeps 16 sums per channel."""
 
 
