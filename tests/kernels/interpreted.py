@@ -231,14 +231,17 @@ def test_forced_by_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(("length", "layers"), [(1, 1), (37, 2), (259, 1)])
-def test_a_model_computes_what_the_reference_does(length: int, layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("length", "layers", "recompute"), [(1, 1, True), (37, 2, False), (259, 1, False)])
+def test_a_model_computes_what_the_reference_does(
+    length: int, layers: int, recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Loss and all gradients, with each sub-block of each layer and the loss in Triton."""
     torch.manual_seed(0)
     config = ModelConfig(
         d_model=3, n_layer=layers, d_inner=6, max_length=length, filter_order=4, embed_dropout=0.0
     )  # fmt: skip
     model, ids = HyenaLM(config), torch.randint(7, 11, (2, length + 1))
+    model.backbone.activation_checkpointing = recompute
     taken = list[str]()
 
     def counted(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -253,7 +256,8 @@ def test_a_model_computes_what_the_reference_does(length: int, layers: int, monk
         monkeypatch.setenv("GENOME_LM_KERNEL", kernel)
         losses.append(model.loss(*CAUSAL.shifted(ids)))
         gradients.append(torch.autograd.grad(losses[-1], list(model.parameters())))
-        assert taken == ["implicit_filter", "hyena_branch", "mlp_sub_block"] * layers + ["head_losses"]
+        blocks = ["implicit_filter", "hyena_branch", "mlp_sub_block"] * layers
+        assert taken == [*blocks, "head_losses", *(blocks if recompute else [])]
     torch.testing.assert_close(*losses)
     for got, expected in zip(*gradients, strict=True):
         assert_near(got, expected.double(), 1e-4)
@@ -345,6 +349,19 @@ def test_no_rows(name: str) -> None:
     y = SUB_BLOCKS[name](fused)(*inputs)
     assert y.numel() == 0
     assert torch.autograd.grad(y.sum(), inputs[1 if name == "head" else 2])[0].abs().sum() == 0
+
+
+def test_where_dropout_drops_sub_blocks_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENOME_LM_KERNEL", "triton")
+    taken = list[str]()
+    for name in ("hyena_branch", "mlp_sub_block"):
+        monkeypatch.setattr(fused, name, lambda *_, name=name: taken.append(name) or pytest.fail("not plain"))
+    config = ModelConfig(d_model=3, n_layer=1, d_inner=6, max_length=4, filter_order=4, resid_dropout=0.5)
+    model, ids = HyenaLM(config), torch.randint(7, 11, (1, 5))
+    model.loss(*CAUSAL.shifted(ids)).backward()
+    with pytest.raises(pytest.fail.Exception), torch.no_grad():
+        model.eval()(ids[:, :4])
+    assert taken == ["hyena_branch"]
 
 
 def test_a_model_with_lora_and_within_autocast(monkeypatch: pytest.MonkeyPatch) -> None:

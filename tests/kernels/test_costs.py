@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from genome_lm.kernels.triton import costs, plan
-from genome_lm.kernels.triton.costs import flash_fft_conv, kernel_costs, launches, ours, table, torch_fft, worthwhile
+from genome_lm.kernels.triton.costs import (
+    flash_fft_conv,
+    kernel_costs,
+    launches,
+    ours,
+    row_costs,
+    table,
+    torch_fft,
+    worthwhile,
+)
 from genome_lm.kernels.triton.plan import plan_for
 
 LENGTHS = [1_024, 32_768, 160_000, 450_000, 1_000_000]
@@ -176,6 +185,14 @@ def test_short_convolutions_read_the_streams_as_they_are(length: int) -> None:
     assert short.bytes == plain.bytes
     plain, short = (ours(length, torch.bfloat16, backward=True, taps=taps) for taps in (0, 3))
     assert short.bytes - plain.bytes == pytest.approx((8 - 1) * 2 * length)
+
+
+def test_kernels_over_rows() -> None:
+    """Counted by hand, in bfloat16: the stream has 4 bytes, products have 2, the hidden layer has 4 widths."""
+    norm, added, gelu = 4 + 2, 4 + 2 + 4 + 2, 4 * (2 + 2)
+    assert sum(cost.bytes for cost in row_costs().values()) == norm + added + gelu
+    rounded, gelu, mlp, mixer = 4 + 2, 4 * 4 * 2, 2 + 4 + 4 + 4 + 2, 2 + 4 + 4 + 4 + 2
+    assert sum(cost.bytes for cost in row_costs(backward=True).values()) == rounded + norm + gelu + mlp + mixer
 
 
 def test_no_plan_no_cost() -> None:

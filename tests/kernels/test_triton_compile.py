@@ -26,8 +26,8 @@ from genome_lm.gpukit.resources import (
 def chosen() -> list[Variant]:
     """For an H100 all but float32 unaligned or in bf16x6, which takes the compiler longest.
 
-    For an A100 bfloat16, in the form that takes more registers. Rows are aligned in every launch. The head's kernels are
-    in float32 alone. The kit compiles what is left out.
+    For an A100 bfloat16, in the form that takes more registers. Rows are aligned in every launch. The head's kernels
+    are in float32 alone. The kit compiles what is left out.
     """
     kept = [one for one in variants(90) if one.dot != "bf16x6" or one.kernel in BLOCKS + HEADS]
     hopper = [one for one in kept if one.aligned or one.dtype != torch.float32]
