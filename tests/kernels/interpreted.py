@@ -17,7 +17,7 @@ from genome_lm.gpukit.forms import KERNELS
 from genome_lm.kernels import causal_conv, gated_causal_conv, implicit_filter, sub_blocks
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.triton import conv as kernels
-from genome_lm.kernels.triton import costs, filter_launch, launch, row_launch
+from genome_lm.kernels.triton import costs, filter_launch, filter_plan, launch, row_launch
 from genome_lm.kernels.triton import plan as plans
 from genome_lm.kernels.triton import sub_blocks as fused
 from genome_lm.kernels.triton.plan import Plan, Precision, make_plan, precision_of
@@ -194,7 +194,7 @@ def test_filters(
     width: int, channels: int, inner: int, features: int, length: int, span: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Narrow networks, which are padded; blocks of channels and positions that are not whole; several layers."""
-    monkeypatch.setattr(filter_launch, "PROGRAMS", 3)
+    monkeypatch.setattr(filter_plan, "PROGRAMS", 3)
     assert_filter_equals_reference(network_weights(width, channels, inner, features), length, span)
 
 

@@ -49,7 +49,7 @@ def block(scheme: str, length: int, width: int, backward: bool) -> list[Part]:
     return [
         *around(width, backward),
         *projections(width, backward),
-        _network(length, width, backward),
+        _own_network(length, width, backward) if scheme == "ours" else _network(length, width, backward),
         *_core(scheme, length, backward),
     ]
 
@@ -93,6 +93,14 @@ def _network(length: int, width: int, backward: bool) -> Part:
     share = hidden / width
     moved = 20 + (8 + 64 * layers) * share if backward else 36 + (4 + 24 * layers) * share
     return _per_batch(length, moved, (2 if backward else 1) * _network_operations(width))
+
+
+def _own_network(length: int, width: int, backward: bool) -> Part:
+    """The same in Triton."""
+    kernels = costs.filter_costs(length, width, 1 + MODEL.num_inner_mlps, MODEL.emb_dim, backward).values()
+    values = width * length * batch_of(length)
+    cost = costs.Cost(*(sum(counts) / values for counts in zip(*kernels, strict=True)))
+    return Part(cost.bytes, cost.matrix, cost.plain, cost.floor)
 
 
 def _network_operations(width: int) -> float:

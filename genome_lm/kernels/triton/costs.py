@@ -24,6 +24,13 @@ from typing import NamedTuple
 import torch
 
 from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.triton.filter_plan import (
+    CHANNELS,
+    PROGRAMS,
+    blocks_of_channels,
+    blocks_of_positions,
+    positions_of,
+)
 from genome_lm.kernels.triton.plan import Plan, Precision, channels_at_once, plan_for, precision_of
 
 COPY = 3.0e12
@@ -42,6 +49,10 @@ INSTRUCTIONS = {"bf16": 1.8, "bf16x3": 3.4, "bf16x6": 5.3}
 """Instructions per point of one transform of a tile, which bound these kernels; of 32 threads each. They are counted
 in the compiled kernels for sm_90: `rows_conv`, with two transforms of 1,024 points, has 3,600, 7,000 and 10,800 in
 its two warps. Tiles of 4,096 points are taken to have as many."""
+FILTER_WIDTH = 64
+"""Width of the filters' networks whose instructions are counted; all presets have it."""
+WAVE = 18
+"""Operations of a sine or cosine in the filters' kernels."""
 POSITIONS = 1 << 18
 """Positions of a batch in the table."""
 
@@ -243,6 +254,59 @@ def row_costs(backward: bool = False, inner: int = 4, item: int = 2) -> dict[str
     return {
         name: _cost(moved, moved, 0, operations, operations / PLAIN) for name, (moved, operations) in counts.items()
     }
+
+
+def filter_costs(length: int, channels: int, layers: int, features: int, backward: bool = False) -> dict[str, Cost]:
+    """Each kernel that makes the filters of all channels, or goes back through them; networks of `FILTER_WIDTH`.
+
+    Seconds are those of instructions, counted in the compiled kernels for sm_90: for a block of positions those that
+    are there anyway, and those of a pair of features, of a layer and of a block of channels.
+    """
+    width, bands = FILTER_WIDTH, (features - 1) // 2
+    blocks, wide = -(-length // positions_of(width)), -(-channels // CHANNELS)
+    filters, hidden, square = 4 * length * channels, 4 * length * width, 2 * 3 * width * width * length
+
+    def kernel(moved: float, loaded: float, products: float, plain: float, instructions: float) -> Cost:
+        """`loaded`: weights, of L2."""
+        return _cost(moved, moved + loaded, products, plain, 4 * instructions / ISSUED)
+
+    def network(count: int) -> float:
+        return length * (width * (2 * features + count * (WAVE + 2)) + 2 * bands * WAVE)
+
+    inner, last, window = 4 * width * width, 4 * width * channels, 8 * length * channels
+    if not backward:
+        per_program = blocks_of_channels(length, channels, width)
+        parts = -(-wide // per_program)  # each makes the hidden layers
+        return {
+            "filter_forward": kernel(
+                filters, blocks * (parts * (layers - 1) * inner + last),
+                parts * (layers - 1) * square + square * channels / width, parts * network(layers) + window,
+                blocks * parts * (1_450 + 180 * bands + 1_060 * (layers - 1) + 1_011 * per_program),
+            )
+        }  # fmt: skip
+    _, parts = blocks_of_positions(length, width, PROGRAMS)
+    _, parts_of_out = blocks_of_positions(length, width, -(-PROGRAMS // wide))
+    halves = -(-length // positions_of(width, sums=True))
+    costs = {
+        "filter_backward_hidden": kernel(
+            filters + 2 * hidden, blocks * ((layers - 1) * inner + last),
+            (layers - 1) * square + square * channels / width, network(layers) + window,
+            blocks * (1_650 + 180 * bands + 1_061 * (layers - 1) + 1_067 * wide),
+        ),
+        "filter_backward_out": kernel(
+            filters + hidden + 2 * parts_of_out * last, (wide - 1) * hidden, square * channels / width, window,
+            halves * wide * 539,
+        ),
+    }  # fmt: skip
+    for layer in range(1, layers):
+        costs[f"filter_backward_inner, {layer}"] = kernel(
+            2 * hidden + 2 * parts * inner, halves * (layer + 1) * inner, (layer + 2) * square,
+            network(layer) + length * width * (WAVE + 7), halves * (2_482 + 116 * bands + 665 * (layer - 1)),
+        )  # fmt: skip
+    sums = 2 * 4 * blocks * (2 + features) * width
+    plain = length * (width * (2 * features + WAVE + 4 + 2 * features) + 4 * bands * WAVE)
+    costs["filter_backward_first"] = kernel(hidden + sums, 0, 0, plain, blocks * (2_493 + 1_155 * bands))
+    return costs
 
 
 def flash_fft_conv(length: int) -> Cost:

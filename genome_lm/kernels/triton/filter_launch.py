@@ -12,17 +12,15 @@ from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.conv.implicit import FilterNetwork, wave_frequencies
+from genome_lm.kernels.triton import filter_plan
 from genome_lm.kernels.triton import filters as kernels
+from genome_lm.kernels.triton.filter_plan import CHANNELS, blocks_of_channels, blocks_of_positions, positions_of
 from genome_lm.kernels.triton.launch import bound, check_device
 
 WIDEST = 128
 """Widest hidden layers that the kernels take: their weights must fit into shared memory."""
 LEAST = 16
 """Fewest rows of a product; narrower networks are padded."""
-VALUES, CHANNELS = 4_096, 64
-"""Hidden values and channels that a program takes at one time."""
-PROGRAMS = 512
-"""Programs of a launch that are enough to fill a GPU, and parts that the gradients of weights are summed from."""
 
 
 def implicit_filter(network: FilterNetwork, length: int, span: int) -> Tensor:
@@ -74,11 +72,10 @@ def _filter(
     weights = [weight.contiguous() for weight in (first, inner, biases, sines, out, rates)]
     sizes = sizes_for(len(sines))
     channels, blocks = len(out), triton.cdiv(length, sizes["POSITIONS"])
-    channel_blocks = triton.cdiv(channels, CHANNELS)
-    per_program = triton.cdiv(channel_blocks, min(channel_blocks, triton.cdiv(PROGRAMS, blocks)))
+    per_program = blocks_of_channels(length, channels, len(sines))
     h = torch.empty(channels, length, dtype=torch.float32, device=out.device)
     with torch.cuda.device_of(out):
-        kernels.filter_forward[(blocks * triton.cdiv(channel_blocks, per_program),)](
+        kernels.filter_forward[(blocks * triton.cdiv(channels, CHANNELS * per_program),)](
             *weights, _bands(first), h,
             channels, length, span, shift, bound(len(biases)), bound(len(first) // 2), bound(per_program),
             **sizes, CHANNELS=CHANNELS,
@@ -161,8 +158,8 @@ def _backward_hidden(
 def _backward_out(dh: Tensor, x: Tensor, rates: Tensor, span: int, shift: float) -> Tensor:
     """The gradient of the last layer's weight, (C, W)."""
     channels, length = dh.shape
-    blocks, sizes = triton.cdiv(channels, CHANNELS), sizes_for(len(x), products=True)
-    parts, per_program = _parts(length, sizes, triton.cdiv(PROGRAMS, blocks))
+    blocks, sizes = triton.cdiv(channels, CHANNELS), sizes_for(len(x), sums=True)
+    per_program, parts = blocks_of_positions(length, len(x), triton.cdiv(filter_plan.PROGRAMS, blocks))
     dout = dh.new_empty(parts, channels, len(x))
     kernels.filter_backward_out[(parts * blocks,)](
         dh, x, rates, dout, channels, length, span, shift, bound(per_program), **sizes, CHANNELS=CHANNELS
@@ -173,8 +170,8 @@ def _backward_out(dh: Tensor, x: Tensor, rates: Tensor, span: int, shift: float)
 def _backward_inner(d: Tensor, network: _Network, layer: int, span: int) -> tuple[Tensor, Tensor, Tensor]:
     """Takes d back through a layer; the gradients of its bias, its sines and its weight."""
     width, length = d.shape
-    sizes = sizes_for(width, products=True)
-    parts, per_program = _parts(length, sizes, PROGRAMS)
+    sizes = sizes_for(width, sums=True)
+    per_program, parts = blocks_of_positions(length, width, filter_plan.PROGRAMS)
     sums, dweight = d.new_empty(parts, 2, width), d.new_empty(parts, width, width)
     kernels.filter_backward_inner[(parts,)](
         d, *network, sums, dweight, length, span, bound(layer), bound(len(network[-1])), bound(per_program), **sizes
@@ -199,14 +196,7 @@ def _bands(first: Tensor) -> Tensor:
     return wave_frequencies(len(first), first.device)
 
 
-def sizes_for(width: int, products: bool = False) -> dict[str, int]:
-    """Compile-time constants for a width; `products` of kernels that sum over positions need more registers."""
-    positions = min(64, VALUES // width) // (2 if products else 1)
-    return {"WIDTH": width, "POSITIONS": positions, "num_warps": 4 if width <= 64 else 8, "num_stages": 1}
-
-
-def _parts(length: int, sizes: dict[str, int], most: int) -> tuple[int, int]:
-    """Into how many programs the positions are parted, and how many blocks each has."""
-    blocks = triton.cdiv(length, sizes["POSITIONS"])
-    per_program = triton.cdiv(blocks, most)
-    return triton.cdiv(blocks, per_program), per_program
+def sizes_for(width: int, sums: bool = False) -> dict[str, int]:
+    """Compile-time constants for a width; `sums`: see `positions_of`."""
+    warps = 4 if width <= 64 else 8
+    return {"WIDTH": width, "POSITIONS": positions_of(width, sums), "num_warps": warps, "num_stages": 1}
