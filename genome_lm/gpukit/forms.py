@@ -80,9 +80,10 @@ class Form:
 KERNELS = (
     "tile_spectrum", "tile_conv", "tile_conv_backward", "columns_fft", "rows_fft", "rows_conv", "rows_backward",
     "columns_ifft", "columns_ifft_backward", "taps_backward", "norm_rows", "norm_rows_backward", "gelu_rows",
-    "gelu_rows_backward", "round_rows", "head_rows", "head_rows_backward",
+    "gelu_rows_backward", "round_rows", "head_rows", "head_rows_backward", "filter_forward", "filter_backward_hidden",
+    "filter_backward_out", "filter_backward_inner", "filter_backward_first",
 )  # fmt: skip
-"""Of `genome_lm.kernels.triton.conv` and `genome_lm.kernels.triton.rows`."""
+"""Of `genome_lm.kernels.triton.conv`, `rows` and `filters`."""
 
 WIDTHS, LENGTHS = (256, 768), (1_024, 8_192, 32_768, 160_000, 450_000, 1_000_000)
 """Of the blocks that docs/gpu.md counts."""

@@ -15,8 +15,9 @@ from triton.compiler import ASTSource
 from genome_lm.alphabet import EMBEDDING_ROWS, NUCLEOTIDES
 from genome_lm.kernels.conv.online import DIRECT
 from genome_lm.kernels.triton import conv as triton_conv
-from genome_lm.kernels.triton import launch, row_launch, steps
+from genome_lm.kernels.triton import filter_launch, filters, launch, row_launch, steps
 from genome_lm.kernels.triton import rows as triton_rows
+from genome_lm.kernels.triton.filter_plan import CHANNELS
 from genome_lm.kernels.triton.plan import Plan, Precision, plan_for
 
 SHARED_KIB = {80: 99, 90: 227}
@@ -31,6 +32,11 @@ HEADS = ["head_rows", "head_rows_backward"]
 OVER_ROWS = WHOLE_ROWS + PARTS_OF_ROWS + HEADS
 WIDTH = 256
 """Channels of a row, as the larger models have them."""
+SUMS = ["filter_backward_out", "filter_backward_inner"]
+"""Kernels of filters that sum over positions."""
+FILTERS = ["filter_forward", "filter_backward_hidden", *SUMS, "filter_backward_first"]
+FILTER_WIDTH = 64
+"""Of the filters' networks, as the presets have them."""
 TAPS = 3
 """Of the short convolutions, as the models have them."""
 _OPERANDS = {"a", "b", "x0", "x1", "v", "y", "dy", "dx0", "dx1", "dv", "ds0", "du", "dz0", "dz1", "dz2"}
@@ -63,6 +69,9 @@ _STACK: dict[int, dict[tuple[str, Precision], int]] = {
         ("rows_backward", "bf16x6"): 176,
         ("norm_rows", "bf16"): 8,
         ("head_rows_backward", "bf16x6"): 8,
+        ("filter_backward_hidden", "bf16x6"): 16,
+        ("filter_backward_out", "bf16x6"): 192,
+        ("filter_backward_inner", "bf16x6"): 240,
     },
     90: {
         ("tile_conv_backward", "bf16"): 272,
@@ -79,6 +88,7 @@ _STACK: dict[int, dict[tuple[str, Precision], int]] = {
         ("rows_conv", "bf16x6"): 552,
         ("rows_backward", "bf16x6"): 928,
         ("head_rows_backward", "bf16x6"): 32,
+        ("filter_backward_inner", "bf16x6"): 48,
     },
 }
 """Bytes per thread that Triton 3.9 may spill, by architecture; zero elsewhere.
@@ -132,10 +142,10 @@ def variants(arch: int) -> list[Variant]:
     forms = product(TILES + COLUMNS, _PRODUCTS, (True, False))
     blocks = product(BLOCKS, _PRODUCTS[::2], (True, False))  # they multiply no matrices
     rows = product(ROWS, _PRODUCTS, (True,))
-    # Rows of 16 channels or multiples of it are aligned. What the head reads is float32 in any case.
+    # Rows of 16 channels or multiples of it are aligned. What heads and filters read is float32 in any case.
     over_rows = product(WHOLE_ROWS + PARTS_OF_ROWS, _PRODUCTS[::2], (True,))
-    heads = product(HEADS, _PRODUCTS[2:], (True,))
-    each = *forms, *blocks, *rows, *over_rows, *heads
+    float32_alone = product(HEADS + FILTERS, _PRODUCTS[2:], (True,))  # filters' products are in tf32x3
+    each = *forms, *blocks, *rows, *over_rows, *float32_alone
     chosen = [Variant(kernel, *operands, arch, aligned) for kernel, operands, aligned in each]
     return [*chosen, Variant("tile_conv", torch.float16, "bf16x3", arch, False)]
 
@@ -152,6 +162,8 @@ def resources(variant: Variant) -> Resources:
         ValueError: If it does not use tensor cores.
     """
     kernel, dtype = variant.kernel, variant.dtype
+    if kernel in FILTERS:
+        return _of_filters(variant)
     if kernel in OVER_ROWS:
         return _of_rows(variant)
     length, hopper = 1_024 if kernel in TILES else 1_000_000, variant.arch >= 90
@@ -198,6 +210,21 @@ def _of_rows(variant: Variant) -> Resources:
     }
     source = ASTSource(kernel, types, constants, divisible)
     return _compiled(variant, source, options, multiplies=variant.kernel == "head_rows_backward")
+
+
+def _of_filters(variant: Variant) -> Resources:
+    """The same for a kernel of filters."""
+    function = getattr(filters, variant.kernel)
+    constants = filter_launch.sizes_for(FILTER_WIDTH, sums=variant.kernel in SUMS) | {"CHANNELS": CHANNELS}
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+    constants = {name: value for name, value in constants.items() if name in function.arg_names}
+    plain = dict.fromkeys(filters.GENERAL, "i32") | dict.fromkeys(constants, "constexpr") | {"shift": "fp32"}
+    types = {name: plain.get(name, "*fp32") for name in function.arg_names}
+    divisible = {
+        (number,): [["tt.divisibility", 16]] for number, of in enumerate(types.values()) if of.startswith("*")
+    }
+    source = ASTSource(function, types, constants, divisible)
+    return _compiled(variant, source, options, multiplies=variant.kernel != "filter_backward_first")
 
 
 def _compiled(variant: Variant, source: ASTSource, options: dict[str, Any], multiplies: bool) -> Resources:

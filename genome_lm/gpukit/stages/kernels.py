@@ -1,17 +1,23 @@
 """The Triton kernels against float64: values, gradients, and what a GPU makes of streams, graphs and large arrays."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from genome_lm.config import ModelConfig
 from genome_lm.gpukit.kit import Case, Kit, Skip, needs_gpu
+from genome_lm.kernels import Backend, forced_backend
 from genome_lm.kernels.conv import reference
+from genome_lm.model.mixers.filter import ImplicitFilter
 
 DTYPES = torch.float32, torch.float16, torch.bfloat16
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 """Largest error allowed, relative to the largest value expected."""
+FILTER_BOUND = 1e-4
+"""The same of filters, whose sines enlarge the rounding of float32, in PyTorch as well."""
 Operation = Callable[..., Tensor]
 """Of operands and of the meaning of its namesake in `genome_lm.kernels.conv.reference`."""
 _FEW = 64
@@ -36,6 +42,9 @@ def run(kit: Kit) -> None:
                 _compare(case, kit, shape, dtype)
             with kit.case("with short convolutions", shape=shape, dtype=name_of(dtype)) as case, poisoned():
                 _compare(case, kit, shape, dtype, core=True)
+    for _, channels, length in kit.form.shapes:
+        with kit.case("implicit filter", shape=(channels, length)) as case, poisoned():
+            _compare_filter(case, kit, channels, length)
     with kit.case("gates of unlike strides", shape=kit.form.probed) as case, poisoned():
         _unlike_strides(case, kit)
     for dtype in (torch.float32, torch.bfloat16):
@@ -143,6 +152,29 @@ def _compare(case: Case, kit: Kit, shape: tuple[int, int, int], dtype: torch.dty
     case.record(errors={name: float(f"{value:.2e}") for name, value in relative.items()}, worst=worst)
     # Over few values the largest error is not small beside the largest value: rounding alone made 1.6e-2 of one.
     case.bounded("error", relative[worst], BOUNDS[dtype] * (3 if shape[2] < _FEW else 1))
+
+
+def _compare_filter(case: Case, kit: Kit, channels: int, length: int) -> None:
+    """A network as the models have it: filters and gradients of all weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(length)
+        config = ModelConfig(d_model=channels, n_layer=1, max_length=length)
+        long_filter = ImplicitFilter(config).to(kit.device)
+    exact = copy.deepcopy(long_filter).double()
+    dh = torch.randn(channels, length, device=kit.device)
+    computed = _filter_results(long_filter, dh, "triton")
+    case.demand("the same bits again", all(map(torch.equal, computed, _filter_results(long_filter, dh, "triton"))))
+    names = ["h", *(name for name, _ in long_filter.named_parameters())]
+    relative = errors(computed, _filter_results(exact, dh.double(), "reference"), names)
+    worst = max(relative, key=relative.__getitem__)
+    case.record(errors={name: float(f"{value:.2e}") for name, value in relative.items()}, worst=worst)
+    case.bounded("error", relative[worst], FILTER_BOUND)
+
+
+def _filter_results(long_filter: ImplicitFilter, dh: Tensor, backend: Backend) -> list[Tensor]:
+    with forced_backend(backend):
+        h = long_filter(dh.shape[1])
+    return [h.detach(), *torch.autograd.grad(h, list(long_filter.parameters()), dh)]
 
 
 def _unlike_strides(case: Case, kit: Kit) -> None:
