@@ -6,6 +6,7 @@ import torch
 
 from genome_lm.kernels.triton import costs, plan
 from genome_lm.kernels.triton.costs import (
+    filter_costs,
     flash_fft_conv,
     kernel_costs,
     launches,
@@ -193,6 +194,23 @@ def test_kernels_over_rows() -> None:
     assert sum(cost.bytes for cost in row_costs().values()) == norm + added + gelu
     rounded, gelu, mlp, mixer = 4 + 2, 4 * 4 * 2, 2 + 4 + 4 + 4 + 2, 2 + 4 + 4 + 4 + 2
     assert sum(cost.bytes for cost in row_costs(backward=True).values()) == rounded + norm + gelu + mlp + mixer
+
+
+@pytest.mark.parametrize("length", [1_000, 1_000_000])
+def test_filters_move_themselves_and_little_else(length: int) -> None:
+    """Forward: written once. Backward: their gradients are read twice, and between the kernels are hidden values."""
+    channels, hidden = 768, 64
+    (forward,) = filter_costs(length, channels, 3, 5).values()
+    assert forward.bytes == 4 * length * channels
+    backward = filter_costs(length, channels, 3, 5, backward=True)
+    moved = sum(cost.bytes for cost in backward.values())
+    between = (2 + 1 + 2 * 2 + 1) * 4 * length * hidden
+    assert moved > 2 * forward.bytes + between
+    assert length < 10_000 or moved < 1.02 * (2 * forward.bytes + between), "sums of weights are shared by positions"
+    for cost in (forward, *backward.values()):
+        assert cost.floor >= max(cost.memory_floor, cost.cached / costs.CACHE) > 0
+    more = filter_costs(length, channels, 4, 5, backward=True)
+    assert len(more) == len(backward) + 1
 
 
 def test_no_plan_no_cost() -> None:

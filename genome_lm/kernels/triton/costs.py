@@ -1,5 +1,7 @@
 """Bytes and operations of the long convolution on a GPU, counted from shapes: ours, FlashFFTConv's scheme, torch.fft.
 
+Those of our filters are counted too, by `filter_costs`.
+
 `python -m genome_lm.kernels.triton.costs` prints the table. These are counts, not measurements. Ours, for one
 sequence of one channel, are counted by:
 

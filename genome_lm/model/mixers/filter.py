@@ -127,10 +127,11 @@ class ImplicitFilter(nn.Module):
     def core_spectra(self, length: int, dtype: torch.dtype) -> Tensor | None:
         """The filters' `core_spectra` for streams of a dtype, cached within a budget; None where they are not kept.
 
-        That is with gradients, beyond the budget, and where what is computed now has no values yet: in graphs that
-        are compiled or captured, and on tensors without data.
+        That is in training, beyond the budget, and where what is computed now has no values yet: in graphs that are
+        compiled or captured, and on tensors without data.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_watched():
+        # Blocks that are computed again in training run without gradients first.
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or is_watched():
             return None
         if self.freq.is_cuda and torch.cuda.is_current_stream_capturing():
             return None
