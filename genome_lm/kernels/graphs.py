@@ -78,7 +78,8 @@ def captured(work: Callable[[], None], device: torch.device) -> Callable[[], Non
         # What torch itself keeps for a graph must not be made in inference mode: later graphs write to it outside.
         with torch.inference_mode(False), torch.cuda.device(device):
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph), torch.inference_mode():
+            # What other threads ask of the device, such as memory, does not break this capture.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"), torch.inference_mode():
                 work()
     except Exception as error:  # whatever driver and libraries may raise: it is the reason
         reason = next(iter(str(error).strip().splitlines()), "")
