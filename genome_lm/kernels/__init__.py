@@ -61,12 +61,12 @@ from genome_lm.kernels.dispatch import (
     runs_rows,
 )
 from genome_lm.kernels.graphs import Replayed, without_graphs
-from genome_lm.kernels.numerics import deterministic, outside_autocast
+from genome_lm.kernels.numerics import deterministic, outside_autocast, products_dtype
 from genome_lm.kernels.projections import from_channels, to_channels
 from genome_lm.kernels.recomputed import recomputed
 from genome_lm.kernels.steps import Draws
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights
-from genome_lm.kernels.triton.plan import WIDEST
+from genome_lm.kernels.triton.plan import WIDEST, precision_of
 
 __all__ = [
     "WIDEST",
@@ -124,6 +124,8 @@ __all__ = [
     "outside_autocast",
     "own_threads",
     "positional_features",
+    "precision_of",
+    "products_dtype",
     "recency",
     "recomputed",
     "residual_mixer",

@@ -189,11 +189,16 @@ def mlp_sub_block(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: fl
     return sub_blocks.mlp_sub_block(x, branch, weights, eps)
 
 
-def hyena_branch(x: Tensor, weights: MixerWeights, h: Tensor, eps: float) -> tuple[Tensor, Branch]:
-    """`sub_blocks.hyena_branch` in Triton, where `runs_rows` and `runs_core` say so."""
+def hyena_branch(
+    x: Tensor, weights: MixerWeights, h: Tensor, eps: float, by_spectra: bool = False
+) -> tuple[Tensor, Branch]:
+    """`sub_blocks.hyena_branch` in Triton, where `runs_rows` and `runs_core` say so.
+
+    With `by_spectra`, h are the filters' `core_spectra` for `products_dtype(x)`, and there are no gradients.
+    """
     from genome_lm.kernels.triton import sub_blocks
 
-    return sub_blocks.hyena_branch(x, weights, h, eps)
+    return sub_blocks.hyena_branch(x, weights, h, eps, by_spectra)
 
 
 def head_losses(x: Tensor, head: HeadWeights, targets: Tensor, weights: Tensor, eps: float) -> Tensor:

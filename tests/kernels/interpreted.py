@@ -22,6 +22,7 @@ from genome_lm.kernels.triton import plan as plans
 from genome_lm.kernels.triton import sub_blocks as fused
 from genome_lm.kernels.triton.plan import Plan, Precision, make_plan, precision_of
 from genome_lm.model import HyenaLM
+from genome_lm.model.backbone import Block
 from genome_lm.model.mixers.hyena import HyenaOperator
 from tests.kernels.triton_cases import (
     SUB_BLOCKS,
@@ -266,18 +267,22 @@ def test_a_model_computes_what_the_reference_does(
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("length", [40, 300])
-def test_inference_keeps_spectra_as_long_as_the_weights_stay(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one program, and of several passes over groups of channels, the last of which has one."""
+@pytest.mark.parametrize(("length", "whole"), [(40, False), (40, True), (300, True)])
+def test_inference_keeps_spectra_as_long_as_the_weights_stay(
+    length: int, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one program, and of several passes over groups of channels, the last of which has one; and whole blocks."""
     monkeypatch.setattr(plans, "WORKSPACE_BYTES", 2 * 2 * 2 * 512 * 4)
     torch.manual_seed(0)
-    mixer = HyenaOperator(ModelConfig(d_model=3, n_layer=1, d_inner=6, max_length=length, filter_order=4)).eval()
-    cache, x = mixer.filter.cache, torch.randn(1, length, 3)
+    config = ModelConfig(d_model=3, n_layer=1, d_inner=6, max_length=length, filter_order=4)
+    block = Block(config, HyenaOperator).eval()
+    mixer, x = block.mixer, torch.randn(1, length, 3)
+    cache = mixer.filter.cache
 
     def outputs(kernel: str) -> torch.Tensor:
         monkeypatch.setenv("GENOME_LM_KERNEL", kernel)
         with torch.no_grad():
-            return mixer(x)
+            return block(x) if whole else mixer(x)
 
     first = outputs("triton")
     assert_near(first, outputs("reference").double(), 1e-5)

@@ -7,6 +7,7 @@ again. The Hyena operator saves its input, the projected streams and what is pro
 What a sub-block adds to the residual stream is added in the pass of the next norm, forward and backward.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,9 +30,17 @@ def mlp_sub_block(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: fl
     return out
 
 
-def hyena_branch(x: Tensor, weights: MixerWeights, h: Tensor, eps: float) -> tuple[Tensor, Branch]:
-    """See `genome_lm.kernels.sub_blocks.hyena_branch`."""
+def hyena_branch(
+    x: Tensor, weights: MixerWeights, h: Tensor, eps: float, by_spectra: bool = False
+) -> tuple[Tensor, Branch]:
+    """See `genome_lm.kernels.sub_blocks.hyena_branch`; with `by_spectra`, h are `core_spectra`, without gradients."""
     launch.check_device(x)
+    if by_spectra:
+        short = _short(weights)
+        _, _, values = _projected(
+            x, weights, products_dtype(x), eps, lambda z: launch._core_by_spectra(z, short, h, weights.skip)
+        )
+        return x, Branch(values, weights.b_out)
     same, values = _Hyena.apply(x.contiguous(), h, products_dtype(x), eps, *weights[:-1])
     return same, Branch(values, weights.b_out)
 
@@ -96,12 +105,7 @@ class _Hyena(torch.autograd.Function):
         ctx: Any, x: Tensor, h: Tensor, dtype: torch.dtype, eps: float, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         weights = _mixer_weights(parameters)
-        with outside_autocast(x):
-            normed = row_launch.norm(x, weights.norm_weight, weights.norm_bias, eps, dtype)
-            z = torch.baddbmm(weights.b_in.to(dtype)[:, None], _each(weights.w_in, x, dtype), normed.mT)
-            del normed
-            y = launch._core(z, _short(weights), h, weights.skip)
-            branch = torch.bmm(y.mT, _each(weights.w_out, x, dtype).mT)
+        z, y, branch = _projected(x, weights, dtype, eps, lambda z: launch._core(z, _short(weights), h, weights.skip))
         ctx.save_for_backward(x, z, y, h, *parameters)
         ctx.eps = eps
         return x, branch
@@ -128,6 +132,18 @@ class _Hyena(torch.autograd.Function):
             back.x, grad_h, None, None, back.weight, back.shift, grad_w_in, grad_b_in,
             short[:, None, :-1].contiguous(), short[:, -1].contiguous(), skip, grad_w_out,
         )  # fmt: skip
+
+
+def _projected(
+    x: Tensor, weights: MixerWeights, dtype: torch.dtype, eps: float, core: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The streams, what `core` makes of them, and its projection."""
+    with outside_autocast(x):
+        normed = row_launch.norm(x.contiguous(), weights.norm_weight, weights.norm_bias, eps, dtype)
+        z = torch.baddbmm(weights.b_in.to(dtype)[:, None], _each(weights.w_in, x, dtype), normed.mT)
+        del normed
+        y = core(z)
+        return z, y, torch.bmm(y.mT, _each(weights.w_out, x, dtype).mT)
 
 
 class _Head(torch.autograd.Function):

@@ -22,6 +22,7 @@ from genome_lm.kernels import (
     implicit_filter,
     is_watched,
     positional_features,
+    precision_of,
     recomputed,
     sine_layers,
     spectrum,
@@ -246,9 +247,8 @@ class SpectrumCache:
         weight = long_filter.out.weight
         stream = torch.cuda.current_stream(weight.device).cuda_stream if weight.is_cuda else 0
         nbytes = core_spectra_bytes(len(weight), length, dtype)
-        held = self._held_for(
-            long_filter, (length, dtype, stream), nbytes, lambda: core_spectra(long_filter(length), dtype)
-        )
+        use = length, dtype, precision_of(dtype), stream
+        held = self._held_for(long_filter, use, nbytes, lambda: core_spectra(long_filter(length), dtype))
         return None if held is None else held.spectra
 
     def _held_for(

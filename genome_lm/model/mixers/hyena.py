@@ -20,6 +20,7 @@ from genome_lm.kernels import (
     hyena_branch,
     hyena_core,
     hyena_core_by_spectra,
+    products_dtype,
     residual_mixer,
     residual_mixer_,
     runs_core,
@@ -110,6 +111,9 @@ class HyenaOperator(Mixer):
         """See `Mixer.branch`."""
         if self.order != 2 or not runs_core(x, self.reach + 1):
             return None
+        spectra = self.filter.core_spectra(x.shape[1], products_dtype(x))
+        if spectra is not None:
+            return hyena_branch(x, self._weights(norm), spectra, norm.eps, by_spectra=True)
         return hyena_branch(x, self._weights(norm), self.filter(x.shape[1]), norm.eps)
 
     def add_shard(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, shard: Shard) -> Tensor:
