@@ -164,9 +164,9 @@ def test_errors_of_each_precision(setting: str, dtype: torch.dtype, least: float
         torch.set_float32_matmul_precision("highest")
 
 
-def test_errors_of_bfloat16_over_several_passes() -> None:
-    """In the sizes of long sequences. They are alike everywhere, so they are larger beside a gradient's small end."""
-    of = errors(1, 1, 20_001, BFLOAT16)
+def test_errors_of_bfloat16_at_the_small_end_of_a_gradient() -> None:
+    """They are alike everywhere, so they are larger beside the last quarter of a filter's gradient."""
+    of = errors(1, 1, 900, BFLOAT16)
     assert all(error.whole <= 8e-3 for error in of.values())
     assert of["dh"].whole >= 4e-3
     assert of["dh"].whole < of["dh"].end <= 2e-2
