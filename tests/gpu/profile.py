@@ -1,8 +1,8 @@
 """The second call on the GPU machine: where the time goes, and whether memory is only touched where it may be.
 
 `python -m tests.gpu.profile --out FOLDER` runs, each with a limit of its own: compute-sanitizer over the operator at
-short lengths, Nsight Compute over one launch of each kernel (DRAM, L2, occupancy, stalls), PyTorch's profiler over a
-training step of each size. A tool that is missing is said and left out.
+short lengths, Nsight Compute over one launch of each kernel of the convolution (DRAM, L2, occupancy, stalls),
+PyTorch's profiler over a training step of each size. A tool that is missing is said and left out.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from genome_lm.gpukit.forms import KERNELS
+from genome_lm.gpukit.forms import CONVOLUTIONS
 
 SANITIZED = 37, 257, 1_503
 CONVOLVE = """
@@ -51,7 +51,7 @@ def jobs(device: str) -> list[Job]:
         Job([*sanitized, dtype, "2", "3", *map(str, SANITIZED)], f"sanitizer-{dtype}.txt", 100)
         for dtype in ("float32", "bfloat16")
     ]
-    for kernel in KERNELS:
+    for kernel in CONVOLUTIONS:
         length = "1024" if kernel.startswith("tile") else "32768"
         # The first two launches: of columns_fft these are of two gates and of the filter.
         profiled = [

@@ -1,7 +1,6 @@
 """The kernels in Triton's interpreter. Run by test_triton.py in a process with TRITON_INTERPRET=1."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from genome_lm.direction import CAUSAL
 from genome_lm.errors import GenomeLMError
 from genome_lm.finetune.adapters import prepare
 from genome_lm.finetune_config import FinetuneConfig
-from genome_lm.gpukit.forms import KERNELS
+from genome_lm.gpukit.forms import CONVOLUTIONS
 from genome_lm.kernels import causal_conv, gated_causal_conv, implicit_filter, sub_blocks
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.triton import conv as kernels
@@ -129,7 +128,7 @@ def test_launches_are_as_many_as_counted(backward: bool, monkeypatch: pytest.Mon
             launched.append(self.name)
             return self.kernel[grid]
 
-    for name in filter(partial(hasattr, kernels), KERNELS):
+    for name in CONVOLUTIONS:
         monkeypatch.setattr(kernels, name, Counted(name))
     channels, length = 3, 300
     z, weight, bias, h, skip = (x.detach() for x in core_operands(1, channels, length, BFLOAT16))
