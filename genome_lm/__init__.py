@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from genome_lm.genome import GenomeStore
     from genome_lm.inference import GenomeLM, load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["PRESETS", "GenomeLM", "GenomeLMError", "GenomeStore", "ModelConfig", "decode", "encode", "load"]
 
 _HOMES = {

@@ -42,7 +42,7 @@ class Stage(NamedTuple):
 
 STAGES = {
     "machine": Stage("genome_lm.gpukit.stages.machine", 90),
-    "compile": Stage("genome_lm.gpukit.stages.compilation", 80),
+    "compile": Stage("genome_lm.gpukit.stages.compilation", 120),
     "kernels": Stage("genome_lm.gpukit.stages.kernels", 90, interpreted=True),
     "attention": Stage("genome_lm.gpukit.stages.attention", 90),
     "model": Stage("genome_lm.gpukit.stages.model", 90),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from genome_lm import __version__
 from genome_lm.gpukit import FORMS, Options, run_kit, runner, summary
 from genome_lm.gpukit.expected import load_expected, make_expected, save_expected
 from genome_lm.gpukit.runner import STAGES, Stage
@@ -103,7 +104,7 @@ def test_float64_results_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_the_pack_holds_metadata_and_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack, "FOLDER", tmp_path)
     pack.write_metadata(tmp_path / "site")
-    assert [path.name for path in (tmp_path / "site").iterdir()] == ["genome_lm-0.1.0.dist-info"]
+    assert [path.name for path in (tmp_path / "site").iterdir()] == [f"genome_lm-{__version__}.dist-info"]
     pack.write_expected(tmp_path / "expected.safetensors", "toy")
     assert load_expected(tmp_path / "expected.safetensors").model.config == FORMS["toy"].model
     ignored = subprocess.run(["git", "check-ignore", ".gpu/whl"], cwd=pack.ROOT, check=False, capture_output=True)
