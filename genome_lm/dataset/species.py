@@ -1,11 +1,14 @@
 """Species classification: windows of several genomes, to be told apart."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from genome_lm.alphabet import encode
 from genome_lm.dataset.labelled import Example, LabelledSet
+from genome_lm.dataset.likeness import MOST_SHARED, likeness
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.genome import SPLITS, GenomeStore, Interval, find_kin, split_genome, tile
 from genome_lm.genome.places import place_text
@@ -27,6 +30,7 @@ class Shares(NamedTuple):
     gap: int = 1_000
 
 
+log = logging.getLogger(__name__)
 USUAL = Shares()
 HOMOLOGY = 0.1
 """Of their words, what blocks of different splits may share."""
@@ -47,7 +51,8 @@ def species_set(
 ) -> LabelledSet:
     """Draw windows that share no base, as many of each genome in each split, each from either strand at random.
 
-    Blocks of a genome that share more than `HOMOLOGY` of their words of bases lie in one split.
+    Blocks of a genome that share more than `HOMOLOGY` of their words of bases lie in one split. Windows of validation
+    and test that share half their words of 21 bases with a window of an earlier split, of any genome, are left out.
 
     Args:
         genomes: Genome stores by the label of their windows.
@@ -78,32 +83,40 @@ def species_set(
     wanted = {split: round(fraction * per_class) for split, fraction in fractions.items()}
     if held_out is not None:
         wanted = {"train": per_class, "valid": held_out, "test": held_out}
-    drawn: dict[tuple[str, str], list[Example]] = {}
-    for number, (label, store) in enumerate(genomes.items()):
-        names = set(store.contigs.names)
-        own = _split(store, shares, seed) if regions is None else regions
-        for split in SPLITS:
-            key = [seed, number, SPLITS.index(split)]
-            of_split = [region for region in own if region.name == split and region.contig in names]
-            drawn[label, split] = (
-                _draw(store, label, of_split, length, wanted[split], max_n_fraction, key) if of_split else []
-            )
-    examples = []
-    for split in SPLITS:
-        fewest = min(len(drawn[label, split]) for label in genomes)
+    splits = {label: _split(store, shares, seed) if regions is None else regions for label, store in genomes.items()}
+    examples: list[Example] = []
+    left_out = 0
+    for number, split in enumerate(SPLITS):
+        drawn: dict[str, list[Example]] = {}
+        for label, store in genomes.items():
+            names, key = set(store.contigs.names), [seed, len(drawn), number]
+            of_split = [region for region in splits[label] if region.name == split and region.contig in names]
+            windows = _draw(store, label, of_split, length, wanted[split], max_n_fraction, key) if of_split else []
+            drawn[label] = _new(windows, examples)
+            left_out += len(windows) - len(drawn[label])
+        fewest = min(map(len, drawn.values()))
         if not fewest and wanted[split] > 0:
-            lacking = [label for label in genomes if not drawn[label, split]]
+            lacking = [label for label in genomes if not drawn[label]]
             raise GenomeLMError(
                 f"no window of {length:,} bases of {', '.join(lacking)} in split {split!r}: shorten the windows, or "
                 "use larger blocks"
             )
-        examples += [example for label in genomes for example in drawn[label, split][:fewest]]
+        examples += [example for windows in drawn.values() for example in windows[:fewest]]
+    if left_out:
+        log.warning("windows left out: %s that share half their words with an earlier split", f"{left_out:,}")
     return LabelledSet(examples, ("label",))
 
 
 def _split(store: GenomeStore, shares: Shares, seed: int) -> list[Interval]:
     kin = find_kin(store, "blocks", shares.block, HOMOLOGY)
     return split_genome(store, "blocks", *shares, seed, kin)
+
+
+def _new(windows: list[Example], seen: Sequence[Example]) -> list[Example]:
+    """The windows that share less than half their words with any that was seen."""
+    tokens, others = ([encode(example.sequence) for example in each] for each in (windows, seen))
+    fractions = likeness(tokens, others).fraction
+    return [window for window, share in zip(windows, fractions, strict=True) if not share >= MOST_SHARED]
 
 
 def _draw(

@@ -294,6 +294,23 @@ def test_copies_within_a_species_lie_in_one_split(genome: Genome, tmp_path: Path
     assert likeness(parts[1] + parts[2], parts[0]).fraction.max() < 0.5
 
 
+def test_homologues_of_another_species_are_not_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Half of the second genome's test region is a copy of the first genome's training region."""
+    generator = np.random.default_rng(1)
+    first, second, third, fourth = ("".join(generator.choice(list("ACGT"), 8_000)) for _ in range(4))
+    copy, stores = reverse_complement_text(first)[:4_000], {}
+    for name, sequence in {"a": first + third, "b": second + fourth[:4_000] + copy + fourth[4_000:]}.items():
+        (tmp_path / f"{name}.fa").write_text(f">{name}\n{sequence}\n")
+        stores[name] = build_store([tmp_path / f"{name}.fa"], tmp_path / f"{name}.zarr", name)
+    ends = {"train": (0, 8_000), "valid": (8_000, 10_000), "test": (10_000, 16_000)}
+    regions = [Interval(name, *place, split) for name in "ab" for split, place in ends.items()]
+    labelled = species_set(stores, 200, 20, regions, held_out=20)
+    train, test = ([encode(e.sequence) for e in labelled.of_split(split).examples] for split in ("train", "test"))
+    assert len(test) > 10
+    assert likeness(test, train).fraction.max() < 0.5
+    assert "share half their words with an earlier split" in caplog.text
+
+
 @pytest.mark.parametrize(("kind", "unit"), [("gene-start", "sites"), ("coding", "coding segments")])
 def test_what_is_left_out_is_told(kind: str, unit: str, genes: Genes, caplog: pytest.LogCaptureFixture) -> None:
     annotation = read_annotation(genes.gff, genes.store, pattern=PATTERN)
