@@ -150,10 +150,17 @@ def _records(path: Path, separator: str, most: float) -> Iterator[list[str]]:
             yield line
 
     reader = csv.reader(counted(), delimiter=separator, strict=True)
-    # The limit is one of the whole process: it is put back, as others may count on it.
+    while (record := _next_record(reader, path)) is not None:
+        if record:
+            yield record
+
+
+def _next_record(reader: Any, path: Path) -> list[str] | None:
+    """None at the end. The limit of a field is one of the whole process, so it is as before between two records."""
     before = csv.field_size_limit(LINE_BYTES)
     try:
-        yield from (record for record in reader if record)
+        record: list[str] | None = next(reader, None)
+        return record
     except csv.Error as error:
         raise GenomeLMError(f"{path}: can't read the table: line {reader.line_num}: {error}") from error
     finally:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from genome_lm.dataset import Example, LabelledSet, read_examples, write_examples
-from genome_lm.dataset.tables import read_rows
+from genome_lm.dataset.tables import _records, read_rows
 from genome_lm.errors import GenomeLMError
 from tests.conftest import Genome
 
@@ -225,3 +225,11 @@ def test_damaged_parquet(tmp_path: Path) -> None:
         except GenomeLMError:
             refused += 1
     assert refused > 50
+
+
+def test_between_records_the_limit_of_fields_is_as_before(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    (tmp_path / "a.csv").write_text("sequence,label\nACGT,x\n")
+    records = _records(tmp_path / "a.csv", ",", 1e9)
+    assert next(records) == ["sequence", "label"]
+    assert csv.field_size_limit() == limit
