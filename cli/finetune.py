@@ -178,7 +178,7 @@ def finetune(
             out,
             task.value,
             config,
-            one_genome=len({*map(id, stores.values())}) == 1 and any(stores.values()),
+            genomes={name: str(store.path.resolve()) for name, store in stores.items() if store is not None},
             pool=pool.value if pool else None,
             strand=strand.value if strand else None,
             leak_policy=leaks.value,  # type: ignore[arg-type]

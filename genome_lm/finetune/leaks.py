@@ -45,14 +45,14 @@ def without(labelled: LabelledSet, leaks: Sequence[Leak]) -> LabelledSet:
 
 
 def without_shared(
-    checked: Mapping[str, tuple[LabelledSet, int]], policy: LeakPolicy, one_genome: bool
+    checked: Mapping[str, tuple[LabelledSet, int]], policy: LeakPolicy, genomes: Mapping[str, str]
 ) -> dict[str, tuple[LabelledSet, int]]:
     """What training examples of one head share with held-out ones of another, told and perhaps dropped.
 
     Args:
         checked: The set of each head, and how many of its training examples leak within it.
         policy: What is done.
-        one_genome: Whether places of all sets are of one genome; else they overlap within a set alone.
+        genomes: The genome of each head, as text; places of a head without one overlap within its set alone.
 
     Returns:
         The sets, and how many training examples of each leak, within it or to another.
@@ -62,7 +62,7 @@ def without_shared(
 
     def named(row: int) -> Example:
         example, contig = together[row], together[row].contig
-        place = contig if one_genome or not contig else f"{names[row]}: {contig}"
+        place = f"{genomes.get(names[row], names[row])}: {contig}" if contig else contig
         return example._replace(id=f"{names[row]}: {example.id}", contig=place)
 
     examples = Mapped(range(len(names)), named)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,7 +130,7 @@ def finetune_heads(
     task: str,
     config: FinetuneConfig | None = None,
     *,
-    one_genome: bool = False,
+    genomes: Mapping[str, str] = MappingProxyType({}),
     pool: str | None = None,
     strand: HeadStrands | None = None,
     leak_policy: LeakPolicy = "report",
@@ -151,7 +152,7 @@ def finetune_heads(
         out: Folder to write.
         task: "tracks", if there are several heads.
         config: The recipe, the same for all.
-        one_genome: Whether places of all sets are of one genome, so that overlaps between sets are leaks too.
+        genomes: Of heads, the genome that their places are of, as text; overlaps between sets of one genome leak too.
         pool: See `finetune`.
         strand: Likewise.
         leak_policy: Likewise; what a head's training examples share with held-out ones of another head leaks too.
@@ -177,7 +178,7 @@ def finetune_heads(
         check_head_names(sets)
     checked = {name: _checked(labelled, leak_policy, valid_fraction, config.seed) for name, labelled in sets.items()}
     if len(sets) > 1:
-        checked = without_shared(checked, leak_policy, one_genome)
+        checked = without_shared(checked, leak_policy, genomes)
     with claimed(out):
         opened = open_checkpoint(checkpoint, choose_device(device))
         with naming(os.fspath(checkpoint)):

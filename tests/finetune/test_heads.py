@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,12 @@ def test_a_name_that_is_missing_unknown_or_unfit_is_told(tmp_path: Path) -> None
         open_checkpoint(folder)
 
 
+def _drawn_anew(examples: Sequence[Example]) -> list[Example]:
+    """Examples with other sequences, so that only their places are shared."""
+    generator = np.random.default_rng(9)
+    return [e._replace(sequence="".join(generator.choice(list("ACGT"), len(e.sequence)))) for e in examples]
+
+
 def test_what_one_head_trains_on_and_another_holds_out_leaks(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -170,8 +177,10 @@ def test_what_one_head_trains_on_and_another_holds_out_leaks(
     caplog.clear()
     shifted = [e._replace(split=SPLITS[(i + 1) % 5]) for i, e in enumerate(tracks("mouse").examples)]
     sets = {"human": tracks("human"), "mouse": tracks("mouse")._replace(examples=shifted)}
+    elsewhere = {**sets, "yeast": tracks("human")._replace(examples=_drawn_anew(tracks("human").examples))}
+    genomes = {"human": "one", "mouse": "one", "yeast": "another"}  # overlaps count whatever other genomes there are
     with pytest.raises(GenomeLMError, match="6 training examples, overlapping intervals"):
-        finetune_heads(checkpoint, sets, tmp_path / "b", "tracks", config, leak_policy="refuse", one_genome=True)
+        finetune_heads(checkpoint, elsewhere, tmp_path / "b", "tracks", config, leak_policy="refuse", genomes=genomes)
     finetune_heads(checkpoint, sets, tmp_path / "b", "tracks", config, leak_policy="refuse")
     other_way = [e._replace(split="test" if e.split == "train" else "train") for e in sets["human"].examples]
     sets["mouse"] = sets["human"]._replace(examples=other_way)
