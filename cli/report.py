@@ -37,9 +37,11 @@ def report(
     Example: genome-lm report run --evaluation evaluation.json --out report.html
     """
     from genome_lm.report import watch_report, write_report
+    from genome_lm.training.records import read_run
 
     refuse_existing(out, force)
     if watch:
+        read_run(run)
         say(f"{out} is written every {every} s until {run} is finished; open it in a browser", stderr=True)
         watch_report(run, out, evaluation, title, every)
     else:

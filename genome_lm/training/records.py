@@ -145,6 +145,9 @@ def read_summary(run: Path) -> Summary:
 
 
 def _read(path: Path) -> Any:
+    if not path.parent.is_dir():
+        raise GenomeLMError(f"{path.parent}: no such folder; give that of a training run")
     if not path.exists():
-        raise GenomeLMError(f"{path} is missing: finish the training run first")
+        way_out = "give the folder of a training run" if path.name == RUN else "finish the training run first"
+        raise GenomeLMError(f"{path} is missing: {way_out}")
     return read_json(path)
