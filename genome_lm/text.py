@@ -1,8 +1,9 @@
 """Names and titles of the user's, made fit to be shown: on a terminal, in a log, in a figure, on a page."""
 
+import html
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories: control and format characters, lone surrogates, separators of lines and paragraphs."""
@@ -26,6 +27,16 @@ def shortened(text: str, most: int = 60) -> str:
     """The text made `printable`, at most `most` characters of it: what fits in a figure."""
     shown = printable(text)
     return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def html_table(title: str, rows: Mapping[str, object]) -> str:
+    """A title and a row per fact, as a notebook shows an object."""
+    cells = (f"<tr><th>{html.escape(name)}</th><td>{_cell(value)}</td></tr>" for name, value in rows.items())
+    return f"<table><caption>{html.escape(title)}</caption>{''.join(cells)}</table>"
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else html.escape(shortened(str(value), 200))
 
 
 def repeated_names(names: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
 import pytest
 
-from genome_lm.text import printable, shortened
+from genome_lm.text import html_table, printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,9 @@ def test_what_can_t_be_seen_is_escaped(text: str, shown: str) -> None:
 def test_long_names_are_cut() -> None:
     assert shortened("a" * 60) == "a" * 60
     assert shortened("a" * 10**6) == "a" * 59 + "…"
+
+
+def test_what_notebooks_show_is_escaped() -> None:
+    shown = html_table("Store", {"bases": 12_345, "names": "<b>\x1b"})
+    assert "12,345" in shown
+    assert "&lt;b&gt;\\x1b" in shown

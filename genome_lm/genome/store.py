@@ -17,6 +17,7 @@ from genome_lm.genome.chunks import ChunkReader, Chunks
 from genome_lm.genome.codes import CODE_COMPLEMENT, CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE, Codes
 from genome_lm.genome.layout import read_layout
 from genome_lm.genome.resident import PackedTokens, PlainTokens, ResidentTokens
+from genome_lm.text import html_table, some_of
 
 CACHE_BYTES = 1 << 30
 """Memory for tokens: enough for the whole of a human genome, four bases a byte."""
@@ -148,6 +149,11 @@ class GenomeStore:
 
     def __repr__(self) -> str:
         return f"<GenomeStore {str(self.path)!r}: {self.bases:,} bases in {len(self):,} contigs>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = {"path": self.path, "contigs": len(self), "bases": self.bases, "names": some_of(self.contigs.names)}
+        return html_table("GenomeStore", rows)
 
     @overload
     def __getitem__(self, where: str | tuple[str, slice]) -> Codes: ...

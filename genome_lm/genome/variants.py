@@ -155,6 +155,10 @@ class VariantScores:
         scored = sum(not reason for reason in self.reasons)
         return f"<VariantScores: {len(self.reasons):,} variants, {scored:,} scored; to_frame() shows them>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: `to_frame()`, of which pandas shows the first and the last rows."""
+        return str(self.to_frame().to_html(max_rows=10, escape=True))
+
     def to_frame(self) -> "pd.DataFrame":
         """The scores as a pandas DataFrame: n rows in the order of the variants, and a column per value.
 

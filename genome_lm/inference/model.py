@@ -27,6 +27,7 @@ from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.model import Head, HyenaBackbone, HyenaLM
 from genome_lm.model.likelihood import Alphabet, model_likelihoods
 from genome_lm.strands import EmbeddedStrands, Strands
+from genome_lm.text import html_table
 
 
 def load(
@@ -99,6 +100,20 @@ class GenomeLM:
         head = "" if self.head is None else f", tuned for {self.head.config.task}"
         context = f"context {self.config.max_length:,} bases"
         return f"<GenomeLM: {parameters:,} parameters, {shape}, {context}{head}, on {self.device}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows: dict[str, object] = {
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "layout": ", ".join(self.config.mixers),
+            "width": self.config.d_model,
+            "context, bases": self.config.max_length,
+            "direction": self.config.direction.value,
+            "device": self.device,
+        }
+        if self.head is not None:
+            rows["tuned for"] = f"{self.head.config.task}: {', '.join(self.head.config.outputs)}"
+        return html_table("GenomeLM", rows)
 
     @property
     def config(self) -> ModelConfig:

@@ -144,6 +144,7 @@ def test_contigs_as_of_a_mapping(small: Small) -> None:
     assert chr(store["tiny", 14]) == small.sequences["tiny"][14]
     assert text(store["tiny", np.int64(3) : np.int64(12)]) == small.sequences["tiny"][3:12]
     assert repr(store) == f"<GenomeStore '{store.path}': 6,010 bases in 4 contigs>"
+    assert "<th>bases</th><td>6,010</td>" in store._repr_html_()
 
 
 def test_a_small_cache_and_a_copy_read_the_same(small: Small) -> None:

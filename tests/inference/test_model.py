@@ -34,6 +34,7 @@ def test_what_the_object_has(model: genome_lm.GenomeLM) -> None:
 def test_a_notebook_shows_what_it_is(model: genome_lm.GenomeLM) -> None:
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     assert repr(model) == (f"<GenomeLM: {parameters:,} parameters, 2 layers, width 16, context 128 bases, on cpu>")
+    assert f"<th>parameters</th><td>{parameters:,}</td>" in model._repr_html_()
     assert {"load", "GenomeLM", "GenomeStore", "PRESETS", "encode", "decode"} <= set(dir(genome_lm))
     assert not {"Any", "TYPE_CHECKING", "import_module"} & set(dir(genome_lm))
 
@@ -142,6 +143,7 @@ def test_scores_of_variants_as_a_table(model: genome_lm.GenomeLM, genome: Genome
     other = "A" if here != "A" else "C"
     scores = model.score_variants(genome.store, [("one", 500, here, other), ("nowhere", 1, "A", "C")])
     assert repr(scores) == "<VariantScores: 2 variants, 1 scored; to_frame() shows them>"
+    assert "<th>llr</th>" in scores._repr_html_()
     frame = scores.to_frame()
     assert frame["reason"].tolist() == ["", "unknown_contig"]
     assert frame["llr"][0] == scores.llr[0]
