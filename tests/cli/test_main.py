@@ -22,7 +22,7 @@ def genome_lm(*options: object) -> subprocess.CompletedProcess[str]:
         (["genome", "info", "nowhere"], "nowhere: no genome store here"),
         (["genome", "build", "nowhere.fa", "--out", "g.zarr"], "nowhere.fa: can't read: No such file"),
         (["download", "nowhere.yaml", "--out", "d"], "nowhere.yaml: can't read"),
-        (["report", "nowhere", "--evaluation", "e.json", "--out", "r.html"], "is missing"),
+        (["report", "nowhere", "--evaluation", "e.json", "--out", "r.html"], "no such folder"),
     ],
 )
 def test_an_error_is_one_line(

@@ -150,6 +150,12 @@ def plan(output: str) -> list[dict[str, str]]:
     return found
 
 
+STUDY_FILES = (
+    "promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff", "other.fa", "plus.bw", "minus.bw",
+)  # fmt: skip
+"""What the study's configuration names."""
+
+
 def resource(job: dict[str, str], name: str) -> str:
     pairs = (part.split("=", 1) for part in job["resources"].split(", "))
     return next(value for key, value in pairs if key == name)
@@ -157,9 +163,7 @@ def resource(job: dict[str, str], name: str) -> str:
 
 def test_the_plan_of_a_study_is_every_model_on_its_genomes_with_every_seed(genome: Genome, tmp_path: Path) -> None:
     folder = project(tmp_path / "study", genome, **STUDY)
-    for name in ("promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff", "other.fa"):
-        (folder / name).touch()
-    for name in ("plus.bw", "minus.bw"):
+    for name in STUDY_FILES:
         (folder / name).touch()
     result = snakemake(folder, "-n")
     assert result.returncode == 0, result.stdout
@@ -328,7 +332,7 @@ def test_the_figure_of_the_jobs_waits_for_all_of_them(genome: Genome, tmp_path: 
     sets = {"effects": {"genome": "tiny", "manifest": "effects.yaml"}}
     study = {**STUDY, "evaluation": {"split": "test", "classes": True}, "variant_benchmarks": sets}
     folder = project(tmp_path, genome, **study, benchmarks=benchmarks, mixtures=mixtures)
-    for name in ("effects.yaml", "promoters.tsv", "held-out.tsv", "clinic.vcf.gz", "my.bed", "genes.gff", "other.fa"):
+    for name in ("effects.yaml", *STUDY_FILES):
         (folder / name).touch()
     result = snakemake(folder, "-n", "results/jobs.svg")
     assert result.returncode == 0, result.stdout
