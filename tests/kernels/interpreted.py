@@ -171,11 +171,11 @@ def test_errors_of_bfloat16_at_the_small_end_of_a_gradient() -> None:
     assert of["dh"].whole < of["dh"].end <= 2e-2
 
 
-@pytest.mark.parametrize("length", [40, 1_001])
+@pytest.mark.parametrize("length", [40, 259])
 @pytest.mark.usefixtures("small")
 def test_one_operation_for_pytorch(length: int) -> None:
     """Schema, fake tensors, autograd registration and tracing with dynamic shapes, as torch.compile needs them."""
-    opcheck(launch._gated, operands(2, 2, length, FLOAT32, "cpu"))
+    opcheck(launch._gated, operands(1, 2, length, FLOAT32, "cpu"))
 
 
 @pytest.mark.usefixtures("small")
