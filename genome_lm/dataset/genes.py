@@ -11,7 +11,7 @@ import numpy.typing as npt
 from genome_lm.alphabet import C, G, N, T
 from genome_lm.dataset.annotation import Annotation
 from genome_lm.dataset.labelled import Example, LabelledSet
-from genome_lm.dataset.likeness import MOST_SHARED, likeness
+from genome_lm.dataset.likeness import are_alike
 from genome_lm.dataset.places import GC_BIN, Place, Space
 from genome_lm.dataset.sites import CORES, Coverage, SiteWindows, gene_starts, matched_sites, splice_sites
 from genome_lm.errors import GenomeLMError, check_range
@@ -222,9 +222,8 @@ def _without_twins(pairs: list[Pair]) -> list[Pair]:
 
 def _new(space: Space, pairs: list[Pair], seen: Sequence[Codes]) -> list[Pair]:
     """The pairs of which no window shares most of its words with one of an earlier split."""
-    fractions = likeness([_tokens(space, place) for pair in pairs for place in pair], seen).fraction
-    alike = [bool(one >= MOST_SHARED or other >= MOST_SHARED) for one, other in fractions.reshape(-1, 2)]
-    return [pair for pair, is_alike in zip(pairs, alike, strict=True) if not is_alike]
+    alike = are_alike([_tokens(space, place) for pair in pairs for place in pair], seen).reshape(-1, 2)
+    return [pair for pair, (one, other) in zip(pairs, alike, strict=True) if not (one or other)]
 
 
 def _tokens(space: Space, place: Place) -> Codes:

@@ -28,6 +28,11 @@ class Likeness(NamedTuple):
     partner: npt.NDArray[np.int64]
 
 
+def are_alike(held_out: Sequence[Tokens], train: Iterable[Tokens]) -> npt.NDArray[np.bool_]:
+    """Which of n held-out sequences share `MOST_SHARED` of their words with one training sequence, (n,)."""
+    return likeness(held_out, train).fraction >= MOST_SHARED  # NaN, of one without a word, is not
+
+
 def likeness(held_out: Sequence[Tokens], train: Iterable[Tokens]) -> Likeness:
     """Compare held-out sequences with training ones, one of these at a time: memory is that of the held-out ones.
 

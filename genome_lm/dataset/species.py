@@ -8,7 +8,7 @@ import numpy as np
 
 from genome_lm.alphabet import encode
 from genome_lm.dataset.labelled import Example, LabelledSet
-from genome_lm.dataset.likeness import MOST_SHARED, likeness
+from genome_lm.dataset.likeness import are_alike
 from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.genome import SPLITS, GenomeStore, Interval, find_kin, split_genome, tile
 from genome_lm.genome.places import place_text
@@ -91,17 +91,21 @@ def species_set(
         for label, store in genomes.items():
             names, key = set(store.contigs.names), [seed, len(drawn), number]
             of_split = [region for region in splits[label] if region.name == split and region.contig in names]
-            windows = _draw(store, label, of_split, length, wanted[split], max_n_fraction, key) if of_split else []
-            drawn[label] = _new(windows, examples)
-            left_out += len(windows) - len(drawn[label])
-        fewest = min(map(len, drawn.values()))
-        if not fewest and wanted[split] > 0:
-            lacking = [label for label in genomes if not drawn[label]]
-            raise GenomeLMError(
-                f"no window of {length:,} bases of {', '.join(lacking)} in split {split!r}: shorten the windows, or "
-                "use larger blocks"
+            drawn[label] = (
+                _draw(store, label, of_split, length, wanted[split], max_n_fraction, key) if of_split else []
             )
-        examples += [example for windows in drawn.values() for example in windows[:fewest]]
+        new = _new(drawn, examples)
+        left_out += sum(len(drawn[label]) - len(new[label]) for label in genomes)
+        fewest = min(map(len, new.values()))
+        if not fewest and wanted[split] > 0:
+            lacking = [label for label in genomes if not new[label]]
+            alike = any(drawn[label] for label in lacking)
+            raise GenomeLMError(
+                f"no window of {length:,} bases of {', '.join(lacking)} in split {split!r}"
+                + (" but such as share half their words with an earlier split" if alike else "")
+                + ": shorten the windows, or use larger blocks"
+            )
+        examples += [example for windows in new.values() for example in windows[:fewest]]
     if left_out:
         log.warning("windows left out: %s that share half their words with an earlier split", f"{left_out:,}")
     return LabelledSet(examples, ("label",))
@@ -112,11 +116,11 @@ def _split(store: GenomeStore, shares: Shares, seed: int) -> list[Interval]:
     return split_genome(store, "blocks", *shares, seed, kin)
 
 
-def _new(windows: list[Example], seen: Sequence[Example]) -> list[Example]:
-    """The windows that share less than half their words with any that was seen."""
-    tokens, others = ([encode(example.sequence) for example in each] for each in (windows, seen))
-    fractions = likeness(tokens, others).fraction
-    return [window for window, share in zip(windows, fractions, strict=True) if not share >= MOST_SHARED]
+def _new(drawn: dict[str, list[Example]], seen: Sequence[Example]) -> dict[str, list[Example]]:
+    """The windows of each label that share less than half their words with any that was seen."""
+    tokens = [encode(window.sequence) for windows in drawn.values() for window in windows]
+    alike = iter(are_alike(tokens, (encode(example.sequence) for example in seen)))
+    return {label: [window for window in windows if not next(alike)] for label, windows in drawn.items()}
 
 
 def _draw(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from genome_lm.gpukit.forms import Form
+from genome_lm.model.cuda_memory import free_bytes
 
 
 class Skip(Exception):  # noqa: N818 - no error
@@ -98,6 +99,12 @@ class Kit:
         with self.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(case.facts) + "\n")
         self.synchronize()
+
+    def require_free(self, needed: int) -> None:
+        """Skip the case that this stands in, if the GPU has fewer free bytes."""
+        torch.cuda.empty_cache()
+        if needed > (free := free_bytes(self.device)):
+            raise Skip(f"needs more than the {free / 1e9:.0f} GB of free memory")
 
     def synchronize(self) -> None:
         """Wait for the GPU, so that its errors come up where they belong."""

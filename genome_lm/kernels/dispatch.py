@@ -3,8 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
@@ -21,6 +20,7 @@ from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.numerics import products_dtype
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights
 from genome_lm.kernels.triton.plan import WIDEST, WIDEST_HEAD
+from genome_lm.kernels.variables import variable
 
 log = logging.getLogger(__name__)
 
@@ -70,17 +70,9 @@ def backend_for(x: Tensor, small: int | None = None) -> Backend:
     return "cpu" if x.device.type == "cpu" and plain and not stored else "reference"
 
 
-@contextmanager
-def forced_backend(name: Backend) -> Iterator[None]:
+def forced_backend(name: Backend) -> AbstractContextManager[None]:
     """A context in which GENOME_LM_KERNEL forces a backend; the variable comes back as it was."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = name
-    try:
-        yield
-    finally:
-        del os.environ[VARIABLE]
-        if before is not None:
-            os.environ[VARIABLE] = before
+    return variable(VARIABLE, name)
 
 
 def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:

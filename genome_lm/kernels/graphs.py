@@ -2,12 +2,13 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.kernels.variables import variable
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +57,9 @@ def _is_off() -> bool:
     return value == "off"
 
 
-@contextmanager
-def without_graphs() -> Iterator[None]:
+def without_graphs() -> AbstractContextManager[None]:
     """A context in which GENOME_LM_GRAPHS keeps work from being captured; the variable comes back as it was."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = "off"
-    try:
-        yield
-    finally:
-        del os.environ[VARIABLE]
-        if before is not None:
-            os.environ[VARIABLE] = before
+    return variable(VARIABLE, "off")
 
 
 def captured(work: Callable[[], None], device: torch.device) -> Callable[[], None]:

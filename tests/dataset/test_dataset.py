@@ -309,6 +309,9 @@ def test_homologues_of_another_species_are_not_held_out(tmp_path: Path, caplog: 
     assert len(test) > 10
     assert likeness(test, train).fraction.max() < 0.5
     assert "share half their words with an earlier split" in caplog.text
+    of_copies = [*regions[:-1], Interval("b", 12_000, 16_000, "test")]
+    with pytest.raises(GenomeLMError, match="of b in split 'test' but such as share half their words"):
+        species_set(stores, 200, 40, of_copies, held_out=40)  # with all windows of the training regions
 
 
 @pytest.mark.parametrize(("kind", "unit"), [("gene-start", "sites"), ("coding", "coding segments")])

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
 from genome_lm.inference import generation
@@ -21,6 +20,7 @@ from genome_lm.model.mixers import MIXERS, attention_recall, attention_steps, ex
 from genome_lm.model.stepping import Stepper
 from tests import replaying
 from tests.model.decay_mixer import DecayMixer
+from tests.tiny import random_model
 
 SHAPE = {"d_model": 16, "n_layer": 2, "max_length": 100, "filter_order": 8, "embed_dropout": 0.0}
 ATTENTION = {
@@ -36,15 +36,6 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 LENGTH = 40
 PROMPTS = [np.random.default_rng(length).integers(7, 11, length).astype(np.uint8) for length in (1, 25, 6)]
-
-
-def model_of(fields: dict[str, Any]) -> HyenaLM:
-    torch.manual_seed(0)
-    model = HyenaLM(ModelConfig(**{**SHAPE, **fields})).double().eval()
-    for name, parameter in model.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +90,7 @@ def test_a_replayed_step_is_the_step_itself(
     name: str, is_fused: bool, steppers: list[Stepper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stepping, "fused_steps", lambda x: steps if is_fused else None)
-    model, sampling = model_of(MODELS[name]), Sampling(temperature=0.9, top_k=3, top_p=0.95, seed=4)
+    model, sampling = random_model(SHAPE, **MODELS[name]), Sampling(temperature=0.9, top_k=3, top_p=0.95, seed=4)
     monkeypatch.setattr(graphs, "captured", lambda work, device: work)
     eager = generated(model, sampling)
     monkeypatch.setattr(graphs, "captured", replaying.record)
@@ -118,7 +109,7 @@ def test_a_replayed_step_is_the_step_itself(
 def test_the_form_for_gpus_draws_what_that_for_cpus_does(
     name: str, steppers: list[Stepper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, sampling = model_of(MODELS[name]), Sampling(seed=1)
+    model, sampling = random_model(SHAPE, **MODELS[name]), Sampling(seed=1)
     monkeypatch.setattr(graphs, "captured", replaying.record)
     replayed = generated(model, sampling)
     monkeypatch.setattr(stepping, "REPLAYED", {"cuda"})
@@ -155,7 +146,7 @@ def break_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_recorder_tells_what_no_graph_could_do(
     name: str, fault: Any, steppers: list[Stepper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, sampling = model_of(MODELS[name]), Sampling(seed=1)
+    model, sampling = random_model(SHAPE, **MODELS[name]), Sampling(seed=1)
     monkeypatch.setattr(graphs, "captured", lambda work, device: work)
     eager = generated(model, sampling)
     monkeypatch.setattr(graphs, "captured", replaying.record)
@@ -173,7 +164,7 @@ def test_the_recorder_refuses_to_wait_for_the_device(
     monkeypatch.setattr(attention_recall, "nearest_counts", nearest)
     monkeypatch.setattr(graphs, "captured", replaying.record)
     with pytest.raises(AssertionError, match="waits for the device"):
-        generated(model_of(MODELS["recall"]), Sampling())
+        generated(random_model(SHAPE, **MODELS["recall"]), Sampling())
 
 
 def test_one_operator_that_reads_all_again_keeps_all_from_being_replayed(
@@ -181,7 +172,7 @@ def test_one_operator_that_reads_all_again_keeps_all_from_being_replayed(
 ) -> None:
     monkeypatch.setitem(MIXERS, "decay", DecayMixer)
     monkeypatch.setattr(graphs, "captured", lambda work, device: pytest.fail("captured"))
-    model = model_of({"layout": "decay,hyena"})
+    model = random_model(SHAPE, layout="decay,hyena")
     sequences = texts(generated(model, Sampling(seed=1)))
     assert not steppers[0].replayed
     monkeypatch.setattr(stepping, "REPLAYED", {"cuda"})
@@ -222,9 +213,9 @@ def test_what_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_launches_of_a_token() -> None:
     """Four per layer with the Triton kernels; without them, a graph has as many as the form for CPUs."""
-    model = model_of({"n_layer": 8})
+    model = random_model(SHAPE, n_layer=8)
     plain, replayed, fused = (replaying.launches_per_token(model, form) for form in get_args(replaying.Form))
     assert fused == 8 * 4 + 7
     assert fused < plain / 3
     assert replayed < 1.1 * plain
-    assert fused + 2 * 4 == replaying.launches_per_token(model_of({"n_layer": 10}), "fused")
+    assert fused + 2 * 4 == replaying.launches_per_token(random_model(SHAPE, n_layer=10), "fused")

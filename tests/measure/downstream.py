@@ -30,7 +30,6 @@ from sklearn.linear_model import LogisticRegression
 
 from genome_lm.alphabet import encode
 from genome_lm.checkpoint import save_checkpoint
-from genome_lm.checkpoint.shipped import shipped_folder
 from genome_lm.config import ModelConfig
 from genome_lm.dataset import HOMOLOGY, LabelledSet, gene_set, read_annotation, species_set
 from genome_lm.dataset.baselines import PENALTIES, WIDTHS, kmer_logistic
@@ -48,11 +47,7 @@ BACTERIA = {
     "vcholerae": "vcholerae_n16961", "kpneumoniae": "kpneumoniae_mgh78578",
 }  # fmt: skip
 SHAPE = ModelConfig(d_model=128, n_layer=2, max_length=1_024, embed_dropout=0.0)
-MODELS = {
-    "causal": SHAPE,
-    "untrained": SHAPE,
-    "bacteria-900k": None,
-}  # fmt: skip
+MODELS = {"causal": SHAPE, "untrained": SHAPE, "bacteria-900k": None}
 """The shape of each; None of the one that comes with the package."""
 HEAD = FinetuneConfig(method="frozen", metric="loss", lr=1e-3)
 ALL = FinetuneConfig(head_first=True, lr=1e-4, reverse_complement=True, sequences_per_step=16)
@@ -117,11 +112,11 @@ def coding(genomes: Path, out: Path) -> Task:
     return Task(store, out / "splits.bed", labelled, 0, tuple(MODELS))
 
 
-def checkpoint_of(model: str, task: Task, out: Path, steps: int) -> Path:
+def checkpoint_of(model: str, task: Task, out: Path, steps: int) -> str | Path:
     """One of `MODELS`, which is trained if that is to be done."""
     shape = MODELS[model]
     if shape is None:
-        return Path(str(shipped_folder(model)))
+        return model
     if model == "untrained":
         torch.manual_seed(SPLIT)
         save_checkpoint(out / model, HyenaLM(shape))
@@ -186,7 +181,7 @@ def words_by_neighbours(labelled: LabelledSet, task: Task) -> Right:
     return np.asarray(best.predict(turned[2]) == data.targets[2])
 
 
-def tuned(checkpoint: Path, task: Task, labelled: LabelledSet, count: int, out: Path) -> Right:
+def tuned(checkpoint: str | Path, task: Task, labelled: LabelledSet, count: int, out: Path) -> Right:
     """The recipe that is the best on the validation split."""
     recipes = {"head alone": HEAD, "head, then all": ALL} if count >= FEW else {"head alone": HEAD}
     if task.distance:

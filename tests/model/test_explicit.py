@@ -1,5 +1,7 @@
 """The operators with explicit filters: their definition, and each faster form against the plain one."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from genome_lm.model.recompute import (
     reference_states,
 )
 from genome_lm.model.stepping import Stepper
+from tests import tiny
 from tests.model.test_cuda_memory import peak
 
 OPERATORS = "hyena-se", "hyena-mr"
@@ -25,14 +28,7 @@ LAYOUTS = *OPERATORS, "hyena-se,hyena-mr,hyena"
 SHAPE = {"d_model": 12, "n_layer": 3, "max_length": 126, "filter_order": 8, "mr_taps": 30, "embed_dropout": 0.0}
 
 
-def random_model(**fields: object) -> HyenaLM:
-    """Weights so large that what is far back is felt."""
-    torch.manual_seed(0)
-    model = HyenaLM(ModelConfig(**{**SHAPE, **fields})).double().eval()
-    for name, parameter in model.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
+random_model = partial(tiny.random_model, SHAPE)
 
 
 def random_ids(batch: int, length: int) -> Tensor:

@@ -1,25 +1,22 @@
+from functools import partial
+
 import pytest
 import torch
 
 from genome_lm.alphabet import A, T
-from genome_lm.config import PRESETS, ModelConfig
+from genome_lm.config import PRESETS
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.conv import online as online_conv
 from genome_lm.model import HyenaLM, prefill
 from genome_lm.model.stepping import Stepper
+from tests import tiny
 from tests.operation_counts import forward_operations, generation_operations, recomputing_operations
 from tests.operations import OperationCounter
 
 SHAPE = {"d_model": 16, "n_layer": 2, "max_length": 126, "filter_order": 8, "embed_dropout": 0.0}
 
 
-def random_model(**fields: int | str) -> HyenaLM:
-    torch.manual_seed(0)
-    model = HyenaLM(ModelConfig(**{**SHAPE, **fields})).double().eval()
-    for name, parameter in model.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
+random_model = partial(tiny.random_model, SHAPE)
 
 
 def random_ids(batch: int, length: int) -> torch.Tensor:

@@ -10,12 +10,12 @@ import torch
 
 from genome_lm.config import PRESETS
 from genome_lm.gpukit.forms import Shape
-from genome_lm.gpukit.kit import Case, Kit, Skip
+from genome_lm.gpukit.kit import Case, Kit
 from genome_lm.gpukit.stages.bench_step import SIDES
 from genome_lm.gpukit.timing import alternate
 from genome_lm.kernels import Backend, forced_backend, outside_autocast
 from genome_lm.model.backbone import Block
-from genome_lm.model.cuda_memory import cuda_training_bytes, free_bytes
+from genome_lm.model.cuda_memory import cuda_training_bytes
 from genome_lm.model.mixer import GpuBatch
 from genome_lm.model.mixers import mixer_class
 
@@ -31,10 +31,7 @@ def _measure(case: Case, kit: Kit, shape: Shape) -> None:
     batch, channels, length = shape
     config = replace(PRESETS["large-1m"], d_model=channels, d_inner=4 * channels, n_layer=1, max_length=length)
     if kit.on_gpu:
-        torch.cuda.empty_cache()
-        needed = cuda_training_bytes(GpuBatch(config, batch, length, torch.bfloat16, has_triton=False))
-        if needed > (free := free_bytes(kit.device)):
-            raise Skip(f"needs more than the {free / 1e9:.0f} GB of free memory")
+        kit.require_free(cuda_training_bytes(GpuBatch(config, batch, length, torch.bfloat16, has_triton=False)))
     block = Block(config, mixer_class("hyena")).to(kit.device)
     x = torch.randn(batch, length, channels, device=kit.device, requires_grad=True)
     grad = torch.randn_like(x)

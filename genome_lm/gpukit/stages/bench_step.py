@@ -9,12 +9,12 @@ from torch import Tensor
 
 from genome_lm.config import ModelConfig
 from genome_lm.direction import CAUSAL
-from genome_lm.gpukit.kit import Case, Kit, Skip
+from genome_lm.gpukit.kit import Case, Kit
 from genome_lm.gpukit.timing import alternate
 from genome_lm.kernels import Backend, forced_backend, outside_autocast
 from genome_lm.kernels.triton.costs import worthwhile
 from genome_lm.model import HyenaLM
-from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes, free_bytes
+from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes
 from genome_lm.model.mixer import GpuBatch
 
 SIDES: dict[str, Backend] = {"triton": "triton", "torch.fft": "reference"}
@@ -34,11 +34,8 @@ def run(kit: Kit) -> None:
 def _measure(case: Case, kit: Kit, config: ModelConfig, batch: int, training: bool) -> None:
     length = config.max_length
     if kit.on_gpu:
-        needed = GpuBatch(config, batch, length, torch.bfloat16, has_triton=False)
-        torch.cuda.empty_cache()
-        free = free_bytes(kit.device)
-        if (cuda_training_bytes(needed, recompute=True) if training else cuda_forward_bytes(needed)) > free:
-            raise Skip(f"needs more than the {free / 1e9:.0f} GB of free memory")
+        plain = GpuBatch(config, batch, length, torch.bfloat16, has_triton=False)
+        kit.require_free(cuda_training_bytes(plain, recompute=True) if training else cuda_forward_bytes(plain))
     model = HyenaLM(config).to(kit.device).train(training)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     ids = torch.randint(7, 11, (batch, length + 1), device=kit.device)
