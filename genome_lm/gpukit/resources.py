@@ -55,7 +55,7 @@ _STACK: dict[int, dict[tuple[str, Precision], int]] = {
     80: {
         ("tile_conv_backward", "bf16"): 272,
         ("columns_ifft", "bf16"): 64,
-        ("columns_ifft_backward", "bf16"): 32,
+        ("columns_ifft_backward", "bf16"): 64,
         ("rows_fft", "bf16"): 640,
         ("rows_conv", "bf16"): 976,
         ("rows_backward", "bf16"): 608,

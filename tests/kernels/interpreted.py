@@ -132,7 +132,7 @@ def test_launches_are_as_many_as_counted(backward: bool, monkeypatch: pytest.Mon
         monkeypatch.setattr(kernels, name, Counted(name))
     channels, length = 3, 300
     z, weight, bias, h, skip = (x.detach() for x in core_operands(1, channels, length, BFLOAT16))
-    short, sequences = torch.cat([weight[:, 0], bias[:, None]], dim=1), 3 if backward else 2
+    short, sequences = launch.short_of(weight, bias), 3 if backward else 2
     monkeypatch.setattr(plans, "WORKSPACE_BYTES", 2 * sequences * 2 * 512 * 2)
     if backward:
         launch._core_backward(torch.ones(1, channels, length, dtype=BFLOAT16), z, short, h, skip)
@@ -181,7 +181,7 @@ def test_one_operation_for_pytorch(length: int) -> None:
 @pytest.mark.usefixtures("small")
 def test_with_short_convolutions_one_operation_for_pytorch() -> None:
     z, weight, bias, h, skip = core_operands(1, 2, 40, FLOAT32)
-    short = torch.cat([weight[:, 0], bias[:, None]], dim=1).detach().requires_grad_()
+    short = launch.short_of(weight, bias, torch.randn(6)).detach().requires_grad_()
     opcheck(launch._core, [z, short, h, skip])
 
 

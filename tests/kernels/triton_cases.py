@@ -106,9 +106,17 @@ def assert_equals_reference(batch: int, channels: int, length: int, dtype: torch
 
 
 def assert_core_equals_reference(batch: int, channels: int, length: int, dtype: torch.dtype, taps: int = 3) -> None:
-    """The same, from streams in front of their short convolutions."""
-    inputs = core_operands(batch, channels, length, dtype, taps)
-    assert_equal_gradients(launch.hyena_core, hyena_core, inputs, dtype)
+    """The same, from streams in front of their short convolutions, and of a bias that their dtype holds."""
+    z, *weights = core_operands(batch, channels, length, dtype, taps)
+    stream_bias = torch.randn(3 * channels).to(dtype).float().requires_grad_()
+
+    def ours(z: Tensor, stream_bias: Tensor, weight: Tensor, bias: Tensor, h: Tensor, skip: Tensor) -> Tensor:
+        return launch._core(z, launch.short_of(weight, bias, stream_bias), h, skip)
+
+    def plain(z: Tensor, stream_bias: Tensor, *weights: Tensor) -> Tensor:
+        return hyena_core(z + stream_bias[:, None], *weights)
+
+    assert_equal_gradients(ours, plain, [z, stream_bias, *weights], dtype)
 
 
 def assert_equal_gradients(

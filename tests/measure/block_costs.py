@@ -82,9 +82,9 @@ def _projections(width: int, backward: bool) -> list[Part]:
 
 
 def _our_projections(width: int, backward: bool) -> list[Part]:
-    """The same channel-major, where the bias of the streams takes passes; that of the way back comes with the sum."""
+    """The same channel-major; the core adds the bias of the streams, and the way back's comes with the sum."""
     into, out = Part(8, 6 * width), Part(4, 2 * width)
-    return [into, into, Part(6), out, out] if backward else [into, out, Part(12)]
+    return [into, into, out, out] if backward else [into, out]
 
 
 def _network(length: int, width: int, backward: bool) -> Part:

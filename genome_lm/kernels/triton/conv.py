@@ -1,7 +1,8 @@
 """Triton kernels of the gated causal convolution y = x0 · (h ∗ u + bias · u), u = x1 · v, forward and backward.
 
-x0, x1 and v may come from short causal convolutions of TAPS weights each. The kernels then take these on what they
-load, so that neither the three results nor their product ever stand in memory.
+x0, x1 and v may come from short causal convolutions of TAPS weights each, and what these read may still lack a bias
+per channel. The kernels then take all this on what they load, so that neither the three results nor their product
+ever stand in memory.
 
 Needs triton; `genome_lm.kernels.triton.launch` imports this module on first use, plans the shapes and launches.
 
@@ -76,23 +77,35 @@ def _real(pointer, mask):
 def _stream(stream, taps, at, length, TAPS: tl.constexpr):
     """A stream at the positions `at`, none of them negative, behind its short convolution; zero beyond its length.
 
-    taps: TAPS weights, the last one that of the present position, and the bias, float32. Without TAPS: the stream.
+    taps: TAPS weights, the last one that of the present position, the bias, and the bias that is still to be added to
+    the stream in front of the convolution, float32. The first bias has in it what all weights make of the second, so
+    that here only what is before the sequence needs it. Without TAPS: the stream.
     """
     inside = at < length
     value = _real(stream + at, inside)
     if TAPS > 0:
         value = tl.load(taps + TAPS) + tl.load(taps + TAPS - 1) * value
         for back in tl.static_range(1, TAPS):
-            before = at - back
-            value += tl.load(taps + TAPS - 1 - back) * _real(stream + before, (before >= 0) & inside)
+            earlier = _earlier(stream, tl.load(taps + TAPS + 1), at - back, inside)
+            value += tl.load(taps + TAPS - 1 - back) * earlier
         value = tl.where(inside, value, 0.0)
     return value
 
 
 @triton.jit
+def _earlier(stream, bias, before, inside):
+    """A stream at positions that may be before it: there −bias, which with its bias is zero.
+
+    The bias is one that the stream's dtype holds exactly.
+    """
+    absent = _cast(tl.zeros(before.shape, tl.float32) - bias, stream.dtype.element_ty)
+    return tl.load(stream + before, mask=(before >= 0) & inside, other=absent).to(tl.float32)
+
+
+@triton.jit
 def _taps(short, stream, channel, all_channels, TAPS: tl.constexpr):
-    """Weights and bias of one channel of a stream (0: x0, 1: x1, 2: v); short: (3, all_channels, TAPS + 1)."""
-    return short + (stream * all_channels + channel) * (TAPS + 1)
+    """Weights and biases of one channel of a stream (0: x0, 1: x1, 2: v); short: (3, all_channels, TAPS + 2)."""
+    return short + (stream * all_channels + channel) * (TAPS + 2)
 
 
 @triton.jit
@@ -326,12 +339,15 @@ def _placed(value, lane, LANES: tl.constexpr):
 
 
 @triton.jit
-def _sums(gradient, stream, first, at, length, TAPS: tl.constexpr, LANES: tl.constexpr):
-    """The gradients of a stream's weights and of its bias, by `gradient` behind its convolution, from a lane on."""
-    sums = _placed(tl.sum(gradient), first + TAPS, LANES)
+def _sums(gradient, before_taps, stream, taps, number, at, length, TAPS: tl.constexpr, LANES: tl.constexpr):
+    """The gradients of a stream's weights and of its two biases, at the stream's lanes.
+
+    `gradient`: behind its convolution, zero beyond its length; `before_taps`: in front of it.
+    """
+    first, bias = number * (TAPS + 2), tl.load(taps + TAPS + 1)
+    sums = _placed(tl.sum(gradient), first + TAPS, LANES) + _placed(tl.sum(before_taps), first + TAPS + 1, LANES)
     for tap in tl.static_range(TAPS):
-        before = at - (TAPS - 1 - tap)
-        earlier = _real(stream + before, (before >= 0) & (at < length))
+        earlier = _earlier(stream, bias, at - (TAPS - 1 - tap), at < length) + bias
         sums += _placed(tl.sum(gradient * earlier), first + tap, LANES)
     return sums
 
@@ -346,8 +362,8 @@ def taps_backward(
 
     ds0, the gradient of x0, and du: (B, channels, L) contiguous; x0, x1, v: (B, channels, L) in front of their short
     convolutions, strides (stride_b, stride_d, 1); dz0, dz1, dz2: their gradients, (B, channels, L) with strides
-    (out_stride_b, L, 1). sums: (programs, LANES) float32, with the gradients of the weights and biases of the three
-    streams, to be summed over the programs of a channel.
+    (out_stride_b, L, 1). sums: (programs, LANES) float32, with the gradients of the weights and both biases of the
+    three streams, to be summed over the programs of a channel.
     """
     block, sequence = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     b, channel = sequence // channels, sequence % channels
@@ -374,9 +390,9 @@ def taps_backward(
     tl.store(dz1 + out + at, _cast(to_x1, dz1.dtype.element_ty), mask=inside)
     tl.store(dz2 + out + at, _cast(to_v, dz2.dtype.element_ty), mask=inside)
     gradient = _real(du + at, inside)
-    total = _sums(_real(ds0 + at, inside), x0, 0, at, length, TAPS, LANES)
-    total += _sums(gradient * _stream(v, third, at, length, TAPS), x1, TAPS + 1, at, length, TAPS, LANES)
-    total += _sums(gradient * _stream(x1, second, at, length, TAPS), v, 2 * TAPS + 2, at, length, TAPS, LANES)
+    total = _sums(_real(ds0 + at, inside), to_x0, x0, first, 0, at, length, TAPS, LANES)
+    total += _sums(gradient * _stream(v, third, at, length, TAPS), to_x1, x1, second, 1, at, length, TAPS, LANES)
+    total += _sums(gradient * _stream(x1, second, at, length, TAPS), to_v, v, third, 2, at, length, TAPS, LANES)
     tl.store(sums + tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES), total)
 
 
@@ -406,15 +422,15 @@ def columns_fft(
     """First pass: z[k, m] = Σ_n F[k, n] · (a · b)[n · width + m], ROWS values of k and COLUMNS of m a program.
 
     a, b: (B, channels, L), strides given, in front of their short convolutions; without GATED a alone. a_taps and
-    b_taps: (channels, A_TAPS + 1) and (channels, B_TAPS + 1). z: (B, channels, 2, n_columns, width).
+    b_taps: (channels, A_TAPS + 2) and (channels, B_TAPS + 2). z: (B, channels, 2, n_columns, width).
     factors: F, (2, pitch, pitch) in the dtype of z, zero from n_columns on.
     """
     sequence, k, m = _column_tile(n_columns, width, ROWS, COLUMNS)
     channel = sequence % channels
     a += sequence // channels * a_stride_b + channel * a_stride_d
     b += sequence // channels * b_stride_b + channel * b_stride_d
-    a_taps += channel * (A_TAPS + 1)
-    b_taps += channel * (B_TAPS + 1)
+    a_taps += channel * (A_TAPS + 2)
+    b_taps += channel * (B_TAPS + 2)
     re, im = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, n_columns, STEP):
         n = first + tl.arange(0, STEP)

@@ -105,8 +105,9 @@ def kernel_costs(
     count = _tile_costs if plan.n_columns == 1 else _column_costs
     costs = count(plan, length, dtype.itemsize, backward, batch, taps)
     if backward and taps:
-        # Reads the gradients of x0 and u, and the three streams, of which two are convolved for each tap.
-        moved, operations = 8 * length * dtype.itemsize, length * taps * (4 * taps + 16)
+        # Reads the gradients of x0 and u, and the three streams, of which two are convolved for each tap. For the
+        # streams' bias it sums what it writes.
+        moved, operations = 8 * length * dtype.itemsize, length * (taps * (4 * taps + 16) + 3)
         costs["taps_backward"] = _cost(moved, moved, 0, operations, operations / PLAIN)
     return costs
 

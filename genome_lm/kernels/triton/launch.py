@@ -28,8 +28,8 @@ TAPS_BLOCK = 1_024
 class _Streams(NamedTuple):
     """What the kernels load for the gates: (B, D, L) each, of the same strides, positions side by side.
 
-    `short` holds the weights and biases of their short convolutions, (3, D, taps + 1) float32 contiguous; without
-    taps, anything.
+    `short` holds the weights and both biases of their short convolutions, (3, D, taps + 2) float32 contiguous, as
+    `conv._stream` takes them; without taps, anything.
     """
 
     x0: Tensor
@@ -75,7 +75,7 @@ def hyena_core(z: Tensor, weight: Tensor, bias: Tensor, h: Tensor, skip: Tensor)
         (B, D, L) contiguous, in the dtype of z; precision and errors as in `gated_causal_conv`.
     """
     _check(z, z.dtype)
-    return _core(z, torch.cat([weight[:, 0], bias[:, None]], dim=1).float(), h, skip)
+    return _core(z, short_of(weight, bias), h, skip)
 
 
 def core_spectra(h: Tensor, dtype: torch.dtype) -> Tensor:
@@ -114,7 +114,22 @@ def spectra_bytes(channels: int, length: int, dtype: torch.dtype) -> int:
 def hyena_core_by_spectra(z: Tensor, weight: Tensor, bias: Tensor, spectra: Tensor, skip: Tensor) -> Tensor:
     """`hyena_core` without gradients, with the filters' `core_spectra` for the length and dtype of z."""
     _check(z, z.dtype)
-    return _core_by_spectra(z, torch.cat([weight[:, 0], bias[:, None]], dim=1).float(), spectra, skip)
+    return _core_by_spectra(z, short_of(weight, bias), spectra, skip)
+
+
+def short_of(weight: Tensor, bias: Tensor, stream_bias: Tensor | None = None) -> Tensor:
+    """The short convolutions as the operations take them.
+
+    Args:
+        weight: (3D, 1, K), any floating dtype.
+        bias: (3D,), any floating dtype.
+        stream_bias: (3D,) to be added to the streams first, rounded to their dtype; None: nothing.
+
+    Returns:
+        (3D, K + 2) float32, differentiable in all three.
+    """
+    first = torch.zeros_like(bias) if stream_bias is None else stream_bias
+    return torch.cat([weight[:, 0].float(), bias[:, None].float(), first[:, None].float()], dim=1)
 
 
 def check_device(x: Tensor) -> None:
@@ -216,7 +231,10 @@ def _alike(*gates: Tensor) -> list[Tensor]:
 def _short_streams(z: Tensor, short: Tensor) -> _Streams:
     z = z if z.stride(-1) == 1 else z.contiguous()
     x0, x1, v = z.chunk(3, dim=1)
-    return _Streams(x0, x1, v, short.view(3, -1, short.shape[1]).contiguous(), short.shape[1] - 1)
+    weights, bias, stream_bias = short.split([short.shape[1] - 2, 1, 1], dim=1)
+    stream_bias = stream_bias.to(z.dtype).float()
+    folded = torch.cat([weights, bias + weights.sum(1, keepdim=True) * stream_bias, stream_bias], dim=1)
+    return _Streams(x0, x1, v, folded.view(3, -1, short.shape[1]), weights.shape[1])
 
 
 def _forward(streams: _Streams, h: Tensor | None, bias: Tensor, spectra: Tensor | None = None) -> Tensor:
@@ -329,7 +347,7 @@ def _taps_backward(
         return streams.short
     ds0, du, _ = behind
     batch, channels, length = ds0.shape
-    blocks, lanes = triton.cdiv(length, TAPS_BLOCK), 3 * (streams.taps + 1)
+    blocks, lanes = triton.cdiv(length, TAPS_BLOCK), 3 * (streams.taps + 2)
     padded = triton.next_power_of_2(lanes)
     sums = torch.empty(batch, channels, blocks, padded, dtype=torch.float32, device=ds0.device)
     kernels.taps_backward[(batch * channels * blocks,)](

@@ -127,20 +127,19 @@ class _Hyena(torch.autograd.Function):
             )
             assert back.normed is not None
             grad_w_in = torch.bmm(grad_z, back.normed).sum(0, dtype=wide) if of_w_in else None
-            grad_b_in = grad_z.sum((0, 2), dtype=wide)
         return (
-            back.x, grad_h, None, None, back.weight, back.shift, grad_w_in, grad_b_in,
-            short[:, None, :-1].contiguous(), short[:, -1].contiguous(), skip, grad_w_out,
+            back.x, grad_h, None, None, back.weight, back.shift, grad_w_in, short[:, -1].contiguous(),
+            short[:, None, :-2].contiguous(), short[:, -2].contiguous(), skip, grad_w_out,
         )  # fmt: skip
 
 
 def _projected(
     x: Tensor, weights: MixerWeights, dtype: torch.dtype, eps: float, core: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The streams, what `core` makes of them, and its projection."""
+    """The streams without their bias, which `core` adds, what it makes of them, and the projection of that."""
     with outside_autocast(x):
         normed = row_launch.norm(x.contiguous(), weights.norm_weight, weights.norm_bias, eps, dtype)
-        z = torch.baddbmm(weights.b_in.to(dtype)[:, None], _each(weights.w_in, x, dtype), normed.mT)
+        z = torch.bmm(_each(weights.w_in, x, dtype), normed.mT)
         del normed
         y = core(z)
         return z, y, torch.bmm(y.mT, _each(weights.w_out, x, dtype).mT)
@@ -174,5 +173,5 @@ def _each(weight: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _short(weights: MixerWeights) -> Tensor:
-    """Weights and biases of the short convolutions, as `launch` takes them."""
-    return torch.cat([weights.taps[:, 0], weights.tap_bias[:, None]], dim=1).float()
+    """Weights and biases of the short convolutions, as `launch` takes them, with the bias of the projection."""
+    return launch.short_of(weights.taps, weights.tap_bias, weights.b_in)
