@@ -84,10 +84,10 @@ CONVOLUTIONS = (
 """Kernels of `genome_lm.kernels.triton.conv`."""
 KERNELS = (
     *CONVOLUTIONS, "norm_rows", "norm_rows_backward", "gelu_rows", "gelu_rows_backward", "round_rows", "head_rows",
-    "head_rows_backward", "filter_forward", "filter_backward_hidden", "filter_backward_out", "filter_backward_inner",
-    "filter_backward_first",
+    "head_rows_backward", "linear_gelu", "linear_gelu_backward", "filter_forward", "filter_backward_hidden",
+    "filter_backward_out", "filter_backward_inner", "filter_backward_first",
 )  # fmt: skip
-"""These, and those of `rows` and `filters`."""
+"""These, and those of `rows`, `products` and `filters`."""
 
 WIDTHS, LENGTHS = (256, 768), (1_024, 8_192, 32_768, 160_000, 450_000, 1_000_000)
 """Of the blocks that docs/gpu.md counts."""

@@ -15,7 +15,7 @@ from triton.compiler import ASTSource
 from genome_lm.alphabet import EMBEDDING_ROWS, NUCLEOTIDES
 from genome_lm.kernels.conv.online import DIRECT
 from genome_lm.kernels.triton import conv as triton_conv
-from genome_lm.kernels.triton import filter_launch, filters, launch, row_launch, steps
+from genome_lm.kernels.triton import filter_launch, filters, launch, product_launch, products, row_launch, steps
 from genome_lm.kernels.triton import rows as triton_rows
 from genome_lm.kernels.triton.filter_plan import CHANNELS
 from genome_lm.kernels.triton.plan import Plan, Precision, plan_for
@@ -30,6 +30,8 @@ WHOLE_ROWS = ["norm_rows", "norm_rows_backward"]
 PARTS_OF_ROWS = ["gelu_rows", "gelu_rows_backward", "round_rows"]
 HEADS = ["head_rows", "head_rows_backward"]
 OVER_ROWS = WHOLE_ROWS + PARTS_OF_ROWS + HEADS
+PRODUCTS = ["linear_gelu", "linear_gelu_backward"]
+"""Of the MLP, in half precision alone."""
 WIDTH = 256
 """Channels of a row, as the larger models have them."""
 SUMS = ["filter_backward_out", "filter_backward_inner"]
@@ -77,6 +79,7 @@ _STACK: dict[int, dict[tuple[str, Precision], int]] = {
         ("tile_conv_backward", "bf16"): 272,
         ("columns_ifft", "bf16"): 80,
         ("columns_ifft_backward", "bf16"): 96,
+        ("linear_gelu_backward", "bf16"): 16,
         ("rows_backward", "bf16"): 176,
         ("tile_conv", "bf16x3"): 104,
         ("tile_conv_backward", "bf16x3"): 280,
@@ -145,7 +148,8 @@ def variants(arch: int) -> list[Variant]:
     # Rows of 16 channels or multiples of it are aligned. What heads and filters read is float32 in any case.
     over_rows = product(WHOLE_ROWS + PARTS_OF_ROWS, _PRODUCTS[::2], (True,))
     float32_alone = product(HEADS + FILTERS, _PRODUCTS[2:], (True,))  # filters' products are in tf32x3
-    each = *forms, *blocks, *rows, *over_rows, *float32_alone
+    of_mlp = product(PRODUCTS, _PRODUCTS[:1], (True,))
+    each = *forms, *blocks, *rows, *over_rows, *float32_alone, *of_mlp
     chosen = [Variant(kernel, *operands, arch, aligned) for kernel, operands, aligned in each]
     return [*chosen, Variant("tile_conv", torch.float16, "bf16x3", arch, False)]
 
@@ -164,7 +168,7 @@ def resources(variant: Variant) -> Resources:
     kernel, dtype = variant.kernel, variant.dtype
     if kernel in FILTERS:
         return _of_filters(variant)
-    if kernel in OVER_ROWS:
+    if kernel in OVER_ROWS + PRODUCTS:
         return _of_rows(variant)
     length, hopper = 1_024 if kernel in TILES else 1_000_000, variant.arch >= 90
     plan = plan_for(length, dtype, kernel.endswith("backward"), variant.dot, hopper)
@@ -190,9 +194,11 @@ def resources(variant: Variant) -> Resources:
 
 
 def _of_rows(variant: Variant) -> Resources:
-    """The same for a kernel over rows."""
-    kernel = getattr(triton_rows, variant.kernel)
-    if variant.kernel in HEADS:
+    """The same for a kernel over rows, or a product of the MLP."""
+    kernel = getattr(products if variant.kernel in PRODUCTS else triton_rows, variant.kernel)
+    if variant.kernel in PRODUCTS:
+        constants = product_launch.constants(backward=variant.kernel.endswith("backward"))
+    elif variant.kernel in HEADS:
         constants = row_launch._head_constants(WIDTH)
     else:
         constants = (row_launch._constants if variant.kernel in WHOLE_ROWS else row_launch._block_constants)(WIDTH)
@@ -200,8 +206,11 @@ def _of_rows(variant: Variant) -> Resources:
     constants |= dict.fromkeys(("ADDED", "ROUNDED", "NORMED"), True)
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     operands = _ROW_OPERANDS | ({"grad"} if "hidden" in kernel.arg_names else set())
+    if variant.kernel in PRODUCTS:
+        operands |= {"x", "weight", "out", "w1", "w2", "grad_hidden"}
     types = dict.fromkeys(kernel.arg_names, "*fp32") | dict.fromkeys(constants, "constexpr")
-    others = {"rows": "i32", "columns": "i32", "blocks": "i32", "per_program": "i32", "eps": "fp32", "targets": "*u8"}
+    others = dict.fromkeys(("rows", "columns", "depth", "blocks", "per_program"), "i32")
+    others |= {"eps": "fp32", "targets": "*u8"}
     types |= {name: kind for name, kind in others.items() if name in types}
     types |= dict.fromkeys(operands & types.keys(), _POINTERS[variant.dtype])
     plain = {*constants, *triton_conv.GENERAL, "eps"}
@@ -209,7 +218,8 @@ def _of_rows(variant: Variant) -> Resources:
         (number,): [["tt.divisibility", 16]] for number, name in enumerate(kernel.arg_names) if name not in plain
     }
     source = ASTSource(kernel, types, constants, divisible)
-    return _compiled(variant, source, options, multiplies=variant.kernel == "head_rows_backward")
+    multiplies = variant.kernel in PRODUCTS or variant.kernel == "head_rows_backward"
+    return _compiled(variant, source, options, multiplies)
 
 
 def _of_filters(variant: Variant) -> Resources:

@@ -16,7 +16,7 @@ from genome_lm.gpukit.forms import CONVOLUTIONS
 from genome_lm.kernels import causal_conv, gated_causal_conv, implicit_filter, sub_blocks
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.triton import conv as kernels
-from genome_lm.kernels.triton import costs, filter_launch, filter_plan, launch, row_launch
+from genome_lm.kernels.triton import costs, filter_launch, filter_plan, launch, product_launch, row_launch
 from genome_lm.kernels.triton import plan as plans
 from genome_lm.kernels.triton import sub_blocks as fused
 from genome_lm.kernels.triton.plan import Plan, Precision, make_plan, precision_of
@@ -308,16 +308,31 @@ def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_launch, "PROGRAMS", 2)
 
 
-@pytest.mark.usefixtures("few_programs")
+@pytest.fixture
+def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks of rows and columns, and sums in several steps."""
+    for name in ("ROWS", "COLUMNS", "COLUMNS_BACKWARD", "STEP"):
+        monkeypatch.setattr(product_launch, name, 16)
+
+
+@pytest.mark.usefixtures("few_programs", "small_products")
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
 @pytest.mark.parametrize("name", SUB_BLOCKS)
 def test_sub_blocks(name: str, half: bool) -> None:
-    """Values and all gradients, at rows and channels that fill no tile; within autocast two blocks of the MLP.
+    """Values and all gradients, at rows and channels that fill no tile; within autocast the MLP's products too.
 
     Hyena's are few, since the interpreter takes long for each channel's convolution.
     """
-    shape = {"hyena": (1, 7, 3), "head": (2, 33, 5)}.get(name, (3, 5, 12) if half else (2, 133, 5))
-    assert_sub_block_equals_reference(name, shape, half, inner=150 if half else 12)
+    shape = {"hyena": (1, 7, 3), "head": (2, 33, 5)}.get(name, (3, 7, 18) if half else (2, 133, 5))
+    assert_sub_block_equals_reference(name, shape, half, inner=37 if half else 12)
+
+
+@pytest.mark.usefixtures("few_programs", "small_products")
+def test_the_gelu_by_itself_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels over two blocks of the hidden layer's columns, behind cuBLAS's products."""
+    monkeypatch.setattr(product_launch, "FUSED_WIDTH", 11)
+    monkeypatch.setattr(product_launch, "FUSED_WIDTH_BACKWARD", 11)
+    assert_sub_block_equals_reference("mlp", (3, 5, 12), half=True, inner=150)
 
 
 @pytest.mark.usefixtures("few_programs")
@@ -341,12 +356,15 @@ def test_operations_over_rows_for_pytorch() -> None:
     """Schemas that say what is written to, and fake tensors."""
     x, branch, bias, *_ = sub_block_operands("mlp", (1, 20, 4), 8)
     x, branch, bias = x.detach()[0], branch.detach()[0], bias.detach()
-    sums, checks = torch.empty(1, 3, 4), ("test_schema", "test_faketensor")  # torch.compile never sees them
+    sums, square = torch.empty(1, 3, 4), torch.rand(1, 4, 4)
+    checks = ("test_schema", "test_faketensor")  # torch.compile never sees them
     for operation, given in (
         (row_launch._norm, (x, branch, bias, bias, bias, 1e-5, torch.empty_like(x), torch.empty_like(x))),
         (row_launch._norm_backward, (x, branch, x, bias, bias, 1e-5, torch.empty_like(x), None, None, sums)),
         (row_launch._gelu_backward, (x.clone(), branch.clone(), bias, torch.empty(1, 4))),
         (row_launch._round, (x, torch.empty_like(x, dtype=BFLOAT16), torch.empty(1, 4))),
+        (product_launch._gelu, (x, *square, bias, torch.empty_like(x))),
+        (product_launch._gelu_backward, (x, *square, bias, branch, *square, *torch.empty(2, 20, 4), sums[0, :1])),
     ):
         opcheck(operation, given, test_utils=checks)
 

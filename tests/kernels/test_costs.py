@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from genome_lm.kernels.triton import costs, plan
+from genome_lm.kernels.triton import costs, plan, product_plan
 from genome_lm.kernels.triton.costs import (
     filter_costs,
     flash_fft_conv,
     kernel_costs,
     launches,
     ours,
+    product_costs,
     row_costs,
     table,
     torch_fft,
@@ -194,6 +195,28 @@ def test_kernels_over_rows() -> None:
     assert sum(cost.bytes for cost in row_costs().values()) == norm + added + gelu
     rounded, gelu, mlp, mixer = 4 + 2, 4 * 4 * 2, 2 + 4 + 4 + 4 + 2, 2 + 4 + 4 + 4 + 2
     assert sum(cost.bytes for cost in row_costs(backward=True).values()) == rounded + norm + gelu + mlp + mixer
+
+
+def test_products_with_the_gelu() -> None:
+    """Counted by hand: fc1's operand is read, the hidden layer of 4 widths written; backward two of each."""
+    (forward,), (backward,) = (list(product_costs(256, of_backward).values()) for of_backward in (False, True))
+    assert (forward.bytes, forward.matrix) == (2 + 8, 2 * 4 * 256)
+    assert (backward.bytes, backward.matrix) == (2 * forward.bytes, 2 * forward.matrix)
+    tile = (128 + 256) * 256 * 2 / (128 * 256)
+    assert forward.cached == 4 * (tile + 2)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_products_are_fused_where_that_takes_less_time(backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside products of cuBLAS, which read and write memory, and the GELU's pass."""
+    name = "FUSED_WIDTH_BACKWARD" if backward else "FUSED_WIDTH"
+    widest = getattr(product_plan, name)
+    monkeypatch.setattr(product_plan, name, 4 * widest)
+    of_gelu = row_costs(backward)["gelu_rows_backward" if backward else "gelu_rows"].floor
+    for width, fused in ((widest // 2, True), (widest, True), (2 * widest, False)):
+        own = sum(cost.floor for cost in product_costs(width, backward).values())
+        product = max(10 / costs.COPY, 8 * width / costs.MATRIX)
+        assert (own < (2 if backward else 1) * product + of_gelu) == fused
 
 
 @pytest.mark.parametrize("length", [1_000, 1_000_000])

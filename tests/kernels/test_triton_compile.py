@@ -12,6 +12,7 @@ from genome_lm.gpukit.resources import (
     FILTERS,
     HEADS,
     OVER_ROWS,
+    PRODUCTS,
     ROWS,
     SHARED_KIB,
     STEPS,
@@ -34,7 +35,8 @@ def chosen() -> list[Variant]:
     hopper = [one for one in kept if one.aligned or one.dtype != torch.float32]
     most = [*HEADS, "filter_backward_inner"]
     ampere = [one for one in variants(80) if one.dtype == torch.bfloat16 or one.kernel in most]
-    return [*hopper, *(one for one in ampere if not one.aligned or one.kernel in [*ROWS, *OVER_ROWS, *most])]
+    aligned = [*ROWS, *OVER_ROWS, *PRODUCTS, *most]
+    return [*hopper, *(one for one in ampere if not one.aligned or one.kernel in aligned)]
 
 
 def name_of(variant: Variant) -> str:
@@ -63,6 +65,6 @@ def test_kernels_of_a_token_fit_too(kernel: str) -> None:
 def test_every_kernel_is_compiled() -> None:
     assert (
         sorted(KERNELS)
-        == sorted(TILES + ROWS + COLUMNS + BLOCKS + OVER_ROWS + FILTERS)
+        == sorted(TILES + ROWS + COLUMNS + BLOCKS + OVER_ROWS + PRODUCTS + FILTERS)
         == sorted({one.kernel for one in variants(90)})
     )

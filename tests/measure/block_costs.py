@@ -69,10 +69,15 @@ def _around(width: int, backward: bool) -> list[Part]:
 
 
 def _our_around(width: int, backward: bool) -> list[Part]:
-    """The same by the kernels over rows, the second norm with the first sum; backward, fc1 is computed again."""
-    rows = [_counted(cost, 1) for cost in costs.row_costs(backward).values()]
-    layer = Part(10, 2 * 4 * width)
-    return [*rows, *[layer] * 5] if backward else [*rows, layer, layer, Part(10)]
+    """The same by the kernels over rows, the second norm with the first sum; backward, fc1 is computed again.
+
+    The GELU is done in one of our products, or over rows.
+    """
+    own = costs.product_costs(width, backward)
+    kernels = costs.row_costs(backward, gelu=not own) | own
+    layer, products = Part(10, 2 * 4 * width), 5 if backward else 2
+    others = products - (0 if not own else 2 if backward else 1)
+    return [*(_counted(cost, 1) for cost in kernels.values()), *[layer] * others, *([] if backward else [Part(10)])]
 
 
 def _projections(width: int, backward: bool) -> list[Part]:

@@ -1,6 +1,7 @@
 """Bytes and operations of the long convolution on a GPU, counted from shapes: ours, FlashFFTConv's scheme, torch.fft.
 
-Those of our filters are counted too, by `filter_costs`.
+Those of our filters are counted too, by `filter_costs`, what is over rows by `row_costs` and the MLP's own products
+by `product_costs`.
 
 `python -m genome_lm.kernels.triton.costs` prints the table. These are counts, not measurements. Ours, for one
 sequence of one channel, are counted by:
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import torch
 
 from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.triton import product_plan as products
 from genome_lm.kernels.triton.filter_plan import (
     CHANNELS,
     PROGRAMS,
@@ -43,6 +45,10 @@ PLAIN = 67e12
 """Operations per second of an H100 in float32, those outside products of matrices."""
 MATRIX = 800e12
 """Operations per second in products of large matrices of bfloat16."""
+OWN_MATRIX = 0.8 * MATRIX
+"""The same in products that are Triton kernels."""
+GELU, GELU_BACKWARD = 24, 38
+"""Operations of a GELU, and of one with its derivative: twice its instructions in the kernels compiled for sm_90."""
 PRODUCTS = {"bf16": 1, "bf16x3": 3, "bf16x6": 6}
 """Products of bfloat16 that one product takes in each precision."""
 ISSUED = 0.5 * 132 * 4 * 1.7e9
@@ -231,32 +237,47 @@ def ours(
     return Cost(*map(sum, zip(*costs, strict=True)))
 
 
-def row_costs(backward: bool = False, inner: int = 4, item: int = 2) -> dict[str, Cost]:
+def row_costs(backward: bool = False, inner: int = 4, item: int = 2, gelu: bool = True) -> dict[str, Cost]:
     """Each kernel over rows that a block takes, per position and channel; see `genome_lm.kernels.triton.rows`.
 
     Args:
         backward: Whether of the backward pass, which computes the MLP's norm and hidden layer again.
         inner: Width of the MLP in those of the model.
         item: Bytes of a number in the products; the residual stream has 4.
+        gelu: Whether the GELU has a kernel over rows, and is not in the products.
     """
     rounded = 0 if item == 4 else item  # of a gradient in the dtype of products
     if not backward:
-        counts = {
-            "norm_rows": (4 + item, 8),
-            "norm_rows, sum": (8 + 2 * item, 10),
-            "gelu_rows": (2 * inner * item, 14 * inner),
-        }
+        counts = {"norm_rows": (4 + item, 8), "norm_rows, sum": (8 + 2 * item, 10)}
+        of_gelu = {"gelu_rows": (2 * inner * item, GELU * inner)}
     else:
         counts = {
             "round_rows": (4 + rounded, 1),
             "norm_rows": (4 + item, 8),
-            "gelu_rows_backward": (4 * inner * item, 24 * inner),
             "norm_rows_backward, MLP": (12 + item + rounded, 22),
             "norm_rows_backward, mixer": (12 + 2 * item, 24),
         }
+        of_gelu = {"gelu_rows_backward": (4 * inner * item, GELU_BACKWARD * inner)}
     return {
-        name: _cost(moved, moved, 0, operations, operations / PLAIN) for name, (moved, operations) in counts.items()
+        name: _cost(moved, moved, 0, operations, operations / PLAIN)
+        for name, (moved, operations) in (counts | (of_gelu if gelu else {})).items()
     }
+
+
+def product_costs(width: int, backward: bool = False, inner: int = 4) -> dict[str, Cost]:
+    """The kernel of the MLP's products around its GELU, per position and channel, in half precision.
+
+    None for a model so wide that it takes cuBLAS's. Programs load their operands from L2; see
+    `genome_lm.kernels.triton.products`.
+    """
+    if width > (products.FUSED_WIDTH_BACKWARD if backward else products.FUSED_WIDTH):
+        return {}
+    item, times = 2, 2 if backward else 1  # results, with two operands each
+    columns = products.COLUMNS_BACKWARD if backward else products.COLUMNS
+    written, loaded = times * inner * item, times * inner * item * width * (1 / products.ROWS + 1 / columns)
+    matrix, plain = times * 2 * inner * width, inner * (GELU_BACKWARD if backward else GELU)
+    cost = _cost(times * item + written, loaded + written, matrix, plain, matrix / OWN_MATRIX + plain / PLAIN)
+    return {"linear_gelu_backward" if backward else "linear_gelu": cost}
 
 
 def filter_costs(length: int, channels: int, layers: int, features: int, backward: bool = False) -> dict[str, Cost]:

@@ -116,9 +116,11 @@ def norm_rows_backward(
 @triton.jit
 def _gelu(x):
     """The tanh form of GELU and its derivative: x · σ(2p) with p = √(2/π) · (x + 0.044715 x³)."""
-    share = tl.sigmoid(1.5957691216057308 * x * (1.0 + 0.044715 * x * x))
-    slope = 1.5957691216057308 * (1.0 + 3 * 0.044715 * x * x)
-    return x * share, share + x * share * (1.0 - share) * slope
+    square = x * x
+    # −2p/ln 2 = x · (a + b x²): a power of two takes one instruction less than one of e.
+    share = 1.0 / (1.0 + tl.exp2(x * (-2.302208198144325 - 0.10294323957002349 * square)))
+    value = x * share
+    return value, share + (value - value * share) * (1.5957691216057308 + 0.21406444881780073 * square)
 
 
 @_kernel

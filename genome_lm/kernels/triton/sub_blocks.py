@@ -1,10 +1,11 @@
 """The residual sub-blocks and the loss on a GPU, each as one function that saves little for its backward pass.
 
-As their namesakes in `genome_lm.kernels.sub_blocks`. The products are cuBLAS's, in the dtype of products; what stands
+As their namesakes in `genome_lm.kernels.sub_blocks`. Products are in the dtype of products. Those
+of the MLP around its GELU are kernels of `product_launch` where that saves time; all others are cuBLAS's. What stands
 between them are the kernels of `row_launch` and `launch`. The MLP saves its input, and computes its hidden layer
 again. The Hyena operator saves its input, the projected streams and what is projected in the end.
 
-What a sub-block adds to the residual stream is added in the pass of the next norm, forward and backward.
+What the Hyena operator adds to the residual stream is added in the pass of the MLP's norm, forward and backward.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from genome_lm.kernels.cpu.mixer import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.numerics import outside_autocast, products_dtype
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights
-from genome_lm.kernels.triton import launch, row_launch
+from genome_lm.kernels.triton import launch, product_launch, row_launch
 
 
 def mlp_sub_block(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: float) -> Tensor:
@@ -64,9 +65,8 @@ class _Mlp(torch.autograd.Function):
                 normed = row_launch.norm(x, weights.norm_weight, weights.norm_bias, eps, dtype)
             else:
                 x, normed = row_launch.add_norm(x, branch, bias, weights.norm_weight, weights.norm_bias, eps)
-            hidden = normed.flatten(0, 1) @ weights.w1.to(dtype).mT
+            hidden = _hidden(normed.flatten(0, 1), weights)
             del normed
-            row_launch.gelu_(hidden, weights.b1)
             added = torch.addmm(weights.b2.to(dtype), hidden, weights.w2.to(dtype).mT)
             del hidden
             out = x + added.view_as(x)
@@ -84,8 +84,7 @@ class _Mlp(torch.autograd.Function):
         with outside_autocast(x):
             rounded, b2 = row_launch.rounded_and_sum(grad.flatten(0, 1), ctx.dtype)
             normed = row_launch.norm(x.flatten(0, 1), weights.norm_weight, weights.norm_bias, ctx.eps, ctx.dtype)
-            hidden, grad_hidden = normed @ w1.mT, rounded @ w2
-            b1 = row_launch.gelu_backward_(hidden, grad_hidden, weights.b1)
+            hidden, grad_hidden, b1 = _hidden_backward(normed, w1, weights.b1, rounded, w2)
             grad_w2 = rounded.mT @ hidden if of_w2 else None
             del hidden, rounded
             grad_w1 = grad_hidden.mT @ normed if of_w1 else None
@@ -97,6 +96,26 @@ class _Mlp(torch.autograd.Function):
             )
         branch = (back.rounded, back.sums) if ctx.has_branch else (None, None)
         return back.x, *branch, None, None, back.weight, back.shift, grad_w1, b1, grad_w2, b2
+
+
+def _hidden(normed: Tensor, weights: MlpWeights) -> Tensor:
+    """The MLP's hidden layer, (N, I), of its norm's output, (N, D)."""
+    w1 = weights.w1.to(normed.dtype)
+    if product_launch.fuses(normed):
+        return product_launch.linear_gelu(normed, w1, weights.b1)
+    hidden = normed @ w1.mT
+    row_launch.gelu_(hidden, weights.b1)
+    return hidden
+
+
+def _hidden_backward(
+    normed: Tensor, w1: Tensor, b1: Tensor, grad: Tensor, w2: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `product_launch.linear_gelu_backward`."""
+    if product_launch.fuses(normed, backward=True):
+        return product_launch.linear_gelu_backward(normed, w1, b1, grad, w2)
+    hidden, grad_hidden = normed @ w1.mT, grad @ w2
+    return hidden, grad_hidden, row_launch.gelu_backward_(hidden, grad_hidden, b1)
 
 
 class _Hyena(torch.autograd.Function):
