@@ -94,12 +94,14 @@ def _stream(stream, taps, at, length, TAPS: tl.constexpr):
 
 @triton.jit
 def _earlier(stream, bias, before, inside):
-    """A stream at positions that may be before it: there −bias, which with its bias is zero.
+    """A stream at positions that may be before it; the bias is one that its dtype holds exactly."""
+    return tl.load(stream + before, mask=(before >= 0) & inside, other=_absent(stream, bias, before)).to(tl.float32)
 
-    The bias is one that the stream's dtype holds exactly.
-    """
-    absent = _cast(tl.zeros(before.shape, tl.float32) - bias, stream.dtype.element_ty)
-    return tl.load(stream + before, mask=(before >= 0) & inside, other=absent).to(tl.float32)
+
+@triton.jit
+def _absent(stream, bias, at):
+    """What stands for the stream where it isn't, which with the bias is zero."""
+    return _cast(tl.zeros(at.shape, tl.float32) - bias, stream.dtype.element_ty)
 
 
 @triton.jit
@@ -339,16 +341,35 @@ def _placed(value, lane, LANES: tl.constexpr):
 
 
 @triton.jit
-def _sums(gradient, before_taps, stream, taps, number, at, length, TAPS: tl.constexpr, LANES: tl.constexpr):
+def _shifted(stream, absent, at, SHIFT: tl.constexpr, length):
+    """A stream at positions that may be before or beyond it: there `absent`.
+
+    Loads of the same shift are one load to the compiler. Hence it is a sum with a constant, and masked by itself.
+    """
+    place = at + SHIFT
+    return tl.load(stream + place, mask=(place >= 0) & (place < length), other=absent).to(tl.float32)
+
+
+@triton.jit
+def _convolved(stream, absent, taps, at, AHEAD: tl.constexpr, length, TAPS: tl.constexpr):
+    """`_stream` at the positions at + AHEAD, with any finite value beyond its length."""
+    value = tl.load(taps + TAPS) + tl.load(taps + TAPS - 1) * _shifted(stream, absent, at, AHEAD, length)
+    for back in tl.static_range(1, TAPS):
+        value += tl.load(taps + TAPS - 1 - back) * _shifted(stream, absent, at, AHEAD - back, length)
+    return value
+
+
+@triton.jit
+def _sums(gradient, before_taps, stream, absent, bias, number, at, length, TAPS: tl.constexpr, LANES: tl.constexpr):
     """The gradients of a stream's weights and of its two biases, at the stream's lanes.
 
     `gradient`: behind its convolution, zero beyond its length; `before_taps`: in front of it.
     """
-    first, bias = number * (TAPS + 2), tl.load(taps + TAPS + 1)
-    sums = _placed(tl.sum(gradient), first + TAPS, LANES) + _placed(tl.sum(before_taps), first + TAPS + 1, LANES)
+    first, whole = number * (TAPS + 2), tl.sum(gradient)
+    sums = _placed(whole, first + TAPS, LANES) + _placed(tl.sum(before_taps), first + TAPS + 1, LANES)
     for tap in tl.static_range(TAPS):
-        earlier = _earlier(stream, bias, at - (TAPS - 1 - tap), at < length) + bias
-        sums += _placed(tl.sum(gradient * earlier), first + tap, LANES)
+        with_stream = tl.sum(gradient * _shifted(stream, absent, at, tap + 1 - TAPS, length))
+        sums += _placed(with_stream + bias * whole, first + tap, LANES)
     return sums
 
 
@@ -376,23 +397,26 @@ def taps_backward(
     first = _taps(short, 0, channel, all_channels, TAPS)
     second = _taps(short, 1, channel, all_channels, TAPS)
     third = _taps(short, 2, channel, all_channels, TAPS)
+    bias0, bias1, bias2 = tl.load(first + TAPS + 1), tl.load(second + TAPS + 1), tl.load(third + TAPS + 1)
     at = block * BLOCK + tl.arange(0, BLOCK)
+    absent0, absent1, absent2 = _absent(x0, bias0, at), _absent(x1, bias1, at), _absent(v, bias2, at)
+    none = _absent(du, 0.0, at)
     to_x0, to_x1, to_v = (tl.zeros((BLOCK,), tl.float32),) * 3
     for ahead in tl.static_range(TAPS):
-        later, weight = at + ahead, TAPS - 1 - ahead
-        inside = later < length
-        gradient = _real(du + later, inside)
-        to_x0 += tl.load(first + weight) * _real(ds0 + later, inside)
-        to_x1 += tl.load(second + weight) * gradient * _stream(v, third, later, length, TAPS)
-        to_v += tl.load(third + weight) * gradient * _stream(x1, second, later, length, TAPS)
+        gradient, weight = _shifted(du, none, at, ahead, length), TAPS - 1 - ahead
+        to_x0 += tl.load(first + weight) * _shifted(ds0, none, at, ahead, length)
+        to_x1 += tl.load(second + weight) * gradient * _convolved(v, absent2, third, at, ahead, length, TAPS)
+        to_v += tl.load(third + weight) * gradient * _convolved(x1, absent1, second, at, ahead, length, TAPS)
+    gradient = _shifted(du, none, at, 0, length)
+    of_x1 = gradient * _convolved(v, absent2, third, at, 0, length, TAPS)
+    of_v = gradient * _convolved(x1, absent1, second, at, 0, length, TAPS)
+    total = _sums(_shifted(ds0, none, at, 0, length), to_x0, x0, absent0, bias0, 0, at, length, TAPS, LANES)
+    total += _sums(of_x1, to_x1, x1, absent1, bias1, 1, at, length, TAPS, LANES)
+    total += _sums(of_v, to_v, v, absent2, bias2, 2, at, length, TAPS, LANES)
     inside = at < length
     tl.store(dz0 + out + at, _cast(to_x0, dz0.dtype.element_ty), mask=inside)
     tl.store(dz1 + out + at, _cast(to_x1, dz1.dtype.element_ty), mask=inside)
     tl.store(dz2 + out + at, _cast(to_v, dz2.dtype.element_ty), mask=inside)
-    gradient = _real(du + at, inside)
-    total = _sums(_real(ds0 + at, inside), to_x0, x0, first, 0, at, length, TAPS, LANES)
-    total += _sums(gradient * _stream(v, third, at, length, TAPS), to_x1, x1, second, 1, at, length, TAPS, LANES)
-    total += _sums(gradient * _stream(x1, second, at, length, TAPS), to_v, v, third, 2, at, length, TAPS, LANES)
     tl.store(sums + tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES), total)
 
 
