@@ -102,7 +102,8 @@ with two. Rows of 64 × 64 suit an H100, which multiplies from shared memory: wi
 cost four times as much. An A100 holds the operands in registers, and spills. There float32 has tiles of 32 × 32.
 Whether they are faster in bfloat16 too is to be measured.
 """
-
+_STACK_OF_LENGTH = {("tile_conv", 8_192): 192, ("tile_conv_backward", 4_096): 1_216}
+"""The same of variants with a length, for an H100."""
 
 STEPS = [
     "normed_linear_kernel", "add_linear_kernel", "convolved_kernel", "push_block_kernel", "drawn_kernel",
@@ -123,6 +124,7 @@ class Variant(NamedTuple):
         dot: Precision of the matrix products.
         arch: Such as 90, for compute capability 9.0.
         aligned: Whether operands and integers are multiples of 16; Triton compiles anew for those that are not.
+        length: Positions whose plan it has; 0: 1,024 of a tile, a million of several.
     """
 
     kernel: str
@@ -130,6 +132,7 @@ class Variant(NamedTuple):
     dot: Precision
     arch: int
     aligned: bool
+    length: int = 0
 
 
 class Resources(NamedTuple):
@@ -151,16 +154,24 @@ def variants(arch: int) -> list[Variant]:
     of_mlp = product(PRODUCTS, _PRODUCTS[:1], (True,))
     each = *forms, *blocks, *rows, *over_rows, *float32_alone, *of_mlp
     chosen = [Variant(kernel, *operands, arch, aligned) for kernel, operands, aligned in each]
-    return [*chosen, Variant("tile_conv", torch.float16, "bf16x3", arch, False)]
+    chosen.append(Variant("tile_conv", torch.float16, "bf16x3", arch, False))
+    others = [("rows_conv", 32_768, True), ("rows_backward", 32_768, True)]
+    if arch >= 90:
+        tiles = ("tile_spectrum", 8_192), ("tile_conv", 8_192), ("tile_conv_backward", 4_096)
+        others += [(*tile, aligned) for tile, aligned in product(tiles, (True, False))]
+    chosen += [Variant(kernel, *_PRODUCTS[0], arch, aligned, length) for kernel, length, aligned in others]
+    return chosen
 
 
 def spilled_at_most(variant: Variant) -> int:
     """Bytes of stack per thread that are allowed."""
+    if variant.length:
+        return _STACK_OF_LENGTH.get((variant.kernel, variant.length), 0)
     return _STACK[variant.arch].get((variant.kernel, variant.dot), 0)
 
 
 def resources(variant: Variant) -> Resources:
-    """Compile a kernel at the sizes that 1,024 or a million positions have, and read what it takes.
+    """Compile a kernel at the sizes that its length has, and read what it takes.
 
     Raises:
         ValueError: If it does not use tensor cores.
@@ -170,27 +181,51 @@ def resources(variant: Variant) -> Resources:
         return _of_filters(variant)
     if kernel in OVER_ROWS + PRODUCTS:
         return _of_rows(variant)
-    length, hopper = 1_024 if kernel in TILES else 1_000_000, variant.arch >= 90
+    length, hopper = variant.length or (1_024 if kernel in TILES else 1_000_000), variant.arch >= 90
     plan = plan_for(length, dtype, kernel.endswith("backward"), variant.dot, hopper)
     assert plan is not None
+    return _compiled(variant, *_conv_source(variant, plan), multiplies=kernel not in BLOCKS)
+
+
+def _conv_source(
+    variant: Variant, plan: Plan, taps: tuple[int, int] = (TAPS, TAPS), gated: bool = True
+) -> tuple[ASTSource, dict[str, Any]]:
+    """A kernel of the convolution, and its options; `taps` of the first and of the second stream that it loads."""
+    kernel = variant.kernel
     names = getattr(triton_conv, kernel).arg_names
     if kernel in COLUMNS:
         constants = launch._column_constants(plan, inverse=kernel != "columns_fft")
     else:
         constants = launch._constants(plan)
     if kernel in BLOCKS:
-        constants |= {"LANES": 16, "BLOCK": launch.TAPS_BLOCK, "num_warps": 4}
+        constants |= {"LANES": 16, "BLOCK": launch.TAPS_BLOCK, "num_warps": launch.TAPS_WARPS}
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
-    constants |= {"GATED": True, "TAPS": TAPS, "A_TAPS": TAPS, "B_TAPS": TAPS}
+    constants |= {"GATED": gated, "TAPS": taps[1], "A_TAPS": taps[0], "B_TAPS": taps[1]}
     constants = {name: value for name, value in constants.items() if name in names}
     types = _signature(variant, plan, constants)
+    aligned = variant.aligned
     divisible = {
         (number,): [["tt.divisibility", 16]]
         for number, name in enumerate(types)
-        if types[name] != "constexpr" and (name in _ALIGNED or (variant.aligned and name not in triton_conv.GENERAL))
+        if types[name] != "constexpr" and (name in _ALIGNED or (aligned and name not in triton_conv.GENERAL))
     }
-    source = ASTSource(getattr(triton_conv, kernel), types, constants, divisible)
-    return _compiled(variant, source, options, multiplies=kernel not in BLOCKS)
+    return ASTSource(getattr(triton_conv, kernel), types, constants, divisible), options
+
+
+def instructions(
+    kernel: str, plan: Plan, taps: tuple[int, int] = (TAPS, TAPS), gated: bool = True
+) -> tuple[int, int]:
+    """Instructions of a warp of a convolution's kernel on an H100: outside of its loop, and in one turn of it."""
+    dtype = torch.bfloat16 if plan.dot == "bf16" else torch.float32
+    source, options = _conv_source(Variant(kernel, dtype, plan.dot, 90, True), plan, taps, gated)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    listing = _read(compiled.asm["cubin"], "-sass")
+    lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", listing)]
+    places = [at for at, text in lines if not text.startswith("NOP")]
+    turns = [(int(match[1], 16), at) for at, text in lines if (match := re.search(r"BRA.*?(0x[0-9a-f]+)", text))]
+    loops = [(begin, end) for begin, end in turns if begin < end]  # what ends a kernel jumps to itself
+    within = sum(any(begin <= at <= end for begin, end in loops) for at in places)
+    return len(places) - within, within
 
 
 def _of_rows(variant: Variant) -> Resources:
@@ -277,12 +312,17 @@ def _signature(variant: Variant, plan: Plan, constants: dict[str, object]) -> di
 
 def _registers_and_stack(cubin: bytes) -> tuple[int, int]:
     """As the tool that comes with Triton reads them; what is spilled lies on the stack."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.TemporaryDirectory() as folder:
-        binary = Path(folder, "kernel.cubin")
-        binary.write_bytes(cubin)
-        usage = subprocess.run([tool, "-res-usage", binary], capture_output=True, text=True, check=True).stdout
+    usage = _read(cubin, "-res-usage")
     match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if match is None:
         raise ValueError(f"cuobjdump says no registers: {usage}")
     return int(match[1]), int(match[2])
+
+
+def _read(cubin: bytes, what: str) -> str:
+    """What cuobjdump says of a compiled kernel."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder, "kernel.cubin")
+        binary.write_bytes(cubin)
+        return subprocess.run([tool, what, binary], capture_output=True, text=True, check=True).stdout

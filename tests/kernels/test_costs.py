@@ -17,7 +17,7 @@ from genome_lm.kernels.triton.costs import (
     torch_fft,
     worthwhile,
 )
-from genome_lm.kernels.triton.plan import plan_for
+from genome_lm.kernels.triton.plan import make_plan, plan_for
 
 LENGTHS = [1_024, 32_768, 160_000, 450_000, 1_000_000]
 
@@ -70,7 +70,7 @@ def test_torch_fft_takes_passes_over_the_streams_for_their_short_convolutions(ba
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_batch_shares_the_filter(backward: bool) -> None:
-    one, many = (kernel_costs(5_000, torch.bfloat16, backward, batch) for batch in (1, 10))
+    one, many = (kernel_costs(20_000, torch.bfloat16, backward, batch) for batch in (1, 10))
     assert many["columns_fft, filter"].floor == pytest.approx(one["columns_fft, filter"].floor / 10)
     assert many["rows_fft"].floor < one["rows_fft"].floor
     last = "columns_ifft_backward" if backward else "columns_ifft"
@@ -78,19 +78,26 @@ def test_a_batch_shares_the_filter(backward: bool) -> None:
 
 
 def test_l2_of_a_column_pass() -> None:
-    """One program, counted by hand: 2 columns padded to a block of 16 × 64, factors twice 16 × 16 in bfloat16."""
-    sizes = plan_for(8_192, torch.bfloat16)
+    """One program, counted by hand: 32 columns are a block of 32 × 64, factors twice 32 × 32 in bfloat16."""
+    sizes = plan_for(16_384, torch.bfloat16)
     assert sizes is not None
-    assert (sizes.n_columns, sizes.block_rows, sizes.block_columns, sizes.step) == (2, 16, 64, 16)
-    factors, gates, result = 2 * 16 * 16 * 2, 2 * 2 * 64 * 2, 2 * 2 * 64 * 2
-    assert kernel_costs(8_192, torch.bfloat16)["columns_fft"].cached == (factors + gates + result) * 4_096 // 64
+    assert (sizes.n_columns, sizes.block_rows, sizes.block_columns, sizes.step) == (32, 32, 64, 32)
+    factors, gates, result = 2 * 32 * 32 * 2, 2 * 32 * 64 * 2, 2 * 32 * 64 * 2
+    assert kernel_costs(16_384, torch.bfloat16)["columns_fft"].cached == (factors + gates + result) * 512 // 64
 
 
 def test_padding_costs_operations_but_no_operands() -> None:
-    """Both lengths take two tiles, and each reads its own gates and no more."""
-    short, long = kernel_costs(5_000, torch.bfloat16), kernel_costs(8_192, torch.bfloat16)
+    """Both lengths take 32 tiles, and each reads its own gates and no more."""
+    short, long = kernel_costs(16_000, torch.bfloat16), kernel_costs(16_384, torch.bfloat16)
     assert short["columns_fft"].matrix == long["columns_fft"].matrix
-    assert long["columns_fft"].bytes - short["columns_fft"].bytes == 2 * 2 * (8_192 - 5_000)
+    assert long["columns_fft"].bytes - short["columns_fft"].bytes == 2 * 2 * (16_384 - 16_000)
+
+
+def test_instructions_of_few_columns_bind_their_passes() -> None:
+    """Two tiles fill two rows of a block of 16, so that the passes have eight times the instructions of 16 tiles."""
+    two, many = (make_plan(count * 4_096, "bf16", 64, 64, 4) for count in (2, 16))
+    per_position = [costs._ColumnPass(plan).fft(0, 0).floor / plan.n_columns for plan in (two, many)]
+    assert per_position[0] == pytest.approx(8 * per_position[1])
 
 
 @pytest.mark.usefixtures("measured")
@@ -99,11 +106,10 @@ def test_by_the_counts_ours_is_worthwhile_up_to_some_length() -> None:
         assert worthwhile(1_024, torch.bfloat16, 256, training)
         assert worthwhile(160_000, torch.bfloat16, 1, training)
         assert worthwhile(1_000_000, torch.bfloat16, 1, training)
-        assert not worthwhile(4_000_000, torch.bfloat16, 1, training)
         assert not worthwhile(1_000_000, torch.float32, 1, training, taps=3)
+    assert not worthwhile(4_000_000, torch.bfloat16, 1)
     assert worthwhile(1_024, torch.float32, 256)
     assert not worthwhile(32_768, torch.float32, 1, True)
-    assert worthwhile(32_768, torch.float32, 1, True, taps=3), "they save torch.fft's passes over the streams"
     assert not worthwhile(100, torch.float64)
 
 

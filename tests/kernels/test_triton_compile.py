@@ -42,7 +42,8 @@ def chosen() -> list[Variant]:
 def name_of(variant: Variant) -> str:
     form = "aligned" if variant.aligned else "unaligned"
     dtype = str(variant.dtype).removeprefix("torch.")
-    return f"{variant.kernel}-{dtype}-{variant.dot}-sm_{variant.arch}-{form}"
+    length = f"-{variant.length}" if variant.length else ""
+    return f"{variant.kernel}-{dtype}-{variant.dot}-sm_{variant.arch}-{form}{length}"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ sequence of one channel, are counted by:
 - bytes read from and written to memory. What stands between the passes counts too, though it should stay in L2.
 - bytes that programs ask of L2. A column pass loads its operands and factors for each block of its result. Tables of
   the tiles are left out, as L1 has them after a processor's first program.
-- operations: those of the column passes, at the card's full rate; the instructions of the kernels on tiles.
+- operations, at the card's full rate, and the instructions of each kernel, whichever take longer.
 - what belongs to the filter alone, its transform and its gradient's inverse, divided by the batch.
 - with short convolutions before the gates, what these add, on streams that are read as they are.
 
@@ -35,7 +35,15 @@ from genome_lm.kernels.triton.filter_plan import (
     blocks_of_positions,
     positions_of,
 )
-from genome_lm.kernels.triton.plan import Plan, Precision, channels_at_once, plan_for, precision_of
+from genome_lm.kernels.triton.plan import (
+    TAPS_BLOCK,
+    TAPS_WARPS,
+    Plan,
+    Precision,
+    channels_at_once,
+    plan_for,
+    precision_of,
+)
 
 COPY = 3.0e12
 """Bytes per second that an H100 reads from and writes to memory."""
@@ -53,10 +61,11 @@ PRODUCTS = {"bf16": 1, "bf16x3": 3, "bf16x6": 6}
 """Products of bfloat16 that one product takes in each precision."""
 ISSUED = 0.5 * 132 * 4 * 1.7e9
 """Instructions per second that the kernels on tiles are taken to issue: half of what an H100's processors could."""
-INSTRUCTIONS = {"bf16": 1.8, "bf16x3": 3.4, "bf16x6": 5.3}
-"""Instructions per point of one transform of a tile, which bound these kernels; of 32 threads each. They are counted
-in the compiled kernels for sm_90: `rows_conv`, with two transforms of 1,024 points, has 3,600, 7,000 and 10,800 in
-its two warps. Tiles of 4,096 points are taken to have as many."""
+INSTRUCTIONS_FILE = Path(__file__).with_name("instructions.json")
+"""Instructions of each kernel on tiles and columns, of 32 threads: outside of its loop, and in one turn of it.
+
+They are counted in the kernels compiled for sm_90 (`python -m tests.measure.kernel_instructions`).
+"""
 FILTER_WIDTH = 64
 """Width of the filters' networks whose instructions are counted; all presets have it."""
 WAVE = 18
@@ -114,7 +123,8 @@ def kernel_costs(
         # Reads the gradients of x0 and u, and the three streams, of which two are convolved for each tap. For the
         # streams' bias it sums what it writes.
         moved, operations = 8 * length * dtype.itemsize, length * (taps * (4 * taps + 16) + 3)
-        costs["taps_backward"] = _cost(moved, moved, 0, operations, operations / PLAIN)
+        seconds = _issued("taps_backward", plan, TAPS_WARPS * length / TAPS_BLOCK, (taps, taps))
+        costs["taps_backward"] = _cost(moved, moved, 0, operations, seconds)
     return costs
 
 
@@ -133,10 +143,11 @@ def launches(
     Arguments and errors as in `kernel_costs`. PyTorch's sums, two per group of the backward, come on top.
     """
     plan = _planned(length, dtype, backward, None)
-    kernels = len(kernel_costs(length, dtype, backward, batch, taps))
+    kernels = (2, 2) if plan.n_columns == 1 else (5, 7)
+    of_group = kernels[backward] + (backward and taps > 0)
     if plan.n_columns == 1:
-        return kernels
-    return kernels * -(-channels // channels_at_once(plan, channels, (2 if backward else 1) * batch + 1))
+        return of_group
+    return of_group * -(-channels // channels_at_once(plan, channels, (2 if backward else 1) * batch + 1))
 
 
 def _tile_costs(plan: Plan, length: int, item: int, backward: bool, batch: int, taps: int) -> dict[str, Cost]:
@@ -145,21 +156,39 @@ def _tile_costs(plan: Plan, length: int, item: int, backward: bool, batch: int, 
     A transform, or its inverse, is a real product from the left and a complex one from the right; twiddles and the
     filter's spectrum take 6 operations a point.
     """
-    tile, seconds = plan.tile, plan.tile * INSTRUCTIONS[plan.dot] / ISSUED
+    tile, shorts = plan.tile, (taps, taps)
     one = tile * 2 * PRODUCTS[plan.dot] * (2 * plan.rows + 4 * plan.columns)
     moved, spectrum = 4 * length + 8 * tile, 8 * tile  # of the filter, float32
+    seconds = _issued("tile_spectrum", plan, plan.warps)
     costs = {"tile_spectrum": _shared(_cost(moved, moved, one, tile * 6, seconds), batch)}
     if not backward:
         gates = 4 * length * item
         gating = tile * (3 * 6 + 4 + 10 * taps)
-        return costs | {"tile_conv": _cost(gates, gates + spectrum, 2 * one, gating, 2 * seconds)}
+        seconds = _issued("tile_conv", plan, plan.warps, shorts)
+        return costs | {"tile_conv": _cost(gates, gates + spectrum, 2 * one, gating, seconds)}
     # Both u and dc go there and back: four twiddles, two products with the filter, one summed for its gradient.
     gates, gradient = (6 if taps else 7) * length * item, 4 * length / batch
     transforms, plain = 4 + 1 / batch, tile * (6 * 6 + 8 + 9 + 12 * taps + 6 / batch)
     cached = gates + 2 * spectrum + gradient
-    return costs | {
-        "tile_conv_backward": _cost(gates + gradient, cached, transforms * one, plain, transforms * seconds)
-    }
+    seconds = _issued("tile_conv_backward", plan, plan.warps, shorts, outside=1 / batch)
+    return costs | {"tile_conv_backward": _cost(gates + gradient, cached, transforms * one, plain, seconds)}
+
+
+def _issued(
+    kernel: str,
+    plan: Plan,
+    warps: float,
+    taps: tuple[int, int] = (0, 0),
+    gated: bool = True,
+    outside: float = 1.0,
+    turns: float = 1.0,
+) -> float:
+    """Seconds to issue the instructions of so many warps.
+
+    `outside`: share of those outside of the kernel's loop, which programs have in common; `turns` of the loop.
+    """
+    before, turn = _INSTRUCTIONS[form_of(kernel, plan, taps, gated)]
+    return warps * (outside * before + turns * turn) / ISSUED
 
 
 class _ColumnPass:
@@ -170,23 +199,34 @@ class _ColumnPass:
         blocks = plan.pitch // plan.block_rows
         # Two real products with a padded matrix. To split their operands takes a tenth of that, which is left out.
         self._matrix = 2 * 2 * PRODUCTS[plan.dot] * plan.pitch * plan.tile * depth
-        self._factors = blocks * (plan.tile // plan.block_columns) * 2 * plan.block_rows * depth * plan.kept.itemsize
-        self._blocks = blocks
+        self._programs = blocks * (plan.tile // plan.block_columns)
+        self._factors = self._programs * 2 * plan.block_rows * depth * plan.kept.itemsize
+        self._blocks, self._turns, self._plan = blocks, depth // plan.step, plan
         self.between = 2 * plan.n_columns * plan.tile * plan.kept.itemsize  # complex numbers between two passes
 
-    def fft(self, operands: float, plain: float) -> Cost:
+    def fft(self, operands: float, plain: float, taps: tuple[int, int] = (0, 0), gated: bool = True) -> Cost:
         """The transform of so many bytes of operands, each of which is loaded for every block of rows."""
         cached = self._factors + self._blocks * operands + self.between
-        return self._cost(operands, cached, self._matrix, self._blocks * plain, self.between)
+        seconds = self._issued("columns_fft", self._programs, taps, gated)
+        return self._cost(operands, cached, self._matrix, self._blocks * plain, seconds)
 
-    def inverse(self, operands: float, plain: float, results: int = 1) -> Cost:
-        """The inverses of so many transforms, of half a block each, with so many bytes of gates, each moved once."""
+    def inverse(self, kernel: str, operands: float, plain: float, taps: int = 0, gated: bool = True) -> Cost:
+        """The inverse transforms, of half a block each, with so many bytes of gates, each moved once."""
+        results = 2 if kernel == "columns_ifft_backward" else 1
         between = results * self.between
         cached = 2 * self._factors + self._blocks * between + operands
-        return self._cost(operands, cached, results * self._matrix, plain, between)
+        seconds = self._issued(kernel, 2 * self._programs, (taps, taps), gated)
+        return self._cost(operands, cached, results * self._matrix, plain, seconds, results)
 
-    def _cost(self, operands: float, cached: float, matrix: float, plain: float, between: float) -> Cost:
-        return _cost(operands + between, cached, matrix, plain, matrix / MATRIX + plain / PLAIN, between)
+    def _issued(self, kernel: str, programs: int, taps: tuple[int, int], gated: bool) -> float:
+        return _issued(kernel, self._plan, programs * self._plan.column_warps, taps, gated, turns=self._turns)
+
+    def _cost(
+        self, operands: float, cached: float, matrix: float, plain: float, seconds: float, results: int = 1
+    ) -> Cost:
+        between = results * self.between
+        seconds = max(seconds, matrix / MATRIX + plain / PLAIN)
+        return _cost(operands + between, cached, matrix, plain, seconds, between)
 
 
 def _column_costs(plan: Plan, length: int, item: int, backward: bool, batch: int, taps: int) -> dict[str, Cost]:
@@ -194,33 +234,36 @@ def _column_costs(plan: Plan, length: int, item: int, backward: bool, batch: int
     columns = _ColumnPass(plan)
     points, gate, between = plan.tile * plan.n_columns, length * item, columns.between
     row = points * 8 * PRODUCTS[plan.dot] * (plan.rows + plan.columns)  # one way
-    seconds = points * INSTRUCTIONS[plan.dot] / ISSUED
+    warps, short = plan.n_columns * plan.warps, (taps, taps)
 
     def rows_fft(sequences: float) -> Cost:
-        moved = 2 * between * sequences
-        return _cost(moved, moved, row * sequences, points * 2 * 6 * sequences, seconds * sequences, moved)
+        moved, seconds = 2 * between * sequences, sequences * _issued("rows_fft", plan, warps)
+        return _cost(moved, moved, row * sequences, points * 2 * 6 * sequences, seconds, moved)
 
-    costs = {"columns_fft, filter": _shared(columns.fft(4 * length, 0), batch)}
+    costs = {"columns_fft, filter": _shared(columns.fft(4 * length, 0, gated=False), batch)}
     moved = (4 + 2 / batch if backward else 2 + 1 / batch) * between  # by the rows' way back
     if not backward:
+        seconds = _issued("rows_conv", plan, warps)
         return costs | {
             "rows_fft": rows_fft(1 / batch),
-            "columns_fft": columns.fft(2 * gate, length * (1 + 4 * taps)),
-            "rows_conv": _cost(moved, 3 * between, 2 * row, points * 7 * 6, 2 * seconds, moved),
-            "columns_ifft": columns.inverse(4 * gate, length * (4 + 6 * taps)),
+            "columns_fft": columns.fft(2 * gate, length * (1 + 4 * taps), short),
+            "rows_conv": _cost(moved, 3 * between, 2 * row, points * 7 * 6, seconds, moved),
+            "columns_ifft": columns.inverse("columns_ifft", 4 * gate, length * (4 + 6 * taps), taps),
         }
     transforms = 2 + 1 / batch
     rows = _cost(
-        moved, (7 + 1 / batch) * between,
-        transforms * row, points * (8 * 6 + 2 + 12 / batch), transforms * seconds, moved,
+        moved, (7 + 1 / batch) * between, transforms * row, points * (8 * 6 + 2 + 12 / batch),
+        _issued("rows_backward", plan, warps, outside=1 / batch), moved,
     )  # fmt: skip
+    of_filter = columns.inverse("columns_ifft", 4 * length, 0, gated=False)
+    gates, last = (6 if taps else 7) * gate, length * (11 + 6 * taps)
     return costs | {
-        "columns_fft, x1 · v": columns.fft(2 * gate, length * (1 + 4 * taps)),
-        "columns_fft, dy · x0": columns.fft(2 * gate, length * (1 + 2 * taps)),
+        "columns_fft, x1 · v": columns.fft(2 * gate, length * (1 + 4 * taps), short),
+        "columns_fft, dy · x0": columns.fft(2 * gate, length * (1 + 2 * taps), (0, taps)),
         "rows_fft": rows_fft(2 + 1 / batch),
         "rows_backward": rows,
-        "columns_ifft, filter": _shared(columns.inverse(4 * length, 0), batch),
-        "columns_ifft_backward": columns.inverse((6 if taps else 7) * gate, length * (11 + 6 * taps), results=2),
+        "columns_ifft, filter": _shared(of_filter, batch),
+        "columns_ifft_backward": columns.inverse("columns_ifft_backward", gates, last, taps),
     }
 
 
@@ -405,7 +448,18 @@ def torch_fft(length: int, dtype: torch.dtype, backward: bool = False, taps: int
     return _cost(sum(moved.values()), 0, 0, plain, plain / PLAIN)
 
 
-# Read on import, for torch.compile, which traces what asks for it, can't read files.
+def form_of(kernel: str, plan: Plan, taps: tuple[int, int], gated: bool) -> str:
+    """Name of a kernel in one of the forms that it is compiled in, see `INSTRUCTIONS_FILE`."""
+    if kernel.startswith("columns"):
+        sizes = f"{plan.block_rows} rows"
+    else:
+        sizes = "" if kernel == "taps_backward" else f"{plan.rows} × {plan.columns}"
+    gates = "" if gated else "ungated"
+    return ", ".join(part for part in (kernel, plan.dot, sizes, f"taps {taps[0]} {taps[1]}", gates) if part)
+
+
+# Both are read on import, for torch.compile, which traces what asks for them, can't read files.
+_INSTRUCTIONS: dict[str, tuple[int, int]] = json.loads(INSTRUCTIONS_FILE.read_text(encoding="utf-8"))
 _MEASURED: dict[str, tuple[int, int]] = json.loads(
     Path(__file__).with_name("crossover.json").read_text(encoding="utf-8")
 )["faster"]

@@ -16,13 +16,11 @@ from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.triton import conv as kernels
-from genome_lm.kernels.triton.plan import Plan, channels_at_once, plan_for
+from genome_lm.kernels.triton.plan import TAPS_BLOCK, TAPS_WARPS, Plan, channels_at_once, plan_for
 from genome_lm.kernels.triton.tables import table_for
 
 PROGRAMS = 1_024
 """Programs of a launch that are enough to fill a GPU; beyond these the backward walks through the batch instead."""
-TAPS_BLOCK = 1_024
-"""Positions that a program takes back through the short convolutions."""
 
 
 class _Streams(NamedTuple):
@@ -353,7 +351,7 @@ def _taps_backward(
     kernels.taps_backward[(batch * channels * blocks,)](
         ds0, du, *streams[:4], *gradients, sums,
         channels, all_channels, length, *streams.x0.stride()[:2], gradients[0].stride(0), blocks,
-        TAPS=streams.taps, LANES=padded, BLOCK=TAPS_BLOCK, num_warps=4,
+        TAPS=streams.taps, LANES=padded, BLOCK=TAPS_BLOCK, num_warps=TAPS_WARPS,
     )  # fmt: skip
     return sums.sum((0, 2))[:, :lanes].view(channels, 3, -1).transpose(0, 1)
 

@@ -14,6 +14,8 @@ Groups that stay in a GPU's L2 would be narrower, and so many that launching the
 counts in `costs`, L2 saves up to 15 % up to 32,768 positions, and at most 5 % beyond, where other things bind the
 kernels. A single channel may need more.
 """
+TAPS_BLOCK, TAPS_WARPS = 1_024, 4
+"""Positions that a program takes back through the short convolutions, and its warps."""
 Precision = Literal["bf16", "bf16x3", "bf16x6"]
 """How matrices are multiplied: in bfloat16, or as sums of two or three bfloat16 parts, in three or six products."""
 WIDEST, WIDEST_HEAD = 4_096, 256
@@ -118,17 +120,23 @@ def _on_hopper() -> bool:
 def _plan(length: int, dot: Precision, backward: bool, hopper: bool) -> Plan:
     """The plan of a length that the kernels take.
 
-    Tiles are bound by registers: the operands of a chain of products are held whole, and the backward of one program
-    holds two transforms and a sum. Two warps share a tile of 32 rows, for more would take the same products twice,
-    and four a tile of 64 rows, where an H100 multiplies by its largest instructions. Up to 1,024 positions, what
-    doesn't fit is spilled: that costs fewer instructions than smaller tiles do, and saves two passes over memory. Up
-    to 4,096 positions the backward takes passes over smaller tiles, as one program of 64 × 64 would spill too much.
-    Split operands are spilled in tiles of 64 × 64 too. There these save column passes, whose operations grow with the
-    square of the number of tiles: they are worth it beyond 32 small ones. An A100, which multiplies from registers,
-    would spill 16 kB per thread (test_triton_compile.py).
+    Sizes are those with the fewest instructions (`python -m genome_lm.kernels.triton.costs`). Tiles are bound by
+    registers: the operands of a chain of products are held whole, and the backward of one program holds two
+    transforms and a sum. Two warps share a tile of 32 rows, for more would take the same products twice, and four a
+    tile of 64 rows, where an H100 multiplies by its largest instructions. What doesn't fit is spilled. One program
+    that spills still has fewer instructions than several passes: in bfloat16 up to 8,192 positions forward and 4,096
+    backward.
+
+    Column passes multiply blocks of 16 rows or more, of which few columns leave most empty. That is why sequences of
+    a few tiles have smaller ones. Beyond 131,072 positions large tiles save column passes, whose operations grow with
+    the square of the number of tiles. An A100, which multiplies from registers, would spill 16 kB per thread where
+    operands are split (test_triton_compile.py).
     """
-    if dot == "bf16":
-        small = 4_096 if backward else 1_024
-    else:
-        small = 32_768 if hopper else LONGEST
+    if dot == "bf16" and 1_024 < length <= 4_096 and (hopper or not backward):
+        return make_plan(length, dot, 64, 64, warps=4)
+    if dot == "bf16" and 4_096 < length <= 8_192 and hopper and not backward:
+        return make_plan(length, dot, 128, 64, warps=8)
+    if 1_024 < length <= 32_768:
+        return make_plan(length, dot, 32, 16, warps=2)
+    small = 131_072 if hopper or dot == "bf16" else LONGEST
     return make_plan(length, dot, 32, 32, warps=2) if length <= small else make_plan(length, dot, 64, 64, warps=4)
