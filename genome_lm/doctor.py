@@ -77,7 +77,8 @@ def examine(limit: Limit | None = None) -> dict[str, Any]:
         "genome_lm": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        # The metadata of PyPI's builds of torch leave out which CUDA they are for.
+        "libraries": {name: _version(name) for name in LIBRARIES} | {"torch": str(torch.__version__)},
         "cuda": torch.version.cuda,
         "cpu_threads": torch.get_num_threads(),
         "cpu_threads_reason": limit.reason,

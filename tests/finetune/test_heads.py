@@ -92,7 +92,8 @@ def test_heads_are_tuned_predict_by_name_and_go_on_after_a_kill(
     assert epochs == [1, 2, 2]
     assert {name: (tmp_path / "t/checkpoint" / name).read_bytes() for name in files[1:]} == tensors
     assert [result.history for result in again.values()] == [result.history for result in whole.values()]
-    assert [result.metrics for result in again.values()] == [result.metrics for result in whole.values()]
+    # As text: from Python 3.13 on, dataclasses that hold the same NaN are not equal.
+    assert [repr(result.metrics) for result in again.values()] == [repr(result.metrics) for result in whole.values()]
 
 
 def two_heads() -> dict[str, tuple[Head, HeadConfig]]:
@@ -224,5 +225,5 @@ def test_a_head_with_a_name_may_be_the_only_one(checkpoint: Path, tmp_path: Path
     config = FinetuneConfig(epochs=1)
     named = finetune_heads(checkpoint, {"human": tracks("human")}, tmp_path / "a", "tracks", config)["human"]
     plain = finetune(checkpoint, tracks("human"), tmp_path / "b", "tracks", config)
-    assert named.metrics == plain.metrics
+    assert repr(named.metrics) == repr(plain.metrics)
     assert genome_lm.load(tmp_path / "a/checkpoint").head is not None

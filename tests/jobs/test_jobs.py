@@ -58,8 +58,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
         data = anndata.read_h5ad(path) if path.suffix == ".h5ad" else anndata.read_zarr(path)
         columns = {"id": data.obs_names, **{name: data.obs[name] for name in data.obs}}
         found = {name: np.asarray(column) for name, column in columns.items()}
-        name = "embedding" if not data.layers else "embedding_1"
-        return {**found, name: data.X, **dict(data.layers)}
+        # From anndata 0.13 on, X is among the layers, by the name None.
+        layers = {name: values for name, values in data.layers.items() if name is not None}
+        name = "embedding" if not layers else "embedding_1"
+        return {**found, name: data.X, **layers}
     if path.suffix == ".npz":
         found = {name: array for name, array in np.load(path).items() if name != "genome_lm"}
     else:
