@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.text import one_line
@@ -140,9 +141,21 @@ def refuse(source: str, what: str, problems: Iterable[str]) -> None:
         raise GenomeLMError(f"{source}: {what}:\n  " + "\n  ".join(lines))
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves out `torch.nn.init`: random values for tensors without memory import the compiler, over a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
+
+
 def shapes_of(make: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters and buffers of a module, which is made without memory for them."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
 
 

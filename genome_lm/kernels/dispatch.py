@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import sub_blocks
+from genome_lm.kernels.constant import constant_while_compiling
 from genome_lm.kernels.conv import implicit, reference
 from genome_lm.kernels.cpu.mixer import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
@@ -246,7 +247,7 @@ def _takes_triton(x: Tensor, length: int, dtype: torch.dtype, training: bool, ta
     return True
 
 
-@torch.compiler.assume_constant_result
+@constant_while_compiling
 def _triton_works(device: torch.device) -> bool:
     return not reason_against_triton(device)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from genome_lm.kernels.constant import constant_while_compiling
 from genome_lm.kernels.cpu import products, torch_private, workers
 from tests.kernels.test_workers import _outputs_and_gradients
 
@@ -108,3 +109,15 @@ def test_trials_see_no_modes_of_the_caller_and_draw_no_random_numbers(untried: N
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
         assert all(getattr(torch_private, name)() for name in TRIALS), torch_private.plain_forms()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_constants_are_marked_as_pytorch_marks_them() -> None:
+    """The marker is private to PyTorch: with another one, a compiled model would trace the function."""
+
+    def plain() -> bool:
+        return True
+
+    def ours() -> bool:
+        return True
+
+    assert vars(constant_while_compiling(ours)) == vars(torch.compiler.assume_constant_result(plain)) != {}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.attention import reference
+from genome_lm.kernels.constant import constant_while_compiling
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def _mask(length: int, window: int, device: torch.device) -> Any:
     return create_block_mask(sees, None, None, length, length, device=device)
 
 
-@torch.compiler.assume_constant_result
+@constant_while_compiling
 def _flex_works(device: torch.device) -> bool:
     return not reason_against_flex(device)
 

@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from genome_lm.kernels.constant import constant_while_compiling
+
 LONGEST = 1 << 22
 """Longest sequence that the kernels take."""
 WORKSPACE_BYTES = 128 << 20
@@ -85,7 +87,7 @@ def precision_of(dtype: torch.dtype) -> Precision:
     return "bf16x6" if dtype == torch.float32 and _demands_float32() else "bf16x3"
 
 
-@torch.compiler.assume_constant_result
+@constant_while_compiling
 def _demands_float32() -> bool:
     """Whether products of float32 must be as precise as float32."""
     try:
@@ -110,7 +112,7 @@ def plan_for(
     return _plan(length, precision or precision_of(dtype), backward, _on_hopper() if hopper is None else hopper)
 
 
-@torch.compiler.assume_constant_result
+@constant_while_compiling
 def _on_hopper() -> bool:
     """Whether the current GPU multiplies from shared memory, as an H100 does. Without a GPU, plans are for one."""
     return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (9, 0)

@@ -42,9 +42,12 @@ class RecallAttention(Attention):
         super().__init__(config)
         self.in_proj = nn.Linear(config.d_model, 2 * config.d_model)
         self.reach, self.parts = config.recall_taps, 1
-        lags = torch.arange(config.d_model) % (config.d_model // self.heads) % config.recall_taps
-        taps = torch.stack([F.one_hot(self.reach - lags - shift, self.reach + 1) for shift in (0, 1)])
-        self.taps = nn.Parameter(taps.flatten(0, 1)[:, None].float())
+        head = config.d_model // self.heads
+        lags = [channel % head % config.recall_taps for channel in range(config.d_model)]
+        only = [self.reach - lag - shift for shift in (0, 1) for lag in lags]
+        # From lists: on the meta device, operations on tensors would import the compiler, over a second.
+        taps = [[[float(tap == at) for tap in range(self.reach + 1)]] for at in only]
+        self.taps = nn.Parameter(torch.tensor(taps))
         self.log_scale = nn.Parameter(torch.zeros(self.heads, 1, 1))
 
     def undecayed(self) -> Iterable[nn.Parameter]:
