@@ -1,9 +1,11 @@
 """Models to the Hugging Face hub: only what this package writes, all files in one commit."""
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from genome_lm import __version__
 from genome_lm.checkpoint.for_transformers import export_for_transformers
@@ -41,6 +43,7 @@ def push_checkpoint(
     """Put a model on the hub, by HF_ENDPOINT and the token that huggingface_hub has.
 
     The files are written anew from the opened model. So nothing else that lies in the folder is sent, and no pickle.
+    In what the checkpoint says of its training, the user's home is written ~.
 
     Args:
         folder: A native checkpoint. Its README.md goes along as the model card; without one, a card is written.
@@ -80,11 +83,29 @@ def _files(opened: Opened, folder: Path, repo: str, for_transformers: bool) -> I
             card = (written / _README).read_text(encoding="utf-8").replace("# model", f"# {repo.split('/')[1]}")
             card = card.replace('from_pretrained(".", ', f'from_pretrained("{repo}", ')
         else:
-            save_checkpoint(written, opened.model, opened.provenance, opened.heads)
+            save_checkpoint(written, opened.model, _without_home(opened.provenance), opened.heads)
             card = _card(opened, repo)
-        own = folder / _README
+        own = _own_card(folder)
         (written / _README).write_bytes(read_bytes(own, MOST_BYTES) if own.exists() else card.encode())
         yield written
+
+
+def _own_card(folder: Path) -> Path:
+    """The folder's README.md, which need not be there; no link to a file elsewhere, whose text would be published."""
+    own = folder / _README
+    if own.is_symlink() and not own.resolve().is_relative_to(folder.resolve()):
+        raise GenomeLMError(f"{own}: a link to {own.resolve()}, outside of the folder; put a copy of the card there")
+    return own
+
+
+def _without_home(value: Any) -> Any:
+    """JSON values in whose texts the path of the user's home, which names the user, is written ~."""
+    home = str(Path.home())
+    if isinstance(value, str) and home != "/":
+        return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value)
+    if isinstance(value, dict):
+        return {name: _without_home(each) for name, each in value.items()}
+    return [_without_home(each) for each in value] if isinstance(value, list) else value
 
 
 def _card(opened: Opened, repo: str) -> str:

@@ -121,6 +121,27 @@ def test_a_dry_run_lists_files_and_sizes(hub: Hub, folder: Path) -> None:
     assert hub.created == hub.commits == []
 
 
+def test_a_card_that_links_elsewhere_and_the_home_stay_here(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, secret = tmp_path / "checkpoint", tmp_path / "secret.txt"
+    monkeypatch.setenv("HOME", str(tmp_path / "ann"))
+    command = [f"{tmp_path}/ann/genome.zarr", f"--out={tmp_path}/ann", f"{tmp_path}/anna"]
+    save_checkpoint(folder, HyenaLM(TINY_MODEL), {"command": command})
+    secret.write_text("password")
+    (folder / "README.md").symlink_to(secret)
+    with pytest.raises(GenomeLMError, match=r"README\.md: a link to .*secret\.txt, outside of the folder"):
+        push_checkpoint(folder, REPO)
+    assert hub.commits == []
+    (folder / "README.md").unlink()
+    (folder / "card.md").write_text("# Mine\n")
+    (folder / "README.md").symlink_to("card.md")
+    push_checkpoint(folder, REPO)
+    assert hub.commits[0]["README.md"] == b"# Mine\n"
+    sent = json.loads(hub.commits[0]["config.json"])["provenance"]["command"]
+    assert sent == ["~/genome.zarr", "--out=~", f"{tmp_path}/anna"]
+
+
 def test_for_transformers_in_public_with_a_card_of_ones_own(hub: Hub, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "plain", HyenaLM(TINY_MODEL))
     push_checkpoint(tmp_path / "plain", REPO, for_transformers=True, public=True)
