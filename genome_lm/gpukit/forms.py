@@ -45,7 +45,7 @@ class Form:
         copied: Bytes that are copied to measure the memory's rate.
         compiled: Kernels that are compiled ahead of time.
         shapes: Of the convolutions that are compared with float64.
-        probed: Shape that streams, graphs and the causal order are tried on, of several passes.
+        probed: Shape that streams, graphs and the causal order are tried on; of several passes, but in the toy form.
         large: Shape with more than 2³¹ elements per gate; None to leave it out.
         lengths: At which a model is compared with float64.
         model: Shape of that model.
@@ -146,7 +146,7 @@ TOY = Form(
     copied=1 << 16,
     compiled=("gelu_rows",),
     shapes=((1, 2, 37),),
-    probed=(1, 1, 1_100),
+    probed=(1, 1, 70),
     large=(3, 2, 40),
     lengths=(60, 300),
     model=_TINY,

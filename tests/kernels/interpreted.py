@@ -92,6 +92,20 @@ def test_short_convolutions_in_several_passes(
 
 
 @pytest.mark.usefixtures("small")
+def test_gates_of_unlike_strides_in_several_passes() -> None:
+    inputs = operands(1, 2, 257, FLOAT32, "cpu")
+    x0, x1, *others = (x.detach() for x in inputs)
+    turned = [x0.mT.contiguous().mT, torch.stack([x1, x1], dim=-1)[..., 0], *others]
+    assert len({x.stride() for x in turned[:3]}) == 3
+    for x in turned:
+        x.requires_grad_()
+    y, expected = launch.gated_causal_conv(*turned), launch.gated_causal_conv(*inputs)
+    assert torch.equal(y, expected)
+    dy = torch.randn_like(y)
+    assert all(map(torch.equal, torch.autograd.grad(y, turned, dy), torch.autograd.grad(expected, inputs, dy)))
+
+
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("batch", [7, 9])
 def test_a_batch_is_split_among_programs(batch: int) -> None:
     """Two programs a channel, with turns for four or five sequences each: the second has one turn too many."""

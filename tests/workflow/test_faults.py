@@ -3,7 +3,6 @@
 import http.server
 import os
 import random
-import shutil
 import signal
 import subprocess
 import threading
@@ -18,6 +17,7 @@ import yaml
 
 from genome_lm.files import sha256
 from tests.conftest import Genome
+from tests.workflow.conftest import copy_of
 from tests.workflow.harness import (
     COMMAND,
     ENVIRONMENT,
@@ -33,11 +33,6 @@ from tests.workflow.kill import kill_often
 
 GENOME = "results/genomes/tiny"
 CHECKPOINT = f"results/{RUN}/train/checkpoint"
-
-
-def copy_of(finished: Path, folder: Path) -> Path:
-    shutil.copytree(finished, folder, copy_function=shutil.copy2)
-    return folder
 
 
 @pytest.mark.slow
