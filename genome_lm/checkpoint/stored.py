@@ -142,7 +142,7 @@ def refuse(source: str, what: str, problems: Iterable[str]) -> None:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out `torch.nn.init`: random values for tensors without memory import the compiler, over a second."""
+    """Leaves out `torch.nn.init`: random values for tensors without memory import the compiler, most of a second."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

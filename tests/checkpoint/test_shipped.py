@@ -21,7 +21,7 @@ NAME = "bacteria-900k"
 
 
 def test_a_model_opens_without_the_compiler() -> None:
-    """`torch._dynamo` takes over a second to import."""
+    """`torch._dynamo` takes most of a second to import."""
     code = (
         f"import sys, genome_lm; genome_lm.load({NAME!r}).embed(['ACGT']); assert 'torch._dynamo' not in sys.modules"
     )

@@ -45,7 +45,7 @@ class RecallAttention(Attention):
         head = config.d_model // self.heads
         lags = [channel % head % config.recall_taps for channel in range(config.d_model)]
         only = [self.reach - lag - shift for shift in (0, 1) for lag in lags]
-        # From lists: on the meta device, operations on tensors would import the compiler, over a second.
+        # From lists: on the meta device, operations on tensors would import the compiler, most of a second.
         taps = [[[float(tap == at) for tap in range(self.reach + 1)]] for at in only]
         self.taps = nn.Parameter(torch.tensor(taps))
         self.log_scale = nn.Parameter(torch.zeros(self.heads, 1, 1))
