@@ -35,10 +35,11 @@ def bench(
     against: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to compare with: original, original-kept-memory; load: pyfaidx; models of the same width and "
-            "depth: both (directions), equivariant, attention."
+            help="What to compare with: original, original-kept-memory, multimolecule (if installed); load: pyfaidx; "
+            "models of the same width and depth: both (directions), equivariant, attention, transformer (plain)."
         ),
     ] = None,
+    layers: Annotated[int, typer.Option(min=0, help="Blocks of the model; 0 for the preset's.", metavar="N")] = 0,
     ablate: Annotated[bool, typer.Option("--ablate", help="Compare also with each of our levers off.")] = False,
     original: Annotated[
         Path | None,
@@ -55,7 +56,17 @@ def bench(
     threads: Threads = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Figure to write (.png, .svg, .pdf).", metavar="FILE")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Table to add a row per length and side to.", metavar="CSV")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Figure to write (.png, .svg, .pdf); with --csv of all its rows: a side that was not run at the "
+            "greater lengths is extrapolated.",
+            metavar="FILE",
+        ),
+    ] = None,
     as_json: Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the outputs if they exist.")] = False,
 ) -> None:
@@ -68,6 +79,7 @@ def bench(
     from genome_lm.bench import ABLATIONS, OURS, Comparison, Job, compare, measure_machine, side
     from genome_lm.bench.figure import plot as draw
     from genome_lm.bench.inputs import load_inputs
+    from genome_lm.bench.sweep import add, plot_sweep, points, read
     from genome_lm.config import PRESETS
     from genome_lm.progress import progress
 
@@ -82,6 +94,10 @@ def bench(
     measured = [name for name, shape in PRESETS.items() if shape.layout == "hyena"]
     if unknown := [name for name in presets if name and name not in measured]:
         raise GenomeLMError(f"no preset {unknown[0]!r} to measure; there is {', '.join(measured)}")
+    if csv is not None:
+        if kind is Kind.load:
+            raise GenomeLMError("load: --csv is for models; use --out")
+        read(csv)  # another table is refused before anything is measured
     if kind is Kind.load and fasta is None:
         raise GenomeLMError("load: name the genome to read with --fasta")
     machine = measure_machine(threads)
@@ -90,7 +106,7 @@ def bench(
         files = map(str, load_inputs(fasta, genome, Path(folder))) if kind is Kind.load and fasta else ("", "")
         plain, store = files
         jobs = [
-            Job(kind.value, bases, name, plain, store, seed, str(original or ""))
+            Job(kind.value, bases, name, plain, store, seed, str(original or ""), layers)
             for name in presets
             for bases in length or _usual_lengths(kind, PRESETS.get(name))
         ]
@@ -98,6 +114,8 @@ def bench(
             for job in jobs:
                 comparisons.append(compare(job, sides, machine, repeat, threads, busy))
                 bar.advance(1)
+                if csv is not None:
+                    add(csv, points(comparisons[-1]))
                 if not as_json:
                     _show(comparisons[-1].to_dict())
     result = {"machine": machine.to_dict(), "comparisons": [c.to_dict() for c in comparisons]}
@@ -108,7 +126,10 @@ def bench(
             temporary.write_text(json_text(result) + "\n", encoding="utf-8")
         say(f"wrote {out}")
     if plot is not None:
-        draw(plot, comparisons)
+        if csv is None:
+            draw(plot, comparisons)
+        else:
+            plot_sweep(plot, read(csv))
         say(f"wrote {plot}")
 
 

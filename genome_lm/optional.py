@@ -21,6 +21,7 @@ _USES = {
     "jsonschema": "manifests of downloads",
     "matplotlib": "figures",
     "mlflow": "runs in MLflow",
+    "multimolecule": "comparisons with multimolecule",
     "numcodecs": "genome stores",
     "openpyxl": ".xlsx tables",
     "pandas": "tables",

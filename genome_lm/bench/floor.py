@@ -11,7 +11,7 @@ import torch
 
 from genome_lm.alphabet import EMBEDDING_ROWS
 from genome_lm.bench.work import Job
-from genome_lm.config import PRESETS, ModelConfig
+from genome_lm.config import ModelConfig
 
 FLOAT = 4
 
@@ -71,10 +71,10 @@ def floor(job: Job, machine: Machine) -> Floor:
     if job.kind == "load":
         operations, traffic = 0.0, 2.0 * job.bases  # a byte read and a byte written for each base
     elif job.kind == "generate":
-        operations, traffic = _generate(PRESETS[job.preset], job.length)
+        operations, traffic = _generate(job.config, job.length)
     else:
         passes = 1 if job.kind == "forward" else 3
-        operations, traffic = (passes * amount for amount in _forward(PRESETS[job.preset], job.length))
+        operations, traffic = (passes * amount for amount in _forward(job.config, job.length))
     return Floor(operations, traffic, operations / machine.flops + traffic / machine.bandwidth)
 
 

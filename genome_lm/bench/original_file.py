@@ -9,15 +9,16 @@ from pathlib import Path
 from types import ModuleType
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from genome_lm.bench.original import refuse_other_models
+from genome_lm.bench.peers import PeerLM
 from genome_lm.checkpoint.hyenadna import EMBEDDING, HEAD, names, to_theirs
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM
 
 
-class OriginalFileLM(nn.Module):
+class OriginalFileLM(PeerLM):
     """The file's `HyenaDNAModel` with the weights of one of ours and a tied head, as it was trained.
 
     Raises:
@@ -48,15 +49,10 @@ class OriginalFileLM(nn.Module):
         theirs = dict(self.model.named_parameters())
         self._embedding = theirs[EMBEDDING]
         self.ordered = [theirs[names(config)[name]] for name, _ in model.named_parameters()]
-        """Its parameters in the order of ours."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits of the token after each position: (B, L) ids → (B, L, 16)."""
         return F.linear(self.model(ids), self._embedding)
-
-    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy averaged over all targets, (B, L) both, from all logits at one time."""
-        return F.cross_entropy(self(ids).flatten(0, 1), targets.flatten())
 
 
 def _run(path: Path) -> ModuleType:

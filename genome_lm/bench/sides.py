@@ -2,7 +2,8 @@
 
 A side runs in a process of its own, with its own environment and settings. `original` is the original's way;
 `original-kept-memory` is the same with glibc told to keep freed memory instead of giving it back to the system.
-`original-file` runs the original's own standalone file, which the user has.
+`original-file` runs the original's own standalone file, which the user has, and `multimolecule` that package's model
+of the same weights. `transformer` is a plain transformer of the same width, depth and MLP.
 The ablations are this package with one of its levers off. The other shapes are other models of the same width and
 depth.
 """
@@ -30,7 +31,8 @@ class Side:
 
     Attributes:
         name: What it is called.
-        implementation: Which program: "genome-lm", "original", "original-file" (the job's) or "pyfaidx".
+        implementation: Which program: "genome-lm", "original", "original-file" (the job's), "multimolecule",
+            "transformer" or "pyfaidx".
         environment: Variables of its process.
         settings: What it changes in modules, "module:NAME" or "module:Class.name" → value.
         shape: Fields of the model's shape that it changes: it is another model, whose results are others.
@@ -81,8 +83,9 @@ OTHER_SHAPES = (
     Side("both", shape={"direction": BOTH}),
     Side("equivariant", shape={"direction": BOTH, "strands": "equivariant"}),
     Side("attention", shape={"layout": "attention"}),
+    Side("transformer", "transformer", environment=_SPIN, shape={"layout": "attention"}),
 )
-"""Models that read both ways, and attention in the place of Hyena."""
+"""Models that read both ways, and attention in the place of Hyena: in our blocks, and in a plain transformer."""
 
 _MODEL_SIDES = (
     Side(OURS),
@@ -91,8 +94,9 @@ _MODEL_SIDES = (
     Side("original-file", "original-file", environment=_SPIN),
     *ABLATIONS,
 )
+_MULTIMOLECULE = Side("multimolecule", "multimolecule", environment=_SPIN)
 SIDES: dict[Kind, dict[str, Side]] = {
-    "forward": {side.name: side for side in (*_MODEL_SIDES, *OTHER_SHAPES)},
+    "forward": {side.name: side for side in (*_MODEL_SIDES, _MULTIMOLECULE, *OTHER_SHAPES)},
     "train": {side.name: side for side in (*_MODEL_SIDES, *OTHER_SHAPES)},
     "generate": {side.name: side for side in _MODEL_SIDES[:4]},
     "load": {side.name: side for side in (Side(OURS), Side("pyfaidx", "pyfaidx"))},

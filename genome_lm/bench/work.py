@@ -12,8 +12,9 @@ from torch import Tensor
 from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, decode
 from genome_lm.bench.original import OriginalLM
 from genome_lm.bench.original_file import OriginalFileLM
+from genome_lm.bench.peers import MultimoleculeLM, PeerLM, TransformerLM
 from genome_lm.bench.sides import OURS, Kind, Side
-from genome_lm.config import PRESETS
+from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.genome import GenomeStore
 from genome_lm.model import HyenaLM
 from genome_lm.optional import require
@@ -24,7 +25,7 @@ MOST_WINDOWS = 2_000
 PROMPT = 16
 """Bases before those that `generate` makes."""
 
-Way = HyenaLM | OriginalLM | OriginalFileLM
+Way = HyenaLM | OriginalLM | PeerLM
 Work = Callable[[int], npt.NDArray[np.generic]]
 """Takes the number of the run, gives an array to compare the sides by."""
 
@@ -41,6 +42,7 @@ class Job:
         genome: Its store.
         seed: Of weights, sequences and windows.
         original: The original's standalone file, for the side that runs it.
+        layers: Blocks of the model; 0 for the preset's.
     """
 
     kind: Kind
@@ -50,6 +52,13 @@ class Job:
     genome: str = ""
     seed: int = 0
     original: str = ""
+    layers: int = 0
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape of the model."""
+        shape = PRESETS[self.preset]
+        return replace(shape, n_layer=self.layers) if self.layers else shape
 
     @property
     def bases(self) -> int:
@@ -68,7 +77,7 @@ def prepare(job: Job, side: Side) -> Work:
     if job.kind == "load":
         return _load_store(job) if implementation == OURS else _load_pyfaidx(job)
     torch.manual_seed(job.seed)
-    model = HyenaLM(replace(PRESETS[job.preset], **side.shape))
+    model = HyenaLM(replace(job.config, **side.shape))
     # The sequence is one base longer for the targets of training; the last is no input.
     length = PROMPT if job.kind == "generate" else job.length + 1
     ids = torch.randint(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1, (1, length))
@@ -84,7 +93,11 @@ def _way(model: HyenaLM, job: Job, implementation: str) -> Way:
     """The model as a side computes it."""
     if implementation == OURS:
         return model
-    return OriginalFileLM(Path(job.original), model) if implementation == "original-file" else OriginalLM(model)
+    if implementation == "original-file":
+        return OriginalFileLM(Path(job.original), model)
+    if implementation == "multimolecule":
+        return MultimoleculeLM(model)
+    return TransformerLM(model.config) if implementation == "transformer" else OriginalLM(model)
 
 
 def _forward(way: Way, ids: Tensor) -> Work:
@@ -101,8 +114,8 @@ def _forward(way: Way, ids: Tensor) -> Work:
 def _train(way: Way, model: HyenaLM, ids: Tensor, targets: Tensor) -> Work:
     """A step of AdamW with clipping, after the recipe; its result is the gradients after clipping."""
     way.train()
-    parameters = way.ordered if isinstance(way, OriginalFileLM) else [*model.parameters()]
-    groups = parameters if isinstance(way, OriginalFileLM) else model.parameter_groups(weight_decay=0.1)
+    parameters = way.ordered if isinstance(way, PeerLM) else [*model.parameters()]
+    groups = parameters if isinstance(way, PeerLM) else model.parameter_groups(weight_decay=0.1)
     optimizer = torch.optim.AdamW(groups, lr=6e-4)
 
     def run(number: int) -> npt.NDArray[np.generic]:

@@ -1,7 +1,8 @@
 """The bench: the original's way is the same model, sides run in processes of their own, the floor counts right."""
 
 import contextlib
-import importlib
+import dataclasses
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from genome_lm.bench import ABLATIONS, OURS, Job, Machine, compare, side
 from genome_lm.bench.floor import floor
 from genome_lm.bench.neighbours import neighbours
 from genome_lm.bench.original import OriginalLM
+from genome_lm.bench.peers import TransformerLM
 from genome_lm.bench.sides import OTHER_SHAPES, Side
+from genome_lm.bench.sweep import Point, add, extrapolate, plot_sweep, read
 from genome_lm.bench.work import Work, prepare
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
@@ -54,7 +57,9 @@ def test_original_is_the_same_model_forward_and_backward(length: int, monkeypatc
 STANDALONE = """
 import torch
 from genome_lm.bench.original import OriginalLM
+from genome_lm.bench.peers import TransformerLM
 from genome_lm.bench.sides import OTHER_SHAPES, Side
+from genome_lm.bench.sweep import Point, add, extrapolate, plot_sweep, read
 from genome_lm.checkpoint import hyenadna
 from genome_lm.config import ModelConfig
 from genome_lm.model import HyenaLM
@@ -100,6 +105,47 @@ def test_the_original_s_own_file(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(GenomeLMError, match="no Python file"):
         work(job, "original-file")
+
+
+def test_the_plain_transformer_is_causal_and_of_the_same_size() -> None:
+    config = ModelConfig(d_model=128, n_layer=2, max_length=32, layout="attention")
+    torch.manual_seed(0)
+    peer, ours = TransformerLM(config), HyenaLM(config)
+    assert sum(p.numel() for p in peer.parameters()) == sum(p.numel() for p in ours.parameters())
+    ids = torch.randint(A, T + 1, (1, 20))
+    changed = ids.clone()
+    changed[0, 12] = A + T - ids[0, 12]
+    with torch.no_grad():
+        difference = (peer(ids) - peer(changed)).abs().amax(-1)[0]
+    assert difference[:12].max() == 0 < difference[12:].min()
+
+
+def test_multimolecule_has_our_numbers_or_is_named_where_it_is_missing() -> None:
+    job = Job("forward", length=50, preset="tiny-1k", layers=1)
+    if importlib.util.find_spec("multimolecule") is None:
+        with pytest.raises(GenomeLMError, match="multimolecule is not installed"):
+            work(job, "multimolecule")
+    else:
+        np.testing.assert_allclose(work(job, "multimolecule")(0), work(job, OURS)(0), rtol=0, atol=1e-5)
+
+
+def test_a_sweep_adds_to_its_table_and_is_drawn(tmp_path: Path) -> None:
+    table, figure = tmp_path / "sweep.csv", tmp_path / "sweep.png"
+    row = Point("forward", "tiny-1k", 2, 100, OURS, 1.0, 1.0, 1.0, 10, 2.0, 1.0, 3, 2)
+    peer = dataclasses.replace(row, side="transformer", seconds=3.0, times_slower=3.0)
+    longer = [dataclasses.replace(point, length=200) for point in (row, peer)]
+    add(table, [row, peer])
+    again = dataclasses.replace(row, seconds=1.5)
+    rows = add(table, [again, *longer, dataclasses.replace(row, length=400)])
+    assert rows == read(table) == [peer, again, *longer, dataclasses.replace(row, length=400)]
+    plot_sweep(figure, rows)
+    assert figure.stat().st_size > 1_000
+    assert extrapolate([50, 100, 200], [9.0, 1.0, 4.0], [400, 800]) == pytest.approx([16, 64])
+    with pytest.raises(GenomeLMError, match="several kinds"):
+        plot_sweep(figure, [*rows, dataclasses.replace(row, layers=3)])
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(GenomeLMError, match="line 2: no row"):
+        read(table)
 
 
 def test_original_is_of_order_2() -> None:
