@@ -25,6 +25,8 @@ _CHECKSUM = 4
 """Bytes of a checksum."""
 _ABSENT_FROM = 2**63
 """No file has such an offset. zarr's mark of a chunk that is not there is above."""
+ANNOUNCED = 1_024
+"""Chunks that the system is asked for ahead at one time, some megabytes."""
 _BLOSC_HEADER = 16
 """Bytes that a chunk which can't be compressed takes beside its own."""
 
@@ -107,6 +109,19 @@ class Chunks:
         self._shards: dict[int, tuple[int, npt.NDArray[np.uint64]]] = {}
         self._codec = _codec()
 
+    def announce(self, numbers: npt.NDArray[np.integer]) -> None:
+        """Have the system begin to read these chunks all together, so that `decode` need not wait for one by one.
+
+        Damage is left for `decode` to find.
+        """
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for shard, place in zip(*(part.tolist() for part in np.divmod(numbers, self._per_shard)), strict=True):
+            file, index = self._shards.get(shard) or self._open(shard)
+            offset, size = index[place].tolist()
+            if offset < _ABSENT_FROM and size <= self.chunk + _BLOSC_HEADER + _CHECKSUM:
+                os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
+
     def decode(self, number: int, out: Codes) -> None:
         """Fill `out`, (chunk,) uint8, with the codes of a chunk.
 
@@ -154,6 +169,15 @@ class Chunks:
             os.close(file)
 
 
+def chunks_of(starts: npt.NDArray[np.integer], length: int, chunk: int) -> npt.NDArray[np.int64]:
+    """Numbers of the chunks that windows lie in, rising: (m,) int64; none of empty windows."""
+    if not length or not len(starts):
+        return np.empty(0, dtype=np.int64)
+    firsts, lasts = starts[:, None] // chunk, (starts[:, None] + length - 1) // chunk
+    numbers = np.minimum(firsts + np.arange(1 + int((lasts - firsts).max())), lasts)
+    return np.unique(numbers).astype(np.int64)
+
+
 class ChunkReader:
     """Codes of the sequence array, or what a table makes of them, by position; the chunks last used are kept decoded.
 
@@ -184,8 +208,16 @@ class ChunkReader:
         """The codes from each position on, (n, length) uint8: what `read` gives for each."""
         codes = np.empty((len(starts), length), dtype=np.uint8)
         # In the order of the genome, windows that share a chunk find it in the cache.
-        for i in np.argsort(starts, kind="stable").tolist():
-            self.read(int(starts[i]), codes[i])
+        order = np.argsort(starts, kind="stable")
+        together = max(1, ANNOUNCED // (2 + length // self._chunks.chunk))
+        for first in range(0, len(order), together):
+            part = order[first : first + together]
+            wanted = chunks_of(starts[part], length, self._chunks.chunk).tolist()
+            missing = [number for number in wanted if number not in self._cache]
+            if len(missing) > 1:
+                self._chunks.announce(np.array(missing[:ANNOUNCED]))
+            for i in part.tolist():
+                self.read(int(starts[i]), codes[i])
         return codes
 
     def _decoded(self, number: int) -> Codes:

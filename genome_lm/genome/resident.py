@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.alphabet import NUCLEOTIDES, N
-from genome_lm.genome.chunks import Chunks
+from genome_lm.genome.chunks import ANNOUNCED, Chunks, chunks_of
 from genome_lm.genome.codes import CODE_TO_TOKEN, Codes
 
 _BLOCK = 1 << 16
@@ -52,14 +52,18 @@ class ResidentTokens(ABC):
 
     def _load(self, starts: npt.NDArray[np.integer], length: int) -> None:
         chunk = self._chunks.chunk
-        firsts, lasts = starts[:, None] // chunk, (starts[:, None] + length - 1) // chunk
-        numbers = np.minimum(firsts + np.arange(1 + int((lasts - firsts).max())), lasts)
+        numbers = chunks_of(starts, length, chunk)
+        absent = numbers[~self._present[numbers]]
         codes = np.empty(chunk, dtype=np.uint8)
-        for number in np.unique(numbers[~self._present[numbers]]).tolist():
-            self._chunks.decode(number, codes)
-            self._keep(number * chunk, codes)
-            self._present[number] = True
-            self._absent -= 1
+        for first in range(0, len(absent), ANNOUNCED):
+            part = absent[first : first + ANNOUNCED]
+            if len(part) > 1:
+                self._chunks.announce(part)
+            for number in part.tolist():
+                self._chunks.decode(number, codes)
+                self._keep(number * chunk, codes)
+                self._present[number] = True
+                self._absent -= 1
 
     @abstractmethod
     def _keep(self, start: int, codes: Codes) -> None:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from genome_lm.alphabet import PAD, VOCABULARY, C, G, N
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, build, build_store, chunks, layout
-from genome_lm.genome.chunks import ChunkReader
+from genome_lm.genome.chunks import ChunkReader, Chunks
 from genome_lm.genome.codes import CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE
 from genome_lm.genome.resident import PackedTokens, PlainTokens
 from genome_lm.genome.store import Output
@@ -85,6 +85,36 @@ def test_tokens_are_those_of_the_codes_however_they_are_kept(
         store = GenomeStore(small.store.path, cache_bytes)
         np.testing.assert_array_equal(store.fetch_many(*places, pad=True), CODE_TO_TOKEN[codes])
         assert type(store._reader("tokens")) is kind
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_chunks_of_a_batch_are_asked_for_together_and_once(
+    small: Small, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+    announce = Chunks.announce
+
+    def counted(chunks: Chunks, numbers: np.ndarray) -> None:
+        asked.append(tuple(numbers.tolist()))
+        announce(chunks, numbers)
+
+    monkeypatch.setattr(Chunks, "announce", counted)
+    for module in ("chunks", "resident"):
+        monkeypatch.setattr(f"genome_lm.genome.{module}.ANNOUNCED", 8)
+    store = GenomeStore(small.store.path, CACHES[kind])
+    places = np.array([1, 0, 0]), np.array([30, 2_000, 5]), 150
+    codes = small.store.fetch_many(*places, output="codes")
+    np.testing.assert_array_equal(store.fetch_many(*places), CODE_TO_TOKEN[codes])
+    assert asked
+    assert all(1 < len(numbers) <= 8 for numbers in asked)
+    flat = [number for numbers in asked for number in numbers]
+    chunk = store._chunks.chunk
+    firsts = store.contigs.starts[places[0]] + places[1]
+    assert set(flat) <= {n for first in firsts.tolist() for n in range(first // chunk, (first + 149) // chunk + 1)}
+    if kind is not ChunkReader:
+        asked.clear()
+        store.fetch_many(*places)
+        assert not asked  # they are kept
 
 
 def test_a_window_longer_than_what_is_unpacked_together(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
