@@ -13,6 +13,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +85,9 @@ def measure(fasta: Path, store: Path, length: int, count: int, rounds: int, batc
         indexed = pyfaidx.Fasta(str(fasta), as_raw=True)
         places = list(zip((usual.contigs.names[n] for n in numbers), starts.tolist(), strict=True))
         sides: dict[str, tuple[Path, Callable[[], Tokens]]] = {
-            "genome-lm": (store, lambda o=usual, n=numbers, s=starts: from_store(o, n, s, length, batch)),
-            "genome-lm, 64 MiB": (store, lambda o=small, n=numbers, s=starts: from_store(o, n, s, length, batch)),
-            "pyfaidx": (fasta, lambda i=indexed, p=places: from_fasta(i, p, length)),
+            "genome-lm": (store, partial(from_store, usual, numbers, starts, length, batch)),
+            "genome-lm, 64 MiB": (store, partial(from_store, small, numbers, starts, length, batch)),
+            "pyfaidx": (fasta, partial(from_fasta, indexed, places, length)),
         }
         results = []
         for name in list(sides)[:: 1 if number % 2 else -1]:
