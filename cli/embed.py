@@ -17,6 +17,7 @@ from genome_lm_cli.options import (
     Fasta,
     Force,
     Json,
+    Memory,
     NameMap,
     Names,
     Split,
@@ -90,6 +91,7 @@ def embed(
     condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
+    memory: Memory = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

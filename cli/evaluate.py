@@ -7,7 +7,14 @@ import typer
 
 from genome_lm.documents import json_text
 from genome_lm.files import refuse_existing, replacing_file
-from genome_lm_cli.options import Condition, Device, Force, Json, Threads
+from genome_lm_cli.options import (
+    Condition,
+    Device,
+    Force,
+    Json,
+    Memory,
+    Threads,
+)
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ def evaluate(
     condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
+    memory: Memory = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
     as_json: Json = False,
     force: Force = False,

@@ -9,7 +9,18 @@ import typer
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, sha256
-from genome_lm_cli.options import Condition, ContigMap, ContigPattern, Device, Force, Json, Seed, Threads, named_paths
+from genome_lm_cli.options import (
+    Condition,
+    ContigMap,
+    ContigPattern,
+    Device,
+    Force,
+    Json,
+    Memory,
+    Seed,
+    Threads,
+    named_paths,
+)
 from genome_lm_cli.output import finish
 
 
@@ -38,6 +49,7 @@ def evaluate_suite(
     condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
+    memory: Memory = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -20,6 +20,7 @@ from genome_lm_cli.options import (
     Force,
     HeadStrand,
     Json,
+    Memory,
     Seed,
     Threads,
     given,
@@ -139,6 +140,7 @@ def finetune(
     condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
+    memory: Memory = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -9,7 +9,15 @@ import typer
 from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Condition, Device, Force, Json, Seed, Threads
+from genome_lm_cli.options import (
+    Condition,
+    Device,
+    Force,
+    Json,
+    Memory,
+    Seed,
+    Threads,
+)
 from genome_lm_cli.output import say, table
 
 if TYPE_CHECKING:
@@ -45,6 +53,7 @@ def generate(
     condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
+    memory: Memory = None,
     as_json: Json = False,
     force: Force = False,
 ) -> None:

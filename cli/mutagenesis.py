@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from genome_lm.errors import GenomeLMError
-from genome_lm_cli.options import BatchTokens, Checkpoint, Condition, Device, Force, Json, Strand, Threads
+from genome_lm_cli.options import (
+    BatchTokens,
+    Checkpoint,
+    Condition,
+    Device,
+    Force,
+    Json,
+    Memory,
+    Strand,
+    Threads,
+)
 from genome_lm_cli.output import finish, say
 from genome_lm_cli.region import Region, RegionFasta, RegionGenome, check_outputs, opened_region, write_outputs
 
@@ -45,6 +55,7 @@ def mutagenesis(
     condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
+    memory: Memory = None,
     as_json: Json = False,
     force: Force = False,
 ) -> None:

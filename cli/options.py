@@ -10,6 +10,7 @@ import typer
 
 from genome_lm.device import WORDS, check_device_name
 from genome_lm.errors import GenomeLMError
+from genome_lm.machine import memory_budget
 from genome_lm.threads import limit_threads
 
 if TYPE_CHECKING:
@@ -42,6 +43,25 @@ Device = Annotated[str | None, typer.Option(help=f"{WORDS}; default: auto.", cal
 MOST_SEED = 2**32 - 1
 """NumPy, PyTorch and Lightning all take it."""
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.", min=0, max=MOST_SEED, metavar="N")]
+
+
+def _keep_to_budget(context: typer.Context, memory: str | None) -> str | None:
+    """Give the command a budget of memory, which ends with it."""
+    if memory is not None:
+        context.with_resource(memory_budget(memory))
+    return memory
+
+
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory of the process, or of a GPU: 8GB, 7.5GiB; batches, caches and recomputation follow. "
+        "Default: what is free.",
+        metavar="SIZE",
+        callback=_keep_to_budget,
+    ),
+]
+"""All commands that run a model have it; it acts before the command's body."""
 Threads = Annotated[
     int | None,
     typer.Option(

@@ -17,6 +17,7 @@ from genome_lm_cli.options import (
     Fasta,
     Force,
     Json,
+    Memory,
     NameMap,
     Names,
     Split,
@@ -68,6 +69,7 @@ def predict(
     batch_tokens: BatchTokens = 32_768,
     device: Device = None,
     threads: Threads = None,
+    memory: Memory = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -19,6 +19,7 @@ from genome_lm_cli.options import (
     Fasta,
     Force,
     Json,
+    Memory,
     NameMap,
     Names,
     Seed,
@@ -107,6 +108,7 @@ def score(
     condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
+    memory: Memory = None,
     as_json: Json = False,
     force: Force = False,
 ) -> None:

@@ -11,7 +11,14 @@ from genome_lm.documents import read_yaml
 from genome_lm.errors import GenomeLMError, naming
 from genome_lm.training_config import TrainingConfig
 from genome_lm.typed import typed
-from genome_lm_cli.options import MOST_SEED, Device, Json, Threads, given
+from genome_lm_cli.options import (
+    MOST_SEED,
+    Device,
+    Json,
+    Memory,
+    Threads,
+    given,
+)
 from genome_lm_cli.output import finish
 
 if TYPE_CHECKING:
@@ -111,6 +118,7 @@ def train(
         typer.Option("--logger", help="Where curves go besides metrics.csv; may be repeated; default: tensorboard."),
     ] = None,
     threads: Threads = None,
+    memory: Memory = None,
     as_json: Json = False,
 ) -> None:
     """Train a model, or go on where a killed run was left.

@@ -18,6 +18,7 @@ from genome_lm_cli.options import (
     Device,
     Force,
     Json,
+    Memory,
     Seed,
     Strand,
     Threads,
@@ -62,6 +63,7 @@ def variant_benchmark(
     condition: Condition = None,
     device: Device = None,
     threads: Threads = None,
+    memory: Memory = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

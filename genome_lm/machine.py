@@ -1,13 +1,61 @@
-"""Memory of the machine and of this process, as Linux tells it, with stand-ins for macOS."""
+"""Memory of the machine and of this process, as Linux tells it, with stand-ins for macOS; and a budget of it."""
 
 import os
+import re
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.threads import control_groups
+
+LEAST_BUDGET, MOST_BUDGET = 100 * 10**6, 10**15
+"""Bytes: Python and PyTorch alone take more than the first."""
 
 _MEMORY, _OURS, _STATUS = Path("/proc/meminfo"), Path("/proc/self/statm"), Path("/proc/self/status")
+_UNITS = {f"{prefix}{kind}": (1024 if kind == "ib" else 1000) ** power
+          for power, prefix in enumerate("kmgt", 1) for kind in ("b", "ib")}  # fmt: skip
+_budget: ContextVar[int | None] = ContextVar("memory budget", default=None)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a text such as "8GB" (powers of 1,000), "8GiB" (powers of 1,024) or "500MB".
+
+    Raises:
+        GenomeLMError: If it is not of this form, or less than `LEAST_BUDGET` or more than `MOST_BUDGET`.
+    """
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kmgt]i?b)", text.strip().lower())
+    if match is None:
+        raise GenomeLMError(f"memory {text!r:.60}: write a number and a unit, such as 8GB, 7.5GiB or 500MB")
+    nbytes = int(float(match[1]) * _UNITS[match[2]])
+    if not LEAST_BUDGET <= nbytes <= MOST_BUDGET:
+        raise GenomeLMError(f"memory {text}: must be at least 100MB and at most 1000TB")
+    return nbytes
+
+
+@contextmanager
+def memory_budget(size: str | int | None) -> Iterator[None]:
+    """A context in which the work of this thread keeps to so much memory: batches, caches, recomputation follow.
+
+    On a CPU it is the memory of the whole process, on a GPU that of PyTorch's allocator. It changes results by
+    rounding alone.
+
+    Args:
+        size: Bytes, or a text as `parse_size` takes it; None leaves all as it is.
+    """
+    token = _budget.set(parse_size(size) if isinstance(size, str) else _budget.get() if size is None else size)
+    try:
+        yield
+    finally:
+        _budget.reset(token)
+
+
+def budget() -> int | None:
+    """Bytes that `memory_budget` allows; None outside of it."""
+    return _budget.get()
 
 
 def total_memory() -> int:
@@ -16,17 +64,64 @@ def total_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that can be taken without swapping; half of the machine's where the system does not say."""
+    """Bytes that can be taken without swapping: on the machine, in this process's control group, within the budget.
+
+    Half of the machine's memory where the system does not say.
+    """
+    limits = [_free_on_machine()]
+    limits += [] if (left := group_memory()) is None else [left]
+    limits += [] if (allowed := budget()) is None else [allowed - process_memory()]
+    return max(0, min(limits))
+
+
+def _free_on_machine() -> int:
     if not _MEMORY.exists():
         return total_memory() // 2
     fields = dict(line.split(":", maxsplit=1) for line in _MEMORY.read_text(encoding="utf-8").splitlines())
     return int(fields["MemAvailable"].split()[0]) << 10
 
 
+def group_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process's control group, or one around it, has left: the least of them; None for no limit.
+
+    What the system keeps of files counts as free, as in MemAvailable.
+
+    Args:
+        root: Where the file system begins.
+    """
+    try:
+        left = [_left_in(folder, *files) for folder, files in control_groups(root, "memory", _GROUP_FILES)]
+    except ValueError:  # tables of another form than Linux's, as some sandboxes show
+        return None
+    return min((number for number in left if number is not None), default=None)
+
+
+_GROUP_FILES = {
+    "": ("memory.max", "memory.current"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
+"""Of version 2 and version 1: the limit, and what is used."""
+
+
+def _left_in(folder: Path, limit: str, used: str) -> int | None:
+    """Bytes that a control group has left; None for no limit ("max"), or if its files say no numbers."""
+    try:
+        most, taken = (int((folder / name).read_text(encoding="utf-8")) for name in (limit, used))
+        lines = (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return None
+    statistics = dict(line.split(maxsplit=1) for line in lines)
+    files = statistics.get("inactive_file", "0")
+    return most - taken + int(files)
+
+
 def require_memory(nbytes: int, what: str) -> None:
     """Raise a `GenomeLMError` if something takes more bytes than are free, before they are asked for."""
     if nbytes > (free := free_memory()):
-        raise GenomeLMError(f"{what}: needs at least {nbytes / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free")
+        within = "" if budget() is None else " within --memory"
+        raise GenomeLMError(
+            f"{what}: needs at least {nbytes / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free{within}"
+        )
 
 
 def process_memory() -> int:

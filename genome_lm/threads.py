@@ -142,14 +142,25 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
         CPUs, such as 1.5; None for no limit.
     """
     try:
-        quotas = [_quota_of(folder, files) for folder, files in _cpu_groups(root)]
+        quotas = [_quota_of(folder, files) for folder, files in control_groups(root, "cpu", _QUOTA_FILES)]
     except ValueError:  # tables of another form than Linux's, as some sandboxes show
         return None
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def _cpu_groups(root: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Folders of this process's control groups that can limit CPU time, the outermost first, with their files."""
+def control_groups(
+    root: Path, wanted: str, files: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Folders of this process's control groups that can limit something, the outermost first, with their files.
+
+    Args:
+        root: Where the file system begins.
+        wanted: The controller of version 1: "cpu" or "memory".
+        files: Names of the files that say the limit, for "" (version 2) and for that controller.
+
+    Raises:
+        ValueError: If the tables of the system are of another form than Linux's.
+    """
     own: dict[str, str] = {}
     for line in _lines(root / "proc/self/cgroup"):
         _number, controllers, path = line.split(":", 2)
@@ -158,15 +169,15 @@ def _cpu_groups(root: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
         place, _, system = line.partition(" - ")
         top, mount = place.split()[3:5]
         kind, *_, options = system.split()
-        controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
+        controller = {"cgroup2": "", "cgroup": wanted}.get(kind)
         if controller not in own or (controller and controller not in options.split(",")):
             continue
         folder = root / mount.lstrip("/")
-        yield folder, _QUOTA_FILES[controller]
+        yield folder, files[controller]
         # A container may show its own group as the whole tree; the path, seen from outside, then leads nowhere in it.
         for part in Path(os.path.relpath(own[controller], top)).parts:
             folder /= part
-            yield folder, _QUOTA_FILES[controller]
+            yield folder, files[controller]
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,6 +9,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore, Interval, fetch_windows, tile
 from genome_lm.model import HyenaLM
 from genome_lm.model.likelihood import model_losses
+from genome_lm.model.room import fitting_positions
 
 Floats = npt.NDArray[np.float32]
 RESAMPLES = 1_000
@@ -28,7 +29,7 @@ def base_losses(model: HyenaLM, tokens: Tokens, device_tokens: int = 32_768) -> 
     """
     losses = np.empty(tokens.shape, dtype=np.float32)
     device = next(model.parameters()).device
-    rows = max(1, device_tokens // tokens.shape[1])
+    rows = max(1, fitting_positions(model.backbone, device_tokens, tokens.shape[1]) // tokens.shape[1])
     for start in range(0, len(tokens), rows):
         ids = torch.from_numpy(tokens[start : start + rows].astype(np.int64)).to(device)
         losses[start : start + rows] = model_losses(model, ids).cpu().numpy()

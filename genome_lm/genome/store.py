@@ -134,6 +134,15 @@ class GenomeStore:
         return ChunkReader(self._chunks, min(_CHUNK_BYTES, self._cache_bytes), _VIEWS[view].table)
 
     @property
+    def resident_bytes(self) -> int:
+        """Bytes that the tokens of the genome take once all of them were read."""
+        for tokens in (PlainTokens, PackedTokens):
+            share = self._cache_bytes // (4 if tokens is PlainTokens else 1)
+            if (size := tokens.size(self._chunks)) <= share:
+                return size
+        return min(_CHUNK_BYTES, self._cache_bytes)
+
+    @property
     def bases(self) -> int:
         """Bases of all contigs."""
         return int(self.contigs.starts[-1])

@@ -15,6 +15,7 @@ from genome_lm.genome.contigs import Contig
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.model import HyenaLM
 from genome_lm.model.likelihood import model_likelihoods
+from genome_lm.model.room import fitting_positions
 from genome_lm.strands import Strands, check_strand, counted_once, orientations
 
 Bits = npt.NDArray[np.float32]
@@ -123,7 +124,8 @@ def _strand_bits(
     bits = np.full(end - start, np.nan, dtype=np.float32)
     device = model.backbone.embedding.weight.device
     windows = grid.windows(start, end, contig.length)
-    size = max(1, batch_tokens // (grid.context + grid.stride + grid.behind))
+    longest = grid.context + grid.stride + grid.behind
+    size = max(1, fitting_positions(model.backbone, batch_tokens, longest) // longest)
     for first in range(0, len(windows), size):
         batch = windows[first : first + size]
         ids = np.full((len(batch), max(each.stop - each.left for each in batch)), PAD, dtype=np.int64)

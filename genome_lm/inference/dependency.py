@@ -33,6 +33,7 @@ from genome_lm.model import HyenaLM
 from genome_lm.model import recompute as shared
 from genome_lm.model.language_model import target_mask
 from genome_lm.model.likelihood import HIDDEN_SETS, base_table, hidden_sets, hidden_table
+from genome_lm.model.room import fitting_positions
 from genome_lm.optional import require
 from genome_lm.progress import progress
 from genome_lm.strands import Strands, check_strand, orientations
@@ -246,6 +247,7 @@ class StrandReader:
         read_alternatives = shared.alternative_states if share else shared.plain_alternative_states
         of_reference = self._log_odds(reference.hidden)[0, self.first - reference.begin :]
         values = np.zeros((len(rows), self.bases))
+        batch_tokens = fitting_positions(backbone, batch_tokens, len(ids), shared.kept_streams(backbone.config))
         at = rows.start
         while at < min(rows.stop, self.bases - 1):  # nothing in the region follows the last base
             # The last base predicts nothing in the region.
@@ -282,7 +284,7 @@ class StrandReader:
             hidden[:, at] = False
             read[..., region].masked_fill_(hidden[:, None], MASK)
             read[:, 1:, self.first + at] = _substitutes(ids[self.first + at])
-            size = max(1, batch_tokens // len(ids))
+            size = max(1, fitting_positions(self.model.backbone, batch_tokens, len(ids)) // len(ids))
             tables = [hidden_table(self.model, some)[:, region] for some in read.flatten(0, 1).split(size)]
             odds = _log_odds(torch.cat(tables)).unflatten(0, (HIDDEN_SETS, 4))
             change = (odds[:, 1:] - odds[:, :1]).abs().amax((1, 3))

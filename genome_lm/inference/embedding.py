@@ -15,6 +15,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.inference.batches import BatchSize, compute_in_batches
 from genome_lm.inference.pooling import Pooling, parse_pool, pool_states
 from genome_lm.model import HyenaBackbone
+from genome_lm.model.room import fitting_positions
 from genome_lm.strands import EmbeddedStrands, check_strand
 
 Floats = npt.NDArray[np.float32]
@@ -154,6 +155,7 @@ def _one_strand(
         advance(sum(sequences[n].bases for n in numbers))
 
     tokens, device = [sequence.tokens for sequence in sequences], backbone.embedding.weight.device
+    size.tokens = fitting_positions(backbone, size.tokens, max(map(len, tokens), default=1))
     compute_in_batches(tokens, size, device, compute, backbone.config.direction)
     return embedded
 

@@ -20,9 +20,11 @@ from genome_lm.files import open_output, replacing_file
 from genome_lm.genome.codes import Codes
 from genome_lm.inference.sampling import Sampling
 from genome_lm.kernels import Draws, Replayed, own_threads
-from genome_lm.machine import total_memory
+from genome_lm.machine import budget, total_memory
 from genome_lm.model import HyenaLM
+from genome_lm.model.memory import PROCESS_BYTES, forward_bytes
 from genome_lm.model.mixers import mixer_class
+from genome_lm.model.room import as_option
 from genome_lm.model.stepping import Stepper
 from genome_lm.progress import progress
 
@@ -122,17 +124,29 @@ def check_memory(prompts: int, length: int, samples: int) -> None:
 
 
 def batch_size(config: ModelConfig, length: int, longest: int) -> int:
-    """Sequences whose states fit `STATE_BYTES`: 1 to `MOST`.
+    """Sequences whose states fit `STATE_BYTES`, or what the memory budget leaves for them: 1 to `MOST`.
 
     Args:
         config: Of the model.
         length: Bases to generate.
         longest: Bases of the longest prompt.
+
+    Raises:
+        GenomeLMError: If the budget does not do for one sequence; it says what would do.
     """
     # While a prompt is read: residual stream, its norm, and the MLP's or a group's streams.
     kept = sum(mixer_class(name).step_values(config, longest, length) for name in config.mixers)
     each = 4 * (kept + 4 * config.d_model * longest)
-    return min(MOST, max(1, STATE_BYTES // each))
+    room = STATE_BYTES
+    if (allowed := budget()) is not None:
+        least = PROCESS_BYTES["forward"] + forward_bytes(config, 1) + each
+        if least > allowed:
+            raise GenomeLMError(
+                f"generating {length:,} bases needs at least {as_option(least)} of memory, the budget is "
+                f"{as_option(allowed, down=True)}: give --memory {as_option(least)} or more, or ask for fewer bases"
+            )
+        room = min(room, allowed - least + each)
+    return min(MOST, max(1, room // each))
 
 
 class Generating:

@@ -10,6 +10,7 @@ from genome_lm.alphabet import Tokens, reverse_complement
 from genome_lm.inference.batches import padded_batches
 from genome_lm.mapped import Mapped
 from genome_lm.model import Head, HyenaBackbone
+from genome_lm.model.room import fitting_positions
 
 Floats = npt.NDArray[np.float32]
 
@@ -51,6 +52,8 @@ def pooled(backbone: HyenaBackbone, head: Head, tokens: Sequence[Tokens], batch_
     order: list[int] = []
     parts: list[torch.Tensor] = []
     device = head.out.weight.device
+    if not torch.is_grad_enabled():
+        batch_tokens = fitting_positions(backbone, batch_tokens, max(map(len, tokens), default=1))
     for numbers, ids, lengths in padded_batches(tokens, batch_tokens, device, backbone.config.direction):
         features = head.features(backbone, ids, torch.tensor(lengths, device=device))
         parts.append(features if torch.is_grad_enabled() else features.cpu())
@@ -65,6 +68,7 @@ def _one_strand(
         sides = [pooled(backbone, head, side, batch_tokens) for side in (tokens, seconds)] if tokens else []
         device = head.out.weight.device
         return [*head.outputs_of(head.paired(*sides).to(device)).float().cpu().numpy()] if sides else []
+    batch_tokens = fitting_positions(backbone, batch_tokens, max(map(len, tokens), default=1))
     by_sequence: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
     for numbers, ids, lengths in padded_batches(
         tokens, batch_tokens, head.out.weight.device, backbone.config.direction

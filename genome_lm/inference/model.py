@@ -26,6 +26,7 @@ from genome_lm.inference.sampling import Sampling
 from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.model import Head, HyenaBackbone, HyenaLM
 from genome_lm.model.likelihood import Alphabet, model_likelihoods
+from genome_lm.model.room import fitting_positions
 from genome_lm.strands import EmbeddedStrands, Strands
 from genome_lm.text import html_table
 
@@ -261,6 +262,7 @@ class GenomeLM:
             raise GenomeLMError(f"alphabet {alphabet!r}: use all or acgt")
         tokens = encode_all(sequences, names, self.config.max_length)
         likelihoods: list[Floats] = [np.empty(0, dtype=np.float32)] * len(tokens)
+        batch_tokens = fitting_positions(self.backbone, batch_tokens, max(map(len, tokens), default=1))
         for numbers, ids, lengths in padded_batches(tokens, batch_tokens, self.device, self.config.direction):
             rows = model_likelihoods(self.model, ids, alphabet).float().cpu().numpy()
             for number, row, length in zip(numbers, rows, lengths, strict=True):

@@ -31,6 +31,7 @@ from genome_lm.inference.readouts import LLR, Readouts, distances, site_values
 from genome_lm.model import HyenaLM
 from genome_lm.model import recompute as shared
 from genome_lm.model.likelihood import base_table
+from genome_lm.model.room import fitting_positions
 from genome_lm.strands import Strands, check_strand, counted_once, orientations
 
 Table = npt.NDArray[np.floating]
@@ -200,9 +201,16 @@ class _StrandScorer:
     def scores(self, places: list[Place]) -> Iterator[_Score]:
         """The scores of variants, window by window; those without room have none."""
         windows = self._windows(places)
-        size = max(1, self.batch_tokens // self.layout.window)
+        size = max(1, self._positions // self.layout.window)
         for first in range(0, len(windows), size):
             yield from self._scores_of(windows[first : first + size])
+
+    @property
+    def _positions(self) -> int:
+        """Positions that go through the model at one time, with what is kept of a pass over references."""
+        backbone = self.model.backbone
+        kept = shared.kept_streams(backbone.config)
+        return fitting_positions(backbone, self.batch_tokens, self.layout.window, kept)
 
     def _windows(self, places: list[Place]) -> list[_Window]:
         """Windows on the grid, in the order of the genome."""
@@ -238,7 +246,7 @@ class _StrandScorer:
         first = min(min(row.start, row.site) for row in rows)
         reference = shared.reference_states(backbone, ids, first, wanted)
         of_reference = self._table(reference.hidden)
-        size = max(1, self.batch_tokens // self.layout.flank)
+        size = max(1, self._positions // self.layout.flank)
         for first in range(0, len(rows), size):
             some = rows[first : first + size]
             # The last base of an end predicts nothing that is scored. All ends have one length for the filters.

@@ -33,6 +33,7 @@ from genome_lm.kernels.cpu.mixer import (
     MixerWeights,
     Spectra,
     by_spectra,
+    kept_projections,
     residual_mixer,
     residual_mixer_,
 )
@@ -114,6 +115,7 @@ __all__ = [
     "hyena_core_by_spectra",
     "implicit_filter",
     "is_watched",
+    "kept_projections",
     "linear",
     "local_attention",
     "local_counts",

@@ -1,6 +1,6 @@
 """The backbone: embedding, blocks of a mixer and an MLP, final norm."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -158,6 +158,8 @@ class HyenaBackbone(nn.Module):
         activation_checkpointing: Recompute each block in the backward pass instead of storing what it computed.
         condition: Name of the condition whose token is read before each sequence, None for no such token. What is
             returned has no position for it. Set it by `HyenaLM.condition`, which checks the name.
+        recomputed: Says of a batch, by its rows and their positions, which blocks are computed again in training, by
+            number; None for the backbone's own rule, all or none. Computing again changes no value.
         context: Devices that share each sequence in `forward`, all of which are given whole sequences; None for this
             one alone. See `own`, and `genome_lm.training.context_parallel`, which checks whether they can.
     """
@@ -166,6 +168,7 @@ class HyenaBackbone(nn.Module):
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
+        self.recomputed: Callable[[int, int], frozenset[int]] | None = None
         self.condition: str | None = None
         self.context: Context | None = None
         self.embedding = nn.Embedding(EMBEDDING_ROWS, config.d_model)
@@ -201,12 +204,12 @@ class HyenaBackbone(nn.Module):
         batch = Ways.of(self.config, ids, self.ahead + (0 if prompt is None else len(prompt)))
         shard = self._shard(ids.shape[1])
         x = self.read(batch.ids, prompt) if shard is None else self._read_shard(ids, shard)
-        recompute = self.training and torch.is_grad_enabled() and self._recomputes(x)
+        recomputed = self._recomputed(x) if self.training and torch.is_grad_enabled() else frozenset()
         if self.context is not None:  # as one, since blocks exchange again what they compute again
-            recompute = self.context.any(recompute, x.device)
+            recomputed = self._every if self.context.any(bool(recomputed), x.device) else frozenset()
         random = self.config.resid_dropout > 0
-        for block in self.blocks[:layer]:
-            if recompute:
+        for number, block in enumerate(self.blocks[:layer]):
+            if number in recomputed:
                 x = checkpoint(block, x, False, batch.turn, shard, use_reentrant=False, preserve_rng_state=random)
             else:
                 x = block(x, not torch.is_grad_enabled(), batch.turn, shard)
@@ -271,22 +274,28 @@ class HyenaBackbone(nn.Module):
             rows.copy_(self.norm(rows))
         return x
 
-    def _recomputes(self, x: Tensor) -> bool:
-        """Whether blocks are computed again in the backward pass: if asked for, or if storing takes too much.
+    @property
+    def _every(self) -> frozenset[int]:
+        return frozenset(range(self.config.n_layer))
+
+    def _recomputed(self, x: Tensor) -> frozenset[int]:
+        """Blocks that are computed again in the backward pass: all if asked for, or if storing takes too much.
 
         Args:
             x: (B, L, D), the residual stream.
         """
         if self.activation_checkpointing or torch.compiler.is_compiling():
-            return self.activation_checkpointing
+            return self._every if self.activation_checkpointing else frozenset()
+        if self.recomputed is not None:
+            return self.recomputed(x.shape[0] // strands(self.config), x.shape[1])
         stored = (1 + ways(self.config)) * self.config.n_layer * x.nbytes
         if x.device.type == "cuda" and stored > ALWAYS_STORED_BYTES:
             dtype = torch.bfloat16 if torch.is_autocast_enabled("cuda") else torch.float32
             batch = GpuBatch(
                 self.config, x.shape[0] // strands(self.config), x.shape[1], dtype, backend_for(x) == "triton"
             )
-            return must_recompute(batch, free_bytes(x.device))
-        return x.device.type == "cpu" and stored > STORED_BYTES
+            return self._every if must_recompute(batch, free_bytes(x.device)) else frozenset()
+        return self._every if x.device.type == "cpu" and stored > STORED_BYTES else frozenset()
 
     def every_layer(self, ids: Tensor, layers: Collection[int | None]) -> Iterator[tuple[int | None, Tensor]]:
         """Hidden states of several layers in one pass, in the order of depth.

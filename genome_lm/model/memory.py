@@ -1,73 +1,125 @@
-"""How much memory a sequence needs, counted from the shapes of what the operations hold at one time.
+"""How much memory a batch needs, counted from the shapes of what the operations hold at one time.
 
-`forward_bytes` and `training_bytes` are for a CPU, `cuda_forecast` is for a GPU. Those for a CPU are for one sequence
-in float32 and an order of 2. They leave out what the process itself takes (Python and PyTorch: 0.25 GB, in training
-0.4 GB), and the filters that the micro-batches of a step share (at most 1 GiB). The C library's allocator may hold
-some more: it keeps freed pieces of under 32 MiB, most of what there is at lengths of a few ten thousand. A stream is
-length · d_model values.
+`forward_bytes`, `training_bytes` and `training_chain` are for a CPU, `cuda_forecast` is for a GPU. Those for a CPU
+are for float32 and an order of 2. They leave out what the process itself takes (`PROCESS_BYTES`). The C library's
+allocator may hold some more: it keeps freed pieces of under 32 MiB, most of what there is at lengths of a few ten
+thousand. A stream is rows · length · d_model values.
 """
+
+from functools import lru_cache
+from typing import Literal
 
 import torch
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import most_sharing
+from genome_lm.kernels import most_sharing, rows_of_piece
+from genome_lm.kernels.cpu.mixer import KEPT_BYTES, LEAST_CHUNK
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.model import backbone
+from genome_lm.model.chain import Chain, Link
 from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes
 from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
-from genome_lm.model.mixer import GpuBatch
+from genome_lm.model.mixer import GpuBatch, Held
 from genome_lm.model.mixers import mixer_class
+from genome_lm.model.mixers.filter import SPECTRUM_BYTES
 from genome_lm.model.ngram import ngrams_held
 from genome_lm.model.ways import combined_bytes, rows_at_once, strands, ways
+from genome_lm.model.work import forward_work
 
 FLOAT = 4
-PIECES = 8 << 20
-"""Buffers and temporaries of the pieces (positions, groups of channels) of a thread, whatever the length."""
+PROCESS_BYTES = {"forward": 350 << 20, "training": 600 << 20}
+"""What Python, PyTorch and the libraries of a command take before a model is there."""
+PROJECTION_BYTES = KEPT_BYTES
+"""Of in-projections that training keeps for its backward pass where no budget says otherwise."""
+CHUNKS = {"forward": 512, "training": 1_024}
+"""Positions that a thread takes through the MLP at one time."""
 COMBINED_STREAMS = 6
 """Streams that exist at one time while the two directions are combined otherwise than by their sum."""
 PLAIN_STREAMS = 4
 """Streams that a block in plain form stores beside its mixer's, and beside the hidden layers of its MLP."""
 
 
-def forward_bytes(config: ModelConfig, length: int) -> int:
-    """Most bytes that a forward pass without gradients holds at one time, `length` bases, on the fused CPU path.
+def forward_bytes(config: ModelConfig, length: int, rows: int = 1, spectra: int = SPECTRUM_BYTES) -> int:
+    """Most bytes that a forward pass without gradients holds at one time on the fused CPU path.
 
     Weights, the residual stream, the logits, and what the mixers hold (`Mixer.forward_held`).
+
+    Args:
+        config: Of the model.
+        length: Positions of a sequence.
+        rows: Sequences.
+        spectra: Bytes of the cache of all spectra; more are not kept.
     """
-    held = [mixer_class(name).forward_held(config, length, layers) for name, layers in _layers(config)]
-    temporary = max(ngrams_held(config, length).temporary, *(rows_at_once(config) * each.temporary for each in held))
-    kept = sum(each.kept for each in held) * (2 if config.reversed_weights == "own" else 1)  # filters, of any rows
+    held = [mixer_class(name).forward_held(config, length, rows * rows_at_once(config)) for name in config.mixers]
+    temporary = max(ngrams_held(config, rows * length).temporary, *(each.temporary for each in held))
+    kept = sum(each.kept for each in held if each.kept <= spectra // config.n_layer)
+    kept *= 2 if config.reversed_weights == "own" else 1  # filters, of any rows
     if config.combine != "sum":
-        temporary = max(temporary, COMBINED_STREAMS * strands(config) * _stream(config, length))
+        temporary = max(temporary, COMBINED_STREAMS * strands(config) * _stream(config, length, rows))
     streams = 1 if ways(config) == 1 else 1 + ways(config)
-    rows = strands(config) * streams * _stream(config, length)
-    return _weights(config) + rows + 16 * FLOAT * length + kept + temporary + _pieces()
+    whole = strands(config) * streams * _stream(config, length, rows)
+    logits = 16 * FLOAT * rows * length
+    return _weights(config) + whole + logits + kept + temporary + _pieces(config, rows * length, "forward")
 
 
-def training_bytes(config: ModelConfig, length: int) -> int:
-    """Most bytes that a training step (forward, backward, AdamW) of `length` bases holds at one time on a CPU.
+def training_bytes(config: ModelConfig, length: int, rows: int = 1) -> int:
+    """Most bytes that a training step (forward, backward, AdamW) of one micro-batch holds at one time on a CPU.
 
-    Weights, their gradients and AdamW's two moments; the embedding's dropout mask, and what its n-grams hold; the
-    gradients of the stream that come into and go out of a block; what every block stores for its backward pass (the
-    inputs of its mixer and of its MLP; in short sequences all that its plain form needs; where that is too much, one
-    stream, and one block at a time is computed again); and what the mixers hold (`Mixer.training_held`).
+    That is of the blocks as they do by themselves: all store, or where that is too much, all are computed again.
     """
-    stream = strands(config) * _stream(config, length)
-    fixed = 4 * _weights(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream + _pieces()
-    fixed += strands(config) * ngrams_held(config, length).kept
-    stored = (1 + ways(config)) * config.n_layer * stream
-    combined = strands(config) * combined_bytes(config, FLOAT) * length * config.d_model
-    recompute = False
-    if length * config.d_model < SMALL:
-        hidden = strands(config) * 2 * FLOAT * length * config.d_inner
-        stored = config.n_layer * ((PLAIN_STREAMS + ways(config) - 1) * stream + hidden)
-    elif stored > backbone.STORED_BYTES:
-        stored, recompute = (config.n_layer + 1 + ways(config)) * stream, True
-    stored += combined * (1 if recompute else config.n_layer)
-    held = [mixer_class(name).training_held(config, length, layers, recompute) for name, layers in _layers(config)]
-    kept = max(each.kept for each in held) if recompute else sum(each.kept for each in held)
-    temporary = rows_at_once(config) * max(each.temporary for each in held)
-    return fixed + stored + strands(config) * ways(config) * kept + temporary
+    chain = training_chain(config, length, rows)
+    stored = (1 + ways(config)) * config.n_layer * strands(config) * _stream(config, length, rows)
+    return chain.peak(range(config.n_layer) if stored > backbone.STORED_BYTES else ())
+
+
+def training_chain(
+    config: ModelConfig, length: int, rows: int = 1, projections: int | None = None, shared: int = 0
+) -> Chain:
+    """What the blocks hold in a training step on a CPU, from which the peak of any choice among them follows.
+
+    Whatever the choice, there are: weights, their gradients and AdamW's two moments; the embedding's dropout mask,
+    and what its n-grams hold; the gradients of the stream that come into and go out of a block; and in-projections of
+    the first blocks, within their budget. A block stores for its backward pass the inputs of its mixer and of its
+    MLP (in small batches all that its plain form needs), and what the mixer holds (`Mixer.training_held`). Times of
+    computing again are in operations, see `genome_lm.model.work`.
+
+    Args:
+        config: Of the model.
+        length: Positions of a sequence.
+        rows: Sequences of a micro-batch.
+        projections: Bytes of in-projections that are kept; None for `PROJECTION_BYTES`.
+        shared: Bytes of filters that the micro-batches of a step share at most.
+    """
+    stream = strands(config) * _stream(config, length, rows)
+    combined = strands(config) * combined_bytes(config, FLOAT) * rows * length * config.d_model
+    small = rows * length * config.d_model < SMALL
+    if small:
+        hidden = strands(config) * 2 * FLOAT * rows * length * config.d_inner
+        own = (PLAIN_STREAMS + ways(config) - 1) * stream + hidden
+    else:
+        own = (1 + ways(config)) * stream
+    layers = [mixer_class(name).training_held(config, length, rows * rows_at_once(config)) for name in config.mixers]
+    passes = ways(config) if config.reversed_weights == "own" else 1
+    lent, again = _projections(layers, passes, PROJECTION_BYTES if projections is None else projections)
+    times = [forward_work(config, block, length, rows).total for block in range(config.n_layer)]
+    links = [
+        Link(own + combined + passes * held.kept, stream, held.temporary + more, time)
+        for held, more, time in zip(layers, again, times, strict=True)
+    ]
+    fixed = 4 * _weights(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
+    fixed += strands(config) * ngrams_held(config, rows * length).kept + lent
+    fixed += min(shared, passes * sum(held.shared for held in layers))
+    return Chain(fixed + _pieces(config, rows * length, "training"), tuple(links))
+
+
+def _projections(layers: list[Held], passes: int, budget: int) -> tuple[int, list[int]]:
+    """Bytes of in-projections that the first layers keep, and for each layer what its backward pass takes besides."""
+    lent, again = 0, []
+    for held in layers:
+        kept = lent + passes * held.projection <= budget
+        lent += passes * held.projection if kept else 0
+        again.append(0 if kept else held.projected_again)
+    return lent, again
 
 
 def cuda_forecast(config: ModelConfig, length: int) -> dict[str, dict[str, int]]:
@@ -89,20 +141,27 @@ def cuda_forecast(config: ModelConfig, length: int) -> dict[str, dict[str, int]]
     return forecast
 
 
+def cuda_forward_total(config: ModelConfig, length: int, rows: int) -> int:
+    """Bytes of a forward pass of float32 on a GPU, weights included."""
+    return _weights(config) + cuda_forward_bytes(GpuBatch(config, rows, length))
+
+
+@lru_cache(maxsize=64)
 def _weights(config: ModelConfig) -> int:
     with torch.device("meta"):
         return FLOAT * sum(parameter.numel() for parameter in HyenaLM(config).parameters())
 
 
-def _stream(config: ModelConfig, length: int) -> int:
-    return FLOAT * length * config.d_model
+def _stream(config: ModelConfig, length: int, rows: int) -> int:
+    return FLOAT * rows * length * config.d_model
 
 
-def _layers(config: ModelConfig) -> list[tuple[str, int]]:
-    """The operators, and how many blocks have each."""
-    return [(name, config.mixers.count(name)) for name in dict.fromkeys(config.mixers)]
-
-
-def _pieces() -> int:
-    """Temporaries of all threads: buffers of pieces, and a loss chunk's logits."""
-    return most_sharing() * (PIECES + 3 * LOSS_CHUNK * 16 * FLOAT)
+def _pieces(config: ModelConfig, positions: int, mode: Literal["forward", "training"]) -> int:
+    """Temporaries of all threads: pieces of positions with their hidden layers, and a loss chunk's logits."""
+    layers = config.d_inner + 2 * config.d_model if mode == "forward" else 2 * config.d_inner + 4 * config.d_model
+    threads, in_pieces = most_sharing(), mode == "forward" or positions * config.d_model >= SMALL
+    piece = rows_of_piece(positions, LEAST_CHUNK, CHUNKS[mode]) * layers if in_pieces else 0
+    if mode == "forward":  # those of the mixer's projections stay with the allocator
+        piece += 4 * config.d_model * rows_of_piece(positions, LEAST_CHUNK, 2 * CHUNKS[mode])
+    chunk = min(LOSS_CHUNK, positions) * (3 * 16 + 2 * config.d_model) if mode == "training" else 0
+    return threads * FLOAT * max(piece, chunk)

@@ -19,10 +19,13 @@ from genome_lm.model.shards import Shard
 
 
 class Held(NamedTuple):
-    """Bytes on a CPU that the layers of one operator need for a sequence, beside weights and residual streams."""
+    """Bytes on a CPU that a layer needs for a batch, beside weights and residual streams."""
 
-    kept: int  # by all layers together, from their turn to the end of the pass
-    temporary: int  # by the layer whose turn it is
+    kept: int  # from its turn to the end of the pass
+    temporary: int  # while it is its turn
+    projection: int = 0  # of what training keeps of it within the budget of `genome_lm.kernels.kept_projections`
+    projected_again: int = 0  # while it is gone back through, where that was not kept
+    shared: int = 0  # of what the micro-batches of a step share of it
 
 
 class GpuBatch(NamedTuple):
@@ -229,22 +232,18 @@ class Mixer(nn.Module, ABC):
         return (prompt + length) * config.d_model
 
     @classmethod
-    def forward_held(cls, config: ModelConfig, length: int, layers: int) -> Held:
-        """What so many layers hold on a CPU in a forward pass without gradients, one sequence of float32."""
-        return Held(0, 4 * 4 * length * config.d_model)
+    def forward_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
+        """What a layer holds on a CPU in a forward pass without gradients, so many sequences of float32.
+
+        What it keeps are spectra, as far as the budget for them allows.
+        """
+        return Held(0, 4 * 4 * rows * length * config.d_model)
 
     @classmethod
-    def training_held(cls, config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
-        """What so many layers hold on a CPU in a training step.
-
-        Args:
-            config: Of the model.
-            length: Of the sequence.
-            layers: How many layers are of this operator.
-            recompute: Whether each is computed again in the backward pass, so that one stores at a time.
-        """
-        stream = 4 * length * config.d_model
-        return Held(6 * (1 if recompute else layers) * stream, 8 * stream)
+    def training_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
+        """What a layer holds on a CPU in a training step that stores what it computed, as `forward_held`."""
+        stream = 4 * rows * length * config.d_model
+        return Held(6 * stream, 8 * stream)
 
     @classmethod
     def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:

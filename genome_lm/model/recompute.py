@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.backbone import HyenaBackbone
 from genome_lm.model.mixer import Ends
@@ -37,6 +38,11 @@ class ReferenceStates(NamedTuple):
     def at(self, layer: int | None) -> Tensor:
         """The states of a layer, (R, L − begin, D); None for those after the final norm."""
         return self.hidden if layer is None else self.streams[layer]
+
+
+def kept_streams(config: ModelConfig) -> int:
+    """Numbers per position and channel that `reference_states` keeps at most: streams, and what mixers keep."""
+    return 2 + 3 * config.n_layer
 
 
 @torch.no_grad()

@@ -18,8 +18,9 @@ from lightning import Callback, Trainer
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
 from genome_lm.genome import BaseClasses, GenomeStore, Interval, tile
-from genome_lm.machine import process_memory
+from genome_lm.machine import budget, process_memory
 from genome_lm.model import HyenaLM
+from genome_lm.model.room import drop_spectra
 from genome_lm.progress import progress
 from genome_lm.training.data import StepBatch
 from genome_lm.training.lines import Commentary, Dashboard, announcement, describe_device, source_lines
@@ -69,6 +70,8 @@ class Validation:
         losses = [self._loss(model, length, watched) for watched in self.watched]
         model.condition = None
         model.train(training)
+        if budget() is not None:
+            drop_spectra(model.backbone)
         return losses
 
     def _loss(self, model: HyenaLM, length: int, watched: Watched) -> float:
@@ -114,7 +117,8 @@ class Log(Callback):
         device = describe_device(trainer)
         add_session(self.run, self.first_step, device)
         self._bar.say(announcement(pl_module.model, self.config, device, self.first_step))
-        for line in source_lines(pl_module.steps.mixture, self.config):
+        memory = [] if pl_module.memory is None else pl_module.memory.lines()
+        for line in [*memory, *source_lines(pl_module.steps.mixture, self.config)]:
             self._bar.say(line)
         self._commentary = Commentary(self.config, [row.loss for row in earlier], self._bar.say)
         self._dashboard = Dashboard(earlier)

@@ -56,6 +56,7 @@ class TrainingSteps(Dataset[StepBatch]):
 
     Attributes:
         context: Devices that share each window; these count as one in `rank` and `world`.
+        device_tokens: Positions that go through the model at one time, by the stage's length; the recipe's without.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class TrainingSteps(Dataset[StepBatch]):
     ) -> None:
         self.mixture, self.config = mixture, config
         self.rank, self.world, self.context = rank, world, 1
+        self.device_tokens: dict[int, int] = {}
         self.objective = objective_of(config)
         names = [source.condition for source in mixture.sources]
         ids = [CONDITION_IDS[conditions.index(name)] if name in conditions else PAD for name in names]
@@ -81,7 +83,7 @@ class TrainingSteps(Dataset[StepBatch]):
         extents = self.mixture.extents(windows)
         lengths = read_lengths(extents, windows.windows.length, self.objective.direction)
         order = np.argsort(-lengths, kind="stable")
-        most = self.config.device_tokens * self.context
+        most = self.device_tokens.get(plan.length, self.config.device_tokens) * self.context
         batches = micro_batches(lengths[order], plan.length, most, self.rank, self.world)
         own = order[self.rank :: self.world]
         windows = windows.take(own)

@@ -25,7 +25,7 @@ from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, writing
 from genome_lm.kernels import deterministic
-from genome_lm.machine import require_memory
+from genome_lm.machine import budget, require_memory
 from genome_lm.mixture_config import MixtureConfig
 from genome_lm.model import HyenaLM
 from genome_lm.training.averaging import averaged_weights
@@ -34,6 +34,7 @@ from genome_lm.training.context_parallel import check_context
 from genome_lm.training.data import GenomeData, TrainingSteps
 from genome_lm.training.devices import Machine, choose_accelerator, choose_strategy, process_rank
 from genome_lm.training.loggers import FOLDERS, LOGGERS, open_loggers, require_loggers
+from genome_lm.training.memory_plan import BYTES_PER_BASE, plan_training
 from genome_lm.training.metrics import METRICS, read_metrics
 from genome_lm.training.objective import with_objective
 from genome_lm.training.opening import open_sources
@@ -46,8 +47,6 @@ from genome_lm.training.system import TrainingSystem
 from genome_lm.training_config import TrainingConfig
 
 log = logging.getLogger(__name__)
-_BYTES_PER_BASE = 16
-"""Of a step, before it is cut into pieces: token, weight and target, as they are read and as they are copied."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,8 @@ def train(
     steps = TrainingSteps(sources.mixture, config, conditions=model.config.conditions)
     steps.context = machine.context_devices
     system = TrainingSystem(model.train(), config, steps, machine.context_exchange)
+    if (allowed := budget()) is not None:
+        _keep_to_budget(system, allowed, where["accelerator"], machine)
     validation = Validation(sources.watched, config)
     rank = process_rank(machine.processes)
     with writing(out), _locked(out) if rank == 0 else contextlib.nullcontext():
@@ -188,7 +189,26 @@ def _check_memory(model: ModelConfig | None, config: TrainingConfig) -> None:
         require_memory(weights + 4 * model.emb_dim * model.filter_length, "a model of this shape")
     for number, stage in enumerate(config.stages):
         bases = max(stage.length, config.tokens_per_step)
-        require_memory(_BYTES_PER_BASE * bases, f"a step of stage {number + 1} ({bases:,} bases)")
+        require_memory(BYTES_PER_BASE * bases, f"a step of stage {number + 1} ({bases:,} bases)")
+
+
+def _keep_to_budget(system: TrainingSystem, allowed: int, accelerator: str, machine: Machine) -> None:
+    """Plan the steps within the budget, and say how.
+
+    On a GPU the rule of the backbone has the budget by what it is told is free.
+    """
+    if machine.context_devices > 1:
+        raise GenomeLMError(
+            "--memory does not plan for windows that devices share; leave it or --context-devices out"
+        )
+    if accelerator != "cpu":
+        return
+    model, config = system.model, system.config
+    stores = {source.sampler.store for source in system.steps.mixture.sources}
+    resident = sum(store.resident_bytes for store in stores)
+    if config.ema:
+        resident += sum(parameter.nbytes for parameter in model.parameters())
+    system.keep_to(plan_training(model.config, config, allowed, resident))
 
 
 def _check_lengths(config: TrainingConfig, model: ModelConfig, devices: int) -> None:

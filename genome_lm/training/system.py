@@ -1,6 +1,7 @@
 """The training step as a LightningModule."""
 
 import math
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,14 +13,15 @@ from torch.distributed.tensor import DTensor
 
 from genome_lm.alphabet import PAD
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import outside_autocast
+from genome_lm.kernels import kept_projections, outside_autocast
 from genome_lm.model import HyenaLM, target_mask
-from genome_lm.model.mixers.filter import shared_filters
+from genome_lm.model.mixers.filter import FilterPasses, shared_filters
 from genome_lm.model.shards import Exchange
 from genome_lm.training.averaging import WeightAverage
 from genome_lm.training.context_parallel import make_context
 from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.devices import gradients_exchanged, load_optimizer, shard
+from genome_lm.training.memory_plan import MemoryPlan, StagePlan
 from genome_lm.training.micro_batches import MicroBatch
 from genome_lm.training.optimizers import make_optimizers, set_learning_rates
 from genome_lm.training.spikes import NormLimit
@@ -57,6 +59,7 @@ class TrainingSystem(LightningModule):
         exchange: How devices that share windows exchange values, see `genome_lm.model.shards.Context`.
         norm_limit: Of the gradients to come.
         average: Of the weights; None without one.
+        memory: How steps keep to a budget of memory; None without one.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class TrainingSystem(LightningModule):
         self.run_id, self.exchange = "", exchange
         self.norm_limit = NormLimit(config.clip, config.clip_factor)
         self.average: WeightAverage | None = None
+        self.memory: MemoryPlan | None = None
         self._saved: dict[str, Any] | None = None
         model.backbone.activation_checkpointing = config.activation_checkpointing
 
@@ -152,7 +156,7 @@ class TrainingSystem(LightningModule):
         counted = self._over_devices((target_mask(targets) * batch.weights).sum()) / self.steps.context
         scale = 1 / counted.clamp(min=torch.finfo(counted.dtype).tiny)
         totals = counted.new_zeros(2, len(self.steps.mixture.sources))
-        with shared_filters(self.model, len(batch.micro_batches)) as filters:
+        with self._within_budget(batch), self._shared_filters(batch) as filters:
             for number, micro_batch in enumerate(batch.micro_batches, start=1):
                 filters.last = number == len(batch.micro_batches)
                 *arrays, sources = _windows_of(micro_batch, batch.sources, ids, targets, batch.weights)
@@ -166,6 +170,22 @@ class TrainingSystem(LightningModule):
         totals = self._over_devices(totals)
         by_source = zip((totals[0] / totals[1]).tolist(), totals[1].tolist(), strict=True)
         return float(totals[0].sum() * scale), tuple(by_source)
+
+    def _within_budget(self, batch: StepBatch) -> AbstractContextManager[None]:
+        return kept_projections(None if self.memory is None else self._stage(batch).projections)
+
+    def _shared_filters(self, batch: StepBatch) -> AbstractContextManager[FilterPasses]:
+        shared = None if self.memory is None else self._stage(batch).shared
+        return shared_filters(self.model, len(batch.micro_batches), shared)
+
+    def _stage(self, batch: StepBatch) -> StagePlan:
+        assert self.memory is not None
+        return self.memory.stages[self.config.plan(batch.step).length]
+
+    def keep_to(self, memory: MemoryPlan) -> None:
+        """Take micro-batches, and compute blocks again, as a plan has it."""
+        self.memory, self.model.backbone.recomputed = memory, memory.recomputed
+        self.steps.device_tokens = {length: memory.device_tokens(length) for length in memory.stages}
 
     def _over_devices(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="sum")

@@ -10,6 +10,7 @@ from genome_lm.alphabet import PAD
 from genome_lm.genome import BaseClasses, GenomeStore, Windows, fetch_windows
 from genome_lm.model import HyenaLM, target_mask
 from genome_lm.model.likelihood import HIDDEN_SETS, hidden_sets, model_losses
+from genome_lm.model.room import fitting_positions
 from genome_lm.training.micro_batches import micro_batches, read_lengths
 
 
@@ -41,6 +42,7 @@ def target_losses(
     direction = model.config.direction
     lengths = read_lengths(inside, windows.length, direction)
     order = np.argsort(-lengths, kind="stable")
+    device_tokens = fitting_positions(model.backbone, device_tokens, windows.length)
     for first, end, length in micro_batches(lengths[order], windows.length - direction.offset, device_tokens):
         rows = order[first:end]
         tokens = fetch_windows(store, windows.take(rows))

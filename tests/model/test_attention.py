@@ -294,8 +294,9 @@ def test_forecasts_for_a_cpu_are_what_exists_at_one_time(
                     loss.backward()
             peaks.append(counted.most)
             guesses.append(forecast(config, length))
+        pieces = memory._pieces(config, length, "training" if training else "forward")
         if recall_keys:  # Its blocks of scores have the same size at all lengths.
-            assert 0.75 * peaks[1] < guesses[1] - memory._pieces() < 1.5 * peaks[1], (training, heads)
+            assert 0.75 * peaks[1] < guesses[1] - pieces < 1.5 * peaks[1], (training, heads)
             continue
         assert guesses[1] - guesses[0] == pytest.approx(peaks[1] - peaks[0], rel=0.15), (training, heads)
 

@@ -157,10 +157,10 @@ def test_blocks_on_a_gpu_are_computed_again_where_memory_is_short(
     )
     with torch.device("meta"):
         model = HyenaLM(PRESETS["large-1m"])
-    assert model.backbone._recomputes(stream) is recomputes  # type: ignore[arg-type]
+    assert bool(model.backbone._recomputed(stream)) is recomputes  # type: ignore[arg-type]
 
 
 def test_nobody_asks_the_driver_about_short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(backbone, "free_bytes")
     stream = SimpleNamespace(device=torch.device("cuda"), dtype=FLOAT32, shape=(1, 1_000, 128), nbytes=512_000)
-    assert not HyenaLM(PRESETS["tiny-1k"]).backbone._recomputes(stream)  # type: ignore[arg-type]
+    assert not HyenaLM(PRESETS["tiny-1k"]).backbone._recomputed(stream)  # type: ignore[arg-type]

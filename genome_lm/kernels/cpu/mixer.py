@@ -17,6 +17,8 @@ are made by a network (`FilterWeights`), or are explicit taps (`genome_lm.kernel
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -59,6 +61,7 @@ takes as long as a few transforms. (From 32 MiB on the result would be fresh mem
 KEPT_BYTES = 400 << 20
 """In-projections of the first blocks that training keeps for its backward pass: three streams each, a sixteenth of a
 step's time. Those of other blocks are computed again, at long sequences (from 100,000 bases of 256 channels) all."""
+_kept_projections: ContextVar[int | None] = ContextVar("bytes of in-projections that are kept", default=None)
 LONG_BYTES = 128 << 20
 """A residual stream from which on training gives the allocator's holes back: they outweigh the time it takes."""
 FILTERS, FILTER_BYTES = 16, 2 << 20
@@ -72,6 +75,16 @@ Spectra = Rows
 Around = Callable[[int, int, Tensor, Callable[[Tensor], Tensor]], Tensor]
 """What stands in the place of the long convolution: given the channels [start, stop), u (stop − start, B, L) and the
 convolution u ↦ h ∗ u + skip · u of these channels, it returns what is gated with x0."""
+
+
+@contextmanager
+def kept_projections(nbytes: int | None) -> Iterator[None]:
+    """A context in which training keeps so many bytes of in-projections; None for `KEPT_BYTES`."""
+    token = _kept_projections.set(nbytes)
+    try:
+        yield
+    finally:
+        _kept_projections.reset(token)
 
 
 class MixerWeights(NamedTuple):
@@ -402,7 +415,8 @@ class _ResidualMixer(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, *tensors)
         ctx.eps, ctx.make = eps, make
-        ctx.kept = {} if workspace.lent_bytes + 3 * x.nbytes <= KEPT_BYTES else None
+        most = KEPT_BYTES if (asked := _kept_projections.get()) is None else asked
+        ctx.kept = {} if workspace.lent_bytes + 3 * x.nbytes <= most else None
         out = torch.empty_like(x)
         filters, weights = _parts(make, tensors)
         _forward(x, out, weights, filters.convolutions(), eps, kept=ctx.kept)

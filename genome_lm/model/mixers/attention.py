@@ -160,15 +160,14 @@ class Attention(Mixer):
         return 2 * cls.kept_positions(config, prompt + length) * config.d_model
 
     @classmethod
-    def forward_held(cls, config: ModelConfig, length: int, layers: int) -> Held:
+    def forward_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
         """See `Mixer.forward_held`."""
-        return attention_memory.forward_held(config, length, cls.channels_of(config), cls.forward_streams)
+        return attention_memory.forward_held(config, length, rows, cls.channels_of(config), cls.forward_streams)
 
     @classmethod
-    def training_held(cls, config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
+    def training_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
         """See `Mixer.training_held`."""
-        stored = 1 if recompute else layers
-        return attention_memory.training_held(config, length, stored, cls.channels_of(config), cls.backward_streams)
+        return attention_memory.training_held(config, length, rows, cls.channels_of(config), cls.backward_streams)
 
     @classmethod
     def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:

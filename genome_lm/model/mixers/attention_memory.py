@@ -17,25 +17,25 @@ _GPU_UNITS = {torch.float32: (32, 8, 16, 44, 38), torch.bfloat16: (20, 4, 10, 40
 """Units stored, bytes of the hidden layer, units of the backward, the forward and the mixer's pass, see `Units`."""
 
 
-def forward_held(config: ModelConfig, length: int, channels: int, streams: int) -> Held:
+def forward_held(config: ModelConfig, length: int, rows: int, channels: int, streams: int) -> Held:
     """See `Mixer.forward_held`: what is projected, and either the angles or `streams` while positions are mixed."""
-    stream = FLOAT * length * config.d_model
+    stream = FLOAT * rows * length * config.d_model
     return Held(0, 4 * stream + max(ANGLES * length * channels, streams * stream))
 
 
-def training_held(config: ModelConfig, length: int, layers: int, channels: int, streams: float) -> Held:
-    """See `Mixer.training_held`: so many layers store; going back takes `streams` and the rotations.
+def training_held(config: ModelConfig, length: int, rows: int, channels: int, streams: float) -> Held:
+    """See `Mixer.training_held`: going back takes `streams` and the rotations.
 
     Args:
         config: Of the model.
-        length: Of the sequence.
-        layers: That store at one time.
+        length: Of the sequences.
+        rows: Sequences.
         channels: Of a head.
-        streams: That exist at one time while a layer is gone back through.
+        streams: That exist at one time while the layer is gone back through.
     """
-    stream, rotations = FLOAT * length * config.d_model, FLOAT * length * channels
-    log_sums = FLOAT * length * config.d_model // channels
-    return Held(layers * (STORED * stream + rotations + log_sums), int(streams * stream) + rotations)
+    stream, rotations = FLOAT * rows * length * config.d_model, FLOAT * length * channels
+    log_sums = stream // channels
+    return Held(STORED * stream + rotations + log_sums, int(streams * stream) + rotations)
 
 
 def full_units(batch: GpuBatch, channels: int) -> Units:
@@ -75,15 +75,15 @@ RECALL_BLOCKS = 4
 """Blocks of scores that exist at one time."""
 
 
-def recall_forward_held(config: ModelConfig, length: int) -> Held:
+def recall_forward_held(config: ModelConfig, length: int, rows: int) -> Held:
     """See `Mixer.forward_held`: features, filtered queries and keys, and a block of scores twice."""
-    return Held(0, int(7.85 * FLOAT * length * config.d_model) + 2 * _block(config, length))
+    return Held(0, int(7.85 * FLOAT * rows * length * config.d_model) + 2 * _block(config, length))
 
 
-def recall_training_held(config: ModelConfig, length: int, layers: int) -> Held:
-    """See `Mixer.training_held`; so many layers store."""
-    stream = FLOAT * length * config.d_model
-    return Held(int(11.5 * layers * stream), int(1.5 * stream) + 4 * _block(config, length))
+def recall_training_held(config: ModelConfig, length: int, rows: int) -> Held:
+    """See `Mixer.training_held`."""
+    stream = FLOAT * rows * length * config.d_model
+    return Held(int(11.5 * stream), int(1.5 * stream) + 4 * _block(config, length))
 
 
 def recall_units(batch: GpuBatch, heads: int) -> Units:

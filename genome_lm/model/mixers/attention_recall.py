@@ -94,14 +94,14 @@ class RecallAttention(Attention):
         return super().step_values(config, prompt, length) + 2 * (config.recall_taps + 1) * config.d_model
 
     @classmethod
-    def forward_held(cls, config: ModelConfig, length: int, layers: int) -> Held:
+    def forward_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
         """See `Mixer.forward_held`."""
-        return attention_memory.recall_forward_held(config, length)
+        return attention_memory.recall_forward_held(config, length, rows)
 
     @classmethod
-    def training_held(cls, config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
+    def training_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
         """See `Mixer.training_held`."""
-        return attention_memory.recall_training_held(config, length, 1 if recompute else layers)
+        return attention_memory.recall_training_held(config, length, rows)
 
     @classmethod
     def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:

@@ -108,14 +108,14 @@ class ExplicitOperator(Mixer):
         return (3 * config.short_filter_order + cls.count(config)) * config.d_model
 
     @classmethod
-    def forward_held(cls, config: ModelConfig, length: int, layers: int) -> Held:
+    def forward_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
         """See `Mixer.forward_held`."""
-        return explicit_memory.forward_held(config, length)
+        return explicit_memory.forward_held(config, length, rows)
 
     @classmethod
-    def training_held(cls, config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
+    def training_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
         """See `Mixer.training_held`."""
-        return explicit_memory.training_held(config, length, layers, recompute)
+        return explicit_memory.training_held(config, length, rows)
 
     @classmethod
     def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:

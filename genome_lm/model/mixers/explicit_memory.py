@@ -14,16 +14,16 @@ _GPU_UNITS = {
 }
 
 
-def forward_held(config: ModelConfig, length: int) -> Held:
+def forward_held(config: ModelConfig, length: int, rows: int) -> Held:
     """See `Mixer.forward_held`: gated results, two streams of a block of channels, groups of channels."""
-    temporary = stream(config, length) + 2 * of_block(config, length)
-    return Held(0, temporary + of_groups(config, length, FORWARD_GROUPS))
+    temporary = stream(config, length, rows) + 2 * of_block(config, length, rows)
+    return Held(0, temporary + of_groups(config, length, rows, FORWARD_GROUPS))
 
 
-def training_held(config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
+def training_held(config: ModelConfig, length: int, rows: int) -> Held:
     """See `Mixer.training_held`."""
-    held = fused_training_held(config, length, layers, recompute)
-    return Held(held.kept, held.temporary + of_groups(config, length, BACKWARD_GROUPS))
+    held = fused_training_held(config, length, rows)
+    return held._replace(temporary=held.temporary + of_groups(config, length, rows, BACKWARD_GROUPS))
 
 
 def gpu_units(batch: GpuBatch) -> Units:

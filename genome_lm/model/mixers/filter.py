@@ -181,9 +181,15 @@ def _with_sum(gradient: Tensor, values: Tensor) -> Tensor:
 
 
 @contextmanager
-def shared_filters(model: nn.Module, count: int) -> Iterator[FilterPasses]:
-    """A context for so many passes forward and backward of a model whose weights stay as they are."""
-    passes = FilterPasses(SHARED_BYTES)
+def shared_filters(model: nn.Module, count: int, budget: int | None = None) -> Iterator[FilterPasses]:
+    """A context for so many passes forward and backward of a model whose weights stay as they are.
+
+    Args:
+        model: The model.
+        count: Passes.
+        budget: Bytes of the filters that they share, with their gradients; None for `SHARED_BYTES`.
+    """
+    passes = FilterPasses(SHARED_BYTES if budget is None else budget)
     filters = [module for module in model.modules() if isinstance(module, ImplicitFilter)] if count > 1 else []
     for long_filter in filters:
         long_filter.passes = passes
@@ -217,6 +223,10 @@ class SpectrumCache:
 
     def __reduce__(self) -> tuple[type["SpectrumCache"], tuple[int]]:
         return SpectrumCache, (self.budget,)
+
+    def clear(self) -> None:
+        """Give the memory of all spectra back."""
+        self._state, self._held = (), {}
 
     def spectra(self, long_filter: ImplicitFilter, length: int) -> Spectra:
         """The function that gives the spectra of a range of channels."""

@@ -191,14 +191,14 @@ class HyenaOperator(Mixer):
         return (config.order - 1) * length * config.d_model
 
     @classmethod
-    def forward_held(cls, config: ModelConfig, length: int, layers: int) -> Held:
+    def forward_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
         """See `Mixer.forward_held`."""
-        return hyena_memory.forward_held(config, length, layers)
+        return hyena_memory.forward_held(config, length, rows)
 
     @classmethod
-    def training_held(cls, config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
+    def training_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
         """See `Mixer.training_held`."""
-        return hyena_memory.training_held(config, length, layers, recompute)
+        return hyena_memory.training_held(config, length, rows)
 
     @classmethod
     def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:

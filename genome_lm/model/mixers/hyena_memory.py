@@ -7,18 +7,19 @@ import torch
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import Backend, bins, most_sharing
 from genome_lm.kernels.conv.fft import fast_fft_size
-from genome_lm.kernels.cpu.mixer import KEPT_BYTES, block_channels, fft_group
+from genome_lm.kernels.cpu.mixer import block_channels, fft_group, span_channels
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.kernels.triton.costs import worthwhile
 from genome_lm.model.mixer import GpuBatch, Held, Units
-from genome_lm.model.mixers.filter import SPECTRUM_BYTES
 
 FLOAT, COMPLEX = 4, 8
 FORWARD_GROUPS, BACKWARD_GROUPS = 4, 12
 """Padded signals, spectra and results of a call of the FFT that exist at one time."""
-PLAIN_STREAMS, PLAIN_FEATURES, PLAIN_BACKWARD = 17.5, 11, 8
-"""What a sub-block in plain form stores for its backward pass: streams, and layers as wide as the filter's MLP; and
-streams that exist at one time while it is gone back through."""
+PLAIN_STREAMS, PLAIN_FILTERS, PLAIN_FEATURES = 12.5, 5, 11
+"""What a sub-block in plain form stores for its backward pass: streams, filters, and layers as wide as the filter's
+MLP."""
+PLAIN_BACKWARD, PLAIN_FILTERS_BACK = 12.5, 6
+"""Streams and filters that exist at one time while it is gone back through."""
 FILTER_VALUES, FILTER_BYTES = 36, 20
 """What a filter's network stores on a GPU in plain form: bytes per position and hidden channel, and bytes per
 position for its features. In Triton it stores nothing."""
@@ -40,36 +41,34 @@ _GPU_UNITS: dict[tuple[Backend | Literal["core", "branch"], torch.dtype], tuple[
 }
 
 
-def forward_held(config: ModelConfig, length: int, layers: int) -> Held:
-    """See `Mixer.forward_held`: cached spectra; gated results, two streams of a group of channels, features."""
-    spectra = layers * config.d_model * bins(length) * COMPLEX
-    temporary = stream(config, length) + 2 * of_block(config, length) + 2 * _features(config, length)
-    kept = spectra if spectra <= SPECTRUM_BYTES * layers // config.n_layer else 0
-    return Held(kept, temporary + of_groups(config, length, FORWARD_GROUPS))
+def forward_held(config: ModelConfig, length: int, rows: int) -> Held:
+    """See `Mixer.forward_held`: cached spectra; gated results, two streams of a block of channels, features."""
+    spectra = config.d_model * (config.order - 1) * bins(length) * COMPLEX
+    temporary = stream(config, length, rows) + 2 * of_block(config, length, rows) + 2 * _features(config, length)
+    return Held(spectra, temporary + of_groups(config, length, rows, FORWARD_GROUPS))
 
 
-def training_held(config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
-    """See `Mixer.training_held`; every layer stores the filter's features."""
-    features, groups = _features(config, length), of_groups(config, length, BACKWARD_GROUPS)
-    if length * config.d_model < SMALL:
-        kept = layers * (PLAIN_STREAMS * stream(config, length) + PLAIN_FEATURES * features)
-        return Held(int(kept), (PLAIN_BACKWARD - 2) * stream(config, length) + groups)
-    held = fused_training_held(config, length, layers, recompute)
-    return Held(held.kept + (1 if recompute else layers) * features, held.temporary + features + groups)
+def training_held(config: ModelConfig, length: int, rows: int) -> Held:
+    """See `Mixer.training_held`."""
+    features, one = _features(config, length), stream(config, length, rows)
+    if rows * length * config.d_model < SMALL:
+        filters = (config.order - 1) * stream(config, length, 1)
+        kept = PLAIN_STREAMS * one + PLAIN_FILTERS * filters + PLAIN_FEATURES * features
+        back = PLAIN_BACKWARD * one + PLAIN_FILTERS_BACK * filters
+        return Held(int(kept), int(back), shared=2 * filters)
+    held = fused_training_held(config, length, rows)
+    groups = of_groups(config, length, rows, BACKWARD_GROUPS)
+    return held._replace(kept=held.kept + features, temporary=held.temporary + features + groups, shared=2 * features)
 
 
-def fused_training_held(config: ModelConfig, length: int, layers: int, recompute: bool) -> Held:
+def fused_training_held(config: ModelConfig, length: int, rows: int) -> Held:
     """What the fused sub-block holds in a training step, beside its filters and convolutions.
 
-    The first layers store their in-projections within a budget. Going back takes a stream at the norm, two streams of
-    a block of channels, and the in-projection where it was not kept.
+    Going back takes a stream at the norm, two streams of a block of channels, and the in-projection where it was not
+    kept.
     """
-    passes = layers + recompute  # the layer that is computed again projects once more
-    projections = min(passes, KEPT_BYTES // (3 * stream(config, length)))
-    channels = 2 if projections == passes else 5
-    return Held(
-        3 * projections * stream(config, length), stream(config, length) + channels * of_block(config, length)
-    )
+    one, block = stream(config, length, rows), of_block(config, length, rows)
+    return Held(0, one + 2 * block, projection=3 * one, projected_again=3 * block)
 
 
 def gpu_units(batch: GpuBatch, training: bool) -> Units:
@@ -93,14 +92,14 @@ def gpu_units(batch: GpuBatch, training: bool) -> Units:
     )
 
 
-def stream(config: ModelConfig, length: int) -> int:
+def stream(config: ModelConfig, length: int, rows: int) -> int:
     """A stream of all channels."""
-    return FLOAT * length * config.d_model
+    return FLOAT * rows * length * config.d_model
 
 
-def of_block(config: ModelConfig, length: int) -> int:
+def of_block(config: ModelConfig, length: int, rows: int) -> int:
     """A stream of one block of channels."""
-    return FLOAT * length * min(block_channels(1, length, FLOAT), config.d_model)
+    return FLOAT * rows * length * min(block_channels(rows, length, FLOAT), config.d_model)
 
 
 def _features(config: ModelConfig, length: int) -> int:
@@ -108,7 +107,8 @@ def _features(config: ModelConfig, length: int) -> int:
     return FLOAT * length * config.filter_order
 
 
-def of_groups(config: ModelConfig, length: int, groups: int) -> int:
+def of_groups(config: ModelConfig, length: int, rows: int, groups: int) -> int:
     """Padded inputs, spectra and results of the FFTs of all threads."""
     size = fast_fft_size(2 * length)
-    return most_sharing() * groups * FLOAT * size * min(fft_group(1, length, FLOAT), config.d_model)
+    channels = min(fft_group(rows, length, FLOAT), span_channels(config.d_model, length, FLOAT))
+    return most_sharing() * groups * FLOAT * rows * size * channels

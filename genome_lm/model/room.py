@@ -1,0 +1,87 @@
+"""What a pass without gradients may take at one time within the memory budget: sequences, and cached spectra."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.machine import budget
+from genome_lm.model.backbone import HyenaBackbone
+from genome_lm.model.memory import PROCESS_BYTES, cuda_forward_total, forward_bytes
+from genome_lm.model.mixers.filter import SPECTRUM_BYTES, ImplicitFilter
+from genome_lm.model.ways import strands
+from genome_lm.model.work import pass_work
+
+FLOAT = 4
+
+
+class _Fit(NamedTuple):
+    """Sequences at one time, and the bytes of spectra that are cached."""
+
+    rows: int
+    spectra: int
+
+
+def fitting_positions(backbone: HyenaBackbone, positions: int, length: int, kept_streams: float = 0) -> int:
+    """Positions that may go through a model at one time: those that are asked for, or as many as the budget allows.
+
+    Outside of `genome_lm.machine.memory_budget` it changes nothing. Within it, the caches of spectra follow too.
+
+    Args:
+        backbone: The model.
+        positions: Of a batch at most; a longer sequence goes alone.
+        length: Of the longest sequence.
+        kept_streams: Numbers per position and channel that the caller keeps besides, such as the states of layers.
+
+    Raises:
+        GenomeLMError: If the budget does not do for one sequence; it says what would do.
+    """
+    if (allowed := budget()) is None:
+        return positions
+    length, on_gpu = min(length, backbone.config.max_length), backbone.embedding.weight.is_cuda
+    fit = _fit(backbone.config, max(1, positions // length), length, kept_streams, allowed, on_gpu)
+    if not on_gpu:
+        for module in backbone.modules():
+            if isinstance(module, ImplicitFilter):
+                module.cache.budget = fit.spectra // backbone.config.n_layer
+    return min(positions, fit.rows * length)
+
+
+def drop_spectra(backbone: HyenaBackbone) -> None:
+    """Give the memory of cached spectra back."""
+    for module in backbone.modules():
+        if isinstance(module, ImplicitFilter):
+            module.cache.clear()
+
+
+@lru_cache(maxsize=1024)
+def _fit(config: ModelConfig, most: int, length: int, kept_streams: float, allowed: int, on_gpu: bool) -> _Fit:
+    """The way that takes the least time per sequence."""
+    kept = int(kept_streams * FLOAT * strands(config) * config.d_model * length)
+
+    def needed(rows: int, spectra: int) -> int:
+        if on_gpu:
+            return cuda_forward_total(config, length, rows) + rows * kept
+        return PROCESS_BYTES["forward"] + forward_bytes(config, length, rows, spectra) + rows * kept
+
+    fits = []
+    for spectra in (0,) if on_gpu else (SPECTRUM_BYTES, 0):
+        # More sequences need more, so the most that fit are found by halving.
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if needed(middle, spectra) <= allowed else (low, middle - 1)
+        if low:
+            fits.append(_Fit(low, spectra))
+    if not fits:
+        least = needed(1, 0)
+        raise GenomeLMError(
+            f"one sequence of {length:,} bases needs at least {as_option(least)} of memory, the budget is "
+            f"{as_option(allowed, down=True)}: give --memory {as_option(least)} or more, or shorter windows"
+        )
+    return min(fits, key=lambda fit: pass_work(config, length, fit.rows, bool(fit.spectra)).total / fit.rows)
+
+
+def as_option(nbytes: int, down: bool = False) -> str:
+    """Bytes as --memory takes them, in MB, rounded up or down."""
+    return f"{nbytes // 10**6 if down else -(-nbytes // 10**6)}MB"

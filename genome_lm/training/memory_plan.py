@@ -1,0 +1,147 @@
+"""How a training keeps to a memory budget: windows at a time, blocks that are computed again, what is kept besides.
+
+Of each stage, all numbers of windows that go through the model at one time are tried, with and without what may be
+kept: in-projections of the first blocks, and filters that the micro-batches of a step share. For each it is solved
+which blocks are computed again (`genome_lm.model.chain`). The way with the least time is taken, by counts of
+operations (`genome_lm.model.work`). All is a function of the budget, the shape, the recipe and the number of threads,
+so that a resumed run with the same budget repeats the bits of an uninterrupted one.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.model.chain import Chain
+from genome_lm.model.memory import PROCESS_BYTES, PROJECTION_BYTES, training_chain
+from genome_lm.model.mixers.filter import SHARED_BYTES
+from genome_lm.model.room import as_option
+from genome_lm.model.work import filter_work, projection_work, step_work
+from genome_lm.training_config import TrainingConfig
+
+BYTES_PER_BASE = 16
+"""Of a step, before it is cut into pieces: token, weight and target, as they are read and as they are copied."""
+
+
+class StagePlan(NamedTuple):
+    """How the steps of a stage are computed.
+
+    Attributes:
+        length: Bases of its windows.
+        rows: Windows that go through the model at one time.
+        recomputed: Blocks that are computed again in the backward pass.
+        projections: Bytes of in-projections that are kept for it.
+        shared: Bytes of filters that micro-batches may share.
+        peak: Bytes of the whole process at most, predicted.
+    """
+
+    length: int
+    rows: int
+    recomputed: frozenset[int]
+    projections: int
+    shared: int
+    peak: int
+
+
+class MemoryPlan:
+    """The ways of all stages, and of smaller micro-batches within them.
+
+    Attributes:
+        stages: Of each length one.
+    """
+
+    def __init__(self, model: ModelConfig, stages: Sequence[StagePlan], room: int) -> None:
+        self._model, self._room = model, room
+        self.stages = {stage.length: stage for stage in stages}
+
+    def lines(self) -> list[str]:
+        """A line for each stage: how it is computed, and the peak that is forecast."""
+        blocks = self._model.n_layer
+        return [
+            f"memory: windows of {plan.length:,}: {plan.rows} at one time, {len(plan.recomputed)} of {blocks} blocks "
+            f"are computed again, peak forecast {plan.peak / 1e9:.2f} GB"
+            for plan in self.stages.values()
+        ]
+
+    def device_tokens(self, length: int) -> int:
+        """Positions that go through the model at one time in windows of a stage."""
+        return self.stages[length].rows * length
+
+    def recomputed(self, rows: int, length: int) -> frozenset[int]:
+        """Which blocks of a micro-batch are computed again; of trimmed windows too."""
+        # What the stage of these windows keeps besides is in its own chain. A stage with longer windows keeps less.
+        stage = next((self.stages[each] for each in sorted(self.stages) if each + 2 >= length), None)
+        if stage is None:
+            return frozenset(range(self._model.n_layer))
+        found = _solved(self._model, length, rows, stage.projections, stage.shared, self._room)
+        return frozenset(range(self._model.n_layer)) if found is None else found
+
+
+def plan_training(model: ModelConfig, config: TrainingConfig, allowed: int, resident: int = 0) -> MemoryPlan:
+    """The plan of a run on a CPU.
+
+    Args:
+        model: Its shape.
+        config: Its recipe; `device_tokens` bounds what goes through the model at one time.
+        allowed: Bytes of the process.
+        resident: Bytes of genomes and the like that it holds.
+
+    Raises:
+        GenomeLMError: If a stage does not fit; it says what would do.
+    """
+    taken = PROCESS_BYTES["training"] + resident
+    data = max(BYTES_PER_BASE * max(stage.length, config.tokens_per_step) for stage in config.stages)
+    room = allowed - taken - data
+    stages = {
+        length: _plan_stage(model, config, length, room) for length in {stage.length for stage in config.stages}
+    }
+    missing = [(length, plan) for length, plan in stages.items() if isinstance(plan, int)]
+    if missing:
+        length, least = max(missing, key=lambda pair: pair[1])
+        least += taken + data
+        raise GenomeLMError(
+            f"training on windows of {length:,} bases needs at least {as_option(least)} of memory, the budget is "
+            f"{as_option(allowed, down=True)}: give --memory {as_option(least)} or more, or shorter windows, fewer "
+            "tokens_per_step, or a smaller model"
+        )
+    found = [plan._replace(peak=plan.peak + taken + data) for plan in stages.values() if isinstance(plan, StagePlan)]
+    return MemoryPlan(model, found, room)
+
+
+def _plan_stage(model: ModelConfig, config: TrainingConfig, length: int, room: int) -> StagePlan | int:
+    """The quickest way of a stage, or the bytes that the one with the least memory needs."""
+    windows = max(1, config.tokens_per_step // length)
+    most = min(windows, max(1, config.device_tokens // length))
+    ways: list[tuple[float, StagePlan]] = []
+    for rows in range(1, most + 1):
+        batches = -(-windows // rows)
+        for projections in (PROJECTION_BYTES, 0):
+            for shared in (SHARED_BYTES, 0) if batches > 1 else (0,):
+                found = _solved(model, length, rows, projections, shared, room, config.activation_checkpointing)
+                if found is None:
+                    continue
+                peak = _chain(model, length, rows, projections, shared).peak(found)
+                seconds = batches * step_work(model, length, rows, found).total
+                seconds += batches * (0 if projections else projection_work(model, length, rows).total)
+                saved = batches - 2 if shared else 0
+                seconds -= max(0, saved) * filter_work(model, length).total
+                ways.append((seconds, StagePlan(length, rows, found, projections, shared, peak)))
+    if not ways:
+        return min(_chain(model, length, rows, 0, 0).least for rows in range(1, most + 1))
+    return min(ways, key=lambda way: way[0])[1]
+
+
+@lru_cache(maxsize=4096)
+def _chain(model: ModelConfig, length: int, rows: int, projections: int, shared: int) -> Chain:
+    return training_chain(model, length, rows, projections, shared)
+
+
+@lru_cache(maxsize=4096)
+def _solved(
+    model: ModelConfig, length: int, rows: int, projections: int, shared: int, room: int, every: bool = False
+) -> frozenset[int] | None:
+    chain = _chain(model, length, rows, projections, shared)
+    if every:
+        return frozenset(range(model.n_layer)) if chain.least <= room else None
+    return chain.solve(room)

@@ -1,0 +1,166 @@
+"""Peaks of memory beside their forecast: `python -m tests.measure.memory`.
+
+Each case runs in a process of its own. Its base is what it holds after a pass of a tiny model, so that libraries are
+loaded. Then comes one pass of a model with random weights: a forward pass without gradients, or a training step
+(forward, backward, AdamW). A row has the most memory in the meantime less the base, the forecast, and their ratio.
+On a GPU (--device cuda) both figures are of the allocator: the most that was allocated.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genome_lm.config import PRESETS, ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+
+LENGTHS = 1_024, 8_192, 32_768, 131_072
+LAYOUTS = "hyena", "hyena-se", "hyena-mr", "attention", "attention-local", "attention-dilated", "attention-recall"
+MOST = 12e9
+"""Cases whose forecast is over this many bytes are left out."""
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--presets", nargs="*", default=list(PRESETS))
+    parser.add_argument("--layouts", nargs="*", default=[], help="in place of the presets' own; their shapes stay")
+    parser.add_argument("--lengths", nargs="*", type=int, default=LENGTHS)
+    parser.add_argument("--modes", nargs="*", default=["forward", "training"])
+    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--recompute", default="auto", help="auto, all, none, or every-second")
+    parser.add_argument("--fields", type=json.loads, default={}, help="JSON of other fields of the shape")
+    parser.add_argument("--most", type=float, default=MOST)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(measure(arguments.case)))
+        return
+    ratios = []
+    for preset in arguments.presets:
+        for layout in arguments.layouts or [PRESETS[preset].layout]:
+            for length in arguments.lengths:
+                if length > PRESETS[preset].max_length:
+                    continue
+                for mode in arguments.modes:
+                    case = {"preset": preset, "length": length, "mode": mode, "rows": arguments.rows,
+                            "recompute": arguments.recompute, "fields": {**arguments.fields, "layout": layout},
+                            "device": arguments.device}  # fmt: skip
+                    ratios += show(case, arguments.most)
+    if ratios:
+        within = sum(abs(ratio - 1) <= 0.15 for ratio in ratios)
+        print(f"{within} of {len(ratios)} within 15 %; {min(ratios):.2f} to {max(ratios):.2f}, "
+              f"median {statistics.median(ratios):.2f}")  # fmt: skip
+
+
+def show(case: dict[str, Any], most: float) -> list[float]:
+    """Run a case in a process and print its row; its ratio, if it was run."""
+    needed = forecast(case)
+    layout, batch = case["fields"]["layout"], f"{case['rows']} x {case['length']:,}"
+    name = f"{case['preset']:13} {layout:36.36} {case['mode']:9} {batch:>12}"
+    if needed > most:
+        print(f"{name}  left out: {needed / 1e9:.2f} GB", flush=True)
+        return []
+    command = [sys.executable, "-m", "tests.measure.memory", "--case", json.dumps(case)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        print(f"{name}  failed: {run.stderr.strip().splitlines()[-1:]}", flush=True)
+        return []
+    found = json.loads(run.stdout)
+    ratio = needed / found["peak"]
+    print(f"{name}  measured {found['peak'] / 1e6:8,.0f} MB  forecast {needed / 1e6:8,.0f} MB  ratio {ratio:.2f}",
+          flush=True)  # fmt: skip
+    return [ratio]
+
+
+def forecast(case: dict[str, Any]) -> int:
+    """Bytes that the case should take."""
+    from genome_lm.model import memory
+
+    config = replace(PRESETS[case["preset"]], **case["fields"])
+    if case["device"] == "cuda":
+        return _cuda_forecast(config, case)
+    if case["mode"] == "forward":
+        return memory.forward_bytes(config, case["length"], case["rows"])
+    if case["recompute"] == "auto":
+        return memory.training_bytes(config, case["length"], case["rows"])
+    return memory.training_chain(config, case["length"], case["rows"]).peak(_recomputed(config, case["recompute"]))
+
+
+def _cuda_forecast(config: ModelConfig, case: dict[str, Any]) -> int:
+    from genome_lm.model.memory import cuda_forecast
+
+    if case["rows"] != 1 or case["recompute"] not in ("auto", "all"):
+        raise SystemExit("on a GPU: --rows 1, and --recompute auto or all")
+    training = "training" if case["recompute"] == "auto" else "recomputed"
+    return cuda_forecast(config, case["length"])["float32"][
+        f"{training if case['mode'] == 'training' else 'forward'}_bytes"
+    ]
+
+
+def _recomputed(config: ModelConfig, name: str) -> frozenset[int]:
+    """The blocks that a word names."""
+    return frozenset(
+        {"all": range(config.n_layer), "none": range(0), "every-second": range(0, config.n_layer, 2)}[name]
+    )
+
+
+def measure(case: dict[str, Any]) -> dict[str, int]:
+    """Bytes of a pass in this process, and those before it."""
+    from genome_lm.allocator import keep_freed_memory
+    from genome_lm.threads import limit_threads
+
+    limit_threads()
+    keep_freed_memory()
+    import torch
+
+    config = replace(PRESETS[case["preset"]], **case["fields"])
+    device = torch.device(case["device"])
+    _pass(replace(config, d_model=12, d_inner=48, heads=0, filter_groups=0, max_length=600), 600, case, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        base = torch.cuda.memory_allocated()
+        _pass(config, case["length"], case, device)
+        return {"peak": torch.cuda.max_memory_allocated() - base, "base": base}
+    base = _field("VmRSS")
+    _RESET.write_text("5", encoding="utf-8")
+    _pass(config, case["length"], case, device)
+    return {"peak": _field("VmHWM") - base, "base": base}
+
+
+def _pass(config: ModelConfig, length: int, case: dict[str, Any], device: "torch.device") -> None:
+    """The pass of the case, of a model of this shape and sequences of this length."""
+    import torch
+
+    from genome_lm.model import HyenaLM
+
+    model, ids = HyenaLM(config).to(device), torch.randint(7, 11, (case["rows"], length), device=device)
+    if case["mode"] == "forward":
+        with torch.no_grad():
+            model.eval()(ids)
+        return
+    if case["recompute"] != "auto":
+        model.backbone.recomputed = lambda _rows, _length: _recomputed(config, case["recompute"])
+    optimizer = torch.optim.AdamW(model.train().parameters())
+    # The states of AdamW are there from the first step on.
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    model.loss(ids, ids).backward()
+    optimizer.step()
+
+
+def _field(name: str) -> int:
+    return int(_STATUS.read_text(encoding="utf-8").split(f"{name}:")[1].split()[0]) << 10
+
+
+if __name__ == "__main__":
+    main()
