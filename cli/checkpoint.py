@@ -10,7 +10,7 @@ import typer
 
 from genome_lm.errors import check_range, naming
 from genome_lm.files import refuse_existing
-from genome_lm_cli.options import Force, Json
+from genome_lm_cli.options import Force, Json, Threads
 from genome_lm_cli.output import finish, table
 
 _GPU_FIGURES = "forward", "training", "recomputed"
@@ -145,15 +145,22 @@ def info(
     checkpoint: Source,
     length: Annotated[int | None, typer.Option(help="Bases to tell the memory for; default: the context.")] = None,
     revision: Revision = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure this CPU for up to ten seconds, and forecast times.")
+    ] = False,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Show a checkpoint's form, size, context, vocabulary, provenance, and the memory that it needs.
+
+    With --measure, also the time of a forward pass and of a training step on this machine.
 
     Example: genome-lm checkpoint info LongSafari/hyenadna-small-32k-seqlen-hf --length 32768
     """
     from genome_lm.alphabet import VOCABULARY
     from genome_lm.checkpoint import open_checkpoint
     from genome_lm.model.memory import cuda_forecast, forward_bytes, training_bytes
+    from genome_lm.model.pace import measure_pace
 
     opened = open_checkpoint(checkpoint, revision=revision)
     config = opened.model.config
@@ -172,6 +179,10 @@ def info(
         "cuda": on_gpu,
         "provenance": opened.provenance,
     }
+    if measure:
+        pace = measure_pace(config, length)
+        facts["forward_seconds"] = pace.forward_seconds(config, length)
+        facts["training_seconds"] = pace.step_seconds(config, length)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -184,6 +195,11 @@ def info(
         (f"memory, forward of {length:,} bases", f"{forward_bytes(config, length) / 1e9:.2f} GB (CPU, estimated)"),
         (f"memory, training step of {length:,}", f"{training_bytes(config, length) / 1e9:.2f} GB (CPU, estimated)"),
         *_gpu_rows(on_gpu),
+        *(
+            (f"time, {what} of {length:,}", f"{facts[name]:.2f} s (this CPU, forecast)")
+            for what, name in (("forward", "forward_seconds"), ("training step", "training_seconds"))
+            if name in facts
+        ),
         ("provenance", json.dumps(opened.provenance, indent=1)),
     ]
     table(str(checkpoint), ("", ""), rows)

@@ -19,7 +19,7 @@ from genome_lm_cli.options import (
     Threads,
     given,
 )
-from genome_lm_cli.output import finish
+from genome_lm_cli.output import finish, table
 
 if TYPE_CHECKING:
     from genome_lm.mixture_config import MixtureConfig
@@ -119,6 +119,10 @@ def train(
     ] = None,
     threads: Threads = None,
     memory: Memory = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Measure this CPU for up to ten seconds, forecast memory and time, and stop."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a model, or go on where a killed run was left.
@@ -147,6 +151,9 @@ def train(
     with naming(config):
         shape = _model_config(model) if model or init is None else None
         training = TrainingConfig.from_dict(recipe | given(TrainingConfig, context))
+    if dry_run:
+        _forecast(shape, init, training, as_json)
+        return
     result = train(
         _mixture(genome or [], intervals or [], data),
         out,
@@ -165,6 +172,45 @@ def train(
     summary = result.summary
     text = f"wrote {result.checkpoint}: {summary['parameters']:,} parameters, {summary['bases']:,} bases seen"
     finish(as_json, text, path=str(result.checkpoint), steps=result.steps, finished=True, summary=summary)
+
+
+def _forecast(shape: ModelConfig | None, init: str | None, recipe: TrainingConfig, as_json: bool) -> None:
+    """Print what each stage should take in memory and time."""
+    from genome_lm.checkpoint import open_checkpoint
+    from genome_lm.training.forecast import forecast_training
+
+    model = shape if init is None else open_checkpoint(init).model.config
+    if model is None:
+        raise GenomeLMError("training needs the model's shape, or a checkpoint to start from")
+    stages = forecast_training(model, recipe)
+    facts = [
+        {
+            "length": stage.plan.length,
+            "steps": stage.steps,
+            "windows_at_one_time": stage.plan.rows,
+            "recomputed_blocks": sorted(stage.plan.recomputed),
+            "peak_bytes": stage.plan.peak,
+            "step_seconds": stage.step_seconds,
+        }
+        for stage in stages
+    ]
+    total = sum(stage.steps * stage.step_seconds for stage in stages)
+    if not as_json:
+        heads = ("windows of", "steps", "at one time", "blocks computed again", "peak", "a step", "all")
+        rows = [
+            (
+                f"{stage.plan.length:,}",
+                f"{stage.steps:,}",
+                str(stage.plan.rows),
+                f"{len(stage.plan.recomputed)} of {model.n_layer}",
+                f"{stage.plan.peak / 1e9:.2f} GB",
+                f"{stage.step_seconds:.2f} s",
+                f"{stage.steps * stage.step_seconds / 3600:.2f} h",
+            )
+            for stage in stages
+        ]
+        table("forecast for this CPU, validations and saving left out", heads, rows)
+    finish(as_json, f"all stages: {total / 3600:.2f} h", stages=facts, seconds=total)
 
 
 def _mixture(genomes: list[Path], intervals: list[Path], data: Path | None) -> "MixtureConfig":

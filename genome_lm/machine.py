@@ -68,10 +68,13 @@ def free_memory() -> int:
 
     Half of the machine's memory where the system does not say.
     """
-    limits = [_free_on_machine()]
-    limits += [] if (left := group_memory()) is None else [left]
-    limits += [] if (allowed := budget()) is None else [allowed - process_memory()]
-    return max(0, min(limits))
+    free = _free_outside_budget()
+    return free if (allowed := budget()) is None else max(0, min(free, allowed - process_memory()))
+
+
+def _free_outside_budget() -> int:
+    free = _free_on_machine()
+    return free if (left := group_memory()) is None else max(0, min(free, left))
 
 
 def _free_on_machine() -> int:
@@ -117,11 +120,12 @@ def _left_in(folder: Path, limit: str, used: str) -> int | None:
 
 def require_memory(nbytes: int, what: str) -> None:
     """Raise a `GenomeLMError` if something takes more bytes than are free, before they are asked for."""
-    if nbytes > (free := free_memory()):
-        within = "" if budget() is None else " within --memory"
-        raise GenomeLMError(
-            f"{what}: needs at least {nbytes / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free{within}"
-        )
+    needed = f"{what}: needs at least {nbytes / 1e9:,.1f} GB of memory"
+    # The process itself is in the budget's plans, at a size that does not change from run to run.
+    if (allowed := budget()) is not None and nbytes > allowed:
+        raise GenomeLMError(f"{needed}, the budget (--memory) is {allowed / 1e9:,.1f} GB")
+    if nbytes > (free := free_memory() if allowed is None else _free_outside_budget()):
+        raise GenomeLMError(f"{needed}, {free / 1e9:,.1f} GB are free")
 
 
 def process_memory() -> int:

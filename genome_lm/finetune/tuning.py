@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from genome_lm.finetune.targets import Data, class_weights
 from genome_lm.finetune_config import FinetuneConfig
 from genome_lm.inference import predictions
 from genome_lm.kernels import deterministic, outside_autocast
+from genome_lm.machine import budget
 from genome_lm.model import Head, HeadConfig, HyenaLM
 from genome_lm.progress import Bar, progress
 from genome_lm.training import warmup_cosine
+from genome_lm.training.memory_plan import plan_training
+from genome_lm.training_config import Stage, TrainingConfig
 
 Splits = dict[str, Data]
 
@@ -162,6 +166,24 @@ class Learner:
         return outputs  # type: ignore[return-value]
 
 
+def within_budget(model: HyenaLM, data: Sequence[Data], config: FinetuneConfig) -> FinetuneConfig:
+    """The configuration with as many positions at one time as the memory budget allows; blocks recompute as planned.
+
+    On a GPU the rule of the backbone has the budget by what it is told is free. A frozen model takes no gradients, so
+    that its batches follow the budget by themselves.
+    """
+    allowed = budget()
+    if allowed is None or config.method == "frozen" or model.backbone.embedding.weight.is_cuda:
+        return config
+    lengths = (len(ids) for each in data for side in (each.tokens, each.seconds) for ids in side)
+    longest = min(model.config.max_length, max(lengths, default=1) + config.prompt_length)
+    step = config.sequences_per_step * longest
+    recipe = TrainingConfig((Stage(longest, 1),), tokens_per_step=step, device_tokens=config.device_tokens)
+    plan = plan_training(model.config, recipe, allowed)
+    model.backbone.recomputed = plan.recomputed
+    return replace(config, device_tokens=plan.device_tokens(longest))
+
+
 class Tuning:
     """A model and the heads that learn with it.
 
@@ -178,7 +200,8 @@ class Tuning:
         config: FinetuneConfig,
         unlabelled: Unlabelled | None = None,
     ) -> None:
-        self.model, self.config = model, config
+        data = [splits["train"] for _, splits in heads.values()]
+        self.model, self.config = model, (config := within_budget(model, data, config))
         self.heads = {name: head for name, (head, _) in heads.items()}
         self.metric = config.metric or DEFAULT_METRIC[next(iter(self.heads.values())).config.task]
         self.best_epoch = self._epoch = 0

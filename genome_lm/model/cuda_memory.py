@@ -9,6 +9,7 @@ A unit is one byte per position and channel of a batch: batch · length · d_mod
 
 import torch
 
+from genome_lm.machine import budget
 from genome_lm.model.mixer import GpuBatch, Units
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import ngrams_held
@@ -92,6 +93,10 @@ def _units(batch: GpuBatch, training: bool) -> list[Units]:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that PyTorch can still take on a GPU: what the driver has, and what the allocator holds unused."""
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
+    """Bytes that PyTorch can still take on a GPU: what the driver has, and what the allocator holds unused.
+
+    Within a memory budget, what is left of that.
+    """
+    allocated = torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - allocated
+    return free if (allowed := budget()) is None else max(0, min(free, allowed - allocated))

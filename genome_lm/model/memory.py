@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from genome_lm.allocator import KEPT_PIECE
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import most_sharing, rows_of_piece
 from genome_lm.kernels.cpu.mixer import KEPT_BYTES, LEAST_CHUNK
@@ -33,6 +34,11 @@ PROJECTION_BYTES = KEPT_BYTES
 """Of in-projections that training keeps for its backward pass where no budget says otherwise."""
 CHUNKS = {"forward": 512, "training": 1_024}
 """Positions that a thread takes through the MLP at one time."""
+FORWARD_HOLES = {"attention": 3.4, "attention-local": 0.8, "attention-dilated": 2.5, "attention-recall": 5.7}
+TRAINING_HOLES = {"attention": 2.0, "attention-local": 2.5, "attention-dilated": 3.3, "attention-recall": 5.0}
+"""Streams of a layer that glibc keeps after they were freed: measured (`tests.measure.memory`), not counted."""
+LARGE_HOLES = 0.4
+"""The same of streams from `genome_lm.allocator.KEPT_PIECE` on, of which only parts come from its heap."""
 COMBINED_STREAMS = 6
 """Streams that exist at one time while the two directions are combined otherwise than by their sum."""
 PLAIN_STREAMS = 4
@@ -51,7 +57,11 @@ def forward_bytes(config: ModelConfig, length: int, rows: int = 1, spectra: int 
         spectra: Bytes of the cache of all spectra; more are not kept.
     """
     held = [mixer_class(name).forward_held(config, length, rows * rows_at_once(config)) for name in config.mixers]
-    temporary = max(ngrams_held(config, rows * length).temporary, *(each.temporary for each in held))
+    holes = [_holes(config, length, rows, FORWARD_HOLES.get(name, 0)) for name in config.mixers]
+    temporary = max(
+        ngrams_held(config, rows * length).temporary,
+        *(each.temporary + hole for each, hole in zip(held, holes, strict=True)),
+    )
     kept = sum(each.kept for each in held if each.kept <= spectra // config.n_layer)
     kept *= 2 if config.reversed_weights == "own" else 1  # filters, of any rows
     if config.combine != "sum":
@@ -67,9 +77,14 @@ def training_bytes(config: ModelConfig, length: int, rows: int = 1) -> int:
 
     That is of the blocks as they do by themselves: all store, or where that is too much, all are computed again.
     """
-    chain = training_chain(config, length, rows)
+    every = range(config.n_layer if recomputes_all(config, length, rows) else 0)
+    return training_chain(config, length, rows).peak(every)
+
+
+def recomputes_all(config: ModelConfig, length: int, rows: int = 1) -> bool:
+    """Whether blocks on a CPU are computed again where no budget says which, see `backbone.STORED_BYTES`."""
     stored = (1 + ways(config)) * config.n_layer * strands(config) * _stream(config, length, rows)
-    return chain.peak(range(config.n_layer) if stored > backbone.STORED_BYTES else ())
+    return stored > backbone.STORED_BYTES
 
 
 def training_chain(
@@ -92,8 +107,7 @@ def training_chain(
     """
     stream = strands(config) * _stream(config, length, rows)
     combined = strands(config) * combined_bytes(config, FLOAT) * rows * length * config.d_model
-    small = rows * length * config.d_model < SMALL
-    if small:
+    if rows * length * config.d_model < SMALL or config.resid_dropout:
         hidden = strands(config) * 2 * FLOAT * rows * length * config.d_inner
         own = (PLAIN_STREAMS + ways(config) - 1) * stream + hidden
     else:
@@ -102,9 +116,10 @@ def training_chain(
     passes = ways(config) if config.reversed_weights == "own" else 1
     lent, again = _projections(layers, passes, PROJECTION_BYTES if projections is None else projections)
     times = [forward_work(config, block, length, rows).total for block in range(config.n_layer)]
+    holes = [_holes(config, length, rows, TRAINING_HOLES.get(name, 0)) for name in config.mixers]
     links = [
-        Link(own + combined + passes * held.kept, stream, held.temporary + more, time)
-        for held, more, time in zip(layers, again, times, strict=True)
+        Link(own + combined + passes * held.kept + hole, stream, held.temporary + more, time)
+        for held, more, time, hole in zip(layers, again, times, holes, strict=True)
     ]
     fixed = 4 * _weights(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
     fixed += strands(config) * ngrams_held(config, rows * length).kept + lent
@@ -120,6 +135,12 @@ def _projections(layers: list[Held], passes: int, budget: int) -> tuple[int, lis
         lent += passes * held.projection if kept else 0
         again.append(0 if kept else held.projected_again)
     return lent, again
+
+
+def _holes(config: ModelConfig, length: int, rows: int, streams: float) -> int:
+    """Freed pieces that glibc keeps, of operations in plain form, which take and free whole streams."""
+    stream = rows_at_once(config) * _stream(config, length, rows)
+    return int(streams * stream * (1 if stream < KEPT_PIECE else LARGE_HOLES))
 
 
 def cuda_forecast(config: ModelConfig, length: int) -> dict[str, dict[str, int]]:

@@ -47,7 +47,7 @@ class Work(NamedTuple):
         return self.seconds(RATES)
 
 
-RATES = Work(50e9, 5e9, 5e9)
+RATES = Work(200e9, 5e9, 24e9)
 """Of one core, roughly."""
 
 

@@ -203,6 +203,8 @@ def _keep_to_budget(system: TrainingSystem, allowed: int, accelerator: str, mach
         )
     if accelerator != "cpu":
         return
+    if system.config.precision != "float32":
+        raise GenomeLMError("--memory plans float32 on a CPU: leave it out, or --precision bf16-mixed")
     model, config = system.model, system.config
     stores = {source.sampler.store for source in system.steps.mixture.sources}
     resident = sum(store.resident_bytes for store in stores)

@@ -40,3 +40,7 @@ def options(values, leave_out=()):
 def some_options(values, *names):
     """Those of some names in a section of the configuration, as options of a command."""
     return options({name: values[name] for name in names if name in values})
+
+
+MEMORY = some_options(config, "memory")
+"""What all commands that run a model are told of it."""

@@ -36,6 +36,7 @@ rule embed:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
+        memory=MEMORY,
         # What is done of a job lies beside this name; being no output, it survives a kill.
         out=lambda wildcards: str(EMBEDDINGS).format(**wildcards),
         options=embed_options,
@@ -44,7 +45,7 @@ rule embed:
         ),
     shell:
         "genome-lm embed {input.checkpoint:q} --genome {input.genome:q} --bed {input.intervals:q} "
-        "--out {params.out:q} --force --threads {threads} {params.options:q} {params.shard} &> {log:q}"
+        "--out {params.out:q} --force --threads {threads} {params.memory:q} {params.options:q} {params.shard} &> {log:q}"
 
 
 if SHARDS > 1:

@@ -77,12 +77,13 @@ rule finetune:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
+        memory=MEMORY,
         folder=lambda wildcards, output: Path(output[0]).parent,
         task=lambda wildcards: config["tasks"][wildcards.task]["task"],
         options=finetune_options,
     shell:
         "genome-lm finetune {input.checkpoint:q} --task {params.task:q} --out {params.folder:q} "
-        "--seed {wildcards.seed} --force --threads {threads} {params.options:q} &> {log:q}"
+        "--seed {wildcards.seed} --force --threads {threads} {params.memory:q} {params.options:q} &> {log:q}"
 
 
 rule compare:

@@ -26,8 +26,24 @@ def memory(mb, attempt):
     return int(min(CLUSTER["max_mem_mb"], attempt * mb))
 
 
+UNITS = {"MB": 1, "GB": 1e3, "TB": 1e6, "MiB": 1.049, "GiB": 1074, "TiB": 1.1e6}
+BUDGET = next(
+    (
+        float(config["memory"].removesuffix(unit)) * UNITS[unit]
+        for unit in sorted(UNITS, key=len, reverse=True)
+        if config.get("memory", "").endswith(unit)
+    ),
+    None,
+)
+"""MB of a process on a CPU, where the configuration says so."""
+BESIDE_BUDGET = 1_000
+"""MB of a job beside it."""
+
+
 def forward_memory(wildcards, attempt):
-    """MB of a forward pass over the model's context, or a batch of 32,768 bases."""
+    """MB of a forward pass over the model's context, or a batch of 32,768 bases; or what the configuration says."""
+    if BUDGET is not None and not CLUSTER["gpus"]:
+        return memory(BUDGET + BESIDE_BUDGET, attempt)
     width, _, length = size(wildcards.model)
     return memory(4_000 + max(32_768, length) * width * FORWARD_BYTES / 1e6, attempt)
 

@@ -42,6 +42,7 @@ rule suite:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
+        memory=MEMORY,
         folder=lambda wildcards, output: Path(output[0]).parent,
         options=[f"--only={name}" for name in SUITE.get("only", [])]
         + options(SUITE, leave_out=("only", "genomes")),
@@ -51,5 +52,5 @@ rule suite:
         ),
     shell:
         "genome-lm evaluate-suite {input.checkpoint:q} --genome {input.genome:q} --intervals {input.intervals:q} "
-        "--out {params.folder:q} --force --threads {threads} {params.options:q} "
+        "--out {params.folder:q} --force --threads {threads} {params.memory:q} {params.options:q} "
         "{params.genes:q} &> {log:q}"

@@ -90,6 +90,8 @@ def train_memory(wildcards, attempt):
     """MB of a node: the activations of one pass of the model; of a GPU's process, what feeds it."""
     if CLUSTER["gpus"]:
         return memory(16_000 * CLUSTER["gpus"], attempt)
+    if BUDGET is not None:
+        return memory(BUDGET * PROCESSES + BESIDE_BUDGET, attempt)
     width, layers, _ = size(wildcards.model)
     training = STUDY.recipes[wildcards.model]
     longest = max(stage.length for stage in training.stages)

@@ -67,6 +67,7 @@ rule train:
         tasks=CLUSTER["nodes"] if PROCESSES == 1 else 0,
         tasks_per_gpu=0,
     params:
+        memory=MEMORY,
         # resume.ckpt in this folder is no output, so that it survives a killed job, and training goes on from it.
         run=lambda wildcards: f"{RUN}/train".format(**wildcards),
         recipe=lambda wildcards: json.dumps(recipe(wildcards)),
@@ -90,7 +91,7 @@ rule train:
         "${{SLURM_JOB_ID:+srun --nodes={resources.nodes} --ntasks-per-node={params.processes} --cpus-per-task={threads}}} "
         "genome-lm train {params.data:q} --out {params.run:q} "
         "--config - {params.init:q} {params.devices} --num-workers {params.workers} {params.loggers:q} "
-        "--threads {threads} --restart-if-changed &> {log:q}"
+        "--threads {threads} {params.memory:q} --restart-if-changed &> {log:q}"
 
 
 rule evaluate:
@@ -114,6 +115,7 @@ rule evaluate:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
+        memory=MEMORY,
         options=options(
             config["evaluation"], leave_out=("matrix", "mixtures", "classes")
         ),
@@ -122,7 +124,7 @@ rule evaluate:
         ],
     shell:
         "genome-lm evaluate {input.checkpoint:q} --genome {input.genome:q} --intervals {input.intervals:q} "
-        "--out {output:q} --force --threads {threads} {params.options:q} {params.classes:q} &> {log:q}"
+        "--out {output:q} --force --threads {threads} {params.memory:q} {params.options:q} {params.classes:q} &> {log:q}"
 
 
 rule report:

@@ -59,6 +59,7 @@ rule score:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
+        memory=MEMORY,
         out=lambda wildcards: f"{RUN}/variants/{wildcards.variants}".format(**wildcards),
         options=lambda wildcards: options(
             config["variants"][wildcards.variants]["options"]
@@ -73,7 +74,7 @@ rule score:
         ),
     shell:
         "genome-lm score {input.checkpoint:q} --genome {input.genome:q} --vcf {input.vcf:q} "
-        "--out {params.out:q}.vcf.gz --table {params.out:q}.parquet --force --threads {threads} "
+        "--out {params.out:q}.vcf.gz --table {params.out:q}.parquet --force --threads {threads} {params.memory:q} "
         "--shard {wildcards.shard}/{wildcards.shards} {params.options:q} {params.calibration:q} "
         "{params.consequences:q} &> {log:q}"
 
@@ -172,6 +173,7 @@ rule variant_benchmark:
         slurm_partition=GPU_PARTITION,
         gres=ONE_GPU,
     params:
+        memory=MEMORY,
         folder=lambda wildcards, output: Path(output[0]).parent,
         options=lambda wildcards: options(
             config["variant_benchmarks"][wildcards.variants]["options"]
@@ -184,5 +186,5 @@ rule variant_benchmark:
         ),
     shell:
         "genome-lm variant-benchmark {input.checkpoint:q} --manifest {input.manifest:q} --genome {input.genome:q} "
-        "--folder {input.files:q} --out {params.folder:q} --force --threads {threads} {params.options:q} "
+        "--folder {input.files:q} --out {params.folder:q} --force --threads {threads} {params.memory:q} {params.options:q} "
         "{params.baselines:q} &> {log:q}"

@@ -11,6 +11,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,10 +39,17 @@ def main() -> None:
     parser.add_argument("--fields", type=json.loads, default={}, help="JSON of other fields of the shape")
     parser.add_argument("--most", type=float, default=MOST)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--times", action="store_true", help="times of passes beside their forecast, on a CPU")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
         print(json.dumps(measure(arguments.case)))
+        return
+    if arguments.times:
+        for preset in arguments.presets:
+            for length in arguments.lengths:
+                if length <= PRESETS[preset].max_length:
+                    show_times(preset, length)
         return
     ratios = []
     for preset in arguments.presets:
@@ -133,6 +141,26 @@ def measure(case: dict[str, Any]) -> dict[str, int]:
     _RESET.write_text("5", encoding="utf-8")
     _pass(config, case["length"], case, device)
     return {"peak": _field("VmHWM") - base, "base": base}
+
+
+def show_times(preset: str, length: int) -> None:
+    """Print the times of a forward pass and a training step: the least of three, and the forecast before them."""
+    import torch
+
+    from genome_lm.model import HyenaLM, pace
+
+    config = PRESETS[preset]
+    since = time.perf_counter()
+    forecast_ = pace.measure_pace(config, length)
+    taken = time.perf_counter() - since
+    model, ids = HyenaLM(config), torch.randint(7, 11, (1, length))
+    forward = min(pace.timed(model, ids, training=False) for _ in range(3))
+    step = min(pace.timed(model, ids, training=True) for _ in range(3))
+    told = forecast_.forward_seconds(config, length), forecast_.step_seconds(config, length)
+    print(
+        f"{preset:13} {length:9,}  measured in {taken:.1f} s; forward {forward:.2f} s, forecast / measured "
+        f"{told[0] / forward:.2f}; training step {step:.2f} s, {told[1] / step:.2f}", flush=True,
+    )  # fmt: skip
 
 
 def _pass(config: ModelConfig, length: int, case: dict[str, Any], device: "torch.device") -> None:

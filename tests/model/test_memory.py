@@ -65,3 +65,14 @@ def test_estimates_rise_with_the_length(config: ModelConfig) -> None:
     forward = [forward_bytes(config, length) for length in lengths]
     assert forward == sorted(forward)
     assert all(less < training_bytes(config, length) for less, length in zip(forward, lengths, strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_the_peak_with_some_blocks_computed_again_is_forecast() -> None:
+    """As `python -m tests.measure.memory` prints it; its other cases take too long for here."""
+    command = [
+        *(sys.executable, "-m", "tests.measure.memory", "--presets", "small-32k", "--lengths", "4096", "--rows", "2"),
+        *("--modes", "training", "--recompute", "every-second", "--fields", '{"d_model": 256, "d_inner": 512}'),
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(run.stdout.split("ratio ")[1].split()[0]) == pytest.approx(1, abs=0.15), run.stdout

@@ -461,11 +461,11 @@ def test_the_check_needs_nothing_that_snakemake_does_not() -> None:
 
 
 OWN = {
-    "finetune": "checkpoint data out task valid test seed threads force json help",
+    "finetune": "checkpoint data out task valid test seed threads memory force json help",
     "score": "checkpoint out vcf genome bed fasta split table shard calibrate classes annotation contig_pattern "
-    "figure threads force json help",
+    "figure threads memory force json help",
     "variant-benchmark": "checkpoint manifest genome out folder annotation contig_map contig_pattern conservation "
-    "threads force json help",
+    "threads memory force json help",
     "from-gff": "genome out force json help",
     "from-bigwig": "genome mask out force json help",
     "pairs": "genome labels out force json help",

@@ -51,9 +51,10 @@ def forward_held(config: ModelConfig, length: int, rows: int) -> Held:
 def training_held(config: ModelConfig, length: int, rows: int) -> Held:
     """See `Mixer.training_held`."""
     features, one = _features(config, length), stream(config, length, rows)
-    if rows * length * config.d_model < SMALL:
+    # Of other orders, and with dropout before the residual addition, there is no fused form.
+    if rows * length * config.d_model < SMALL or config.order != 2 or config.resid_dropout:
         filters = (config.order - 1) * stream(config, length, 1)
-        kept = PLAIN_STREAMS * one + PLAIN_FILTERS * filters + PLAIN_FEATURES * features
+        kept = PLAIN_STREAMS * one * (config.order + 1) / 3 + PLAIN_FILTERS * filters + PLAIN_FEATURES * features
         back = PLAIN_BACKWARD * one + PLAIN_FILTERS_BACK * filters
         return Held(int(kept), int(back), shared=2 * filters)
     held = fused_training_held(config, length, rows)

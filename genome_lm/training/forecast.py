@@ -1,0 +1,78 @@
+"""What a training should take in memory and time, before it begins."""
+
+import time
+from typing import NamedTuple
+
+from genome_lm.config import ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.machine import budget
+from genome_lm.model.memory import PROCESS_BYTES, recomputes_all, training_chain
+from genome_lm.model.mixers.filter import SHARED_BYTES
+from genome_lm.model.pace import Pace, measure_pace
+from genome_lm.training.memory_plan import BYTES_PER_BASE, StagePlan, plan_training
+from genome_lm.training_config import TrainingConfig
+
+MEASURED_SECONDS = 5.0
+"""Once measurements took so long, the stages that are left go by the last one."""
+
+
+class StageForecast(NamedTuple):
+    """What a stage should take.
+
+    Attributes:
+        plan: How its steps are computed, and the peak of memory.
+        steps: How many they are.
+        step_seconds: Of each of them, without validation and saving.
+    """
+
+    plan: StagePlan
+    steps: int
+    step_seconds: float
+
+
+def forecast_training(model: ModelConfig, config: TrainingConfig) -> list[StageForecast]:
+    """Plan a training on a CPU, and forecast its time after a measurement of at most ten seconds.
+
+    Raises:
+        GenomeLMError: If the budget does not do, or the precision has no forecast.
+    """
+    if config.precision != "float32":
+        raise GenomeLMError(f"precision {config.precision}: times and memory are forecast for float32 on a CPU alone")
+    plans = _plans(model, config)
+    paces: dict[int, Pace] = {}
+    since = time.perf_counter()
+    for length in sorted(plans, reverse=True):
+        if not paces or time.perf_counter() - since < MEASURED_SECONDS:
+            paces[length] = measure_pace(model, length, plans[length].rows)
+    return [
+        StageForecast(plans[length], steps, _step_seconds(model, config, plans[length], _nearest(paces, length)))
+        for length, steps in config.stages
+    ]
+
+
+def _plans(model: ModelConfig, config: TrainingConfig) -> dict[int, StagePlan]:
+    """By length: those of the budget, or what is done without one."""
+    if (allowed := budget()) is not None:
+        return plan_training(model, config, allowed).stages
+    plans = {}
+    for length in {stage.length for stage in config.stages}:
+        windows = max(1, config.tokens_per_step // length)
+        rows = min(windows, max(1, config.device_tokens // length))
+        every = config.activation_checkpointing or recomputes_all(model, length, rows)
+        recomputed = frozenset(range(model.n_layer if every else 0))
+        chain = training_chain(model, length, rows, shared=SHARED_BYTES if windows > rows else 0)
+        peak = chain.peak(recomputed) + PROCESS_BYTES["training"]
+        peak += BYTES_PER_BASE * max(length, config.tokens_per_step)
+        plans[length] = StagePlan(length, rows, recomputed, 0, 0, peak)
+    return plans
+
+
+def _step_seconds(model: ModelConfig, config: TrainingConfig, plan: StagePlan, pace: Pace) -> float:
+    windows = max(1, config.tokens_per_step // plan.length)
+    whole, rest = divmod(windows, plan.rows)
+    seconds = whole * pace.step_seconds(model, plan.length, plan.rows, plan.recomputed)
+    return seconds + (pace.step_seconds(model, plan.length, rest, plan.recomputed) if rest else 0)
+
+
+def _nearest(paces: dict[int, Pace], length: int) -> Pace:
+    return paces[min(paces, key=lambda measured: abs(measured - length))]

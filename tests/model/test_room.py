@@ -1,0 +1,67 @@
+"""Passes without gradients within a budget of memory: fewer sequences at one time, the same results."""
+
+import numpy as np
+import pytest
+
+from genome_lm.config import PRESETS, ModelConfig
+from genome_lm.errors import GenomeLMError
+from genome_lm.inference import GenomeLM
+from genome_lm.inference.generation import batch_size
+from genome_lm.machine import memory_budget
+from genome_lm.model import HyenaLM
+from genome_lm.model.memory import PROCESS_BYTES, forward_bytes
+from genome_lm.model.mixers.filter import ImplicitFilter
+from genome_lm.model.room import fitting_positions
+
+SHAPE = ModelConfig(d_model=32, n_layer=2, max_length=4096)
+
+
+def room(config: ModelConfig, length: int, rows: int, spectra: int = 0) -> int:
+    return PROCESS_BYTES["forward"] + forward_bytes(config, length, rows, spectra)
+
+
+def test_without_a_budget_nothing_changes() -> None:
+    backbone = HyenaLM(SHAPE).backbone
+    assert fitting_positions(backbone, 32_768, 4096) == 32_768
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_as_many_sequences_as_the_budget_allows(rows: int) -> None:
+    backbone = HyenaLM(SHAPE).backbone
+    with memory_budget(room(SHAPE, 4096, rows)):
+        fitting = fitting_positions(backbone, 32_768, 4096)
+        assert room(SHAPE, 4096, fitting // 4096) <= room(SHAPE, 4096, rows)
+        assert 1 <= fitting // 4096 <= rows
+    with memory_budget(room(SHAPE, 4096, 1) - 1), pytest.raises(GenomeLMError, match="4,096 bases needs at least"):
+        fitting_positions(backbone, 32_768, 4096)
+
+
+def test_the_cache_of_spectra_follows() -> None:
+    backbone = HyenaLM(SHAPE).backbone
+    filters = [module for module in backbone.modules() if isinstance(module, ImplicitFilter)]
+    with memory_budget(room(SHAPE, 4096, 1)):
+        fitting_positions(backbone, 4096, 4096)
+        assert all(each.cache.budget == 0 for each in filters)
+    with memory_budget("8GB"):
+        fitting_positions(backbone, 4096, 4096)
+        assert all(each.cache.budget > 1 << 30 for each in filters)
+
+
+def test_generation_follows() -> None:
+    shape = PRESETS["small-32k"]
+    with memory_budget("1GB"):
+        few = batch_size(shape, 16_000, 1_000)
+    assert 1 <= few < batch_size(shape, 16_000, 1_000)
+    with memory_budget("400MB"), pytest.raises(GenomeLMError, match="generating 16,000 bases needs at least"):
+        batch_size(shape, 16_000, 1_000)
+
+
+def test_results_stay_what_they_are() -> None:
+    model = GenomeLM(HyenaLM(SHAPE).eval())
+    generator = np.random.default_rng(0)
+    sequences = ["".join(generator.choice(list("ACGT"), length)) for length in (4096, 300, 2000, 4096)]
+    plain = model.embed(sequences), model.log_likelihood(sequences)
+    with memory_budget(room(SHAPE, 4096, 1)):
+        np.testing.assert_allclose(model.embed(sequences), plain[0], rtol=1e-4, atol=1e-5)
+        for one, other in zip(model.log_likelihood(sequences), plain[1], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

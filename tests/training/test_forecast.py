@@ -1,0 +1,49 @@
+"""Forecasts of memory and time before a training."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from genome_lm.config import PRESETS
+from genome_lm.errors import GenomeLMError
+from genome_lm.model.pace import Pace
+from genome_lm.model.work import RATES, pass_work, step_work
+from genome_lm.training import Stage, TrainingConfig
+from genome_lm.training.forecast import forecast_training
+from genome_lm_cli.main import app
+from tests.tiny import TINY_MODEL
+
+RECIPE = TrainingConfig(stages=(Stage(32, 3), Stage(128, 5)), tokens_per_step=512, device_tokens=256)
+
+
+def test_time_grows_with_what_is_to_be_done() -> None:
+    shape, pace = PRESETS["small-32k"], Pace(RATES, 1.0, 1.0)
+    assert pass_work(shape, 8_192, 4).total == pytest.approx(4 * pass_work(shape, 8_192, 1).total, rel=0.01)
+    assert pass_work(shape, 8_192, 4, cached=False).total > pass_work(shape, 8_192, 4).total
+    assert 2 < pace.step_seconds(shape, 8_192) / pace.forward_seconds(shape, 8_192) < 4
+    again = step_work(shape, 8_192, 1, frozenset(range(4))).total
+    assert 1.2 < again / step_work(shape, 8_192, 1).total < 1.5
+
+
+def test_each_stage_has_a_forecast() -> None:
+    short, long = forecast_training(TINY_MODEL, RECIPE)
+    assert (short.steps, long.steps) == (3, 5)
+    assert (short.plan.rows, long.plan.rows) == (8, 2)
+    assert 0 < short.step_seconds < 10
+    assert 3 * 10**8 < long.plan.peak < 10**9
+    with pytest.raises(GenomeLMError, match="float32"):
+        forecast_training(TINY_MODEL, dataclasses.replace(RECIPE, precision="bf16-mixed"))
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    shape = ["--d-model=16", "--n-layer=2", "--max-length=128", "--stages=32:3,128:5", "--tokens-per-step=512"]
+    arguments = ["train", *shape, "--out", str(tmp_path / "run"), "--dry-run", "--memory", "2GB", "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.output)
+    assert [stage["length"] for stage in facts["stages"]] == [32, 128]
+    assert facts["seconds"] == pytest.approx(sum(stage["steps"] * stage["step_seconds"] for stage in facts["stages"]))
+    assert not (tmp_path / "run").exists()
