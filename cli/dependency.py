@@ -14,6 +14,8 @@ from genome_lm_cli.options import (
     Force,
     Json,
     Memory,
+    Precision,
+    PrecisionWord,
     Strand,
     Threads,
 )
@@ -39,6 +41,7 @@ def dependency(
     most: Annotated[int, typer.Option(help="Longest region that is taken, in bases.", min=1)] = 4_000,
     batch_tokens: BatchTokens = 32_768,
     condition: Condition = None,
+    precision: Precision = PrecisionWord.float32,
     device: Device = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -72,7 +75,7 @@ def dependency(
                 f"region {region}: a map of {bases:,} × {bases:,} bases takes long; give chr:start-end, "
                 f"or --most {bases}"
             )
-        model = load(checkpoint, device, condition=condition)
+        model = load(checkpoint, device, condition=condition, precision=precision.value)
         reader = RegionReader.of(model.model, store, place, context, strand.value)
     with mapped(model, reader, out, batch_tokens, force) as (result, done, parts):
         for is_wanted, change in ((symmetric, symmetrised), (apc, without_background)):

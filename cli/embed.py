@@ -20,6 +20,8 @@ from genome_lm_cli.options import (
     Memory,
     NameMap,
     Names,
+    Precision,
+    PrecisionWord,
     Split,
     Threads,
     check_bed_options,
@@ -89,6 +91,7 @@ def embed(
         int | None, typer.Option(help="Bases that go through the model at one time; default: what pays off and fits.")
     ] = None,
     condition: Condition = None,
+    precision: Precision = PrecisionWord.float32,
     device: Device = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -138,7 +141,7 @@ def embed(
         source = GenomeSource(store, places, tiling)
     else:
         raise GenomeLMError("give either --fasta, or --genome (with --bed for places of it)")
-    model = load(checkpoint, device, condition=condition)
+    model = load(checkpoint, device, condition=condition, precision=precision.value)
     word = strand.value if strand else None
     recipe = Recipe.of(pool, [layer_of(text) for text in layer or ["final"]], word, model.config)
     source.tiling = tiling._replace(right=recipe.context_after(context, model.config.direction))

@@ -13,6 +13,8 @@ from genome_lm_cli.options import (
     Force,
     Json,
     Memory,
+    Precision,
+    PrecisionWord,
     Threads,
 )
 from genome_lm_cli.output import say, table
@@ -41,6 +43,7 @@ def evaluate(
         typer.Option("--regions", help="BED with a class per interval: score each class too.", metavar="CLASSES.bed"),
     ] = None,
     condition: Condition = None,
+    precision: Precision = PrecisionWord.float32,
     device: Device = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -66,7 +69,7 @@ def evaluate(
     store = GenomeStore(genome)
     regions = read_bed(intervals, store)
     result = evaluate_perplexity(
-        load(checkpoint, device, condition=condition).model,
+        load(checkpoint, device, condition=condition, precision=precision.value).model,
         store,
         regions,
         Scoring(split, length, markov_order, max_bases, batch_tokens),

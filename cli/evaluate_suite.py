@@ -17,6 +17,8 @@ from genome_lm_cli.options import (
     Force,
     Json,
     Memory,
+    Precision,
+    PrecisionWord,
     Seed,
     Threads,
     named_paths,
@@ -47,6 +49,7 @@ def evaluate_suite(
     scale: Annotated[float, typer.Option(help="More or fewer windows, genes and variants than usual.")] = 1.0,
     seed: Seed = 0,
     condition: Condition = None,
+    precision: Precision = PrecisionWord.float32,
     device: Device = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -84,7 +87,7 @@ def evaluate_suite(
         files={path.name: sha256(path) for path in files},
     )
     result = run_suite(
-        load(checkpoint, device, condition=condition),
+        load(checkpoint, device, condition=condition, precision=precision.value),
         suite_input,
         out,
         only=only or (),

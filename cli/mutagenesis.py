@@ -15,6 +15,8 @@ from genome_lm_cli.options import (
     Force,
     Json,
     Memory,
+    Precision,
+    PrecisionWord,
     Strand,
     Threads,
 )
@@ -53,6 +55,7 @@ def mutagenesis(
     ] = 100_000,
     batch_tokens: BatchTokens = 32_768,
     condition: Condition = None,
+    precision: Precision = PrecisionWord.float32,
     device: Device = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -72,7 +75,7 @@ def mutagenesis(
     with opened_region(region, genome, fasta) as (store, place):
         if method is Method.substitutions:
             _check_cost(region, place.end - place.start, most)
-        model = load(checkpoint, device, condition=condition)
+        model = load(checkpoint, device, condition=condition, precision=precision.value)
         result = saturate(
             model.model,
             store,

@@ -36,6 +36,9 @@ EmbeddedStrand = StrEnum("EmbeddedStrand", "forward both concat")
 HeadStrand = StrEnum("HeadStrand", "forward both")
 """The words of `genome_lm.strands`, as the command line takes them."""
 
+PrecisionWord = StrEnum("PrecisionWord", "float32 bf16 int8")
+"""As `genome_lm.kernels.Precision`."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 """All commands have it."""
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
@@ -71,6 +74,10 @@ Threads = Annotated[
     ),
 ]
 """All commands that compute have it. It acts before the command's body, where PyTorch is loaded."""
+Precision = Annotated[
+    PrecisionWord,
+    typer.Option(help="Of the products on a CPU: bf16 and int8 are quicker and less exact (docs/performance.md)."),
+]
 Checkpoint = Annotated[str, typer.Argument(help="Checkpoint of any form.", metavar="CKPT")]
 Fasta = Annotated[Path | None, typer.Option(help="FASTA file, plain or compressed; - is standard input.")]
 Bed = Annotated[Path | None, typer.Option(help="Intervals of the genome, on their strands.", metavar="BED")]

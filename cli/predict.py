@@ -20,6 +20,8 @@ from genome_lm_cli.options import (
     Memory,
     NameMap,
     Names,
+    Precision,
+    PrecisionWord,
     Split,
     Threads,
     check_bed_options,
@@ -67,6 +69,7 @@ def predict(
         str | None, typer.Option(help="i/n: tracks of the i-th of n parts; join them with genome-lm gather.")
     ] = None,
     batch_tokens: BatchTokens = 32_768,
+    precision: Precision = PrecisionWord.float32,
     device: Device = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -106,7 +109,8 @@ def predict(
         sequences = _sequences(fasta, genome, bed, (split, contig_names, contig_map))
         part = parse_shard(shard) if shard is not None else None
         options = {"window": window, "batch_tokens": batch_tokens, "shard": part, "force": force}
-        written = predict_tracks(load(checkpoint, device, head=head), sequences, out, **options)
+        model = load(checkpoint, device, head=head, precision=precision.value)
+        written = predict_tracks(model, sequences, out, **options)
         paths = [str(path) for path in written.paths]
         text = f"wrote {', '.join(paths)}: {written.bins:,} bins" + resumed(written.resumed, written.parts)
         finish(as_json, text, paths=paths, bins=written.bins, resumed=written.resumed, parts=written.parts)
@@ -115,7 +119,8 @@ def predict(
     if pairs is not None:
         if any(option is not None for option in (fasta, genome, bed, window)):
             raise GenomeLMError("--pairs has its sequences itself: leave --fasta, --genome, --bed and --window out")
-        _predict_pairs(load(checkpoint, device, head=head), pairs, out, batch_tokens, as_json)
+        model = load(checkpoint, device, head=head, precision=precision.value)
+        _predict_pairs(model, pairs, out, batch_tokens, as_json)
         return
     if fasta is not None and genome is None and bed is None:
         records = fasta_records(fasta)
@@ -126,7 +131,7 @@ def predict(
         raise GenomeLMError("give either --fasta, or --genome and --bed")
     if window is not None:
         records = cut(records, window, stride or window)
-    model = load(checkpoint, device, head=head)
+    model = load(checkpoint, device, head=head, precision=precision.value)
     with naming(checkpoint):
         has_pairs = model.tuned_head.config.pair != "none"
     if has_pairs:

@@ -22,6 +22,8 @@ from genome_lm_cli.options import (
     Memory,
     NameMap,
     Names,
+    Precision,
+    PrecisionWord,
     Seed,
     Split,
     Strand,
@@ -106,6 +108,7 @@ def score(
     ] = None,
     batch_tokens: BatchTokens = 32_768,
     condition: Condition = None,
+    precision: Precision = PrecisionWord.float32,
     device: Device = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -143,7 +146,7 @@ def score(
 
     if sum(source is not None for source in (vcf, bed, fasta)) != 1 or (fasta is None) == (genome is None):
         raise GenomeLMError("give --genome and --vcf, or --genome and --bed, or --fasta")
-    loading = {"device": device, "condition": condition}
+    loading = {"device": device, "condition": condition, "precision": precision.value}
     settings: dict[str, Any] = {
         "context": context,
         "stride": stride,
@@ -218,7 +221,7 @@ def _check_figure(figure: Path, table: Path | None, shard: tuple[int, int] | Non
     refuse_existing(figure, force)
 
 
-def _score_vcf(request: "VcfRequest", genome: Path, loading: dict[str, str | None], as_json: bool) -> None:
+def _score_vcf(request: "VcfRequest", genome: Path, loading: dict[str, Any], as_json: bool) -> None:
     from genome_lm.formats.vcf_out import STDOUT
     from genome_lm.genome import GenomeStore
     from genome_lm.genome.variants import REASONS
@@ -253,7 +256,7 @@ def _score_bases(
     request: "TrackRequest",
     checkpoint: str,
     scored: "ScoredSequences",
-    loading: dict[str, str | None],
+    loading: dict[str, Any],
     as_json: bool,
 ) -> None:
     from genome_lm.inference import load

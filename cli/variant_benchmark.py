@@ -19,6 +19,8 @@ from genome_lm_cli.options import (
     Force,
     Json,
     Memory,
+    Precision,
+    PrecisionWord,
     Seed,
     Strand,
     Threads,
@@ -61,6 +63,7 @@ def variant_benchmark(
     seed: Seed = 0,
     batch_tokens: BatchTokens = 32_768,
     condition: Condition = None,
+    precision: Precision = PrecisionWord.float32,
     device: Device = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -103,7 +106,7 @@ def variant_benchmark(
         command=shlex.join(["genome-lm", *sys.argv[1:]]),
     )
     result = run_variant_benchmark(
-        load(checkpoint, device, condition=condition),
+        load(checkpoint, device, condition=condition, precision=precision.value),
         given,
         out,
         finish=lambda written: write_benchmark_report(written, written / "report.html"),

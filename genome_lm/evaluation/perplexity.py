@@ -19,6 +19,7 @@ from genome_lm.errors import GenomeLMError, check_range
 from genome_lm.evaluation.markov import MAX_ORDER, MIXED, MarkovModel
 from genome_lm.evaluation.stretches import Cells, Counts, Difference, Sums
 from genome_lm.genome import BaseClasses, GenomeStore, Interval, Windows, of_split, tile, without_overlaps
+from genome_lm.kernels import Precision
 from genome_lm.model import HyenaLM
 from genome_lm.progress import progress
 from genome_lm.training import target_losses
@@ -77,6 +78,7 @@ class Perplexity:
         condition: What the model read the windows under; None for nothing.
         differences: Between the model and each of the baselines, in their order.
         measure: What the exponential of the model's loss is called. The two are not to be compared.
+        precision: Of the products of the model's projections and MLPs.
     """
 
     split: Annotated[str, Within(1, 1_000)]
@@ -88,6 +90,7 @@ class Perplexity:
     condition: str | None = None
     differences: Annotated[tuple[Difference, ...], Within(0, 100)] = ()
     measure: Measure = "perplexity"
+    precision: Precision = "float32"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -187,8 +190,9 @@ def evaluate_perplexity(
     by_class = _by_class(classes, {name: each.sum(0) for name, each in by_name.items()}, targets.sum(0))
     measure: Measure = "pseudo-perplexity" if direction.sees_following else "perplexity"
     return Perplexity(
-        scoring.split, length, total, model_score, tuple(baselines), by_class, model.condition, differences, measure
-    )
+        scoring.split, length, total, model_score, tuple(baselines), by_class, model.condition, differences, measure,
+        model.precision,
+    )  # fmt: skip
 
 
 def _windows(

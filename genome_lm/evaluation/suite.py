@@ -73,6 +73,7 @@ def run_suite(
         "record": {
             "command": command, "genome_lm_version": __version__, "weights_sha256": weights_sha256(model.model),
             "model": model.config.to_dict(), "condition": model.condition,
+            "precision": model.model.precision,
             "genome": given.store.provenance, "split": given.split, "files": dict(given.files),
             "seed": seed, "scale": scale, "left_out": left_out,
         },

@@ -128,6 +128,7 @@ def _record(model: GenomeLM, given: BenchmarkInput, scored: ScoredSet) -> dict[s
     return {
         "command": given.command, "genome_lm_version": __version__, "weights_sha256": weights_sha256(model.model),
         "model": model.config.to_dict(), "condition": model.condition, "genome": given.store.provenance,
+        "precision": model.model.precision,
         "set": given.manifest.title, "source": given.manifest.source, "assembly": given.manifest.assembly,
         "files": given.files or {}, "variants": len(scored.reasons), "scored": skipped.pop("", 0),
         "skipped": dict(skipped.most_common()), "left_out": given.variants.left_out,

@@ -73,7 +73,12 @@ def generate(
 
     Returns:
         n · samples sequences, the samples of a prompt one after the other.
+
+    Raises:
+        GenomeLMError: If the model was loaded in low precision.
     """
+    if model.precision != "float32":
+        raise GenomeLMError(f"generation computes in float32; load the model without precision {model.precision}")
     stepper = Stepper(model, length)
     # Prompts of like length together, so that little padding is read with them.
     order = sorted(product(range(len(prompts)), range(samples)), key=lambda pair: len(prompts[pair[0]]))

@@ -24,6 +24,7 @@ from genome_lm.inference.one_hot import OneHot, Output
 from genome_lm.inference.readouts import Readouts
 from genome_lm.inference.sampling import Sampling
 from genome_lm.inference.variants import Layout, score_variants
+from genome_lm.kernels import Precision
 from genome_lm.model import Head, HyenaBackbone, HyenaLM
 from genome_lm.model.likelihood import Alphabet, model_likelihoods
 from genome_lm.model.room import fitting_positions
@@ -37,6 +38,7 @@ def load(
     revision: str | None = None,
     condition: str | None = None,
     head: str | None = None,
+    precision: Precision = "float32",
 ) -> "GenomeLM":
     """Load a checkpoint of any form; nothing that is in it can run code.
 
@@ -49,13 +51,15 @@ def load(
         condition: What all sequences are read under, one of the model's `config.conditions`; None for that of a tuned
             model's head, if it has one.
         head: Of a model that was tuned with several, the name of the one that predicts.
+        precision: Of the products of projections and MLPs on a CPU: "bf16" or "int8" are quicker and less exact
+            (docs/performance.md). Where the CPU has no instructions for them, "float32" is used, with a warning.
 
     Returns:
         The model, in eval mode.
 
     Raises:
         GenomeLMError: See `open_checkpoint` and `genome_lm.device.choose_device`; also if the model has no such
-            condition or head.
+            condition or head, or a lower precision is asked for on another device than a CPU.
     """
     opened = open_checkpoint(path, choose_device(device), revision)
     with naming(os.fspath(path)):
@@ -64,6 +68,7 @@ def load(
     if condition is not None:
         with naming(os.fspath(path)):
             model.condition = condition
+    model.model.lower_precision(precision)
     return model
 
 

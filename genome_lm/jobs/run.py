@@ -57,6 +57,7 @@ def identity_of(model: HyenaLM, **facts: Any) -> dict[str, Any]:
         "model": model.config.to_dict(),
         "weights_sha256": weights_sha256(model),
         "condition": model.condition,
+        **({} if model.precision == "float32" else {"precision": model.precision}),
         **facts,
     }
 

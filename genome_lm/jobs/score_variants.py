@@ -321,6 +321,8 @@ def _header(
     names = {"checkpoint": request.checkpoint, "genome": store.path.name, "strand": request.strand}
     if model.condition is not None:
         names["condition"] = model.condition
+    if model.model.precision != "float32":
+        names["precision"] = model.model.precision
     if readouts.of_states:
         names["layer"] = "final" if readouts.layer is None else str(readouts.layer)
     values = readouts.values

@@ -27,6 +27,7 @@ from genome_lm.kernels.conv.implicit import (
 from genome_lm.kernels.conv.online import OnlineConv, ReplayedConv, TileFilters, convolve_ahead
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.conv.spectra import bins, spectrum
+from genome_lm.kernels.cpu.low_precision import Precision, lowered, reason_against
 from genome_lm.kernels.cpu.mixer import (
     Around,
     FilterWeights,
@@ -82,6 +83,7 @@ __all__ = [
     "MixerWeights",
     "MlpWeights",
     "OnlineConv",
+    "Precision",
     "Replayed",
     "ReplayedConv",
     "Segments",
@@ -119,6 +121,7 @@ __all__ = [
     "linear",
     "local_attention",
     "local_counts",
+    "lowered",
     "mlp_sub_block",
     "most_sharing",
     "nearest_attention",
@@ -128,6 +131,7 @@ __all__ = [
     "positional_features",
     "precision_of",
     "products_dtype",
+    "reason_against",
     "recency",
     "recomputed",
     "residual_mixer",

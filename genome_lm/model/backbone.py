@@ -22,6 +22,7 @@ from genome_lm.kernels import (
     runs_rows,
 )
 from genome_lm.model.cuda_memory import free_bytes, must_recompute
+from genome_lm.model.low_precision import product_weight
 from genome_lm.model.mixer import Ends, GpuBatch, Mixer, drops, runs_fused
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import NgramEmbedding
@@ -144,7 +145,9 @@ class Block(nn.Module):
         if not by_rows and not runs_fused(x, self.dropout):
             return x + self.dropout(self.mlp(self.norm2(x)))
         fc1, fc2 = self.mlp.fc1, self.mlp.fc2
-        weights = MlpWeights(self.norm2.weight, self.norm2.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        weights = MlpWeights(
+            self.norm2.weight, self.norm2.bias, product_weight(fc1), fc1.bias, product_weight(fc2), fc2.bias
+        )
         if by_rows:
             return mlp_sub_block(x, branch, weights, self.norm2.eps)
         operation = residual_mlp if torch.is_grad_enabled() else residual_mlp_

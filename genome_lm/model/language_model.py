@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from genome_lm.alphabet import NUCLEOTIDES, TOKEN_COMPLEMENT
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import HeadWeights, head_losses, outside_autocast, recomputed, runs_head
+from genome_lm.kernels import HeadWeights, Precision, head_losses, outside_autocast, recomputed, runs_head
 from genome_lm.model.backbone import HyenaBackbone
+from genome_lm.model.low_precision import lower_precision
 from genome_lm.model.ngram import NgramEmbedding
 
 INITIALIZER_RANGE = 0.02
@@ -25,12 +26,16 @@ class HyenaLM(nn.Module):
     """HyenaDNA (Nguyen et al. 2023, https://arxiv.org/abs/2306.15794), and what a `ModelConfig` makes of it.
 
     The head is tied. Its logits are of the next token, or where the model reads both ways, of that at their position.
+
+    Attributes:
+        precision: Of the products of projections and MLPs; see `lower_precision`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = HyenaBackbone(config)
+        self.precision: Precision = "float32"
         self._initialise()
 
     def _initialise(self) -> None:
@@ -42,6 +47,16 @@ class HyenaLM(nn.Module):
                 nn.init.normal_(module.weight, std=INITIALIZER_RANGE / scale)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def lower_precision(self, precision: Precision) -> None:
+        """Compute the products of projections and MLPs in "bf16" or "int8" from now on, for inference on a CPU.
+
+        `precision` then says what is used: float32 where this CPU has no instructions for the one asked for.
+
+        Raises:
+            GenomeLMError: If the model is on another device.
+        """
+        self.precision = lower_precision(self.backbone, precision)
 
     @property
     def condition(self) -> str | None:

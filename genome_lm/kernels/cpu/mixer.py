@@ -32,7 +32,8 @@ from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.reference import gated_causal_conv
 from genome_lm.kernels.conv.spectra import signal, spectrum
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Convolutions, Filters
-from genome_lm.kernels.cpu.products import linear
+from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight
+from genome_lm.kernels.cpu.products import linear, linear_channels
 from genome_lm.kernels.cpu.stages import (
     conv_inputs,
     decay_window,
@@ -92,7 +93,7 @@ class MixerWeights(NamedTuple):
 
     norm_weight: Tensor  # (D,)
     norm_bias: Tensor  # (D,)
-    w_in: Tensor  # (3D, D)
+    w_in: Tensor  # (3D, D); this and w_out may be a `LowPrecisionWeight` without gradients
     b_in: Tensor  # (3D,)
     taps: Tensor  # (3D, 1, K)
     tap_bias: Tensor  # (3D,)
@@ -290,17 +291,21 @@ def _chunks(batch: int, length: int) -> Iterator[tuple[slice, slice]]:
 class _BlockWeights(NamedTuple):
     """What projects to a block's channels, stream by stream, and convolves them."""
 
-    w_in: Tensor  # (3C, D)
+    w_in: Tensor  # (3C, D), or a `LowPrecisionWeight`
     b_in: Tensor  # (3, C, 1, 1)
     taps: Tensor  # (3, C, 1, K)
     tap_bias: Tensor  # (3, C, 1, 1)
 
     @classmethod
     def of(cls, weights: MixerWeights, block: tuple[int, int]) -> "_BlockWeights":
-        w_in, b_in, taps, tap_bias = (
-            _of_channels(part, *block) for part in (weights.w_in, weights.b_in, weights.taps, weights.tap_bias)
+        b_in, taps, tap_bias = (_of_channels(part, *block) for part in (weights.b_in, weights.taps, weights.tap_bias))
+        w_in = weights.w_in
+        of_block = (
+            w_in.of_channels(*block)
+            if isinstance(w_in, LowPrecisionWeight)
+            else _of_channels(w_in, *block).flatten(0, 1)
         )
-        return cls(w_in.flatten(0, 1), b_in[..., None, None], taps, tap_bias[..., None, None])
+        return cls(of_block, b_in[..., None, None], taps, tap_bias[..., None, None])
 
     def project(self, normed: _Normed, sequences: slice, positions: slice) -> tuple[Tensor, Tensor]:
         """in_proj of a piece without its bias, (3, C, sequences, positions), and of what precedes it.
@@ -309,7 +314,7 @@ class _BlockWeights(NamedTuple):
         is projected twice, since another thread has the piece before.
         """
         back = min(positions.start, self.taps.shape[-1] - 1)
-        z = linear(self.w_in, normed.piece(sequences, slice(positions.start - back, positions.stop)))
+        z = linear_channels(self.w_in, normed.piece(sequences, slice(positions.start - back, positions.stop)))
         z = z.view(3, len(z) // 3, len(normed.x[sequences]), -1)
         return z[..., back:], z[..., :back]
 
@@ -378,7 +383,10 @@ def _project_out(x: Tensor, y: Tensor, weights: MixerWeights, out: Tensor) -> No
 
     def project(piece: tuple[Tensor, Tensor, Tensor]) -> None:
         residual, gated, target = piece
-        torch.addmm(residual, gated.T, weights.w_out.T, out=target).add_(weights.b_out)
+        if isinstance(weights.w_out, LowPrecisionWeight):
+            weights.w_out.add_linear(residual, gated.T, weights.b_out, target)
+        else:
+            torch.addmm(residual, gated.T, weights.w_out.T, out=target).add_(weights.b_out)
 
     share(project, zip(_rows(x), _columns(y), _rows(out), strict=True))
 

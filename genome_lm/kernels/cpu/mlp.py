@@ -29,7 +29,7 @@ class MlpWeights(NamedTuple):
 
     norm_weight: Tensor  # (D,)
     norm_bias: Tensor  # (D,)
-    w1: Tensor  # (I, D)
+    w1: Tensor  # (I, D); this and w2 may be a `LowPrecisionWeight` without gradients
     b1: Tensor  # (I,)
     w2: Tensor  # (D, I)
     b2: Tensor  # (D,)

@@ -5,31 +5,48 @@ a bias, GELU or a residual while a tile of the result is in registers. The opera
 emits; without them, or for other dtypes, the plain form of the same computation takes their place.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight
 from genome_lm.kernels.cpu.stages import gelu, is_compiled
 from genome_lm.kernels.cpu.torch_private import fused_add_linear, fused_linear, has_fused_linear
 
+Weight = Tensor | LowPrecisionWeight[Any]
+"""(M, K), float32 or float64 with or without gradients; in low precision for inference alone."""
 FUSED = True
 """Whether to use oneDNN's products where this build of PyTorch has them."""
 FEWEST_ROWS = 512
 """Rows from which on oneDNN is asked: it makes a kernel for each new shape, which costs more than it gains below."""
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """x @ weightᵀ + bias without gradients: x (N, K), weight (M, K), bias (M,) → (N, M).
 
     Both contiguous or the transpose of what is; with gaps between rows oneDNN may take a way that is minutes slower.
     """
+    if isinstance(weight, LowPrecisionWeight):
+        return weight.linear(x, bias)
     if not _is_fused(x, weight):
         return F.linear(x, weight, bias)
     return fused_linear(x, weight, bias)
 
 
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """gelu(`linear`(x, weight, bias)) in the tanh form; oneDNN's own GELU takes a fifth of the product, ours less."""
+def linear_channels(weight: Weight, x: Tensor) -> Tensor:
+    """weight @ xᵀ without gradients: weight (M, K), x (N, K) → (M, N)."""
+    return weight.channels(x) if isinstance(weight, LowPrecisionWeight) else linear(weight, x)
+
+
+def linear_gelu(x: Tensor, weight: Weight, bias: Tensor) -> Tensor:
+    """gelu(`linear`(x, weight, bias)) in the tanh form; oneDNN's own GELU takes a fifth of the product, ours less.
+
+    Of a weight in low precision, in the dtype that `add_linear` takes.
+    """
+    if isinstance(weight, LowPrecisionWeight):
+        return weight.linear_gelu(x, bias)
     if _is_fused(x, weight) and not is_compiled():
         return fused_linear(x, weight, bias, "gelu")
     hidden = linear(x, weight, bias)
@@ -37,11 +54,14 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return hidden
 
 
-def add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+def add_linear(residual: Tensor, x: Tensor, weight: Weight, bias: Tensor, out: Tensor) -> None:
     """Write residual + `linear`(x, weight, bias) to `out`, (N, M), which may be the residual."""
-    if not _is_fused(x, weight):
-        return torch.addmm(residual, x, weight.T, out=out).add_(bias)
-    return out.copy_(fused_add_linear(residual, x, weight, bias))
+    if isinstance(weight, LowPrecisionWeight):
+        weight.add_linear(residual, x, bias, out)
+    elif _is_fused(x, weight):
+        out.copy_(fused_add_linear(residual, x, weight, bias))
+    else:
+        torch.addmm(residual, x, weight.T, out=out).add_(bias)
 
 
 def _is_fused(x: Tensor, weight: Tensor) -> bool:

@@ -4,6 +4,7 @@
  * consecutive positions; threads share the rows. Each is taken in tiles that stay in the first-level cache, with the
  * two positions before the tile, which the short convolution reaches back to: zeros where the sequence begins.
  */
+#include <float.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #define TILE 1024
 #define MOST_TAPS 16
 #define SPAN 64
+#define LARGEST 127.0f
 #define SIMD _Pragma("omp simd")
 
 typedef ptrdiff_t idx;
@@ -71,6 +73,75 @@ void gelu(View hidden, Shape shape)
         SIMD
         for (idx j = 0; j < shape.length; j++)
             h[j] *= gelu_slope(h[j], h[j] * h[j]);
+    }
+}
+
+/* A row as integers of 8 bits times the scale that is returned, by its largest value; NaN where not all are finite. */
+static inline float quantised_row(const float *x, int8_t *values, idx n)
+{
+    float most = 0.0f, nothing = 0.0f;
+    _Pragma("omp simd reduction(max : most) reduction(+ : nothing)")
+    for (idx j = 0; j < n; j++) {
+        const float size = __builtin_fabsf(x[j]);
+        most = size > most ? size : most;
+        nothing += x[j] * 0.0f;
+    }
+    const float scale = (most > FLT_MIN * LARGEST ? most / LARGEST : FLT_MIN) + nothing, inverse = 1.0f / scale;
+    SIMD
+    for (idx j = 0; j < n; j++)
+        values[j] = (int8_t)(int32_t)__builtin_rintf(x[j] * inverse);
+    return scale;
+}
+
+static inline int8_t *integers(View v, idx channel) { return (int8_t *)v.data + channel * v.channel; }
+
+void quantise(View x, View values, View scales, Shape shape)
+{
+    #pragma omp parallel for schedule(static)
+    for (idx i = 0; i < shape.channels; i++)
+        scales.data[i] = quantised_row(row(x, 0, i, 0), integers(values, i), shape.length);
+}
+
+void gelu_quantise(View hidden, View scales, View bias, View values, Shape shape)
+{
+    #pragma omp parallel for schedule(static)
+    for (idx i = 0; i < shape.channels; i++) {
+        float *h = row(hidden, 0, i, 0);
+        const float scale = scales.data[i], *b = bias.data;
+        SIMD
+        for (idx j = 0; j < shape.length; j++) {
+            const float x = h[j] * scale + b[j];
+            h[j] = x * gelu_slope(x, x * x);
+        }
+        scales.data[i] = quantised_row(h, integers(values, i), shape.length);
+    }
+}
+
+void add_scaled(View product, View scales, View bias, View residual, View out, Shape shape)
+{
+    #pragma omp parallel for schedule(static)
+    for (idx i = 0; i < shape.channels; i++) {
+        const float *p = row(product, 0, i, 0), *r = row(residual, 0, i, 0), *b = bias.data, scale = scales.data[i];
+        float *target = row(out, 0, i, 0);
+        SIMD
+        for (idx j = 0; j < shape.length; j++)
+            target[j] = r[j] + (p[j] * scale + b[j]);
+    }
+}
+
+/* `out` may be the memory of `product`, whose values are integers of 32 bits. */
+void dequantise(View product, View scales, View column_scales, View out, Shape shape)
+{
+    #pragma omp parallel for schedule(static)
+    for (idx i = 0; i < shape.channels; i++) {
+        const float *p = row(product, 0, i, 0), *columns = column_scales.data, scale = scales.data[i];
+        float *target = row(out, 0, i, 0);
+        SIMD
+        for (idx j = 0; j < shape.length; j++) {
+            int32_t value;
+            memcpy(&value, p + j, sizeof value);
+            target[j] = (float)value * (scale * columns[j]);
+        }
     }
 }
 

@@ -26,10 +26,13 @@ from genome_lm.kernels.cpu.workspace import workspace
 
 TAPS = 3
 """Taps of the short convolution that stages.c is written for."""
+LARGEST = 127
+"""8-bit integer that the largest value of a row becomes; −128 is not used, so that signs are alike."""
 MOST_TAPS = 16
 """Taps of an explicit filter that stages.c takes at most."""
 COMPILED = True
 """Whether to look for a compiler."""
+_READ_IN_C = torch.float32, torch.int32, torch.int8
 _Given = TypeVarTuple("_Given")
 
 
@@ -113,7 +116,7 @@ def _in_one_pass(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:
 def _fits(given: Tensor | float | None) -> bool:
     if not isinstance(given, Tensor):
         return True
-    return given.is_cpu and given.dtype == torch.float32 and (given.shape[-1] == 1 or given.stride(-1) == 1)
+    return given.is_cpu and given.dtype in _READ_IN_C and (given.shape[-1] == 1 or given.stride(-1) == 1)
 
 
 def _as_argument(given: Tensor | float | None) -> ctypes.Structure | ctypes.c_float:
@@ -124,6 +127,44 @@ def _as_argument(given: Tensor | float | None) -> ctypes.Structure | ctypes.c_fl
 def gelu(hidden: Tensor) -> None:
     """Write the GELU of `hidden`, (N, I), in the tanh form, over it."""
     torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
+
+
+@_in_one_pass
+def quantise(x: Tensor, values: Tensor, scales: Tensor) -> None:
+    """Write the rows of x, (N, K), as 8-bit integers to `values`, and what they are times to `scales`, (N,).
+
+    The largest value of a row becomes ±127. A row of zeros stays one.
+    """
+    _quantise(x, values, scales)
+
+
+@_in_one_pass
+def gelu_quantise(hidden: Tensor, scales: Tensor, bias: Tensor, values: Tensor) -> None:
+    """`quantise` the GELU of hidden · scales + bias, in the tanh form, to `values`, (N, I) int8; over `scales`, (N,).
+
+    `hidden`, (N, I), holds the GELU in the end; bias (I,).
+    """
+    hidden.mul_(scales[:, None]).add_(bias)
+    torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
+    _quantise(hidden, values, scales)
+
+
+@_in_one_pass
+def dequantise(product: Tensor, scales: Tensor, column_scales: Tensor, out: Tensor) -> None:
+    """Write product · scales · column_scales to `out`, (M, N): product int32, scales (M,), column_scales (N,).
+
+    `out` may be a view of the memory of `product`.
+    """
+    out.copy_(product * (scales[:, None] * column_scales))
+
+
+@_in_one_pass
+def add_scaled(product: Tensor, scales: Tensor, bias: Tensor, residual: Tensor, out: Tensor) -> None:
+    """Write residual + (product · scales + bias) to `out`, which may be the residual.
+
+    All are (N, M), but for scales (N,) and bias (M,).
+    """
+    torch.add(residual, torch.addcmul(bias, product, scales[:, None]), out=out)
 
 
 @_in_one_pass
@@ -260,6 +301,12 @@ def filtered_backward(u: Tensor, kernel: Tensor, dc: Tensor, du: Tensor, dkernel
     for lag in range(1, min(last, length - 1) + 1):
         du[..., :-lag].addcmul_(dc[..., lag:], kernel[:, last - lag, None, None])
         dkernel[:, last - lag] = (dc[..., lag:] * u[..., :-lag]).sum((1, 2))
+
+
+def _quantise(x: Tensor, values: Tensor, scales: Tensor) -> None:
+    torch.amax(x.abs(), 1, out=scales)
+    scales.div_(LARGEST).clamp_(min=torch.finfo(torch.float32).tiny)
+    values.copy_((x / scales[:, None]).round_())
 
 
 def _short_conv(z: Tensor, taps: Tensor, bias: Tensor, carry: Tensor | None = None) -> Tensor:

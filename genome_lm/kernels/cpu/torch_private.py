@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +52,7 @@ def _waves(*shape: int, pace: float) -> Tensor:
 
 
 def fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, then: Literal["none", "gelu"] = "none") -> Tensor:
-    """x @ weightᵀ + bias by oneDNN, float32, and its GELU in the tanh form; see `has_fused_linear`."""
+    """x @ weightᵀ + bias by oneDNN, and its GELU in the tanh form; float32, or as in `has_fused_bfloat16`."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "tanh" if then == "gelu" else "")
 
 
@@ -72,6 +73,42 @@ def has_fused_linear() -> None:
         torch.testing.assert_close(fused_linear(x, weight, bias), expected)
         torch.testing.assert_close(fused_linear(x, weight, bias, "gelu"), F.gelu(expected, approximate="tanh"))
         torch.testing.assert_close(fused_add_linear(residual, x, weight, bias), residual + expected)
+
+
+@_tried_once
+def has_fused_bfloat16() -> None:
+    """Whether `fused_linear` takes x and the weight in bfloat16, and the bias in float32: (N, M) bfloat16."""
+    if not has_fused_linear():
+        raise RuntimeError("this build of PyTorch has no oneDNN")
+    x, weight, bias = _waves(9, 20, pace=0.1).bfloat16(), _waves(17, 20, pace=0.2).bfloat16(), _waves(17, pace=0.3)
+    expected = F.linear(x.float(), weight.float(), bias)
+    near = partial(torch.testing.assert_close, rtol=0.01, atol=0.01)
+    near(fused_linear(x, weight, bias).float(), expected)
+    near(fused_linear(x, weight, None).float(), expected - bias)
+    active = F.gelu(expected, approximate="tanh")
+    near(fused_linear(x, weight, bias, "gelu").float(), active)
+
+
+def packed_int8(weight: Tensor) -> Tensor:
+    """A weight (M, K) int8 for `int8_linear`."""
+    return torch.ops.onednn.qlinear_prepack(weight, None)
+
+
+def int8_linear(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
+    """(x @ weightᵀ) · scales by oneDNN: x (N, K) int8, a `packed_int8` weight, scales (M,) → (N, M) float32."""
+    zeros = torch.zeros(len(scales), dtype=torch.long)
+    return torch.ops.onednn.qlinear_pointwise(
+        x, 1.0, 0, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+@_tried_once
+def has_int8_linear() -> None:
+    """Whether `packed_int8` and `int8_linear` can be used."""
+    x, weight = (_waves(*shape, pace=0.1).mul(127).round().to(torch.int8) for shape in ((9, 20), (17, 20)))
+    scales = _waves(17, pace=0.3).abs()
+    expected = F.linear(x.float(), weight.float()) * scales
+    torch.testing.assert_close(int8_linear(x, packed_int8(weight), scales), expected)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

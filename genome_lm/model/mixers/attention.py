@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import add_linear, causal_counts, full_attention, linear, rotate_
+from genome_lm.model.low_precision import product_weight
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import attention_memory
 from genome_lm.model.mixers.attention_steps import AttentionSteps
@@ -98,7 +99,7 @@ class Attention(Mixer):
         out = x if inplace else torch.empty_like(x)
         y = self.mix(norm(x)).transpose(1, 2).flatten(2)
         rows, target = (part.flatten(0, 1) for part in (x, out))
-        add_linear(rows, y.flatten(0, 1), self.out_proj.weight, self.out_proj.bias, target)
+        add_linear(rows, y.flatten(0, 1), product_weight(self.out_proj), self.out_proj.bias, target)
         return out
 
     def add_shard(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, shard: Shard) -> Tensor:
@@ -122,7 +123,7 @@ class Attention(Mixer):
     def _projected(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or not runs_fused(x):
             return self.in_proj(x)
-        return linear(x.flatten(0, 1), self.in_proj.weight, self.in_proj.bias).unflatten(0, x.shape[:2])
+        return linear(x.flatten(0, 1), product_weight(self.in_proj), self.in_proj.bias).unflatten(0, x.shape[:2])
 
     def join(self, y: Tensor) -> Tensor:
         """The out-projection of all heads: (B, H, n, C) → (B, n, D)."""

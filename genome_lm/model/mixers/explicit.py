@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import ExplicitFilters, MixerWeights, depthwise, residual_mixer, residual_mixer_
+from genome_lm.model.low_precision import product_weight
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import explicit_memory
 from genome_lm.model.mixers.explicit_steps import ExplicitSteps
@@ -81,8 +82,8 @@ class ExplicitOperator(Mixer):
         assert self.short_conv.bias is not None
         no_skip = self.out_proj.weight.new_zeros(self.out_proj.in_features)
         return MixerWeights(
-            norm.weight, norm.bias, self.in_proj.weight, self.in_proj.bias, self.short_conv.weight,
-            self.short_conv.bias, no_skip, self.out_proj.weight, self.out_proj.bias,
+            norm.weight, norm.bias, product_weight(self.in_proj), self.in_proj.bias, self.short_conv.weight,
+            self.short_conv.bias, no_skip, product_weight(self.out_proj), self.out_proj.bias,
         )  # fmt: skip
 
     def undecayed(self) -> Iterable[nn.Parameter]:

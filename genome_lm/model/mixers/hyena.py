@@ -26,6 +26,7 @@ from genome_lm.kernels import (
     runs_core,
     to_channels,
 )
+from genome_lm.model.low_precision import product_weight
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import hyena_memory
 from genome_lm.model.mixers.filter import ImplicitFilter
@@ -139,8 +140,8 @@ class HyenaOperator(Mixer):
     def _weights(self, norm: nn.LayerNorm) -> MixerWeights:
         assert self.short_conv.bias is not None
         return MixerWeights(
-            norm.weight, norm.bias, self.in_proj.weight, self.in_proj.bias, self.short_conv.weight,
-            self.short_conv.bias, self.filter_bias, self.out_proj.weight, self.out_proj.bias,
+            norm.weight, norm.bias, product_weight(self.in_proj), self.in_proj.bias, self.short_conv.weight,
+            self.short_conv.bias, self.filter_bias, product_weight(self.out_proj), self.out_proj.bias,
         )  # fmt: skip
 
     def undecayed(self) -> Iterable[nn.Parameter]:
