@@ -66,8 +66,6 @@ def errors() -> Iterator[str]:
     windows = [sequence[start : start + WINDOW] for start in starts]
     others = [random.choice(sorted({*"ACGT"} - {window[512]})) for window in windows]
     changed = [window[:512] + base + window[513:] for window, base in zip(windows, others, strict=True)]
-        f"{window[:512]}{random.choice(sorted({*'ACGT'} - {window[512]}))}{window[513:]}" for window in windows
-    ]
     vectors, ratios = {}, {}
     for precision, model in models.items():
         of_windows, of_changed = (np.array(model.log_likelihood(each)) for each in (windows, changed))
