@@ -10,6 +10,7 @@ from genome_lm.documents import read_json
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import ANALYSES
 from genome_lm.evaluation.suite import EACH, SUMMARY
+from genome_lm.kernels import Precision
 from genome_lm.report.page import fixed_svg, write_page
 from genome_lm.training.records import GenomeRecord
 from genome_lm.typed import typed
@@ -32,6 +33,7 @@ class _Record:
     seed: int
     scale: float
     condition: str | None = None
+    precision: Precision = "float32"
     left_out: tuple[str, ...] = ()
 
 
