@@ -65,7 +65,7 @@ def test_a_million_positions() -> None:
 
 def test_columns_are_in_the_dtype_of_the_products() -> None:
     for dtype, kept in ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)):
-        plan = plan_for(5_000, dtype)
+        plan = plan_for(50_000, dtype)
         assert plan is not None
         table = table_for(plan, CPU)
         assert (table.tile.dtype, table.phases.dtype, table.columns.dtype) == (torch.float32, torch.float32, kept)
