@@ -151,7 +151,7 @@ def embed(
         as_json,
         f"wrote {done.path}: {done.records:,} sequences, {done.bases:,} bases, {shape} dimensions"
         + resumed(done.resumed, done.parts),
-        **{**done._asdict(), "path": str(done.path)},
+        **{**done._asdict(), "path": str(done.path), "precision": model.model.precision},
     )
 
 

@@ -134,13 +134,14 @@ class _OneLine(logging.Formatter):
 
 
 def _prepare_streams() -> None:
-    """Let any text be written to stdout and stderr, whatever the locale, and logs of warnings to stderr."""
+    """Let any text be written to stdout and stderr, whatever the locale, and our logs and all warnings to stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("genome_lm").setLevel(logging.INFO)
 
 
 def _with_home(word: str) -> str:

@@ -113,7 +113,8 @@ def predict(
         written = predict_tracks(model, sequences, out, **options)
         paths = [str(path) for path in written.paths]
         text = f"wrote {', '.join(paths)}: {written.bins:,} bins" + resumed(written.resumed, written.parts)
-        finish(as_json, text, paths=paths, bins=written.bins, resumed=written.resumed, parts=written.parts)
+        facts = {"resumed": written.resumed, "parts": written.parts, "precision": model.model.precision}
+        finish(as_json, text, paths=paths, bins=written.bins, **facts)
         return
     refuse_existing(out, force)
     if pairs is not None:
@@ -141,7 +142,8 @@ def predict(
     with progress("predict", 0, "bases") as bar:
         rows = write_table(out, _predicted(model, counted, batch_tokens, bar))
     total = next(counter)
-    finish(as_json, f"wrote {out}: {total:,} sequences, {rows:,} rows", path=str(out), records=total, rows=rows)
+    facts = {"records": total, "rows": rows, "precision": model.model.precision}
+    finish(as_json, f"wrote {out}: {total:,} sequences, {rows:,} rows", path=str(out), **facts)
 
 
 def _predict_pairs(model: "GenomeLM", pairs: Path, out: Path, batch_tokens: int, as_json: bool) -> None:
@@ -153,7 +155,8 @@ def _predict_pairs(model: "GenomeLM", pairs: Path, out: Path, batch_tokens: int,
     names, firsts, seconds = read_pairs(pairs)
     predicted = model.predict(firsts, seconds=seconds, names=names, batch_tokens=batch_tokens)
     rows = write_table(out, [prediction_table(model.tuned_head.config, names, predicted)])
-    finish(as_json, f"wrote {out}: {rows:,} pairs", path=str(out), records=rows, rows=rows)
+    facts = {"records": rows, "rows": rows, "precision": model.model.precision}
+    finish(as_json, f"wrote {out}: {rows:,} pairs", path=str(out), **facts)
 
 
 def _sequences(

@@ -230,10 +230,12 @@ def _score_vcf(request: "VcfRequest", genome: Path, loading: dict[str, Any], as_
     from genome_lm.jobs.score_variants import score_vcf
 
     store = GenomeStore(genome)
-    summary = score_vcf(load(request.checkpoint, **loading), store, request)
+    model = load(request.checkpoint, **loading)
+    summary = score_vcf(model, store, request)
     stderr = request.out == STDOUT
     if as_json:
-        typer.echo(json.dumps(summary._asdict(), indent=2), err=stderr)
+        facts = {**summary._asdict(), "precision": model.model.precision}
+        typer.echo(json.dumps(facts, indent=2), err=stderr)
         return
     if summary.skipped:
         rows = [(f"{reason}: {REASONS[reason]}", f"{count:,}") for reason, count in summary.skipped.items()]
@@ -262,11 +264,13 @@ def _score_bases(
     from genome_lm.inference import load
     from genome_lm.jobs.score_bases import score_bases
 
-    summary = score_bases(load(checkpoint, **loading), scored, request)
+    model = load(checkpoint, **loading)
+    summary = score_bases(model, scored, request)
     if as_json:
         # JSON has no NaN: no base has a value.
         mean = summary.bits_per_base if summary.bases else None
-        typer.echo(json.dumps({**summary._asdict(), "bits_per_base": mean}, indent=2))
+        facts = {**summary._asdict(), "bits_per_base": mean, "precision": model.model.precision}
+        typer.echo(json.dumps(facts, indent=2))
         return
     written = " and ".join(str(path) for path in (request.track, request.table) if path is not None)
     text = f"wrote {written}: {summary.bases:,} bases, {summary.bits_per_base:.4f} bits a base"

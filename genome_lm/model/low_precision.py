@@ -18,6 +18,7 @@ class LowPrecisionLinear(nn.Linear):
     Attributes:
         weight: As it was; what the layer was made of, for digests and copies.
         lowered: The weight that it computes with.
+        attended: What attention computes in of its results: bfloat16 where this CPU has instructions for it.
     """
 
     def __init__(self, layer: nn.Linear, precision: Precision) -> None:
@@ -25,6 +26,7 @@ class LowPrecisionLinear(nn.Linear):
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
         self.lowered = lowered(layer.weight, precision)
+        self.attended = torch.float32 if reason_against("bf16") else torch.bfloat16
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) → (…, M) float32.
@@ -37,6 +39,11 @@ class LowPrecisionLinear(nn.Linear):
         return linear(x.flatten(0, -2), self.lowered, self.bias).unflatten(0, x.shape[:-1])
 
 
+def attended(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Results of a layer as attention computes with them: in `LowPrecisionLinear.attended`, or as they are."""
+    return x.to(layer.attended) if isinstance(layer, LowPrecisionLinear) else x
+
+
 def product_weight(layer: nn.Linear) -> Any:
     """What the fused operations compute a layer's product with: a tensor, or a `LowPrecisionWeight`."""
     return layer.lowered if isinstance(layer, LowPrecisionLinear) else layer.weight
@@ -45,7 +52,8 @@ def product_weight(layer: nn.Linear) -> Any:
 def lower_precision(blocks: nn.Module, precision: Precision) -> Precision:
     """Let the projections and MLPs of all blocks compute in low precision, in place.
 
-    Embedding, norms, filters, convolutions, the residual stream and logits stay in float32.
+    Attention's products are in bfloat16 with either, its softmax in float32. Embedding, norms, filters, convolutions,
+    the residual stream and logits stay in float32.
 
     Args:
         blocks: A backbone, or part of one.
@@ -66,7 +74,7 @@ def lower_precision(blocks: nn.Module, precision: Precision) -> Precision:
     if reason := reason_against(precision):
         log.warning("computing in float32, not in %s: %s", precision, reason)
         return "float32"
-    log.warning("products are computed in %s", precision)
+    log.info("products are computed in %s", precision)
     for part in [module for module in blocks.modules() if hasattr(module, "adapted_layers")]:
         for name in part.adapted_layers:  # type: ignore[union-attr]
             setattr(part, name, LowPrecisionLinear(getattr(part, name), precision))

@@ -170,9 +170,9 @@ class Int8Rows(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> Self:
-        """Rows of x, (N, K) float32, each by its largest value; one of zeros stays one."""
+        """Rows of x, (N, K) float32 or bfloat16, each by its largest value; one of zeros stays one."""
         rows = cls(torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x)))
-        quantise(x.contiguous(), *rows)
+        quantise(x.float().contiguous(), *rows)
         return rows
 
 

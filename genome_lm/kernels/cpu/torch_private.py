@@ -104,11 +104,14 @@ def int8_linear(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
 
 @_tried_once
 def has_int8_linear() -> None:
-    """Whether `packed_int8` and `int8_linear` can be used."""
+    """Whether `packed_int8`, `int8_linear` and `torch._int_mm` can be used."""
     x, weight = (_waves(*shape, pace=0.1).mul(127).round().to(torch.int8) for shape in ((9, 20), (17, 20)))
     scales = _waves(17, pace=0.3).abs()
     expected = F.linear(x.float(), weight.float()) * scales
     torch.testing.assert_close(int8_linear(x, packed_int8(weight), scales), expected)
+    rows = torch.zeros(32, 20, dtype=torch.int8)
+    rows[:9] = x
+    torch.testing.assert_close(torch._int_mm(weight, rows.T)[:, :9].float(), F.linear(weight.float(), x.float()))
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

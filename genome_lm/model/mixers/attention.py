@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import add_linear, causal_counts, full_attention, linear, rotate_
-from genome_lm.model.low_precision import product_weight
+from genome_lm.model.low_precision import attended, product_weight
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import attention_memory
 from genome_lm.model.mixers.attention_steps import AttentionSteps
@@ -117,7 +117,7 @@ class Attention(Mixer):
     def split(self, x: Tensor, positions: Tensor) -> Streams:
         """Queries, keys and values of inputs (B, n, D) at positions (n,) or (B, n)."""
         z = self._projected(x).unflatten(-1, (3, self.heads, -1))
-        q, k, v = rotate_(z, positions).transpose(1, 3).unbind(2)
+        q, k, v = attended(self.in_proj, rotate_(z, positions)).transpose(1, 3).unbind(2)
         return Streams((q,), (k, v))
 
     def _projected(self, x: Tensor) -> Tensor:
