@@ -39,6 +39,11 @@ TRAINING_HOLES = {"attention": 2.0, "attention-local": 2.5, "attention-dilated":
 """Streams of a layer that glibc keeps after they were freed: measured (`tests.measure.memory`), not counted."""
 LARGE_HOLES = 0.4
 """The same of streams from `genome_lm.allocator.KEPT_PIECE` on, of which only parts come from its heap."""
+LEFT = 0.55
+"""Share of what one kind of operation took and freed that another can't use, since its pieces are of other sizes.
+
+There are two: attention, and what goes over groups of channels. Measured (`tests.measure.memory`), not counted.
+"""
 COMBINED_STREAMS = 6
 """Streams that exist at one time while the two directions are combined otherwise than by their sum."""
 PLAIN_STREAMS = 4
@@ -61,7 +66,7 @@ def forward_bytes(config: ModelConfig, length: int, rows: int = 1, spectra: int 
     temporary = max(
         ngrams_held(config, rows * length).temporary,
         *(each.temporary + hole for each, hole in zip(held, holes, strict=True)),
-    )
+    ) + _left(config, held, holes)
     kept = sum(each.kept for each in held if each.kept <= spectra // config.n_layer)
     kept *= 2 if config.reversed_weights == "own" else 1  # filters, of any rows
     if config.combine != "sum":
@@ -123,7 +128,7 @@ def training_chain(
     ]
     fixed = 4 * _weights(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
     fixed += strands(config) * ngrams_held(config, rows * length).kept + lent
-    fixed += min(shared, passes * sum(held.shared for held in layers))
+    fixed += min(shared, passes * sum(held.shared for held in layers)) + _left(config, layers, holes)
     return Chain(fixed + _pieces(config, rows * length, "training"), tuple(links))
 
 
@@ -141,6 +146,15 @@ def _holes(config: ModelConfig, length: int, rows: int, streams: float) -> int:
     """Freed pieces that glibc keeps, of operations in plain form, which take and free whole streams."""
     stream = rows_at_once(config) * _stream(config, length, rows)
     return int(streams * stream * (1 if stream < KEPT_PIECE else LARGE_HOLES))
+
+
+def _left(config: ModelConfig, layers: list[Held], holes: list[int]) -> int:
+    """What the smaller of two kinds of operation leaves to the allocator; 0 if there is one kind alone."""
+    most = {True: 0, False: 0}
+    for name, held, hole in zip(config.mixers, layers, holes, strict=True):
+        kind = name in FORWARD_HOLES
+        most[kind] = max(most[kind], held.temporary + hole)
+    return int(LEFT * min(most.values()))
 
 
 def cuda_forecast(config: ModelConfig, length: int) -> dict[str, dict[str, int]]:

@@ -35,6 +35,58 @@ class Spread(NamedTuple):
         return mean if low == high else f"{mean} ({low} – {high})"
 
 
+class Link(NamedTuple):
+    """A cell of a table that links to a page."""
+
+    page: str
+    text: str
+
+
+class Table(NamedTuple):
+    """A table of a page."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Link]]
+
+
+class Section(NamedTuple):
+    """A section of a study's page."""
+
+    name: str
+    words: str
+    figure: str
+    """SVG text; empty for none."""
+    tables: Sequence[tuple[str, Table]]
+    """Each with its heading, which may be empty."""
+
+
+class Leader(NamedTuple):
+    """The best of the models on a genome, by the mean over its seeds."""
+
+    genome: str
+    models: int
+    model: str
+    seeds: int
+    bits_per_base: float
+    baseline: str
+    against: float
+    """Bits per base less those of the best baseline."""
+
+
+def leaders(table: Iterable[Row]) -> list[Leader]:
+    """The best causal model of each genome, whatever it was trained on."""
+    best: dict[str, Leader] = {}
+    models = by_model(table)
+    for (data, name, genome), rows in models.items():
+        bits = Spread.of([row["bits_per_base"] for row in rows]).mean
+        baseline = min(rows, key=lambda row: row["baseline_bits_per_base"])
+        against = bits - baseline["baseline_bits_per_base"]
+        count = sum(other[2] == genome for other in models)
+        leader = Leader(genome, count, f"{data}, {name}", len(rows), bits, baseline["best_baseline"], against)
+        best[genome] = min(best.get(genome, leader), leader, key=lambda each: each.bits_per_base)
+    return list(best.values())
+
+
 def seconds(rows: Sequence[Metrics]) -> list[float]:
     """Time from the beginning of a run to the end of each step, without validations."""
     before = [0, *(row.bases for row in rows)]

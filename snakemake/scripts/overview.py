@@ -1,7 +1,6 @@
 """The page and the table of a whole study, from the runs' summaries and evaluations and their tasks' metrics."""
 
 import csv
-import html
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,14 @@ from genome_lm.files import replacing_file
 from genome_lm.finetune.metrics import DEFAULT_METRIC
 from genome_lm.finetune.records import read_tuning
 from genome_lm.report.figures import against_baselines, learning_curves, score_matrix
-from genome_lm.report.page import best_score, fixed_svg
+from genome_lm.report.page import best_score, fixed_svg, write_page
 from genome_lm.report.study import (
     SEED_COLUMNS,
+    Link,
+    Section,
+    Table,
     chance_apart,
+    leaders,
     recall_column,
     recall_lines,
     seconds,
@@ -47,15 +50,6 @@ COLUMNS = (
     "pseudo_perplexity",
 )
 """The last two are of models that read both ways, which have none of the values that causal ones are compared by."""
-
-STYLE = """
-body { font: 15px/1.55 system-ui, sans-serif; color: #1d2733; max-width: 980px; margin: 2.5rem auto; padding: 0 1rem }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid #eceff2; font-size: .9rem }
-th:first-child, td:first-child { text-align: left }
-p { color: #55606c }
-svg { max-width: 100%; height: auto }
-"""
 
 Row = dict[str, Any]
 Run = tuple[str, str, int]
@@ -228,154 +222,164 @@ def class_grid(evaluations: Evaluations, genome: str) -> Grid | None:
     return Grid(list(of_genome), classes, [[bits.get((run, c)) for c in classes] for run in of_genome], baselines)
 
 
-def _matrix(matrix: Grid) -> list[str]:
+def _matrix(matrix: Grid) -> tuple[str, Table]:
     """Heat map and table."""
     names = [name_of(run) for run in matrix.runs]
     lines = [
         [name, *("" if value is None else f"{value:.4f}" for value in values)]
         for name, values in zip([*names, "best baseline"], [*matrix.bits, matrix.baselines], strict=True)
     ]
-    return [
+    return (
         score_matrix(names, matrix.columns, matrix.bits, matrix.baselines),
-        _table(("run", *map(html.escape, matrix.columns)), lines),
-    ]
+        Table(("run", *matrix.columns), lines),
+    )
 
 
-def class_sections(evaluations: Evaluations) -> list[str]:
+def class_sections(evaluations: Evaluations) -> Iterator[Section]:
     """The part of the page about classes of regions, for each genome that has them; causal models alone."""
     evaluations = {key: scores for key, scores in evaluations.items() if scores.measure == "perplexity"}
-    parts = []
     for genome in dict.fromkeys(genome for _, genome in evaluations):
         if (of_genome := class_grid(evaluations, genome)) is not None:
-            parts += [
-                f"<h2>Classes of regions: {html.escape(genome)}</h2>\n<p>Bits per base of the held-out sequence, "
-                "told apart by the class of region that each base lies in; lower is better.</p>",
-                *_matrix(of_genome),
-            ]
-    return parts
+            drawn, table = _matrix(of_genome)
+            yield Section(
+                f"Classes of regions: {genome}",
+                "Bits per base of the held-out sequence, told apart by the class of region that each base lies in; "
+                "lower is better.",
+                drawn,
+                [("", table)],
+            )
 
 
-def _seeds(table: Sequence[Row]) -> list[str]:
-    """The section that compares models over their seeds: words and table."""
-    seeds = len({row["seed"] for row in table})
-    return [
-        "<h2>Models over their seeds</h2>\n<p>Mean (lowest – highest) over the seeds. A model is marked as apart if "
-        "its range does not overlap that of the first model on the same data. Two models that are alike are apart in "
-        f"{chance_apart(seeds):.0%} of cases with {seeds} seeds each. In equal time: bits per base of the last "
-        "validation within the time of the fastest run on the same data. The learning rate of slower runs had not "
-        "yet fallen to its end.</p>",
-        _table(SEED_COLUMNS, seed_lines(table)),
+def seed_sections(table: Sequence[Row]) -> Iterator[Section]:
+    """The section that compares causal models over their seeds, if there are several."""
+    if (seeds := len({row["seed"] for row in table})) > 1:
+        yield Section(
+            "Models over their seeds",
+            "Mean (lowest – highest) over the seeds. A model is marked as apart if its range does not overlap that "
+            "of the first model on the same data. Two models that are alike are apart in "
+            f"{chance_apart(seeds):.0%} of cases with {seeds} seeds each. In equal time: bits per base of the last "
+            "validation within the time of the fastest run on the same data. The learning rate of slower runs had "
+            "not yet fallen to its end.",
+            "",
+            [("", Table(SEED_COLUMNS, seed_lines(table)))],
+        )
+
+
+def recall_sections(table: Sequence[Row], gains: Mapping[str, Mapping[str, int]]) -> Iterator[Section]:
+    """The section of recall, with a table for each kind of copy, if it was measured."""
+    tables = [
+        (f"Copy: {copy}", Table(("bases between", *(f"{value:,}" for value in gains[copy].values())), lines))
+        for copy, lines in recall_lines(table, gains).items()
     ]
+    if tables:
+        yield Section("Recall", ANALYSES["recall"].words, "", tables)
 
 
-def _recall(table: Sequence[Row], gains: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """The section of recall: words, and a table for each kind of copy."""
-    parts = [f"<h2>Recall</h2>\n<p>{ANALYSES['recall'].words}</p>"] if gains else []
-    for copy, lines in recall_lines(table, gains).items():
-        distances = (f"{distance:,}" for distance in gains[copy].values())
-        parts += [f"<h3>Copy: {html.escape(copy)}</h3>", _table(("bases between", *distances), lines)]
-    return parts
-
-
-def _causal_runs(table: Sequence[Row], folders: Mapping[Run, str]) -> list[str]:
+def causal_sections(table: Sequence[Row], folders: Mapping[Run, str]) -> Iterator[Section]:
     """Figure and table of the causal models, and the matrix where they are evaluated on several genomes."""
     if not table:
-        return []
+        return
     runs = [
         (
             *_facts(row, folders),
             f"{row['perplexity']:.4f}",
             f"{row['bits_per_base']:.4f}",
             f"{row['bits_per_base'] - row['baseline_bits_per_base']:+.4f}",
-            _link(f"{folders[run_of(row)]}/train/checkpoint", "checkpoint"),
+            _checkpoint(row, folders),
         )
         for row in table
     ]
     names = ("run", "parameters", "bases seen", "perplexity", "bits per base", "against best baseline", "model")
-    parts = [figure(table), _table(names, runs)]
+    yield Section(
+        "Runs",
+        "Each run on held-out sequence; lower is better. A run's own page has its learning curve and its provenance.",
+        figure(table),
+        [("", Table(names, runs))],
+    )
     if (matrix := grid(table)) is not None:
-        parts += [
-            "<h2>Each run on each genome</h2>\n<p>Bits per base on held-out sequence; lower is better. The best "
-            "baseline is fitted to the genome's own training split, also where a run never saw the genome.</p>",
-            *_matrix(matrix),
-        ]
-    return parts
-
-
-def _masked_runs(table: Sequence[Row], folders: Mapping[Run, str]) -> list[str]:
-    """The section of the models that read both ways."""
-    if not table:
-        return []
-    lines = [
-        (
-            *_facts(row, folders),
-            f"{row['pseudo_perplexity']:.4f}",
-            _link(f"{folders[run_of(row)]}/train/checkpoint", "checkpoint"),
+        drawn, values = _matrix(matrix)
+        yield Section(
+            "Each run on each genome",
+            "Bits per base on held-out sequence; lower is better. The best baseline is fitted to the genome's own "
+            "training split, also where a run never saw the genome.",
+            drawn,
+            [("", values)],
         )
-        for row in table
-    ]
-    return [
-        "<h2>Models that read both ways</h2>\n<p>Each base is hidden from them, with one in seven of the others, and "
-        "predicted from the rest. A pseudo-perplexity is not to be compared with the perplexity of a causal model or "
-        "a Markov chain.</p>",
-        _table(("run", "parameters", "bases seen", "pseudo-perplexity", "model"), lines),
-    ]
 
 
-def _facts(row: Row, folders: Mapping[Run, str]) -> tuple[str, str, str]:
-    """The first cells of a run's line."""
-    link = _link(f"{folders[run_of(row)]}/report.html", name_of_row(row))
-    return link, f"{row['parameters']:,}", f"{row['bases_seen'] / 1e6:,.1f} M"
+def masked_sections(table: Sequence[Row], folders: Mapping[Run, str]) -> Iterator[Section]:
+    """The section of the models that read both ways."""
+    lines = [(*_facts(row, folders), f"{row['pseudo_perplexity']:.4f}", _checkpoint(row, folders)) for row in table]
+    if lines:
+        yield Section(
+            "Models that read both ways",
+            "Each base is hidden from them, with one in seven of the others, and predicted from the rest. A "
+            "pseudo-perplexity is not to be compared with the perplexity of a causal model or a Markov chain.",
+            "",
+            [("", Table(("run", "parameters", "bases seen", "pseudo-perplexity", "model"), lines))],
+        )
 
 
-def _table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in names)
-    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in lines)
-    return f"<table><tr>{head}</tr>\n{body}\n</table>"
-
-
-def _link(page: str, text: str) -> str:
-    return f'<a href="{html.escape(page)}">{html.escape(text)}</a>'
-
-
-def page(
-    title: str, table: Sequence[Row], folders: Mapping[Run, str], tunings: Sequence[Tuning], further: Sequence[str]
-) -> str:
-    """An HTML page with the figures and the tables; each run and each task links to its own page.
-
-    Args:
-        title: Its heading.
-        table: A row per evaluation.
-        folders: The folder of each run, as the page links to it.
-        tunings: Results of the tasks.
-        further: Sections before the tasks.
-    """
+def task_sections(tunings: Sequence[Tuning]) -> Iterator[Section]:
+    """The section of the tasks, if there are any."""
     tasks = [
         (
-            _link(each.page, f"{each.task}: {name_of(each.run)}"),
-            html.escape(each.metric),
+            Link(each.page, f"{each.task}: {name_of(each.run)}"),
+            each.metric,
             each.split,
             "undefined" if each.value is None else f"{each.value:.4f}",
             "" if each.low is None or each.high is None else f"{each.low:.4f} – {each.high:.4f}",
         )
         for each in tunings
     ]
-    parts = [
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
-        f"<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>",
-        "<p>Each run on held-out sequence; lower is better. "
-        "A run's own page has its learning curve and its provenance.</p>",
-        *_causal_runs(causal(table), folders),
-        *_masked_runs([row for row in table if row["pseudo_perplexity"] != ""], folders),
-    ]
-    parts += further
     if tasks:
-        parts += [
-            "<h2>Tasks</h2>\n<p>Each run's model fine-tuned on each task, and measured on other examples than those. "
-            "Of a mean squared error (mse) lower is better, of all other metrics higher.</p>",
-            _table(("task", "metric", "split", "value", "95 % interval"), tasks),
-        ]
-    return "\n".join([*parts, "</body></html>\n"])
+        yield Section(
+            "Tasks",
+            "Each run's model fine-tuned on each task, and measured on other examples than those. Of a mean squared "
+            "error (mse) lower is better, of all other metrics higher.",
+            "",
+            [("", Table(("task", "metric", "split", "value", "95 % interval"), tasks))],
+        )
+
+
+def training_section(metrics: Mapping[Run, Sequence[Metrics]]) -> Section:
+    """The learning curves."""
+    return Section(
+        "Training",
+        "Losses of runs on different data are not comparable, nor are those of causal models and of models that read "
+        "both ways.",
+        learning_curves({name_of(run): steps for run, steps in metrics.items()}),
+        [],
+    )
+
+
+def _facts(row: Row, folders: Mapping[Run, str]) -> tuple[Link, str, str]:
+    """The first cells of a run's line."""
+    link = Link(f"{folders[run_of(row)]}/report.html", name_of_row(row))
+    return link, f"{row['parameters']:,}", f"{row['bases_seen'] / 1e6:,.1f} M"
+
+
+def _checkpoint(row: Row, folders: Mapping[Run, str]) -> Link:
+    return Link(f"{folders[run_of(row)]}/train/checkpoint", "checkpoint")
+
+
+def write_overview(out: Path, title: str, table: Sequence[Row], data: str, sections: Sequence[Section]) -> None:
+    """Write the study's page.
+
+    Args:
+        out: The HTML file.
+        title: Its heading.
+        table: A row per evaluation.
+        data: The file of that table, as the page links to it.
+        sections: What it has.
+    """
+    runs = {run_of(row) for row in table}
+    bases = sum({run_of(row): row["bases_seen"] for row in table}.values())
+    cards = [(f"{len(runs):,}", "runs"), (f"{len({run[1] for run in runs}):,}", "models")]
+    cards += [(f"{len({row['genome'] for row in table}):,}", "genomes evaluated on")]
+    cards += [(f"{bases / 1e6:,.1f} M", "bases seen in training, all runs")]
+    values = {"leaders": leaders(causal(table)), "cards": cards, "sections": sections, "data": data}
+    write_page(out, "study.html.j2", title=title, **values)
 
 
 def write(snakemake: Any) -> None:
@@ -406,26 +410,24 @@ def write(snakemake: Any) -> None:
     columns = [*COLUMNS, *add_tunings(table, tunings)]
     gains = add_recall(table, suites)
     columns += [column for of_copy in gains.values() for column in of_copy]
-    with (
-        fixed_svg(),
-        replacing_file(Path(snakemake.output.table)) as new_table,
-        replacing_file(out) as new_page,
-        new_table.open("w", encoding="utf-8", newline="") as file,
-    ):
+    table_file = Path(snakemake.output.table)
+    with replacing_file(table_file) as new_table, new_table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
-        links = {run: relative(folder.parent) for run, folder in folders.items()}
-        curves = learning_curves({name_of(run): steps for run, steps in metrics.items()})
-        further = [
+    links = {run: relative(folder.parent) for run, folder in folders.items()}
+    masked = [row for row in table if row["pseudo_perplexity"] != ""]
+    with fixed_svg():
+        sections = [
+            *causal_sections(causal(table), links),
+            *masked_sections(masked, links),
             *class_sections(evaluations),
-            *(_seeds(causal(table)) if len({row["seed"] for row in causal(table)}) > 1 else []),
-            *_recall(table, gains),
-            "<h2>Training</h2>\n<p>Losses of runs on different data are not comparable, nor are those of causal "
-            "models and of models that read both ways.</p>",
-            curves,
+            *seed_sections(causal(table)),
+            *recall_sections(table, gains),
+            training_section(metrics),
+            *task_sections(tunings),
         ]
-        new_page.write_text(page(snakemake.params.title, table, links, tunings, further), encoding="utf-8")
+    write_overview(out, snakemake.params.title, table, relative(table_file), sections)
 
 
 if "snakemake" in globals():
