@@ -18,6 +18,9 @@ from genome_lm.typed import typed
 _MOST_BYTES = 256 << 20
 """Of suite.json, which has a row per variant or gene."""
 
+LEAST_SHOWN = 5e-5
+"""Smaller values than this would be zeros with four digits."""
+
 
 @dataclass(frozen=True)
 class _Record:
@@ -84,12 +87,14 @@ def _part(name: str, rows: list[dict[str, Any]], path: Path) -> dict[str, Any]:
         "name": name,
         "words": analysis.words,
         "figure": figure,
-        "columns": list(rows[0]) if rows else [],
+        "columns": [column.replace("_", " ") for column in rows[0]] if rows else [],
         "rows": [[_shown(value) for value in row.values()] for row in rows],
     }
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
-        return "" if value != value else f"{value:.4f}"
+        if value != value:
+            return ""
+        return f"{value:.4f}" if value == 0 or abs(value) >= LEAST_SHOWN else f"{value:.1e}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -55,6 +55,7 @@ def _draw(rows: list[Row]) -> str:
     errors = [1.96 * (row["error"] * row["bits_per_base"] / row["loss"]) for row in rows]
     axes.errorbar(contexts, bits, yerr=errors, color=MODEL, marker="o", markersize=3, ecolor=MUTED)
     axes.set_xscale("log", base=2)
+    axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
     axes.set_xlabel("bases of context")
     axes.set_ylabel("bits per base")
     return svg_text(figure)
