@@ -1,10 +1,11 @@
 """What bf16 and int8 gain in inference on this CPU, and what they change.
 
-`python -m tests.measure.precision` times a forward pass of small-32k over 32,768 bases in each precision, in turn.
-Then it reads windows of E. coli with the model of this package: cosines of embeddings, scores of random substitutions
-beside those in float32, and bits per base.
+`python -m tests.measure.precision [CHECKPOINT …]` times a forward pass of small-32k over 32,768 bases in each precision,
+in turn. Then it reads windows of E. coli with each checkpoint, or with the model of this package: cosines of
+embeddings, scores of random substitutions beside those in float32, and bits per base.
 """
 
+import argparse
 import copy
 import statistics
 import time
@@ -56,9 +57,9 @@ def times() -> Iterator[str]:
         yield f"{precision}: {of_float32 / statistics.median(seconds[precision]):.2f} times as fast as float32"
 
 
-def errors() -> Iterator[str]:
-    """What changes in the model bacteria-900k."""
-    opened = genome_lm.load("bacteria-900k", "cpu")
+def errors(checkpoint: str) -> Iterator[str]:
+    """What changes in a model."""
+    opened = genome_lm.load(checkpoint, "cpu")
     models = {precision: GenomeLM(model) for precision, model in in_each(opened.model).items()}
     _, sequence = next(read_fasta(GENOME))
     random = np.random.default_rng(0)
@@ -86,5 +87,12 @@ def errors() -> Iterator[str]:
 if __name__ == "__main__":
     limit_threads()
     keep_freed_memory()
-    for line in (*times(), *errors()):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="*", default=["bacteria-900k"])
+    checkpoints = parser.parse_args().checkpoints
+    for line in times():
         print(line, flush=True)
+    for checkpoint in checkpoints:
+        print(checkpoint)
+        for line in errors(checkpoint):
+            print(line, flush=True)
