@@ -131,6 +131,20 @@ def test_split_spectra_convolve_and_correlate(length: int, monkeypatch: pytest.M
         torch.testing.assert_close(spectra.signal((of_seed * of_u.conj()).sum(1), length), dh)
 
 
+@pytest.mark.parametrize("length", [1, 2, 17, 1_000, 10_007])
+def test_kept_tables_give_what_torch_s_transforms_give(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    u, h = torch.randn(3, 2, length + 5)[..., :length], torch.randn(3, 1, length)
+    results = []
+    for is_kept in (False, True):
+        monkeypatch.setattr(spectra, "KEPT", is_kept)
+        of_u = spectra.spectrum(u)
+        assert of_u.shape == (3, 2, spectra.bins(length))
+        of_u = of_u.clone()
+        results.append((of_u, spectra.signal((of_u * spectra.spectrum(h)).conj().clone().conj(), length)))
+    torch.testing.assert_close(*results)
+
+
 def test_split_spectra_lose_no_more_than_plain_ones() -> None:
     length = spectra.LONG
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from genome_lm.kernels.constant import constant_while_compiling
 from genome_lm.kernels.cpu import products, torch_private, workers
 from tests.kernels.test_workers import _outputs_and_gradients
 
-TRIALS = "has_fused_linear", "_layer_norm", "_changes", "_watching", "_thread_setters"
+TRIALS = "has_fused_linear", "_layer_norm", "_changes", "_watching", "_thread_setters", "_real_transforms"
 
 
 @pytest.fixture
@@ -59,6 +59,7 @@ def test_all_work_with_this_torch(untried: None) -> None:
         (torch.ops.aten, "native_layer_norm_backward", "layer_norm"),
         (torch, "native_layer_norm", "layer_norm"),
         (torch._C, "_len_torch_dispatch_stack", "watching"),
+        (torch_private.RealTransform, "__call__", "real_transforms"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

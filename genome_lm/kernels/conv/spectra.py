@@ -21,11 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.cpu.torch_private import RealTransform, has_real_transforms, is_watched
 
 LONG = 300_000
 """Positions from which on the split form is faster."""
 BLOCK = 1 << 17
 """Values of a block of columns, 1 MiB."""
+KEPT = True
+"""Whether to keep the tables of transforms shorter than that, where PyTorch has MKL."""
+PLANS = 16
+"""Transforms whose tables are kept: two for each length and number of rows. Each takes about as much as a row."""
 
 
 def spectrum(x: Tensor) -> Tensor:
@@ -40,16 +45,31 @@ def spectrum(x: Tensor) -> Tensor:
         (..., `bins`(L)) complex.
     """
     length = x.shape[-1]
-    if length < LONG:
-        return torch.fft.rfft(x, n=fast_fft_size(2 * length))
-    return _split_spectrum(x)
+    if length >= LONG:
+        return _split_spectrum(x)
+    points = fast_fft_size(2 * length)
+    if not _has_plan(x, torch.float32):
+        return torch.fft.rfft(x, n=points)
+    values = torch.empty(*x.shape[:-1], points + 2, dtype=x.dtype, device=x.device)
+    values[..., :length] = x
+    values[..., length:points] = 0
+    _plan(points, values.numel() // (points + 2), False)(values)
+    return torch.view_as_complex(values.unflatten(-1, (-1, 2)))
 
 
 def signal(product: Tensor, length: int) -> Tensor:
-    """The first `length` positions of the signals of which `product`, (..., `bins`(length)), is the spectrum."""
-    if length < LONG:
-        return torch.fft.irfft(product, n=fast_fft_size(2 * length))[..., :length]
-    return _split_signal(product, length)
+    """The first `length` positions of the signals of which `product`, (..., `bins`(length)), is the spectrum.
+
+    The memory of `product` may become that of the signals.
+    """
+    if length >= LONG:
+        return _split_signal(product, length)
+    points = fast_fft_size(2 * length)
+    if not _has_plan(product, torch.complex64):
+        return torch.fft.irfft(product, n=points)[..., :length]
+    values = torch.view_as_real(product.resolve_conj().contiguous()).flatten(-2)
+    _plan(points, values.numel() // (points + 2), True)(values)
+    return values[..., :length]
 
 
 def bins(length: int) -> int:
@@ -58,6 +78,17 @@ def bins(length: int) -> int:
         return fast_fft_size(2 * length) // 2 + 1
     rows, columns = _shape(length)
     return rows * columns
+
+
+@lru_cache(maxsize=PLANS)
+def _plan(points: int, rows: int, inverse: bool) -> RealTransform:
+    return RealTransform(points, rows, inverse)
+
+
+def _has_plan(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether MKL takes it as it is."""
+    is_plain = x.is_cpu and x.dtype == dtype and x.numel() > 0 and not (x.requires_grad and torch.is_grad_enabled())
+    return KEPT and is_plain and not is_watched() and has_real_transforms()
 
 
 class _Tables(NamedTuple):

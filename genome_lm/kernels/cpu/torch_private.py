@@ -7,6 +7,7 @@ its place. `plain_forms` names those, for `genome-lm doctor`.
 import ctypes
 import functools
 import math
+import platform
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -260,8 +261,14 @@ def thread_setters() -> ThreadSetters | None:
 
 @functools.cache
 def _setters() -> ThreadSetters:
+    return ThreadSetters(_cpu_library())
+
+
+@functools.cache
+def _cpu_library() -> ctypes.CDLL:
+    """PyTorch's library, which holds MKL."""
     name = {"linux": "libtorch_cpu.so", "darwin": "libtorch_cpu.dylib"}[sys.platform]
-    return ThreadSetters(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name)))
+    return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
 
 
 @_tried_once
@@ -273,6 +280,72 @@ def _thread_setters() -> None:
         raise RuntimeError("omp_set_num_threads does not reach PyTorch")
     if torch.backends.mkl.is_available() and setters.mkl(of_mkl) != count:
         raise RuntimeError("MKL_Set_Num_Threads_Local does not keep the number")
+
+
+class RealTransform:
+    """A Fourier transform of rows of real numbers by MKL on one thread, with its tables of sines kept.
+
+    `torch.fft` makes the tables anew at each call, which takes as long as some transforms of a row. Threads may use
+    one at the same time. See `has_real_transforms`.
+
+    Args:
+        points: Real values of a row.
+        rows: Rows of a call, each at a distance of points + 2 floats, which hold points / 2 + 1 complex values too.
+        inverse: Whether it goes from frequencies to values, which are divided by `points`.
+    """
+
+    _SINGLE, _REAL, _COMPLEX_COMPLEX = 35, 33, 39
+    _STORAGE, _TRANSFORMS, _IN_DISTANCE, _OUT_DISTANCE, _THREADS, _SCALE = 10, 7, 14, 15, 27, 5
+
+    def __init__(self, points: int, rows: int, inverse: bool) -> None:
+        self._handle, library = ctypes.c_void_p(), _cpu_library()
+        self._compute = library.DftiComputeBackward if inverse else library.DftiComputeForward
+        self._free = library.DftiFreeDescriptor
+        distances = ctypes.c_long(points + 2), ctypes.c_long(points // 2 + 1)
+        settings: list[tuple[int, object]] = [
+            (self._STORAGE, ctypes.c_int(self._COMPLEX_COMPLEX)),
+            (self._TRANSFORMS, ctypes.c_long(rows)),
+            (self._IN_DISTANCE, distances[inverse]),
+            (self._OUT_DISTANCE, distances[not inverse]),
+            (self._THREADS, ctypes.c_long(1)),
+        ]
+        if inverse:
+            settings.append((self._SCALE, ctypes.c_double(1 / points)))
+        create = library.DftiCreateDescriptor_s_1d
+        _no_error(create(ctypes.byref(self._handle), self._REAL, ctypes.c_long(points)))
+        for setting in settings:
+            _no_error(library.DftiSetValue(self._handle, *setting))
+        _no_error(library.DftiCommitDescriptor(self._handle))
+
+    def __call__(self, values: Tensor) -> None:
+        """Transform float32 rows in place, contiguous."""
+        _no_error(self._compute(self._handle, ctypes.c_void_p(values.data_ptr())))
+
+    def __del__(self) -> None:
+        if self._handle:
+            self._free(ctypes.byref(self._handle))
+
+
+def _no_error(status: int) -> None:
+    if status:
+        raise RuntimeError(f"MKL's transforms give status {status}")
+
+
+def has_real_transforms() -> bool:
+    """Whether `RealTransform` can be used: on Linux on x86-64, with MKL. Other libraries keep their tables themselves."""
+    is_known = sys.platform == "linux" and platform.machine() == "x86_64"
+    return is_known and torch.backends.mkl.is_available() and _real_transforms()
+
+
+@_tried_once
+def _real_transforms() -> None:
+    for points, rows in ((16, 3), (30, 1), (2_048, 2)):
+        values = _waves(rows, points + 2, pace=0.1)
+        signals = values[:, :points].clone()
+        RealTransform(points, rows, inverse=False)(values)
+        torch.testing.assert_close(torch.view_as_complex(values.unflatten(1, (-1, 2))), torch.fft.rfft(signals))
+        RealTransform(points, rows, inverse=True)(values)
+        torch.testing.assert_close(values[:, :points], signals)
 
 
 def openmp_library() -> str | None:
