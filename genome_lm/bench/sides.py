@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from genome_lm.direction import BOTH
 from genome_lm.errors import GenomeLMError
+from genome_lm.kernels.cpu.workers import Sizes
 
 Kind = Literal["forward", "train", "generate", "load"]
 OURS = "genome-lm"
@@ -65,19 +66,23 @@ ABLATIONS = (
     Side("whole-channels", settings={
         "genome_lm.kernels.cpu.mixer:CHANNELS": _WHOLE,
         "genome_lm.kernels.cpu.mixer:FFT_BYTES": _WHOLE,
+        "genome_lm.kernels.cpu.mixer:LEAST_FFT_BYTES": _WHOLE,
     }),
     Side("whole-positions", settings={
-        "genome_lm.kernels.cpu.mixer:CHUNK": _WHOLE,
-        "genome_lm.kernels.cpu.mlp:CHUNK": _WHOLE,
+        "genome_lm.kernels.cpu.mixer:POSITIONS": Sizes(_WHOLE, _WHOLE, _WHOLE),
+        "genome_lm.kernels.cpu.mlp:HIDDEN_BYTES": _WHOLE,
+        "genome_lm.kernels.cpu.workers:PARTS": 1,
+        "genome_lm.kernels.cpu.workers:LARGE_PARTS": 1,
         "genome_lm.model.language_model:LOSS_CHUNK": _WHOLE,
     }),
     Side("no-onednn", settings={"genome_lm.kernels.cpu.products:FUSED": False}),
     Side("no-compiler", settings={"genome_lm.kernels.cpu.stages:COMPILED": False}),
     Side("no-buffers", settings={"genome_lm.kernels.cpu.workspace:Workspace.take": _fresh}),
+    Side("no-tables", settings={"genome_lm.kernels.conv.spectra:KEPT": False}),
     Side("no-yielding", environment=_SPIN),
 )  # fmt: skip
 """This package with a lever off: fusing, caching, blocks of channels, pieces of positions, oneDNN, stages in C, kept
-buffers, threads that yield when they wait."""
+buffers, kept tables of FFTs, threads that yield when they wait."""
 
 OTHER_SHAPES = (
     Side("both", shape={"direction": BOTH}),

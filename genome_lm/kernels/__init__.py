@@ -27,12 +27,13 @@ from genome_lm.kernels.conv.implicit import (
 from genome_lm.kernels.conv.online import OnlineConv, ReplayedConv, TileFilters, convolve_ahead
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.conv.spectra import bins, spectrum
+from genome_lm.kernels.cpu.filters import Convolutions
 from genome_lm.kernels.cpu.low_precision import Precision, lowered, reason_against
 from genome_lm.kernels.cpu.mixer import (
     Around,
+    FilterRows,
     FilterWeights,
     MixerWeights,
-    Spectra,
     by_spectra,
     kept_projections,
     residual_mixer,
@@ -43,7 +44,7 @@ from genome_lm.kernels.cpu.products import add_linear, linear
 from genome_lm.kernels.cpu.stages import decay_window
 from genome_lm.kernels.cpu.taps import ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import changes, is_watched
-from genome_lm.kernels.cpu.workers import for_each, most_sharing, own_threads, rows_of_piece
+from genome_lm.kernels.cpu.workers import Sizes, for_each, most_sharing, own_threads, rows_of_piece
 from genome_lm.kernels.dispatch import (
     Backend,
     backend_for,
@@ -75,9 +76,11 @@ __all__ = [
     "Around",
     "Backend",
     "Branch",
+    "Convolutions",
     "Draws",
     "ExplicitFilters",
     "FilterNetwork",
+    "FilterRows",
     "FilterWeights",
     "HeadWeights",
     "MixerWeights",
@@ -87,7 +90,7 @@ __all__ = [
     "Replayed",
     "ReplayedConv",
     "Segments",
-    "Spectra",
+    "Sizes",
     "TileFilters",
     "add_linear",
     "backend_for",

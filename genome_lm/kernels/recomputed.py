@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from genome_lm.kernels.cpu.workers import share, summed
+from genome_lm.kernels.cpu.workers import share, share_sum
 
 Function = Callable[..., Tensor]
 
@@ -56,16 +56,19 @@ class _Recomputed(torch.autograd.Function):
         by_parameter: Sequence[bool] = ctx.needs_input_grad[3 + len(rows) :]
         wanted = [parameter for parameter, is_wanted in zip(ctx.parameters, by_parameter, strict=True) if is_wanted]
 
-        def back(piece: Sequence[Tensor]) -> list[Tensor]:
-            first, *others, grad_part = piece
+        def back(piece: tuple[int, Sequence[Tensor]]) -> list[Tensor]:
+            number, (first, *others, grad_part) = piece
             with torch.enable_grad():
                 first = first.detach().requires_grad_(through_rows)
                 part = ctx.function(first, *others)
-            return [*torch.autograd.grad(part, [first, *wanted] if through_rows else wanted, grad_part)]
+            gradients = [*torch.autograd.grad(part, [first, *wanted] if through_rows else wanted, grad_part)]
+            if through_rows:
+                parts[number] = gradients.pop(0)
+            return gradients
 
+        parts = [grad] * len(ctx.sizes)
         cut = [*(whole.split(ctx.most) for whole in rows), grad.split(ctx.sizes)]
-        gradients = share(back, zip(*cut, strict=True))
-        grad_rows = torch.cat([part.pop(0) for part in gradients]) if through_rows else None
-        sums = iter(summed(gradients))
+        sums = iter(share_sum(back, [*enumerate(zip(*cut, strict=True))]))
+        grad_rows = torch.cat(parts) if through_rows else None
         of_parameters = (next(sums) if is_wanted else None for is_wanted in by_parameter)
         return None, None, None, grad_rows, *[None] * (len(rows) - 1), *of_parameters

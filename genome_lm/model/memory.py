@@ -14,7 +14,8 @@ import torch
 from genome_lm.allocator import KEPT_PIECE
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import most_sharing, rows_of_piece
-from genome_lm.kernels.cpu.mixer import KEPT_BYTES, LEAST_CHUNK
+from genome_lm.kernels.cpu.mixer import KEPT_BYTES, POSITIONS
+from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.model import backbone
 from genome_lm.model.chain import Chain, Link
@@ -32,8 +33,6 @@ PROCESS_BYTES = {"forward": 350 << 20, "training": 600 << 20}
 """What Python, PyTorch and the libraries of a command take before a model is there."""
 PROJECTION_BYTES = KEPT_BYTES
 """Of in-projections that training keeps for its backward pass where no budget says otherwise."""
-CHUNKS = {"forward": 512, "training": 1_024}
-"""Positions that a thread takes through the MLP at one time."""
 FORWARD_HOLES = {"attention": 3.4, "attention-local": 0.8, "attention-dilated": 2.5, "attention-recall": 5.7}
 TRAINING_HOLES = {"attention": 2.0, "attention-local": 2.5, "attention-dilated": 3.3, "attention-recall": 5.0}
 """Streams of a layer that glibc keeps after they were freed: measured (`tests.measure.memory`), not counted."""
@@ -195,8 +194,9 @@ def _pieces(config: ModelConfig, positions: int, mode: Literal["forward", "train
     """Temporaries of all threads: pieces of positions with their hidden layers, and a loss chunk's logits."""
     layers = config.d_inner + 2 * config.d_model if mode == "forward" else 2 * config.d_inner + 4 * config.d_model
     threads, in_pieces = most_sharing(), mode == "forward" or positions * config.d_model >= SMALL
-    piece = rows_of_piece(positions, LEAST_CHUNK, CHUNKS[mode]) * layers if in_pieces else 0
+    sizes = forward_sizes(config.d_inner, FLOAT) if mode == "forward" else BACKWARD
+    piece = rows_of_piece(positions, sizes) * layers if in_pieces else 0
     if mode == "forward":  # those of the mixer's projections stay with the allocator
-        piece += 4 * config.d_model * rows_of_piece(positions, LEAST_CHUNK, 2 * CHUNKS[mode])
+        piece += 4 * config.d_model * rows_of_piece(positions, POSITIONS)
     chunk = min(LOSS_CHUNK, positions) * (3 * 16 + 2 * config.d_model) if mode == "training" else 0
     return threads * FLOAT * max(piece, chunk)

@@ -13,6 +13,7 @@ from genome_lm.kernels.cpu import taps as cpu_taps
 from genome_lm.kernels.cpu.filters import Filters
 from genome_lm.kernels.cpu.mixer import FilterWeights, MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
+from genome_lm.kernels.cpu.workers import Sizes
 from genome_lm.kernels.cpu.workspace import Workspace
 
 
@@ -31,16 +32,14 @@ def assert_same(fused: Tensor, plain: Tensor, inputs: list[Tensor]) -> None:
 @pytest.fixture(params=[(2, 37, 3), (3, 8, 3), (1, 50, 4), (5, 1, 3), (1, 16, 1)], ids=str)
 def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
     """Batch, length, short taps; block sizes so small that every boundary is crossed."""
-    monkeypatch.setattr(cpu_mixer, "CHUNK", 16)
+    monkeypatch.setattr(cpu_mixer, "POSITIONS", Sizes(3, 5, 16))
     monkeypatch.setattr(cpu_mixer, "CHANNELS", 5)
     monkeypatch.setattr(cpu_mixer, "BLOCK_BYTES", 0)
     monkeypatch.setattr(cpu_mixer, "FFT_BYTES", 2_000)
-    monkeypatch.setattr(cpu_mixer, "FFT_MOST_BYTES", 3_000)
-    monkeypatch.setattr(cpu_mixer, "FILTERS", 3)
-    monkeypatch.setattr(cpu_mixer, "FILTER_BYTES", 0)
-    monkeypatch.setattr(cpu_mlp, "CHUNK", 7)
+    monkeypatch.setattr(cpu_mixer, "LEAST_FFT_BYTES", 1_000)
+    monkeypatch.setattr(cpu_mlp, "forward_sizes", lambda *_: Sizes(2, 5, 7))
     monkeypatch.setattr(spectra, "LONG", 37)
-    monkeypatch.setattr(cpu_mlp, "BACKWARD_CHUNK", 9)
+    monkeypatch.setattr(cpu_mlp, "BACKWARD", Sizes(3, 5, 9))
     torch.manual_seed(0)
     return request.param
 

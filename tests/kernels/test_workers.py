@@ -17,7 +17,7 @@ from genome_lm.kernels.cpu import mlp as cpu_mlp
 from genome_lm.kernels.cpu.mixer import FilterWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.cpu.torch_private import thread_setters
-from genome_lm.kernels.cpu.workers import own_threads, share
+from genome_lm.kernels.cpu.workers import Sizes, balance, own_threads, rows_of_piece, share, share_sum
 from genome_lm.kernels.recomputed import recomputed
 from tests.kernels.test_cpu import mixer_weights, window
 
@@ -47,9 +47,43 @@ def test_every_piece_is_taken_once_and_results_keep_their_order(threads: int) ->
     assert torch.get_num_threads() == threads
 
 
-def test_few_pieces_leave_threads_to_each(threads: int) -> None:
-    assert share(lambda _: torch.get_num_threads(), range(2)) == [max(1, threads // 2)] * 2
+def test_a_single_piece_has_all_threads_if_it_may(threads: int) -> None:
+    assert share(lambda _: torch.get_num_threads(), range(2)) == [1] * 2
     assert share(lambda _: torch.get_num_threads(), range(1)) == [threads]
+    assert share(lambda _: torch.get_num_threads(), range(1), one_thread_each=True) == [1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
+def test_sums_are_those_of_the_same_tree_whatever_the_threads(threads: int, count: int) -> None:
+    """Values whose sum depends on the order of additions."""
+    summands = torch.randn(count, 2, dtype=torch.float32, generator=torch.Generator().manual_seed(count))
+
+    def pairs(values: list[torch.Tensor]) -> torch.Tensor:
+        while len(values) > 1:
+            values = [sum(values[i : i + 2][1:], values[i]) for i in range(0, len(values), 2)]
+        return values[0]
+
+    def work(number: int) -> list[torch.Tensor]:
+        time.sleep(0.001 * (number % 3))
+        return [summands[number].clone(), torch.full((1,), number)]
+
+    total, numbers = share_sum(work, range(count))
+    torch.testing.assert_close(total, pairs([*summands]), rtol=0, atol=0)
+    assert numbers == sum(range(count))
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"),
+    [(1, 1), (1_000, 125), (1_024, 128), (5_000, 500), (32_768, 512), (65_537, 1_025), (10**6, 4_082)],
+)
+def test_rows_are_cut_evenly_into_few_or_many_pieces(rows: int, size: int) -> None:
+    assert rows_of_piece(rows, Sizes(128, 512, 4_096)) == size
+
+
+def test_balance_is_the_largest_load_over_the_mean() -> None:
+    assert balance([3, 3, 3, 3], 2) == 1
+    assert balance([3, 3, 3], 2) == pytest.approx(6 / 4.5)
+    assert balance([1], 64) == 64
 
 
 @pytest.mark.parametrize("threads", [3], indirect=True)

@@ -1,25 +1,50 @@
 """What the residual sub-block of `genome_lm.kernels.cpu.mixer` asks of its filters."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-Convolutions = Callable[[int, int], Callable[[Tensor], Tensor]]
-"""The convolution u ↦ h ∗ u of channels [start, stop), where u is (stop − start, B, L)."""
+Block = tuple[int, int]
+"""Channels [start, stop)."""
+Pieces = list[Callable[[], None]]
+"""Pieces of work, which threads share."""
+
+
+def _nothing(_block: Block, _room: Tensor) -> Pieces:
+    return []
+
+
+class Convolutions(NamedTuple):
+    """Convolutions with the filters of a model's channels.
+
+    Attributes:
+        of: The convolution u ↦ h ∗ u of channels [start, stop), where u is (stop − start, B, L).
+        pieces: What must be done before it is asked for channels of a block. It may use the room that it is given,
+            (channels of the block, L), until `of` was called for these channels.
+    """
+
+    of: Callable[[int, int], Callable[[Tensor], Tensor]]
+    pieces: Callable[[Block, Tensor], Pieces] = _nothing
 
 
 class BackwardConvolutions(Protocol):
-    """The convolutions of a block of channels on the way back; threads share its spans of channels."""
+    """The convolutions of a block of channels on the way back; threads share its groups of channels."""
 
-    def through(self, group: tuple[int, int], u: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
+    def pieces(self) -> Pieces:
+        """What must be done before the rest."""
+
+    def through(self, group: Block, u: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
         """c and the gradient of u, of a group of channels, all (C, B, L); the filters' gradient is taken along."""
 
-    def end_span(self, span: tuple[int, int]) -> None:
-        """Conclude channels of which all groups are through."""
+    def no_sums(self) -> Tensor:
+        """Zeros, for sums over some of the positions."""
 
-    def end_positions(self, positions: slice) -> None:
-        """Conclude positions of all channels, when all spans are through."""
+    def end_positions(self, positions: slice, sums: Tensor) -> None:
+        """Conclude positions of all channels, when all groups are through, and add to the sums what they give."""
+
+    def end_block(self, sums: Tensor) -> None:
+        """Take the sums over all positions."""
 
 
 class Filters(Protocol):
@@ -37,9 +62,9 @@ class Filters(Protocol):
         """The filters themselves in plain PyTorch, from the present position back: (D, positions)."""
 
     def convolutions(self) -> Convolutions:
-        """Their convolutions, for ranges in order within spans of channels."""
+        """Their convolutions."""
 
-    def backward(self, block: tuple[int, int], gradients: Sequence[Tensor], like: Tensor) -> BackwardConvolutions:
+    def backward(self, block: Block, gradients: Sequence[Tensor], like: Tensor) -> BackwardConvolutions:
         """Their convolutions on the way back.
 
         Args:

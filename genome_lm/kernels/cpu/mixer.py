@@ -7,15 +7,14 @@ are laid out (channel, sequence, position), so that the projection of a batch is
 transposed. For the backward pass only the input is kept; a block's streams are computed again when their turn comes.
 What is done between products and FFTs is in `genome_lm.kernels.cpu.stages`.
 
-Threads share chunks of positions and spans of channels as pieces of work (`genome_lm.kernels.cpu.workers`). They meet
-once after each stage of a block: its projection, its convolutions, and the out-projection.
+Threads share chunks of positions and groups of channels as pieces of work (`genome_lm.kernels.cpu.workers`). They
+meet once after each stage of a block: its projection, its convolutions, and the out-projection.
 
 With z = in_proj(norm(x)), (x0, x1, v) = short_conv(z), u = x1 · v, c = h ∗ u, the sub-block is
 x + out_proj(x0 · (c + skip · u)) (Poli et al. 2023, https://arxiv.org/abs/2302.10866, definition 3.1). The filters h
 are made by a network (`FilterWeights`), or are explicit taps (`genome_lm.kernels.cpu.taps`).
 """
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,7 +30,7 @@ from genome_lm.allocator import give_back_holes
 from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.reference import gated_causal_conv
 from genome_lm.kernels.conv.spectra import signal, spectrum
-from genome_lm.kernels.cpu.filters import BackwardConvolutions, Convolutions, Filters
+from genome_lm.kernels.cpu.filters import BackwardConvolutions, Block, Convolutions, Filters, Pieces
 from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight
 from genome_lm.kernels.cpu.products import linear, linear_channels
 from genome_lm.kernels.cpu.stages import (
@@ -44,20 +43,18 @@ from genome_lm.kernels.cpu.stages import (
     windowed,
 )
 from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
-from genome_lm.kernels.cpu.workers import PARTS, rows_of_piece, runs, share, summed
+from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, runs, share, share_sum
 from genome_lm.kernels.cpu.workspace import workspace
 
 CHANNELS = 64
 """Fewest channels of a block: enough rows for a quick matrix product, small enough at a million positions."""
 BLOCK_BYTES = 32 << 20
 """A stream of a block of more channels than that; each block computes the norm again."""
-CHUNK, LEAST_CHUNK = 1_024, 128
-"""Positions that a thread takes at one time; no fewer than the short taps reach back."""
-FFT_BYTES = 2 << 20
-"""Padded input of one call of the FFT; larger calls leave the caches."""
-FFT_ROWS, FFT_MOST_BYTES = 8, 12 << 20
-"""Long sequences go this many in a call within this size all the same: a call makes its tables of sines anew, which
-takes as long as a few transforms. (From 32 MiB on the result would be fresh memory from the system.)"""
+POSITIONS = Sizes(least=128, large=512, most=4_096)
+"""Positions that a thread takes at one time."""
+FFT_BYTES, LEAST_FFT_BYTES = 2 << 20, 512 << 10
+"""Padded input of a group of channels that go through the FFT together. Larger groups leave the caches. Groups below
+the latter are made only to have `workers.PARTS` of them."""
 
 KEPT_BYTES = 400 << 20
 """In-projections of the first blocks that training keeps for its backward pass: three streams each, a sixteenth of a
@@ -65,13 +62,8 @@ step's time. Those of other blocks are computed again, at long sequences (from 1
 _kept_projections: ContextVar[int | None] = ContextVar("bytes of in-projections that are kept", default=None)
 LONG_BYTES = 128 << 20
 """A residual stream from which on training gives the allocator's holes back: they outweigh the time it takes."""
-FILTERS, FILTER_BYTES = 16, 2 << 20
-"""Filters that a thread makes at one time, since all features are read for it: so many, in short sequences as many
-bytes."""
 
-Rows = Callable[[int, int], Tensor]
-"""Something of channels [start, stop), a row each."""
-Spectra = Rows
+Spectra = Callable[[int, int], Tensor]
 """Spectra of the filters of channels [start, stop): (stop − start, bins(L)), see `genome_lm.kernels.conv.spectra`."""
 Around = Callable[[int, int, Tensor, Callable[[Tensor], Tensor]], Tensor]
 """What stands in the place of the long convolution: given the channels [start, stop), u (stop − start, B, L) and the
@@ -127,70 +119,81 @@ class FilterWeights(NamedTuple):
 
     def convolutions(self) -> Convolutions:
         """See `Filters`."""
-        filters = self.in_spans()
-        return by_spectra(lambda start, stop: spectrum(filters(start, stop)))
+        filters = FilterRows(self)
+        return by_spectra(lambda start, stop: spectrum(filters.of(start, stop)), filters.pieces)
 
-    def backward(self, block: tuple[int, int], gradients: Sequence[Tensor], like: Tensor) -> "_LongBackward":
+    def backward(self, block: Block, gradients: Sequence[Tensor], like: Tensor) -> "_LongBackward":
         """See `Filters`."""
-        products_grad = workspace.take_rows("mixer.u", (block[1] - block[0], like.shape[1]), like.dtype)
-        return _LongBackward(self, self.in_spans(), block, gradients, products_grad)
+        room = workspace.take_rows("mixer.u", (block[1] - block[0], like.shape[1]), like.dtype)
+        return _LongBackward(self, FilterRows(self), block, gradients, room)
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Filters of channels [start, stop): (stop − start, L)."""
-        return self.in_window(start, stop, linear(self.w[start:stop], self.features))
+        products = linear(self.w[start:stop], self.features)
+        self.in_window((start, stop), slice(None), products, products)
+        return products
 
-    def in_window(self, start: int, stop: int, products: Tensor, out: Tensor | None = None) -> Tensor:
-        """The products of channels [start, stop), times their windows."""
-        out = torch.empty_like(products) if out is None else out
-        windowed(products, self.rates[start:stop], self.times, self.shift, out)
-        return out
-
-    def in_spans(self) -> Rows:
-        """`rows` for ranges in order within spans of channels; a thread makes those of its span at one time."""
-        made = _Made()
-        most = span_channels(len(self.w), len(self.features), self.w.itemsize)
-
-        def rows(start: int, stop: int) -> Tensor:
-            if start < made.first or stop > made.first + len(made.products):
-                made.first = start
-                made.products = linear(self.w[start : max(stop, start + most)], self.features)
-            return self.in_window(start, stop, made.products[start - made.first : stop - made.first])
-
-        return rows
+    def in_window(self, channels: Block, positions: slice, products: Tensor, out: Tensor) -> None:
+        """Write the products of these channels and positions, times their windows, to `out`."""
+        windowed(products, self.rates[slice(*channels)], self.times[positions], self.shift, out)
 
 
-class _Made(threading.local):
-    """Filters of channels from `first` on, without their windows."""
+class FilterRows:
+    """Filters of a block of channels, which threads make in pieces of positions.
 
-    first, products = 0, torch.empty(0)
+    All channels share a reading of the features, and no thread has room of its own.
+    """
+
+    def __init__(self, weights: FilterWeights) -> None:
+        self._weights = weights
+        self._first, self._room = 0, torch.empty(0)
+
+    def pieces(self, block: Block, room: Tensor) -> Pieces:
+        """What makes the filters of a block in `room`, (channels, L)."""
+        self._first, self._room = block[0], room
+        length = room.shape[1]
+        places = _ranges(0, length, rows_of_piece(length, POSITIONS))
+        return [partial(self._make, block, slice(*place)) for place in places]
+
+    def of(self, start: int, stop: int) -> Tensor:
+        """Those of channels [start, stop) of the block: (stop − start, L) of the room."""
+        return self._room[start - self._first : stop - self._first]
+
+    def _make(self, block: Block, positions: slice) -> None:
+        products = linear(self._weights.w[slice(*block)], self._weights.features[positions])
+        self._weights.in_window(block, positions, products, self._room[:, positions])
 
 
 class _LongBackward(NamedTuple):
-    """See `BackwardConvolutions`."""
+    """See `BackwardConvolutions`. A group's filters make room for the gradients of what they are without windows."""
 
     long_filter: FilterWeights
-    filters: Rows
-    block: tuple[int, int]
+    filters: FilterRows
+    block: Block
     gradients: Sequence[Tensor]  # of the filter's features and its last weight
-    products_grad: Tensor  # (C, L), of the filters without their windows
+    room: Tensor  # (C, L)
 
-    def through(self, group: tuple[int, int], u: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
-        length = u.shape[-1]
-        of_filter, of_u, of_dc = spectrum(self.filters(*group))[:, None], spectrum(u), spectrum(dc)
+    def pieces(self) -> Pieces:
+        return self.filters.pieces(self.block, self.room)
+
+    def through(self, group: Block, u: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
+        length, filters = u.shape[-1], self.filters.of(*group)
+        of_filter, of_u, of_dc = spectrum(filters)[:, None], spectrum(u), spectrum(dc)
         c = signal(of_u * of_filter, length)
         dh = signal(_summed(of_u.conj_physical_().mul_(of_dc)), length)
-        self.long_filter.in_window(*group, dh, self._rows(group))
+        self.long_filter.in_window(group, slice(None), dh, filters)
         return c, signal(of_dc.mul_(of_filter.conj_physical_()), length)
 
-    def end_span(self, span: tuple[int, int]) -> None:
-        torch.mm(self._rows(span), self.long_filter.features, out=self.gradients[1][slice(*span)])
+    def no_sums(self) -> Tensor:
+        return torch.zeros_like(self.long_filter.w[slice(*self.block)])
 
-    def end_positions(self, positions: slice) -> None:
-        of_filters = self.products_grad[:, positions].T
-        self.gradients[0][positions].addmm_(of_filters, self.long_filter.w[slice(*self.block)])
+    def end_positions(self, positions: slice, sums: Tensor) -> None:
+        of_products, features = self.room[:, positions], self.long_filter.features[positions]
+        self.gradients[0][positions].addmm_(of_products.T, self.long_filter.w[slice(*self.block)])
+        sums.addmm_(of_products, features)
 
-    def _rows(self, channels: tuple[int, int]) -> Tensor:
-        return self.products_grad[slice(*(channel - self.block[0] for channel in channels))]
+    def end_block(self, sums: Tensor) -> None:
+        self.gradients[1][slice(*self.block)] = sums
 
 
 def residual_mixer(x: Tensor, weights: MixerWeights, filters: Filters, eps: float) -> Tensor:
@@ -216,9 +219,13 @@ def residual_mixer_(
     return x
 
 
-def by_spectra(spectra: Spectra) -> Convolutions:
-    """Convolutions by the spectra of filters."""
-    return lambda start, stop: partial(_convolve, of_filter=spectra(start, stop)[:, None])
+def by_spectra(spectra: Spectra, pieces: Callable[[Block, Tensor], Pieces] | None = None) -> Convolutions:
+    """Convolutions by the spectra of filters; `pieces` as in `Convolutions`."""
+
+    def of(start: int, stop: int) -> Callable[[Tensor], Tensor]:
+        return partial(_convolve, of_filter=spectra(start, stop)[:, None])
+
+    return Convolutions(of) if pieces is None else Convolutions(of, pieces)
 
 
 def residual_mixer_reference(x: Tensor, weights: MixerWeights, filters: Filters, eps: float) -> Tensor:
@@ -249,42 +256,33 @@ def block_channels(batch: int, length: int, itemsize: int) -> int:
     return max(CHANNELS, BLOCK_BYTES // (batch * length * itemsize))
 
 
-def _blocks(x: Tensor) -> Iterator[tuple[int, int]]:
+def _blocks(x: Tensor) -> Iterator[Block]:
     batch, length, channels = x.shape
     return _ranges(0, channels, block_channels(batch, length, x.itemsize))
 
 
-def fft_group(batch: int, length: int, itemsize: int) -> int:
-    """Channels that go through one call of the FFT."""
+def group_channels(batch: int, length: int, channels: int, itemsize: int) -> int:
+    """Channels whose convolutions are a piece of work, of so many in a block: they go through the FFT together."""
     channel = batch * fast_fft_size(2 * length) * itemsize
-    shared = min(FFT_ROWS // batch, FFT_MOST_BYTES // channel)
-    return max(1, FFT_BYTES // channel, shared)
+    sizes = Sizes(1, -(-LEAST_FFT_BYTES // channel), max(1, FFT_BYTES // channel))
+    return rows_of_piece(channels, sizes)
 
 
-def span_channels(channels: int, length: int, itemsize: int) -> int:
-    """Channels whose convolutions are one piece of work: as many as have their filters made at one time."""
-    return min(max(FILTERS, FILTER_BYTES // (length * itemsize)), -(-channels // PARTS))
-
-
-def _spans(block: tuple[int, int], x: Tensor) -> Iterator[tuple[int, int]]:
-    _, length, channels = x.shape
-    return _ranges(*block, span_channels(channels, length, x.itemsize))
-
-
-def _groups(span: tuple[int, int], x: Tensor) -> Iterator[tuple[int, int]]:
+def _groups(block: Block, x: Tensor) -> Iterator[Block]:
     batch, length, _ = x.shape
-    return _ranges(*span, fft_group(batch, length, x.itemsize))
+    return _ranges(*block, group_channels(batch, length, block[1] - block[0], x.itemsize))
 
 
-def _ranges(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+def _ranges(start: int, stop: int, step: int) -> Iterator[Block]:
     return ((first, min(first + step, stop)) for first in range(start, stop, step))
 
 
 def _chunks(batch: int, length: int) -> Iterator[tuple[slice, slice]]:
-    """Cover (batch, length) by pieces of about `CHUNK` positions: some whole sequences, or a part of one."""
-    chunk = rows_of_piece(batch * length, LEAST_CHUNK, CHUNK)
+    """Cover (batch, length) by pieces of positions: some whole sequences, or a part of one."""
+    chunk = rows_of_piece(batch * length, POSITIONS)
+    parts = -(-length // chunk)
     for first, last in _ranges(0, batch, max(1, chunk // length)):
-        for start, stop in _ranges(0, length, chunk):
+        for start, stop in _ranges(0, length, -(-length // parts)):
             yield slice(first, last), slice(start, stop)
 
 
@@ -297,7 +295,7 @@ class _BlockWeights(NamedTuple):
     tap_bias: Tensor  # (3, C, 1, 1)
 
     @classmethod
-    def of(cls, weights: MixerWeights, block: tuple[int, int]) -> "_BlockWeights":
+    def of(cls, weights: MixerWeights, block: Block) -> "_BlockWeights":
         b_in, taps, tap_bias = (_of_channels(part, *block) for part in (weights.b_in, weights.taps, weights.tap_bias))
         w_in = weights.w_in
         of_block = (
@@ -324,8 +322,13 @@ def _of_channels(parameter: Tensor, start: int, stop: int) -> Tensor:
     return parameter.unflatten(0, (3, -1))[:, start:stop]
 
 
-def _gated_input(normed: _Normed, part: _BlockWeights, kept_z: Tensor | None) -> tuple[Tensor, Tensor]:
-    """For a block, x0 and u = x1 · v, both (C, B, L), in buffers; z is written to `kept_z`, (3, C, B, L)."""
+def _gated_input(
+    normed: _Normed, part: _BlockWeights, kept_z: Tensor | None, others: Pieces
+) -> tuple[Tensor, Tensor]:
+    """For a block, x0 and u = x1 · v, both (C, B, L), in buffers; z is written to `kept_z`, (3, C, B, L).
+
+    The other pieces of work are shared together with these.
+    """
     batch, length, _ = normed.x.shape
     x0, u = (
         workspace.take_rows(f"mixer.{name}", (len(part.w_in) // 3, batch, length), normed.x.dtype)
@@ -341,8 +344,12 @@ def _gated_input(normed: _Normed, part: _BlockWeights, kept_z: Tensor | None) ->
         kept = None if kept_z is None else kept_z[:, *here]
         gates_in(z, part.b_in, part.taps, part.tap_bias, carry, x0[here], u[here], kept)
 
-    share(gate, _chunks(batch, length))
+    _share_all([*others, *(partial(gate, place) for place in _chunks(batch, length))])
     return x0, u
+
+
+def _share_all(pieces: Pieces, one_thread_each: bool = False) -> None:
+    share(lambda piece: piece(), pieces, one_thread_each)
 
 
 def _forward(
@@ -352,7 +359,7 @@ def _forward(
     convolutions: Convolutions,
     eps: float,
     around: Around | None = None,
-    kept: dict[tuple[int, int], Tensor] | None = None,
+    kept: dict[Block, Tensor] | None = None,
 ) -> None:
     """Write the result to `out`, which may be x, and each block's z to `kept`."""
     batch, length, width = x.shape
@@ -362,19 +369,22 @@ def _forward(
         part = _BlockWeights.of(weights, block)
         if kept is not None:
             kept[block] = workspace.lend_rows((len(part.w_in), batch, length), x.dtype)
-        x0, u = _gated_input(normed, part, None if kept is None else kept[block].unflatten(0, (3, -1)))
+        kept_z = None if kept is None else kept[block].unflatten(0, (3, -1))
+        # The filters take the place of the block's results, group by group.
+        others = convolutions.pieces(block, y[slice(*block), 0])
+        x0, u = _gated_input(normed, part, kept_z, others)
 
-        def convolve(span: tuple[int, int], first: int = block[0], x0: Tensor = x0, u: Tensor = u) -> None:
-            for start, stop in _groups(span, x):
-                here = slice(start - first, stop - first)
-                plain, skip = convolutions(start, stop), weights.skip[start:stop, None, None]
-                if around is None:
-                    gate_out(x0[here], plain(u[here]), u[here], skip, y[start:stop])
-                else:
-                    with_skip = partial(_with_skip, plain, skip)
-                    torch.mul(x0[here], around(start, stop, u[here], with_skip), out=y[start:stop])
+        def convolve(group: Block, first: int = block[0], x0: Tensor = x0, u: Tensor = u) -> None:
+            start, stop = group
+            here = slice(start - first, stop - first)
+            plain, skip = convolutions.of(start, stop), weights.skip[start:stop, None, None]
+            if around is None:
+                gate_out(x0[here], plain(u[here]), u[here], skip, y[start:stop])
+            else:
+                with_skip = partial(_with_skip, plain, skip)
+                torch.mul(x0[here], around(start, stop, u[here], with_skip), out=y[start:stop])
 
-        share(convolve, _spans(block, x))
+        share(convolve, _groups(block, x))
     _project_out(x, y, weights, out)
 
 
@@ -394,13 +404,13 @@ def _project_out(x: Tensor, y: Tensor, weights: MixerWeights, out: Tensor) -> No
 def _rows(x: Tensor) -> tuple[Tensor, ...]:
     """(B, L, D) in pieces of positions, (n, D) each."""
     rows = x.flatten(0, 1)
-    return rows.split(rows_of_piece(len(rows), LEAST_CHUNK, CHUNK))
+    return rows.split(rows_of_piece(len(rows), POSITIONS))
 
 
 def _columns(y: Tensor) -> tuple[Tensor, ...]:
     """(C, B, L) in pieces of positions, (C, n) each, as `_rows` cuts them."""
     columns = y.flatten(1)
-    return columns.split(rows_of_piece(columns.shape[1], LEAST_CHUNK, CHUNK), dim=1)
+    return columns.split(rows_of_piece(columns.shape[1], POSITIONS), dim=1)
 
 
 def _convolve(u: Tensor, of_filter: Tensor) -> Tensor:
@@ -480,7 +490,7 @@ def _projected(normed: _Normed, part: _BlockWeights) -> Tensor:
 class _BlockStep(NamedTuple):
     """A block on the way back: from the gradient of the output to that of z, which is written over z."""
 
-    block: tuple[int, int]
+    block: Block
     part: _BlockWeights
     grad: Tensor  # (B, L, D), of the output
     z: Tensor  # (3C, B, L)
@@ -498,22 +508,16 @@ class _BlockStep(NamedTuple):
         y = workspace.take_rows("mixer.x0", (self.block[1] - self.block[0], batch, length), self.z.dtype)
         w_out = self.weights.w_out[:, slice(*self.block)].T.contiguous()
 
-        def project(piece: tuple[Tensor, Tensor]) -> None:
-            source, target = piece
+        def project(source: Tensor, target: Tensor) -> None:
             target.copy_(linear(w_out, source))
 
         # First the gradient of y; a group's y takes its place.
-        share(project, zip(_rows(self.grad), _columns(y), strict=True))
-
-        def convolve(span: tuple[int, int]) -> None:
-            for group in _groups(span, self.grad):
-                self._convolve(group, y)
-            self.convolutions.end_span(span)
-
-        share(convolve, _spans(self.block, self.grad))
+        own = (partial(project, *piece) for piece in zip(_rows(self.grad), _columns(y), strict=True))
+        _share_all([*self.convolutions.pieces(), *own])
+        share(lambda group: self._convolve(group, y), _groups(self.block, self.grad), one_thread_each=True)
         return y
 
-    def _convolve(self, group: tuple[int, int], y: Tensor) -> None:
+    def _convolve(self, group: Block, y: Tensor) -> None:
         """A group of channels: y takes the place of its gradient, and the gradient of z that of z."""
         here = slice(*(channel - self.block[0] for channel in group))
         skip = self.weights.skip[slice(*group), None, None]
@@ -534,7 +538,8 @@ class _BlockStep(NamedTuple):
         """Add to the gradient of the norm, (B, L, D), write those of both projections, and conclude the filters'."""
         of_block = slice(*self.block)
 
-        def project(places: Sequence[tuple[slice, slice]]) -> tuple[Tensor, Tensor]:
+        def project(places: Sequence[tuple[slice, slice]]) -> tuple[Tensor, Tensor, Tensor]:
+            of_filters = self.convolutions.no_sums()
             w_in, w_out = torch.zeros_like(self.part.w_in), self.grad.new_zeros(self.grad.shape[-1], len(y))
             for place in places:
                 dz, target = self.z[:, *place].flatten(1), grad_normed[place].flatten(0, 1)
@@ -544,11 +549,12 @@ class _BlockStep(NamedTuple):
                 w_out.addmm_(self.grad[place].flatten(0, 1).T, y[:, *place].flatten(1).T)
                 sequences, positions = place
                 if sequences.start == 0:  # the filters are those of all sequences
-                    self.convolutions.end_positions(positions)
-            return w_in, w_out
+                    self.convolutions.end_positions(positions, of_filters)
+            return w_in, w_out, of_filters
 
         batch, length, _ = self.grad.shape
-        w_in, w_out = summed(share(project, runs([*_chunks(batch, length)])))
+        w_in, w_out, of_filters = share_sum(project, runs([*_chunks(batch, length)]))
+        self.convolutions.end_block(of_filters)
         rows = _of_channels(self.sums.w_in, *self.block)
         rows.copy_(w_in.view(rows.shape))
         self.sums.w_out[:, of_block] = w_out
@@ -575,6 +581,6 @@ def _backward_norm(normed: _Normed, grad: Tensor, grad_normed: Tensor, grad_x: T
         return norm_weight, norm_bias, b_out
 
     pieces = zip(*map(_rows, (normed.x, grad, grad_normed, grad_x)), strict=True)
-    totals = summed(share(through_norm, runs([*pieces])))
+    totals = share_sum(through_norm, runs([*pieces]))
     for total, value in zip((sums.norm_weight, sums.norm_bias, sums.b_out), totals, strict=True):
         total.copy_(value)

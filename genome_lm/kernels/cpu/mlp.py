@@ -15,13 +15,17 @@ from torch.autograd.function import once_differentiable
 from genome_lm.kernels.cpu.products import add_linear, linear, linear_gelu
 from genome_lm.kernels.cpu.stages import gelu_backward
 from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
-from genome_lm.kernels.cpu.workers import rows_of_piece, runs, share, summed
+from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, runs, share, share_sum
 
-CHUNK, LEAST_CHUNK = 512, 128
-"""Positions that a thread takes at one time: most of the hidden layer of a chunk stays in its second-level cache."""
+HIDDEN_BYTES = 2 << 20
+"""Hidden layer of the positions that a thread takes at one time: most of it stays in its second-level cache."""
+BACKWARD = Sizes(least=128, large=512, most=1_024)
+"""Positions in the backward pass, where the products that sum over a piece's positions need more of them."""
 
-BACKWARD_CHUNK = 1_024
-"""The same in the backward pass, where the products that sum over a chunk's positions need more of them."""
+
+def forward_sizes(inner: int, itemsize: int) -> Sizes:
+    """Positions that a thread takes at one time in the forward pass, with so many channels of the hidden layer."""
+    return Sizes(128, 256, max(128, HIDDEN_BYTES // (inner * itemsize)))
 
 
 class MlpWeights(NamedTuple):
@@ -70,13 +74,14 @@ def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float) -> None:
         normed = F.layer_norm(chunk, chunk.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
         add_linear(chunk, linear_gelu(normed, weights.w1, weights.b1), weights.w2, weights.b2, target)
 
-    share(through, zip(*(_rows(whole, CHUNK) for whole in (x, out)), strict=True))
+    sizes = forward_sizes(len(weights.w1), x.itemsize)
+    share(through, zip(*(_rows(whole, sizes) for whole in (x, out)), strict=True))
 
 
-def _rows(x: Tensor, most: int) -> tuple[Tensor, ...]:
+def _rows(x: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
     """(B, L, D) in pieces of positions, (n, D) each."""
     rows = x.flatten(0, 1)
-    return rows.split(rows_of_piece(len(rows), LEAST_CHUNK, most))
+    return rows.split(rows_of_piece(len(rows), sizes))
 
 
 class _ResidualMlp(torch.autograd.Function):
@@ -94,8 +99,8 @@ class _ResidualMlp(torch.autograd.Function):
         x, *parameters = ctx.saved_tensors
         weights = MlpWeights(*parameters)
         grad_x = torch.empty_like(x)
-        pieces = [*zip(*(_rows(whole, BACKWARD_CHUNK) for whole in (x, grad.contiguous(), grad_x)), strict=True)]
-        sums = MlpWeights(*summed(share(lambda run: _backward(run, weights, ctx.eps), runs(pieces))))
+        pieces = [*zip(*(_rows(whole, BACKWARD) for whole in (x, grad.contiguous(), grad_x)), strict=True)]
+        sums = MlpWeights(*share_sum(lambda run: _backward(run, weights, ctx.eps), runs(pieces)))
         return grad_x, None, *sums._replace(w2=sums.w2.T)
 
 

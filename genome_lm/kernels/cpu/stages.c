@@ -5,6 +5,7 @@
  * two positions before the tile, which the short convolution reaches back to: zeros where the sequence begins.
  */
 #include <float.h>
+#include <omp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #define TAPS 3
 #define BACK (TAPS - 1)
 #define TILE 1024
+#define COLUMNS 64
 #define MOST_TAPS 16
 #define SPAN 64
 #define LARGEST 127.0f
@@ -145,18 +147,23 @@ void dequantise(View product, View scales, View column_scales, View out, Shape s
     }
 }
 
+/* Threads have columns each, so that a sum is added up in the order of the rows whatever their number. */
 void gelu_backward(View hidden, View grad, View column_sums, Shape shape)
 {
     float *sums = column_sums.data;
-    #pragma omp parallel for reduction(+ : sums[:shape.length]) schedule(static)
-    for (idx i = 0; i < shape.channels; i++) {
-        float *h = row(hidden, 0, i, 0), *g = row(grad, 0, i, 0);
-        SIMD
-        for (idx j = 0; j < shape.length; j++) {
-            const float square = h[j] * h[j], s = gelu_slope(h[j], square), active = h[j] * s;
-            h[j] = active;
-            g[j] *= s + active * (1.0f - s) * GELU_A * (1.0f + 3.0f * GELU_B * square);
-            sums[j] += g[j];
+    const idx span = omp_get_max_threads() > 1 ? COLUMNS : shape.length;
+    #pragma omp parallel for schedule(static)
+    for (idx start = 0; start < shape.length; start += span) {
+        const idx stop = least(start + span, shape.length);
+        for (idx i = 0; i < shape.channels; i++) {
+            float *h = row(hidden, 0, i, 0), *g = row(grad, 0, i, 0);
+            SIMD
+            for (idx j = start; j < stop; j++) {
+                const float square = h[j] * h[j], s = gelu_slope(h[j], square), active = h[j] * s;
+                h[j] = active;
+                g[j] *= s + active * (1.0f - s) * GELU_A * (1.0f + 3.0f * GELU_B * square);
+                sums[j] += g[j];
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.kernels.conv.fft import fast_fft_size
-from genome_lm.kernels.cpu.filters import Convolutions
+from genome_lm.kernels.cpu.filters import Block, Convolutions, Pieces
 from genome_lm.kernels.cpu.stages import MOST_TAPS, filtered, filtered_backward
 
 BLOCK = 1_024
@@ -42,9 +42,9 @@ class ExplicitFilters(NamedTuple):
 
     def convolutions(self) -> Convolutions:
         """See `Filters`."""
-        return lambda start, stop: partial(convolve, self.taps[start:stop])
+        return Convolutions(lambda start, stop: partial(convolve, self.taps[start:stop]))
 
-    def backward(self, block: tuple[int, int], gradients: Sequence[Tensor], like: Tensor) -> "_ExplicitBackward":
+    def backward(self, block: Block, gradients: Sequence[Tensor], like: Tensor) -> "_ExplicitBackward":
         """See `Filters`."""
         return _ExplicitBackward(self.taps, gradients[0])
 
@@ -55,14 +55,22 @@ class _ExplicitBackward(NamedTuple):
     taps: Tensor
     grad_taps: Tensor
 
-    def through(self, group: tuple[int, int], u: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
+    def pieces(self) -> Pieces:
+        """Taps are there already."""
+        return []
+
+    def through(self, group: Block, u: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
         of_group = slice(*group)
         return convolve_backward(self.taps[of_group], u, dc, self.grad_taps[of_group])
 
-    def end_span(self, span: tuple[int, int]) -> None:
+    def no_sums(self) -> Tensor:
+        """There are none."""
+        return self.taps.new_empty(0)
+
+    def end_positions(self, positions: slice, sums: Tensor) -> None:
         """Nothing is left to do."""
 
-    def end_positions(self, positions: slice) -> None:
+    def end_block(self, sums: Tensor) -> None:
         """Nothing is left to do."""
 
 

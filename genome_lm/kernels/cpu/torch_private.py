@@ -332,7 +332,7 @@ def _no_error(status: int) -> None:
 
 
 def has_real_transforms() -> bool:
-    """Whether `RealTransform` can be used: on Linux on x86-64, with MKL. Other libraries keep their tables themselves."""
+    """Whether `RealTransform` can be used: on Linux on x86-64, with MKL. Other libraries keep their tables."""
     is_known = sys.platform == "linux" and platform.machine() == "x86_64"
     return is_known and torch.backends.mkl.is_available() and _real_transforms()
 

@@ -5,8 +5,9 @@ operations has more than a thousand of these meetings, and where another program
 the system gives that CPU back. Here a thread takes a piece through all its operations by itself, and then the next
 piece that nobody has taken: a slow thread takes fewer, and those that wait sleep.
 
-Results do not depend on the number of threads: pieces are cut by the shapes alone, and what they give comes back in
-their order. Threads are started at the first need and stay, asleep. A fork starts with none.
+Results do not depend on the number of threads. Pieces are cut by the shapes alone, and what they give comes back in
+their order. Sums over pieces are added in pairs along a tree that is the same for any number of threads. Threads are
+started at the first need and stay, asleep. A fork starts with none.
 """
 
 import functools
@@ -15,23 +16,26 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import torch_private
 
-MOST = 16
-"""Threads that take pieces, each with buffers of its own. Where PyTorch has more, several compute each piece."""
-PARTS = 8
-"""Pieces that work is cut into at least, where they are large enough: few threads then end at about the same time."""
+MOST = 64
+"""Threads that take pieces, each with buffers of its own. Where PyTorch has more, the rest is idle meanwhile."""
+PARTS, LARGE_PARTS = 8, 64
+"""Pieces that work is cut into at least, and large work at least: few threads then end at about the same time, and
+many have a piece each."""
 
 _Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
 
 
-def share(work: Callable[[_Piece], _Result], pieces: Iterable[_Piece]) -> list[_Result]:
+def share(
+    work: Callable[[_Piece], _Result], pieces: Iterable[_Piece], one_thread_each: bool = False
+) -> list[_Result]:
     """Call `work` for each piece, on as many threads as PyTorch computes with, the calling one among them.
 
     A call within another one's work stays on its thread, as all does where PyTorch has one thread only.
@@ -39,6 +43,8 @@ def share(work: Callable[[_Piece], _Result], pieces: Iterable[_Piece]) -> list[_
     Args:
         work: Uses nothing that another piece writes; its mode of gradients is the caller's.
         pieces: In the order in which they are begun.
+        one_thread_each: Whether a single piece too is computed on one thread. Several pieces always have one each:
+            PyTorch's operations may round otherwise on several threads, and sum in another order.
 
     Returns:
         What `work` gave, in the order of the pieces.
@@ -47,11 +53,58 @@ def share(work: Callable[[_Piece], _Result], pieces: Iterable[_Piece]) -> list[_
         BaseException: What `work` raised for one of the pieces; those not begun by then are left.
     """
     pieces = list(pieces)
-    threads = torch.get_num_threads()
     helpers = min(most_sharing(), len(pieces)) - 1
     if helpers < 1 or not _can_share():
-        return [work(piece) for piece in pieces]
-    return _hand_out(_Job(work, pieces, threads // (helpers + 1)), helpers)
+        with own_threads(1 if one_thread_each else torch.get_num_threads()):
+            return [work(piece) for piece in pieces]
+    return _hand_out(_Job(work, pieces), helpers)
+
+
+def share_sum(work: Callable[[_Piece], Sequence[Tensor]], pieces: Sequence[_Piece]) -> list[Tensor]:
+    """The sums, tensor by tensor, of what `work` gives for each piece, by `share` with one thread each.
+
+    Neighbours are added in pairs, then neighbouring sums, and so on, as soon as both are there. The order of
+    additions is that of the pieces, and about as many summands exist at one time as there are threads.
+
+    Args:
+        work: See `share`; what it gives may be written to.
+        pieces: One or more.
+    """
+    tree = _Tree(len(pieces))
+
+    def add(numbered: tuple[int, _Piece]) -> None:
+        number, piece = numbered
+        tree.add(number, work(piece))
+
+    share(add, enumerate(pieces), one_thread_each=True)
+    return list(tree.total)
+
+
+class _Tree:
+    """Sums of neighbours, of `count` summands."""
+
+    def __init__(self, count: int) -> None:
+        self.total: Sequence[Tensor] = ()
+        self._count = count
+        self._waiting: dict[tuple[int, int], Sequence[Tensor]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, number: int, tensors: Sequence[Tensor]) -> None:
+        """Take a summand, and add up all pairs that it completes."""
+        count, level = self._count, 0
+        while count > 1:
+            if number ^ 1 < count:  # else it is the last of an odd number
+                with self._lock:
+                    other = self._waiting.pop((level, number // 2), None)
+                    if other is None:
+                        self._waiting[level, number // 2] = tensors
+                        return
+                first, second = (other, tensors) if number % 2 else (tensors, other)
+                for into, more in zip(first, second, strict=True):
+                    into += more
+                tensors = first
+            count, number, level = -(-count // 2), number // 2, level + 1
+        self.total = tensors
 
 
 def for_each(device: torch.device, work: Callable[[_Piece], None], pieces: Iterable[_Piece]) -> None:
@@ -88,34 +141,50 @@ def own_threads(count: int) -> Iterator[None]:
         setters.mkl(of_mkl)
 
 
-def rows_of_piece(rows: int, least: int, most: int) -> int:
-    """Rows of a piece, so that there are `PARTS` pieces unless they came to be below `least` or above `most`."""
-    return min(most, max(least, -(-rows // PARTS)))
+def rows_of_piece(rows: int, sizes: "Sizes") -> int:
+    """Rows of a piece, so that all have about as many.
+
+    There are `PARTS` pieces or more if none comes to be below the least size, and `LARGE_PARTS` of large work.
+    """
+    few, many = (max(least, -(-rows // parts)) for least, parts in ((sizes.least, PARTS), (sizes.large, LARGE_PARTS)))
+    most = min(sizes.most, few, many)
+    return -(-rows // -(-rows // most))
 
 
 def runs(pieces: Sequence[_Piece]) -> list[Sequence[_Piece]]:
-    """Up to `PARTS` runs of successive pieces, for work that adds up as it goes: one sum a run."""
-    step = max(1, -(-len(pieces) // PARTS))
+    """Up to `LARGE_PARTS` runs of successive pieces, for work that adds up as it goes: one sum a run."""
+    step = -(-len(pieces) // LARGE_PARTS)
     return [pieces[start : start + step] for start in range(0, len(pieces), step)]
 
 
-def summed(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The sums of what several runs gave, tensor by tensor, in order; the first run's tensors become them."""
+class Sizes(NamedTuple):
+    """How large pieces are."""
 
-    def add(tensors: Sequence[Tensor]) -> Tensor:
-        total, *others = tensors
-        for other in others:
-            total += other
-        return total
+    least: int
+    large: int  # the least of large work, where many small pieces would take longer in all
+    most: int
 
-    return share(add, zip(*parts, strict=True))
+
+def balance(sizes: Sequence[int], threads: int) -> float:
+    """The most that a thread has of pieces which are taken in order, over the mean: 1 where all have the same.
+
+    Args:
+        sizes: Work of each piece.
+        threads: Threads; those beyond `MOST` take none.
+    """
+    loads = [0] * threads
+    for size in sizes:
+        # Whoever is ready first takes the next piece.
+        first = min(range(min(threads, MOST)), key=loads.__getitem__)
+        loads[first] += size
+    return max(loads) * threads / sum(sizes)
 
 
 class _Job(Generic[_Piece, _Result]):
     """Pieces, of which the threads that join take one after the other."""
 
-    def __init__(self, work: Callable[[_Piece], _Result], pieces: Sequence[_Piece], threads: int) -> None:
-        self._work, self._pieces, self._threads = work, pieces, threads
+    def __init__(self, work: Callable[[_Piece], _Result], pieces: Sequence[_Piece]) -> None:
+        self._work, self._pieces = work, pieces
         self._results: list[Any] = [None] * len(pieces)
         self._modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
         self._next = iter(range(len(pieces)))
@@ -129,7 +198,7 @@ class _Job(Generic[_Piece, _Result]):
             self._present += 1
         inference, gradients = self._modes
         try:
-            with own_threads(self._threads), torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+            with own_threads(1), torch.inference_mode(inference), torch.set_grad_enabled(gradients):
                 # One thread runs Python at a time, so that no two get the same number.
                 while (number := next(self._next, None)) is not None:
                     self._results[number] = self._work(self._pieces[number])

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import (
+    Convolutions,
     FilterNetwork,
+    FilterRows,
     FilterWeights,
-    Spectra,
     bins,
+    by_spectra,
     changes,
     core_spectra,
     core_spectra_bytes,
@@ -121,9 +123,9 @@ class ImplicitFilter(nn.Module):
         )
         return FilterWeights(hidden, self.out.weight, *self._decay(length), WINDOW_SHIFT)
 
-    def spectra(self, length: int) -> Spectra:
-        """Spectra of the filters over the first `length` positions, without gradients, cached within a budget."""
-        return self.cache.spectra(self, length)
+    def convolutions(self, length: int) -> Convolutions:
+        """Convolutions of `length` positions without gradients, by spectra that are cached within a budget."""
+        return self.cache.convolutions(self, length)
 
     def core_spectra(self, length: int, dtype: torch.dtype) -> Tensor | None:
         """The filters' `core_spectra` for streams of a dtype, cached within a budget; None where they are not kept.
@@ -228,8 +230,8 @@ class SpectrumCache:
         """Give the memory of all spectra back."""
         self._state, self._held = (), {}
 
-    def spectra(self, long_filter: ImplicitFilter, length: int) -> Spectra:
-        """The function that gives the spectra of a range of channels."""
+    def convolutions(self, long_filter: ImplicitFilter, length: int) -> Convolutions:
+        """See `ImplicitFilter.convolutions`."""
         weight, frequencies = long_filter.out.weight, bins(length)
         dtype = weight.dtype.to_complex()
 
@@ -238,19 +240,18 @@ class SpectrumCache:
 
         held = self._held_for(long_filter, (length,), len(weight) * frequencies * dtype.itemsize, room)
         if held is not None and all(held.there):
-            return lambda start, stop: held.spectra[start:stop]
-        # Before several threads ask for rows.
-        filters = long_filter.weights(length).in_spans()
+            return by_spectra(lambda start, stop: held.spectra[start:stop])
+        filters = FilterRows(long_filter.weights(length))
 
         def rows(start: int, stop: int) -> Tensor:
-            made = spectrum(filters(start, stop))
+            made = spectrum(filters.of(start, stop))
             if held is None:
                 return made
             held.spectra[start:stop] = made
             held.there[start:stop] = [True] * (stop - start)
             return held.spectra[start:stop]
 
-        return rows
+        return by_spectra(rows, filters.pieces)
 
     def of_core(self, long_filter: ImplicitFilter, length: int, dtype: torch.dtype) -> Tensor | None:
         """See `ImplicitFilter.core_spectra`. Each of a GPU's streams has its own, so that none waits for another."""

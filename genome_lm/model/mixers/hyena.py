@@ -12,7 +12,6 @@ from genome_lm.kernels import (
     Around,
     Branch,
     MixerWeights,
-    by_spectra,
     causal_conv,
     depthwise,
     from_channels,
@@ -134,7 +133,7 @@ class HyenaOperator(Mixer):
         """x + self(norm(x)) without gradients, written over x where it runs as one operation."""
         if not runs_fused(x):
             return x + self._mix(norm(x), around)
-        convolutions = by_spectra(self.filter.spectra(x.shape[1]))
+        convolutions = self.filter.convolutions(x.shape[1])
         return residual_mixer_(x.contiguous(), self._weights(norm), convolutions, norm.eps, around)
 
     def _weights(self, norm: nn.LayerNorm) -> MixerWeights:

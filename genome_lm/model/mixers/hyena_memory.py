@@ -7,7 +7,7 @@ import torch
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import Backend, bins, most_sharing
 from genome_lm.kernels.conv.fft import fast_fft_size
-from genome_lm.kernels.cpu.mixer import block_channels, fft_group, span_channels
+from genome_lm.kernels.cpu.mixer import block_channels, group_channels
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.kernels.triton.costs import worthwhile
 from genome_lm.model.mixer import GpuBatch, Held, Units
@@ -110,6 +110,6 @@ def _features(config: ModelConfig, length: int) -> int:
 
 def of_groups(config: ModelConfig, length: int, rows: int, groups: int) -> int:
     """Padded inputs, spectra and results of the FFTs of all threads."""
-    size = fast_fft_size(2 * length)
-    channels = min(fft_group(rows, length, FLOAT), span_channels(config.d_model, length, FLOAT))
-    return most_sharing() * groups * FLOAT * rows * size * channels
+    size, block = fast_fft_size(2 * length), min(block_channels(rows, length, FLOAT), config.d_model)
+    channels = group_channels(rows, length, block, FLOAT)
+    return min(most_sharing(), -(-block // channels)) * groups * FLOAT * rows * size * channels

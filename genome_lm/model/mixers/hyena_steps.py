@@ -12,7 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genome_lm.kernels import OnlineConv, ReplayedConv, TileFilters, convolve_ahead, for_each, rows_of_piece, steps
+from genome_lm.kernels import (
+    OnlineConv,
+    ReplayedConv,
+    Sizes,
+    TileFilters,
+    convolve_ahead,
+    for_each,
+    rows_of_piece,
+    steps,
+)
 from genome_lm.model.mixer import MixerSteps, Prompts
 from genome_lm.model.prefill import pieces_for
 
@@ -92,7 +101,7 @@ class HyenaSteps(MixerSteps):
 
         pieces = pieces_for(x.device)
         most = max(1, pieces.transformed // (batch * (2 * given + length) * x.itemsize))
-        group = rows_of_piece(width, pieces.channels, most)
+        group = rows_of_piece(width, Sizes(pieces.channels, width, most))
         for_each(x.device, mix, range(0, width, group))
         self._tails.append(tail.flatten(2)[:, rows])
         _project_out(mixer, x, mixed)
