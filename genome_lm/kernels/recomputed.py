@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from genome_lm.kernels.cpu.workers import share, share_sum
+from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, share, share_sum
+
+LEAST = 512
+"""Rows of a piece on a CPU at least, unless fewer are asked for: each is a graph of its own."""
 
 Function = Callable[..., Tensor]
 
@@ -28,11 +31,16 @@ def recomputed(function: Function, rows: Sequence[Tensor], parameters: Sequence[
         parameters: All else that the function depends on.
         most: Rows of a piece.
     """
-    pieces = zip(*(whole.split(most) for whole in rows), strict=True)
     if rows[0].device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        pieces = zip(*(whole.split(most) for whole in rows), strict=True)
         way = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
         return torch.cat([(way if torch.is_grad_enabled() else function)(*piece) for piece in pieces])
     return _Recomputed.apply(function, most, len(rows), *rows, *parameters)
+
+
+def rows_of_recomputed(rows: int, most: int) -> int:
+    """Rows of a piece on a CPU."""
+    return rows_of_piece(rows, Sizes(LEAST, LEAST, most))
 
 
 class _Recomputed(torch.autograd.Function):
@@ -42,8 +50,8 @@ class _Recomputed(torch.autograd.Function):
         ctx.save_for_backward(*rows)
         # Themselves, as the function has them: saved within a checkpoint they would come back as others.
         ctx.parameters = tensors[count:]
-        ctx.function, ctx.most = function, most
-        pieces = zip(*(whole.split(most) for whole in rows), strict=True)
+        ctx.function, ctx.size = function, rows_of_recomputed(len(rows[0]), most)
+        pieces = zip(*(whole.split(ctx.size) for whole in rows), strict=True)
         parts = share(lambda piece: function(*piece), pieces)
         ctx.sizes = [len(part) for part in parts]
         return torch.cat(parts)
@@ -67,7 +75,7 @@ class _Recomputed(torch.autograd.Function):
             return gradients
 
         parts = [grad] * len(ctx.sizes)
-        cut = [*(whole.split(ctx.most) for whole in rows), grad.split(ctx.sizes)]
+        cut = [*(whole.split(ctx.size) for whole in rows), grad.split(ctx.sizes)]
         sums = iter(share_sum(back, [*enumerate(zip(*cut, strict=True))]))
         grad_rows = torch.cat(parts) if through_rows else None
         of_parameters = (next(sums) if is_wanted else None for is_wanted in by_parameter)

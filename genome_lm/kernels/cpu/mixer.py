@@ -268,16 +268,16 @@ def group_channels(batch: int, length: int, channels: int, itemsize: int) -> int
     return rows_of_piece(channels, sizes)
 
 
-def _groups(block: Block, x: Tensor) -> Iterator[Block]:
-    batch, length, _ = x.shape
-    return _ranges(*block, group_channels(batch, length, block[1] - block[0], x.itemsize))
+def groups(block: Block, batch: int, length: int, itemsize: int) -> Iterator[Block]:
+    """A block of channels in pieces for the convolutions."""
+    return _ranges(*block, group_channels(batch, length, block[1] - block[0], itemsize))
 
 
 def _ranges(start: int, stop: int, step: int) -> Iterator[Block]:
     return ((first, min(first + step, stop)) for first in range(start, stop, step))
 
 
-def _chunks(batch: int, length: int) -> Iterator[tuple[slice, slice]]:
+def chunks(batch: int, length: int) -> Iterator[tuple[slice, slice]]:
     """Cover (batch, length) by pieces of positions: some whole sequences, or a part of one."""
     chunk = rows_of_piece(batch * length, POSITIONS)
     parts = -(-length // chunk)
@@ -344,7 +344,7 @@ def _gated_input(
         kept = None if kept_z is None else kept_z[:, *here]
         gates_in(z, part.b_in, part.taps, part.tap_bias, carry, x0[here], u[here], kept)
 
-    _share_all([*others, *(partial(gate, place) for place in _chunks(batch, length))])
+    _share_all([*others, *(partial(gate, place) for place in chunks(batch, length))])
     return x0, u
 
 
@@ -384,7 +384,7 @@ def _forward(
                 with_skip = partial(_with_skip, plain, skip)
                 torch.mul(x0[here], around(start, stop, u[here], with_skip), out=y[start:stop])
 
-        share(convolve, _groups(block, x))
+        share(convolve, groups(block, batch, length, x.itemsize))
     _project_out(x, y, weights, out)
 
 
@@ -483,7 +483,7 @@ def _projected(normed: _Normed, part: _BlockWeights) -> Tensor:
         here = z.unflatten(0, (3, -1))[:, :, *place]
         torch.add(part.project(normed, *place)[0], part.b_in, out=here)
 
-    share(project, _chunks(batch, length))
+    share(project, chunks(batch, length))
     return z
 
 
@@ -514,7 +514,8 @@ class _BlockStep(NamedTuple):
         # First the gradient of y; a group's y takes its place.
         own = (partial(project, *piece) for piece in zip(_rows(self.grad), _columns(y), strict=True))
         _share_all([*self.convolutions.pieces(), *own])
-        share(lambda group: self._convolve(group, y), _groups(self.block, self.grad), one_thread_each=True)
+        pieces = groups(self.block, batch, length, self.z.itemsize)
+        share(lambda group: self._convolve(group, y), pieces, one_thread_each=True)
         return y
 
     def _convolve(self, group: Block, y: Tensor) -> None:
@@ -553,7 +554,7 @@ class _BlockStep(NamedTuple):
             return w_in, w_out, of_filters
 
         batch, length, _ = self.grad.shape
-        w_in, w_out, of_filters = share_sum(project, runs([*_chunks(batch, length)]))
+        w_in, w_out, of_filters = share_sum(project, runs([*chunks(batch, length)]))
         self.convolutions.end_block(of_filters)
         rows = _of_channels(self.sums.w_in, *self.block)
         rows.copy_(w_in.view(rows.shape))

@@ -144,11 +144,14 @@ def own_threads(count: int) -> Iterator[None]:
 def rows_of_piece(rows: int, sizes: "Sizes") -> int:
     """Rows of a piece, so that all have about as many.
 
-    There are `PARTS` pieces or more if none comes to be below the least size, and `LARGE_PARTS` of large work.
+    There are `PARTS` pieces or more if none comes to be below the least size, and `LARGE_PARTS` of large work. Beyond
+    that, their number is a multiple of `LARGE_PARTS`, so that as many threads have as many pieces each.
     """
     few, many = (max(least, -(-rows // parts)) for least, parts in ((sizes.least, PARTS), (sizes.large, LARGE_PARTS)))
-    most = min(sizes.most, few, many)
-    return -(-rows // -(-rows // most))
+    pieces = -(-rows // min(sizes.most, few, many))
+    if pieces > LARGE_PARTS:
+        pieces = -(-pieces // LARGE_PARTS) * LARGE_PARTS
+    return max(1, -(-rows // pieces))
 
 
 def runs(pieces: Sequence[_Piece]) -> list[Sequence[_Piece]]:
