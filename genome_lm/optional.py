@@ -17,6 +17,7 @@ _USES = {
     "Bio": "compressed outputs, flat files and genetic codes",
     "gffutils": "GFF3 and GTF files",
     "google_crc32c": "genome stores",
+    "h5py": ".h5ad files",
     "huggingface_hub": "checkpoints from the Hugging Face hub",
     "jsonschema": "manifests of downloads",
     "matplotlib": "figures",

@@ -142,7 +142,7 @@ def refuse(source: str, what: str, problems: Iterable[str]) -> None:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out `torch.nn.init`: random values for tensors without memory import the compiler, most of a second."""
+    """Leaves out values: for tensors without memory, they would import sympy or the compiler, most of a second."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -150,6 +150,10 @@ class _Unfilled(TorchFunctionMode):
         given = kwargs or {}
         if getattr(func, "__module__", None) == nn.init.__name__:
             return given["tensor"] if "tensor" in given else args[0]
+        if func in (torch.rand, torch.randn):
+            return torch.empty(*args, **given)
+        if func in (torch.linspace, torch.logspace):
+            return torch.empty(given["steps"] if "steps" in given else args[2])
         return func(*args, **given)
 
 

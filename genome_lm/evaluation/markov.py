@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import lfilter
 
 from genome_lm.alphabet import A, N, Tokens
 from genome_lm.errors import GenomeLMError
@@ -143,6 +142,8 @@ class _Mixture:
 
     def add(self, log_p: npt.NDArray[np.float32]) -> None:
         """(rows, targets), one model's."""
+        from scipy.signal import lfilter  # takes half a second to import, and only mixtures need it
+
         # A letter that is no base tells nothing of a model.
         weights = lfilter([0, 1], [1, -DECAY], np.where(self._is_base, log_p, 0).astype(np.float64))
         np.logaddexp(self._weights, weights, out=self._weights)

@@ -214,9 +214,13 @@ def read_part(file: Path, columns: list[str] | None = None) -> pa.Table:
         GenomeLMError: If it is damaged: its pages have checksums, and no value is missing.
     """
     try:
-        table = pq.read_table(file, columns=columns, memory_map=False, page_checksum_verification=True)
+        # `read_table` would import pandas and Arrow's datasets.
+        with pq.ParquetFile(file, page_checksum_verification=True) as content:
+            table = content.read(columns)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(file, error) from error
+    if missing := set(columns or ()) - set(table.column_names):
+        raise _damaged(file, f"it has no {', '.join(sorted(missing))}")
     if any(column.null_count for column in table.columns):
         raise _damaged(file, "values are missing")
     return table

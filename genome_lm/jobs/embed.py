@@ -14,6 +14,7 @@ from genome_lm.alphabet import A, N
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import read_blocks, refuse_existing
+from genome_lm.formats.arrow import column_array, numbers_array
 from genome_lm.formats.embeddings import check_suffix, write_parts
 from genome_lm.formats.parts import Parts, column_kinds, finish_as, parts_folder, working_in
 from genome_lm.inference.batches import BatchSize, check_length
@@ -225,10 +226,11 @@ def _table(
             np.concatenate(values) if name == "position" else np.repeat(np.array(values, dtype=object), lengths)
             for name, values in zip(schema.names, columns, strict=False)
         ]
+    arrays = [column_array(values, field.type) for values, field in zip(columns, schema, strict=False)]
     for rows in embedded:
         values = np.stack(rows) if is_pooled else np.concatenate(rows)
-        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values[0].size))
-    return pa.table([pa.array(values) for values in columns], schema=schema)
+        arrays.append(pa.FixedSizeListArray.from_arrays(numbers_array(values.ravel()), values[0].size))
+    return pa.table(arrays, schema=schema)
 
 
 def _facts(name: str, items: Sequence[tuple[Span, FlankedSequence]]) -> list[Any]:

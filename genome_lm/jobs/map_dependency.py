@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from genome_lm.formats.arrow import numbers_array, numbers_of
 from genome_lm.formats.parts import PartsFolder, parts_folder, read_part, working_in
 from genome_lm.inference.dependency import GROUP, DependencyMap, Map, RegionReader
 from genome_lm.inference.model import GenomeLM
@@ -76,7 +77,7 @@ def _job(model: GenomeLM, reader: RegionReader, parts: Sequence[_Rows], batch_to
         for number in numbers:
             strand, rows = parts[number]
             values = reader.strands[strand].rows(rows, **options)
-            yield pa.table({"values": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), reader.bases)})
+            yield pa.table({"values": pa.FixedSizeListArray.from_arrays(numbers_array(values.ravel()), reader.bases)})
 
     identity = identity_of(
         model.model,
@@ -96,5 +97,5 @@ def _map(folder: PartsFolder, bases: int, parts: Sequence[_Rows], strand: int) -
     for number, part in enumerate(parts):
         if part.strand == strand:
             rows = read_part(folder.file(number), ["values"])["values"].combine_chunks()
-            values[part.rows.start : part.rows.stop] = rows.flatten().to_numpy().reshape(-1, bases)
+            values[part.rows.start : part.rows.stop] = numbers_of(rows).reshape(-1, bases)
     return values

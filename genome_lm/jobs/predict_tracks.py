@@ -16,6 +16,7 @@ from genome_lm.alphabet import N
 from genome_lm.checkpoint import weights_sha256
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import refuse_existing, replacing, require_suffix
+from genome_lm.formats.arrow import numbers_array, numbers_of
 from genome_lm.formats.parts import finish_as, parts_folder, read_part, working_in
 from genome_lm.formats.tracks import TRACKS, Region, check_track, check_track_names, write_track
 from genome_lm.genome import Interval
@@ -200,7 +201,7 @@ def _tables(
             rows.append(_predicted(model, head, contigs[place.contig], place, sizes))
             advance(place.end - place.start)
         values = np.concatenate(rows)
-        yield pa.table({name: values[:, column].copy() for column, name in enumerate(head.config.outputs)})
+        yield pa.table({name: numbers_array(values[:, column]) for column, name in enumerate(head.config.outputs)})
 
 
 def _predicted(model: GenomeLM, head: Head, contig: Contig, place: _Place, sizes: tuple[int, int]) -> Values:
@@ -242,7 +243,7 @@ def _write(out: Path, description: dict[str, Any], files: Sequence[Path]) -> lis
 
 def _regions(job: _Prediction, track: str, contigs: dict[str, Contig], files: Sequence[Path]) -> Iterator[Region]:
     for places, file in zip(job.places, files, strict=True):
-        values, at = read_part(file, [track])[track].to_numpy(), 0
+        values, at = numbers_of(read_part(file, [track])[track]), 0
         for name, start, end in places:
             count = (end - start) // job.bin
             yield Region(contigs[name], start, end, values[at : at + count], job.bin)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing
+from genome_lm.formats.arrow import numbers_array, numbers_of
 from genome_lm.formats.parts import PartsFolder, parts_folder, read_part, working_in
 from genome_lm.formats.tables import write_table
 from genome_lm.formats.tracks import Region, check_track, check_track_names, summarise, write_track
@@ -167,7 +168,7 @@ def _job(
                 bits.append(
                     bits_per_base(model.model, contigs[name], start, end, grid, strand=of_interval, **options)
                 )
-            yield pa.table({"bits": np.concatenate(bits)})
+            yield pa.table({"bits": numbers_array(np.concatenate(bits))})
 
     identity = identity_of(
         model.model,
@@ -231,7 +232,7 @@ def _regions(
 ) -> Iterator[Region]:
     """What is in the parts, in order."""
     for number, of_part in enumerate(parts):
-        bits, at = read_part(folder.file(number), ["bits"])["bits"].to_numpy(), 0
+        bits, at = numbers_of(read_part(folder.file(number), ["bits"])["bits"]), 0
         for name, start, end, *_ in of_part:
             yield Region(by_name[name], start, end, bits[at : at + end - start])
             at += end - start

@@ -17,6 +17,7 @@ from genome_lm import __version__
 from genome_lm.dataset.consequences import Consequences
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import sha256
+from genome_lm.formats.arrow import texts_array
 from genome_lm.formats.parts import job_id, parts_folder, read_part, working_in
 from genome_lm.formats.tables import save_frames
 from genome_lm.formats.vcf import Record, Survey, alleles_of, read_records, readable, survey_records
@@ -268,7 +269,7 @@ def _table(scores: VariantScores, records: list[Record], alleles: list[list[Vari
             reasons = ["no_alt"]
         info.append(info_of(scores, span, reasons))
         why.append(",".join(reasons))
-    return pa.table({"info": info, "why": why})
+    return pa.table({"info": texts_array(info), "why": texts_array(why)})
 
 
 def _calibration(

@@ -4,18 +4,17 @@ import io
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from genome_lm.formats.embeddings.anndata_layout import write_layout
 from genome_lm.formats.embeddings.columns import Format
 from genome_lm.formats.parts import Parts
+from genome_lm.optional import require
 
 
 def write_anndata(path: Path, parts: Parts) -> None:
     """Write a file in AnnData's layout."""
     with _PatientFile(path, "w+") as raw:
         try:
-            with h5py.File(raw, "w") as file:
+            with require("h5py").File(raw, "w") as file:
                 for _ in write_layout(file, parts):
                     raw.raise_failure()
         except Exception:

@@ -7,11 +7,11 @@ uns["genome_lm"] says which one X is, what was embedded, and how.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from genome_lm.formats.arrow import texts_array
 from genome_lm.formats.embeddings.columns import (
     PROVENANCE,
     dtype_of,
@@ -23,6 +23,7 @@ from genome_lm.formats.embeddings.columns import (
     values_of,
 )
 from genome_lm.formats.parts import Parts
+from genome_lm.optional import require
 
 Group = Any
 """h5py.Group or zarr.Group."""
@@ -91,7 +92,7 @@ class _Obs:
         if self._is_per_base:
             names = zip(table["id"].to_pylist(), table["position"].to_pylist(), strict=True)
             index = [f"{name}/{position + 1}" for name, position in names]
-            table = table.append_column("_index", pa.array(index))
+            table = table.append_column("_index", texts_array(index))
         for name, target in self._targets.items():
             values = values_of(self._parts, table, name)
             if codes := self._codes.get(name):
@@ -129,7 +130,7 @@ def _data_frame(group: Group, index: str, columns: list[str]) -> Group:
     encode(group, "dataframe", "0.2.0")
     group.attrs["_index"] = index
     is_zarr = hasattr(group, "create_array")
-    group.attrs["column-order"] = columns if is_zarr else np.array(columns, dtype=h5py.string_dtype())
+    group.attrs["column-order"] = columns if is_zarr else np.array(columns, dtype=require("h5py").string_dtype())
     return group
 
 
@@ -164,7 +165,7 @@ def _array(group: Group, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike
     if hasattr(group, "create_array"):
         array = group.create_array(name, shape=shape, chunks=chunks, dtype="string" if is_text else dtype)
     else:
-        kind = h5py.string_dtype() if is_text else dtype
+        kind = require("h5py").string_dtype() if is_text else dtype
         packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": not is_text}
         array = group.create_dataset(name, shape, kind, chunks=chunks, **packed)
     encode(array, "string-array" if is_text else "array", "0.2.0")

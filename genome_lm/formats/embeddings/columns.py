@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from genome_lm.formats.arrow import numbers_of
 from genome_lm.formats.parts import Parts
 
 PIECE = 8 << 20
@@ -71,9 +72,8 @@ def values_of(parts: Parts, table: pa.Table, name: str) -> npt.NDArray[Any]:
     """A column of a table: (rows, *row_shape) float32, (rows,) numbers or (rows,) objects that are texts."""
     column = table[name]
     if pa.types.is_fixed_size_list(column.type):
-        flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(flat.reshape(len(table), *parts.job["row_shape"]))
-    return np.asarray(column.to_numpy())
+        return numbers_of(column).reshape(len(table), *parts.job["row_shape"])
+    return np.array(column.to_pylist(), dtype=object) if pa.types.is_string(column.type) else numbers_of(column)
 
 
 def provenance_of(parts: Parts) -> dict[str, Any]:
