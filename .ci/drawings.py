@@ -94,7 +94,7 @@ def store() -> Iterable[str]:
     for number in range(7):
         yield box(10 + 66 * number, 170, 66, 30, "other") + text(43 + 66 * number, 190, "chunk", "small mid")
     yield box(472, 170, 88, 30, "plain") + text(516, 190, "index", "small mid")
-    yield text(10, 224, "chunks of 32 Ki bases, each compressed and with its CRC-32C; then their places", "")
+    yield text(10, 224, "chunks of 8 Ki bases, each compressed and with its CRC-32C; then their places", "")
     yield text(10, 246, "a base is a byte: 4 bits of letter (A C G T U N R Y …), 1 bit for lower case", "")
 
 

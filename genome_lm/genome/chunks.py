@@ -3,12 +3,10 @@
 That cost is most of a millisecond for a read, and 17 times the compression itself for a chunk that is written.
 
 A shard holds its chunks one after the other, then an index of (offset, size) pairs and a checksum (Zarr v3 sharding
-codec, https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/). Files are read with `pread` and no
-thread, lock or file position is involved, so that a reader works in forked processes too.
+codec, https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/). Local files are read with `pread`
+and no thread, lock or file position is involved, so that a reader works in forked processes too.
 """
 
-import os
-import stat
 from collections import OrderedDict
 from functools import cache
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy.typing as npt
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import Codes
 from genome_lm.genome.layout import COMPRESSION, Sharding
+from genome_lm.genome.shard_files import Range, ShardFiles
 from genome_lm.optional import require
 
 _CHECKSUM = 4
@@ -27,6 +26,8 @@ _ABSENT_FROM = 2**63
 """No file has such an offset. zarr's mark of a chunk that is not there is above."""
 ANNOUNCED = 1_024
 """Chunks that the system is asked for ahead at one time, some megabytes."""
+RUN = 16
+"""Chunks that follow one another which are read at one time."""
 _BLOSC_HEADER = 16
 """Bytes that a chunk which can't be compressed takes beside its own."""
 
@@ -97,30 +98,34 @@ class Chunks:
     """The chunks of the sequence array, by number, from its files.
 
     Args:
-        folder: The array's folder.
+        files: The files of the shards.
         sharding: How it is cut.
         checksums: (chunks,) uint32. The checksum of each chunk.
     """
 
-    def __init__(self, folder: Path, sharding: Sharding, checksums: npt.NDArray[np.uint32]) -> None:
+    def __init__(self, files: ShardFiles, sharding: Sharding, checksums: npt.NDArray[np.uint32]) -> None:
         self.chunk, self.count = sharding.chunk, -(-sharding.bases // sharding.chunk)
-        self._folder, self._per_shard = folder, sharding.shard // sharding.chunk
+        self._files, self._per_shard = files, sharding.shard // sharding.chunk
+        self._most = sharding.chunk + _BLOSC_HEADER + _CHECKSUM
         self._checksums = checksums
-        self._shards: dict[int, tuple[int, npt.NDArray[np.uint64]]] = {}
+        self._indexes: dict[int, npt.NDArray[np.uint64]] = {}
         self._codec = _codec()
 
     def announce(self, numbers: npt.NDArray[np.integer]) -> None:
-        """Have the system begin to read these chunks all together, so that `decode` need not wait for one by one.
+        """Have the reading of these chunks, rising, begin all together: `decode` need not wait for one by one.
 
         Damage is left for `decode` to find.
         """
-        if not hasattr(os, "posix_fadvise"):
-            return
-        for shard, place in zip(*(part.tolist() for part in np.divmod(numbers, self._per_shard)), strict=True):
-            file, index = self._shards.get(shard) or self._open(shard)
-            offset, size = index[place].tolist()
-            if offset < _ABSENT_FROM and size <= self.chunk + _BLOSC_HEADER + _CHECKSUM:
-                os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
+        places: list[Range] = []
+        for number in numbers.tolist():
+            shard, place = divmod(number, self._per_shard)
+            offset, size = self._index(shard)[place].tolist()
+            if offset >= _ABSENT_FROM or size > self._most:
+                continue
+            if places and places[-1][0] == shard and sum(places[-1][1:]) == offset:
+                offset, size = places[-1][1], places.pop()[2] + size
+            places.append((shard, offset, size))
+        self._files.announce(places)
 
     def decode(self, number: int, out: Codes) -> None:
         """Fill `out`, (chunk,) uint8, with the codes of a chunk.
@@ -129,44 +134,65 @@ class Chunks:
             GenomeLMError: If its file is missing or damaged.
         """
         shard, place = divmod(number, self._per_shard)
-        file, index = self._shards.get(shard) or self._open(shard)
-        offset, size = index[place].tolist()
-        if offset >= _ABSENT_FROM or size > self.chunk + _BLOSC_HEADER + _CHECKSUM:
+        offset, size = self._index(shard)[place].tolist()
+        if offset >= _ABSENT_FROM or size > self._most:
             raise self._damaged(shard)
-        data = os.pread(file, size, offset)
+        self.unpack(number, self._files.read((shard, offset, size)), out)
+
+    def decode_run(self, first: int, out: Codes) -> None:
+        """Fill `out`, (n · chunk,) uint8, with the codes of `n` chunks that follow one another; as `decode`."""
+        for place, data in enumerate(self.packed(first, len(out) // self.chunk)):
+            self.unpack(first + place, data, out[place * self.chunk : (place + 1) * self.chunk])
+
+    def packed(self, first: int, count: int) -> list[bytes]:
+        """`count` chunks that follow one another as they lie in their shards, in few reads; `unpack` verifies them.
+
+        Raises:
+            GenomeLMError: If a file is missing, or its index damaged.
+        """
+        shard, place = divmod(first, self._per_shard)
+        if place + count > self._per_shard:
+            here = self._per_shard - place
+            return [*self.packed(first, here), *self.packed(first + here, count - here)]
+        entries = self._index(shard)[place : place + count].tolist()
+        begin, end = entries[0][0], sum(entries[-1])
+        if any(offset >= _ABSENT_FROM or size > self._most for offset, size in entries):
+            raise self._damaged(shard)
+        if end - begin != sum(size for _, size in entries):  # by another writer, not one behind the other
+            return [self._files.read((shard, offset, size)) for offset, size in entries]
+        data = self._files.read((shard, begin, end - begin))
+        return [data[offset - begin : offset - begin + size] for offset, size in entries] if count > 1 else [data]
+
+    def unpack(self, number: int, data: bytes, out: Codes) -> None:
+        """Fill `out`, (chunk,) uint8, with the codes of a chunk from its bytes in a shard.
+
+        Raises:
+            GenomeLMError: If they are damaged.
+        """
         unpacked_size = int.from_bytes(data[4:8], "little")  # in the header of blosc
         is_right = _checksum_of(data) == self._checksums[number] and unpacked_size == self.chunk
         if not is_right or not self._codec.is_whole(data):
-            raise self._damaged(shard)
+            raise self._damaged(number // self._per_shard)
         try:
             self._codec.decompress(data[:-_CHECKSUM], out)
         except (RuntimeError, ValueError) as error:
-            raise self._damaged(shard) from error
+            raise self._damaged(number // self._per_shard) from error
 
-    def _open(self, shard: int) -> tuple[int, npt.NDArray[np.uint64]]:
-        try:
-            # A pipe that nobody writes to would wait for ever without the flag.
-            file = os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise self._damaged(shard) from error
-        size, status = self._per_shard * 16 + _CHECKSUM, os.fstat(file)
-        tail = os.pread(file, size, max(0, status.st_size - size)) if stat.S_ISREG(status.st_mode) else b""
-        if len(tail) < size or not self._codec.is_whole(tail):
-            os.close(file)
-            raise self._damaged(shard)
-        index = np.frombuffer(tail[:-_CHECKSUM], dtype="<u8").reshape(-1, 2)
-        self._shards[shard] = file, index
-        return file, index
-
-    def _path(self, shard: int) -> Path:
-        return self._folder / "c" / str(shard)
+    def _index(self, shard: int) -> npt.NDArray[np.uint64]:
+        """Offsets and sizes of a shard's chunks: (chunks, 2)."""
+        index = self._indexes.get(shard)
+        if index is None:
+            size = self._per_shard * 16 + _CHECKSUM
+            if not self._indexes:
+                self._files.announce_tails(-(-self.count // self._per_shard), size)
+            tail = self._files.tail(shard, size)
+            if len(tail) < size or not self._codec.is_whole(tail):
+                raise self._damaged(shard)
+            index = self._indexes[shard] = np.frombuffer(tail[:-_CHECKSUM], dtype="<u8").reshape(-1, 2)
+        return index
 
     def _damaged(self, shard: int) -> GenomeLMError:
-        return GenomeLMError(f"{self._path(shard)}: missing, damaged, or of another store; build it again")
-
-    def __del__(self) -> None:
-        for file, _ in self._shards.values():
-            os.close(file)
+        return GenomeLMError(f"{self._files.name(shard)}: missing, damaged, or of another store; build it again")
 
 
 def chunks_of(starts: npt.NDArray[np.integer], length: int, chunk: int) -> npt.NDArray[np.int64]:
@@ -191,22 +217,26 @@ class ChunkReader:
         self._chunks = chunks
         self._table = None if table is None else table.tobytes()
         self._cache: OrderedDict[int, Codes] = OrderedDict()
+        self._packed: dict[int, bytes] = {}  # of the present read, the chunks behind the one that was decoded last
         # One piece of memory for good: the system gives its pages as they are used, and takes none back.
         room = max(1, min(chunks.count, cache_bytes // chunks.chunk))
         self._free = list(np.empty((room, chunks.chunk), dtype=np.uint8))
 
     def read(self, start: int, out: Codes) -> None:
         """Fill `out`, (n,) uint8, with the codes from position `start` on."""
-        done = 0
+        done, last = 0, (start + len(out) - 1) // self._chunks.chunk
         while done < len(out):
             number, within = divmod(start + done, self._chunks.chunk)
-            piece = self._decoded(number)[within : within + len(out) - done]
+            piece = self._decoded(number, last)[within : within + len(out) - done]
             out[done : done + len(piece)] = piece
             done += len(piece)
 
     def gather(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
         """The codes from each position on, (n, length) uint8: what `read` gives for each."""
         codes = np.empty((len(starts), length), dtype=np.uint8)
+        if len(starts) == 1:
+            self.read(int(starts[0]), codes[0])
+            return codes
         # In the order of the genome, windows that share a chunk find it in the cache.
         order = np.argsort(starts, kind="stable")
         together = max(1, ANNOUNCED // (2 + length // self._chunks.chunk))
@@ -220,14 +250,22 @@ class ChunkReader:
                 self.read(int(starts[i]), codes[i])
         return codes
 
-    def _decoded(self, number: int) -> Codes:
+    def _decoded(self, number: int, last: int) -> Codes:
+        """A chunk's codes, of a read that goes on to chunk `last`."""
         chunk = self._cache.get(number)
         if chunk is not None:
             self._cache.move_to_end(number)
             return chunk
+        data = self._packed.pop(number, None)
+        if data is None:
+            count = 1
+            while count < RUN and number + count <= last and number + count not in self._cache:
+                count += 1
+            data, *following = self._chunks.packed(number, count)
+            self._packed = dict(enumerate(following, number + 1))
         if not self._free:
             self._free.append(self._cache.popitem(last=False)[1])
-        self._chunks.decode(number, self._free[-1])
+        self._chunks.unpack(number, data, self._free[-1])
         chunk = self._cache[number] = self._free.pop()
         if self._table is not None:
             chunk[:] = np.frombuffer(chunk.tobytes().translate(self._table), dtype=np.uint8)

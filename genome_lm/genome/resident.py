@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.alphabet import NUCLEOTIDES, N
-from genome_lm.genome.chunks import ANNOUNCED, Chunks, chunks_of
+from genome_lm.genome.chunks import ANNOUNCED, RUN, Chunks, chunks_of
 from genome_lm.genome.codes import CODE_TO_TOKEN, Codes
 
 _BLOCK = 1 << 16
@@ -40,30 +40,50 @@ class ResidentTokens(ABC):
 
     def read(self, start: int, out: Codes) -> None:
         """Fill `out`, (n,) uint8, with the tokens from position `start` on."""
-        out[:] = self.gather(np.array([start]), len(out))[0]
+        if not len(out):
+            return
+        chunk = self._chunks.chunk
+        first, last = start // chunk, (start + len(out) - 1) // chunk
+        if first == last and not self._present[first]:  # the window of one chunk, from what has just been decoded
+            self._load_run(first, codes := np.empty(chunk, dtype=np.uint8))
+            within = start - first * chunk
+            out[:] = np.frombuffer(codes[within : within + len(out)].tobytes().translate(_TABLE), dtype=np.uint8)
+            return
+        if self._absent and first < last:
+            self._load(first + np.flatnonzero(~self._present[first : last + 1]))
+        out[:] = self._windows(np.array([start]), len(out))[0]
 
     def gather(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
         """The tokens from each position on, (n, length) uint8: what `read` gives for each."""
-        if not len(starts) or not length:
-            return np.empty((len(starts), length), dtype=np.uint8)
+        if len(starts) == 1 or not len(starts) or not length:
+            tokens = np.empty((len(starts), length), dtype=np.uint8)
+            for start, row in zip(starts.tolist(), tokens, strict=True):
+                self.read(start, row)
+            return tokens
         if self._absent:
-            self._load(starts, length)
+            numbers = chunks_of(starts, length, self._chunks.chunk)
+            self._load(numbers[~self._present[numbers]])
         return self._windows(starts, length)
 
-    def _load(self, starts: npt.NDArray[np.integer], length: int) -> None:
-        chunk = self._chunks.chunk
-        numbers = chunks_of(starts, length, chunk)
-        absent = numbers[~self._present[numbers]]
-        codes = np.empty(chunk, dtype=np.uint8)
+    def _load(self, absent: npt.NDArray[np.int64]) -> None:
+        """Decode and keep chunks, rising."""
+        codes = np.empty(min(RUN, len(absent)) * self._chunks.chunk, dtype=np.uint8)
         for first in range(0, len(absent), ANNOUNCED):
             part = absent[first : first + ANNOUNCED]
-            if len(part) > 1:
+            edges = np.flatnonzero(np.diff(part) != 1) + 1
+            if len(edges):
                 self._chunks.announce(part)
-            for number in part.tolist():
-                self._chunks.decode(number, codes)
-                self._keep(number * chunk, codes)
-                self._present[number] = True
-                self._absent -= 1
+            for begin, end in zip([0, *edges.tolist()], [*edges.tolist(), len(part)], strict=True):
+                for place in range(begin, end, RUN):
+                    self._load_run(int(part[place]), codes[: min(RUN, end - place) * self._chunks.chunk])
+
+    def _load_run(self, first: int, codes: Codes) -> None:
+        """Decode into `codes`, (n · chunk,), and keep n chunks that follow one another."""
+        count = len(codes) // self._chunks.chunk
+        self._chunks.decode_run(first, codes)
+        self._keep(first * self._chunks.chunk, codes)
+        self._present[first : first + count] = True
+        self._absent -= count
 
     @abstractmethod
     def _keep(self, start: int, codes: Codes) -> None:

@@ -17,6 +17,7 @@ from genome_lm.genome.chunks import ChunkReader, Chunks
 from genome_lm.genome.codes import CODE_COMPLEMENT, CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE, Codes
 from genome_lm.genome.layout import read_layout
 from genome_lm.genome.resident import PackedTokens, PlainTokens, ResidentTokens
+from genome_lm.genome.shard_files import LocalShards
 from genome_lm.text import html_table, some_of
 
 CACHE_BYTES = 1 << 30
@@ -120,7 +121,7 @@ class GenomeStore:
         self.provenance: dict[str, Any] = layout.provenance
         self.contigs = ContigTable(layout.headers, layout.tables.contig_starts)
         self._n_runs = layout.tables.n_runs
-        self._chunks = Chunks(self.path / "sequence", layout.sharding, layout.tables.chunk_checksums)
+        self._chunks = Chunks(LocalShards(self.path / "sequence"), layout.sharding, layout.tables.chunk_checksums)
         self._reader = cache(self._make_reader)
 
     def __reduce__(self) -> tuple[type["GenomeStore"], tuple[Path, int]]:
@@ -217,9 +218,7 @@ class GenomeStore:
             raise GenomeLMError(f"strand {strand!r}: use '+' or '-'")
         if end < start:
             raise GenomeLMError(f"{contig}:{start}-{end}: the end is before the start")
-        index = np.array([self.contigs.index(contig)])
-        reverse = np.array([strand == "-"])
-        return self.fetch_many(index, np.array([start]), end - start, reverse, pad, output)[0]
+        return self._fetch_one(self.contigs.index(contig), start, end - start, strand == "-", pad, output)
 
     def fetch_many(
         self,
@@ -246,6 +245,9 @@ class GenomeStore:
         Raises:
             GenomeLMError: As `fetch`.
         """
+        if len(starts) == 1:
+            minus = reverse is not None and bool(reverse[0])
+            return self._fetch_one(int(contigs[0]), int(starts[0]), length, minus, pad, output)[None]
         offsets, limits = self.contigs.starts[contigs], self.contigs.lengths[contigs]
         inside = bool(((starts >= 0) & (starts + length <= limits)).all())
         if not inside and not pad:
@@ -264,6 +266,25 @@ class GenomeStore:
             turned = rows[reverse, ::-1]
             rows[reverse] = np.frombuffer(turned.tobytes().translate(view.complement), np.uint8).reshape(turned.shape)
         return CODE_TO_LETTER[rows] if output == "letters" else rows
+
+    def _fetch_one(self, contig: int, start: int, length: int, minus: bool, pad: bool, output: Output) -> Codes:
+        """One interval, as `fetch_many` gives it: (length,) uint8. Numbers cost less than arrays of one do."""
+        offset, limit = int(self.contigs.starts[contig]), int(self.contigs.lengths[contig])
+        inside = start >= 0 and start + length <= limit
+        if not inside and not pad:
+            self._refuse_outside(np.array([contig]), np.array([start]), length)
+        kept = "tokens" if output == "tokens" else "codes"
+        reader, view = self._reader(kept), _VIEWS[kept]
+        if inside:
+            row = np.empty(length, dtype=np.uint8)
+            reader.read(offset + start, row)
+        else:
+            row = np.full(length, view.outside, dtype=np.uint8)
+            first, last = min(max(start, 0), limit), min(max(start + length, 0), limit)
+            reader.read(offset + first, row[max(0, first - start) : max(0, last - start)])
+        if minus:
+            row = np.frombuffer(bytearray(row[::-1].tobytes().translate(view.complement)), dtype=np.uint8)
+        return CODE_TO_LETTER[row] if output == "letters" else row
 
     def n_count(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Ambiguous bases (N and other IUPAC codes) in [start, end) of the concatenated sequence: (n,) int64."""
