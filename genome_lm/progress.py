@@ -151,5 +151,6 @@ def progress(description: str, total: float, unit: str) -> Iterator[Bar]:
     console = Console(stderr=True)
     # A batch may take long, and the rate is that of those which ended within this time.
     display = _Display(*columns, console=console, disable=not sys.stderr.isatty(), speed_estimate_period=300)
-    with display:
+    # One that is disabled would still write an empty line when it ends, in rich before 14.3.
+    with contextlib.nullcontext() if display.disable else display:
         yield Bar(display, display.add_task(printable(description), total=total or None), unit)
