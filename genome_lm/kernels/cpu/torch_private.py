@@ -53,13 +53,13 @@ def _waves(*shape: int, pace: float) -> Tensor:
 
 
 def _check_close(
-    found: Tensor | tuple[Tensor, ...],
+    computed: Tensor | tuple[Tensor, ...],
     expected: Tensor | tuple[Tensor, ...],
     rtol: float = 1.3e-6,
     atol: float = 1e-5,
 ) -> None:
     """`torch.testing.assert_close`, which would import torch's distributed tensors, a tenth of a second."""
-    ones, others = ([value] if isinstance(value, Tensor) else value for value in (found, expected))
+    ones, others = ([value] if isinstance(value, Tensor) else value for value in (computed, expected))
     for one, other in zip(ones, others, strict=True):
         if one.shape != other.shape or one.dtype != other.dtype:
             raise AssertionError(f"{one.dtype} {tuple(one.shape)}, not {other.dtype} {tuple(other.shape)}")
@@ -359,9 +359,9 @@ def _real_transforms() -> None:
         values = _waves(rows, points + 2, pace=0.1)
         signals = values[:, :points].clone()
         RealTransform(points, rows, inverse=False)(values)
-        torch.testing.assert_close(torch.view_as_complex(values.unflatten(1, (-1, 2))), torch.fft.rfft(signals))
+        _check_close(torch.view_as_complex(values.unflatten(1, (-1, 2))), torch.fft.rfft(signals))
         RealTransform(points, rows, inverse=True)(values)
-        torch.testing.assert_close(values[:, :points], signals)
+        _check_close(values[:, :points], signals)
 
 
 def openmp_library() -> str | None:
