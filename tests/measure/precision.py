@@ -1,8 +1,8 @@
 """What bf16 and int8 gain in inference on this CPU, and what they change.
 
-`python -m tests.measure.precision [CHECKPOINT …]` times a forward pass of small-32k over 32,768 bases in each precision,
-in turn. Then it reads windows of E. coli with each checkpoint, or with the model of this package: cosines of
-embeddings, scores of random substitutions beside those in float32, and bits per base.
+`python -m tests.measure.precision [CHECKPOINT …]` times a forward pass of small-32k over 32,768 bases in each
+precision, in turn. Then it reads windows of E. coli with each checkpoint, or with the model of this package: cosines
+of embeddings, scores of random substitutions beside those in float32, and bits per base.
 """
 
 import argparse
