@@ -21,7 +21,7 @@ from genome_lm.kernels import (
     residual_mlp_,
     runs_rows,
 )
-from genome_lm.model.cuda_memory import free_bytes, must_recompute
+from genome_lm.model.cuda_memory import cuda_recomputed, free_bytes
 from genome_lm.model.low_precision import product_weight
 from genome_lm.model.mixer import Ends, GpuBatch, Mixer, drops, runs_fused
 from genome_lm.model.mixers import mixer_class
@@ -162,7 +162,7 @@ class HyenaBackbone(nn.Module):
         condition: Name of the condition whose token is read before each sequence, None for no such token. What is
             returned has no position for it. Set it by `HyenaLM.condition`, which checks the name.
         recomputed: Says of a batch, by its rows and their positions, which blocks are computed again in training, by
-            number; None for the backbone's own rule, all or none. Computing again changes no value.
+            number; None for the backbone's own rule. Computing again changes no value.
         context: Devices that share each sequence in `forward`, all of which are given whole sequences; None for this
             one alone. See `own`, and `genome_lm.training.context_parallel`, which checks whether they can.
     """
@@ -284,6 +284,8 @@ class HyenaBackbone(nn.Module):
     def _recomputed(self, x: Tensor) -> frozenset[int]:
         """Blocks that are computed again in the backward pass: all if asked for, or if storing takes too much.
 
+        On a GPU, as few as its free memory allows.
+
         Args:
             x: (B, L, D), the residual stream.
         """
@@ -297,7 +299,7 @@ class HyenaBackbone(nn.Module):
             batch = GpuBatch(
                 self.config, x.shape[0] // strands(self.config), x.shape[1], dtype, backend_for(x) == "triton"
             )
-            return self._every if must_recompute(batch, free_bytes(x.device)) else frozenset()
+            return cuda_recomputed(batch, free_bytes(x.device))
         return self._every if x.device.type == "cpu" and stored > STORED_BYTES else frozenset()
 
     def every_layer(self, ids: Tensor, layers: Collection[int | None]) -> Iterator[tuple[int | None, Tensor]]:

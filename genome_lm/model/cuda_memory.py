@@ -7,13 +7,17 @@ filters that the micro-batches of a step share (at most 1 GiB), and the spectra 
 A unit is one byte per position and channel of a batch: batch · length · d_model bytes.
 """
 
+from collections.abc import Collection
+
 import torch
 
 from genome_lm.machine import budget
+from genome_lm.model.chain import Chain, Link
 from genome_lm.model.mixer import GpuBatch, Units
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.ngram import ngrams_held
 from genome_lm.model.ways import combined_bytes, rows_at_once, strands, ways
+from genome_lm.model.work import forward_work
 
 STREAM = 4
 """Units of the residual stream, which is float32."""
@@ -33,36 +37,37 @@ def cuda_forward_bytes(batch: GpuBatch) -> int:
     return max(int(units.forward * at_once) + units.blocks for units in _units(mixed, training=False)) + around
 
 
-def cuda_training_bytes(batch: GpuBatch, recompute: bool = False) -> int:
+def cuda_training_bytes(batch: GpuBatch, recomputed: Collection[int] = ()) -> int:
     """Most bytes that exist at one time in a forward and a backward pass.
 
     Args:
         batch: What is computed.
-        recompute: Whether each block is computed again in the backward pass instead of stored.
+        recomputed: Blocks that are computed again in the backward pass instead of stored.
     """
+    return cuda_chain(batch).peak(recomputed)
+
+
+def cuda_chain(batch: GpuBatch) -> Chain:
+    """What the blocks hold in a forward and a backward pass, from which the peak of any choice among them follows."""
     config, (rows, mixed) = batch.config, _rows(batch)
     positions, blocks = rows.batch * rows.length, _units(mixed, training=True)
     filters = 2 if config.reversed_weights == "own" else 1
-    at_once, size = batch.unit * rows_at_once(config), batch.dtype.itemsize
+    at_once, size, stream = batch.unit * rows_at_once(config), batch.dtype.itemsize, STREAM * rows.unit
     # The MLP's norm and hidden layer are computed again where the kernels over rows do that.
     by_rows = batch.runs_rows
     norm, hidden = (0, 0) if by_rows else (size * rows.unit, positions * config.d_inner)
-    after = [units.hidden * hidden + combined_bytes(config, size) * rows.unit for units in blocks]
-    stored = [
-        int(units.stored * mixed.unit) - size * rows.unit + norm + later + filters * units.per_position * batch.length
-        for units, later in zip(blocks, after, strict=True)
-    ]
     # What stands after the mixer, the MLP's input and norm too, is gone when the mixer is gone back through.
     back = _mlp_backward_bytes(rows) if by_rows else 0
-    temporary = [
-        max(units.temporary * mixed.unit, units.mixing * at_once - later - norm - STREAM * rows.unit, back)
-        + units.blocks
-        for units, later in zip(blocks, after, strict=True)
-    ]
-    kept = STREAM * rows.unit * len(blocks) + max(stored) if recompute else STREAM * rows.unit + sum(stored)
+    links = []
+    for block, units in enumerate(blocks):
+        after = units.hidden * hidden + combined_bytes(config, size) * rows.unit
+        stored = int(units.stored * mixed.unit) - size * rows.unit + norm + after
+        stored += filters * units.per_position * batch.length
+        temporary = max(units.temporary * mixed.unit, units.mixing * at_once - after - norm - stream, back)
+        again = forward_work(config, block, batch.length, batch.batch).total
+        links.append(Link(stored, stream, temporary + units.blocks, again))
     dropout_mask = rows.unit if config.embed_dropout else 0
-    ngrams = ngrams_held(config, positions).kept
-    return kept + max(temporary) + dropout_mask + ngrams
+    return Chain(stream + dropout_mask + ngrams_held(config, positions).kept, tuple(links))
 
 
 def _mlp_backward_bytes(rows: GpuBatch) -> int:
@@ -76,9 +81,11 @@ def _mlp_backward_bytes(rows: GpuBatch) -> int:
     return (size + rounded) * rows.unit + 2 * size * rows.batch * rows.length * rows.config.d_inner
 
 
-def must_recompute(batch: GpuBatch, free: int) -> bool:
-    """Whether storing what the backward pass needs takes more than the `free` bytes of a GPU allow."""
-    return cuda_training_bytes(batch) > MARGIN * free
+def cuda_recomputed(batch: GpuBatch, free: int) -> frozenset[int]:
+    """The blocks to compute again, in the least time, so that the `free` bytes of a GPU do; all if nothing does."""
+    chain = cuda_chain(batch)
+    solved = chain.solve(int(MARGIN * free))
+    return frozenset(range(len(chain.links))) if solved is None else solved
 
 
 def _rows(batch: GpuBatch) -> tuple[GpuBatch, GpuBatch]:

@@ -161,8 +161,8 @@ def cuda_forecast(config: ModelConfig, length: int) -> dict[str, dict[str, int]]
 
     Returns:
         For "float32" and "bf16-mixed": `forward_bytes` (without gradients), `training_bytes` (a step with AdamW), and
-        `recomputed_bytes` (a step that computes each block again in its backward pass, as training does by itself
-        where memory does not suffice).
+        `recomputed_bytes` (a step that computes each block again in its backward pass; training does so with as many
+        blocks as the memory asks for).
     """
     forecast = {}
     for name, dtype in (("float32", torch.float32), ("bf16-mixed", torch.bfloat16)):
@@ -170,7 +170,7 @@ def cuda_forecast(config: ModelConfig, length: int) -> dict[str, dict[str, int]]
         forecast[name] = {
             "forward_bytes": _weights(config) + cuda_forward_bytes(batch),
             "training_bytes": 4 * _weights(config) + cuda_training_bytes(batch),
-            "recomputed_bytes": 4 * _weights(config) + cuda_training_bytes(batch, recompute=True),
+            "recomputed_bytes": 4 * _weights(config) + cuda_training_bytes(batch, range(config.n_layer)),
         }
     return forecast
 

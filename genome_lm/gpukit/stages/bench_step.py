@@ -35,7 +35,9 @@ def _measure(case: Case, kit: Kit, config: ModelConfig, batch: int, training: bo
     length = config.max_length
     if kit.on_gpu:
         plain = GpuBatch(config, batch, length, torch.bfloat16, has_triton=False)
-        kit.require_free(cuda_training_bytes(plain, recompute=True) if training else cuda_forward_bytes(plain))
+        kit.require_free(
+            cuda_training_bytes(plain, range(plain.config.n_layer)) if training else cuda_forward_bytes(plain)
+        )
     model = HyenaLM(config).to(kit.device).train(training)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     ids = torch.randint(7, 11, (batch, length + 1), device=kit.device)

@@ -18,7 +18,7 @@ from genome_lm.gpukit.kit import Case, Kit, Skip
 from genome_lm.kernels import outside_autocast
 from genome_lm.mixture_config import one_source
 from genome_lm.model import HyenaLM
-from genome_lm.model.cuda_memory import cuda_training_bytes, must_recompute
+from genome_lm.model.cuda_memory import cuda_recomputed, cuda_training_bytes
 from genome_lm.model.mixer import GpuBatch
 from genome_lm.model.mixers.filter import ImplicitFilter
 from genome_lm.training import Machine, Stage, TrainingConfig, read_metrics, train
@@ -182,11 +182,11 @@ def _long_step(case: Case, kit: Kit) -> None:
         torch.cuda.reset_peak_memory_stats(kit.device)
         batch = GpuBatch(config, 1, length, torch.bfloat16)
         free = torch.cuda.mem_get_info(kit.device)[0]
-        recompute = must_recompute(batch, free)
-        forecast = cuda_training_bytes(batch, recompute)
+        recomputed = cuda_recomputed(batch, free)
+        forecast = cuda_training_bytes(batch, recomputed)
         if forecast > free:
             raise Skip(f"needs {forecast / 1e9:.0f} GB of free memory, of which there are {free / 1e9:.0f}")
-        case.record(forecast_GB=round(forecast / 1e9, 2), recompute=recompute)
+        case.record(forecast_GB=round(forecast / 1e9, 2), recomputed_blocks=len(recomputed))
     start = time.perf_counter()
     with torch.autocast(kit.device.type, dtype=torch.bfloat16):
         loss = model.loss(*CAUSAL.shifted(ids))
