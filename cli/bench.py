@@ -1,5 +1,6 @@
 """`genome-lm bench`: time and memory of the package against the original's way and against the machine."""
 
+import math
 import tempfile
 from enum import StrEnum
 from pathlib import Path
@@ -45,6 +46,13 @@ def bench(
         Path | None,
         typer.Option(help="Compare with the original's own standalone_hyenadna.py, which is run.", metavar="FILE"),
     ] = None,
+    port: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare also with a folder for transformers, of the same width and blocks, whose code is run.",
+            metavar="DIR",
+        ),
+    ] = None,
     fasta: Annotated[Path | None, typer.Option(help="Genome for load, plain or gzipped.", metavar="FASTA")] = None,
     genome: Annotated[
         Path | None, typer.Option(help="Its store; built for the occasion if missing.", metavar="G.zarr")
@@ -53,6 +61,21 @@ def bench(
     busy: Annotated[
         int, typer.Option(min=0, help="Measure also beside so many processes that keep a CPU busy each.", metavar="N")
     ] = 0,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="A side that should take more memory than this is not run: 8GB. Default: what is free.",
+            metavar="SIZE",
+        ),
+    ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="A side that should take longer for one run is not run, and runs are repeated less.",
+            metavar="SECONDS",
+        ),
+    ] = None,
     threads: Threads = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", metavar="JSON")] = None,
@@ -62,8 +85,8 @@ def bench(
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Figure to write (.png, .svg, .pdf); with --csv of all its rows: a side that was not run at the "
-            "greater lengths is extrapolated.",
+            help="Figure to write (.png, .svg, .pdf); with --csv of all its rows. There a side that was not run at "
+            "greater lengths is extrapolated from its three greatest.",
             metavar="FILE",
         ),
     ] = None,
@@ -75,20 +98,27 @@ def bench(
     Example: genome-lm bench forward --preset small-32k --length 4096 --length 32768 --against original
 
     Example: genome-lm bench train --length 8192 --against original --busy 1
+
+    Example: genome-lm bench forward --preset large-1m --layers 2 --length 4096 --length 16384 --length 65536
+    --length 1000000 --against transformer --patience 60 --csv sweep.csv --plot sweep.png
     """
     from genome_lm.bench import ABLATIONS, OURS, Comparison, Job, compare, measure_machine, side
+    from genome_lm.bench.extrapolation import Limits
     from genome_lm.bench.figure import plot as draw
     from genome_lm.bench.inputs import load_inputs
-    from genome_lm.bench.sweep import add, plot_sweep, points, read
+    from genome_lm.bench.sweep import Sweep, plot_sweep, read
     from genome_lm.config import PRESETS
+    from genome_lm.machine import free_memory, parse_size
     from genome_lm.progress import progress
 
     for path in filter(None, (out, plot)):
         refuse_existing(path, force)
     if "original-file" in (against or []) and original is None:
         raise GenomeLMError("original-file: name the file with --original")
+    if "port" in (against or []) and port is None:
+        raise GenomeLMError("port: name the folder with --port")
     levers = [lever.name for lever in ABLATIONS] if ablate else []
-    names = [OURS, *(against or []), *(["original-file"] if original else []), *levers]
+    names = [OURS, *(against or []), *(["original-file"] if original else []), *(["port"] if port else []), *levers]
     sides = [side(kind.value, name) for name in dict.fromkeys(names)]
     presets = [""] if kind is Kind.load else preset or ["small-32k"]
     measured = [name for name, shape in PRESETS.items() if shape.layout == "hyena"]
@@ -100,22 +130,26 @@ def bench(
         read(csv)  # another table is refused before anything is measured
     if kind is Kind.load and fasta is None:
         raise GenomeLMError("load: name the genome to read with --fasta")
+    limits = Limits(parse_size(memory) if memory else free_memory(), math.inf if patience is None else patience)
+    sweep = Sweep(csv, limits)
     machine = measure_machine(threads)
     comparisons: list[Comparison] = []
     with tempfile.TemporaryDirectory() as folder:
         files = map(str, load_inputs(fasta, genome, Path(folder))) if kind is Kind.load and fasta else ("", "")
         plain, store = files
         jobs = [
-            Job(kind.value, bases, name, plain, store, seed, str(original or ""), layers)
+            Job(kind.value, bases, name, plain, store, seed, str(original or ""), layers, str(port or ""))
             for name in presets
-            for bases in length or _usual_lengths(kind, PRESETS.get(name))
+            for bases in sorted(length or _usual_lengths(kind, PRESETS.get(name)))
         ]
         with progress(kind.value, len(jobs), "lengths") as bar:
             for job in jobs:
-                comparisons.append(compare(job, sides, machine, repeat, threads, busy))
+                chosen, rounds, reasons = sweep.choose(job, sides, repeat)
+                comparisons.append(compare(job, chosen, machine, rounds, threads, busy))
                 bar.advance(1)
-                if csv is not None:
-                    add(csv, points(comparisons[-1]))
+                sweep.take(comparisons[-1])
+                for name, reason in reasons.items():
+                    say(f"{job.length:,} bp: {name} was not run: it {reason}")
                 if not as_json:
                     _show(comparisons[-1].to_dict())
     result = {"machine": machine.to_dict(), "comparisons": [c.to_dict() for c in comparisons]}

@@ -1,5 +1,8 @@
 """Other programs' models of the same width, depth and MLP, to measure against."""
 
+from pathlib import Path
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -69,6 +72,47 @@ class MultimoleculeLM(PeerLM):
 def _renamed(key: str) -> str:
     """The original's name of a tensor → multimolecule's."""
     return key.replace("backbone.ln_f.", "model.final_layer_norm.").replace("backbone.", "model.")
+
+
+class PortLM(PeerLM):
+    """A folder for transformers with a causal language model, with its own weights and, if it has any, its own code.
+
+    The code is run. Its tokens must be HyenaDNA's, of which A, C, G and T are 7 to 10. Nothing is downloaded.
+
+    Raises:
+        GenomeLMError: If transformers is not installed, can't open the folder, or its model is of another size.
+    """
+
+    def __init__(self, path: Path, config: ModelConfig) -> None:
+        super().__init__()
+        if not (path / "config.json").is_file():
+            raise GenomeLMError(f"{path}: no folder for transformers: it has no config.json")
+        transformers = require("transformers")
+        try:
+            self.model = transformers.AutoModelForCausalLM.from_pretrained(
+                str(path), trust_remote_code=True, local_files_only=True, dtype=torch.float32
+            )
+        except Exception as error:  # whatever the folder's own code raises
+            reason = str(error).strip().partition("\n")[0]
+            raise GenomeLMError(f"{path}: transformers can't open it: {type(error).__name__}: {reason}") from error
+        self._check_size(path, config)
+        self.ordered = [*self.parameters()]
+
+    def _check_size(self, path: Path, config: ModelConfig) -> None:
+        theirs = self.model.config
+        wanted = {"width": config.d_model, "number of blocks": config.n_layer}
+        names = {"width": ("hidden_size", "d_model"), "number of blocks": ("num_hidden_layers", "n_layer")}
+        for what, value in wanted.items():
+            found = next((getattr(theirs, name) for name in names[what] if hasattr(theirs, name)), None)
+            if found != value:
+                raise GenomeLMError(
+                    f"{path}: its {what} is {found}, and {value} here: choose --preset and --layers of the same size"
+                )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits of the token after each position: (B, L) ids → (B, L, vocabulary)."""
+        logits: Tensor = self.model(ids).logits
+        return logits
 
 
 class TransformerLM(PeerLM):

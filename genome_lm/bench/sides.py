@@ -3,7 +3,8 @@
 A side runs in a process of its own, with its own environment and settings. `original` is the original's way;
 `original-kept-memory` is the same with glibc told to keep freed memory instead of giving it back to the system.
 `original-file` runs the original's own standalone file, which the user has, and `multimolecule` that package's model
-of the same weights. `transformer` is a plain transformer of the same width, depth and MLP.
+of the same weights. `port` is a folder for transformers, with its own code and weights. `transformer` is a plain
+transformer of the same width, depth and MLP.
 The ablations are this package with one of its levers off. The other shapes are other models of the same width and
 depth.
 """
@@ -33,10 +34,11 @@ class Side:
     Attributes:
         name: What it is called.
         implementation: Which program: "genome-lm", "original", "original-file" (the job's), "multimolecule",
-            "transformer" or "pyfaidx".
+            "transformer", "port" (the job's) or "pyfaidx".
         environment: Variables of its process.
         settings: What it changes in modules, "module:NAME" or "module:Class.name" → value.
         shape: Fields of the model's shape that it changes: it is another model, whose results are others.
+        own_weights: Whether its weights are not ours.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Side:
     environment: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     shape: dict[str, Any] = field(default_factory=dict)
+    own_weights: bool = False
 
     def apply(self, change: Callable[[Any, str, Any], None] = setattr) -> None:
         """Change the settings, in this process."""
@@ -99,9 +102,12 @@ _MODEL_SIDES = (
     Side("original-file", "original-file", environment=_SPIN),
     *ABLATIONS,
 )
-_MULTIMOLECULE = Side("multimolecule", "multimolecule", environment=_SPIN)
+_FORWARD_SIDES = (
+    Side("multimolecule", "multimolecule", environment=_SPIN),
+    Side("port", "port", environment={"HF_HUB_OFFLINE": "1", **_SPIN}, own_weights=True),
+)
 SIDES: dict[Kind, dict[str, Side]] = {
-    "forward": {side.name: side for side in (*_MODEL_SIDES, _MULTIMOLECULE, *OTHER_SHAPES)},
+    "forward": {side.name: side for side in (*_MODEL_SIDES, *_FORWARD_SIDES, *OTHER_SHAPES)},
     "train": {side.name: side for side in (*_MODEL_SIDES, *OTHER_SHAPES)},
     "generate": {side.name: side for side in _MODEL_SIDES[:4]},
     "load": {side.name: side for side in (Side(OURS), Side("pyfaidx", "pyfaidx"))},

@@ -2,14 +2,17 @@
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from genome_lm.bench.compare import Comparison
+from genome_lm.bench.extrapolation import FITTED, Figures, Limits, expected, form_of
+from genome_lm.bench.sides import OURS, Side
+from genome_lm.bench.work import Job
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file
 
@@ -32,6 +35,8 @@ class Point:
         busy_times_slower: Ratio to ours there.
         runs: Warm runs; 0 where the first, cold one counts.
         threads: Threads that computed.
+        extrapolated: The form by which seconds and peak were extrapolated (`genome_lm.bench.extrapolation`); empty
+            where they were measured.
     """
 
     kind: str
@@ -47,6 +52,12 @@ class Point:
     busy_times_slower: float
     runs: int
     threads: int
+    extrapolated: str = ""
+
+    @property
+    def figures(self) -> Figures:
+        """What was measured, or extrapolated."""
+        return Figures(self.length, self.seconds, self.peak)
 
 
 def points(comparison: Comparison) -> list[Point]:
@@ -77,6 +88,8 @@ def read(path: Path) -> list[Point]:
         reader = csv.DictReader(file)
         for row in reader:
             try:
+                # Older tables have measured rows alone.
+                row.setdefault("extrapolated", "")
                 rows.append(Point(**{f.name: f.type(row[f.name]) for f in fields(Point)}))  # type: ignore[operator]
             except (KeyError, TypeError, ValueError) as error:
                 raise GenomeLMError(
@@ -87,9 +100,12 @@ def read(path: Path) -> list[Point]:
 
 
 def add(path: Path, new: Sequence[Point]) -> list[Point]:
-    """Add rows to a table, in the place of those of the same work, length and side; gives all rows."""
+    """Add measured rows to a table, in the place of those of the same work, length and side; gives all rows.
+
+    What can be extrapolated is added too, anew each time, see `with_extrapolated`.
+    """
     replaced = {_what(point) for point in new}
-    rows = [*(point for point in read(path) if _what(point) not in replaced), *new]
+    rows = with_extrapolated([*(point for point in measured(read(path)) if _what(point) not in replaced), *new])
     rows.sort(key=lambda point: (point.kind, point.preset, point.layers, point.length))
     with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Point)], lineterminator="\n")
@@ -102,17 +118,87 @@ def _what(point: Point) -> tuple[str, str, int, int, str]:
     return point.kind, point.preset, point.layers, point.length, point.side
 
 
-def extrapolate(lengths: Sequence[int], seconds: Sequence[float], wanted: Iterable[int]) -> list[float]:
-    """Seconds at greater lengths, on the power of the length through the two longest that were measured."""
-    (l0, l1), (s0, s1) = lengths[-2:], seconds[-2:]
-    power = math.log(s1 / s0) / math.log(l1 / l0)
-    return [s1 * (length / l1) ** power for length in wanted]
+class Sweep:
+    """Points of several lengths, which say what can be run at the next one.
+
+    Args:
+        path: A table to add to; None for none.
+        limits: Of the sides; ours, the first, is always run.
+    """
+
+    def __init__(self, path: Path | None, limits: Limits) -> None:
+        self._path, self._limits = path, limits
+        self._rows = [] if path is None else measured(read(path))
+
+    def choose(self, job: Job, sides: Sequence[Side], repeats: int) -> tuple[list[Side], int, dict[str, str]]:
+        """The sides to run, how often after the first time, and why others are not run, by name."""
+        work = job.kind, job.preset, job.config.n_layer if job.preset else 0
+        reasons, figures = {}, []
+        for side in sides:
+            known = [row for row in self._rows if row.side == side.name]
+            known = [row for row in known if (row.kind, row.preset, row.layers) == work and row.length < job.length]
+            figures.append(expected(side.name, [row.figures for row in known], job.length))
+            if side is not sides[0] and (reason := self._limits.reason_against(figures[-1])):
+                reasons[side.name] = reason
+        chosen = [side for side in sides if side.name not in reasons]
+        ran = [each for side, each in zip(sides, figures, strict=True) if side.name not in reasons]
+        return chosen, self._limits.rounds(repeats, ran), reasons
+
+    def take(self, comparison: Comparison) -> None:
+        """Add what was measured."""
+        if comparison.job.kind == "load":
+            return
+        new = points(comparison)
+        self._rows += new
+        if self._path is not None:
+            add(self._path, new)
+
+
+def measured(rows: Iterable[Point]) -> list[Point]:
+    """Those that were measured."""
+    return [row for row in rows if not row.extrapolated]
+
+
+def with_extrapolated(rows: Sequence[Point]) -> list[Point]:
+    """Measured rows, and extrapolated ones of each side at all lengths of the same work beyond its own.
+
+    A side that was measured at fewer than three lengths is not extrapolated.
+    """
+    groups: dict[tuple[str, str, int], list[Point]] = {}
+    for row in rows:
+        groups.setdefault((row.kind, row.preset, row.layers), []).append(row)
+    return [*rows, *(row for group in groups.values() for row in _extrapolated(group))]
+
+
+def _extrapolated(rows: Sequence[Point]) -> Iterator[Point]:
+    """Of one work."""
+    by_length = {row.length: row for row in rows if row.side == OURS}
+    for side in dict.fromkeys(row.side for row in rows):
+        own = [row for row in rows if row.side == side]
+        last = max(own, key=lambda row: row.length)
+        for length in sorted({row.length for row in rows if row.length > last.length}):
+            figures = expected(side, [row.figures for row in own], length)
+            if len(own) < FITTED or figures is None:
+                continue
+            ours = by_length.get(length)
+            yield replace(
+                last,
+                length=length,
+                seconds=figures.seconds,
+                peak=figures.peak,
+                times_slower=figures.seconds / ours.seconds if ours else math.nan,
+                times_cpu=math.nan,
+                busy_seconds=math.nan,
+                busy_times_slower=math.nan,
+                runs=0,
+                extrapolated=form_of(side).name,
+            )
 
 
 def plot_sweep(path: Path, rows: Sequence[Point]) -> None:
     """Write a figure of seconds against length: alone, and beside busy neighbours where that was measured.
 
-    A side that was not run at the greater lengths is extrapolated from its two longest: a dashed line, hollow points.
+    Extrapolated rows are drawn as a dashed line with hollow points.
 
     Raises:
         GenomeLMError: If the rows are of several kinds of work or models.
@@ -136,15 +222,14 @@ def plot_sweep(path: Path, rows: Sequence[Point]) -> None:
 
 
 def _draw_side(axes: Axes, rows: Sequence[Point], side: str, column: str, color: str) -> None:
-    own = [(row.length, getattr(row, column)) for row in rows if row.side == side]
-    if not own:
+    own = [row for row in rows if row.side == side]
+    seen, beyond = measured(own), [row for row in own if row.extrapolated]
+    if not seen:
         return
-    lengths, seconds = map(list, zip(*own, strict=True))
-    beyond = sorted({row.length for row in rows if row.length > lengths[-1]}) if len(own) > 1 else []
-    axes.plot(lengths, seconds, "o-", color=color, label=side, markersize=4)
+    style = {"color": color, "markersize": 4}
+    axes.plot([row.length for row in seen], [getattr(row, column) for row in seen], "o-", label=side, **style)
     if beyond:
-        values = extrapolate(lengths, seconds, beyond)
-        axes.plot([lengths[-1], *beyond], [seconds[-1], *values], "--", color=color)
-        axes.plot(
-            beyond, values, "o", color=color, markerfacecolor="none", markersize=4, label=f"{side}, extrapolated"
-        )
+        dashed = [seen[-1], *beyond]
+        axes.plot([row.length for row in dashed], [getattr(row, column) for row in dashed], "--", color=color)
+        hollow = {**style, "markerfacecolor": "none", "label": f"{side}, extrapolated"}
+        axes.plot([row.length for row in beyond], [getattr(row, column) for row in beyond], "o", **hollow)

@@ -12,7 +12,7 @@ from torch import Tensor
 from genome_lm.alphabet import LETTER_TO_TOKEN, NUCLEOTIDES, decode
 from genome_lm.bench.original import OriginalLM
 from genome_lm.bench.original_file import OriginalFileLM
-from genome_lm.bench.peers import MultimoleculeLM, PeerLM, TransformerLM
+from genome_lm.bench.peers import MultimoleculeLM, PeerLM, PortLM, TransformerLM
 from genome_lm.bench.sides import OURS, Kind, Side
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.genome import GenomeStore
@@ -43,6 +43,7 @@ class Job:
         seed: Of weights, sequences and windows.
         original: The original's standalone file, for the side that runs it.
         layers: Blocks of the model; 0 for the preset's.
+        port: The folder for transformers, for the side that runs it.
     """
 
     kind: Kind
@@ -53,6 +54,7 @@ class Job:
     seed: int = 0
     original: str = ""
     layers: int = 0
+    port: str = ""
 
     @property
     def config(self) -> ModelConfig:
@@ -95,6 +97,8 @@ def _way(model: HyenaLM, job: Job, implementation: str) -> Way:
         return model
     if implementation == "original-file":
         return OriginalFileLM(Path(job.original), model)
+    if implementation == "port":
+        return PortLM(Path(job.port), model.config)
     if implementation == "multimolecule":
         return MultimoleculeLM(model)
     return TransformerLM(model.config) if implementation == "transformer" else OriginalLM(model)

@@ -4,6 +4,9 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,17 +16,19 @@ import torch
 
 from genome_lm.alphabet import A, T
 from genome_lm.bench import ABLATIONS, OURS, Job, Machine, compare, side
+from genome_lm.bench.extrapolation import Figures, Limits, expected, form_of
 from genome_lm.bench.floor import floor
 from genome_lm.bench.neighbours import neighbours
 from genome_lm.bench.original import OriginalLM
 from genome_lm.bench.peers import TransformerLM
 from genome_lm.bench.sides import OTHER_SHAPES, Side
-from genome_lm.bench.sweep import Point, add, extrapolate, plot_sweep, read
+from genome_lm.bench.sweep import Point, Sweep, add, plot_sweep, read
 from genome_lm.bench.work import Work, prepare
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM
 from genome_lm.threads import NUMBER
+from tests.checkpoint.test_for_transformers import TRANSFORMERS
 from tests.conftest import Genome
 
 compare_module = importlib.import_module("genome_lm.bench.compare")
@@ -56,10 +61,6 @@ def test_original_is_the_same_model_forward_and_backward(length: int, monkeypatc
 
 STANDALONE = """
 import torch
-from genome_lm.bench.original import OriginalLM
-from genome_lm.bench.peers import TransformerLM
-from genome_lm.bench.sides import OTHER_SHAPES, Side
-from genome_lm.bench.sweep import Point, add, extrapolate, plot_sweep, read
 from genome_lm.checkpoint import hyenadna
 from genome_lm.config import ModelConfig
 from genome_lm.model import HyenaLM
@@ -135,17 +136,107 @@ def test_a_sweep_adds_to_its_table_and_is_drawn(tmp_path: Path) -> None:
     peer = dataclasses.replace(row, side="transformer", seconds=3.0, times_slower=3.0)
     longer = [dataclasses.replace(point, length=200) for point in (row, peer)]
     add(table, [row, peer])
-    again = dataclasses.replace(row, seconds=1.5)
-    rows = add(table, [again, *longer, dataclasses.replace(row, length=400)])
-    assert rows == read(table) == [peer, again, *longer, dataclasses.replace(row, length=400)]
+    again, longest = dataclasses.replace(row, seconds=1.5), dataclasses.replace(row, length=800)
+    rows = add(table, [again, *longer, longest])
+    # Two lengths are too few to extrapolate from.
+    assert rows == [peer, again, *longer, longest]
+    again_peer = dataclasses.replace(peer, length=400, seconds=48.0)
+    rows = add(table, [again_peer, dataclasses.replace(row, length=1_600)])
+    made = [point for point in rows if point.extrapolated]
+    assert [(point.side, point.length, point.extrapolated) for point in made] == [
+        ("transformer", 800, "a L^2 + b L"),
+        ("transformer", 1_600, "a L^2 + b L"),
+    ]
+    assert all(point.runs == 0 and np.isnan(point.busy_seconds) for point in made)
+    assert made[0].times_slower == pytest.approx(made[0].seconds / longest.seconds)
+    assert [point.length for point in read(table) if point.extrapolated] == [800, 1_600]
+    rows = add(table, [dataclasses.replace(peer, length=800, seconds=200.0)])
+    assert [point.length for point in rows if point.extrapolated] == [1_600]
     plot_sweep(figure, rows)
     assert figure.stat().st_size > 1_000
-    assert extrapolate([50, 100, 200], [9.0, 1.0, 4.0], [400, 800]) == pytest.approx([16, 64])
     with pytest.raises(GenomeLMError, match="several kinds"):
         plot_sweep(figure, [*rows, dataclasses.replace(row, layers=3)])
     table.write_text("a,b\n1,2\n")
     with pytest.raises(GenomeLMError, match="line 2: no row"):
         read(table)
+
+
+@pytest.mark.parametrize("name", ["transformer", "original-file"])
+def test_a_side_is_extrapolated_by_the_form_of_its_work(name: str) -> None:
+    def seconds(length: int) -> float:
+        leading = length**2 / 1e4 if name == "transformer" else length * np.log2(length)
+        return float(3 * leading + 7 * length)
+
+    # The first length has overheads of its own, and is left out.
+    known = [Figures(n, seconds(n) + (n < 1_000) * 1e9, 100 + n) for n in (4_096, 256, 1_024, 16_384)]
+    found = expected(name, known, 10**6)
+    assert found is not None
+    assert (found.seconds, found.peak) == (pytest.approx(seconds(10**6)), 100 + 10**6)
+    assert expected(name, [], 10) is None
+    # Overheads alone: no term is negative, so that nothing gets shorter with the length.
+    flat = [form_of(name).fitted([100, 200, 400], [5.0, 5.0, 5.0])(n) for n in (400, 800, 1_600)]
+    assert flat == sorted(flat)
+    assert min(flat) > 0
+
+
+def test_sides_beyond_the_limits_are_not_run(tmp_path: Path) -> None:
+    row = Point("forward", "tiny-1k", 2, 100, OURS, 1.0, 1.0, 1.0, 10**6, 2.0, 1.0, 3, 2)
+    rows = [row, dataclasses.replace(row, side="transformer", seconds=2.0, peak=10**9)]
+    add(
+        tmp_path / "sweep.csv", [*rows, *(dataclasses.replace(each, length=200, peak=2 * each.peak) for each in rows)]
+    )
+    sides = [side("forward", OURS), side("forward", "transformer")]
+    job = Job("forward", 400, "tiny-1k")
+
+    def choose(limits: Limits) -> tuple[list[str], int, dict[str, str]]:
+        chosen, rounds, reasons = Sweep(tmp_path / "sweep.csv", limits).choose(job, sides, 5)
+        return [each.name for each in chosen], rounds, reasons
+
+    both = [OURS, "transformer"]
+    assert choose(Limits(5 * 10**9)) == (both, 5, {})
+    assert choose(Limits(3 * 10**9)) == ([OURS], 5, {"transformer": "would take about 4.0 GB of memory"})
+    names, rounds, reasons = choose(Limits(5 * 10**9, seconds=1.0))
+    assert (names, rounds) == ([OURS], 0)
+    assert "would take about" in reasons["transformer"]
+    assert choose(Limits(5 * 10**9, seconds=100.0)) == (both, 5, {})
+    # Without lengths below this one nothing is known.
+    assert Sweep(None, Limits(0, 0)).choose(job, sides, 5) == (sides, 5, {})
+
+
+IN_ANOTHER = """
+import sys
+import numpy as np
+from genome_lm.bench import Job, side
+from genome_lm.bench.work import prepare
+from genome_lm.checkpoint import export_for_transformers
+from genome_lm.config import PRESETS
+from genome_lm.errors import GenomeLMError
+from genome_lm.model import HyenaLM
+import dataclasses, pathlib, torch
+
+folder = pathlib.Path(sys.argv[1], "port")
+torch.manual_seed(0)
+export_for_transformers(HyenaLM(PRESETS["tiny-1k"]).eval(), folder)
+job = Job("forward", length=50, preset="tiny-1k", port=str(folder))
+ours, theirs = (prepare(job, side("forward", name))(0) for name in ("genome-lm", "port"))
+np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+try:
+    prepare(dataclasses.replace(job, layers=3), side("forward", "port"))
+except GenomeLMError as error:
+    print(error)
+"""
+
+
+def test_a_port_is_run_from_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(GenomeLMError, match=r"no config\.json"):
+        work(Job("forward", length=50, preset="tiny-1k", port=str(tmp_path)), "port")
+    if not TRANSFORMERS.is_dir() and importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), str(TRANSFORMERS)])}
+    command = [sys.executable, "-c", IN_ANOTHER, str(tmp_path)]
+    done = subprocess.run(command, env={**environment, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "its number of blocks is 2, and 3 here" in done.stdout
 
 
 def test_original_is_of_order_2() -> None:
