@@ -58,10 +58,12 @@ class Loggers:
 
     Args:
         opened: Lightning's loggers by name.
+        logged: Of loggers that keep what a killed session wrote after its last save: the most bases that a row of
+            theirs has. Rows of these steps, which are taken again, are not written twice.
     """
 
-    def __init__(self, opened: Mapping[str, Logger]) -> None:
-        self._opened = dict(opened)
+    def __init__(self, opened: Mapping[str, Logger], logged: Mapping[str, float]) -> None:
+        self._opened, self._logged = dict(opened), logged
 
     def describe(self, recipe: Mapping[str, Any]) -> None:
         """Tell the trackers what is trained, and how."""
@@ -73,7 +75,8 @@ class Loggers:
         values = {name: value for name, value in row._asdict().items() if value is not None and math.isfinite(value)}
         step = values.pop("step")
         for name in list(self._opened):
-            self._try(name, lambda logger: logger.log_metrics(values, int(step)))
+            if row.bases > self._logged.get(name, 0):
+                self._try(name, lambda logger: logger.log_metrics(values, int(step)))
 
     def __enter__(self) -> "Loggers":
         return self
@@ -105,14 +108,15 @@ def open_loggers(names: Sequence[str] | None, run: Path, first_step: int) -> Log
         names = ["tensorboard"] if _has_tensorboard() else []
     ids = _read_ids(run)
     opened: dict[str, Logger] = {}
+    logged: dict[str, float] = {}
     for name in dict.fromkeys(names):
         if name == "tensorboard":
             opened[name] = TensorBoardLogger(run, "tensorboard", "", purge_step=first_step)
         elif name != "csv":
-            opened[name], ids[name] = _open_tracker(name, run, ids.get(name))
+            opened[name], ids[name], logged[name] = _open_tracker(name, run, ids.get(name))
             with replacing_file(run / LOGGERS) as temporary:
                 temporary.write_text(json_text(ids) + "\n", encoding="utf-8")
-    return Loggers(opened)
+    return Loggers(opened, logged)
 
 
 def _has_tensorboard() -> bool:
@@ -129,8 +133,8 @@ def _read_ids(run: Path) -> dict[str, str]:
     return typed(dict[str, str], read_json(path), str(path)) if path.exists() else {}
 
 
-def _open_tracker(name: str, run: Path, run_id: str | None) -> tuple[Logger, str]:
-    """A tracker's logger, and the run's id in it."""
+def _open_tracker(name: str, run: Path, run_id: str | None) -> tuple[Logger, str, float]:
+    """A tracker's logger, the run's id in it, and `logged` of `Loggers`."""
     shown = printable(str(run))[-100:]
     try:
         if name == "wandb":
@@ -140,12 +144,13 @@ def _open_tracker(name: str, run: Path, run_id: str | None) -> tuple[Logger, str
                 mode=os.environ.get("WANDB_MODE", "offline"), settings={"console": "off"},
             )  # fmt: skip
             wandb.experiment.name  # noqa: B018 — begins the run
-            return wandb, run_id
+            return wandb, run_id, 0
         mlflow = MLFlowLogger(
             os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), run_name=shown, run_id=run_id,
             tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(run / 'mlflow.db').resolve()}",
         )  # fmt: skip
-        return mlflow, str(mlflow.run_id)
+        run_id = str(mlflow.run_id)
+        return mlflow, run_id, mlflow.experiment.get_run(run_id).data.metrics.get("bases", 0)
     except Exception as error:
         told = f"; without {run / LOGGERS} it begins a new run" if run_id is not None and name == "mlflow" else ""
         raise GenomeLMError(f"logger {name} can't be opened: {_without_secrets(error)}{told}") from error

@@ -288,6 +288,8 @@ def _fit(
     if system.next_step == config.steps:
         return saver
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # It warns that the first run makes the experiment in a new mlflow.db.
+    logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
     names = () if process_rank(machine.processes) else machine.loggers
     with open_loggers(names, out, system.next_step) as loggers, warnings.catch_warnings():
         # Lightning advises more workers; its advice on logging is for its own loggers.

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -16,6 +17,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.mixture_config import one_source
 from genome_lm.training import Machine, TrainingResult, loggers, train
 from genome_lm.training.loggers import LOGGERS, LoggerName
+from genome_lm.training.metrics import Metrics
 from genome_lm_cli.train import Logger
 from tests.conftest import Genome
 from tests.tiny import TINY_MODEL
@@ -59,6 +61,10 @@ def tracker(monkeypatch: pytest.MonkeyPatch) -> Tracker:
             if step == tracker.stop_at:
                 tracker.stop_at = -1
                 os.kill(os.getpid(), signal.SIGTERM)
+
+        def get_run(self, run_id: str) -> SimpleNamespace:
+            metrics = tracker.runs[run_id][-1][1] if tracker.runs[run_id] else {}
+            return SimpleNamespace(data=SimpleNamespace(metrics=metrics))
 
         def log_hyperparams(self, params: Any, *_: Any) -> None:
             tracker.recipes.append(params)
@@ -107,6 +113,17 @@ def test_a_killed_run_goes_on_under_its_ids(tracker: Tracker, genome: Genome, tm
     assert tracker.recipes[0]["model"]["d_model"] == 16
     assert tracker.recipes[0]["training"]["lr"] == RECIPE.lr
     assert not (out / "tensorboard").exists()
+
+
+def test_mlflow_gets_each_step_once(tracker: Tracker, tmp_path: Path) -> None:
+    """A session killed without notice has logged steps after its last save, which the next one takes again."""
+    row = Metrics(0, 0, 32, 8, 0, 1e-3, 1.3, 3.7, 1.9, 0.5, 1.0, 1e3, 100.0, None, None)
+    for first, end in ((0, 3), (1, 5)):
+        with loggers.open_loggers(["mlflow"], tmp_path, first) as opened:
+            for step in range(first, end):
+                opened.write(row._replace(step=step, bases=256 * (step + 1)))
+    ((_, logged),) = tracker.runs.items()
+    assert [step for step, _ in logged] == list(range(5))
 
 
 def test_nothing_is_sent_unless_the_environment_asks(
