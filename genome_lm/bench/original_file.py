@@ -1,6 +1,7 @@
 """The model of the original's own standalone file, standalone_hyenadna.py of HazyResearch/hyena-dna, as it is.
 
-The file is Python code that the user names, and it is run. It imports einops, torchvision and transformers.
+The file is Python code that the user names, and it is run. It imports einops, torchvision and transformers, also from
+its own folder, where a stand-in for torchvision is seen by no other side.
 """
 
 import importlib.util
@@ -60,8 +61,11 @@ def _run(path: Path) -> ModuleType:
     if spec is None or spec.loader is None or not path.is_file():
         raise GenomeLMError(f"{path}: no Python file")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
     except ImportError as error:
         raise GenomeLMError(f"{path}: needs what is not installed: {error}") from error
+    finally:
+        sys.path.pop(0)
     return module

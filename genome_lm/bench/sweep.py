@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -226,7 +227,7 @@ def _draw_side(axes: Axes, rows: Sequence[Point], side: str, column: str, color:
     seen, beyond = measured(own), [row for row in own if row.extrapolated]
     if not seen:
         return
-    style = {"color": color, "markersize": 4}
+    style: dict[str, Any] = {"color": color, "markersize": 4}
     axes.plot([row.length for row in seen], [getattr(row, column) for row in seen], "o-", label=side, **style)
     if beyond:
         dashed = [seen[-1], *beyond]

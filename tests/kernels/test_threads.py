@@ -10,7 +10,7 @@ from genome_lm.alphabet import A, T
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import dispatch
 from genome_lm.kernels.cpu import proof, stages, workers
-from genome_lm.kernels.cpu.mixer import FilterWeights, MixerWeights, residual_mixer
+from genome_lm.kernels.cpu.mixer import POSITIONS, FilterWeights, MixerWeights, residual_mixer
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp
 from genome_lm.kernels.cpu.pieces import Work, backward_stages, forward_stages, recomputed_stage
 from genome_lm.kernels.cpu.torch_private import thread_setters
@@ -86,7 +86,7 @@ def test_pieces_are_those_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     mlp = MlpWeights(*norm, torch.randn(48, 24), torch.zeros(48), torch.randn(24, 48), torch.zeros(24))
     out = residual_mlp(residual_mixer(x, mixer, filters, 1e-5), mlp, 1e-5)
     forward = [len(stage.sizes) for stage in forward_stages(work)]
-    with_filters = workers.rows_of_piece(701, workers.Sizes(128, 512, 4_096))
+    with_filters = workers.rows_of_piece(701, POSITIONS)
     assert shared == [forward[0] + -(-701 // with_filters), *forward[1:]]
     shared.clear()
     out.sum().backward()
@@ -100,5 +100,5 @@ def test_large_work_is_balanced_over_64_threads(batch: int, length: int, width: 
     work = Work(batch, length, width, 4 * width)
     whole = [*forward_stages(work), *backward_stages(work), recomputed_stage("loss", batch * length, 1_024)]
     for stage in whole:
-        assert balance(stage.sizes, 64) < 1.13, stage.name
+        assert balance(stage.sizes, 64) < 1.25, stage.name
         assert balance(stage.sizes, 2) < 1.05, stage.name

@@ -25,7 +25,7 @@ BACKWARD = Sizes(least=128, large=512, most=1_024)
 
 def forward_sizes(inner: int, itemsize: int) -> Sizes:
     """Positions that a thread takes at one time in the forward pass, with so many channels of the hidden layer."""
-    return Sizes(128, 256, max(128, HIDDEN_BYTES // (inner * itemsize)))
+    return Sizes(256, 256, max(256, HIDDEN_BYTES // (inner * itemsize)))
 
 
 class MlpWeights(NamedTuple):
