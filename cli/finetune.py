@@ -180,7 +180,11 @@ def finetune(
             out,
             task.value,
             config,
-            genomes={name: str(store.path.resolve()) for name, store in stores.items() if store is not None},
+            genomes={
+                name: str(store.path.resolve() if isinstance(store.path, Path) else store.path)
+                for name, store in stores.items()
+                if store is not None
+            },
             pool=pool.value if pool else None,
             strand=strand.value if strand else None,
             leak_policy=leaks.value,  # type: ignore[arg-type]

@@ -117,7 +117,10 @@ def generate(
 def _contigs(path: Path) -> "Iterable[Contig]":
     """The training sequence; a wrong path is an error at once, before the work begins."""
     from genome_lm.genome import GenomeStore, fasta_contigs, store_contigs
+    from genome_lm.store_place import is_url
 
+    if is_url(path):
+        return store_contigs(GenomeStore(path))
     if not path.exists():
         raise GenomeLMError(f"{path}: no such genome store or FASTA file")
     return store_contigs(GenomeStore(path)) if path.is_dir() else fasta_contigs(path)

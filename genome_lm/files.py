@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 from genome_lm.compression import DAMAGES, bgzip_output, unpacked
 from genome_lm.errors import GenomeLMError
 from genome_lm.lines import lines_of
+from genome_lm.store_place import is_url, store_place
 
 Report = Callable[[memoryview], None]
 _BLOCK = 1 << 20
@@ -97,6 +98,7 @@ def replacing(files: Sequence[Path] = (), folders: Sequence[Path] = ()) -> Itera
 
 def _writable(path: Path, is_folder: bool) -> Path:
     """Where an output is to be written: `path`, or what it links to."""
+    _refuse_url(path)
     with writing(path):
         place = Path(os.path.realpath(path)) if path.is_symlink() or path.name in ("", "..") else path
         if place.is_symlink():
@@ -172,6 +174,7 @@ def folder_around(path: Path) -> Iterator[None]:
     Raises:
         GenomeLMError: If the folder can't be made; it names the output.
     """
+    _refuse_url(path)
     try:
         new = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,6 +210,13 @@ def writing(path: Path) -> Iterator[None]:
             raise
         named = _output_of(Path(os.fsdecode(error.filename))) if isinstance(error.filename, str | bytes) else path
         raise GenomeLMError(f"{named}: {error.strerror or error}") from error
+
+
+def _refuse_url(path: Path) -> None:
+    if is_url(path):
+        raise GenomeLMError(
+            f"{store_place(path)}: outputs are written to this machine only; give a path, and copy the output there"
+        )
 
 
 def _output_of(path: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from genome_lm.config import CONDITION_IDS, Condition, check_condition
 from genome_lm.documents import read_yaml
 from genome_lm.errors import GenomeLMError, naming
+from genome_lm.store_place import is_url
 from genome_lm.text import repeated_names, some_of
 from genome_lm.typed import Within, typed
 
@@ -201,7 +202,7 @@ def _within(folder: Path, source: SourceConfig) -> SourceConfig:
     weights = source.base_weights
     return replace(
         source,
-        genome=str(folder / source.genome),
+        genome=source.genome if is_url(source.genome) else str(folder / source.genome),
         intervals=str(folder / source.intervals),
         base_weights=weights and replace(weights, track=str(folder / weights.track)),
         regions=source.regions and str(folder / source.regions),

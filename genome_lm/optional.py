@@ -7,6 +7,7 @@ from genome_lm.errors import GenomeLMError
 
 _PACKAGES = {
     "Bio": "biopython",
+    "fsspec": "'genome-lm[remote]'",
     "google_crc32c": "google-crc32c",
     "sklearn": "scikit-learn",
     "sqlalchemy": "mlflow",
@@ -15,6 +16,7 @@ _PACKAGES = {
 """What pip calls a library, where Python calls it otherwise."""
 _USES = {
     "Bio": "compressed outputs, flat files and genetic codes",
+    "fsspec": "genome stores by URL",
     "gffutils": "GFF3 and GTF files",
     "google_crc32c": "genome stores",
     "h5py": ".h5ad files",

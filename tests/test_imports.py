@@ -31,6 +31,7 @@ LAYERS = [
         "mapped",
         "mixture_config",
         "optional",
+        "store_place",
         "strands",
         "text",
         "threads",

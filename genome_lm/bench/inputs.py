@@ -33,4 +33,7 @@ def load_inputs(fasta: Path, genome: Path | None, folder: Path) -> tuple[Path, P
             target.writelines(read_blocks(fasta))
     else:
         plain.symlink_to(fasta.resolve())
-    return plain, genome or build_store([plain], folder / "genome.zarr").path
+    if genome is None:
+        genome = folder / "genome.zarr"
+        build_store([plain], genome)
+    return plain, genome

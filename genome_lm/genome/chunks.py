@@ -219,8 +219,8 @@ class ChunkReader:
         self._cache: OrderedDict[int, Codes] = OrderedDict()
         self._packed: dict[int, bytes] = {}  # of the present read, the chunks behind the one that was decoded last
         # One piece of memory for good: the system gives its pages as they are used, and takes none back.
-        room = max(1, min(chunks.count, cache_bytes // chunks.chunk))
-        self._free = list(np.empty((room, chunks.chunk), dtype=np.uint8))
+        self._room = max(1, min(chunks.count, cache_bytes // chunks.chunk))
+        self._free = list(np.empty((self._room, chunks.chunk), dtype=np.uint8))
 
     def read(self, start: int, out: Codes) -> None:
         """Fill `out`, (n,) uint8, with the codes from position `start` on."""
@@ -249,6 +249,11 @@ class ChunkReader:
             for i in part.tolist():
                 self.read(int(starts[i]), codes[i])
         return codes
+
+    def announce(self, numbers: npt.NDArray[np.integer]) -> None:
+        """Have the reading of chunks, rising, begin that are not here yet, as far as they have room here."""
+        missing = [number for number in numbers.tolist() if number not in self._cache]
+        self._chunks.announce(np.array(missing[: min(ANNOUNCED, self._room)], dtype=np.int64))
 
     def _decoded(self, number: int, last: int) -> Codes:
         """A chunk's codes, of a read that goes on to chunk `last`."""

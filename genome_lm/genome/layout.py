@@ -7,18 +7,20 @@ compared with what is written here before anything is allocated or decoded.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.documents import json_text, read_bytes, read_json
+from genome_lm.documents import MOST_BYTES, json_text, parse_json, read_bytes
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.codes import LETTERS, MASK_BIT, Codes
+from genome_lm.store_place import StoreUrl
 from genome_lm.typed import typed
 
 FORMAT = "genome-lm-genome"
@@ -117,18 +119,47 @@ def write_layout(folder: Path, tables: Tables, sharding: Sharding, provenance: d
         (folder / place / "zarr.json").write_text(json_text(document), encoding="utf-8")
 
 
-def read_layout(path: Path) -> Layout:
+class Files(Protocol):
+    """The files of a store, by their paths within it."""
+
+    def whole(self, names: Sequence[str], most: Sequence[int]) -> list[bytes | None]:
+        """Files as a whole, of at most so many bytes each; None for one that is not there."""
+
+
+class LocalFiles:
+    """The files of a store in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def whole(self, names: Sequence[str], most: Sequence[int]) -> list[bytes | None]:
+        """See `Files`.
+
+        Raises:
+            GenomeLMError: If one can't be read, is no file, or is longer.
+        """
+        paths = [self._folder / name for name in names]
+        return [
+            read_bytes(path, limit) if os.path.exists(path) else None for path, limit in zip(paths, most, strict=True)
+        ]
+
+
+def read_layout(path: Path | StoreUrl, files: Files) -> Layout:
     """What a store's files hold, verified.
+
+    Args:
+        path: What errors call the store.
+        files: Its files.
 
     Raises:
         GenomeLMError: If there is no genome store, one of another version, or a file is not as it was written.
     """
-    attributes = _read_attributes(path)
+    attributes = _read_attributes(path, files)
     try:
-        documents = {name: read_json(path / name / "zarr.json") for name in ("sequence", *Tables._fields)}
+        documents = _read_documents(path, files)
         typed(_Attributes, attributes, "zarr.json")
         sharding = _sharding(documents["sequence"])
-        tables = Tables(*(_read_table(path / name, name, documents[name]) for name in Tables._fields))
+        tables = _read_tables(path, files, documents)
         if attributes["sha256"] != _digest(attributes, documents, tables):
             raise GenomeLMError("metadata or tables are not those that the checksum in zarr.json was made of")
         headers = _checked_headers(tables, sharding)
@@ -137,11 +168,11 @@ def read_layout(path: Path) -> Layout:
     return Layout(attributes["provenance"], headers, tables, sharding)
 
 
-def _read_attributes(path: Path) -> dict[str, Any]:
-    file = path / "zarr.json"
-    if not os.path.exists(file):
+def _read_attributes(path: Path | StoreUrl, files: Files) -> dict[str, Any]:
+    (content,) = files.whole(["zarr.json"], [MOST_BYTES])
+    if content is None:
         raise GenomeLMError(f"{path}: no genome store here; make one with `genome-lm genome build`")
-    document = read_json(file)
+    document = parse_json(content, f"{path}/zarr.json")
     attributes = document.get("attributes") if isinstance(document, dict) else None
     if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
         raise GenomeLMError(f"{path}: not a genome store; make one with `genome-lm genome build`")
@@ -154,6 +185,22 @@ def _read_attributes(path: Path) -> dict[str, Any]:
     if not _equal(document, _group_document({**attributes, **constants})):
         raise GenomeLMError(f"{path}: damaged genome store: zarr.json is not as it was written; build it again")
     return attributes
+
+
+def _read_documents(path: Path | StoreUrl, files: Files) -> dict[str, Any]:
+    """The metadata of the arrays, by their names."""
+    names = ["sequence", *Tables._fields]
+    places = [f"{name}/zarr.json" for name in names]
+    contents = files.whole(places, [MOST_BYTES] * len(names))
+    there = [_there(path, place, content) for place, content in zip(places, contents, strict=True)]
+    parsed = (parse_json(content, f"{path}/{place}") for place, content in zip(places, there, strict=True))
+    return dict(zip(names, parsed, strict=True))
+
+
+def _there(path: Path | StoreUrl, place: str, content: bytes | None) -> bytes:
+    if content is None:
+        raise GenomeLMError(f"{path}/{place}: can't read: No such file or directory")
+    return content
 
 
 def _sharding(document: Any) -> Sharding:
@@ -178,9 +225,28 @@ def _sharding(document: Any) -> Sharding:
     return sharding
 
 
-def _read_table(folder: Path, name: str, document: Any) -> npt.NDArray[Any]:
+def _read_tables(path: Path | StoreUrl, files: Files, documents: dict[str, Any]) -> Tables:
+    """The tables, of the shapes that their metadata say."""
+    shapes = {name: _table_shape(name, documents[name]) for name in Tables._fields}
+    sizes = {name: np.dtype(_DTYPES[name]).itemsize * math.prod(shape) for name, shape in shapes.items()}
+    for name, size in sizes.items():
+        if size > _TABLE_BYTES:
+            raise GenomeLMError(f"{name} has {size:,} bytes, more than the {_TABLE_BYTES:,} of any store")
+    places = {name: f"{name}/c/" + "/".join("0" * len(shapes[name])) for name, size in sizes.items() if size}
+    contents = dict(zip(places, files.whole(list(places.values()), [sizes[name] for name in places]), strict=True))
+    tables = []
+    for name, shape in shapes.items():
+        data = _there(path, places[name], contents[name]) if name in places else b""
+        if len(data) != sizes[name]:
+            raise GenomeLMError(f"{name} is cut off")
+        dtype = np.dtype(_DTYPES[name])
+        tables.append(np.frombuffer(data, dtype).astype(dtype.newbyteorder("=")).reshape(shape))
+    return Tables(*tables)
+
+
+def _table_shape(name: str, document: Any) -> list[int]:
     shape = document.get("shape") if isinstance(document, dict) else None
-    columns, dtype = ([2] if name == "n_runs" else []), np.dtype(_DTYPES[name])
+    columns = [2] if name == "n_runs" else []
     if (
         not isinstance(shape, list)
         or shape[1:] != columns
@@ -189,15 +255,7 @@ def _read_table(folder: Path, name: str, document: Any) -> npt.NDArray[Any]:
         or not _equal(document, _table_document(name, shape))
     ):
         raise GenomeLMError(f"{name}/zarr.json is not as it was written")
-    size = dtype.itemsize
-    for length in shape:
-        size *= length
-    if size > _TABLE_BYTES:
-        raise GenomeLMError(f"{name} has {size:,} bytes, more than the {_TABLE_BYTES:,} of any store")
-    data = read_bytes(folder / "c" / "/".join("0" * len(shape)), size) if size else b""
-    if len(data) != size:
-        raise GenomeLMError(f"{name} is cut off")
-    return np.frombuffer(data, dtype).astype(dtype.newbyteorder("=")).reshape(shape)
+    return shape
 
 
 def _checked_headers(tables: Tables, sharding: Sharding) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError, naming
 from genome_lm.genome.codes import Codes
-from genome_lm.genome.sampling import Windows, WindowSampler, fetch_windows, soft_masks
+from genome_lm.genome.sampling import Windows, WindowSampler, announce_windows, fetch_windows, soft_masks
 
 PERIOD = 1 << 16
 """Samples after which the order of the sources repeats. Weights are shares of it: multiples of 1/65,536."""
@@ -170,6 +170,17 @@ class Mixture:
         for number, rows in self._by_source(mixed):
             tokens[rows] = fetch_windows(self.sources[number].sampler.store, mixed.windows.take(rows))
         return tokens
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a source is read from a URL, so that `announce` saves waiting."""
+        return any(source.sampler.store.is_remote for source in self.sources)
+
+    def announce(self, mixed: MixedWindows) -> None:
+        """Have the reading of windows begin that `tokens` will be asked for, of the sources that are at URLs."""
+        for number, rows in self._by_source(mixed):
+            if (store := self.sources[number].sampler.store).is_remote:
+                announce_windows(store, mixed.windows.take(rows))
 
     def soft_masks(self, mixed: MixedWindows) -> npt.NDArray[np.bool_]:
         """Which bases of windows are soft-masked: (n, length)."""

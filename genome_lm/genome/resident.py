@@ -65,6 +65,11 @@ class ResidentTokens(ABC):
             self._load(numbers[~self._present[numbers]])
         return self._windows(starts, length)
 
+    def announce(self, numbers: npt.NDArray[np.integer]) -> None:
+        """Have the reading of chunks, rising, begin that are not here yet."""
+        if self._absent:
+            self._chunks.announce(numbers[~self._present[numbers]][:ANNOUNCED])
+
     def _load(self, absent: npt.NDArray[np.int64]) -> None:
         """Decode and keep chunks, rising."""
         codes = np.empty(min(RUN, len(absent)) * self._chunks.chunk, dtype=np.uint8)

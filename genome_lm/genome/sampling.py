@@ -45,6 +45,11 @@ def fetch_windows(store: GenomeStore, windows: Windows) -> Codes:
     return store.fetch_many(windows.contigs, windows.starts, windows.length, windows.reverse, pad=True)
 
 
+def announce_windows(store: GenomeStore, windows: Windows) -> None:
+    """Have the reading of windows begin that `fetch_windows` will be asked for."""
+    store.announce(windows.contigs, windows.starts, windows.length)
+
+
 def soft_masks(store: GenomeStore, windows: Windows) -> npt.NDArray[np.bool_]:
     """Which bases of windows are soft-masked: (n, length)."""
     places = windows.contigs, windows.starts, windows.length, windows.reverse

@@ -15,9 +15,11 @@ from genome_lm.alphabet import PAD, TOKEN_COMPLEMENT
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.chunks import ChunkReader, Chunks
 from genome_lm.genome.codes import CODE_COMPLEMENT, CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE, Codes
-from genome_lm.genome.layout import read_layout
+from genome_lm.genome.layout import LocalFiles, read_layout
+from genome_lm.genome.remote import RemoteFiles, RemoteShards
 from genome_lm.genome.resident import PackedTokens, PlainTokens, ResidentTokens
 from genome_lm.genome.shard_files import LocalShards
+from genome_lm.store_place import StoreUrl, store_place
 from genome_lm.text import html_table, some_of
 
 CACHE_BYTES = 1 << 30
@@ -106,7 +108,8 @@ class GenomeStore:
     after a read in its parent.
 
     Args:
-        path: The store's folder.
+        path: The store's folder, or a URL that fsspec opens, such as https://host/genome.zarr or s3://bucket/genome.zarr
+            (pip install 'genome-lm[remote]'). There, content is verified as in a folder, and nothing is written.
         cache_bytes: Memory for bases that were read, at most. The tokens of the whole genome, a byte a base in a
             quarter of it if they fit, or four bases a byte; else decoded chunks, those last used.
 
@@ -115,16 +118,23 @@ class GenomeStore:
     """
 
     def __init__(self, path: str | Path, cache_bytes: int = CACHE_BYTES) -> None:
-        self.path = Path(path)
+        self.path = store_place(path)
         self._cache_bytes = cache_bytes
-        layout = read_layout(self.path)
+        files: LocalFiles | RemoteFiles
+        shards: LocalShards | RemoteShards
+        if isinstance(self.path, StoreUrl):
+            files = RemoteFiles(self.path)
+            shards = RemoteShards(files)
+        else:
+            files, shards = LocalFiles(self.path), LocalShards(self.path / "sequence")
+        layout = read_layout(self.path, files)
         self.provenance: dict[str, Any] = layout.provenance
         self.contigs = ContigTable(layout.headers, layout.tables.contig_starts)
         self._n_runs = layout.tables.n_runs
-        self._chunks = Chunks(LocalShards(self.path / "sequence"), layout.sharding, layout.tables.chunk_checksums)
+        self._chunks = Chunks(shards, layout.sharding, layout.tables.chunk_checksums)
         self._reader = cache(self._make_reader)
 
-    def __reduce__(self) -> tuple[type["GenomeStore"], tuple[Path, int]]:
+    def __reduce__(self) -> tuple[type["GenomeStore"], tuple[Path | StoreUrl, int]]:
         return GenomeStore, (self.path, self._cache_bytes)
 
     def _make_reader(self, view: str) -> ChunkReader | ResidentTokens:
@@ -285,6 +295,32 @@ class GenomeStore:
         if minus:
             row = np.frombuffer(bytearray(row[::-1].tobytes().translate(view.complement)), dtype=np.uint8)
         return CODE_TO_LETTER[row] if output == "letters" else row
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the store is at a URL."""
+        return isinstance(self.path, StoreUrl)
+
+    def announce(self, contigs: npt.NDArray[np.integer], starts: npt.NDArray[np.integer], length: int) -> None:
+        """Have the reading of windows begin whose tokens will be fetched, as far as they lie within their contigs.
+
+        Of a store at a URL, their chunks are fetched in the background, within bounds of memory. Of one in a folder,
+        the system is told.
+
+        Args:
+            contigs: As in `fetch_many`.
+            starts: As in `fetch_many`.
+            length: As in `fetch_many`.
+        """
+        offsets, limits = self.contigs.starts[contigs], self.contigs.lengths[contigs]
+        firsts, lasts = np.clip(starts, 0, limits), np.clip(starts + length, 0, limits)
+        within = lasts > firsts
+        if within.any():
+            chunk = self._chunks.chunk
+            first_chunks, last_chunks = (offsets + firsts)[within] // chunk, (offsets + lasts - 1)[within] // chunk
+            steps = np.arange(1 + int((last_chunks - first_chunks).max()))
+            numbers = np.unique(np.minimum(first_chunks[:, None] + steps, last_chunks[:, None]))
+            self._reader("tokens").announce(numbers)
 
     def n_count(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Ambiguous bases (N and other IUPAC codes) in [start, end) of the concatenated sequence: (n,) int64."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from genome_lm.alphabet import PAD
 from genome_lm.config import CONDITION_IDS
@@ -96,8 +96,20 @@ class TrainingSteps(Dataset[StepBatch]):
         tokens[windows.named, 0] = self._condition_ids[windows.sources[windows.named]]
         ids, of_targets = self.objective(tokens, base_weights, plan.first_sample + own)
         weights = np.ascontiguousarray(of_targets)
+        if self.mixture.is_remote:
+            self._announce(step)
         arrays = [torch.from_numpy(array) for array in (tokens, weights, windows.sources, ids)]
         return StepBatch(step, arrays[0], arrays[1], arrays[2], batches, arrays[3])
+
+    def _announce(self, step: int) -> None:
+        """Have the reading begin of the step that is asked for next here, while the model goes through this one."""
+        worker = get_worker_info()
+        following = step + (1 if worker is None else worker.num_workers)
+        if following < len(self):
+            windows = self.windows(following)
+            lengths = read_lengths(self.mixture.extents(windows), windows.windows.length, self.objective.direction)
+            order = np.argsort(-lengths, kind="stable")
+            self.mixture.announce(windows.take(order[self.rank :: self.world]))
 
     def _copies(self, step: int, extents: npt.NDArray[np.int64], rows: npt.NDArray[np.intp]) -> Sequence[Copy | None]:
         """The copies in some windows of a step: by the recipe, none or some."""
