@@ -80,7 +80,9 @@ def info(genome: Store, as_json: Json = False) -> None:
         typer.echo(json.dumps({"bases": store.bases, "contigs": contigs, "provenance": store.provenance}, indent=2))
         return
     shown = [(name, f"{length:,}", f"{n:,}") for name, length, n in rows[:50]]
-    table(f"{store.path}: {store.bases:,} bases in {len(rows):,} contigs", ("contig", "bases", "ambiguous (N…)"), shown)
+    table(
+        f"{store.path}: {store.bases:,} bases in {len(rows):,} contigs", ("contig", "bases", "ambiguous (N…)"), shown
+    )
     if len(rows) > len(shown):
         say(f"… and {len(rows) - len(shown):,} more contigs (--json lists them all)")
     for source in store.provenance["sources"]:

@@ -2,13 +2,17 @@
 
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder; the next `fails` answers are errors, or end early with `cuts`; ranges may be ignored."""
+    """Serves a folder; the next `fails` answers are errors, or end early with `cuts`; ranges may be ignored.
+
+    Each answer comes `delay` seconds late.
+    """
 
     daemon_threads = True
 
@@ -16,7 +20,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.asked = folder, list[str]()
         self.fails = self.cuts = 0
-        self.ranges = True
+        self.ranges, self.delay = True, 0.0
 
     @property
     def url(self) -> str:
@@ -30,6 +34,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         server.asked.append(self.path)
+        time.sleep(server.delay)
         file = server.folder / self.path.lstrip("/")
         if server.fails:
             server.fails -= 1
