@@ -16,9 +16,10 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import sub_blocks
 from genome_lm.kernels.constant import constant_while_compiling
 from genome_lm.kernels.conv import implicit, reference
+from genome_lm.kernels.cpu.low_precision import reason_against
 from genome_lm.kernels.cpu.mixer import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
-from genome_lm.kernels.numerics import products_dtype
+from genome_lm.kernels.numerics import products_dtype, rounds_products
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights
 from genome_lm.kernels.triton.plan import WIDEST, WIDEST_HEAD
 from genome_lm.kernels.variables import variable
@@ -46,8 +47,8 @@ backward pass needs is cheaper than the fused operations' computing it again."""
 def backend_for(x: Tensor, small: int | None = None) -> Backend:
     """The backend for a computation on `x`.
 
-    `cpu`: fused operations in blocks, for float32 and float64 outside autocast, in training from `small` elements on
-    (None: `SMALL`).
+    `cpu`: fused operations in blocks, for float32 and float64, in training from `small` elements on (None: `SMALL`).
+    Within autocast, for bfloat16 alone, on CPUs that have instructions for it, and for any number of elements.
     `triton`: kernels for CUDA devices on which they work (see `reason_against_triton`), for float32, float16 and
     bfloat16. `reference`: plain PyTorch, with its FFTs, on any device. The variable GENOME_LM_KERNEL forces one
     (`auto` or unset: chosen here).
@@ -68,9 +69,12 @@ def backend_for(x: Tensor, small: int | None = None) -> Backend:
     if x.device.type == "cuda":
         taken = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
         return "triton" if taken and _triton_works(x.device) else "reference"
-    plain = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return "reference"
+    if torch.is_autocast_enabled("cpu"):
+        return "cpu" if rounds_products(x) and not reason_against("bf16") else "reference"
     stored = torch.is_grad_enabled() and x.numel() < (SMALL if small is None else small)
-    return "cpu" if x.device.type == "cpu" and plain and not stored else "reference"
+    return "reference" if stored else "cpu"
 
 
 def forced_backend(name: Backend) -> AbstractContextManager[None]:

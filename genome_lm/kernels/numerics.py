@@ -26,6 +26,11 @@ def products_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def rounds_products(x: Tensor) -> bool:
+    """Whether products with `x`, float32, are to be in bfloat16: within autocast to it."""
+    return x.dtype == torch.float32 and products_dtype(x) == torch.bfloat16
+
+
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
     """Ask for algorithms on a GPU that give the same bits each time; the process's own settings come back in the end.

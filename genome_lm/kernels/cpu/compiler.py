@@ -11,6 +11,7 @@ loaded, from memory: no change of the file or of its folders reaches a process t
 import ctypes
 import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -27,6 +28,8 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.cpu.torch_private import openmp_library
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
+"""Compilers make vectors of half the width that AVX-512 has unless they are told; others have no such flag."""
 PATIENCE = 120
 """Seconds for the compiler, and for the test."""
 LARGEST = 1 << 24
@@ -49,7 +52,7 @@ def compiled(source: Path, test: str) -> ctypes.CDLL:
         raise GenomeLMError("not Linux, or PyTorch runs without an OpenMP library")
     try:
         key = hashlib.sha256(
-            "\0".join([source.read_text(encoding="utf-8"), *FLAGS, openmp, _processor()]).encode()
+            "\0".join([source.read_text(encoding="utf-8"), *FLAGS, *WIDE, openmp, _processor()]).encode()
         ).hexdigest()
         name = f"{source.stem}-{key[:16]}"
         with _private_folder() as (path, folder):
@@ -71,7 +74,7 @@ def _compile(source: Path, openmp: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         parts, library = Path(folder, "parts.o"), Path(folder, "library.so")
         for command in (
-            [compiler, *FLAGS, "-c", str(source), "-o", str(parts)],
+            [compiler, *FLAGS, *WIDE, "-c", str(source), "-o", str(parts)],
             # Not by -fopenmp, which would bring a second runtime, with threads of its own.
             [compiler, "-shared", str(parts), openmp, "-o", str(library)],
         ):

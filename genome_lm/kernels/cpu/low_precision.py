@@ -7,6 +7,7 @@ found when the product is computed ("dynamic"), and each output channel has one 
 https://arxiv.org/abs/1712.05877 without zero points).
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
@@ -108,6 +109,43 @@ class Bfloat16Weight(LowPrecisionWeight[Tensor]):
         return F.linear(x.bfloat16(), self.values, None if bias is None else bias.bfloat16())
 
 
+class TrainingWeight(Bfloat16Weight):
+    """A weight in bfloat16 in a training step, whose products have float32 results that are not rounded.
+
+    What only stages of the MLP read is rounded all the same (`hidden`, `hidden_gradient`).
+    """
+
+    def add_linear(self, residual: Tensor, x: Tensor, bias: Tensor, out: Tensor) -> None:
+        """See `LowPrecisionWeight`."""
+        torch.add(residual, bias, out=out)
+        torch_private.bfloat16_product(rounded(x), self.values.T, out, add=True)
+
+    def channels(self, x: Tensor) -> Tensor:
+        """See `LowPrecisionWeight`."""
+        out = torch.empty(len(self.values), len(x))
+        torch_private.bfloat16_product(self.values, rounded(x).T, out)
+        return out
+
+    def hidden(self, x: Tensor, bias: Tensor) -> Tensor:
+        """`linear` in bfloat16."""
+        return self._product(x, bias)
+
+    def hidden_gradient(self, grad: Tensor) -> Tensor:
+        """grad @ weight: grad (N, M) → (N, K) bfloat16."""
+        return rounded(grad) @ self.values
+
+    def gradient(self, grad: Tensor, out: Tensor, add: bool = False) -> None:
+        """Write grad @ weight to `out`, (N, K) float32, or add it: grad (N, M)."""
+        torch_private.bfloat16_product(rounded(grad), self.values, out, add)
+
+
+def rounded(x: Tensor) -> Tensor:
+    """A matrix in bfloat16, in the layout that it has if that is dense along its columns alone."""
+    if x.stride(-1) != 1 and x.stride(0) == 1:
+        return x.T.bfloat16().T
+    return x.bfloat16()
+
+
 class Int8Weight(LowPrecisionWeight["Int8Rows"]):
     """A weight in 8-bit integers, with a scale per output channel."""
 
@@ -188,6 +226,7 @@ def _of_channels(values: Tensor, start: int, stop: int) -> Tensor:
     return values.unflatten(0, (3, -1))[:, start:stop].flatten(0, 1)
 
 
+@functools.cache
 def reason_against(precision: Precision) -> str:
     """Why this CPU should not compute in "bf16" or "int8"; empty if it should."""
     wanted, works = _NEEDS[precision]

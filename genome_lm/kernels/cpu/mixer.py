@@ -31,8 +31,16 @@ from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.reference import gated_causal_conv
 from genome_lm.kernels.conv.spectra import signal, spectrum
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Block, Convolutions, Filters, Pieces
-from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight
-from genome_lm.kernels.cpu.products import linear, linear_channels
+from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight
+from genome_lm.kernels.cpu.products import (
+    add_weight_gradient,
+    for_training,
+    linear,
+    linear_channels,
+    operand,
+    write_gradient,
+    write_gradient_channels,
+)
 from genome_lm.kernels.cpu.stages import (
     conv_inputs,
     decay_window,
@@ -45,6 +53,7 @@ from genome_lm.kernels.cpu.stages import (
 from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
 from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, runs, share, share_sum
 from genome_lm.kernels.cpu.workspace import workspace
+from genome_lm.kernels.numerics import outside_autocast, rounds_products
 
 CHANNELS = 64
 """Fewest channels of a block: enough rows for a quick matrix product, small enough at a million positions."""
@@ -86,7 +95,7 @@ class MixerWeights(NamedTuple):
 
     norm_weight: Tensor  # (D,)
     norm_bias: Tensor  # (D,)
-    w_in: Tensor  # (3D, D); this and w_out may be a `LowPrecisionWeight` without gradients
+    w_in: Tensor  # (3D, D); this and w_out may be a `LowPrecisionWeight` without gradients, a `TrainingWeight` inside
     b_in: Tensor  # (3D,)
     taps: Tensor  # (3D, 1, K)
     tap_bias: Tensor  # (3D,)
@@ -200,6 +209,9 @@ class _LongBackward(NamedTuple):
 def residual_mixer(x: Tensor, weights: MixerWeights, filters: Filters, eps: float) -> Tensor:
     """x + operator(norm(x)), differentiable in `x`, all weights, and the `tensors` of the filters.
 
+    Within autocast to bfloat16 the operands of both projections are rounded, forward and
+    backward. All else is float32.
+
     Args:
         x: (B, L, D) float32 or float64, contiguous, on the CPU.
         weights: Parameters in the dtype of `x`.
@@ -209,15 +221,24 @@ def residual_mixer(x: Tensor, weights: MixerWeights, filters: Filters, eps: floa
     Returns:
         (B, L, D).
     """
-    return _ResidualMixer.apply(x, eps, filters.make, *filters.tensors, *weights)
+    return _ResidualMixer.apply(x, eps, rounds_products(x), filters.make, *filters.tensors, *weights)
 
 
 def residual_mixer_(
     x: Tensor, weights: MixerWeights, convolutions: Convolutions, eps: float, around: Around | None = None
 ) -> Tensor:
     """As `residual_mixer`, without gradients, from the filters' convolutions, written over `x`."""
-    _forward(x, x, weights, convolutions, eps, around)
+    in_bfloat16 = rounds_products(x) and isinstance(weights.w_in, Tensor)
+    with outside_autocast(x):
+        _forward(x, x, _for_products(weights, in_bfloat16), convolutions, eps, around)
     return x
+
+
+def _for_products(weights: MixerWeights, in_bfloat16: bool) -> MixerWeights:
+    if not in_bfloat16:
+        return weights
+    w_in, w_out = (for_training(weight, in_bfloat16) for weight in (weights.w_in, weights.w_out))
+    return weights._replace(w_in=w_in, w_out=w_out)
 
 
 def by_spectra(spectra: Spectra, pieces: Callable[[Block, Tensor], Pieces] | None = None) -> Convolutions:
@@ -429,16 +450,18 @@ class _ResidualMixer(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         eps: float,
+        in_bfloat16: bool,
         make: Callable[..., Filters],
         *tensors: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(x, *tensors)
-        ctx.eps, ctx.make = eps, make
+        ctx.eps, ctx.in_bfloat16, ctx.make = eps, in_bfloat16, make
         most = KEPT_BYTES if (asked := _kept_projections.get()) is None else asked
         ctx.kept = {} if workspace.lent_bytes + 3 * x.nbytes <= most else None
         out = torch.empty_like(x)
         filters, weights = _parts(make, tensors)
-        _forward(x, out, weights, filters.convolutions(), eps, kept=ctx.kept)
+        with outside_autocast(x):
+            _forward(x, out, _for_products(weights, in_bfloat16), filters.convolutions(), eps, kept=ctx.kept)
         if x.nbytes >= LONG_BYTES:
             give_back_holes()
         return out
@@ -447,26 +470,51 @@ class _ResidualMixer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
-        filters, weights = _parts(ctx.make, tensors)
+        filters, parameters = _parts(ctx.make, tensors)
         kept, ctx.kept = ctx.kept or {}, None
-        grad = grad.contiguous()
-        normed = _Normed(x, weights.norm_weight, weights.norm_bias, ctx.eps)
-        grad_normed = workspace.take("mixer.whole", tuple(x.shape), x.dtype)
-        sums = MixerWeights(*map(torch.zeros_like, weights))
-        grad_filters = [*map(torch.zeros_like, filters.tensors)]
-        for block in _blocks(x):
-            part = _BlockWeights.of(weights, block)
-            z = kept.pop(block, None)
-            z = _projected(normed, part) if z is None else z
-            convolutions = filters.backward(block, grad_filters, x)
-            step = _BlockStep(block, part, grad, z, weights, convolutions, sums)
-            step.through_projection(normed, grad_normed, step.through_convolutions())
-            workspace.give(z)
-            if x.nbytes >= LONG_BYTES:
-                give_back_holes()
-        grad_x = torch.empty_like(grad)
-        _backward_norm(normed, grad, grad_normed, grad_x, sums)
-        return grad_x, None, None, *grad_filters, *sums
+        with outside_autocast(x):
+            weights = _for_products(parameters, ctx.in_bfloat16)
+            sums = MixerWeights(*map(torch.zeros_like, parameters))
+            grad_x, grad_filters = _backward(x, grad.contiguous(), (filters, weights, kept), sums, ctx.eps)
+        return grad_x, None, None, None, *grad_filters, *sums
+
+
+def _backward(
+    x: Tensor,
+    grad: Tensor,
+    parts: tuple[Filters, MixerWeights, dict[tuple[int, int], Tensor]],
+    sums: MixerWeights,
+    eps: float,
+) -> tuple[Tensor, list[Tensor]]:
+    """Go back through the sub-block, and write the weights' gradients to `sums`.
+
+    Args:
+        x: (B, L, D), its input.
+        grad: (B, L, D), the gradient of its output.
+        parts: Filters, weights, and each block's z that was kept.
+        sums: Zeros.
+        eps: Added to the variance in the norm.
+
+    Returns:
+        The gradient of x, and those of the filters' tensors.
+    """
+    filters, weights, kept = parts
+    normed = _Normed(x, weights.norm_weight, weights.norm_bias, eps)
+    grad_normed = workspace.take("mixer.whole", tuple(x.shape), x.dtype)
+    grad_filters = [*map(torch.zeros_like, filters.tensors)]
+    for block in _blocks(x):
+        part = _BlockWeights.of(weights, block)
+        z = kept.pop(block, None)
+        z = _projected(normed, part) if z is None else z
+        convolutions = filters.backward(block, grad_filters, x)
+        step = _BlockStep(block, part, grad, z, weights, convolutions, sums)
+        step.through_projection(normed, grad_normed, step.through_convolutions())
+        workspace.give(z)
+        if x.nbytes >= LONG_BYTES:
+            give_back_holes()
+    grad_x = torch.empty_like(grad)
+    _backward_norm(normed, grad, grad_normed, grad_x, sums)
+    return grad_x, grad_filters
 
 
 def _parts(make: Callable[..., Filters], tensors: Sequence[Tensor]) -> tuple[Filters, MixerWeights]:
@@ -507,10 +555,10 @@ class _BlockStep(NamedTuple):
         """
         _, batch, length = self.z.shape
         y = workspace.take_rows("mixer.x0", (self.block[1] - self.block[0], batch, length), self.z.dtype)
-        w_out = self.weights.w_out[:, slice(*self.block)].T.contiguous()
+        w_out = _out_of_block(self.weights.w_out, self.block)
 
         def project(source: Tensor, target: Tensor) -> None:
-            target.copy_(linear(w_out, source))
+            write_gradient_channels(w_out, source, target)
 
         # First the gradient of y; a group's y takes its place.
         own = (partial(project, *piece) for piece in zip(_rows(self.grad), _columns(y), strict=True))
@@ -541,14 +589,15 @@ class _BlockStep(NamedTuple):
         of_block = slice(*self.block)
 
         def project(places: Sequence[tuple[slice, slice]]) -> tuple[Tensor, Tensor, Tensor]:
-            of_filters = self.convolutions.no_sums()
-            w_in, w_out = torch.zeros_like(self.part.w_in), self.grad.new_zeros(self.grad.shape[-1], len(y))
+            of_filters, width = self.convolutions.no_sums(), self.grad.shape[-1]
+            w_in, w_out = self.grad.new_zeros(len(self.z), width), self.grad.new_zeros(width, len(y))
             for place in places:
-                dz, target = self.z[:, *place].flatten(1), grad_normed[place].flatten(0, 1)
-                w_in.addmm_(dz, normed.piece(*place))
+                dz = operand(self.z[:, *place].flatten(1).T, self.part.w_in)
+                add_weight_gradient(w_in, dz, operand(normed.piece(*place), self.part.w_in))
                 # The first block writes what the others add to.
-                torch.addmm(target, dz.T, self.part.w_in, beta=float(self.block[0] > 0), out=target)
-                w_out.addmm_(self.grad[place].flatten(0, 1).T, y[:, *place].flatten(1).T)
+                write_gradient(dz, self.part.w_in, grad_normed[place].flatten(0, 1), add=self.block[0] > 0)
+                out, gated = self.grad[place].flatten(0, 1), y[:, *place].flatten(1).T
+                add_weight_gradient(w_out, *(operand(rows, self.weights.w_out) for rows in (out, gated)))
                 sequences, positions = place
                 if sequences.start == 0:  # the filters are those of all sequences
                     self.convolutions.end_positions(positions, of_filters)
@@ -560,6 +609,13 @@ class _BlockStep(NamedTuple):
         rows = _of_channels(self.sums.w_in, *self.block)
         rows.copy_(w_in.view(rows.shape))
         self.sums.w_out[:, of_block] = w_out
+
+
+def _out_of_block(w_out: Tensor | TrainingWeight, block: tuple[int, int]) -> Tensor | TrainingWeight:
+    """The transpose of what projects a block's channels: (D, D) → (C, D)."""
+    if isinstance(w_out, TrainingWeight):
+        return TrainingWeight(w_out.values[:, slice(*block)].T.contiguous())
+    return w_out[:, slice(*block)].T.contiguous()
 
 
 def _summed(x: Tensor) -> Tensor:

@@ -12,10 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from genome_lm.kernels.cpu.products import add_linear, linear, linear_gelu
+from genome_lm.kernels.cpu.products import (
+    add_linear,
+    add_weight_gradient,
+    for_training,
+    gradient,
+    hidden_gradient,
+    hidden_layer,
+    linear_gelu,
+    operand,
+)
 from genome_lm.kernels.cpu.stages import gelu_backward
 from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
 from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, runs, share, share_sum
+from genome_lm.kernels.numerics import outside_autocast, rounds_products
 
 HIDDEN_BYTES = 2 << 20
 """Hidden layer of the positions that a thread takes at one time: most of it stays in its second-level cache."""
@@ -28,12 +38,16 @@ def forward_sizes(inner: int, itemsize: int) -> Sizes:
     return Sizes(256, 256, max(256, HIDDEN_BYTES // (inner * itemsize)))
 
 
+BFLOAT16_BACKWARD = BACKWARD._replace(most=512)
+"""The same of products in bfloat16, which are so quick that it counts more what stays in the cache."""
+
+
 class MlpWeights(NamedTuple):
     """Parameters of norm → fc1 → GELU → fc2, with D the model's width and I the MLP's."""
 
     norm_weight: Tensor  # (D,)
     norm_bias: Tensor  # (D,)
-    w1: Tensor  # (I, D); this and w2 may be a `LowPrecisionWeight` without gradients
+    w1: Tensor  # (I, D); this and w2 may be a `LowPrecisionWeight` without gradients, a `TrainingWeight` inside
     b1: Tensor  # (I,)
     w2: Tensor  # (D, I)
     b2: Tensor  # (D,)
@@ -41,6 +55,9 @@ class MlpWeights(NamedTuple):
 
 def residual_mlp(x: Tensor, weights: MlpWeights, eps: float) -> Tensor:
     """x + fc2(gelu(fc1(norm(x)))) with the tanh form of GELU, differentiable in `x` and all weights.
+
+    Within autocast to bfloat16 the products' operands are rounded, and the hidden layer and its gradient are too.
+    Norm, residual stream, and the sums of the weights' gradients are float32 all the same.
 
     Args:
         x: (B, L, D) float32 or float64, contiguous, on the CPU.
@@ -50,12 +67,14 @@ def residual_mlp(x: Tensor, weights: MlpWeights, eps: float) -> Tensor:
     Returns:
         (B, L, D).
     """
-    return _ResidualMlp.apply(x, eps, *weights)
+    return _ResidualMlp.apply(x, eps, rounds_products(x), *weights)
 
 
 def residual_mlp_(x: Tensor, weights: MlpWeights, eps: float) -> Tensor:
     """As `residual_mlp`, without gradients, written over `x`."""
-    _forward(x, x, weights, eps)
+    in_bfloat16 = rounds_products(x) and isinstance(weights.w1, Tensor)
+    with outside_autocast(x):
+        _forward(x, x, _for_products(weights, in_bfloat16), eps)
     return x
 
 
@@ -64,6 +83,13 @@ def residual_mlp_reference(x: Tensor, weights: MlpWeights, eps: float) -> Tensor
     normed = F.layer_norm(x, x.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
     hidden = F.gelu(F.linear(normed, weights.w1, weights.b1), approximate="tanh")
     return x + F.linear(hidden, weights.w2, weights.b2)
+
+
+def _for_products(weights: MlpWeights, in_bfloat16: bool) -> MlpWeights:
+    if not in_bfloat16:
+        return weights
+    w1, w2 = (for_training(weight, in_bfloat16) for weight in (weights.w1, weights.w2))
+    return weights._replace(w1=w1, w2=w2)
 
 
 def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float) -> None:
@@ -86,43 +112,54 @@ def _rows(x: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
 
 class _ResidualMlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, eps: float, in_bfloat16: bool, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, *weights)
-        ctx.eps = eps
+        ctx.eps, ctx.in_bfloat16 = eps, in_bfloat16
         out = torch.empty_like(x)
-        _forward(x, out, MlpWeights(*weights), eps)
+        with outside_autocast(x):
+            _forward(x, out, _for_products(MlpWeights(*weights), in_bfloat16), eps)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *parameters = ctx.saved_tensors
-        weights = MlpWeights(*parameters)
-        grad_x = torch.empty_like(x)
-        pieces = [*zip(*(_rows(whole, BACKWARD) for whole in (x, grad.contiguous(), grad_x)), strict=True)]
-        sums = MlpWeights(*share_sum(lambda run: _backward(run, weights, ctx.eps), runs(pieces)))
-        return grad_x, None, *sums._replace(w2=sums.w2.T)
+        x, *saved = ctx.saved_tensors
+        sizes = BFLOAT16_BACKWARD if ctx.in_bfloat16 else BACKWARD
+        grad_x, parameters = torch.empty_like(x), MlpWeights(*saved)
+        pieces = [*zip(*(_rows(whole, sizes) for whole in (x, grad.contiguous(), grad_x)), strict=True)]
+        with outside_autocast(x):
+            weights = _for_products(parameters, ctx.in_bfloat16)
+            parts = share_sum(lambda run: _backward(run, weights, _no_sums(parameters), ctx.eps), runs(pieces))
+        sums = MlpWeights(*parts)
+        return grad_x, None, None, *sums._replace(w2=sums.w2.T)
 
 
-def _backward(pieces: Sequence[tuple[Tensor, Tensor, Tensor]], weights: MlpWeights, eps: float) -> MlpWeights:
+def _no_sums(weights: MlpWeights) -> MlpWeights:
+    """Zeros for the sums of the weights' gradients; those of w2 transposed, which is a sixth quicker."""
+    return MlpWeights(*map(torch.zeros_like, weights))._replace(w2=torch.zeros_like(weights.w1))
+
+
+def _backward(
+    pieces: Sequence[tuple[Tensor, Tensor, Tensor]], weights: MlpWeights, sums: MlpWeights, eps: float
+) -> MlpWeights:
     """Go back through pieces of the input, with the gradients of their outputs, and write those of the inputs.
 
     Returns:
-        The sums of the weights' gradients; that of w2 transposed, which is a sixth quicker.
+        `sums`, to which the weights' gradients were added.
     """
-    sums = MlpWeights(*map(torch.zeros_like, weights))._replace(w2=torch.zeros_like(weights.w1))
-    for chunk, out, target in pieces:
+    for chunk, grad, target in pieces:
         normed, mean, rstd = layer_norm(chunk, weights.norm_weight, weights.norm_bias, eps)
-        hidden = linear(normed, weights.w1, weights.b1)
-        grad_hidden = linear(out, weights.w2.T)
+        inside, out = operand(normed, weights.w1), operand(grad, weights.w2)
+        hidden = hidden_layer(inside, weights.w1, weights.b1)
+        grad_hidden = hidden_gradient(out, weights.w2)
         gelu_backward(hidden, grad_hidden, sums.b1)
-        sums.w2.addmm_(hidden.T, out)
-        sums.b2.add_(out.sum(0))
-        sums.w1.addmm_(grad_hidden.T, normed)
+        add_weight_gradient(sums.w2, hidden, out)
+        sums.b2.add_(grad.sum(0))
+        add_weight_gradient(sums.w1, grad_hidden, inside)
         through_norm, norm_weight, norm_bias = layer_norm_backward(
-            linear(grad_hidden, weights.w1.T), chunk, mean, rstd, weights.norm_weight, weights.norm_bias
+            gradient(grad_hidden, weights.w1), chunk, mean, rstd, weights.norm_weight, weights.norm_bias
         )
-        torch.add(out, through_norm, out=target)
+        torch.add(grad, through_norm, out=target)
         sums.norm_weight.add_(norm_weight)
         sums.norm_bias.add_(norm_bias)
     return sums

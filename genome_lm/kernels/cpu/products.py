@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight
+from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight, rounded
 from genome_lm.kernels.cpu.stages import gelu, is_compiled
-from genome_lm.kernels.cpu.torch_private import fused_add_linear, fused_linear, has_fused_linear
+from genome_lm.kernels.cpu.torch_private import bfloat16_product, fused_add_linear, fused_linear, has_fused_linear
 
 Weight = Tensor | LowPrecisionWeight[Any]
-"""(M, K), float32 or float64 with or without gradients; in low precision for inference alone."""
+"""(M, K), float32 or float64 with or without gradients. In low precision, `TrainingWeight` alone has gradients."""
 FUSED = True
 """Whether to use oneDNN's products where this build of PyTorch has them."""
 FEWEST_ROWS = 512
@@ -62,6 +62,59 @@ def add_linear(residual: Tensor, x: Tensor, weight: Weight, bias: Tensor, out: T
         out.copy_(fused_add_linear(residual, x, weight, bias))
     else:
         torch.addmm(residual, x, weight.T, out=out).add_(bias)
+
+
+def for_training(weight: Tensor, in_bfloat16: bool) -> Any:
+    """A float32 or float64 weight as the products of a training step take it: itself, or a `TrainingWeight`."""
+    return TrainingWeight.of(weight) if in_bfloat16 else weight
+
+
+def operand(x: Tensor, weight: Weight) -> Tensor:
+    """A matrix as products with this weight read it, so that it is rounded once for several of them."""
+    return rounded(x) if isinstance(weight, TrainingWeight) else x
+
+
+def hidden_layer(x: Tensor, weight: Tensor | TrainingWeight, bias: Tensor) -> Tensor:
+    """`linear` for the stages of the MLP: in bfloat16 of a weight in bfloat16."""
+    return weight.hidden(x, bias) if isinstance(weight, TrainingWeight) else linear(x, weight, bias)
+
+
+def hidden_gradient(grad: Tensor, weight: Tensor | TrainingWeight) -> Tensor:
+    """grad @ weight for the stages of the MLP, in the dtype of `hidden_layer`: grad (N, M) → (N, K)."""
+    return weight.hidden_gradient(grad) if isinstance(weight, TrainingWeight) else linear(grad, weight.T)
+
+
+def gradient(grad: Tensor, weight: Tensor | TrainingWeight) -> Tensor:
+    """grad @ weight: grad (N, M), as `operand` gives it → (N, K) float32 or float64."""
+    if not isinstance(weight, TrainingWeight):
+        return linear(grad, weight.T)
+    out = torch.empty(len(grad), weight.values.shape[1])
+    weight.gradient(grad, out)
+    return out
+
+
+def write_gradient(grad: Tensor, weight: Tensor | TrainingWeight, out: Tensor, add: bool) -> None:
+    """Write `gradient` to `out`, or add it."""
+    if isinstance(weight, TrainingWeight):
+        weight.gradient(grad, out, add)
+    else:
+        torch.addmm(out, grad, weight, beta=float(add), out=out)
+
+
+def write_gradient_channels(weight: Tensor | TrainingWeight, grad: Tensor, out: Tensor) -> None:
+    """Write weight @ gradᵀ to `out`, (M, N): grad (N, K)."""
+    if isinstance(weight, TrainingWeight):
+        bfloat16_product(weight.values, rounded(grad).T, out)
+    else:
+        out.copy_(linear(weight, grad))
+
+
+def add_weight_gradient(total: Tensor, grad: Tensor, x: Tensor) -> None:
+    """Add gradᵀ @ x to `total`, (M, K): grad (N, M) and x (N, K), both as `operand` gives them."""
+    if x.dtype == torch.bfloat16:
+        bfloat16_product(grad.T, x, total, add=True)
+    else:
+        total.addmm_(grad.T, x)
 
 
 def _is_fused(x: Tensor, weight: Tensor) -> bool:

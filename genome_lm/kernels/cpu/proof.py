@@ -11,6 +11,8 @@ SHAPES = (3, 1, 1), (2, 3, 2), (2, 2, 1_025), (2, 1, 2_100)
 """Channels, sequences and positions: less than a tile of stages.c, and several."""
 TOLERANCE = 5e-6
 """Largest difference from float64, relative to the largest value."""
+ROUNDING = 4e-3
+"""The same of stages that write bfloat16."""
 MOST_ROUNDED = 1e-3
 """Share of integers that may differ from float64's."""
 Given = Tensor | float | None
@@ -44,6 +46,11 @@ def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Gi
         ),
         "add_scaled": ([drawn(length, 37), drawn(length), drawn(37), drawn(length, 37), drawn(length, 37)], [4]),
         "gelu_backward": ([3 * drawn(length, 37), drawn(length, 37), torch.zeros(37)], [0, 1, 2]),
+        "gelu_bfloat16": ([3 * drawn(length, 37).bfloat16()], [0]),
+        "gelu_backward_bfloat16": (
+            [3 * drawn(length, 37).bfloat16(), drawn(length, 37).bfloat16(), torch.zeros(37)],
+            [0, 1, 2],
+        ),
         "windowed": ([a[:, 0], -9 * drawn(channels).abs(), torch.linspace(0, 1, length), 0.05, b[:, 0]], [4]),
         "gates_in": ([z, of_z, taps, tap_bias, carry, a, b, None], [4, 5, 6]),
         "gates_in kept": ([z, of_z, taps, tap_bias, None, a, b, row(3, channels)], [5, 6, 7]),
@@ -66,7 +73,7 @@ def wrong(library: ctypes.CDLL, case: str, shape: tuple[int, int, int]) -> str:
     name = case.split()[0]
     exact = [each.double() if isinstance(each, Tensor) and each.is_floating_point() else each for each in given]
     exact = [each.clone() if isinstance(each, Tensor) else each for each in exact]
-    getattr(stages, name).__wrapped__(*exact)
+    getattr(stages, name.removesuffix(stages.BFLOAT16)).__wrapped__(*exact)
     stages.in_c(library, name, given)
     for place in written:
         got, expected = given[place], exact[place]
@@ -76,7 +83,7 @@ def wrong(library: ctypes.CDLL, case: str, shape: tuple[int, int, int]) -> str:
                     return f"{case} of {shape} gives other integers"
                 continue
             difference, scale = float((got - expected).abs().max()), float(expected.abs().max())
-            if not difference <= TOLERANCE * scale:
+            if not difference <= (ROUNDING if name.endswith(stages.BFLOAT16) else TOLERANCE) * scale:
                 return f"{case} of {shape} differs by {difference:.1e} at values up to {scale:.1e}"
     return ""
 

@@ -32,6 +32,8 @@ MOST_TAPS = 16
 """Taps of an explicit filter that stages.c takes at most."""
 COMPILED = True
 """Whether to look for a compiler."""
+BFLOAT16 = "_bfloat16"
+"""Ending of the names of C functions that read and write some tensors in bfloat16."""
 _READ_IN_C = torch.float32, torch.int32, torch.int8
 _Given = TypeVarTuple("_Given")
 
@@ -113,17 +115,43 @@ def _in_one_pass(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:
     return stage
 
 
-def _fits(given: Tensor | float | None) -> bool:
+def _also_in_bfloat16(*rounded: str) -> Callable[[Callable[[*_Given], None]], Callable[[*_Given], None]]:
+    """As `_in_one_pass`; a second C function, whose name ends in `BFLOAT16`, takes these parameters in bfloat16."""
+
+    def both(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:
+        names = list(inspect.signature(plain).parameters)
+        places = {names.index(name) for name in rounded}
+        in_float32 = _in_one_pass(plain)
+
+        @functools.wraps(plain)
+        def stage(*given: *_Given) -> None:
+            arguments: tuple[Any, ...] = given
+            if any(arguments[place].dtype != torch.bfloat16 for place in places):
+                in_float32(*given)
+                return
+            fit = all(_fits(each, place in places) for place, each in enumerate(arguments))
+            if fit and COMPILED and (library := _library()) is not None:
+                in_c(library, plain.__name__ + BFLOAT16, arguments)
+            else:
+                plain(*given)
+
+        return stage
+
+    return both
+
+
+def _fits(given: Tensor | float | None, is_rounded: bool = False) -> bool:
     if not isinstance(given, Tensor):
         return True
-    return given.is_cpu and given.dtype in _READ_IN_C and (given.shape[-1] == 1 or given.stride(-1) == 1)
+    read = given.dtype == torch.bfloat16 if is_rounded else given.dtype in _READ_IN_C
+    return given.is_cpu and read and (given.shape[-1] == 1 or given.stride(-1) == 1)
 
 
 def _as_argument(given: Tensor | float | None) -> ctypes.Structure | ctypes.c_float:
     return ctypes.c_float(given) if isinstance(given, float) else _View.of(given)
 
 
-@_in_one_pass
+@_also_in_bfloat16("hidden")
 def gelu(hidden: Tensor) -> None:
     """Write the GELU of `hidden`, (N, I), in the tanh form, over it."""
     torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
@@ -167,17 +195,17 @@ def add_scaled(product: Tensor, scales: Tensor, bias: Tensor, residual: Tensor, 
     torch.add(residual, torch.addcmul(bias, product, scales[:, None]), out=out)
 
 
-@_in_one_pass
+@_also_in_bfloat16("hidden", "grad")
 def gelu_backward(hidden: Tensor, grad: Tensor, column_sums: Tensor) -> None:
     """Write gelu(hidden), in the tanh form, over `hidden` and its gradient grad · gelu'(hidden) over `grad`.
 
     Args:
-        hidden: (N, I).
+        hidden: (N, I), in bfloat16 if `grad` is.
         grad: (N, I), the gradient with respect to gelu(hidden).
         column_sums: (I,), to which the sum of the result over N is added.
     """
     torch.ops.aten.gelu_backward.grad_input(grad, hidden, approximate="tanh", grad_input=grad)
-    column_sums.add_(grad.sum(0))
+    column_sums.add_(grad.sum(0, dtype=column_sums.dtype))
     torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
 
 

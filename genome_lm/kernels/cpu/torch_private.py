@@ -105,6 +105,74 @@ def has_fused_bfloat16() -> None:
     near(fused_linear(x, weight, bias, "gelu").float(), active)
 
 
+def bfloat16_product(a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> None:
+    """Write a @ b to `out`, or add it to what is there.
+
+    Sums are float32, and not rounded where MKL computes (`has_bfloat16_sums`). Elsewhere the product is rounded to
+    bfloat16 before it is written or added.
+
+    Args:
+        a: (M, K) bfloat16; this and b are dense along one of their dimensions.
+        b: (K, N) bfloat16.
+        out: (M, N) float32, dense along its rows.
+        add: Whether to add.
+    """
+    if has_bfloat16_sums():
+        _mkl_product(a, b, out, add)
+    elif add:
+        out.add_(a @ b)
+    else:
+        out.copy_(a @ b)
+
+
+def _mkl_product(a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
+    (order_a, step_a), (order_b, step_b) = _layout(a), _layout(b)
+    (m, k), n = a.shape, b.shape[1]
+    _mkl_gemm()(
+        _ROW_MAJOR, order_a, order_b, m, n, k, 1.0, a.data_ptr(), step_a, b.data_ptr(), step_b, float(add),
+        out.data_ptr(), max(out.stride(0), n),
+    )  # fmt: skip
+
+
+_ROW_MAJOR, _AS_IT_IS, _TRANSPOSED = 101, 111, 112
+"""Layouts in the numbers of CBLAS."""
+
+
+def _layout(matrix: Tensor) -> tuple[int, int]:
+    """How CBLAS is given a matrix: the layout, and the distance between its dense rows or columns."""
+    rows, columns = matrix.shape
+    if matrix.stride(1) == 1 or columns == 1:
+        return _AS_IT_IS, max(matrix.stride(0), columns)
+    assert matrix.stride(0) == 1 or rows == 1, f"no dimension of a matrix with strides {matrix.stride()} is dense"
+    return _TRANSPOSED, max(matrix.stride(1), rows)
+
+
+@functools.cache
+def _mkl_gemm() -> Callable[..., None]:
+    gemm = _library().cblas_gemm_bf16bf16f32
+    matrix = ctypes.c_void_p, ctypes.c_int64
+    sizes = [ctypes.c_int64] * 3
+    gemm.argtypes = [*[ctypes.c_int] * 3, *sizes, ctypes.c_float, *matrix, *matrix, ctypes.c_float, *matrix]
+    gemm.restype = None
+    return gemm
+
+
+@_tried_once
+def has_bfloat16_sums() -> None:
+    """Whether MKL computes `bfloat16_product`: with AMX alone, since on other makers' processors MKL may be slow."""
+    if not torch.backends.mkl.is_available():
+        raise RuntimeError("this build of PyTorch has no MKL")
+    if not torch.cpu.get_capabilities().get("amx_bf16"):
+        raise RuntimeError("this CPU has no amx_bf16")
+    a, b = _waves(9, 20, pace=0.1).bfloat16(), _waves(20, 17, pace=0.2).bfloat16()
+    for left in (a, a.T.contiguous().T):
+        for right in (b, b.T.contiguous().T):
+            out = torch.empty(9, 24)[:, :17]
+            for count in (1, 2):
+                _mkl_product(left, right, out, add=count > 1)
+                _check_close(out, count * (a.float() @ b.float()))
+
+
 def packed_int8(weight: Tensor) -> Tensor:
     """A weight (M, K) int8 for `int8_linear`."""
     return torch.ops.onednn.qlinear_prepack(weight, None)
@@ -277,12 +345,12 @@ def thread_setters() -> ThreadSetters | None:
 
 @functools.cache
 def _setters() -> ThreadSetters:
-    return ThreadSetters(_cpu_library())
+    return ThreadSetters(_library())
 
 
 @functools.cache
-def _cpu_library() -> ctypes.CDLL:
-    """PyTorch's library, which holds MKL."""
+def _library() -> ctypes.CDLL:
+    """PyTorch's own library, which has those that it computes with inside."""
     name = {"linux": "libtorch_cpu.so", "darwin": "libtorch_cpu.dylib"}[sys.platform]
     return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
 
@@ -314,7 +382,7 @@ class RealTransform:
     _STORAGE, _TRANSFORMS, _IN_DISTANCE, _OUT_DISTANCE, _THREADS, _SCALE = 10, 7, 14, 15, 27, 5
 
     def __init__(self, points: int, rows: int, inverse: bool) -> None:
-        self._handle, library = ctypes.c_void_p(), _cpu_library()
+        self._handle, library = ctypes.c_void_p(), _library()
         self._compute = library.DftiComputeBackward if inverse else library.DftiComputeForward
         self._free = library.DftiFreeDescriptor
         distances = ctypes.c_long(points + 2), ctypes.c_long(points // 2 + 1)

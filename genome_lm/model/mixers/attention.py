@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import add_linear, causal_counts, full_attention, linear, rotate_
+from genome_lm.kernels import add_linear, causal_counts, full_attention, linear, products_dtype, rotate_
 from genome_lm.model.low_precision import attended, product_weight
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import attention_memory
@@ -93,7 +93,7 @@ class Attention(Mixer):
 
     def add(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, inplace: bool) -> Tensor:
         """See `Mixer.add`; without gradients, the out-projection on a CPU adds to x."""
-        if torch.is_grad_enabled() or not runs_fused(x, dropout):
+        if torch.is_grad_enabled() or products_dtype(x) != x.dtype or not runs_fused(x, dropout):
             return super().add(x, norm, dropout, inplace)
         x = x.contiguous()
         out = x if inplace else torch.empty_like(x)
@@ -121,7 +121,7 @@ class Attention(Mixer):
         return Streams((q,), (k, v))
 
     def _projected(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or not runs_fused(x):
+        if torch.is_grad_enabled() or products_dtype(x) != x.dtype or not runs_fused(x):
             return self.in_proj(x)
         return linear(x.flatten(0, 1), product_weight(self.in_proj), self.in_proj.bias).unflatten(0, x.shape[:2])
 

@@ -23,6 +23,7 @@ from genome_lm.kernels import (
     filter_times,
     implicit_filter,
     is_watched,
+    outside_autocast,
     positional_features,
     precision_of,
     recomputed,
@@ -118,9 +119,10 @@ class ImplicitFilter(nn.Module):
         """
         parameters = [self.freq, *self.hidden.parameters()]
         shape = length, len(self.freq)
-        hidden = self._shared(
-            lambda n: recomputed(self._hidden, [self.features(n)], parameters, FEATURE_CHUNK), shape, 0
-        )
+        with outside_autocast(self.freq):
+            hidden = self._shared(
+                lambda n: recomputed(self._hidden, [self.features(n)], parameters, FEATURE_CHUNK), shape, 0
+            )
         return FilterWeights(hidden, self.out.weight, *self._decay(length), WINDOW_SHIFT)
 
     def convolutions(self, length: int) -> Convolutions:
