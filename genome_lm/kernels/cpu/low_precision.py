@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.kernels.cpu import torch_private
-from genome_lm.kernels.cpu.stages import add_scaled, dequantise, gelu_quantise, quantise
+from genome_lm.kernels.cpu.stages import add_scaled, dequantise, gelu, gelu_quantise, quantise
 
 Precision = Literal["float32", "bf16", "int8"]
 _Hidden = TypeVar("_Hidden")
@@ -114,6 +114,12 @@ class TrainingWeight(Bfloat16Weight):
 
     What only stages of the MLP read is rounded all the same (`hidden`, `hidden_gradient`).
     """
+
+    def linear_gelu(self, x: Tensor, bias: Tensor) -> Tensor:
+        """See `LowPrecisionWeight`; of `hidden`, so that the backward pass has the same."""
+        hidden = self.hidden(x, bias)
+        gelu(hidden)
+        return hidden
 
     def add_linear(self, residual: Tensor, x: Tensor, bias: Tensor, out: Tensor) -> None:
         """See `LowPrecisionWeight`."""
