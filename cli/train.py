@@ -79,7 +79,10 @@ def train(
         typer.Option(help=f"Weight of soft-masked bases in the loss; default: {TrainingConfig.soft_mask_weight}."),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help=f"float32 or bf16-mixed; default: {TrainingConfig.precision}.")
+        str | None,
+        typer.Option(
+            help=f"float32, or bf16-mixed (GPUs, CPUs with AMX or AVX-512 BF16); default: {TrainingConfig.precision}."
+        ),
     ] = None,
     activation_checkpointing: Annotated[
         bool | None, typer.Option("--activation-checkpointing/", help="Less memory, more time.", show_default=False)

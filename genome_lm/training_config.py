@@ -138,6 +138,7 @@ class TrainingConfig:
         masking: Which bases are hidden; None for causal models. A run on one of direction both takes the defaults
             where none are given.
         precision: "float32", or "bf16-mixed": products of the projections and the MLP in bfloat16, within autocast.
+            On a CPU it is quicker where there are instructions for it (AMX, AVX-512 BF16).
             Parameters, residual stream, norms, filters, logits, loss, and the validations stay in float32. So do the
             FFTs on a CPU and those of torch.fft; the Triton kernels on a GPU transform in bfloat16 with sums in
             float32 (relative error of the convolution about 6e-3, see `genome_lm.kernels.triton.conv`).

@@ -23,7 +23,14 @@ from genome_lm.model import HyenaLM
 from genome_lm.model.room import drop_spectra
 from genome_lm.progress import progress
 from genome_lm.training.data import StepBatch
-from genome_lm.training.lines import Commentary, Dashboard, announcement, describe_device, source_lines
+from genome_lm.training.lines import (
+    Commentary,
+    Dashboard,
+    announcement,
+    describe_device,
+    precision_lines,
+    source_lines,
+)
 from genome_lm.training.loggers import Loggers
 from genome_lm.training.metrics import METRICS, Metrics, read_metrics
 from genome_lm.training.sessions import add_session
@@ -118,7 +125,8 @@ class Log(Callback):
         add_session(self.run, self.first_step, device)
         self._bar.say(announcement(pl_module.model, self.config, device, self.first_step))
         memory = [] if pl_module.memory is None else pl_module.memory.lines()
-        for line in [*memory, *source_lines(pl_module.steps.mixture, self.config)]:
+        precision = precision_lines(self.config, trainer.strategy.root_device.type)
+        for line in [*precision, *memory, *source_lines(pl_module.steps.mixture, self.config)]:
             self._bar.say(line)
         self._commentary = Commentary(self.config, [row.loss for row in earlier], self._bar.say)
         self._dashboard = Dashboard(earlier)

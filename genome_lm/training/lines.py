@@ -8,6 +8,7 @@ import torch
 from lightning import Trainer
 
 from genome_lm.genome.mixture import Mixture
+from genome_lm.kernels import reason_against
 from genome_lm.model import HyenaLM
 from genome_lm.progress import Sparkline
 from genome_lm.training.metrics import METRICS, Metrics
@@ -42,6 +43,15 @@ def describe_device(trainer: Trainer) -> str:
     one = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     one += f" (threads: {torch.get_num_threads()})" if device.type == "cpu" else ""
     return one if trainer.world_size == 1 else f"{trainer.world_size} × {one}"
+
+
+def precision_lines(config: TrainingConfig, device: str) -> list[str]:
+    """How a kind of device computes bf16-mixed, if it is a CPU."""
+    if device != "cpu" or config.precision == "float32":
+        return []
+    if reason := reason_against("bf16"):
+        return [f"bf16-mixed: by PyTorch's autocast, without fused operations: {reason}"]
+    return ["bf16-mixed: the products of the fused operations are computed in bfloat16"]
 
 
 def source_lines(mixture: Mixture, config: TrainingConfig) -> list[str]:

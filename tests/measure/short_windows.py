@@ -8,6 +8,9 @@ of a whole run, with its loop, logs and data. A turn of an embedding is the comm
 sequences of 1,024 bases, without the start of Python. Prints for each work the median over rounds of the time there
 over the time here, by the clock and by processor time. The first turn of each work is left out.
 
+`--precision bf16-mixed` is for the trainings of this version alone: the other one trains in float32. With this same
+tree in the place of the other one, it compares the precisions.
+
 `--profile` instead lists the functions of this version's main thread that take the most time of a work.
 """
 
@@ -50,12 +53,13 @@ TRAININGS = {
     "train-tiny-1k-1024": Training("tiny-1k", 1_024, 4_096, 20, "adamw"),
     "train-hybrid-2m-1024": Training("hybrid-2m", 1_024, 16_384, 2),
     "train-hybrid-2m-4096": Training("hybrid-2m", 4_096, 16_384, 2),
+    "train-small-32k-32768": Training("small-32k", 32_768, 32_768, 1, "adamw"),
 }
 EMBEDDINGS = {"embed-bacteria-900k": "bacteria-900k", "embed-hybrid-2m": "hybrid-2m"}
 SEQUENCES, LENGTH = 1_000, 1_024
 
 
-def train(work: Training, folder: Path, turn: Callable[[], None]) -> None:
+def train(work: Training, precision: str, folder: Path, turn: Callable[[], None]) -> None:
     """Train until `turn` raises, which is called before the first step and after each turn."""
     from genome_lm.config import PRESETS, ModelConfig
     from genome_lm.genome import build_store
@@ -70,7 +74,7 @@ def train(work: Training, folder: Path, turn: Callable[[], None]) -> None:
     recipe = TrainingConfig.from_dict(
         {
             "stages": [[work.window, 100_000]], "tokens_per_step": work.tokens, "optimizer": work.optimizer,
-            "valid_every": 100_000, "checkpoint_every": 100_000,
+            "valid_every": 100_000, "checkpoint_every": 100_000, "precision": precision,
         }
     )  # fmt: skip
     end_of_step = Log.on_train_batch_end
@@ -112,7 +116,7 @@ def write_fasta(path: Path, count: int, length: int) -> None:
     path.write_text("".join(f">{number}\n{''.join(row)}\n" for number, row in enumerate(bases)), encoding="utf-8")
 
 
-def child(tree: Path, work: str, threads: int) -> None:
+def child(tree: Path, work: str, threads: int, precision: str) -> None:
     """Do the work of a version; a turn ends with a line of its times, and each waits for a line."""
     sys.path[0] = str(tree)
     spec = importlib.util.spec_from_file_location("genome_lm_cli", tree / "cli" / "__init__.py")
@@ -141,20 +145,21 @@ def child(tree: Path, work: str, threads: int) -> None:
         start[:] = [time.perf_counter(), time.process_time()]
 
     with tempfile.TemporaryDirectory() as folder:
-        _do(work, Path(folder), turn)
+        _do(work, precision, Path(folder), turn)
 
 
-def _do(work: str, folder: Path, turn: Callable[[], None]) -> None:
+def _do(work: str, precision: str, folder: Path, turn: Callable[[], None]) -> None:
     if work in TRAININGS:
-        train(TRAININGS[work], folder, turn)
+        train(TRAININGS[work], precision, folder, turn)
     else:
         embed(EMBEDDINGS[work], folder, turn)
 
 
 @contextmanager
-def running(tree: Path, work: str, threads: int) -> Iterator[Callable[[], tuple[float, float]]]:
+def running(tree: Path, work: str, threads: int, precision: str) -> Iterator[Callable[[], tuple[float, float]]]:
     """A version at its work: what gives the seconds and the processor time of its next turn."""
-    command = [sys.executable, __file__, "--child", str(tree), work, "--threads", str(threads)]
+    options = ["--threads", str(threads), "--precision", precision]
+    command = [sys.executable, __file__, "--child", str(tree), work, *options]
     pipe = subprocess.PIPE
     with (
         tempfile.TemporaryFile() as log,
@@ -183,16 +188,16 @@ def running(tree: Path, work: str, threads: int) -> Iterator[Callable[[], tuple[
         stdin.close()
 
 
-def compare(base: Path, work: str, rounds: int, threads: int) -> str:
+def compare(base: Path, work: str, rounds: int, threads: int, precision: str) -> str:
     """A row of the table."""
-    with running(base, work, threads) as there, running(TREE, work, threads) as here:
+    with running(base, work, threads, "float32") as there, running(TREE, work, threads, precision) as here:
         times = [(there(), here()) for _ in range(rounds)]
     by_clock, by_processor = (statistics.median(old[k] / new[k] for old, new in times) for k in range(2))
     old, new = (statistics.median(time[way][0] for time in times) for way in range(2))
     return f"| {work} | {by_clock:.2f} | {by_processor:.2f} | {old:.2f} s | {new:.2f} s |"
 
 
-def profile(work: str, turns: int) -> None:
+def profile(work: str, precision: str, turns: int) -> None:
     """Print what takes the time of some turns in this process."""
     profiler, done = cProfile.Profile(), [0]
 
@@ -209,7 +214,7 @@ def profile(work: str, turns: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _do(work, Path(folder), turn)
+            _do(work, precision, Path(folder), turn)
         except Done:
             pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
 
@@ -220,19 +225,21 @@ def main() -> None:
     parser.add_argument("works", nargs="*", help=f"of {', '.join([*TRAININGS, *EMBEDDINGS])}; all without any")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=["float32", "bf16-mixed"], default="float32")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     works = options.works or [*TRAININGS, *EMBEDDINGS]
     if options.child:
-        child(options.base.resolve(), works[0], options.threads)
+        child(options.base.resolve(), works[0], options.threads, options.precision)
         return
     if options.profile:
-        profile(works[0], options.rounds)
+        profile(works[0], options.precision, options.rounds)
         return
     print("| work | times as fast | by processor time | there | here |\n| --- | --- | --- | --- | --- |", flush=True)
     for work in works:
-        print(compare(options.base.resolve(), work, options.rounds, options.threads), flush=True)
+        row = compare(options.base.resolve(), work, options.rounds, options.threads, options.precision)
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

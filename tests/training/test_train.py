@@ -15,10 +15,11 @@ from genome_lm.checkpoint import load_checkpoint
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import WindowSampler, read_bed
 from genome_lm.genome.mixture import Mixture, Source
+from genome_lm.kernels import dispatch
 from genome_lm.mixture_config import one_source
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers.filter import ImplicitFilter
-from genome_lm.training import Machine, Stage, TrainingConfig, train
+from genome_lm.training import Machine, Stage, TrainingConfig, lines, train
 from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.system import TrainingSystem
 from tests.conftest import Genome
@@ -122,6 +123,32 @@ def test_bf16(genome: Genome, tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
+@pytest.mark.parametrize("reason", ["", "this CPU has none"])
+def test_bf16_says_how_and_resumes_bit_for_bit(
+    genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], reason: str
+) -> None:
+    for module in (dispatch, lines):
+        monkeypatch.setattr(module, "reason_against", lambda _: reason)
+    config, data = changed(stages=((64, 6),), precision="bf16-mixed"), one_source(genome.store.path, genome.intervals)
+    config = dataclasses.replace(config, checkpoint_every=2, valid_every=2)
+    train(data, tmp_path / "whole", TINY_MODEL, config)
+    assert ("by PyTorch's autocast" if reason else "are computed in bfloat16") in capfd.readouterr().err
+    step = TrainingSystem.training_step
+
+    def stopped(self: TrainingSystem, batch: StepBatch, index: int) -> None:
+        if batch.step == 4:
+            raise KeyError("stopped")
+        step(self, batch, index)
+
+    monkeypatch.setattr(TrainingSystem, "training_step", stopped)
+    with pytest.raises(KeyError, match="stopped"):
+        train(data, tmp_path / "parts", TINY_MODEL, config)
+    monkeypatch.setattr(TrainingSystem, "training_step", step)
+    train(data, tmp_path / "parts", TINY_MODEL, config)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
 def test_from_a_checkpoint(run: Path, genome: Genome, tmp_path: Path) -> None:
     config = changed(stages=((128, 2),), valid_every=1, lr=1e-6)
     train(one_source(genome.store.path, genome.intervals), tmp_path / "run", None, config, init=run / "checkpoint")
@@ -209,6 +236,7 @@ def test_gradients_of_the_filters_are_not_rounded_in_a_bf16_run(
                 errors.append(float((parameter.grad.double() - want).norm() / want.norm()))
         return loss
 
+    monkeypatch.setattr(dispatch, "reason_against", lambda _: "the plain form calls the filter's forward")
     monkeypatch.setattr(TrainingSystem, "_accumulate", compared)
     monkeypatch.setattr(ImplicitFilter, "forward", watched)
     config = changed(precision="bf16-mixed", stages=(Stage(128, 1),), valid_windows=1)

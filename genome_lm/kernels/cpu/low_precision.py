@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.kernels.cpu import torch_private
-from genome_lm.kernels.cpu.stages import add_scaled, dequantise, gelu, gelu_quantise, quantise
+from genome_lm.kernels.cpu.stages import add_scaled, dequantise, gelu, gelu_quantise, narrow, quantise
 
 Precision = Literal["float32", "bf16", "int8"]
 _Hidden = TypeVar("_Hidden")
@@ -105,8 +105,8 @@ class Bfloat16Weight(LowPrecisionWeight[Tensor]):
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """`linear` in bfloat16."""
         if torch_private.has_fused_bfloat16():
-            return torch_private.fused_linear(x.bfloat16(), self.values, bias)
-        return F.linear(x.bfloat16(), self.values, None if bias is None else bias.bfloat16())
+            return torch_private.fused_linear(rounded(x), self.values, bias)
+        return F.linear(rounded(x), self.values, None if bias is None else bias.bfloat16())
 
 
 class TrainingWeight(Bfloat16Weight):
@@ -147,9 +147,13 @@ class TrainingWeight(Bfloat16Weight):
 
 def rounded(x: Tensor) -> Tensor:
     """A matrix in bfloat16, in the layout that it has if that is dense along its columns alone."""
-    if x.stride(-1) != 1 and x.stride(0) == 1:
-        return x.T.bfloat16().T
-    return x.bfloat16()
+    if x.dtype == torch.bfloat16:
+        return x
+    if x.stride(1) != 1 and x.stride(0) == 1:
+        return rounded(x.T).T
+    out = torch.empty(x.shape, dtype=torch.bfloat16)
+    narrow(x, out)
+    return out
 
 
 class Int8Weight(LowPrecisionWeight["Int8Rows"]):

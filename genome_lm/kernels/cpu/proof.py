@@ -46,6 +46,7 @@ def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Gi
         ),
         "add_scaled": ([drawn(length, 37), drawn(length), drawn(37), drawn(length, 37), drawn(length, 37)], [4]),
         "gelu_backward": ([3 * drawn(length, 37), drawn(length, 37), torch.zeros(37)], [0, 1, 2]),
+        "narrow_bfloat16": ([drawn(length, 40)[:, :37], drawn(length, 37).bfloat16()], [1]),
         "gelu_bfloat16": ([3 * drawn(length, 37).bfloat16()], [0]),
         "gelu_backward_bfloat16": (
             [3 * drawn(length, 37).bfloat16(), drawn(length, 37).bfloat16(), torch.zeros(37)],

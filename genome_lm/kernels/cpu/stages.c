@@ -9,6 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #define TAPS 3
 #define BACK (TAPS - 1)
@@ -186,6 +189,24 @@ static inline uint16_t narrowed(float x)
     memcpy(&bits, &x, sizeof bits);
     const uint32_t half = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : half);
+}
+
+void narrow_bfloat16(View x, View out, Shape shape)
+{
+    #pragma omp parallel for schedule(static)
+    for (idx i = 0; i < shape.channels; i++) {
+        const float *source = row(x, 0, i, 0);
+        uint16_t *target = halves(out, i);
+        idx j = 0;
+#ifdef __AVX512BF16__
+        for (; j + 16 <= shape.length; j += 16) {
+            const __m256bh values = _mm512_cvtneps_pbh(_mm512_loadu_ps(source + j));
+            memcpy(target + j, &values, sizeof values);
+        }
+#endif
+        for (; j < shape.length; j++)
+            target[j] = narrowed(source[j]);
+    }
 }
 
 /* gelu_slope to 3e-4 of its value, for what is rounded to bfloat16: without a division, which takes as long as the

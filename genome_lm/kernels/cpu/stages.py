@@ -157,6 +157,12 @@ def gelu(hidden: Tensor) -> None:
     torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
 
 
+@_also_in_bfloat16("out")
+def narrow(x: Tensor, out: Tensor) -> None:
+    """Write x, (N, K), to `out`, rounded to bfloat16."""
+    out.copy_(x)
+
+
 @_in_one_pass
 def quantise(x: Tensor, values: Tensor, scales: Tensor) -> None:
     """Write the rows of x, (N, K), as 8-bit integers to `values`, and what they are times to `scales`, (N,).
