@@ -1,7 +1,7 @@
 """Weights whose products on a CPU are computed in bfloat16 or in 8-bit integers, without gradients.
 
-Operands are rounded, and sums are float32 or exact integers. What comes out is float32, in bf16 after it was rounded
-once more. The result of a row of x
+Operands are rounded, and sums are float32 or exact integers. What comes out is float32 (in bf16 after it was rounded
+once more, where MKL can't compute `torch_private.bfloat16_product`). The result of a row of x
 depends on that row alone, so it is the same in every batch. For int8 each row of x has a scale of its own, which is
 found when the product is computed ("dynamic"), and each output channel has one (the symmetric scheme of
 https://arxiv.org/abs/1712.05877 without zero points).
@@ -80,46 +80,15 @@ class Bfloat16Weight(LowPrecisionWeight[Tensor]):
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """See `LowPrecisionWeight`."""
-        return self._product(x, bias).float()
+        y = torch.empty(len(x), len(self.values))
+        torch_private.bfloat16_product(rounded(x), self.values.T, y)
+        return y if bias is None else y.add_(bias)
 
     def linear_gelu(self, x: Tensor, bias: Tensor) -> Tensor:
         """See `LowPrecisionWeight`; in bfloat16."""
         if torch_private.has_fused_bfloat16():
             return torch_private.fused_linear(x.bfloat16(), self.values, bias, "gelu")
         return F.gelu(self.linear(x, bias), approximate="tanh").bfloat16()
-
-    def add_linear(self, residual: Tensor, x: Tensor, bias: Tensor, out: Tensor) -> None:
-        """See `LowPrecisionWeight`."""
-        torch.add(residual, self._product(x, bias), out=out)
-
-    def channels(self, x: Tensor) -> Tensor:
-        """See `LowPrecisionWeight`."""
-        rows = _in_tiles(x.shape, torch.bfloat16)
-        rows[: len(x)] = x
-        if torch_private.has_fused_bfloat16():
-            product = torch_private.fused_linear(self.values, rows, None)
-        else:
-            product = self.values @ rows.T
-        return product[:, : len(x)].float()
-
-    def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """`linear` in bfloat16."""
-        if torch_private.has_fused_bfloat16():
-            return torch_private.fused_linear(rounded(x), self.values, bias)
-        return F.linear(rounded(x), self.values, None if bias is None else bias.bfloat16())
-
-
-class TrainingWeight(Bfloat16Weight):
-    """A weight in bfloat16 in a training step, whose products have float32 results that are not rounded.
-
-    What only stages of the MLP read is rounded all the same (`hidden`, `hidden_gradient`).
-    """
-
-    def linear_gelu(self, x: Tensor, bias: Tensor) -> Tensor:
-        """See `LowPrecisionWeight`; of `hidden`, so that the backward pass has the same."""
-        hidden = self.hidden(x, bias)
-        gelu(hidden)
-        return hidden
 
     def add_linear(self, residual: Tensor, x: Tensor, bias: Tensor, out: Tensor) -> None:
         """See `LowPrecisionWeight`."""
@@ -132,9 +101,21 @@ class TrainingWeight(Bfloat16Weight):
         torch_private.bfloat16_product(self.values, rounded(x).T, out)
         return out
 
+
+class TrainingWeight(Bfloat16Weight):
+    """A weight in bfloat16 in a training step; what only stages of the MLP read is in bfloat16 too."""
+
+    def linear_gelu(self, x: Tensor, bias: Tensor) -> Tensor:
+        """See `LowPrecisionWeight`; of `hidden`, so that the backward pass has the same."""
+        hidden = self.hidden(x, bias)
+        gelu(hidden)
+        return hidden
+
     def hidden(self, x: Tensor, bias: Tensor) -> Tensor:
         """`linear` in bfloat16."""
-        return self._product(x, bias)
+        if torch_private.has_fused_bfloat16():
+            return torch_private.fused_linear(rounded(x), self.values, bias)
+        return F.linear(rounded(x), self.values, bias.bfloat16())
 
     def hidden_gradient(self, grad: Tensor) -> Tensor:
         """grad @ weight: grad (N, M) → (N, K) bfloat16."""
@@ -151,7 +132,9 @@ def rounded(x: Tensor) -> Tensor:
         return x
     if x.stride(1) != 1 and x.stride(0) == 1:
         return rounded(x.T).T
-    out = torch.empty(x.shape, dtype=torch.bfloat16)
+    if x.is_contiguous():
+        return x.bfloat16()
+    out = torch.empty(x.shape, dtype=torch.bfloat16)  # of rows with gaps, which PyTorch rounds slowly
     narrow(x, out)
     return out
 
@@ -194,7 +177,7 @@ class Int8Weight(LowPrecisionWeight["Int8Rows"]):
 
     def channels(self, x: Tensor) -> Tensor:
         """See `LowPrecisionWeight`."""
-        values, scales = _in_tiles(x.shape, torch.int8), torch.empty(len(x))
+        values, scales = _in_tiles(x.shape), torch.empty(len(x))
         quantise(x.contiguous(), values[: len(x)], scales)
         product = torch._int_mm(self.values, values.T)[:, : len(x)]
         out = product.view(torch.float32)
@@ -224,10 +207,10 @@ class Int8Rows(NamedTuple):
         return rows
 
 
-def _in_tiles(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Memory for rows, with zeros behind them up to a multiple of `TILE`."""
+def _in_tiles(shape: torch.Size) -> Tensor:
+    """Memory for rows of 8-bit integers, with zeros behind them up to a multiple of `TILE`."""
     count, width = shape
-    rows = torch.empty(-(-count // TILE) * TILE, width, dtype=dtype)
+    rows = torch.empty(-(-count // TILE) * TILE, width, dtype=torch.int8)
     rows[count:] = 0
     return rows
 
