@@ -53,6 +53,8 @@ _FLOAT32 = {"h", "bias", "short", "a_taps", "b_taps", "sums", "phases", "spectra
 _PRODUCTS: list[tuple[torch.dtype, Precision]] = [
     (torch.bfloat16, "bf16"), (torch.float32, "bf16x3"), (torch.float32, "bf16x6"),
 ]  # fmt: skip
+SPILLS_OF = "3.9."
+"""Versions of Triton that the bounds of spills are for. 3.7.1, which PyPI's torch 2.13 for CUDA has, spills more."""
 _STACK: dict[int, dict[tuple[str, Precision], int]] = {
     80: {
         ("tile_conv_backward", "bf16"): 272,
@@ -163,8 +165,10 @@ def variants(arch: int) -> list[Variant]:
     return chosen
 
 
-def spilled_at_most(variant: Variant) -> int:
-    """Bytes of stack per thread that are allowed."""
+def spilled_at_most(variant: Variant) -> int | None:
+    """Bytes of stack per thread that are allowed; None for a Triton whose spills are not known."""
+    if not triton.__version__.startswith(SPILLS_OF):
+        return None
     if variant.length:
         return _STACK_OF_LENGTH.get((variant.kernel, variant.length), 0)
     return _STACK[variant.arch].get((variant.kernel, variant.dot), 0)

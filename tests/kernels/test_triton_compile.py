@@ -15,6 +15,7 @@ from genome_lm.gpukit.resources import (
     PRODUCTS,
     ROWS,
     SHARED_KIB,
+    SPILLS_OF,
     STEPS,
     TILES,
     Variant,
@@ -51,8 +52,10 @@ def name_of(variant: Variant) -> str:
 def test_fits_registers_and_shared_memory(variant: Variant) -> None:
     taken = resources(variant)
     assert taken.registers <= 255
-    assert taken.stack <= spilled_at_most(variant), f"{taken.stack} bytes spilled"
     assert taken.shared <= SHARED_KIB[variant.arch] << 10
+    if (most := spilled_at_most(variant)) is None:
+        pytest.skip(f"the bounds of spills are for Triton {SPILLS_OF}x")
+    assert taken.stack <= most, f"{taken.stack} bytes spilled"
 
 
 @pytest.mark.parametrize("kernel", STEPS)

@@ -45,11 +45,14 @@ def _compile_ahead(kit: Kit) -> None:
             if isinstance(outcome, Exception):
                 raise outcome
             case.bounded("registers", outcome.registers, 255)
-            if arch in SHARED_KIB:  # of others nobody knows yet how much Triton spills there
-                case.bounded("stack", outcome.stack, spilled_at_most(variant))
-                case.bounded("shared", outcome.shared, SHARED_KIB[arch] << 10)
-            else:
+            if arch not in SHARED_KIB:  # nobody knows yet how much Triton spills there
                 case.record(stack=outcome.stack, shared=outcome.shared)
+                continue
+            case.bounded("shared", outcome.shared, SHARED_KIB[arch] << 10)
+            if (most := spilled_at_most(variant)) is None:
+                case.record(stack=outcome.stack)
+            else:
+                case.bounded("stack", outcome.stack, most)
 
 
 def _launch_all(kit: Kit) -> None:
