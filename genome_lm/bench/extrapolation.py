@@ -107,6 +107,8 @@ class Limits:
         return f"would take about {figures.seconds:,.0f} s" if figures.seconds > self.seconds else ""
 
     def rounds(self, wanted: int, figures: Sequence[Figures | None]) -> int:
-        """Runs after the first one, so that the slowest side takes about `seconds` in all."""
+        """Runs after the first, cold one: the slowest side takes about `seconds` in all, but has one if any."""
         slowest = max((each.seconds for each in figures if each is not None), default=0.0)
-        return wanted if slowest * (wanted + 1) <= self.seconds else max(0, int(self.seconds / slowest) - 1)
+        if slowest * (wanted + 1) <= self.seconds:
+            return wanted
+        return min(wanted, max(1, int(self.seconds / slowest) - 1))

@@ -18,13 +18,16 @@ def plot(path: Path, comparisons: Sequence[Comparison]) -> None:
         group = sorted(
             (c for c in comparisons if (c.job.kind, c.job.preset) == (kind, preset)), key=lambda c: c.job.length
         )
-        lengths = [c.job.length for c in group]
         for name in dict.fromkeys(side.side for c in group for side in c.sides):
-            sides = [next(side for side in c.sides if side.side == name) for c in group]
+            # A side may not have been run at each length.
+            ran = [(c.job.length, side) for c in group for side in c.sides if side.side == name]
+            lengths, sides = [length for length, _ in ran], [side for _, side in ran]
             label = f"{kind} {preset}, {name}" if len(groups) > 1 else name
             time.plot(lengths, [side.median for side in sides], "o-", label=label)
             memory.plot(lengths, [side.peak / 1e9 for side in sides], "o-", label=label)
-        time.plot(lengths, [c.floor.seconds for c in group], ":", color="#8a94a0", label="floor")
+        time.plot(
+            [c.job.length for c in group], [c.floor.seconds for c in group], ":", color="#8a94a0", label="floor"
+        )
     for axes, what in ((time, "seconds per run"), (memory, "peak memory, GB")):
         axes.set(xscale="log", yscale="log", xlabel="length, bp", ylabel=what)
         axes.spines[["top", "right"]].set_visible(False)

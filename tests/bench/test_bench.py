@@ -196,7 +196,7 @@ def test_sides_beyond_the_limits_are_not_run(tmp_path: Path) -> None:
     assert choose(Limits(5 * 10**9)) == (both, 5, {})
     assert choose(Limits(3 * 10**9)) == ([OURS], 5, {"transformer": "would take about 4.0 GB of memory"})
     names, rounds, reasons = choose(Limits(5 * 10**9, seconds=1.0))
-    assert (names, rounds) == ([OURS], 0)
+    assert (names, rounds) == ([OURS], 1)
     assert "would take about" in reasons["transformer"]
     assert choose(Limits(5 * 10**9, seconds=100.0)) == (both, 5, {})
     # Without lengths below this one nothing is known.
