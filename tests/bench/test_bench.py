@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from genome_lm.alphabet import A, T
-from genome_lm.bench import ABLATIONS, OURS, Job, Machine, compare, side
+from genome_lm.bench import ABLATIONS, OURS, Comparison, Job, Machine, Measured, compare, side
 from genome_lm.bench.extrapolation import Figures, Limits, expected, form_of
-from genome_lm.bench.floor import floor
+from genome_lm.bench.figure import plot as draw
+from genome_lm.bench.floor import Floor, floor
 from genome_lm.bench.neighbours import neighbours
 from genome_lm.bench.original import OriginalLM
 from genome_lm.bench.peers import TransformerLM
@@ -201,6 +202,16 @@ def test_sides_beyond_the_limits_are_not_run(tmp_path: Path) -> None:
     assert choose(Limits(5 * 10**9, seconds=100.0)) == (both, 5, {})
     # Without lengths below this one nothing is known.
     assert Sweep(None, Limits(0, 0)).choose(job, sides, 5) == (sides, 5, {})
+
+
+def test_a_figure_has_each_side_where_it_was_run(tmp_path: Path) -> None:
+    ours, other = (Measured(name, 1.0, (1.0,), (1.0,), 10**9, 10**8, 0.0) for name in (OURS, "original"))
+    comparisons = [
+        Comparison(Job("forward", length, "tiny-1k"), sides, Floor(1, 1, 1), 1)
+        for length, sides in ((10, (ours, other)), (20, (ours,)))
+    ]
+    draw(tmp_path / "bench.png", comparisons)
+    assert (tmp_path / "bench.png").stat().st_size > 1_000
 
 
 IN_ANOTHER = """
