@@ -5,10 +5,11 @@ Nothing that is read here is trusted: the layout and the chunks verify what come
 
 import bisect
 import os
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -64,7 +65,6 @@ class RemoteFiles:
             raise GenomeLMError(f"{self.url}: {one_line(error)}: pip install 'genome-lm[remote]'") from error
         except Exception as error:  # of any library behind fsspec
             raise GenomeLMError(f"{self.url}: can't be opened: {one_line(error)}") from error
-        self._pool = ThreadPoolExecutor(1, "genome-lm-remote")
 
     def refresh(self) -> bool:
         """Open the URL anew if this is another process than the one that opened it, and tell."""
@@ -93,7 +93,17 @@ class RemoteFiles:
         With `optional`, None stands for a file that is not there.
         """
         self.refresh()
-        return self._pool.submit(self._fetch, list(requests), optional)
+        replies: Future[list[bytes | None]] = Future()
+
+        def work() -> None:
+            try:
+                replies.set_result(self._fetch(list(requests), optional))
+            except Exception as error:
+                replies.set_exception(error)
+
+        # Not of a pool, whose threads a process that ends would wait for: a server may take its time.
+        threading.Thread(target=work, name="genome-lm-remote", daemon=True).start()
+        return replies
 
     def _fetch(self, requests: list[_Request], optional: bool) -> list[bytes | None]:
         done: dict[int, bytes | None] = {}
@@ -262,7 +272,6 @@ class RemoteShards:
     def _forget(self) -> int:
         """Give up the oldest announcement; its bytes."""
         number, batch = self._batches.popitem(last=False)
-        batch.replies.cancel()
         for shard in {shard for shard, _, _ in batch.places}:
             self._ahead[shard] = [entry for entry in self._ahead[shard] if entry[2] != number]
         return batch.size

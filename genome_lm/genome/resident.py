@@ -12,6 +12,10 @@ from genome_lm.genome.codes import CODE_TO_TOKEN, Codes
 
 _BLOCK = 1 << 16
 """Bases unpacked at one time, so that what lies between stays in the processor's cache."""
+_BEYOND = 2
+"""Bytes past the last chunk in which the bytes that a window is unpacked from may end."""
+_WAITING = 32
+"""Chunks that were decoded one by one and are kept together."""
 _TABLE = CODE_TO_TOKEN.tobytes()
 
 
@@ -32,6 +36,7 @@ class ResidentTokens(ABC):
         self._memory = np.frombuffer(mmap.mmap(-1, size), dtype=np.uint8)
         self._present = np.zeros(chunks.count, dtype=bool)
         self._absent = chunks.count
+        self._waiting: dict[int, Codes] = {}
 
     @staticmethod
     @abstractmethod
@@ -44,12 +49,13 @@ class ResidentTokens(ABC):
             return
         chunk = self._chunks.chunk
         first, last = start // chunk, (start + len(out) - 1) // chunk
-        if first == last and not self._present[first]:  # the window of one chunk, from what has just been decoded
-            self._load_run(first, codes := np.empty(chunk, dtype=np.uint8))
+        if first == last and not self._present[first]:
             within = start - first * chunk
-            out[:] = np.frombuffer(codes[within : within + len(out)].tobytes().translate(_TABLE), dtype=np.uint8)
+            codes = self._waiting_codes(first)[within : within + len(out)]
+            out[:] = np.frombuffer(codes.tobytes().translate(_TABLE), dtype=np.uint8)
             return
         if self._absent and first < last:
+            self._keep_waiting()
             self._load(first + np.flatnonzero(~self._present[first : last + 1]))
         out[:] = self._windows(np.array([start]), len(out))[0]
 
@@ -61,12 +67,34 @@ class ResidentTokens(ABC):
                 self.read(start, row)
             return tokens
         if self._absent:
+            self._keep_waiting()
             numbers = chunks_of(starts, length, self._chunks.chunk)
             self._load(numbers[~self._present[numbers]])
         return self._windows(starts, length)
 
+    def _waiting_codes(self, number: int) -> Codes:
+        """The codes of a chunk, (chunk,): decoded now, or waiting to be kept with others, which costs less in all."""
+        codes = self._waiting.get(number)
+        if codes is None:
+            if len(self._waiting) == _WAITING:
+                self._keep_waiting()
+            codes = np.empty(self._chunks.chunk, dtype=np.uint8)
+            self._chunks.decode(number, codes)
+            self._waiting[number] = codes
+        return codes
+
+    def _keep_waiting(self) -> None:
+        """Keep the chunks that were decoded one by one."""
+        if self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            numbers, chunk = np.array([*waiting]), self._chunks.chunk
+            self._keep(numbers, np.concatenate([*waiting.values()]).reshape(-1, chunk))
+            self._absent -= int(np.count_nonzero(~self._present[numbers]))
+            self._present[numbers] = True
+
     def announce(self, numbers: npt.NDArray[np.integer]) -> None:
         """Have the reading of chunks, rising, begin that are not here yet."""
+        self._keep_waiting()
         if self._absent:
             self._chunks.announce(numbers[~self._present[numbers]][:ANNOUNCED])
 
@@ -86,13 +114,13 @@ class ResidentTokens(ABC):
         """Decode into `codes`, (n · chunk,), and keep n chunks that follow one another."""
         count = len(codes) // self._chunks.chunk
         self._chunks.decode_run(first, codes)
-        self._keep(first * self._chunks.chunk, codes)
+        self._keep(slice(first, first + count), codes.reshape(count, -1))
         self._present[first : first + count] = True
         self._absent -= count
 
     @abstractmethod
-    def _keep(self, start: int, codes: Codes) -> None:
-        """Put the codes from position `start` on into the memory."""
+    def _keep(self, numbers: slice | npt.NDArray[np.integer], codes: Codes) -> None:
+        """Put the codes of chunks, (n, chunk), into the memory."""
 
     @abstractmethod
     def _windows(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
@@ -110,8 +138,9 @@ class PlainTokens(ResidentTokens):
         """Bytes of memory that a genome needs."""
         return chunks.count * chunks.chunk
 
-    def _keep(self, start: int, codes: Codes) -> None:
-        self._memory[start : start + len(codes)] = np.frombuffer(codes.tobytes().translate(_TABLE), dtype=np.uint8)
+    def _keep(self, numbers: slice | npt.NDArray[np.integer], codes: Codes) -> None:
+        tokens = np.frombuffer(codes.tobytes().translate(_TABLE), dtype=np.uint8)
+        self._memory.reshape(-1, self._chunks.chunk)[numbers] = tokens.reshape(codes.shape)
 
     def _windows(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
         return _every(self._memory, length)[starts]
@@ -134,11 +163,11 @@ class PackedTokens(ResidentTokens):
     @staticmethod
     def size(chunks: Chunks) -> int:
         """Bytes of memory that a genome needs."""
-        # The bytes that a window is unpacked from may end past the last chunk.
-        return chunks.count * chunks.chunk // 4 + 2
+        return chunks.count * chunks.chunk // 4 + _BEYOND
 
-    def _keep(self, start: int, codes: Codes) -> None:
-        self._memory[start // 4 : (start + len(codes)) // 4] = pack(codes)
+    def _keep(self, numbers: slice | npt.NDArray[np.integer], codes: Codes) -> None:
+        rows = self._memory[:-_BEYOND].reshape(-1, self._chunks.chunk // 4)
+        rows[numbers] = pack(codes.reshape(-1)).reshape(len(codes), -1)
 
     def _windows(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
         tokens = np.empty((len(starts), length), dtype=np.uint8)

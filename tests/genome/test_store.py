@@ -117,6 +117,23 @@ def test_chunks_of_a_batch_are_asked_for_together_and_once(
         assert not asked  # they are kept
 
 
+@pytest.mark.parametrize("kind", CACHES)
+def test_windows_one_by_one_and_together(small: Small, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that single windows decoded are kept some at a time, and serve what comes meanwhile."""
+    monkeypatch.setattr("genome_lm.genome.resident._WAITING", 3)
+    store, generator = GenomeStore(small.store.path, CACHES[kind]), np.random.default_rng(0)
+    for step in range(120):
+        count, length = (1, 20) if step % 9 else (4, 150)
+        places = generator.integers(0, 2, count), generator.integers(0, 2_000 - length, count), length
+        codes = small.store.fetch_many(*places, output="codes")
+        np.testing.assert_array_equal(store.fetch_many(*places), CODE_TO_TOKEN[codes])
+    reader = store._reader("tokens")
+    if isinstance(reader, PlainTokens | PackedTokens):
+        for name, dna in small.sequences.items():
+            store.fetch(name, 0, len(dna))
+        assert (reader._absent, reader._present.all(), reader._waiting) == (0, True, {})
+
+
 def test_a_window_longer_than_what_is_unpacked_together(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genome_lm.genome.resident._BLOCK", 40)
     store = GenomeStore(small.store.path, CACHES[PackedTokens])

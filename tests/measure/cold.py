@@ -2,7 +2,8 @@
 
 Makes a FASTA of random DNA of `--gbp` billion bases and its store in the folder, unless they are there. Each round
 opens both anew and reads the same random windows in turn, as token ids: pyfaidx as text that is translated, the store
-`--batch` windows at one time, with its usual cache of 1 GiB and with one of 64 MiB. Before each turn, its files are
+`--batch` windows at one time, with its usual cache of 1 GiB and with one of 64 MiB. With `--chunk 32`, a store in
+chunks of 32 Ki bases takes part. Before each turn, its files are
 dropped from the system's cache (posix_fadvise). The order of the sides changes from round to round. Reported are
 medians of wall time, of CPU time and of the bytes that the system read (`/proc/self/io`), per window.
 """
@@ -12,16 +13,17 @@ import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import pyfaidx
 
 from genome_lm.alphabet import LETTER_TO_TOKEN
-from genome_lm.genome import GenomeStore, build_store
+from genome_lm.genome import GenomeStore, build, build_store
 
 TABLE = LETTER_TO_TOKEN.tobytes()
 LINE = 80
@@ -29,9 +31,10 @@ CONTIG = 100_000_000
 Tokens = list[npt.NDArray[np.uint8]]
 
 
-def make_genome(folder: Path, bases: int) -> tuple[Path, Path]:
-    """A FASTA and its store, made unless they are there."""
-    fasta, store = folder / f"random-{bases}.fa", folder / f"random-{bases}.zarr"
+def make_genome(folder: Path, bases: int, sizes: Sequence[int]) -> tuple[Path, dict[int, Path]]:
+    """A FASTA, and its stores in chunks of so many Ki bases; made unless they are there."""
+    fasta = folder / f"random-{bases}.fa"
+    stores = {size: folder / f"random-{bases}-{size}.zarr" for size in sizes}
     generator, letters = np.random.default_rng(0), np.frombuffer(b"ACGT", dtype=np.uint8)
     if not fasta.exists():
         partial = fasta.with_suffix(".partial")
@@ -40,10 +43,12 @@ def make_genome(folder: Path, bases: int) -> tuple[Path, Path]:
                 lines = letters[generator.integers(0, 4, (CONTIG // LINE, LINE), dtype=np.uint8)]
                 file.write(b">c%d\n" % number + np.pad(lines, ((0, 0), (0, 1)), constant_values=10).tobytes())
         partial.rename(fasta)
-    if not store.exists():
-        build_store([fasta], store)
+    for size, store in stores.items():
+        if not store.exists():
+            with patch.object(build, "CHUNK", size << 10):
+                build_store([fasta], store)
     pyfaidx.Fasta(str(fasta))  # makes the index
-    return fasta, store
+    return fasta, stores
 
 
 def drop(path: Path) -> None:
@@ -75,8 +80,12 @@ def from_fasta(indexed: pyfaidx.Fasta, places: list[tuple[str, int]], length: in
     return [np.frombuffer(text.encode().translate(TABLE), dtype=np.uint8) for text in texts]
 
 
-def measure(fasta: Path, store: Path, length: int, count: int, rounds: int, batch: int) -> dict[str, list[float]]:
+def measure(
+    fasta: Path, stores: dict[int, Path], length: int, count: int, rounds: int, batch: int
+) -> dict[str, list[float]]:
     """Of each side: median wall and CPU microseconds, and bytes read, per window."""
+    usual_chunk = build.CHUNK >> 10
+    store = stores[usual_chunk]
     generator, contigs = np.random.default_rng(1), len(GenomeStore(store))
     spent: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for number in range(rounds):
@@ -87,6 +96,14 @@ def measure(fasta: Path, store: Path, length: int, count: int, rounds: int, batc
         sides: dict[str, tuple[Path, Callable[[], Tokens]]] = {
             "genome-lm": (store, partial(from_store, usual, numbers, starts, length, batch)),
             "genome-lm, 64 MiB": (store, partial(from_store, small, numbers, starts, length, batch)),
+            **{
+                f"in chunks of {size} Ki": (
+                    other,
+                    partial(from_store, GenomeStore(other), numbers, starts, length, batch),
+                )
+                for size, other in stores.items()
+                if size != usual_chunk
+            },
             "pyfaidx": (fasta, partial(from_fasta, indexed, places, length)),
         }
         results = []
@@ -111,16 +128,19 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=1_000, help="of a round")
     parser.add_argument("--batch", type=int, default=256, help="windows that the store is asked for at one time")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--chunk", type=int, nargs="*", default=[], help="Ki bases of a chunk of another store")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    fasta, store = make_genome(options.folder, int(options.gbp * 1e9))
-    figures = measure(fasta, store, options.length, options.windows, options.rounds, options.batch)
+    sizes = [build.CHUNK >> 10, *options.chunk]
+    fasta, stores = make_genome(options.folder, int(options.gbp * 1e9), sizes)
+    figures = measure(fasta, stores, options.length, options.windows, options.rounds, options.batch)
     for name, (wall, cpu, size) in figures.items():
-        print(f"{name:18} {wall * 1e6:8.1f} µs  CPU {cpu * 1e6:8.1f} µs  {size / 1e3:8.1f} kB read  per window")
+        print(f"{name:20} {wall * 1e6:8.1f} µs  CPU {cpu * 1e6:8.1f} µs  {size / 1e3:8.1f} kB read  per window")
     theirs = figures["pyfaidx"]
     for name in list(figures):
         if name != "pyfaidx":
-            print(f"pyfaidx takes {theirs[0] / figures[name][0]:.2f} times the time of {name}")
+            wall, cpu = theirs[0] / figures[name][0], theirs[1] / figures[name][1]
+            print(f"pyfaidx takes {wall:.2f} times the time of {name}, {cpu:.2f} times its processor time")
 
 
 if __name__ == "__main__":
