@@ -23,8 +23,8 @@ from genome_lm.progress import progress
 from genome_lm.text import printable
 
 CHUNK = 8 << 10
-"""Bases that are decompressed together: a first window of 1,000 bases costs little more than the read itself, and the
-store is 3 % larger than in chunks of 32 Ki."""
+"""Bases that are decompressed together: a first window of 1,000 bases costs less than in chunks of 32 Ki, and the
+store is 3 % larger."""
 SHARD = 64 << 20
 """Bases in one file: what a build holds in memory, and 50 files for a human genome."""
 EXPORT_BASES = 1 << 20

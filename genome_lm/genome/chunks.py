@@ -26,7 +26,7 @@ _ABSENT_FROM = 2**63
 """No file has such an offset. zarr's mark of a chunk that is not there is above."""
 ANNOUNCED = 1_024
 """Chunks that the system is asked for ahead at one time, some megabytes."""
-RUN = 16
+RUN = 64
 """Chunks that follow one another which are read at one time."""
 _BLOSC_HEADER = 16
 """Bytes that a chunk which can't be compressed takes beside its own."""

@@ -104,7 +104,7 @@ class ResidentTokens(ABC):
         for first in range(0, len(absent), ANNOUNCED):
             part = absent[first : first + ANNOUNCED]
             edges = np.flatnonzero(np.diff(part) != 1) + 1
-            if len(edges):
+            if len(edges) or len(part) > RUN:
                 self._chunks.announce(part)
             for begin, end in zip([0, *edges.tolist()], [*edges.tolist(), len(part)], strict=True):
                 for place in range(begin, end, RUN):
