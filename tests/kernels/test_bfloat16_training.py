@@ -25,7 +25,7 @@ def sums(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """Products by MKL where it can, and by PyTorch; chunks so small that boundaries are crossed."""
     torch.manual_seed(0)
     monkeypatch.setattr(cpu_mlp, "forward_sizes", lambda *_: Sizes(50, 100, 100))
-    monkeypatch.setattr(cpu_mlp, "BFLOAT16_BACKWARD", Sizes(50, 90, 90))
+    monkeypatch.setattr(cpu_mlp, "BFLOAT16", Sizes(50, 90, 90))
     monkeypatch.setattr(cpu_mixer, "POSITIONS", Sizes(50, 100, 100))
     monkeypatch.setattr(cpu_mixer, "CHANNELS", 20)
     monkeypatch.setattr(cpu_mixer, "BLOCK_BYTES", 0)

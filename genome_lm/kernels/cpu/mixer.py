@@ -33,11 +33,11 @@ from genome_lm.kernels.conv.spectra import signal, spectrum
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Block, Convolutions, Filters, Pieces
 from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight
 from genome_lm.kernels.cpu.products import (
-    add_weight_gradient,
     for_training,
     linear,
     linear_channels,
     operand,
+    weight_gradient,
     write_gradient,
     write_gradient_channels,
 )
@@ -237,8 +237,7 @@ def residual_mixer_(
 def _for_products(weights: MixerWeights, in_bfloat16: bool) -> MixerWeights:
     if not in_bfloat16:
         return weights
-    w_in, w_out = (for_training(weight, in_bfloat16) for weight in (weights.w_in, weights.w_out))
-    return weights._replace(w_in=w_in, w_out=w_out)
+    return weights._replace(w_in=for_training(weights.w_in), w_out=for_training(weights.w_out))
 
 
 def by_spectra(spectra: Spectra, pieces: Callable[[Block, Tensor], Pieces] | None = None) -> Convolutions:
@@ -590,14 +589,15 @@ class _BlockStep(NamedTuple):
 
         def project(places: Sequence[tuple[slice, slice]]) -> tuple[Tensor, Tensor, Tensor]:
             of_filters, width = self.convolutions.no_sums(), self.grad.shape[-1]
-            w_in, w_out = self.grad.new_zeros(len(self.z), width), self.grad.new_zeros(width, len(y))
-            for place in places:
+            w_in, w_out = self.grad.new_empty(len(self.z), width), self.grad.new_empty(width, len(y))
+            for number, place in enumerate(places):
                 dz = operand(self.z[:, *place].flatten(1).T, self.part.w_in)
-                add_weight_gradient(w_in, dz, operand(normed.piece(*place), self.part.w_in))
+                weight_gradient(w_in, dz, operand(normed.piece(*place), self.part.w_in), add=number > 0)
                 # The first block writes what the others add to.
                 write_gradient(dz, self.part.w_in, grad_normed[place].flatten(0, 1), add=self.block[0] > 0)
                 out, gated = self.grad[place].flatten(0, 1), y[:, *place].flatten(1).T
-                add_weight_gradient(w_out, *(operand(rows, self.weights.w_out) for rows in (out, gated)))
+                out, gated = (operand(rows, self.weights.w_out) for rows in (out, gated))
+                weight_gradient(w_out, out, gated, add=number > 0)
                 sequences, positions = place
                 if sequences.start == 0:  # the filters are those of all sequences
                     self.convolutions.end_positions(positions, of_filters)

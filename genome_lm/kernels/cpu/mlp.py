@@ -12,19 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from genome_lm.kernels.cpu.low_precision import TrainingWeight
 from genome_lm.kernels.cpu.products import (
     add_linear,
-    add_weight_gradient,
     for_training,
     gradient,
     hidden_gradient,
     hidden_layer,
     linear_gelu,
     operand,
+    weight_gradient,
 )
 from genome_lm.kernels.cpu.stages import gelu_backward
 from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
-from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, runs, share, share_sum
+from genome_lm.kernels.cpu.workers import BFLOAT16_PARTS, Sizes, rows_of_piece, runs, share, share_sum
 from genome_lm.kernels.numerics import outside_autocast, rounds_products
 
 HIDDEN_BYTES = 2 << 20
@@ -38,8 +39,8 @@ def forward_sizes(inner: int, itemsize: int) -> Sizes:
     return Sizes(256, 256, max(256, HIDDEN_BYTES // (inner * itemsize)))
 
 
-BFLOAT16_BACKWARD = BACKWARD._replace(most=512)
-"""The same of products in bfloat16, which are so quick that it counts more what stays in the cache."""
+BFLOAT16 = BACKWARD._replace(parts=BFLOAT16_PARTS)
+"""The same of products in bfloat16 in a training step, forward and backward."""
 
 
 class MlpWeights(NamedTuple):
@@ -88,8 +89,7 @@ def residual_mlp_reference(x: Tensor, weights: MlpWeights, eps: float) -> Tensor
 def _for_products(weights: MlpWeights, in_bfloat16: bool) -> MlpWeights:
     if not in_bfloat16:
         return weights
-    w1, w2 = (for_training(weight, in_bfloat16) for weight in (weights.w1, weights.w2))
-    return weights._replace(w1=w1, w2=w2)
+    return weights._replace(w1=for_training(weights.w1), w2=for_training(weights.w2))
 
 
 def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float) -> None:
@@ -100,7 +100,8 @@ def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float) -> None:
         normed = F.layer_norm(chunk, chunk.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
         add_linear(chunk, linear_gelu(normed, weights.w1, weights.b1), weights.w2, weights.b2, target)
 
-    sizes = forward_sizes(len(weights.w1), x.itemsize)
+    in_bfloat16 = isinstance(weights.w1, TrainingWeight)
+    sizes = BFLOAT16 if in_bfloat16 else forward_sizes(len(weights.w1), x.itemsize)
     share(through, zip(*(_rows(whole, sizes) for whole in (x, out)), strict=True))
 
 
@@ -124,7 +125,7 @@ class _ResidualMlp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        sizes = BFLOAT16_BACKWARD if ctx.in_bfloat16 else BACKWARD
+        sizes = BFLOAT16 if ctx.in_bfloat16 else BACKWARD
         grad_x, parameters = torch.empty_like(x), MlpWeights(*saved)
         pieces = [*zip(*(_rows(whole, sizes) for whole in (x, grad.contiguous(), grad_x)), strict=True)]
         with outside_autocast(x):
@@ -135,8 +136,13 @@ class _ResidualMlp(torch.autograd.Function):
 
 
 def _no_sums(weights: MlpWeights) -> MlpWeights:
-    """Zeros for the sums of the weights' gradients; those of w2 transposed, which is a sixth quicker."""
-    return MlpWeights(*map(torch.zeros_like, weights))._replace(w2=torch.zeros_like(weights.w1))
+    """For the sums of the weights' gradients: zeros, or for w1 and w2 what the first chunk writes.
+
+    That of w2 is transposed, which is a sixth quicker.
+    """
+    zeros = [*map(torch.zeros_like, (weights.norm_weight, weights.norm_bias, weights.b1, weights.b2))]
+    w1, w2 = torch.empty_like(weights.w1), torch.empty_like(weights.w1)
+    return MlpWeights(zeros[0], zeros[1], w1, zeros[2], w2, zeros[3])
 
 
 def _backward(
@@ -147,15 +153,15 @@ def _backward(
     Returns:
         `sums`, to which the weights' gradients were added.
     """
-    for chunk, grad, target in pieces:
+    for number, (chunk, grad, target) in enumerate(pieces):
         normed, mean, rstd = layer_norm(chunk, weights.norm_weight, weights.norm_bias, eps)
         inside, out = operand(normed, weights.w1), operand(grad, weights.w2)
         hidden = hidden_layer(inside, weights.w1, weights.b1)
         grad_hidden = hidden_gradient(out, weights.w2)
         gelu_backward(hidden, grad_hidden, sums.b1)
-        add_weight_gradient(sums.w2, hidden, out)
+        weight_gradient(sums.w2, hidden, out, add=number > 0)
         sums.b2.add_(grad.sum(0))
-        add_weight_gradient(sums.w1, grad_hidden, inside)
+        weight_gradient(sums.w1, grad_hidden, inside, add=number > 0)
         through_norm, norm_weight, norm_bias = layer_norm_backward(
             gradient(grad_hidden, weights.w1), chunk, mean, rstd, weights.norm_weight, weights.norm_bias
         )

@@ -64,9 +64,9 @@ def add_linear(residual: Tensor, x: Tensor, weight: Weight, bias: Tensor, out: T
         torch.addmm(residual, x, weight.T, out=out).add_(bias)
 
 
-def for_training(weight: Tensor, in_bfloat16: bool) -> Any:
-    """A float32 or float64 weight as the products of a training step take it: itself, or a `TrainingWeight`."""
-    return TrainingWeight.of(weight) if in_bfloat16 else weight
+def for_training(weight: Tensor) -> Any:
+    """A float32 weight as the products of a training step in bfloat16 take it."""
+    return TrainingWeight.of(weight)
 
 
 def operand(x: Tensor, weight: Weight) -> Tensor:
@@ -109,12 +109,14 @@ def write_gradient_channels(weight: Tensor | TrainingWeight, grad: Tensor, out: 
         out.copy_(linear(weight, grad))
 
 
-def add_weight_gradient(total: Tensor, grad: Tensor, x: Tensor) -> None:
-    """Add gradᵀ @ x to `total`, (M, K): grad (N, M) and x (N, K), both as `operand` gives them."""
+def weight_gradient(total: Tensor, grad: Tensor, x: Tensor, add: bool) -> None:
+    """Write gradᵀ @ x to `total`, (M, K), or add it: grad (N, M) and x (N, K), both as `operand` gives them."""
     if x.dtype == torch.bfloat16:
-        bfloat16_product(grad.T, x, total, add=True)
-    else:
+        bfloat16_product(grad.T, x, total, add)
+    elif add:
         total.addmm_(grad.T, x)
+    else:
+        torch.mm(grad.T, x, out=total)
 
 
 def _is_fused(x: Tensor, weight: Tensor) -> bool:

@@ -29,6 +29,9 @@ PARTS, LARGE_PARTS = 8, 64
 """Pieces that work is cut into at least, and large work at least: few threads then end at about the same time, and
 many have a piece each."""
 
+BFLOAT16_PARTS = 4
+"""The same for products in bfloat16, which are so quick that what Python takes for a piece counts."""
+
 _Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
 
@@ -144,10 +147,11 @@ def own_threads(count: int) -> Iterator[None]:
 def rows_of_piece(rows: int, sizes: "Sizes") -> int:
     """Rows of a piece, so that all have about as many.
 
-    There are `PARTS` pieces or more if none comes to be below the least size, and `LARGE_PARTS` of large work. Beyond
-    that, their number is a multiple of `LARGE_PARTS`, so that as many threads have as many pieces each.
+    There are `sizes.parts` pieces or more if none comes to be below the least size, and `LARGE_PARTS` of large work.
+    Beyond that, their number is a multiple of `LARGE_PARTS`, so that as many threads have as many pieces each.
     """
-    few, many = (max(least, -(-rows // parts)) for least, parts in ((sizes.least, PARTS), (sizes.large, LARGE_PARTS)))
+    few = max(sizes.least, -(-rows // sizes.parts))
+    many = max(sizes.large, -(-rows // LARGE_PARTS))
     pieces = -(-rows // min(sizes.most, few, many))
     if pieces > LARGE_PARTS:
         pieces = -(-pieces // LARGE_PARTS) * LARGE_PARTS
@@ -166,6 +170,7 @@ class Sizes(NamedTuple):
     least: int
     large: int  # the least of large work, where many small pieces would take longer in all
     most: int
+    parts: int = PARTS
 
 
 def balance(sizes: Sequence[int], threads: int) -> float:

@@ -117,7 +117,9 @@ class Attention(Mixer):
     def split(self, x: Tensor, positions: Tensor) -> Streams:
         """Queries, keys and values of inputs (B, n, D) at positions (n,) or (B, n)."""
         z = self._projected(x).unflatten(-1, (3, self.heads, -1))
-        q, k, v = attended(self.in_proj, rotate_(z, positions)).transpose(1, 3).unbind(2)
+        # On a CPU the fast form turns float32, and passes over memory cost more than the copy.
+        turned = rotate_(z.to(x.dtype), positions).to(z.dtype) if runs_fused(x) else rotate_(z, positions)
+        q, k, v = attended(self.in_proj, turned).transpose(1, 3).unbind(2)
         return Streams((q,), (k, v))
 
     def _projected(self, x: Tensor) -> Tensor:
