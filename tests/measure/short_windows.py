@@ -8,8 +8,8 @@ of a whole run, with its loop, logs and data. A turn of an embedding is the comm
 sequences of 1,024 bases, without the start of Python. Prints for each work the median over rounds of the time there
 over the time here, by the clock and by processor time. The first turn of each work is left out.
 
-`--precision bf16-mixed` is for the trainings of this version alone: the other one trains in float32. With this same
-tree in the place of the other one, it compares the precisions.
+`--precision bf16-mixed` of trainings, `bf16` or `int8` of embeddings is for this version alone: the other one computes
+in float32. With this same tree in the place of the other one, it compares the precisions.
 
 `--profile` instead lists the functions of this version's main thread that take the most time of a work.
 """
@@ -90,7 +90,7 @@ def train(work: Training, precision: str, folder: Path, turn: Callable[[], None]
     run(data, folder / "run", ModelConfig.from_dict(shape), recipe)
 
 
-def embed(name: str, folder: Path, turn: Callable[[], None]) -> None:
+def embed(name: str, precision: str, folder: Path, turn: Callable[[], None]) -> None:
     """Embed until `turn` raises, which is called before each time."""
     from genome_lm.checkpoint import save_checkpoint
     from genome_lm.config import PRESETS
@@ -105,7 +105,7 @@ def embed(name: str, folder: Path, turn: Callable[[], None]) -> None:
     files = ["--fasta", str(folder / "in.fa"), "--out", str(folder / "out.npz")]
     while True:
         turn()
-        app(args=["embed", model, *files, "--force"], standalone_mode=False)
+        app(args=["embed", model, *files, "--precision", precision, "--force"], standalone_mode=False)
 
 
 def write_fasta(path: Path, count: int, length: int) -> None:
@@ -152,7 +152,7 @@ def _do(work: str, precision: str, folder: Path, turn: Callable[[], None]) -> No
     if work in TRAININGS:
         train(TRAININGS[work], precision, folder, turn)
     else:
-        embed(EMBEDDINGS[work], folder, turn)
+        embed(EMBEDDINGS[work], precision, folder, turn)
 
 
 @contextmanager
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("works", nargs="*", help=f"of {', '.join([*TRAININGS, *EMBEDDINGS])}; all without any")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", choices=["float32", "bf16-mixed"], default="float32")
+    parser.add_argument("--precision", choices=["float32", "bf16-mixed", "bf16", "int8"], default="float32")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
