@@ -8,8 +8,8 @@ of a whole run, with its loop, logs and data. A turn of an embedding is the comm
 sequences of 1,024 bases, without the start of Python. Prints for each work the median over rounds of the time there
 over the time here, by the clock and by processor time. The first turn of each work is left out.
 
-`--precision bf16-mixed` of trainings, `bf16` or `int8` of embeddings is for this version alone: the other one computes
-in float32. With this same tree in the place of the other one, it compares the precisions.
+`--precision bf16-mixed` of trainings, `bf16` or `int8` of embeddings is for this version alone: the other one
+computes in float32. With this same tree in the place of the other one, it compares the precisions.
 
 `--profile` instead lists the functions of this version's main thread that take the most time of a work.
 """
