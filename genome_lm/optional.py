@@ -36,6 +36,7 @@ _USES = {
     "sklearn": "linear probes",
     "sqlalchemy": "runs in MLflow on this machine",
     "tensorboard": "TensorBoard's files",
+    "transformers": "comparisons with a folder of the port",
     "urllib3": "downloads",
     "wandb": "runs in Weights & Biases",
     "yaml": "YAML files",

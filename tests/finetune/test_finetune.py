@@ -384,7 +384,8 @@ def test_predict_holds_a_piece_at_a_time(run: Path, tmp_path: Path, monkeypatch:
         monkeypatch.setattr("genome_lm_cli.predict.PIECE", piece)
         for name in ("p.csv", "p.parquet"):
             result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / name), "--force"])
-            assert json.loads(result.output) == {"path": str(tmp_path / name), "records": 9, "rows": 225}
+            facts = {"path": str(tmp_path / name), "records": 9, "rows": 225, "precision": "float32"}
+            assert json.loads(result.output) == facts
         return [pd.read_csv(tmp_path / "p.csv"), pd.read_parquet(tmp_path / "p.parquet")]
 
     together = tables(1_000)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from genome_lm.direction import CAUSAL
 from genome_lm.genome import GenomeStore, build_store, split_genome, write_bed
 from genome_lm.gpukit.forms import Form
 from genome_lm.gpukit.kit import Case, Kit, Skip
-from genome_lm.kernels import outside_autocast
+from genome_lm.kernels import forced_backend, outside_autocast
 from genome_lm.mixture_config import one_source
 from genome_lm.model import HyenaLM
 from genome_lm.model.cuda_memory import cuda_recomputed, cuda_training_bytes
@@ -151,8 +152,10 @@ def _filter_gradients(case: Case, kit: Kit) -> None:
         return h
 
     ImplicitFilter.forward = watched  # type: ignore[method-assign]
+    # The fused operations of a CPU make filters piece by piece.
+    plain = nullcontext() if kit.on_gpu else forced_backend("reference")
     try:
-        with torch.autocast(kit.device.type, dtype=torch.bfloat16):
+        with plain, torch.autocast(kit.device.type, dtype=torch.bfloat16):
             loss = model.loss(*CAUSAL.shifted(ids))
             with outside_autocast(loss):
                 loss.backward()

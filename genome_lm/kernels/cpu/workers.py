@@ -152,7 +152,7 @@ def rows_of_piece(rows: int, sizes: "Sizes") -> int:
     """
     few = max(sizes.least, -(-rows // sizes.parts))
     many = max(sizes.large, -(-rows // LARGE_PARTS))
-    pieces = -(-rows // min(sizes.most, few, many))
+    pieces = max(1, -(-rows // min(sizes.most, few, many)))
     if pieces > LARGE_PARTS:
         pieces = -(-pieces // LARGE_PARTS) * LARGE_PARTS
     return max(1, -(-rows // pieces))
