@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 import genome_lm
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome import fasta_records
+from genome_lm.inference import Generated
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 
@@ -64,9 +65,9 @@ def test_check_against_the_training_sequence(
     """A model that repeats a piece of the genome, on the other strand, is found out."""
     piece = genome.store.fetch("one", 500, 600, "-", output="letters").tobytes().decode()
 
-    def recite(*_: object, **__: object) -> list[genome_lm.inference.Generated]:
+    def recite(*_: object, **__: object) -> list[Generated]:
         likelihoods = genome_lm.load(run / "checkpoint").log_likelihood([piece])[0]
-        return [genome_lm.inference.Generated(0, 0, piece, likelihoods)]
+        return [Generated(0, 0, piece, likelihoods)]
 
     monkeypatch.setattr(genome_lm.GenomeLM, "generate", recite)
     source = genome.store.path if form == "store" else genome.fasta
