@@ -87,7 +87,7 @@ def test_counts_are_what_exists_at_one_time(kernel: str, shape: tuple[int, int, 
     sequences, length, width = shape
     config = ModelConfig(d_model=width, n_layer=3, max_length=length, embed_dropout=0.0)
     batch = GpuBatch(config, sequences, length, dtype, has_triton=kernel == "triton")
-    for recomputed in ([], [0], [0, 1], [0, 1, 2]):
+    for recomputed in ([], [0], [0, 1, 2]):
         counted = peak(batch, training=True, recomputed=recomputed)
         assert cuda_training_bytes(batch, recomputed) == pytest.approx(counted, rel=0.02)
     assert cuda_forward_bytes(batch) == pytest.approx(peak(batch, training=False), rel=0.1)
