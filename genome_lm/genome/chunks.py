@@ -195,11 +195,12 @@ class Chunks:
         return GenomeLMError(f"{self._files.name(shard)}: missing, damaged, or of another store; build it again")
 
 
-def chunks_of(starts: npt.NDArray[np.integer], length: int, chunk: int) -> npt.NDArray[np.int64]:
-    """Numbers of the chunks that windows lie in, rising: (m,) int64; none of empty windows."""
-    if not length or not len(starts):
+def chunks_of(starts: npt.NDArray[np.integer], ends: npt.NDArray[np.integer], chunk: int) -> npt.NDArray[np.int64]:
+    """Numbers of the chunks that half-open ranges lie in, rising: (m,) int64; none of empty ranges."""
+    is_empty = ends <= starts
+    if is_empty.all():
         return np.empty(0, dtype=np.int64)
-    firsts, lasts = starts[:, None] // chunk, (starts[:, None] + length - 1) // chunk
+    firsts, lasts = starts[~is_empty, None] // chunk, (ends[~is_empty, None] - 1) // chunk
     numbers = np.minimum(firsts + np.arange(1 + int((lasts - firsts).max())), lasts)
     return np.unique(numbers).astype(np.int64)
 
@@ -242,7 +243,7 @@ class ChunkReader:
         together = max(1, ANNOUNCED // (2 + length // self._chunks.chunk))
         for first in range(0, len(order), together):
             part = order[first : first + together]
-            wanted = chunks_of(starts[part], length, self._chunks.chunk).tolist()
+            wanted = chunks_of(starts[part], starts[part] + length, self._chunks.chunk).tolist()
             missing = [number for number in wanted if number not in self._cache]
             if len(missing) > 1:
                 self._chunks.announce(np.array(missing[:ANNOUNCED]))

@@ -68,7 +68,7 @@ class ResidentTokens(ABC):
             return tokens
         if self._absent:
             self._keep_waiting()
-            numbers = chunks_of(starts, length, self._chunks.chunk)
+            numbers = chunks_of(starts, starts + length, self._chunks.chunk)
             self._load(numbers[~self._present[numbers]])
         return self._windows(starts, length)
 

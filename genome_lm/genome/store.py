@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from genome_lm.alphabet import PAD, TOKEN_COMPLEMENT
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome.chunks import ChunkReader, Chunks
+from genome_lm.genome.chunks import ChunkReader, Chunks, chunks_of
 from genome_lm.genome.codes import CODE_COMPLEMENT, CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE, Codes
 from genome_lm.genome.layout import LocalFiles, read_layout
 from genome_lm.genome.remote import RemoteFiles, RemoteShards
@@ -313,13 +313,9 @@ class GenomeStore:
             length: As in `fetch_many`.
         """
         offsets, limits = self.contigs.starts[contigs], self.contigs.lengths[contigs]
-        firsts, lasts = np.clip(starts, 0, limits), np.clip(starts + length, 0, limits)
-        within = lasts > firsts
-        if within.any():
-            chunk = self._chunks.chunk
-            first_chunks, last_chunks = (offsets + firsts)[within] // chunk, (offsets + lasts - 1)[within] // chunk
-            steps = np.arange(1 + int((last_chunks - first_chunks).max()))
-            numbers = np.unique(np.minimum(first_chunks[:, None] + steps, last_chunks[:, None]))
+        firsts, lasts = (offsets + np.clip(places, 0, limits) for places in (starts, starts + length))
+        numbers = chunks_of(firsts, lasts, self._chunks.chunk)
+        if len(numbers):
             self._reader("tokens").announce(numbers)
 
     def n_count(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
