@@ -1,10 +1,10 @@
-"""Weights whose products on a CPU are computed in bfloat16 or in 8-bit integers, without gradients.
+"""Weights whose products on a CPU are computed in bfloat16 or in 8-bit integers.
 
-Operands are rounded, and sums are float32 or exact integers. What comes out is float32 (in bf16 after it was rounded
-once more, where MKL can't compute `torch_private.bfloat16_product`). The result of a row of x
-depends on that row alone, so it is the same in every batch. For int8 each row of x has a scale of its own, which is
-found when the product is computed ("dynamic"), and each output channel has one (the symmetric scheme of
-https://arxiv.org/abs/1712.05877 without zero points).
+`TrainingWeight` is for the fused operations of a training step, the others are without gradients. Operands are
+rounded, and sums are float32 or exact integers. What comes out is float32 (in bf16 after it was rounded once more, where
+MKL can't compute `torch_private.bfloat16_product`). The result of a row of x depends on that row alone, so it is the same
+in every batch. For int8 each row of x has a scale of its own, which is computed with the product ("dynamic"), and each
+output channel has one (the symmetric scheme of https://arxiv.org/abs/1712.05877 without zero points).
 """
 
 import functools
@@ -76,7 +76,7 @@ class Bfloat16Weight(LowPrecisionWeight[Tensor]):
 
     def of_channels(self, start: int, stop: int) -> Self:
         """See `LowPrecisionWeight`."""
-        return type(self)(_of_channels(self.values, start, stop))
+        return type(self)(of_channels(self.values, start, stop).flatten(0, 1))
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """See `LowPrecisionWeight`."""
@@ -154,7 +154,7 @@ class Int8Weight(LowPrecisionWeight["Int8Rows"]):
 
     def of_channels(self, start: int, stop: int) -> Self:
         """See `LowPrecisionWeight`."""
-        return type(self)(_of_channels(self.values, start, stop), _of_channels(self.scales, start, stop))
+        return type(self)(*(of_channels(each, start, stop).flatten(0, 1) for each in (self.values, self.scales)))
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """See `LowPrecisionWeight`."""
@@ -215,8 +215,9 @@ def _in_tiles(shape: torch.Size) -> Tensor:
     return rows
 
 
-def _of_channels(values: Tensor, start: int, stop: int) -> Tensor:
-    return values.unflatten(0, (3, -1))[:, start:stop].flatten(0, 1)
+def of_channels(parameter: Tensor, start: int, stop: int) -> Tensor:
+    """What belongs to channels [start, stop) of the three streams: (3D, …) → (3, stop − start, …), a view."""
+    return parameter.unflatten(0, (3, -1))[:, start:stop]
 
 
 @functools.cache

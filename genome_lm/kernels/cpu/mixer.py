@@ -31,7 +31,7 @@ from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.reference import gated_causal_conv
 from genome_lm.kernels.conv.spectra import signal, spectrum
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Block, Convolutions, Filters, Pieces
-from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight
+from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight, of_channels
 from genome_lm.kernels.cpu.products import (
     for_training,
     linear,
@@ -317,12 +317,12 @@ class _BlockWeights(NamedTuple):
 
     @classmethod
     def of(cls, weights: MixerWeights, block: Block) -> "_BlockWeights":
-        b_in, taps, tap_bias = (_of_channels(part, *block) for part in (weights.b_in, weights.taps, weights.tap_bias))
+        b_in, taps, tap_bias = (of_channels(part, *block) for part in (weights.b_in, weights.taps, weights.tap_bias))
         w_in = weights.w_in
         of_block = (
             w_in.of_channels(*block)
             if isinstance(w_in, LowPrecisionWeight)
-            else _of_channels(w_in, *block).flatten(0, 1)
+            else of_channels(w_in, *block).flatten(0, 1)
         )
         return cls(of_block, b_in[..., None, None], taps, tap_bias[..., None, None])
 
@@ -336,11 +336,6 @@ class _BlockWeights(NamedTuple):
         z = linear_channels(self.w_in, normed.piece(sequences, slice(positions.start - back, positions.stop)))
         z = z.view(3, len(z) // 3, len(normed.x[sequences]), -1)
         return z[..., back:], z[..., :back]
-
-
-def _of_channels(parameter: Tensor, start: int, stop: int) -> Tensor:
-    """What belongs to channels [start, stop) of the three streams: (3D, …) → (3, stop − start, …), a view."""
-    return parameter.unflatten(0, (3, -1))[:, start:stop]
 
 
 def _gated_input(
@@ -578,7 +573,7 @@ class _BlockStep(NamedTuple):
         c, du = self.convolutions.through(group, u, dc)
         gate_backward(z, dy, c, u, skip, taps, tap_bias, dx0, self.sums.skip[slice(*group), None, None])
         dtaps, dtap_bias, db_in = (
-            _of_channels(total, *group) for total in (self.sums.taps, self.sums.tap_bias, self.sums.b_in)
+            of_channels(total, *group) for total in (self.sums.taps, self.sums.tap_bias, self.sums.b_in)
         )
         streams_backward(z, dx0, du, dc, skip, taps, tap_bias, dtaps, dtap_bias[..., None, None])
         db_in.copy_(z.sum((2, 3)))
@@ -606,7 +601,7 @@ class _BlockStep(NamedTuple):
         batch, length, _ = self.grad.shape
         w_in, w_out, of_filters = share_sum(project, runs([*chunks(batch, length)]))
         self.convolutions.end_block(of_filters)
-        rows = _of_channels(self.sums.w_in, *self.block)
+        rows = of_channels(self.sums.w_in, *self.block)
         rows.copy_(w_in.view(rows.shape))
         self.sums.w_out[:, of_block] = w_out
 
