@@ -74,7 +74,7 @@ def test_sums_are_those_of_the_same_tree_whatever_the_threads(threads: int, coun
 
 @pytest.mark.parametrize(
     ("rows", "size"),
-    [(1, 1), (1_000, 125), (1_024, 128), (5_000, 500), (32_768, 512), (65_537, 1_025), (10**6, 3_907)],
+    [(0, 1), (1, 1), (1_000, 125), (1_024, 128), (5_000, 500), (32_768, 512), (65_537, 1_025), (10**6, 3_907)],
 )
 def test_rows_are_cut_evenly_into_few_or_many_pieces(rows: int, size: int) -> None:
     assert rows_of_piece(rows, Sizes(128, 512, 4_096)) == size

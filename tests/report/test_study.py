@@ -3,14 +3,17 @@ from typing import Any
 import pytest
 
 from genome_lm.report.study import (
+    Leader,
     Spread,
     chance_apart,
+    leaders,
     recall_column,
     recall_lines,
     seconds,
     seed_lines,
     valid_within,
 )
+from genome_lm.report.suite import _shown
 from genome_lm.training.metrics import Metrics
 
 
@@ -55,6 +58,23 @@ def test_models_are_compared_with_the_first_of_their_data() -> None:
 )
 def test_ranges_that_touch_are_not_apart(one: tuple[int, int], other: tuple[int, int], apart: bool) -> None:
     assert Spread.of(one).is_apart(Spread.of(other)) is apart
+
+
+def test_the_page_leads_with_the_least_mean_of_each_genome() -> None:
+    best = {"best_baseline": "order-3 Markov"}
+    table = [row("a", 0, 1.80, **best), row("a", 1, 1.98, **best)]  # the best seed, not the best mean
+    table += [row("b", 0, 1.87, **best), row("b", 1, 1.88, **best), row("a", 0, 1.99, "h", **best)]
+    first, second = leaders(table)
+    assert first == Leader("g", 2, "g, b", 2, pytest.approx(1.875), "order-3 Markov", pytest.approx(-0.075))
+    assert second == Leader("h", 1, "g, a", 1, 1.99, "order-3 Markov", pytest.approx(0.04))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.23456, "1.2346"), (0.0, "0.0000"), (-1e-5, "-1.0e-05"), (5e-5, "0.0001"), (float("nan"), "")],
+)
+def test_small_values_of_a_suite_are_no_zeros(value: float, text: str) -> None:
+    assert _shown(value) == text
 
 
 def test_how_often_like_models_are_apart() -> None:

@@ -1,10 +1,11 @@
 """Weights whose products on a CPU are computed in bfloat16 or in 8-bit integers.
 
 `TrainingWeight` is for the fused operations of a training step, the others are without gradients. Operands are
-rounded, and sums are float32 or exact integers. What comes out is float32 (in bf16 after it was rounded once more, where
-MKL can't compute `torch_private.bfloat16_product`). The result of a row of x depends on that row alone, so it is the same
-in every batch. For int8 each row of x has a scale of its own, which is computed with the product ("dynamic"), and each
-output channel has one (the symmetric scheme of https://arxiv.org/abs/1712.05877 without zero points).
+rounded, and sums are float32 or exact integers. What comes out is float32 (in bf16 after it was rounded once more,
+where MKL can't compute `torch_private.bfloat16_product`). The result of a row of x depends on that row alone, so it
+is the same in every batch. For int8 each row of x has a scale of its own, which is computed with the product
+("dynamic"), and each output channel has one (the symmetric scheme of https://arxiv.org/abs/1712.05877 without zero
+points).
 """
 
 import functools
