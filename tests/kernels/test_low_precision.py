@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.cpu import low_precision, torch_private
-from genome_lm.kernels.cpu.low_precision import Int8Rows, lowered
+from genome_lm.kernels.cpu.low_precision import Int8Rows, lowered, reason_against
 from genome_lm.model import HyenaLM
 from genome_lm.model import low_precision as of_models
 
@@ -89,8 +89,16 @@ def test_a_model_in_low_precision_is_near_float32_whatever_the_batch(monkeypatch
         low.backbone(ids)
 
 
-def test_without_the_instructions_float32_is_used_and_a_warning_says_so(monkeypatch, caplog):
+@pytest.fixture
+def without_instructions(monkeypatch):
+    """A CPU without any instructions for low precision; the answer for it is not kept for other tests."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    reason_against.cache_clear()
+    yield
+    reason_against.cache_clear()
+
+
+def test_without_the_instructions_float32_is_used_and_a_warning_says_so(without_instructions, caplog):
     model = HyenaLM(ModelConfig(d_model=32, n_layer=1, max_length=64))
     model.lower_precision("bf16")
     assert model.precision == "float32"
