@@ -1,8 +1,8 @@
 """What a side would take at lengths at which it was not run, and whether it should be run there.
 
 Seconds follow the form in which the work grows, fitted to the three greatest lengths at which the side was run, so
-that the sum of squared relative errors is least and no term is negative. Memory follows the line through the two
-greatest.
+that the sum of squared relative errors is least and no term is negative. Times one factor, that curve goes through the
+greatest of these lengths. Memory follows the line through the two greatest.
 """
 
 import math
@@ -83,7 +83,8 @@ def expected(side: str, measured: Sequence[Figures], length: int) -> Figures | N
     if len(known) > 1:
         slope = (last.peak - known[-2].peak) / (last.length - known[-2].length)
         peak += max(0, math.ceil(slope * (length - last.length)))
-    return Figures(length, form_of(side).fitted(lengths, seconds)(length), peak)
+    curve = form_of(side).fitted(lengths, seconds)
+    return Figures(length, last.seconds * curve(length) / curve(last.length), peak)
 
 
 @dataclass(frozen=True)

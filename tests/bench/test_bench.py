@@ -174,6 +174,11 @@ def test_a_side_is_extrapolated_by_the_form_of_its_work(name: str) -> None:
     assert found is not None
     assert (found.seconds, found.peak) == (pytest.approx(seconds(10**6)), 100 + 10**6)
     assert expected(name, [], 10) is None
+    # Beyond the form's growth, it goes on from the greatest length.
+    steep = [Figures(n, float(n) ** 2.5, 100) for n in (100, 200, 400)]
+    beyond = expected(name, steep, 401)
+    assert beyond is not None
+    assert steep[-1].seconds < beyond.seconds < 1.01 * steep[-1].seconds
     # Overheads alone: no term is negative, so that nothing gets shorter with the length.
     flat = [form_of(name).fitted([100, 200, 400], [5.0, 5.0, 5.0])(n) for n in (400, 800, 1_600)]
     assert flat == sorted(flat)
