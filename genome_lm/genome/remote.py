@@ -183,6 +183,8 @@ class RemoteShards:
         files: The files of the store.
     """
 
+    is_near = False
+
     def __init__(self, files: RemoteFiles) -> None:
         self._files = files
         self._tails: dict[int, Future[list[bytes | None]]] = {}

@@ -49,10 +49,14 @@ class ResidentTokens(ABC):
             return
         chunk = self._chunks.chunk
         first, last = start // chunk, (start + len(out) - 1) // chunk
+        if self._chunks.is_new(first, last):
+            codes = self._chunks.codes(start, start + len(out))
+            out[:] = np.frombuffer(codes.translate(_TABLE), dtype=np.uint8)
+            return
         if first == last and not self._present[first]:
             within = start - first * chunk
-            codes = self._waiting_codes(first)[within : within + len(out)]
-            out[:] = np.frombuffer(codes.tobytes().translate(_TABLE), dtype=np.uint8)
+            waiting = self._waiting_codes(first)[within : within + len(out)]
+            out[:] = np.frombuffer(waiting.tobytes().translate(_TABLE), dtype=np.uint8)
             return
         if self._absent and first < last:
             self._keep_waiting()

@@ -14,7 +14,13 @@ _MOST_OPENED = 64
 
 
 class ShardFiles(Protocol):
-    """What `Chunks` reads shards from."""
+    """What `Chunks` reads shards from.
+
+    Attributes:
+        is_near: Whether to read a range again costs little.
+    """
+
+    is_near: bool
 
     def name(self, shard: int) -> str:
         """What errors call a shard's file."""
@@ -38,6 +44,8 @@ class LocalShards:
     Args:
         folder: The array's folder.
     """
+
+    is_near = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

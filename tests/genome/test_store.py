@@ -22,6 +22,7 @@ from genome_lm.genome import GenomeStore, build, build_store, chunks, layout
 from genome_lm.genome.chunks import ChunkReader, Chunks
 from genome_lm.genome.codes import CODE_TO_LETTER, CODE_TO_TOKEN, OUTSIDE
 from genome_lm.genome.resident import PackedTokens, PlainTokens
+from genome_lm.genome.shard_files import LocalShards, Range
 from genome_lm.genome.store import Output
 from tests.genome.conftest import Small, files_in
 
@@ -132,6 +133,28 @@ def test_windows_one_by_one_and_together(small: Small, kind: type, monkeypatch: 
         for name, dna in small.sequences.items():
             store.fetch(name, 0, len(dna))
         assert (reader._absent, reader._present.all(), reader._waiting) == (0, True, {})
+
+
+@pytest.mark.parametrize("kind", CACHES)
+@pytest.mark.parametrize("output", ["tokens", "codes"])
+def test_a_single_window_is_kept_from_its_second_touch_on(
+    small: Small, kind: type, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Range] = []
+    read = LocalShards.read
+    monkeypatch.setattr(LocalShards, "read", lambda shards, place: reads.append(place) or read(shards, place))
+    store = GenomeStore(small.store.path, max(1_000, CACHES[kind]) if kind is ChunkReader else CACHES[kind])
+    codes = np.concatenate(
+        [small.store.fetch(name, 0, len(dna), output="codes") for name, dna in small.sequences.items()]
+    )
+    expected = CODE_TO_TOKEN[codes] if output == "tokens" else codes
+    for start in (0, 1_000):  # reads the shards' indexes
+        store.fetch("chr1", start, start + 1, output=output)
+    for start, end in ((710, 730), (250, 400)):  # of one chunk, of several
+        reads.clear()
+        for _ in range(5):
+            np.testing.assert_array_equal(store.fetch("chr1", start, end, output=output), expected[start:end])
+        assert len(reads) == 2
 
 
 def test_a_window_longer_than_what_is_unpacked_together(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,11 @@ def read_bytes() -> int:
 def from_store(
     store: GenomeStore, contigs: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], length: int, batch: int
 ) -> Tokens:
-    """Token ids of windows, so many at a time."""
+    """Token ids of windows, so many at a time; single ones by `fetch`, as from_fasta does."""
+    if batch == 1:
+        names = store.contigs.names
+        places = zip(contigs.tolist(), starts.tolist(), strict=True)
+        return [store.fetch(names[contig], start, start + length) for contig, start in places]
     parts = (slice(i, i + batch) for i in range(0, len(starts), batch))
     return [row for part in parts for row in store.fetch_many(contigs[part], starts[part], length)]
 
