@@ -80,6 +80,11 @@ def test_rows_are_cut_evenly_into_few_or_many_pieces(rows: int, size: int) -> No
     assert rows_of_piece(rows, Sizes(128, 512, 4_096)) == size
 
 
+@pytest.mark.parametrize(("rows", "size"), [(5_000, 625), (16_384, 1_024), (32_700, 1_022), (32_768, 512)])
+def test_work_that_is_not_large_has_larger_pieces(rows: int, size: int) -> None:
+    assert rows_of_piece(rows, Sizes(128, 512, 4_096, medium=1_024)) == size
+
+
 def test_balance_is_the_largest_load_over_the_mean() -> None:
     assert balance([3, 3, 3, 3], 2) == 1
     assert balance([3, 3, 3], 2) == pytest.approx(6 / 4.5)

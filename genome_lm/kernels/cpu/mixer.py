@@ -59,12 +59,12 @@ CHANNELS = 64
 """Fewest channels of a block: enough rows for a quick matrix product, small enough at a million positions."""
 BLOCK_BYTES = 32 << 20
 """A stream of a block of more channels than that; each block computes the norm again."""
-POSITIONS = Sizes(least=256, large=512, most=4_096)
+POSITIONS = Sizes(least=256, large=512, most=4_096, medium=1_024)
 """Positions that a thread takes at one time. With 128, a sequence of 1,024 takes an eighth more processor time: each
-product reads the weights anew."""
+product reads the weights anew. 16 sequences of 1,024 take a tenth more with 512 than with 1,024."""
 FFT_BYTES, LEAST_FFT_BYTES = 2 << 20, 512 << 10
-"""Padded input of a group of channels that go through the FFT together. Larger groups leave the caches. Groups below
-the latter are made only to have `workers.PARTS` of them."""
+"""Padded input of a group of channels that go through the FFT together. Larger groups leave the caches. Smaller ones are
+made to have `workers.PARTS` of them, and down to the latter to have `workers.LARGE_PARTS`."""
 
 KEPT_BYTES = 400 << 20
 """In-projections of the first blocks that training keeps for its backward pass: three streams each, a sixteenth of a
@@ -285,7 +285,8 @@ def _blocks(x: Tensor) -> Iterator[Block]:
 def group_channels(batch: int, length: int, channels: int, itemsize: int) -> int:
     """Channels whose convolutions are a piece of work, of so many in a block: they go through the FFT together."""
     channel = batch * fast_fft_size(2 * length) * itemsize
-    sizes = Sizes(1, -(-LEAST_FFT_BYTES // channel), max(1, FFT_BYTES // channel))
+    most = max(1, FFT_BYTES // channel)
+    sizes = Sizes(1, -(-LEAST_FFT_BYTES // channel), most, medium=most)
     return rows_of_piece(channels, sizes)
 
 

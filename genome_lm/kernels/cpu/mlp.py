@@ -30,13 +30,14 @@ from genome_lm.kernels.numerics import outside_autocast, rounds_products
 
 HIDDEN_BYTES = 2 << 20
 """Hidden layer of the positions that a thread takes at one time: most of it stays in its second-level cache."""
-BACKWARD = Sizes(least=128, large=512, most=1_024)
+BACKWARD = Sizes(least=128, large=512, most=1_024, medium=1_024)
 """Positions in the backward pass, where the products that sum over a piece's positions need more of them."""
 
 
 def forward_sizes(inner: int, itemsize: int) -> Sizes:
     """Positions that a thread takes at one time in the forward pass, with so many channels of the hidden layer."""
-    return Sizes(256, 256, max(256, HIDDEN_BYTES // (inner * itemsize)))
+    most = max(256, HIDDEN_BYTES // (inner * itemsize))
+    return Sizes(256, 256, most, medium=most)
 
 
 BFLOAT16 = BACKWARD._replace(parts=BFLOAT16_PARTS)

@@ -148,10 +148,13 @@ def rows_of_piece(rows: int, sizes: "Sizes") -> int:
     """Rows of a piece, so that all have about as many.
 
     There are `sizes.parts` pieces or more if none comes to be below the least size, and `LARGE_PARTS` of large work.
-    Beyond that, their number is a multiple of `LARGE_PARTS`, so that as many threads have as many pieces each.
+    Beyond that, their number is a multiple of `LARGE_PARTS`, so that as many threads have as many pieces each. Work
+    in between has pieces of the medium size.
     """
     few = max(sizes.least, -(-rows // sizes.parts))
-    many = max(sizes.large, -(-rows // LARGE_PARTS))
+    many = -(-rows // LARGE_PARTS)
+    if many < sizes.large:
+        many = max(sizes.large, sizes.medium)
     pieces = max(1, -(-rows // min(sizes.most, few, many)))
     if pieces > LARGE_PARTS:
         pieces = -(-pieces // LARGE_PARTS) * LARGE_PARTS
@@ -171,6 +174,7 @@ class Sizes(NamedTuple):
     large: int  # the least of large work, where many small pieces would take longer in all
     most: int
     parts: int = PARTS
+    medium: int = 0  # of work that is too small to be large: at least `large`
 
 
 def balance(sizes: Sequence[int], threads: int) -> float:
