@@ -9,8 +9,10 @@ what PyTorch copies around its linear layers where a batch has several sequences
 `genome_lm.kernels.triton.costs`, which also has the rates.
 """
 
+import json
 from itertools import product
 from math import log2
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,7 +21,8 @@ from genome_lm.config import PRESETS
 from genome_lm.gpukit.forms import LENGTHS, WIDTHS
 from genome_lm.kernels.triton import costs
 
-SCHEMES = "eager, torch.fft", "eager, FlashFFTConv's scheme", "ours, convolution alone", "ours", "fused floor"
+FLASH, FLASH_KERNELS = "eager, FlashFFTConv's scheme", "eager, FlashFFTConv's kernels"
+SCHEMES = "eager, torch.fft", FLASH, FLASH_KERNELS, "ours, convolution alone", "ours", "fused floor"
 BFLOAT16 = torch.bfloat16
 MODEL = PRESETS["large-1m"]
 """Whose filter and short convolutions are counted; all presets have the same."""
@@ -132,11 +135,19 @@ def _core(scheme: str, length: int, backward: bool) -> list[Part]:
     gates, between = 2 * length, forward.bytes - 4 * 2 * length
     moved = 7 * gates + 2 * between if backward else forward.bytes
     times = 2 if backward else 1  # two sequences go there and back instead of one
+    least = _flash_instructions(length, backward) / costs.ISSUED if scheme == FLASH_KERNELS else 0.0
     return [
         short,
-        Part(moved / length, times * forward.matrix / length, times * forward.plain / length),
+        Part(moved / length, times * forward.matrix / length, times * forward.plain / length, least),
         _flash_filter(length),
     ]
+
+
+def _flash_instructions(length: int, backward: bool) -> float:
+    """Of FlashFFTConv's kernels, of 32 threads, see `tests.measure.flash_instructions`."""
+    counted = json.loads(Path(__file__).with_name("flash_instructions.json").read_text(encoding="utf-8"))
+    of_length: dict[str, float] = counted["instructions per position and channel"][str(length)]
+    return of_length["backward" if backward else "forward"]
 
 
 def _counted(cost: costs.Cost, length: int) -> Part:

@@ -2,7 +2,7 @@ from itertools import product
 from pathlib import Path
 
 from tests.measure import block_costs
-from tests.measure.block_costs import DIRECTIONS, LENGTHS, SCHEMES, WIDTHS, block, milliseconds
+from tests.measure.block_costs import DIRECTIONS, FLASH, FLASH_KERNELS, LENGTHS, SCHEMES, WIDTHS, block, milliseconds
 
 
 def test_the_table_in_the_docs_is_what_the_command_prints() -> None:
@@ -15,6 +15,7 @@ def test_nothing_is_below_the_floor_and_ours_gains_by_what_is_fused() -> None:
     for length, width, backward in product(LENGTHS, WIDTHS, DIRECTIONS):
         times = {scheme: milliseconds(scheme, length, width, backward) for scheme in SCHEMES}
         assert min(times, key=times.__getitem__) == "fused floor"
+        assert times[FLASH] <= times[FLASH_KERNELS]
         assert times["ours"] < times["ours, convolution alone"] < times["eager, torch.fft"]
 
 
