@@ -42,6 +42,7 @@ from genome_lm.kernels.cpu.mixer import (
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp, residual_mlp_
 from genome_lm.kernels.cpu.products import add_linear, linear
 from genome_lm.kernels.cpu.stages import decay_window
+from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import changes, is_watched
 from genome_lm.kernels.cpu.workers import Sizes, for_each, most_sharing, own_threads, rows_of_piece
@@ -114,6 +115,7 @@ __all__ = [
     "full_attention",
     "fused_steps",
     "gated_causal_conv",
+    "has_mlp_in_c",
     "head_losses",
     "hyena_branch",
     "hyena_core",

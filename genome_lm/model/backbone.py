@@ -16,6 +16,7 @@ from genome_lm.kernels import (
     Branch,
     MlpWeights,
     backend_for,
+    has_mlp_in_c,
     mlp_sub_block,
     residual_mlp,
     residual_mlp_,
@@ -142,7 +143,9 @@ class Block(nn.Module):
         `branch`: what is to be added to x before, where `_runs_rows` says so.
         """
         by_rows = self._runs_rows(x)
-        if not by_rows and not runs_fused(x, self.dropout):
+        # In C it is quicker than in plain form for any size. What trains no weights of the MLP has no need of theirs.
+        small = 0 if x.dtype == torch.float32 and self.mlp.fc1.weight.requires_grad and has_mlp_in_c() else None
+        if not by_rows and not runs_fused(x, self.dropout, small):
             return x + self.dropout(self.mlp(self.norm2(x)))
         fc1, fc2 = self.mlp.fc1, self.mlp.fc2
         weights = MlpWeights(

@@ -13,7 +13,7 @@ import torch
 
 from genome_lm.allocator import KEPT_PIECE
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import most_sharing, rows_of_piece
+from genome_lm.kernels import has_mlp_in_c, most_sharing, rows_of_piece
 from genome_lm.kernels.cpu.mixer import KEPT_BYTES, POSITIONS
 from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
 from genome_lm.kernels.dispatch import SMALL
@@ -99,7 +99,7 @@ def training_chain(
     Whatever the choice, there are: weights, their gradients and AdamW's two moments; the embedding's dropout mask,
     and what its n-grams hold; the gradients of the stream that come into and go out of a block; and in-projections of
     the first blocks, within their budget. A block stores for its backward pass the inputs of its mixer and of its
-    MLP (in small batches all that its plain form needs), and what the mixer holds (`Mixer.training_held`). Times of
+    MLP (in small batches its hidden layer too, or all that its plain form needs), and what the mixer holds (`Mixer.training_held`). Times of
     computing again are in operations, see `genome_lm.model.work`.
 
     Args:
@@ -111,11 +111,12 @@ def training_chain(
     """
     stream = strands(config) * _stream(config, length, rows)
     combined = strands(config) * combined_bytes(config, FLOAT) * rows * length * config.d_model
-    if rows * length * config.d_model < SMALL or config.resid_dropout:
-        hidden = strands(config) * 2 * FLOAT * rows * length * config.d_inner
-        own = (PLAIN_STREAMS + ways(config) - 1) * stream + hidden
-    else:
-        own = (1 + ways(config)) * stream
+    is_small = rows * length * config.d_model < SMALL
+    hidden = strands(config) * FLOAT * rows * length * config.d_inner
+    if config.resid_dropout or (is_small and not has_mlp_in_c()):
+        own = (PLAIN_STREAMS + ways(config) - 1) * stream + 2 * hidden
+    else:  # small batches have the hidden layer, and their mixers the norm in plain form
+        own = (1 + ways(config)) * stream + (stream + hidden if is_small else 0)
     layers = [mixer_class(name).training_held(config, length, rows * rows_at_once(config)) for name in config.mixers]
     passes = ways(config) if config.reversed_weights == "own" else 1
     lent, again = _projections(layers, passes, PROJECTION_BYTES if projections is None else projections)

@@ -41,7 +41,7 @@ def compiled(source: Path, test: str) -> ctypes.CDLL:
     """The library of a C source, compiled and tested once for each kind of processor, and kept.
 
     Args:
-        source: The C source.
+        source: The C source; it may include headers that lie beside it.
         test: Module whose `main(file)` looks whether a library computes right; gives "" or what is wrong.
 
     Raises:
@@ -51,9 +51,7 @@ def compiled(source: Path, test: str) -> ctypes.CDLL:
     if openmp is None:
         raise GenomeLMError("not Linux, or PyTorch runs without an OpenMP library")
     try:
-        key = hashlib.sha256(
-            "\0".join([source.read_text(encoding="utf-8"), *FLAGS, *WIDE, openmp, _processor()]).encode()
-        ).hexdigest()
+        key = hashlib.sha256("\0".join([*_texts(source), *FLAGS, *WIDE, openmp, _processor()]).encode()).hexdigest()
         name = f"{source.stem}-{key[:16]}"
         with _private_folder() as (path, folder):
             content = _kept(path, folder, name)
@@ -65,6 +63,10 @@ def compiled(source: Path, test: str) -> ctypes.CDLL:
         return ctypes.CDLL(_path(memory))
     except (OSError, subprocess.SubprocessError) as error:
         raise GenomeLMError(str(error)) from error
+
+
+def _texts(source: Path) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
 
 
 def _compile(source: Path, openmp: str) -> bytes:

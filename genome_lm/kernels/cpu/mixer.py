@@ -63,8 +63,8 @@ POSITIONS = Sizes(least=256, large=512, most=4_096, medium=1_024)
 """Positions that a thread takes at one time. With 128, a sequence of 1,024 takes an eighth more processor time: each
 product reads the weights anew. 16 sequences of 1,024 take a tenth more with 512 than with 1,024."""
 FFT_BYTES, LEAST_FFT_BYTES = 2 << 20, 512 << 10
-"""Padded input of a group of channels that go through the FFT together. Larger groups leave the caches. Smaller ones are
-made to have `workers.PARTS` of them, and down to the latter to have `workers.LARGE_PARTS`."""
+"""Padded input of a group of channels that go through the FFT together. Larger groups leave the caches. Smaller ones
+are made to have `workers.PARTS` of them, and down to the latter to have `workers.LARGE_PARTS`."""
 
 KEPT_BYTES = 400 << 20
 """In-projections of the first blocks that training keeps for its backward pass: three streams each, a sixteenth of a

@@ -1,7 +1,8 @@
 """The residual MLP sub-block on a CPU: one pass over cache-sized chunks of positions, forward and backward.
 
 What the plain form stores for the backward pass (the norm's output and the MLP's hidden layer, 9 times the input) is
-computed again here, chunk by chunk: memory is the input's, the cost a sixth of the sub-block's matrix products.
+computed again here, chunk by chunk: memory is the input's, the cost a sixth of the sub-block's matrix products. A
+chunk is a call of C where that can be (`genome_lm.kernels.cpu.sub_blocks`).
 """
 
 from collections.abc import Sequence
@@ -24,14 +25,18 @@ from genome_lm.kernels.cpu.products import (
     weight_gradient,
 )
 from genome_lm.kernels.cpu.stages import gelu_backward
+from genome_lm.kernels.cpu.sub_blocks import MlpInC
 from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
 from genome_lm.kernels.cpu.workers import BFLOAT16_PARTS, Sizes, rows_of_piece, runs, share, share_sum
 from genome_lm.kernels.numerics import outside_autocast, rounds_products
 
 HIDDEN_BYTES = 2 << 20
 """Hidden layer of the positions that a thread takes at one time: most of it stays in its second-level cache."""
-BACKWARD = Sizes(least=128, large=512, most=1_024, medium=1_024)
+BACKWARD = Sizes(least=256, large=512, most=1_024, medium=1_024)
 """Positions in the backward pass, where the products that sum over a piece's positions need more of them."""
+
+STORED = 2 << 20
+"""Elements of a float32 input below which the hidden layer is kept for the backward pass, four times as much."""
 
 
 def forward_sizes(inner: int, itemsize: int) -> Sizes:
@@ -76,7 +81,7 @@ def residual_mlp_(x: Tensor, weights: MlpWeights, eps: float) -> Tensor:
     """As `residual_mlp`, without gradients, written over `x`."""
     in_bfloat16 = rounds_products(x) and isinstance(weights.w1, Tensor)
     with outside_autocast(x):
-        _forward(x, x, _for_products(weights, in_bfloat16), eps)
+        _forward(x, x, for_products(weights, in_bfloat16), eps)
     return x
 
 
@@ -87,23 +92,28 @@ def residual_mlp_reference(x: Tensor, weights: MlpWeights, eps: float) -> Tensor
     return x + F.linear(hidden, weights.w2, weights.b2)
 
 
-def _for_products(weights: MlpWeights, in_bfloat16: bool) -> MlpWeights:
+def for_products(weights: MlpWeights, in_bfloat16: bool) -> MlpWeights:
     if not in_bfloat16:
         return weights
     return weights._replace(w1=for_training(weights.w1), w2=for_training(weights.w2))
 
 
-def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float) -> None:
-    """Write the result to `out`, which may be x."""
+def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float, kept: Tensor | None = None) -> None:
+    """Write the result to `out`, which may be x, and to `kept` what `MlpInC` keeps."""
+    in_c = MlpInC.of(x, weights, eps)
 
-    def through(piece: tuple[Tensor, Tensor]) -> None:
-        chunk, target = piece
+    def through(piece: tuple[Tensor, ...]) -> None:
+        chunk, target, *rest = piece
+        if in_c is not None:
+            in_c.forward(chunk, target, *rest)
+            return
         normed = F.layer_norm(chunk, chunk.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
         add_linear(chunk, linear_gelu(normed, weights.w1, weights.b1), weights.w2, weights.b2, target)
 
     in_bfloat16 = isinstance(weights.w1, TrainingWeight)
     sizes = BFLOAT16 if in_bfloat16 else forward_sizes(len(weights.w1), x.itemsize)
-    share(through, zip(*(_rows(whole, sizes) for whole in (x, out)), strict=True))
+    pieces = zip(*(_rows(whole, sizes) for whole in (x, out, kept) if whole is not None), strict=True)
+    share(through, pieces, one_thread_each=in_c is not None)
 
 
 def _rows(x: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
@@ -115,23 +125,37 @@ def _rows(x: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
 class _ResidualMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, in_bfloat16: bool, *weights: Tensor) -> Tensor:
-        ctx.save_for_backward(x, *weights)
-        ctx.eps, ctx.in_bfloat16 = eps, in_bfloat16
-        out = torch.empty_like(x)
+        out, kept = torch.empty_like(x), None
         with outside_autocast(x):
-            _forward(x, out, _for_products(MlpWeights(*weights), in_bfloat16), eps)
+            parameters = for_products(MlpWeights(*weights), in_bfloat16)
+            if not in_bfloat16 and x.numel() < STORED and MlpInC.of(x, parameters, eps) is not None:
+                kept = x.new_empty(*x.shape[:-1], len(parameters.w1))
+            _forward(x, out, parameters, eps, kept)
+        ctx.save_for_backward(x, kept, *weights)
+        ctx.eps, ctx.in_bfloat16 = eps, in_bfloat16
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *saved = ctx.saved_tensors
+        x, kept, *saved = ctx.saved_tensors
         sizes = BFLOAT16 if ctx.in_bfloat16 else BACKWARD
         grad_x, parameters = torch.empty_like(x), MlpWeights(*saved)
-        pieces = [*zip(*(_rows(whole, sizes) for whole in (x, grad.contiguous(), grad_x)), strict=True)]
+        wholes = [whole for whole in (x, grad.contiguous(), grad_x, kept) if whole is not None]
+        pieces = [*zip(*(_rows(whole, sizes) for whole in wholes), strict=True)]
         with outside_autocast(x):
-            weights = _for_products(parameters, ctx.in_bfloat16)
-            parts = share_sum(lambda run: _backward(run, weights, _no_sums(parameters), ctx.eps), runs(pieces))
+            weights = for_products(parameters, ctx.in_bfloat16)
+            in_c = MlpInC.of(x, weights, ctx.eps)
+
+            def back(run: Sequence[tuple[Tensor, ...]]) -> MlpWeights:
+                sums = _no_sums(parameters)
+                if in_c is None:
+                    return _backward(run, weights, sums, ctx.eps)
+                for number, piece in enumerate(run):
+                    in_c.backward(piece, sums, first=number == 0)
+                return sums
+
+            parts = share_sum(back, runs(pieces))
         sums = MlpWeights(*parts)
         return grad_x, None, None, *sums._replace(w2=sums.w2.T)
 
@@ -146,9 +170,7 @@ def _no_sums(weights: MlpWeights) -> MlpWeights:
     return MlpWeights(zeros[0], zeros[1], w1, zeros[2], w2, zeros[3])
 
 
-def _backward(
-    pieces: Sequence[tuple[Tensor, Tensor, Tensor]], weights: MlpWeights, sums: MlpWeights, eps: float
-) -> MlpWeights:
+def _backward(pieces: Sequence[tuple[Tensor, ...]], weights: MlpWeights, sums: MlpWeights, eps: float) -> MlpWeights:
     """Go back through pieces of the input, with the gradients of their outputs, and write those of the inputs.
 
     Returns:

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.cpu import stages
+from genome_lm.kernels.cpu import mlp, stages, sub_blocks
 
 SHAPES = (3, 1, 1), (2, 3, 2), (2, 2, 1_025), (2, 1, 2_100)
 """Channels, sequences and positions: less than a tile of stages.c, and several."""
@@ -13,6 +13,8 @@ TOLERANCE = 5e-6
 """Largest difference from float64, relative to the largest value."""
 ROUNDING = 4e-3
 """The same of stages that write bfloat16."""
+MLP_ROUNDING = 2e-2
+"""The same of the MLP with products in bfloat16, by norms."""
 MOST_ROUNDED = 1e-3
 """Share of integers that may differ from float64's."""
 Given = Tensor | float | None
@@ -89,8 +91,34 @@ def wrong(library: ctypes.CDLL, case: str, shape: tuple[int, int, int]) -> str:
     return ""
 
 
+def wrong_mlp(library: ctypes.CDLL, rounds: bool) -> str:
+    """What a library computes wrong of the MLP in float32 or in bfloat16; empty if nothing."""
+    if (gemm := sub_blocks.gemm_of(library, rounds)) is None:
+        return ""
+    torch.manual_seed(0)
+    shapes = (150, 24), (24,), (24,), (50, 24), (50,), (24, 50), (24,)
+    x, *given = (torch.randn(shape, requires_grad=True) for shape in shapes)
+    weights = mlp.MlpWeights(*given)
+    exact = [each.detach().double().requires_grad_() for each in (x, *given)]
+    y = mlp.residual_mlp_reference(exact[0], mlp.MlpWeights(*exact[1:]), 1e-5)
+    with torch.no_grad():
+        plain = mlp.MlpWeights(*(each.detach() for each in given))
+        plain = mlp.for_products(plain, rounds)
+        in_c = sub_blocks.MlpInC(library, gemm, plain, 1e-5)
+        out, grad_x, grad = torch.empty_like(x), torch.empty_like(x), y.detach().float().cos()
+        sums = mlp.MlpWeights(*map(torch.zeros_like, weights))._replace(w2=torch.zeros_like(weights.w1))
+        in_c.forward(x.detach(), out)
+        in_c.backward((x.detach(), grad, grad_x), sums, first=True)
+    expected = [y, *torch.autograd.grad(y, exact, grad.double())]
+    found = [out, grad_x, *sums._replace(w2=sums.w2.T)]
+    for got, want in zip(found, expected, strict=True):
+        if not float((got - want.detach()).norm()) <= (MLP_ROUNDING if rounds else TOLERANCE) * float(want.norm()):
+            return f"the MLP, products in {'bfloat16' if rounds else 'float32'}, is off by too much"
+    return ""
+
+
 def main(file: str) -> str:
     """What the library in a file computes wrong; empty if nothing."""
     library = ctypes.CDLL(file)
     reasons = (wrong(library, case, shape) for shape in SHAPES for case in cases(1, 1, 1))
-    return next(filter(None, reasons), "")
+    return next(filter(None, [*reasons, *(wrong_mlp(library, rounds) for rounds in (False, True))]), "")

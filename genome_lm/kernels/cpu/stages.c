@@ -191,22 +191,24 @@ static inline uint16_t narrowed(float x)
     return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : half);
 }
 
+static inline void narrow_row(const float *source, uint16_t *target, idx n)
+{
+    idx j = 0;
+#ifdef __AVX512BF16__
+    for (; j + 16 <= n; j += 16) {
+        const __m256bh values = _mm512_cvtneps_pbh(_mm512_loadu_ps(source + j));
+        memcpy(target + j, &values, sizeof values);
+    }
+#endif
+    for (; j < n; j++)
+        target[j] = narrowed(source[j]);
+}
+
 void narrow_bfloat16(View x, View out, Shape shape)
 {
     #pragma omp parallel for schedule(static)
-    for (idx i = 0; i < shape.channels; i++) {
-        const float *source = row(x, 0, i, 0);
-        uint16_t *target = halves(out, i);
-        idx j = 0;
-#ifdef __AVX512BF16__
-        for (; j + 16 <= shape.length; j += 16) {
-            const __m256bh values = _mm512_cvtneps_pbh(_mm512_loadu_ps(source + j));
-            memcpy(target + j, &values, sizeof values);
-        }
-#endif
-        for (; j < shape.length; j++)
-            target[j] = narrowed(source[j]);
-    }
+    for (idx i = 0; i < shape.channels; i++)
+        narrow_row(row(x, 0, i, 0), halves(out, i), shape.length);
 }
 
 /* gelu_slope to 3e-4 of its value, for what is rounded to bfloat16: without a division, which takes as long as the
@@ -526,3 +528,5 @@ void filtered_backward(View u, View kernel, View dc, View du, View kernel_sums, 
             row(kernel_sums, 0, k, 0)[i] = (float)totals[i];
     }
 }
+
+#include "sub_blocks.h"

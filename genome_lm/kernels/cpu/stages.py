@@ -81,9 +81,14 @@ def _library() -> ctypes.CDLL | None:
     return _library_or_reason()[0]
 
 
+def library() -> ctypes.CDLL | None:
+    """The functions in C; None where they are not to be used or can't be."""
+    return _library() if COMPILED else None
+
+
 def is_compiled() -> bool:
     """Whether stages run in C where their tensors allow it."""
-    return COMPILED and _library() is not None
+    return library() is not None
 
 
 def why_plain() -> str:

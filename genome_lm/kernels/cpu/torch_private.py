@@ -157,6 +157,28 @@ def _mkl_gemm() -> Callable[..., None]:
     return gemm
 
 
+def bfloat16_gemm() -> int | None:
+    """Address of MKL's `cblas_gemm_bf16bf16f32` for functions in C; None without `has_bfloat16_sums`."""
+    return ctypes.cast(_mkl_gemm(), ctypes.c_void_p).value if has_bfloat16_sums() else None  # type: ignore[arg-type]
+
+
+def float_gemm() -> int | None:
+    """Address of MKL's `sgemm_`, Fortran's product, for functions in C; None if it can't be used."""
+    return ctypes.cast(_library().sgemm_, ctypes.c_void_p).value if _has_float_gemm() else None
+
+
+@_tried_once
+def _has_float_gemm() -> None:
+    if not torch.backends.mkl.is_available():
+        raise RuntimeError("this build of PyTorch has no MKL")
+    a, b, out = _waves(5, 9, pace=0.1), _waves(7, 9, pace=0.2), torch.zeros(5, 7)
+    pointers = [ctypes.c_void_p(each.data_ptr()) for each in (b, a, out)]
+    one, zero = ctypes.byref(ctypes.c_float(1)), ctypes.byref(ctypes.c_float(0))
+    m, n, k = (ctypes.byref(ctypes.c_int(size)) for size in (7, 5, 9))
+    _library().sgemm_(b"T", b"N", m, n, k, one, pointers[0], k, pointers[1], k, zero, pointers[2], m)
+    _check_close(out, a @ b.T)
+
+
 @_tried_once
 def has_bfloat16_sums() -> None:
     """Whether MKL computes `bfloat16_product`: with AMX alone, since on other makers' processors MKL may be slow."""

@@ -1,0 +1,73 @@
+"""Pieces of the MLP in C against the form in operations of PyTorch."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from genome_lm.kernels.cpu import mlp
+from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp
+from genome_lm.kernels.cpu.sub_blocks import MlpInC, has_mlp_in_c
+from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums
+
+ROWS = 128  # of sub_blocks.h
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def rounds(request: pytest.FixtureRequest) -> bool:
+    if not (has_mlp_in_c() if request.param == "float32" else has_bfloat16_sums()):
+        pytest.skip("no compiler, or not this processor's")
+    torch.manual_seed(0)
+    return bool(request.param == "bfloat16")
+
+
+def leaves(rows: int, width: int, inner: int) -> list[Tensor]:
+    shapes = (rows, width), (width,), (width,), (inner, width), (inner,), (width, inner), (width,)
+    return [(torch.randn(shape) / 3).requires_grad_() for shape in shapes]
+
+
+def computed(given: Sequence[Tensor], rounds: bool) -> list[Tensor]:
+    x, *weights = given
+    with torch.autocast("cpu", torch.bfloat16, enabled=rounds):
+        y = residual_mlp(x[None], MlpWeights(*weights), 1e-5)
+    return [y.detach(), *torch.autograd.grad(y, given, y.detach().cos())]
+
+
+@pytest.mark.parametrize("stored", [0, 1 << 30])
+@pytest.mark.parametrize("shape", [(1, 16, 40), (ROWS, 33, 77), (ROWS + 1, 40, 64), (2_100, 24, 50)], ids=str)
+def test_c_gives_what_operations_give(
+    shape: tuple[int, int, int], stored: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = leaves(*shape)
+    monkeypatch.setattr(mlp, "STORED", stored)
+    found = computed(given, rounds)
+    monkeypatch.setattr(MlpInC, "of", lambda *_: None)
+    expected = computed(given, rounds)
+    most = 1e-2 if rounds else 2e-6
+    for got, want in zip(found, expected, strict=True):
+        assert float((got - want).norm() / want.norm()) < most
+    assert not all(torch.equal(got, want) for got, want in zip(found, expected, strict=True))
+
+
+def test_bits_are_those_of_any_number_of_threads(rounds: bool) -> None:
+    given, before, results = leaves(3_000, 24, 50), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            results.append(computed(given, rounds))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(map(torch.equal, other, results[0]))
+
+
+@pytest.mark.skipif(not has_mlp_in_c(), reason="no compiler")
+def test_what_c_does_not_take_is_left_to_operations() -> None:
+    x, *weights = leaves(8, 16, 40)
+    whole = MlpWeights(*weights)
+    assert MlpInC.of(x, whole, 1e-5) is not None
+    assert MlpInC.of(x.double(), whole, 1e-5) is None
+    assert MlpInC.of(x.to("meta"), whole, 1e-5) is None
+    assert MlpInC.of(x, whole._replace(w1=whole.w1.T.contiguous().T), 1e-5) is None
+    assert MlpInC.of(x, whole._replace(b2=whole.b2.double()), 1e-5) is None
