@@ -1,7 +1,7 @@
 """What a side would take at lengths at which it was not run, and whether it should be run there.
 
 Seconds follow the form in which the work grows, fitted to the three greatest lengths at which the side was run, so
-that the sum of squared relative errors is least and no term is negative. Times one factor, that curve goes through the
+that the sum of squared relative errors is least and no term is negative. That curve is scaled to go through the
 greatest of these lengths. Memory follows the line through the two greatest.
 """
 

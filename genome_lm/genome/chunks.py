@@ -112,7 +112,7 @@ class Chunks:
         self._files, self._per_shard = files, sharding.shard // sharding.chunk
         self._unpacked_size = sharding.chunk.to_bytes(4, "little")
         self._most = sharding.chunk + _BLOSC_HEADER + _CHECKSUM
-        self._checksums = memoryview(checksums)
+        self._checksums = checksums.data
         self._touched = bytearray(self.count)
         self._indexes: dict[int, memoryview] = {}
         self._codec = _codec()
@@ -238,9 +238,8 @@ class Chunks:
             tail = self._files.tail(shard, size)
             if len(tail) < size or not self._codec.is_whole(tail):
                 raise self._damaged(shard)
-            index = self._indexes[shard] = memoryview(
-                np.frombuffer(tail[:-_CHECKSUM], dtype="<u8").astype(np.uint64, copy=False)
-            )
+            numbers = np.frombuffer(tail[:-_CHECKSUM], dtype="<u8").astype(np.uint64, copy=False)
+            index = self._indexes[shard] = numbers.data
         return index
 
     def _damaged(self, shard: int) -> GenomeLMError:
