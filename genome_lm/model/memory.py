@@ -99,8 +99,8 @@ def training_chain(
     Whatever the choice, there are: weights, their gradients and AdamW's two moments; the embedding's dropout mask,
     and what its n-grams hold; the gradients of the stream that come into and go out of a block; and in-projections of
     the first blocks, within their budget. A block stores for its backward pass the inputs of its mixer and of its
-    MLP (in small batches its hidden layer too, or all that its plain form needs), and what the mixer holds (`Mixer.training_held`). Times of
-    computing again are in operations, see `genome_lm.model.work`.
+    MLP (in small batches its hidden layer too, or all that its plain form needs), and what the mixer holds
+    (`Mixer.training_held`). Times of computing again are in operations, see `genome_lm.model.work`.
 
     Args:
         config: Of the model.

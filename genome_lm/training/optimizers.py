@@ -1,9 +1,12 @@
 """The optimisers of a recipe: AdamW alone, or Muon for the matrices of the blocks and AdamW for the rest."""
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.model import HyenaLM
@@ -42,9 +45,70 @@ def make_optimizers(model: HyenaLM, config: TrainingConfig) -> list[torch.optim.
         layers = (layer for block in model.backbone.blocks for layer in block.modules())
         linear = {id(layer.weight) for layer in layers if isinstance(layer, nn.Linear)}
         adamw[0], matrices = _split(adamw[0], linear)
-        optimizers = [torch.optim.Muon([matrices], lr=config.lr, adjust_lr_fn="match_rms_adamw")]
+        kind = BatchedMuon if _on_cpu(matrices["params"]) else torch.optim.Muon
+        optimizers = [kind([matrices], lr=config.lr, adjust_lr_fn="match_rms_adamw")]
     adamw = [group for group in adamw if group["params"]]
-    return [*optimizers, torch.optim.AdamW(adamw, lr=config.lr, betas=(config.beta1, config.beta2))]
+    # In one pass over each tensor, where PyTorch takes a dozen. On a GPU it chooses by itself.
+    fused = True if _on_cpu([p for group in adamw for p in group["params"]]) else None
+    return [*optimizers, torch.optim.AdamW(adamw, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)]
+
+
+class BatchedMuon(getattr(torch.optim, "Muon", torch.optim.Optimizer)):  # type: ignore[misc]
+    """`torch.optim.Muon` with matrices of one shape, or one's transpose, in one product: the same bits and state.
+
+    On a CPU the products of one matrix take less time than what PyTorch does around them. It is for the settings of
+    `make_optimizers`.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """See `torch.optim.Optimizer.step`."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            matrices: list[Tensor] = []
+            gradients: list[Tensor] = []
+            momenta: list[Tensor] = []
+            self._init_group(group, matrices, gradients, momenta)
+            by_shape: dict[tuple[int, ...], list[int]] = {}
+            for number, gradient in enumerate(gradients):
+                momenta[number].lerp_(gradient, 1 - group["momentum"])
+                by_shape.setdefault(tuple(sorted(gradient.shape)), []).append(number)
+            for numbers in by_shape.values():
+                ahead = [gradients[number].lerp(momenta[number], group["momentum"]) for number in numbers]
+                updates = _orthogonal(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                for number, update in zip(numbers, updates, strict=True):
+                    _apply(matrices[number], update, group["lr"], group["weight_decay"])
+        return loss
+
+
+def _orthogonal(
+    matrices: Sequence[Tensor], coefficients: tuple[float, float, float], steps: int, eps: float
+) -> list[Tensor]:
+    """Matrices with singular values near 1, bfloat16, of matrices of one shape or its transpose.
+
+    Newton-Schulz iterations as in `torch.optim.Muon`.
+    """
+    a, b, c = coefficients
+    wide = [each.bfloat16().T if each.shape[0] > each.shape[1] else each.bfloat16() for each in matrices]
+    x = torch.stack([each.div_(each.norm().clamp(min=eps)) for each in wide])
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    both = zip(matrices, x, strict=True)
+    return [update.T if each.shape[0] > each.shape[1] else update for each, update in both]
+
+
+def _apply(matrix: Tensor, update: Tensor, lr: float, weight_decay: float) -> None:
+    matrix.mul_(1 - lr * weight_decay)
+    matrix.add_(update, alpha=-lr * 0.2 * math.sqrt(max(matrix.shape)))
+
+
+def _on_cpu(parameters: Sequence[Tensor]) -> bool:
+    """Whether all are whole on the CPU."""
+    return all(each.device.type == "cpu" and not isinstance(each, DTensor) for each in parameters)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:

@@ -2,12 +2,13 @@
 
 import math
 import statistics
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genome_lm.checkpoint import load_checkpoint
 from genome_lm.errors import GenomeLMError
@@ -16,7 +17,7 @@ from genome_lm.model import HyenaLM
 from genome_lm.training import Stage, TrainingConfig, read_metrics, train, warmup_stable_decay
 from genome_lm.training import run as run_module
 from genome_lm.training.averaging import WeightAverage, averaged_weights
-from genome_lm.training.optimizers import check_optimizer, make_optimizers, set_learning_rates
+from genome_lm.training.optimizers import BatchedMuon, check_optimizer, make_optimizers, set_learning_rates
 from genome_lm.training.spikes import FEWEST, WINDOW, NormLimit
 from genome_lm.training.state import read_sealed
 from genome_lm.training.system import TrainingSystem
@@ -147,6 +148,25 @@ def test_muon_steps_are_those_of_torch() -> None:
             optimizer.step()
     for (name, one), two in zip(model.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-8, msg=name)
+
+
+@needs_muon
+def test_matrices_of_one_shape_step_together_with_the_same_bits() -> None:
+    """Among them steps that go on from the state of the plain optimiser."""
+    torch.manual_seed(0)
+    shapes = [(24, 8), (8, 8), (8, 24), (24, 8), (40, 8)]
+    plain = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    batched = [nn.Parameter(each.detach().clone()) for each in plain]
+    one = torch.optim.Muon(plain, lr=0.02, adjust_lr_fn="match_rms_adamw")
+    other = BatchedMuon(batched, lr=0.02, adjust_lr_fn="match_rms_adamw")
+    for step in range(4):
+        for first, second in zip(plain[step // 3 :], batched[step // 3 :], strict=True):
+            first.grad = torch.randn_like(first)
+            second.grad = first.grad.clone()
+        one.step()
+        other.step()
+        assert all(map(torch.equal, plain, batched))
+        other.load_state_dict(deepcopy(one.state_dict()))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=needs_muon)])

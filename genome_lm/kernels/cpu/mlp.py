@@ -93,6 +93,7 @@ def residual_mlp_reference(x: Tensor, weights: MlpWeights, eps: float) -> Tensor
 
 
 def for_products(weights: MlpWeights, in_bfloat16: bool) -> MlpWeights:
+    """The weights as the products of a training step read them."""
     if not in_bfloat16:
         return weights
     return weights._replace(w1=for_training(weights.w1), w2=for_training(weights.w2))
