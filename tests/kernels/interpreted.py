@@ -24,7 +24,6 @@ from genome_lm.model import HyenaLM
 from genome_lm.model.backbone import Block
 from genome_lm.model.mixers.hyena import HyenaOperator
 from tests.kernels.triton_cases import (
-    BOUND,
     SUB_BLOCKS,
     assert_core_equals_reference,
     assert_equal_gradients,
@@ -74,9 +73,10 @@ def test_several_passes(shape: tuple[int, int, int], dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
-@pytest.mark.parametrize("length", [1, 37])
-def test_short_convolutions_in_one_program(length: int, dtype: torch.dtype) -> None:
-    assert_core_equals_reference(2, 2, length, dtype)
+@pytest.mark.parametrize(("length", "taps"), [(1, 3), (37, 10)])
+def test_short_convolutions_in_one_program(length: int, taps: int, dtype: torch.dtype) -> None:
+    """Of ten taps, the first is more than an octet of positions away."""
+    assert_core_equals_reference(2, 2, length, dtype, taps)
 
 
 @pytest.mark.usefixtures("small")
@@ -85,7 +85,9 @@ def test_short_convolutions_in_several_passes(
     dtype: torch.dtype, taps: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Groups of two channels and of one, and blocks that end within a row of the short convolutions' gradients."""
-    monkeypatch.setattr(launch, "TAPS_BLOCK", 128)
+    monkeypatch.setattr(plans, "TAPS_BLOCK", 128)
+    monkeypatch.setattr(plans, "TAPS_OCTETS", 8)
+    monkeypatch.setattr(launch, "TAPS_OCTETS", 8)
     item = 2 if dtype == BFLOAT16 else 4
     monkeypatch.setattr(plans, "WORKSPACE_BYTES", 2 * (2 * batch + 1) * 2 * 2 * 256 * item)
     assert_core_equals_reference(batch, 3, 259, dtype, taps)
@@ -160,13 +162,13 @@ def test_launches_are_as_many_as_counted(backward: bool, monkeypatch: pytest.Mon
     assert len(launched) == 2 * (8 if backward else 5)
 
 
-def test_the_largest_tile_of_a_forward_pass() -> None:
-    """Of 128 × 64, in bfloat16 alone; without gradients, which take several passes."""
-    with torch.no_grad():
-        inputs = core_operands(1, 1, 8_190, BFLOAT16)
-        assert launch.plan_for(8_190, BFLOAT16, hopper=True).tile == 8_192
-        y = launch.hyena_core(*inputs)
-        assert_near(y, reference.hyena_core(*(x.double() for x in inputs)), BOUND[BFLOAT16])
+def test_the_largest_tile_of_bfloat16() -> None:
+    """Of 128 × 64."""
+    for backward in (False, True):
+        plan = launch.plan_for(8_190, BFLOAT16, backward, hopper=True)
+        assert plan is not None
+        assert plan.tile == 8_192
+    assert_core_equals_reference(1, 1, 8_190, BFLOAT16)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)

@@ -42,12 +42,18 @@ def assert_exact(got: Tensor, expected: Tensor) -> None:
 def test_tile_of_a_whole_sequence() -> None:
     plan = make_plan(500, torch.float32, 16, 32, warps=4)
     rows, columns = np.arange(16), np.arange(32)
-    parts = [
-        root((4 * rows[:, None] - 1) * rows, 4 * 16),
-        root((4 * rows[:, None] - 1) * columns, 4 * 512),
-        root(columns[:, None] * columns, 32),
-    ]
-    assert_exact(table_for(plan, CPU).tile, torch.cat([part.flatten() for part in parts]))
+    twiddle, *factors = (
+        part.flatten()
+        for part in (
+            root((4 * rows[:, None] - 1) * columns, 4 * 512),
+            root((4 * rows[:, None] - 1) * rows, 4 * 16),
+            root(columns[:, None] * columns, 32),
+        )
+    )
+    assert_exact(table_for(plan, CPU).tile, torch.cat([twiddle, *factors]))
+    in_half = table_for(make_plan(500, "bf16", 16, 32, warps=4), CPU).tile
+    assert_exact(in_half[: len(twiddle)], twiddle)
+    assert torch.equal(in_half[len(twiddle) :].view(torch.bfloat16), torch.cat(factors).float().bfloat16())
 
 
 def test_a_million_positions() -> None:

@@ -73,35 +73,121 @@ def _real(pointer, mask):
     return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
 
 
-@triton.jit
-def _stream(stream, taps, at, length, TAPS: tl.constexpr):
-    """A stream at the positions `at`, none of them negative, behind its short convolution; zero beyond its length.
+# Short convolutions read each position several times. A thread therefore loads octets, eight neighbours at a time,
+# and takes what is shifted from its registers: loads at shifted places would be of a single position each.
 
-    taps: TAPS weights, the last one that of the present position, the bias, and the bias that is still to be added to
-    the stream in front of the convolution, float32. The first bias has in it what all weights make of the second, so
-    that here only what is before the sequence needs it. Without TAPS: the stream.
+
+@triton.jit
+def _columns_of(x):
+    """The eight columns (N,) of x, (N, 8), as a tuple."""
+    even, odd = tl.split(tl.reshape(x, (x.shape[0], 2, 2, 2)))
+    from0, from2 = tl.split(even)
+    from1, from3 = tl.split(odd)
+    at0, at4 = tl.split(from0)
+    at1, at5 = tl.split(from1)
+    at2, at6 = tl.split(from2)
+    at3, at7 = tl.split(from3)
+    return at0, at1, at2, at3, at4, at5, at6, at7
+
+
+@triton.jit
+def _joined(columns, COUNT: tl.constexpr):
+    """A tuple of columns (N,) as (N, COUNT), COUNT a power of two up to 4,096."""
+    number: tl.constexpr = columns[0].shape[0]
+    for level in tl.static_range(1, 13):
+        if COUNT >> level > 0:
+            pairs = ()
+            for column in tl.static_range(COUNT >> level):
+                pairs = pairs + (tl.join(columns[column], columns[column + (COUNT >> level)]),)
+            columns = pairs
+    return tl.reshape(columns[0], (number, COUNT))
+
+
+@triton.jit
+def _octets(first):
+    """Positions (N, 8) of the octets that begin at `first`, (N,)."""
+    return first[:, None] + tl.arange(0, 8)[None, :]
+
+
+@triton.jit
+def _window(stream, absent, first, length, BEFORE: tl.constexpr, BEHIND: tl.constexpr):
+    """A stream in float32 from BEFORE octets in front of those that begin at `first`, (N,), to BEHIND after them.
+
+    A tuple of (N,), one for each position of an octet; `absent` where the sequence is not.
     """
-    inside = at < length
-    value = _real(stream + at, inside)
-    if TAPS > 0:
-        value = tl.load(taps + TAPS) + tl.load(taps + TAPS - 1) * value
+    values = ()
+    for octet in tl.static_range(-BEFORE, BEHIND + 1):
+        at = _octets(first + 8 * octet)
+        value = tl.load(stream + at, mask=(at >= 0) & (at < length), other=absent)
+        values = values + _columns_of(value.to(tl.float32))
+    return values
+
+
+@triton.jit
+def _numbers(taps, TAPS: tl.constexpr):
+    """Weights and biases of one channel of a stream as a tuple, see `_taps`."""
+    numbers = ()
+    for number in tl.static_range(TAPS + 2):
+        numbers = numbers + (tl.load(taps + number),)
+    return numbers
+
+
+@triton.jit
+def _convolved(values, numbers, BEFORE: tl.constexpr, COUNT: tl.constexpr, TAPS: tl.constexpr):
+    """A `_window` behind its short convolution: a tuple of COUNT positions from the first octet's beginning on."""
+    results = ()
+    for at in tl.static_range(COUNT):
+        value = numbers[TAPS] + numbers[TAPS - 1] * values[8 * BEFORE + at]
         for back in tl.static_range(1, TAPS):
-            earlier = _earlier(stream, tl.load(taps + TAPS + 1), at - back, inside)
-            value += tl.load(taps + TAPS - 1 - back) * earlier
-        value = tl.where(inside, value, 0.0)
-    return value
+            value += numbers[TAPS - 1 - back] * values[8 * BEFORE + at - back]
+        results = results + (value,)
+    return results
 
 
 @triton.jit
-def _earlier(stream, bias, before, inside):
-    """A stream at positions that may be before it; the bias is one that its dtype holds exactly."""
-    return tl.load(stream + before, mask=(before >= 0) & inside, other=_absent(stream, bias, before)).to(tl.float32)
+def _absent(stream, bias):
+    """What stands for a stream where it isn't, which with its bias, one that its dtype holds exactly, is zero."""
+    return _cast(-bias, stream.dtype.element_ty)
 
 
 @triton.jit
-def _absent(stream, bias, at):
-    """What stands for the stream where it isn't, which with the bias is zero."""
-    return _cast(tl.zeros(at.shape, tl.float32) - bias, stream.dtype.element_ty)
+def _tile_positions(row, column, width, R: tl.constexpr, C: tl.constexpr):
+    """Positions (R, C) of a tile that begins at (row, column) of a matrix whose rows have `width` positions."""
+    return (row + tl.arange(0, R)[:, None]) * width + column + tl.arange(0, C)[None, :]
+
+
+@triton.jit
+def _tile_octets(row, column, width, R: tl.constexpr, C: tl.constexpr):
+    """Where the octets of the same tile begin, (R · C / 8,), row by row."""
+    octet = tl.arange(0, R * C // 8)
+    return (row + octet // (C // 8)) * width + column + octet % (C // 8) * 8
+
+
+@triton.jit
+def _stream(stream, taps, row, column, width, length, TAPS: tl.constexpr, R: tl.constexpr, C: tl.constexpr):
+    """A tile of a stream behind its short convolution, (R, C) float32; zero beyond its length.
+
+    row, column, width: see `_tile_positions`. taps: TAPS weights, the last one that of the present position, the
+    bias, and the bias that is still to be added to the stream in front of the convolution, float32. The first bias
+    has in it what all weights make of the second, so that here only what is before the sequence needs it. Without
+    TAPS: the stream.
+    """
+    at = _tile_positions(row, column, width, R, C)
+    if TAPS == 0:
+        return _real(stream + at, at < length)
+    numbers = _numbers(taps, TAPS)
+    absent = _absent(stream, numbers[TAPS + 1])
+    if stream.dtype.element_ty == tl.float32:  # of which a load at a shifted place takes as many instructions
+        value = numbers[TAPS] + numbers[TAPS - 1] * _real(stream + at, at < length)
+        for back in tl.static_range(1, TAPS):
+            inside = (at >= back) & (at < length)
+            value += numbers[TAPS - 1 - back] * tl.load(stream + at - back, mask=inside, other=absent)
+        return tl.where(at < length, value, 0.0)
+    first = _tile_octets(row, column, width, R, C)
+    halo: tl.constexpr = (TAPS + 6) // 8  # octets that hold the TAPS − 1 positions in front
+    values = _window(stream, absent, first, length, halo, 0)
+    value = _joined(_convolved(values, numbers, halo, 8, TAPS), 8)
+    return tl.reshape(tl.where(_octets(first) < length, value, 0.0), (R, C))
 
 
 @triton.jit
@@ -117,11 +203,28 @@ def _complex(pointer, plane):
 
 
 @triton.jit
-def _input(x1, v, short, channel, all_channels, at, length, TAPS: tl.constexpr):
-    """u = x1 · v, behind a barrier: to load it again where it is needed takes fewer registers than to hold it."""
+def _input(
+    x1, v, short, channel, all_channels, row, column, width, length,
+    TAPS: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """u = x1 · v, a tile as of `_stream`."""
+    gate = _stream(x1, _taps(short, 1, channel, all_channels, TAPS), row, column, width, length, TAPS, R, C)
+    return gate * _stream(v, _taps(short, 2, channel, all_channels, TAPS), row, column, width, length, TAPS, R, C)
+
+
+@triton.jit
+def _input_again(
+    u, x1, v, short, channel, all_channels, length,
+    TAPS: tl.constexpr, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """The `_input` of a whole tile once more, loaded behind a barrier, which takes fewer registers than to hold it.
+
+    In bfloat16 it is held instead, rounded as the products take it.
+    """
+    if DOT == "bf16":
+        return _bf16(u).to(tl.float32)
     tl.debug_barrier()
-    first = _stream(x1, _taps(short, 1, channel, all_channels, TAPS), at, length, TAPS)
-    return first * _stream(v, _taps(short, 2, channel, all_channels, TAPS), at, length, TAPS)
+    return _input(x1, v, short, channel, all_channels, 0, 0, C, length, TAPS, R, C)
 
 
 @triton.jit
@@ -183,29 +286,55 @@ def _dot(a, b, DOT: tl.constexpr):
     return _dot_add(a, b, tl.zeros((a.shape[0], b.shape[1]), tl.float32), DOT)
 
 
-# The tables of a tile's transform: F_R (R × R), twiddle (R × C), F_C (C × C), each two planes of float32.
+# The tables of a tile's transform, two planes each: the twiddle (R × C) in float32, then F_R (R × R) and F_C (C × C)
+# as the products take them, in bfloat16 for "bf16", else in float32.
+
+
+@triton.jit
+def _row_factor(tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """F_R."""
+    return _factor(tables + 2 * R * C, 0, R, DOT)
+
+
+@triton.jit
+def _column_factor(tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
+    """F_C."""
+    return _factor(tables + 2 * R * C, 2 * R * R, C, DOT)
+
+
+@triton.jit
+def _factor(factors, place, N: tl.constexpr, DOT: tl.constexpr):
+    """A matrix of N × N that lies behind so many numbers; the barrier is as in `_matrix`."""
+    tl.debug_barrier()
+    at = place + _positions(N, N)
+    if DOT == "bf16":
+        factors = factors.to(tl.pointer_type(tl.bfloat16))
+    if DOT == "bf16" and not INTERPRETED:
+        return tl.load(factors + at), tl.load(factors + N * N + at)
+    else:  # noqa: RET505, for Triton, which takes what follows for another type of result
+        return _complex(factors + at, N * N)
 
 
 @triton.jit
 def _forward_rest(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
     """Twiddle and F_C, which both forward transforms end with."""
-    w_re, w_im = _matrix(tables + 2 * R * R, R, C)
+    w_re, w_im = _matrix(tables, R, C)
     re, im = _product(re, im, w_re, w_im)
-    f_re, f_im = _matrix(tables + 2 * R * R + 2 * R * C, C, C)
+    f_re, f_im = _column_factor(tables, R, C, DOT)
     return _dot_add(-im, f_im, _dot(re, f_re, DOT), DOT), _dot_add(im, f_re, _dot(re, f_im, DOT), DOT)
 
 
 @triton.jit
 def _forward_real(x, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
     """The transform of a real tile."""
-    f_re, f_im = _matrix(tables, R, R)
+    f_re, f_im = _row_factor(tables, R, C, DOT)
     return _forward_rest(_dot(f_re, x, DOT), _dot(f_im, x, DOT), tables, R, C, DOT)
 
 
 @triton.jit
 def _forward(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
     """The transform of a complex tile."""
-    f_re, f_im = _matrix(tables, R, R)
+    f_re, f_im = _row_factor(tables, R, C, DOT)
     re, im = _dot_add(-f_im, im, _dot(f_re, re, DOT), DOT), _dot_add(f_im, re, _dot(f_re, im, DOT), DOT)
     return _forward_rest(re, im, tables, R, C, DOT)
 
@@ -213,9 +342,9 @@ def _forward(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr
 @triton.jit
 def _inverse_rest(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
     """Conj(F_C) and the twiddle undone, which both inverses begin with."""
-    f_re, f_im = _matrix(tables + 2 * R * R + 2 * R * C, C, C)
+    f_re, f_im = _column_factor(tables, R, C, DOT)
     re, im = _dot_add(im, f_im, _dot(re, f_re, DOT), DOT), _dot_add(-re, f_im, _dot(im, f_re, DOT), DOT)
-    w_re, w_im = _matrix(tables + 2 * R * R, R, C)
+    w_re, w_im = _matrix(tables, R, C)
     return _product_conj(w_re, w_im, re, im)
 
 
@@ -223,7 +352,7 @@ def _inverse_rest(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.cons
 def _inverse_real(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
     """R · C times the real part of the inverse transform."""
     re, im = _inverse_rest(re, im, tables, R, C, DOT)
-    f_re, f_im = _matrix(tables, R, R)
+    f_re, f_im = _row_factor(tables, R, C, DOT)
     return _dot_add(tl.trans(f_im), im, _dot(tl.trans(f_re), re, DOT), DOT)
 
 
@@ -231,7 +360,7 @@ def _inverse_real(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.cons
 def _inverse(re, im, tables, R: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr):
     """R · C times the inverse transform."""
     re, im = _inverse_rest(re, im, tables, R, C, DOT)
-    f_re, f_im = _matrix(tables, R, R)
+    f_re, f_im = _row_factor(tables, R, C, DOT)
     f_re, f_im = tl.trans(f_re), tl.trans(f_im)
     return _dot_add(f_im, im, _dot(f_re, re, DOT), DOT), _dot_add(-f_im, re, _dot(f_re, im, DOT), DOT)
 
@@ -262,13 +391,15 @@ def tile_conv(
     channel, b = (tl.program_id(0) // batch).to(tl.int64), (tl.program_id(0) % batch).to(tl.int64)
     start, out = b * stride_b + channel * stride_d, (b * channels + channel) * length
     at = _positions(R, C)
-    u = _input(x1 + start, v + start, short, channel, channels, at, length, TAPS)
+    u = _input(x1 + start, v + start, short, channel, channels, 0, 0, C, length, TAPS, R, C)
     re, im = _forward_real(u, tables, R, C, DOT)
     h_re, h_im = _matrix(spectra + channel * 2 * R * C, R, C)
     re, im = _product(re, im, h_re, h_im)
     c = _inverse_real(re, im, tables, R, C, DOT)
-    c += tl.load(bias + channel) * _input(x1 + start, v + start, short, channel, channels, at, length, TAPS)
-    gate = _stream(x0 + start, _taps(short, 0, channel, channels, TAPS), at, length, TAPS)
+    u = _input_again(u, x1 + start, v + start, short, channel, channels, length, TAPS, R, C, DOT)
+    c += tl.load(bias + channel) * u
+    tl.debug_barrier()
+    gate = _stream(x0 + start, _taps(short, 0, channel, channels, TAPS), 0, 0, C, length, TAPS, R, C)
     tl.store(y + out + at, _cast(gate * c, y.dtype.element_ty), mask=at < length)
 
 
@@ -292,18 +423,18 @@ def tile_conv_backward(
         end = tl.where(b < batch, length, 0)  # the last part may be short
         inside = at < end
         start, out = b * stride_b + channel * stride_d, (b * channels + channel) * length
-        u = _input(x1 + start, v + start, short, channel, channels, at, end, TAPS)
+        u = _input(x1 + start, v + start, short, channel, channels, 0, 0, C, end, TAPS, R, C)
         u_re, u_im = _forward_real(u, tables, R, C, DOT)
         h_re, h_im = _matrix(spectra + channel * 2 * R * C, R, C)
         re, im = _product(u_re, u_im, h_re, h_im)
         c = _inverse_real(re, im, tables, R, C, DOT)
-        u = _input(x1 + start, v + start, short, channel, channels, at, end, TAPS)
+        u = _input_again(u, x1 + start, v + start, short, channel, channels, end, TAPS, R, C, DOT)
         c += tl.load(bias + channel) * u
         gradient = _real(dy + out + at, inside)
         tl.store(dx0 + out + at, _cast(gradient * c, dx0.dtype.element_ty), mask=inside)
 
         taps = _taps(short, 0, channel, channels, TAPS)
-        dc = gradient * _stream(x0 + start, taps, at, end, TAPS)
+        dc = gradient * _stream(x0 + start, taps, 0, 0, C, end, TAPS, R, C)
         sum_bias += tl.sum(dc * u)
         re, im = _forward_real(dc, tables, R, C, DOT)
         product_re, product_im = _product_conj(u_re, u_im, re, im)
@@ -312,8 +443,12 @@ def tile_conv_backward(
         h_re, h_im = _matrix(spectra + channel * 2 * R * C, R, C)
         re, im = _product_conj(h_re, h_im, re, im)
         du = _inverse_real(re, im, tables, R, C, DOT)
-        tl.debug_barrier()
-        du += tl.load(bias + channel) * _real(dy + out + at, inside) * _stream(x0 + start, taps, at, end, TAPS)
+        if DOT == "bf16":
+            dc = _bf16(dc).to(tl.float32)
+        else:  # loaded again, as u is
+            tl.debug_barrier()
+            dc = _real(dy + out + at, inside) * _stream(x0 + start, taps, 0, 0, C, end, TAPS, R, C)
+        du += tl.load(bias + channel) * dc
         _store_gradients(
             du, x1 + start, v + start, short, channel, channels, dx1 + out, dv + out, at, end, TAPS
         )  # fmt: skip
@@ -335,99 +470,104 @@ def _store_gradients(du, x1, v, short, channel, all_channels, dx1, dv, at, lengt
 
 
 @triton.jit
-def _placed(value, lane, LANES: tl.constexpr):
-    """A number at its place in a row of zeros."""
-    return tl.where(tl.arange(0, LANES) == lane, value, 0.0)
+def _times(a, b, COUNT: tl.constexpr):
+    """Products of two tuples."""
+    products = ()
+    for number in tl.static_range(COUNT):
+        products = products + (a[number] * b[number],)
+    return products
 
 
 @triton.jit
-def _shifted(stream, absent, at, SHIFT: tl.constexpr, length):
-    """A stream at positions that may be before or beyond it: there `absent`.
+def _sum_of_products(a, b, SHIFT: tl.constexpr):
+    """Σ a[n] · b[n + SHIFT] over an octet."""
+    total = a[0] * b[SHIFT]
+    for number in tl.static_range(1, 8):
+        total += a[number] * b[number + SHIFT]
+    return total
 
-    Loads of the same shift are one load to the compiler. Hence it is a sum with a constant, and masked by itself.
+
+@triton.jit
+def _sum_of(values):
+    """The sum over an octet."""
+    return ((values[0] + values[1]) + (values[2] + values[3])) + ((values[4] + values[5]) + (values[6] + values[7]))
+
+
+@triton.jit
+def _through_taps(gradient, stream, numbers, out, at, length, BEFORE: tl.constexpr, TAPS: tl.constexpr):
+    """Back through a short convolution: stores the gradient in front of it, and gives those of its numbers.
+
+    gradient: behind it, zero beyond the length, TAPS − 1 positions farther than the octets `at`; stream: a `_window`.
+    Returns the octets' parts of the sums, a tuple of TAPS + 2.
     """
-    place = at + SHIFT
-    return tl.load(stream + place, mask=(place >= 0) & (place < length), other=absent).to(tl.float32)
-
-
-@triton.jit
-def _convolved(stream, absent, taps, at, AHEAD: tl.constexpr, length, TAPS: tl.constexpr):
-    """`_stream` at the positions at + AHEAD, with any finite value beyond its length."""
-    value = tl.load(taps + TAPS) + tl.load(taps + TAPS - 1) * _shifted(stream, absent, at, AHEAD, length)
-    for back in tl.static_range(1, TAPS):
-        value += tl.load(taps + TAPS - 1 - back) * _shifted(stream, absent, at, AHEAD - back, length)
-    return value
-
-
-@triton.jit
-def _sums(gradient, before_taps, stream, absent, bias, number, at, length, TAPS: tl.constexpr, LANES: tl.constexpr):
-    """The gradients of a stream's weights and of its two biases, at the stream's lanes.
-
-    `gradient`: behind its convolution, zero beyond its length; `before_taps`: in front of it.
-    """
-    first, whole = number * (TAPS + 2), tl.sum(gradient)
-    sums = _placed(whole, first + TAPS, LANES) + _placed(tl.sum(before_taps), first + TAPS + 1, LANES)
+    before = ()
+    for number in tl.static_range(8):
+        value = numbers[TAPS - 1] * gradient[number]
+        for ahead in tl.static_range(1, TAPS):
+            value += numbers[TAPS - 1 - ahead] * gradient[number + ahead]
+        before = before + (value,)
+    tl.store(out + at, _cast(_joined(before, 8), out.dtype.element_ty), mask=at < length)
+    whole, sums = _sum_of(gradient), ()
     for tap in tl.static_range(TAPS):
-        with_stream = tl.sum(gradient * _shifted(stream, absent, at, tap + 1 - TAPS, length))
-        sums += _placed(with_stream + bias * whole, first + tap, LANES)
-    return sums
+        with_stream = _sum_of_products(gradient, stream, 8 * BEFORE + tap + 1 - TAPS)
+        sums = sums + (with_stream + numbers[TAPS + 1] * whole,)
+    return sums + (whole, _sum_of(before))
 
 
 @_kernel
 def taps_backward(
     ds0, du, x0, x1, v, short, dz0, dz1, dz2, sums,
-    channels, all_channels, length, stride_b, stride_d, out_stride_b, blocks,
-    TAPS: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr,
+    channels, all_channels, length, stride_b, stride_d, out_stride_b, blocks, per_program,
+    TAPS: tl.constexpr, LANES: tl.constexpr, OCTETS: tl.constexpr,
 ):  # fmt: skip
-    """Back through the gates and the short convolutions: a block of positions of one channel of a sequence a program.
+    """Back through the gates and the short convolutions, a block of positions of one channel of a sequence a program.
 
-    ds0, the gradient of x0, and du: (B, channels, L) contiguous; x0, x1, v: (B, channels, L) in front of their short
-    convolutions, strides (stride_b, stride_d, 1); dz0, dz1, dz2: their gradients, (B, channels, L) with strides
-    (out_stride_b, L, 1). sums: (programs, LANES) float32, with the gradients of the weights and both biases of the
-    three streams, to be summed over the programs of a channel.
+    A program does `per_program` times OCTETS octets of positions. ds0, the gradient of x0, and du: (B, channels, L)
+    contiguous; x0, x1, v: (B, channels, L) in front of their short convolutions, strides (stride_b, stride_d, 1);
+    dz0, dz1, dz2: their gradients, (B, channels, L) with strides (out_stride_b, L, 1). sums: (programs, LANES)
+    float32, with the gradients of the weights and both biases of the three streams, to be summed over the programs of
+    a channel.
     """
     block, sequence = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     b, channel = sequence // channels, sequence % channels
     start, out = b * stride_b + channel * stride_d, b * out_stride_b + channel * length
-    x0 += start
-    x1 += start
-    v += start
-    ds0 += sequence * length
-    du += sequence * length
-    first = _taps(short, 0, channel, all_channels, TAPS)
-    second = _taps(short, 1, channel, all_channels, TAPS)
-    third = _taps(short, 2, channel, all_channels, TAPS)
-    bias0, bias1, bias2 = tl.load(first + TAPS + 1), tl.load(second + TAPS + 1), tl.load(third + TAPS + 1)
-    at = block * BLOCK + tl.arange(0, BLOCK)
-    absent0, absent1, absent2 = _absent(x0, bias0, at), _absent(x1, bias1, at), _absent(v, bias2, at)
-    none = _absent(du, 0.0, at)
-    to_x0, to_x1, to_v = (tl.zeros((BLOCK,), tl.float32),) * 3
-    for ahead in tl.static_range(TAPS):
-        gradient, weight = _shifted(du, none, at, ahead, length), TAPS - 1 - ahead
-        to_x0 += tl.load(first + weight) * _shifted(ds0, none, at, ahead, length)
-        to_x1 += tl.load(second + weight) * gradient * _convolved(v, absent2, third, at, ahead, length, TAPS)
-        to_v += tl.load(third + weight) * gradient * _convolved(x1, absent1, second, at, ahead, length, TAPS)
-    gradient = _shifted(du, none, at, 0, length)
-    of_x1 = gradient * _convolved(v, absent2, third, at, 0, length, TAPS)
-    of_v = gradient * _convolved(x1, absent1, second, at, 0, length, TAPS)
-    total = _sums(_shifted(ds0, none, at, 0, length), to_x0, x0, absent0, bias0, 0, at, length, TAPS, LANES)
-    total += _sums(of_x1, to_x1, x1, absent1, bias1, 1, at, length, TAPS, LANES)
-    total += _sums(of_v, to_v, v, absent2, bias2, 2, at, length, TAPS, LANES)
-    inside = at < length
-    tl.store(dz0 + out + at, _cast(to_x0, dz0.dtype.element_ty), mask=inside)
-    tl.store(dz1 + out + at, _cast(to_x1, dz1.dtype.element_ty), mask=inside)
-    tl.store(dz2 + out + at, _cast(to_v, dz2.dtype.element_ty), mask=inside)
-    tl.store(sums + tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES), total)
+    x0, x1, v = x0 + start, x1 + start, v + start
+    dz0, dz1, dz2 = dz0 + out, dz1 + out, dz2 + out
+    ds0, du = ds0 + sequence * length, du + sequence * length
+    numbers0 = _numbers(_taps(short, 0, channel, all_channels, TAPS), TAPS)
+    numbers1 = _numbers(_taps(short, 1, channel, all_channels, TAPS), TAPS)
+    numbers2 = _numbers(_taps(short, 2, channel, all_channels, TAPS), TAPS)
+    absent0 = _absent(x0, numbers0[TAPS + 1])
+    absent1, absent2 = _absent(x1, numbers1[TAPS + 1]), _absent(v, numbers2[TAPS + 1])
+    halo: tl.constexpr = (TAPS + 6) // 8  # octets that hold the TAPS − 1 positions on a side
+    ahead: tl.constexpr = 7 + TAPS
+    total = tl.zeros((OCTETS, LANES), tl.float32)
+    for turn in range(per_program):
+        first = ((block * per_program + turn) * OCTETS + tl.arange(0, OCTETS)) * 8
+        at = _octets(first)
+        of_x0 = _window(ds0, 0.0, first, length, 0, halo)
+        values0 = _window(x0, absent0, first, length, halo, 0)
+        parts = _through_taps(of_x0, values0, numbers0, dz0, at, length, halo, TAPS)
+        of_u = _window(du, 0.0, first, length, 0, halo)
+        values1 = _window(x1, absent1, first, length, halo, halo)
+        values2 = _window(v, absent2, first, length, halo, halo)
+        of_x1 = _times(of_u, _convolved(values2, numbers2, halo, ahead, TAPS), ahead)
+        parts = parts + _through_taps(of_x1, values1, numbers1, dz1, at, length, halo, TAPS)
+        of_v = _times(of_u, _convolved(values1, numbers1, halo, ahead, TAPS), ahead)
+        parts = parts + _through_taps(of_v, values2, numbers2, dz2, at, length, halo, TAPS)
+        for _ in tl.static_range(3 * (TAPS + 2), LANES):
+            parts = parts + (tl.zeros((OCTETS,), tl.float32),)
+        total += _joined(parts, LANES)
+    place = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    tl.store(sums + place, tl.sum(total, axis=0))
 
 
 @triton.jit
 def _column_tile(n_columns, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """What a program of the column passes does: its sequence, its rows (ROWS, 1) and its columns (1, COLUMNS)."""
+    """What a program of the column passes does: its sequence, and the first of its rows and of its columns."""
     blocks, tiles = tl.cdiv(n_columns, ROWS), width // COLUMNS
     program = tl.program_id(0)
-    rows = program % blocks * ROWS + tl.arange(0, ROWS)[:, None]
-    columns = program // blocks % tiles * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    return (program // (blocks * tiles)).to(tl.int64), rows, columns
+    return (program // (blocks * tiles)).to(tl.int64), program % blocks * ROWS, program // blocks % tiles * COLUMNS
 
 
 @triton.jit
@@ -449,7 +589,8 @@ def columns_fft(
     b_taps: (channels, A_TAPS + 2) and (channels, B_TAPS + 2). z: (B, channels, 2, n_columns, width).
     factors: F, (2, pitch, pitch) in the dtype of z, zero from n_columns on.
     """
-    sequence, k, m = _column_tile(n_columns, width, ROWS, COLUMNS)
+    sequence, row, column = _column_tile(n_columns, width, ROWS, COLUMNS)
+    k, m = row + tl.arange(0, ROWS)[:, None], column + tl.arange(0, COLUMNS)[None, :]
     channel = sequence % channels
     a += sequence // channels * a_stride_b + channel * a_stride_d
     b += sequence // channels * b_stride_b + channel * b_stride_d
@@ -458,10 +599,9 @@ def columns_fft(
     re, im = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, n_columns, STEP):
         n = first + tl.arange(0, STEP)
-        at = n[:, None] * width + m
-        u = _stream(a, a_taps, at, length, A_TAPS)
+        u = _stream(a, a_taps, first, column, width, length, A_TAPS, STEP, COLUMNS)
         if GATED:
-            u *= _stream(b, b_taps, at, length, B_TAPS)
+            u *= _stream(b, b_taps, first, column, width, length, B_TAPS, STEP, COLUMNS)
         f_re, f_im = _factors(factors + k * pitch + n[None, :], pitch)
         re, im = _dot_add(f_re, u, re, DOT), _dot_add(f_im, u, im, DOT)
     z += sequence * 2 * n_columns * width
@@ -584,7 +724,8 @@ def columns_ifft(
     x0, x1, v: (B, channels, L), in front of their short convolutions; short: see `_taps`; these and the bias from the
     group's first channel on; y: (B, all_channels, L) contiguous.
     """
-    sequence, n, m = _column_tile(n_columns, width, ROWS, COLUMNS)
+    sequence, row, column = _column_tile(n_columns, width, ROWS, COLUMNS)
+    n, m = row + tl.arange(0, ROWS)[:, None], column + tl.arange(0, COLUMNS)[None, :]
     b, channel = sequence // channels, sequence % channels
     z += sequence * 2 * n_columns * width
     c = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -596,9 +737,12 @@ def columns_ifft(
     at = n * width + m
     if GATED:
         start = b * stride_b + channel * stride_d
-        u = _input(x1 + start, v + start, short, channel, all_channels, at, length, TAPS)
+        u = _input(
+            x1 + start, v + start, short, channel, all_channels, row, column, width, length, TAPS, ROWS, COLUMNS
+        )
         c += tl.load(bias + channel) * u
-        c *= _stream(x0 + start, _taps(short, 0, channel, all_channels, TAPS), at, length, TAPS)
+        taps = _taps(short, 0, channel, all_channels, TAPS)
+        c *= _stream(x0 + start, taps, row, column, width, length, TAPS, ROWS, COLUMNS)
     tl.store(y + (b * all_channels + channel) * length + at, _cast(c, y.dtype.element_ty), mask=at < length)
 
 
@@ -617,7 +761,8 @@ def columns_ifft_backward(
     what goes back through the short convolutions; dbias: (programs,) float32, to be summed over those of a channel;
     the others as in `columns_ifft`. Both inverses are in one kernel since they share F and the gates.
     """
-    sequence, n, m = _column_tile(n_columns, width, ROWS, COLUMNS)
+    sequence, row, column = _column_tile(n_columns, width, ROWS, COLUMNS)
+    n, m = row + tl.arange(0, ROWS)[:, None], column + tl.arange(0, COLUMNS)[None, :]
     b, channel = sequence // channels, sequence % channels
     z += sequence * 2 * n_columns * width
     g += sequence * 2 * n_columns * width
@@ -631,10 +776,11 @@ def columns_ifft_backward(
     at = n * width + m
     inside = at < length
     start, out = b * stride_b + channel * stride_d, (b * out_channels + channel) * length
-    u = _input(x1 + start, v + start, short, channel, all_channels, at, length, TAPS)
+    u = _input(x1 + start, v + start, short, channel, all_channels, row, column, width, length, TAPS, ROWS, COLUMNS)
     gradient = _real(dy + (b * all_channels + channel) * length + at, inside)
     tl.store(dx0 + out + at, _cast(gradient * (c * scale + skip * u), dx0.dtype.element_ty), mask=inside)
-    dc = gradient * _stream(x0 + start, _taps(short, 0, channel, all_channels, TAPS), at, length, TAPS)
+    taps = _taps(short, 0, channel, all_channels, TAPS)
+    dc = gradient * _stream(x0 + start, taps, row, column, width, length, TAPS, ROWS, COLUMNS)
     tl.store(dbias + tl.program_id(0), tl.sum(dc * u))
     du = du * scale + skip * dc
     _store_gradients(du, x1 + start, v + start, short, channel, all_channels, dx1 + out, dv + out, at, length, TAPS)

@@ -36,13 +36,13 @@ from genome_lm.kernels.triton.filter_plan import (
     positions_of,
 )
 from genome_lm.kernels.triton.plan import (
-    TAPS_BLOCK,
     TAPS_WARPS,
     Plan,
     Precision,
     channels_at_once,
     plan_for,
     precision_of,
+    taps_programs,
 )
 
 COPY = 3.0e12
@@ -120,10 +120,11 @@ def kernel_costs(
     count = _tile_costs if plan.n_columns == 1 else _column_costs
     costs = count(plan, length, dtype.itemsize, backward, batch, taps)
     if backward and taps:
-        # Reads the gradients of x0 and u, and the three streams, of which two are convolved for each tap. For the
-        # streams' bias it sums what it writes.
-        moved, operations = 8 * length * dtype.itemsize, length * (taps * (4 * taps + 16) + 3)
-        seconds = _issued("taps_backward", plan, TAPS_WARPS * length / TAPS_BLOCK, (taps, taps))
+        # Reads the gradients of x0 and u, and the three streams, of which two are convolved again. Three gradients go
+        # back, and are summed with each tap, by themselves, and for the streams' bias as they are written.
+        moved, operations = 8 * length * dtype.itemsize, length * (16 * taps + 8)
+        programs, turns = taps_programs(length)
+        seconds = _issued("taps_backward", plan, TAPS_WARPS * programs, (taps, taps), turns=turns)
         costs["taps_backward"] = _cost(moved, moved, 0, operations, seconds)
     return costs
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.triton import conv as kernels
-from genome_lm.kernels.triton.plan import TAPS_BLOCK, TAPS_WARPS, Plan, channels_at_once, plan_for
+from genome_lm.kernels.triton.plan import TAPS_OCTETS, TAPS_WARPS, Plan, channels_at_once, plan_for, taps_programs
 from genome_lm.kernels.triton.tables import table_for
 
 PROGRAMS = 1_024
@@ -345,13 +345,13 @@ def _taps_backward(
         return streams.short
     ds0, du, _ = behind
     batch, channels, length = ds0.shape
-    blocks, lanes = triton.cdiv(length, TAPS_BLOCK), 3 * (streams.taps + 2)
+    (blocks, turns), lanes = taps_programs(length), 3 * (streams.taps + 2)
     padded = triton.next_power_of_2(lanes)
     sums = torch.empty(batch, channels, blocks, padded, dtype=torch.float32, device=ds0.device)
     kernels.taps_backward[(batch * channels * blocks,)](
         ds0, du, *streams[:4], *gradients, sums,
         channels, all_channels, length, *streams.x0.stride()[:2], gradients[0].stride(0), blocks,
-        TAPS=streams.taps, LANES=padded, BLOCK=TAPS_BLOCK, num_warps=TAPS_WARPS,
+        bound(turns), TAPS=streams.taps, LANES=padded, OCTETS=TAPS_OCTETS, num_warps=TAPS_WARPS,
     )  # fmt: skip
     return sums.sum((0, 2))[:, :lanes].view(channels, 3, -1).transpose(0, 1)
 

@@ -16,8 +16,8 @@ Groups that stay in a GPU's L2 would be narrower, and so many that launching the
 counts in `costs`, L2 saves up to 15 % up to 32,768 positions, and at most 5 % beyond, where other things bind the
 kernels. A single channel may need more.
 """
-TAPS_BLOCK, TAPS_WARPS = 1_024, 4
-"""Positions that a program takes back through the short convolutions, and its warps."""
+TAPS_BLOCK, TAPS_OCTETS, TAPS_WARPS = 4_096, 32, 1
+"""Most positions that a program takes back through the short convolutions, octets of a turn, and its warps."""
 Precision = Literal["bf16", "bf16x3", "bf16x6"]
 """How matrices are multiplied: in bfloat16, or as sums of two or three bfloat16 parts, in three or six products."""
 WIDEST, WIDEST_HEAD = 4_096, 256
@@ -67,6 +67,13 @@ def make_plan(length: int, dot: Precision, rows: int, columns: int, warps: int) 
     large = block_rows == 128
     block_columns, step = (128 if large else 64, min(32, block_rows)) if wide else (64 if large else 32, 16)
     return Plan(rows, columns, n_columns, dot, warps, block_rows, block_columns, step, 8 if large else 4)
+
+
+def taps_programs(length: int) -> tuple[int, int]:
+    """Programs that take a sequence of a channel back through its short convolutions, and the turns of each."""
+    positions = 8 * TAPS_OCTETS
+    turns = -(-min(length, TAPS_BLOCK) // positions)
+    return -(-length // (turns * positions)), turns
 
 
 def channels_at_once(plan: Plan, channels: int, sequences: int) -> int:
@@ -126,8 +133,7 @@ def _plan(length: int, dot: Precision, backward: bool, hopper: bool) -> Plan:
     registers: the operands of a chain of products are held whole, and the backward of one program holds two
     transforms and a sum. Two warps share a tile of 32 rows, for more would take the same products twice, and four a
     tile of 64 rows, where an H100 multiplies by its largest instructions. What doesn't fit is spilled. One program
-    that spills still has fewer instructions than several passes: in bfloat16 up to 8,192 positions forward and 4,096
-    backward.
+    that spills still has fewer instructions than several passes: in bfloat16 up to 8,192 positions.
 
     Column passes multiply blocks of 16 rows or more, of which few columns leave most empty. That is why sequences of
     a few tiles have smaller ones. Beyond 131,072 positions large tiles save column passes, whose operations grow with
@@ -136,7 +142,7 @@ def _plan(length: int, dot: Precision, backward: bool, hopper: bool) -> Plan:
     """
     if dot == "bf16" and 1_024 < length <= 4_096 and (hopper or not backward):
         return make_plan(length, dot, 64, 64, warps=4)
-    if dot == "bf16" and 4_096 < length <= 8_192 and hopper and not backward:
+    if dot == "bf16" and 4_096 < length <= 8_192 and hopper:
         return make_plan(length, dot, 128, 64, warps=8)
     if 1_024 < length <= 32_768:
         return make_plan(length, dot, 32, 16, warps=2)

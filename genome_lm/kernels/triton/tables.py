@@ -24,7 +24,7 @@ Key = tuple[torch.device, str, tuple[int | torch.dtype, ...]]
 class Table(NamedTuple):
     """Constants of a plan on a device; float32 but for the columns."""
 
-    tile: Tensor  # F_R, twiddle, F_C
+    tile: Tensor  # twiddle, then F_R and F_C as the products take them: two numbers in the place of one in bfloat16
     phases: Tensor  # factors of the twiddle between columns and rows; empty without columns
     columns: Tensor  # (2, pitch, pitch) in the dtype of the products, zero beyond n_columns; empty without columns
 
@@ -110,7 +110,8 @@ def table_for(plan: Plan, device: torch.device) -> Table:
     # Frequencies of a whole sequence are shifted by 1/4. With columns these take the shift, and rows have none.
     shift = 0.25 if count == 1 else 0.0
     tile = _cache.get(
-        (device, "tile", (rows, columns, int(count == 1))), lambda: _tile_table(rows, columns, shift, device)
+        (device, "tile", (rows, columns, int(count == 1), plan.kept)),
+        lambda: _tile_table(rows, columns, shift, plan.kept, device),
     )
     if count == 1:
         return Table(tile, tile[:0], tile[:0])
@@ -121,11 +122,12 @@ def table_for(plan: Plan, device: torch.device) -> Table:
     return Table(tile, phases, factors)
 
 
-def _tile_table(n_rows: int, n_columns: int, shift: float, device: torch.device) -> Tensor:
+def _tile_table(n_rows: int, n_columns: int, shift: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     rows, columns = _range(n_rows, device), _range(n_columns, device)
     shifted = (rows - shift)[:, None]
-    parts = shifted * rows / n_rows, shifted * columns / (n_rows * n_columns), columns[:, None] * columns / n_columns
-    return torch.cat([_root(part).flatten() for part in parts])
+    twiddle = _root(shifted * columns / (n_rows * n_columns)).flatten()
+    factors = [_root(part).flatten() for part in (shifted * rows / n_rows, columns[:, None] * columns / n_columns)]
+    return torch.cat([twiddle, torch.cat(factors).to(dtype).view(torch.float32)])
 
 
 def _phases(n_rows: int, n_columns: int, count: int, device: torch.device) -> Tensor:
