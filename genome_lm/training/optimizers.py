@@ -50,7 +50,10 @@ def make_optimizers(model: HyenaLM, config: TrainingConfig) -> list[torch.optim.
     adamw = [group for group in adamw if group["params"]]
     # In one pass over each tensor, where PyTorch takes a dozen. On a GPU it chooses by itself.
     fused = True if _on_cpu([p for group in adamw for p in group["params"]]) else None
-    return [*optimizers, torch.optim.AdamW(adamw, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)]
+    optimizers.append(torch.optim.AdamW(adamw, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused))
+    if fused:
+        optimizers[-1].register_step_post_hook(_count_changes)
+    return optimizers
 
 
 class BatchedMuon(getattr(torch.optim, "Muon", torch.optim.Optimizer)):  # type: ignore[misc]
@@ -109,6 +112,16 @@ def _apply(matrix: Tensor, update: Tensor, lr: float, weight_decay: float) -> No
 def _on_cpu(parameters: Sequence[Tensor]) -> bool:
     """Whether all are whole on the CPU."""
     return all(each.device.type == "cpu" and not isinstance(each, DTensor) for each in parameters)
+
+
+def _count_changes(optimizer: torch.optim.Optimizer, _arguments: Any, _named: Any) -> None:
+    """Have the version counters of all parameters see a step.
+
+    A fused one does not count, and what was computed from the weights is kept by these counters.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            torch.autograd.graph.increment_version(parameter)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:

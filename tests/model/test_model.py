@@ -7,6 +7,7 @@ import torch
 from genome_lm.alphabet import A, N, T
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.kernels.dispatch import forced_backend
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers.hyena import HyenaOperator
 
@@ -85,6 +86,22 @@ def test_cached_spectra_follow_the_parameters(model: HyenaLM, monkeypatch: pytes
         monkeypatch.setenv("GENOME_LM_KERNEL", "reference")
         torch.testing.assert_close(after, model(ids))
     assert not torch.allclose(before, after)
+
+
+def test_cached_spectra_follow_fused_optimisers() -> None:
+    """Which change the weights without counting it."""
+    model, ids = HyenaLM(CONFIG).eval(), random_ids(2, 40)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    for kernel in ("cpu", "reference"):
+        with torch.no_grad():
+            before = model(ids)
+        with forced_backend(kernel):
+            model.loss(ids, ids).backward()
+        optimizer.step()
+        with torch.no_grad():
+            after = model(ids)
+            assert not torch.allclose(before, after)
+            torch.testing.assert_close(after, copy.deepcopy(model)(ids), rtol=0, atol=0)
 
 
 def test_spectra_beyond_the_budget_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,18 @@ def test_every_parameter_is_stepped_once(optimizer: str) -> None:
     assert sorted(stepped) == sorted(id(parameter) for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=needs_muon)])
+def test_version_counters_see_a_step(optimizer: str) -> None:
+    """They say whether what was computed from the weights still holds, and a fused step does not count by itself."""
+    model = tiny()
+    before = [parameter._version for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for each in make_optimizers(model, changed(optimizer=optimizer)):
+        each.step()
+    assert all(parameter._version > old for parameter, old in zip(model.parameters(), before, strict=True))
+
+
 def test_a_rate_below_the_filters_holds_for_all() -> None:
     (optimizer,) = make_optimizers(tiny(), changed(lr=5e-4))
     set_learning_rates(optimizer, changed(lr=5e-4), 30)

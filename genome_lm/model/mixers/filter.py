@@ -103,6 +103,9 @@ class ImplicitFilter(nn.Module):
 
     def _shared(self, make: Callable[[int], Tensor], shape: tuple[int, int], dim: int) -> Tensor:
         """What `make` gives for so many positions, which are the dimension `dim` of the shape; see `FilterPasses`."""
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # The weights may change after this, and not all optimisers count that: PyTorch's fused ones don't.
+            self.cache.clear()
         if self.passes is None or not torch.is_grad_enabled():
             return make(shape[dim])
         return self.passes.take(self, make, shape, dim)
@@ -216,8 +219,9 @@ class SpectrumCache:
 
     Two, because passes over long windows and over what changes in them take turns (`genome_lm.model.recompute`).
 
-    A change in place is seen by the tensors' version counters, a replaced tensor by its address. Where the spectra of
-    a length exceed the budget, they are computed anew each time. Copies and pickles start empty.
+    A change in place is seen by the tensors' version counters, a replaced tensor by its address. PyTorch's fused
+    optimisers don't count their changes, so whatever makes the filter with gradients clears the cache. Where the
+    spectra of a length exceed the budget, they are computed anew each time. Copies and pickles start empty.
     """
 
     def __init__(self, budget: int) -> None:
