@@ -3,9 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from genome_lm.kernels.conv import spectra
+from genome_lm.kernels.conv.fft import quick_size_for_mkl
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.cpu import mixer as cpu_mixer
 from genome_lm.kernels.cpu import mlp as cpu_mlp
@@ -39,6 +42,7 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tu
     monkeypatch.setattr(cpu_mixer, "LEAST_FFT_BYTES", 1_000)
     monkeypatch.setattr(cpu_mlp, "forward_sizes", lambda *_: Sizes(2, 5, 7))
     monkeypatch.setattr(spectra, "LONG", 37)
+    monkeypatch.setattr(spectra, "KEPT", False)
     monkeypatch.setattr(cpu_mlp, "BACKWARD", Sizes(3, 5, 9))
     torch.manual_seed(0)
     return request.param
@@ -116,6 +120,7 @@ def test_mlp_equals_its_reference(shape: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize("length", [1, 2, 17, 60, 1_000, 4_096, 10_007])
 def test_split_spectra_convolve_and_correlate(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spectra, "LONG", 1)
+    monkeypatch.setattr(spectra, "KEPT", False)
     monkeypatch.setattr(spectra, "BLOCK", 300)
     torch.manual_seed(0)
     u, h, seed = (torch.randn(*shape, length, dtype=torch.float64) for shape in [(3, 2), (3,), (3, 2)])
@@ -139,12 +144,26 @@ def test_kept_tables_give_what_torch_s_transforms_give(length: int, monkeypatch:
         monkeypatch.setattr(spectra, "KEPT", is_kept)
         of_u = spectra.spectrum(u)
         assert of_u.shape == (3, 2, spectra.bins(length))
-        of_u = of_u.clone()
-        results.append((of_u, spectra.signal((of_u * spectra.spectrum(h)).conj().clone().conj(), length)))
-    torch.testing.assert_close(*results)
+        torch.testing.assert_close(of_u, torch.fft.rfft(u, n=spectra.points_of(length)))
+        results.append(spectra.signal((of_u * spectra.spectrum(h)).conj().clone().conj(), length))
+    # Of two sizes, so that they round otherwise.
+    torch.testing.assert_close(*results, rtol=0, atol=2e-6 * results[0].abs().max().item())
 
 
-def test_split_spectra_lose_no_more_than_plain_ones() -> None:
+@settings(deadline=None, derandomize=True)
+@given(st.integers(2, 10_000_000))
+def test_sizes_for_mkl_are_even_and_near(least: int) -> None:
+    size = quick_size_for_mkl(least)
+    assert least <= size <= 1.4 * least + 10
+    assert size % 2 == 0
+    for factor in (2, 3, 5, 7):
+        while size % factor == 0:
+            size //= factor
+    assert size == 1
+
+
+def test_split_spectra_lose_no_more_than_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spectra, "KEPT", False)
     length = spectra.LONG
     torch.manual_seed(0)
     u, h = torch.randn(1, 1, length), torch.randn(1, length)

@@ -48,7 +48,7 @@ def test_the_error_says_what_would_do() -> None:
 def test_more_memory_computes_less_again_and_never_passes_the_budget() -> None:
     shape = dataclasses.replace(PRESETS["medium-160k"], layout="hyena,hyena-mr,attention-local")
     needed, counts = least(shape, LONG), []
-    for allowed in range(needed, 4 * needed, needed // 4):
+    for allowed in range(needed, 5 * needed, needed // 4):
         plan = plan_training(shape, LONG, allowed).stages[32_768]
         assert plan.peak <= allowed
         counts.append((len(plan.recomputed), plan.rows))

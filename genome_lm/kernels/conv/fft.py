@@ -1,5 +1,6 @@
 """Sizes at which FFT libraries are fast."""
 
+import bisect
 from functools import lru_cache
 
 NEAR = 15 / 16
@@ -24,3 +25,32 @@ def fast_fft_size(least: int) -> int:
             odd *= 3
         power_of_five *= 5
     return best
+
+
+_QUICK_FOR_MKL = (
+    512, 560, 576, 640, 672, 768, 896, 1_024, 1_152, 1_280, 1_296, 1_344, 1_536, 1_792, 2_048, 2_160, 2_304,
+    2_560, 2_592, 2_688, 2_880, 3_072, 3_200, 3_456, 3_600, 3_840, 3_888, 4_096, 4_608, 4_800, 5_120, 5_376,
+    5_600, 6_048, 6_144, 6_912, 7_168, 7_200, 8_192, 8_960, 9_216, 10_240, 10_752, 10_800, 11_664, 12_288,
+    13_824, 14_400, 15_360, 15_552, 16_128, 17_280, 18_432, 19_200, 21_504, 21_600, 23_328, 25_600, 28_672,
+    30_720, 36_864, 43_008, 51_200, 55_296, 57_344, 61_440, 73_728, 86_016, 102_400, 122_880, 131_072,
+    172_032, 221_184, 226_800, 262_144, 262_500, 272_160, 279_936, 286_720, 291_600, 307_200, 320_000,
+    322_560, 345_600, 349_920, 354_294, 384_000, 414_720, 453_600, 504_000, 560_000, 600_000, 630_000,
+    720_000, 777_600, 816_480, 840_000, 933_120, 972_000, 995_328, 1_012_500, 1_260_000, 1_344_000, 1_458_000,
+    1_500_000, 1_612_800, 1_620_000, 1_800_000, 2_000_000, 2_073_600, 2_400_000, 2_419_200, 2_430_000,
+    2_733_750, 2_939_328, 3_024_000, 3_125_000, 3_265_920, 3_280_500, 3_359_232, 3_483_648, 3_500_000,
+    3_628_800, 3_732_480, 4_050_000, 4_251_528, 4_252_500,
+)  # fmt: skip
+"""Of the sizes of MKL's transforms of real numbers with AVX-512, those that are 3 % quicker than each greater one.
+
+They were measured (`tests.measure.fft_sizes`). A power of two from a million on takes twice as long as its neighbours:
+what stands in one column of it meets in a few sets of the caches.
+"""
+
+
+def quick_size_for_mkl(least: int) -> int:
+    """A size of at least `least` at which MKL's transforms of real numbers are quick."""
+    if least < _QUICK_FOR_MKL[0]:
+        return fast_fft_size(least)
+    if least > _QUICK_FOR_MKL[-1]:
+        return 2 * quick_size_for_mkl(-(-least // 2))
+    return _QUICK_FOR_MKL[bisect.bisect_left(_QUICK_FOR_MKL, least)]

@@ -1,10 +1,10 @@
 """Spectra for causal convolutions on a CPU, by the FFT that is fastest for the length.
 
-Up to `LONG` positions that is the FFT of the zero-padded real signal. A longer FFT leaves the caches, where FFT
-libraries lose most of their speed. There the transform is split into a matrix of short FFTs that stay in the caches
-(Bailey 1990, https://doi.org/10.1007/BF00162341). It needs no padding, because it computes a right-angle convolution:
-the product of polynomials modulo X^N − i has the causal convolution of real signals as its real part (Nussbaumer
-1982, Fast Fourier Transform and Convolution Algorithms, chapter 3).
+That is the FFT of the zero-padded real signal where MKL keeps its tables, and up to `LONG` positions elsewhere. A
+longer FFT leaves the caches, where FFT libraries lose most of their speed. There the transform is split into a matrix
+of short FFTs that stay in the caches (Bailey 1990, https://doi.org/10.1007/BF00162341). It needs no padding, because it
+computes a right-angle convolution: the product of polynomials modulo X^N − i has the causal convolution of real signals
+as its real part (Nussbaumer 1982, Fast Fourier Transform and Convolution Algorithms, chapter 3).
 
 With ω = exp(iπ/2N), the spectrum of x is the DFT of ωʲ x_j. N = R · C positions form a matrix of R rows. The
 transform is: DFTs of the columns, twiddle factors, DFTs of the rows. Frequencies stay in the order that this leaves.
@@ -20,15 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.conv.fft import fast_fft_size, quick_size_for_mkl
 from genome_lm.kernels.cpu.torch_private import RealTransform, has_real_transforms, is_watched
 
 LONG = 300_000
-"""Positions from which on the split form is faster."""
+"""Positions from which on the split form is faster where tables are not kept."""
 BLOCK = 1 << 17
 """Values of a block of columns, 1 MiB."""
 KEPT = True
-"""Whether to keep the tables of transforms shorter than that, where PyTorch has MKL."""
+"""Whether to keep the tables of transforms where PyTorch has MKL. With them, the split form takes longer at all lengths
+up to 2,000,000, which were measured."""
 PLANS = 16
 """Transforms whose tables are kept: two for each length and number of rows. Each takes about as much as a row."""
 
@@ -45,9 +46,9 @@ def spectrum(x: Tensor) -> Tensor:
         (..., `bins`(L)) complex.
     """
     length = x.shape[-1]
-    if length >= LONG:
+    if _is_split(length):
         return _split_spectrum(x)
-    points = fast_fft_size(2 * length)
+    points = points_of(length)
     if not _has_plan(x, torch.float32):
         return torch.fft.rfft(x, n=points)
     values = torch.empty(*x.shape[:-1], points + 2, dtype=x.dtype, device=x.device)
@@ -62,9 +63,9 @@ def signal(product: Tensor, length: int) -> Tensor:
 
     The memory of `product` may become that of the signals.
     """
-    if length >= LONG:
+    if _is_split(length):
         return _split_signal(product, length)
-    points = fast_fft_size(2 * length)
+    points = points_of(length)
     if not _has_plan(product, torch.complex64):
         return torch.fft.irfft(product, n=points)[..., :length]
     values = torch.view_as_real(product.resolve_conj().contiguous()).flatten(-2)
@@ -74,10 +75,23 @@ def signal(product: Tensor, length: int) -> Tensor:
 
 def bins(length: int) -> int:
     """Frequencies of a spectrum of signals of this length."""
-    if length < LONG:
-        return fast_fft_size(2 * length) // 2 + 1
+    if not _is_split(length):
+        return points_of(length) // 2 + 1
     rows, columns = _shape(length)
     return rows * columns
+
+
+def points_of(length: int) -> int:
+    """Real values of a padded signal of this length, where the form is not split."""
+    return quick_size_for_mkl(2 * length) if _keeps_tables() else fast_fft_size(2 * length)
+
+
+def _is_split(length: int) -> bool:
+    return length >= LONG and not _keeps_tables()
+
+
+def _keeps_tables() -> bool:
+    return KEPT and has_real_transforms()
 
 
 @lru_cache(maxsize=PLANS)
@@ -88,7 +102,7 @@ def _plan(points: int, rows: int, inverse: bool) -> RealTransform:
 def _has_plan(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether MKL takes it as it is."""
     is_plain = x.is_cpu and x.dtype == dtype and x.numel() > 0 and not (x.requires_grad and torch.is_grad_enabled())
-    return KEPT and is_plain and not is_watched() and has_real_transforms()
+    return is_plain and _keeps_tables() and not is_watched()
 
 
 class _Tables(NamedTuple):

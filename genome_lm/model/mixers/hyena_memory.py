@@ -6,7 +6,6 @@ import torch
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import Backend, bins, most_sharing
-from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.cpu.mixer import block_channels, group_channels
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.kernels.triton.costs import worthwhile
@@ -110,6 +109,6 @@ def _features(config: ModelConfig, length: int) -> int:
 
 def of_groups(config: ModelConfig, length: int, rows: int, groups: int) -> int:
     """Padded inputs, spectra and results of the FFTs of all threads."""
-    size, block = fast_fft_size(2 * length), min(block_channels(rows, length, FLOAT), config.d_model)
+    size, block = 2 * bins(length), min(block_channels(rows, length, FLOAT), config.d_model)
     channels = group_channels(rows, length, block, FLOAT)
     return min(most_sharing(), -(-block // channels)) * groups * FLOAT * rows * size * channels
