@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="*", default=["forward", "training"])
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--recompute", default="auto", help="auto, all, none, or every-second")
+    parser.add_argument("--precision", choices=["float32", "bf16-mixed"], default="float32", help="of training")
     parser.add_argument("--fields", type=json.loads, default={}, help="JSON of other fields of the shape")
     parser.add_argument("--most", type=float, default=MOST)
     parser.add_argument("--device", default="cpu")
@@ -60,7 +61,7 @@ def main() -> None:
                 for mode in arguments.modes:
                     case = {"preset": preset, "length": length, "mode": mode, "rows": arguments.rows,
                             "recompute": arguments.recompute, "fields": {**arguments.fields, "layout": layout},
-                            "device": arguments.device}  # fmt: skip
+                            "device": arguments.device, "precision": arguments.precision}  # fmt: skip
                     ratios += show(case, arguments.most)
     if ratios:
         within = sum(abs(ratio - 1) <= 0.15 for ratio in ratios)
@@ -182,7 +183,9 @@ def _pass(config: ModelConfig, length: int, case: dict[str, Any], device: "torch
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    model.loss(ids, ids).backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=case["precision"] == "bf16-mixed"):
+        loss = model.loss(ids, ids)
+    loss.backward()
     optimizer.step()
 
 
