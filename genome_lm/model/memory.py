@@ -13,7 +13,7 @@ import torch
 
 from genome_lm.allocator import KEPT_PIECE
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import has_mlp_in_c, most_sharing, rows_of_piece
+from genome_lm.kernels import has_mlp_in_c, most_sharing, reason_against, rows_of_piece
 from genome_lm.kernels.cpu.mixer import KEPT_BYTES, POSITIONS
 from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
 from genome_lm.kernels.dispatch import SMALL
@@ -91,8 +91,22 @@ def recomputes_all(config: ModelConfig, length: int, rows: int = 1) -> bool:
     return stored > backbone.STORED_BYTES
 
 
+def small_in(precision: str) -> int:
+    """Values of the residual stream below which a training step on a CPU is in plain form.
+
+    None is in bf16-mixed where the CPU has instructions for it. What is in bfloat16 then, pieces of hidden layers and
+    attention's operands, is a small part of what there is.
+    """
+    return 0 if precision == "bf16-mixed" and not reason_against("bf16") else SMALL
+
+
 def training_chain(
-    config: ModelConfig, length: int, rows: int = 1, projections: int | None = None, shared: int = 0
+    config: ModelConfig,
+    length: int,
+    rows: int = 1,
+    projections: int | None = None,
+    shared: int = 0,
+    small: int = SMALL,
 ) -> Chain:
     """What the blocks hold in a training step on a CPU, from which the peak of any choice among them follows.
 
@@ -108,16 +122,19 @@ def training_chain(
         rows: Sequences of a micro-batch.
         projections: Bytes of in-projections that are kept; None for `PROJECTION_BYTES`.
         shared: Bytes of filters that the micro-batches of a step share at most.
+        small: Values of the residual stream below which a step is in plain form: `small_in`(precision).
     """
     stream = strands(config) * _stream(config, length, rows)
     combined = strands(config) * combined_bytes(config, FLOAT) * rows * length * config.d_model
-    is_small = rows * length * config.d_model < SMALL
+    is_small = rows * length * config.d_model < small
     hidden = strands(config) * FLOAT * rows * length * config.d_inner
     if config.resid_dropout or (is_small and not has_mlp_in_c()):
         own = (PLAIN_STREAMS + ways(config) - 1) * stream + 2 * hidden
     else:  # small batches have the hidden layer, and their mixers the norm in plain form
         own = (1 + ways(config)) * stream + (stream + hidden if is_small else 0)
-    layers = [mixer_class(name).training_held(config, length, rows * rows_at_once(config)) for name in config.mixers]
+    layers = [
+        mixer_class(name).training_held(config, length, rows * rows_at_once(config), small) for name in config.mixers
+    ]
     passes = ways(config) if config.reversed_weights == "own" else 1
     lent, again = _projections(layers, passes, PROJECTION_BYTES if projections is None else projections)
     times = [forward_work(config, block, length, rows).total for block in range(config.n_layer)]
@@ -129,7 +146,7 @@ def training_chain(
     fixed = 4 * _weights(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
     fixed += strands(config) * ngrams_held(config, rows * length).kept + lent
     fixed += min(shared, passes * sum(held.shared for held in layers)) + _left(config, layers, holes)
-    return Chain(fixed + _pieces(config, rows * length, "training"), tuple(links))
+    return Chain(fixed + _pieces(config, rows * length, "training", small), tuple(links))
 
 
 def _projections(layers: list[Held], passes: int, budget: int) -> tuple[int, list[int]]:
@@ -191,10 +208,10 @@ def _stream(config: ModelConfig, length: int, rows: int) -> int:
     return FLOAT * rows * length * config.d_model
 
 
-def _pieces(config: ModelConfig, positions: int, mode: Literal["forward", "training"]) -> int:
+def _pieces(config: ModelConfig, positions: int, mode: Literal["forward", "training"], small: int = SMALL) -> int:
     """Temporaries of all threads: pieces of positions with their hidden layers, and a loss chunk's logits."""
     layers = config.d_inner + 2 * config.d_model if mode == "forward" else 2 * config.d_inner + 4 * config.d_model
-    threads, in_pieces = most_sharing(), mode == "forward" or positions * config.d_model >= SMALL
+    threads, in_pieces = most_sharing(), mode == "forward" or positions * config.d_model >= small
     sizes = forward_sizes(config.d_inner, FLOAT) if mode == "forward" else BACKWARD
     piece = rows_of_piece(positions, sizes) * layers if in_pieces else 0
     if mode == "forward":  # those of the mixer's projections stay with the allocator

@@ -240,8 +240,11 @@ class Mixer(nn.Module, ABC):
         return Held(0, 4 * 4 * rows * length * config.d_model)
 
     @classmethod
-    def training_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
-        """What a layer holds on a CPU in a training step that stores what it computed, as `forward_held`."""
+    def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:
+        """What a layer holds on a CPU in a training step that stores what it computed, as `forward_held`.
+
+        Steps of fewer than `small` values of the residual stream are in plain form.
+        """
         stream = 4 * rows * length * config.d_model
         return Held(6 * stream, 8 * stream)
 

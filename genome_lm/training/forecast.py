@@ -6,7 +6,7 @@ from typing import NamedTuple
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.machine import budget
-from genome_lm.model.memory import PROCESS_BYTES, recomputes_all, training_chain
+from genome_lm.model.memory import PROCESS_BYTES, recomputes_all, small_in, training_chain
 from genome_lm.model.mixers.filter import SHARED_BYTES
 from genome_lm.model.pace import Pace, measure_pace
 from genome_lm.training.memory_plan import BYTES_PER_BASE, StagePlan, plan_training
@@ -60,7 +60,9 @@ def _plans(model: ModelConfig, config: TrainingConfig) -> dict[int, StagePlan]:
         rows = min(windows, max(1, config.device_tokens // length))
         every = config.activation_checkpointing or recomputes_all(model, length, rows)
         recomputed = frozenset(range(model.n_layer if every else 0))
-        chain = training_chain(model, length, rows, shared=SHARED_BYTES if windows > rows else 0)
+        chain = training_chain(
+            model, length, rows, shared=SHARED_BYTES if windows > rows else 0, small=small_in(config.precision)
+        )
         peak = chain.peak(recomputed) + PROCESS_BYTES["training"]
         peak += BYTES_PER_BASE * max(length, config.tokens_per_step)
         plans[length] = StagePlan(length, rows, recomputed, 0, 0, peak)

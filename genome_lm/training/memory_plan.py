@@ -14,7 +14,7 @@ from typing import NamedTuple
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.chain import Chain
-from genome_lm.model.memory import PROCESS_BYTES, PROJECTION_BYTES, training_chain
+from genome_lm.model.memory import PROCESS_BYTES, PROJECTION_BYTES, small_in, training_chain
 from genome_lm.model.mixers.filter import SHARED_BYTES
 from genome_lm.model.room import as_option
 from genome_lm.model.work import filter_work, projection_work, step_work
@@ -51,8 +51,8 @@ class MemoryPlan:
         stages: Of each length one.
     """
 
-    def __init__(self, model: ModelConfig, stages: Sequence[StagePlan], room: int) -> None:
-        self._model, self._room = model, room
+    def __init__(self, model: ModelConfig, stages: Sequence[StagePlan], room: int, small: int) -> None:
+        self._model, self._room, self._small = model, room, small
         self.stages = {stage.length: stage for stage in stages}
 
     def lines(self) -> list[str]:
@@ -74,7 +74,7 @@ class MemoryPlan:
         stage = next((self.stages[each] for each in sorted(self.stages) if each + 2 >= length), None)
         if stage is None:
             return frozenset(range(self._model.n_layer))
-        found = _solved(self._model, length, rows, stage.projections, stage.shared, self._room)
+        found = _solved(self._model, length, rows, stage.projections, stage.shared, self._room, self._small)
         return frozenset(range(self._model.n_layer)) if found is None else found
 
 
@@ -106,42 +106,51 @@ def plan_training(model: ModelConfig, config: TrainingConfig, allowed: int, resi
             "tokens_per_step, or a smaller model"
         )
     found = [plan._replace(peak=plan.peak + taken + data) for plan in stages.values() if isinstance(plan, StagePlan)]
-    return MemoryPlan(model, found, room)
+    return MemoryPlan(model, found, room, small_in(config.precision))
 
 
 def _plan_stage(model: ModelConfig, config: TrainingConfig, length: int, room: int) -> StagePlan | int:
     """The quickest way of a stage, or the bytes that the one with the least memory needs."""
     windows = max(1, config.tokens_per_step // length)
     most = min(windows, max(1, config.device_tokens // length))
+    small = small_in(config.precision)
     ways: list[tuple[float, StagePlan]] = []
     for rows in range(1, most + 1):
         batches = -(-windows // rows)
         for projections in (PROJECTION_BYTES, 0):
             for shared in (SHARED_BYTES, 0) if batches > 1 else (0,):
-                found = _solved(model, length, rows, projections, shared, room, config.activation_checkpointing)
+                every = config.activation_checkpointing
+                found = _solved(model, length, rows, projections, shared, room, small, every)
                 if found is None:
                     continue
-                peak = _chain(model, length, rows, projections, shared).peak(found)
+                peak = _chain(model, length, rows, projections, shared, small).peak(found)
                 seconds = batches * step_work(model, length, rows, found).total
                 seconds += batches * (0 if projections else projection_work(model, length, rows).total)
                 saved = batches - 2 if shared else 0
                 seconds -= max(0, saved) * filter_work(model, length).total
                 ways.append((seconds, StagePlan(length, rows, found, projections, shared, peak)))
     if not ways:
-        return min(_chain(model, length, rows, 0, 0).least for rows in range(1, most + 1))
+        return min(_chain(model, length, rows, 0, 0, small).least for rows in range(1, most + 1))
     return min(ways, key=lambda way: way[0])[1]
 
 
 @lru_cache(maxsize=4096)
-def _chain(model: ModelConfig, length: int, rows: int, projections: int, shared: int) -> Chain:
-    return training_chain(model, length, rows, projections, shared)
+def _chain(model: ModelConfig, length: int, rows: int, projections: int, shared: int, small: int) -> Chain:
+    return training_chain(model, length, rows, projections, shared, small)
 
 
 @lru_cache(maxsize=4096)
 def _solved(
-    model: ModelConfig, length: int, rows: int, projections: int, shared: int, room: int, every: bool = False
+    model: ModelConfig,
+    length: int,
+    rows: int,
+    projections: int,
+    shared: int,
+    room: int,
+    small: int,
+    every: bool = False,
 ) -> frozenset[int] | None:
-    chain = _chain(model, length, rows, projections, shared)
+    chain = _chain(model, length, rows, projections, shared, small)
     if every:
         return frozenset(range(model.n_layer)) if chain.least <= room else None
     return chain.solve(room)

@@ -24,7 +24,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.documents import json_text
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import replacing_file, writing
-from genome_lm.kernels import deterministic
+from genome_lm.kernels import deterministic, reason_against
 from genome_lm.machine import budget, require_memory
 from genome_lm.mixture_config import MixtureConfig
 from genome_lm.model import HyenaLM
@@ -203,8 +203,11 @@ def _keep_to_budget(system: TrainingSystem, allowed: int, accelerator: str, mach
         )
     if accelerator != "cpu":
         return
-    if system.config.precision != "float32":
-        raise GenomeLMError("--memory plans float32 on a CPU: leave it out, or --precision bf16-mixed")
+    if system.config.precision != "float32" and (reason := reason_against("bf16")):
+        raise GenomeLMError(
+            "--memory plans bf16-mixed on a CPU only where the fused operations compute it, and here they do not: "
+            f"{reason}. Leave --memory out, or --precision bf16-mixed"
+        )
     model, config = system.model, system.config
     stores = {source.sampler.store for source in system.steps.mixture.sources}
     resident = sum(store.resident_bytes for store in stores)

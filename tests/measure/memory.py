@@ -99,8 +99,11 @@ def forecast(case: dict[str, Any]) -> int:
     if case["mode"] == "forward":
         return memory.forward_bytes(config, case["length"], case["rows"])
     if case["recompute"] == "auto":
-        return memory.training_bytes(config, case["length"], case["rows"])
-    return memory.training_chain(config, case["length"], case["rows"]).peak(_recomputed(config, case["recompute"]))
+        every = range(config.n_layer if memory.recomputes_all(config, case["length"], case["rows"]) else 0)
+    else:
+        every = _recomputed(config, case["recompute"])
+    small = memory.small_in(case["precision"])
+    return memory.training_chain(config, case["length"], case["rows"], small=small).peak(every)
 
 
 def _cuda_forecast(config: ModelConfig, case: dict[str, Any]) -> int:

@@ -56,6 +56,17 @@ def test_more_memory_computes_less_again_and_never_passes_the_budget() -> None:
     assert len({recomputed for recomputed, _ in counts}) > 2  # some blocks, not all or none
 
 
+def test_bf16_mixed_has_a_plan_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = TrainingConfig(stages=(Stage(1_024, 1),), tokens_per_step=4_096, precision="bf16-mixed")
+    shape, plans = PRESETS["hybrid-2m"], []
+    for reason in ("", "no instructions"):
+        monkeypatch.setattr("genome_lm.model.memory.reason_against", lambda _, reason=reason: reason)
+        plans.append(plan_training(shape, recipe, 4 * 10**9))
+        assert plans[-1].stages[1_024].peak < 4 * 10**9
+    fused, plain = (plan.stages[1_024].peak / plan.stages[1_024].rows for plan in plans)
+    assert fused < plain
+
+
 def test_trimmed_windows_are_planned_too() -> None:
     shape = PRESETS["small-32k"]
     needed = least(shape, LONG)

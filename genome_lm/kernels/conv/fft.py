@@ -42,8 +42,8 @@ _QUICK_FOR_MKL = (
 )  # fmt: skip
 """Of the sizes of MKL's transforms of real numbers with AVX-512, those that are 3 % quicker than each greater one.
 
-They were measured (`tests.measure.fft_sizes`). A power of two from a million on takes twice as long as its neighbours:
-what stands in one column of it meets in a few sets of the caches.
+They were measured (`tests.measure.fft_sizes`). A power of two from a million on takes twice as long as its
+neighbours, as what stands in one column of it meets in a few sets of the caches.
 """
 
 

@@ -2,9 +2,9 @@
 
 That is the FFT of the zero-padded real signal where MKL keeps its tables, and up to `LONG` positions elsewhere. A
 longer FFT leaves the caches, where FFT libraries lose most of their speed. There the transform is split into a matrix
-of short FFTs that stay in the caches (Bailey 1990, https://doi.org/10.1007/BF00162341). It needs no padding, because it
-computes a right-angle convolution: the product of polynomials modulo X^N − i has the causal convolution of real signals
-as its real part (Nussbaumer 1982, Fast Fourier Transform and Convolution Algorithms, chapter 3).
+of short FFTs that stay in the caches (Bailey 1990, https://doi.org/10.1007/BF00162341). It needs no padding, because
+it computes a right-angle convolution: the product of polynomials modulo X^N − i has the causal convolution of real
+signals as its real part (Nussbaumer 1982, Fast Fourier Transform and Convolution Algorithms, chapter 3).
 
 With ω = exp(iπ/2N), the spectrum of x is the DFT of ωʲ x_j. N = R · C positions form a matrix of R rows. The
 transform is: DFTs of the columns, twiddle factors, DFTs of the rows. Frequencies stay in the order that this leaves.
@@ -28,8 +28,8 @@ LONG = 300_000
 BLOCK = 1 << 17
 """Values of a block of columns, 1 MiB."""
 KEPT = True
-"""Whether to keep the tables of transforms where PyTorch has MKL. With them, the split form takes longer at all lengths
-up to 2,000,000, which were measured."""
+"""Whether to keep the tables of transforms where PyTorch has MKL. With them the split form takes longer at all
+lengths up to 2,000,000, which were measured."""
 PLANS = 16
 """Transforms whose tables are kept: two for each length and number of rows. Each takes about as much as a row."""
 

@@ -168,7 +168,7 @@ class Attention(Mixer):
         return attention_memory.forward_held(config, length, rows, cls.channels_of(config), cls.forward_streams)
 
     @classmethod
-    def training_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
+    def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:
         """See `Mixer.training_held`."""
         return attention_memory.training_held(config, length, rows, cls.channels_of(config), cls.backward_streams)
 

@@ -99,7 +99,7 @@ class RecallAttention(Attention):
         return attention_memory.recall_forward_held(config, length, rows)
 
     @classmethod
-    def training_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
+    def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:
         """See `Mixer.training_held`."""
         return attention_memory.recall_training_held(config, length, rows)
 

@@ -114,7 +114,7 @@ class ExplicitOperator(Mixer):
         return explicit_memory.forward_held(config, length, rows)
 
     @classmethod
-    def training_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
+    def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:
         """See `Mixer.training_held`."""
         return explicit_memory.training_held(config, length, rows)
 

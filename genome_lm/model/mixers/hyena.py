@@ -196,9 +196,9 @@ class HyenaOperator(Mixer):
         return hyena_memory.forward_held(config, length, rows)
 
     @classmethod
-    def training_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
+    def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:
         """See `Mixer.training_held`."""
-        return hyena_memory.training_held(config, length, rows)
+        return hyena_memory.training_held(config, length, rows, small)
 
     @classmethod
     def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:

@@ -7,7 +7,6 @@ import torch
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import Backend, bins, most_sharing
 from genome_lm.kernels.cpu.mixer import block_channels, group_channels
-from genome_lm.kernels.dispatch import SMALL
 from genome_lm.kernels.triton.costs import worthwhile
 from genome_lm.model.mixer import GpuBatch, Held, Units
 
@@ -47,11 +46,11 @@ def forward_held(config: ModelConfig, length: int, rows: int) -> Held:
     return Held(spectra, temporary + of_groups(config, length, rows, FORWARD_GROUPS))
 
 
-def training_held(config: ModelConfig, length: int, rows: int) -> Held:
+def training_held(config: ModelConfig, length: int, rows: int, small: int) -> Held:
     """See `Mixer.training_held`."""
     features, one = _features(config, length), stream(config, length, rows)
     # Of other orders, and with dropout before the residual addition, there is no fused form.
-    if rows * length * config.d_model < SMALL or config.order != 2 or config.resid_dropout:
+    if rows * length * config.d_model < small or config.order != 2 or config.resid_dropout:
         filters = (config.order - 1) * stream(config, length, 1)
         kept = PLAIN_STREAMS * one * (config.order + 1) / 3 + PLAIN_FILTERS * filters + PLAIN_FEATURES * features
         back = PLAIN_BACKWARD * one + PLAIN_FILTERS_BACK * filters
