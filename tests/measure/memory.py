@@ -99,7 +99,7 @@ def forecast(case: dict[str, Any]) -> int:
     if case["mode"] == "forward":
         return memory.forward_bytes(config, case["length"], case["rows"])
     if case["recompute"] == "auto":
-        every = range(config.n_layer if memory.recomputes_all(config, case["length"], case["rows"]) else 0)
+        every = frozenset(range(config.n_layer * memory.recomputes_all(config, case["length"], case["rows"])))
     else:
         every = _recomputed(config, case["recompute"])
     small = memory.small_in(case["precision"])
