@@ -53,11 +53,12 @@ class _View(ctypes.Structure):
     def of(cls, tensor: Tensor | None) -> "_View":
         if tensor is None:
             return cls()
-        distances = [
-            step if size > 1 else 0 for step, size in zip(tensor.stride()[:-1], tensor.shape[:-1], strict=True)
-        ]
+        shape, steps = tensor.shape, tensor.stride()
         # A matrix is rows of channels; only what has four dimensions has streams.
-        return cls(tensor.data_ptr(), *([0] * (tensor.ndim != 4) + distances + [0, 0])[:3], tensor.shape[-1])
+        if len(shape) == 2:  # by far most
+            return cls(tensor.data_ptr(), 0, steps[0] if shape[0] > 1 else 0, 0, shape[1])
+        distances = [step if size > 1 else 0 for step, size in zip(steps[:-1], shape[:-1], strict=True)]
+        return cls(tensor.data_ptr(), *([0] * (len(shape) != 4) + distances + [0, 0])[:3], shape[-1])
 
 
 class _Shape(ctypes.Structure):
