@@ -47,10 +47,11 @@ from genome_lm.kernels.cpu.stages import (
     gate_backward,
     gate_out,
     gates_in,
+    norm,
+    norm_backward,
     streams_backward,
     windowed,
 )
-from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
 from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, runs, share, share_sum
 from genome_lm.kernels.cpu.workspace import workspace
 from genome_lm.kernels.numerics import outside_autocast, rounds_products
@@ -271,6 +272,15 @@ class _Normed(NamedTuple):
         rows = self.x[sequences, positions].flatten(0, 1)
         return F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps)
 
+    def operand(self, sequences: slice, positions: slice, weight: Any) -> Tensor:
+        """The same as products with this weight read it."""
+        if not isinstance(weight, TrainingWeight):
+            return self.piece(sequences, positions)
+        rows = self.x[sequences, positions].flatten(0, 1)
+        out = torch.empty(rows.shape, dtype=torch.bfloat16)
+        norm(rows, self.weight, self.bias, self.eps, out)
+        return out
+
 
 def block_channels(batch: int, length: int, itemsize: int) -> int:
     """Channels of a block."""
@@ -334,7 +344,8 @@ class _BlockWeights(NamedTuple):
         is projected twice, since another thread has the piece before.
         """
         back = min(positions.start, self.taps.shape[-1] - 1)
-        z = linear_channels(self.w_in, normed.piece(sequences, slice(positions.start - back, positions.stop)))
+        reached = slice(positions.start - back, positions.stop)
+        z = linear_channels(self.w_in, normed.operand(sequences, reached, self.w_in))
         z = z.view(3, len(z) // 3, len(normed.x[sequences]), -1)
         return z[..., back:], z[..., :back]
 
@@ -588,7 +599,7 @@ class _BlockStep(NamedTuple):
             w_in, w_out = self.grad.new_empty(len(self.z), width), self.grad.new_empty(width, len(y))
             for number, place in enumerate(places):
                 dz = operand(self.z[:, *place].flatten(1).T, self.part.w_in)
-                weight_gradient(w_in, dz, operand(normed.piece(*place), self.part.w_in), add=number > 0)
+                weight_gradient(w_in, dz, normed.operand(*place, self.part.w_in), add=number > 0)
                 # The first block writes what the others add to.
                 write_gradient(dz, self.part.w_in, grad_normed[place].flatten(0, 1), add=self.block[0] > 0)
                 out, gated = self.grad[place].flatten(0, 1), y[:, *place].flatten(1).T
@@ -626,12 +637,7 @@ def _backward_norm(normed: _Normed, grad: Tensor, grad_normed: Tensor, grad_x: T
     def through_norm(pieces: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor, Tensor]:
         norm_weight, norm_bias, b_out = grad.new_zeros(3, width)
         for source, direct, inside, target in pieces:
-            _, mean, rstd = layer_norm(source, normed.weight, normed.bias, normed.eps)
-            through, dweight, dbias = layer_norm_backward(inside, source, mean, rstd, normed.weight, normed.bias)
-            torch.add(direct, through, out=target)
-            norm_weight += dweight
-            norm_bias += dbias
-            b_out += direct.sum(0)
+            norm_backward(source, inside, direct, normed.weight, normed.eps, target, norm_weight, norm_bias, b_out)
         return norm_weight, norm_bias, b_out
 
     pieces = zip(*map(_rows, (normed.x, grad, grad_normed, grad_x)), strict=True)

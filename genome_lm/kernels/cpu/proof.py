@@ -1,6 +1,7 @@
 """Whether a library of stages in C computes what their plain form does, which is tested before one is used."""
 
 import ctypes
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -53,6 +54,14 @@ def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Gi
         "gelu_backward_bfloat16": (
             [3 * drawn(length, 37).bfloat16(), drawn(length, 37).bfloat16(), torch.zeros(37)],
             [0, 1, 2],
+        ),
+        "norm_bfloat16": (
+            [drawn(length, 40)[:, :37], drawn(37), drawn(37), 1e-5, drawn(length, 37).bfloat16()],
+            [4],
+        ),
+        "norm_backward": (
+            [*(drawn(length, 40)[:, :37] for _ in range(3)), drawn(37), 1e-5, drawn(length, 37), *torch.zeros(3, 37)],
+            [5, 6, 7, 8],
         ),
         "windowed": ([a[:, 0], -9 * drawn(channels).abs(), torch.linspace(0, 1, length), 0.05, b[:, 0]], [4]),
         "gates_in": ([z, of_z, taps, tap_bias, carry, a, b, None], [4, 5, 6]),
@@ -121,4 +130,5 @@ def main(file: str) -> str:
     """What the library in a file computes wrong; empty if nothing."""
     library = ctypes.CDLL(file)
     reasons = (wrong(library, case, shape) for shape in SHAPES for case in cases(1, 1, 1))
-    return next(filter(None, [*reasons, *(wrong_mlp(library, rounds) for rounds in (False, True))]), "")
+    of_mlp = (wrong_mlp(library, rounds) for rounds in (False, True))
+    return next(filter(None, chain(reasons, of_mlp)), "")

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVarTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.cpu.compiler import compiled
+from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
 from genome_lm.kernels.cpu.workspace import workspace
 
 TAPS = 3
@@ -219,6 +221,36 @@ def gelu_backward(hidden: Tensor, grad: Tensor, column_sums: Tensor) -> None:
     torch.ops.aten.gelu_backward.grad_input(grad, hidden, approximate="tanh", grad_input=grad)
     column_sums.add_(grad.sum(0, dtype=column_sums.dtype))
     torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
+
+
+@_also_in_bfloat16("out")
+def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
+    """Write the layer norm of the rows of x, (N, D), to `out`, (N, D) bfloat16."""
+    out.copy_(F.layer_norm(x, x.shape[-1:], weight, bias, eps))
+
+
+@_in_one_pass
+def norm_backward(
+    x: Tensor,
+    grad: Tensor,
+    direct: Tensor,
+    weight: Tensor,
+    eps: float,
+    out: Tensor,
+    weight_sums: Tensor,
+    bias_sums: Tensor,
+    direct_sums: Tensor,
+) -> None:
+    """Write direct + the gradient of x, (N, D), for that of its layer norm, `grad`, to `out`.
+
+    The gradients of the norm's weight and bias, and the sum of `direct` over N, are added to the sums, (D,).
+    """
+    # The values of the bias are of no importance.
+    _, mean, rstd = layer_norm(x, weight, weight, eps)
+    through, of_weight, of_bias = layer_norm_backward(grad, x, mean, rstd, weight, weight)
+    torch.add(direct, through, out=out)
+    for total, value in ((weight_sums, of_weight), (bias_sums, of_bias), (direct_sums, direct.sum(0))):
+        total.add_(value)
 
 
 def decay_window(rates: Tensor, times: Tensor, shift: float) -> Tensor:

@@ -72,15 +72,14 @@ static inline void standardised(const float *x, float *out, idx width, float eps
         out[j] = (x[j] - mean) * *rstd;
 }
 
-/* The norm of a row, and the inverse deviation. */
-static inline float norm_row(const Mlp *mlp, const float *x, float *out)
+/* The norm of a row. */
+static inline void norm_row(const float *x, const float *weight, const float *bias, float *out, idx width, float eps)
 {
     float rstd;
-    standardised(x, out, mlp->width, mlp->eps, &rstd);
+    standardised(x, out, width, eps, &rstd);
     SIMD
-    for (idx j = 0; j < mlp->width; j++)
-        out[j] = out[j] * mlp->norm_weight[j] + mlp->norm_bias[j];
-    return rstd;
+    for (idx j = 0; j < width; j++)
+        out[j] = out[j] * weight[j] + bias[j];
 }
 
 /* out = gelu(h + bias), of a row; out may be h. */
@@ -136,7 +135,7 @@ void mlp_forward(const Mlp *mlp, const float *x, float *out, float *kept, idx ro
         const float *here = x + start * width;
         float *target = out + start * width, *hidden = kept ? kept + start * inner : active;
         for (idx i = 0; i < n; i++)
-            norm_row(mlp, here + i * width, normed + i * width);
+            norm_row(here + i * width, mlp->norm_weight, mlp->norm_bias, normed + i * width, width, mlp->eps);
         const void *inside = operand(normed, n * width, rounded_normed, mlp->halved);
         mlp->gemm(ROW_MAJOR, AS_IT_IS, TRANSPOSED, n, inner, width, 1.0f, inside, width, mlp->w1, width, 0.0f, hidden,
             inner);
@@ -153,26 +152,25 @@ void mlp_forward(const Mlp *mlp, const float *x, float *out, float *kept, idx ro
     }
 }
 
-/* A row's gradient through the norm, added to `direct`, and what the row adds to the norm's sums. */
-static inline void norm_back_row(
-    const Mlp *mlp, const float *x, const float *grad, const float *direct, float *standard, float *out, MlpSums sums)
+/* A row's gradient through the norm, added to `direct`, and what the row adds to the sums for its weight and bias. */
+static inline void norm_back_row(const float *x, const float *grad, const float *direct, const float *weight,
+    float *standard, float *out, float *weight_sums, float *bias_sums, idx width, float eps)
 {
-    const idx width = mlp->width;
     float rstd, mean = 0.0f, along = 0.0f;
-    standardised(x, standard, width, mlp->eps, &rstd);
+    standardised(x, standard, width, eps, &rstd);
     _Pragma("omp simd reduction(+ : mean, along)")
     for (idx j = 0; j < width; j++) {
-        const float weighted = grad[j] * mlp->norm_weight[j];
+        const float weighted = grad[j] * weight[j];
         mean += weighted;
         along += weighted * standard[j];
-        sums.norm_weight[j] += grad[j] * standard[j];
-        sums.norm_bias[j] += grad[j];
+        weight_sums[j] += grad[j] * standard[j];
+        bias_sums[j] += grad[j];
     }
     mean /= (float)width;
     along /= (float)width;
     SIMD
     for (idx j = 0; j < width; j++)
-        out[j] = direct[j] + rstd * (grad[j] * mlp->norm_weight[j] - mean - standard[j] * along);
+        out[j] = direct[j] + rstd * (grad[j] * weight[j] - mean - standard[j] * along);
 }
 
 /* The gradient of x for that of `mlp_forward`'s result; those of the weights are added to sums, but where it is the
@@ -193,7 +191,7 @@ void mlp_backward(
         const float *hidden = kept ? kept + start * inner : active;
         const float beta = first && start == 0 ? 0.0f : 1.0f;
         for (idx i = 0; i < n; i++) {
-            norm_row(mlp, here + i * width, normed + i * width);
+            norm_row(here + i * width, mlp->norm_weight, mlp->norm_bias, normed + i * width, width, mlp->eps);
             SIMD
             for (idx j = 0; j < width; j++)
                 sums->b2[j] += back[i * width + j];
@@ -221,7 +219,41 @@ void mlp_backward(
         mlp->gemm(ROW_MAJOR, AS_IT_IS, AS_IT_IS, n, width, inner, 1.0f, inward, inner, mlp->w1, width, 0.0f, normed,
             width);
         for (idx i = 0; i < n; i++)
-            norm_back_row(mlp, here + i * width, normed + i * width, back + i * width, standard,
-                grad_x + (start + i) * width, *sums);
+            norm_back_row(here + i * width, normed + i * width, back + i * width, mlp->norm_weight, standard,
+                grad_x + (start + i) * width, sums->norm_weight, sums->norm_bias, width, mlp->eps);
+    }
+}
+
+/* The norm of rows, rounded. */
+void norm_bfloat16(View x, View weight, View bias, float eps, View out, Shape shape)
+{
+    float normed[shape.length];
+    for (idx i = 0; i < shape.channels; i++) {
+        norm_row(row(x, 0, i, 0), weight.data, bias.data, normed, shape.length, eps);
+        narrow_row(normed, halves(out, i), shape.length);
+    }
+}
+
+/* Rows of a gradient through the norm, added to `direct`. The rows' own sums are added to the sums at once, so that
+ * rounding does not grow with the number of pieces. */
+void norm_backward(View x, View grad, View direct, View weight, float eps, View out, View weight_sums, View bias_sums,
+    View direct_sums, Shape shape)
+{
+    const idx width = shape.length;
+    float standard[width], of_weight[width], of_bias[width], of_direct[width];
+    for (idx j = 0; j < width; j++)
+        of_weight[j] = of_bias[j] = of_direct[j] = 0.0f;
+    for (idx i = 0; i < shape.channels; i++) {
+        const float *passing = row(direct, 0, i, 0);
+        SIMD
+        for (idx j = 0; j < width; j++)
+            of_direct[j] += passing[j];
+        norm_back_row(row(x, 0, i, 0), row(grad, 0, i, 0), passing, weight.data, standard, row(out, 0, i, 0), of_weight,
+            of_bias, width, eps);
+    }
+    for (idx j = 0; j < width; j++) {
+        weight_sums.data[j] += of_weight[j];
+        bias_sums.data[j] += of_bias[j];
+        direct_sums.data[j] += of_direct[j];
     }
 }
