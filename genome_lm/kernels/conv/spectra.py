@@ -48,14 +48,7 @@ def spectrum(x: Tensor) -> Tensor:
     length = x.shape[-1]
     if _is_split(length):
         return _split_spectrum(x)
-    points = points_of(length)
-    if not _has_plan(x, torch.float32):
-        return torch.fft.rfft(x, n=points)
-    values = torch.empty(*x.shape[:-1], points + 2, dtype=x.dtype, device=x.device)
-    values[..., :length] = x
-    values[..., length:points] = 0
-    _plan(points, values.numel() // (points + 2), False)(values)
-    return torch.view_as_complex(values.unflatten(-1, (-1, 2)))
+    return transform(x, points_of(length))
 
 
 def signal(product: Tensor, length: int) -> Tensor:
@@ -65,12 +58,28 @@ def signal(product: Tensor, length: int) -> Tensor:
     """
     if _is_split(length):
         return _split_signal(product, length)
-    points = points_of(length)
-    if not _has_plan(product, torch.complex64):
-        return torch.fft.irfft(product, n=points)[..., :length]
-    values = torch.view_as_real(product.resolve_conj().contiguous()).flatten(-2)
+    return inverse_transform(product, points_of(length))[..., :length]
+
+
+def transform(x: Tensor, points: int) -> Tensor:
+    """`torch.fft.rfft(x, n=points)` of no more values than `points`, by tables that are kept where that can be."""
+    if not _has_plan(x, torch.float32):
+        return torch.fft.rfft(x, n=points)
+    length = x.shape[-1]
+    values = torch.empty(*x.shape[:-1], points + 2, dtype=x.dtype, device=x.device)
+    values[..., :length] = x
+    values[..., length:points] = 0
+    _plan(points, values.numel() // (points + 2), False)(values)
+    return torch.view_as_complex(values.unflatten(-1, (-1, 2)))
+
+
+def inverse_transform(spectra: Tensor, points: int) -> Tensor:
+    """`torch.fft.irfft(spectra, n=points)`, as `transform`. The memory of `spectra` may become that of the result."""
+    if not _has_plan(spectra, torch.complex64):
+        return torch.fft.irfft(spectra, n=points)
+    values = torch.view_as_real(spectra.resolve_conj().contiguous()).flatten(-2)
     _plan(points, values.numel() // (points + 2), True)(values)
-    return values[..., :length]
+    return values[..., :points]
 
 
 def bins(length: int) -> int:

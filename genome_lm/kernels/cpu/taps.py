@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.conv.spectra import inverse_transform, transform
 from genome_lm.kernels.cpu.filters import Block, Convolutions, Pieces
 from genome_lm.kernels.cpu.stages import MOST_TAPS, filtered, filtered_backward
 
@@ -94,7 +95,7 @@ def convolve_backward(taps: Tensor, u: Tensor, dc: Tensor, grad_taps: Tensor) ->
     blocks = _Blocks.of(taps, u)
     of_taps, of_u, of_dc = blocks.spectra(taps), blocks.with_before(u), blocks.alone(dc)
     c = blocks.signal(of_u * of_taps.conj_physical())
-    sums = torch.fft.irfft(of_u.mul_(of_dc.conj()).sum((1, 2)), n=blocks.points)
+    sums = inverse_transform(of_u.mul_(of_dc.conj()).sum((1, 2)), blocks.points)
     grad_taps.copy_(sums[:, : taps.shape[-1]])
     return c, blocks.added(of_dc.mul_(of_taps))
 
@@ -119,25 +120,25 @@ class _Blocks(NamedTuple):
 
     def spectra(self, taps: Tensor) -> Tensor:
         """Of the taps as they are: (C, 1, 1, bins)."""
-        return torch.fft.rfft(taps, n=self.points)[:, None, None]
+        return transform(taps, self.points)[:, None, None]
 
     def with_before(self, u: Tensor) -> Tensor:
         """Spectra of blocks and of what precedes them: (C, B, L) → (C, B, number, bins)."""
         padded = F.pad(u, (self.before, self.number * self.step - self.length))
-        return torch.fft.rfft(padded.unfold(-1, self.step + self.before, self.step), n=self.points)
+        return transform(padded.unfold(-1, self.step + self.before, self.step), self.points)
 
     def alone(self, dc: Tensor) -> Tensor:
         """Spectra of blocks, which stand at their first points: (C, B, L) → (C, B, number, bins)."""
         padded = F.pad(dc, (0, self.number * self.step - self.length))
-        return torch.fft.rfft(padded.unflatten(-1, (self.number, self.step)), n=self.points)
+        return transform(padded.unflatten(-1, (self.number, self.step)), self.points)
 
     def signal(self, spectra: Tensor) -> Tensor:
         """The first points of blocks, joined: (C, B, number, bins) → (C, B, L)."""
-        return torch.fft.irfft(spectra, n=self.points)[..., : self.step].flatten(2)[..., : self.length]
+        return inverse_transform(spectra, self.points)[..., : self.step].flatten(2)[..., : self.length]
 
     def added(self, spectra: Tensor) -> Tensor:
         """The sum of all points at the positions that they stand for: (C, B, number, bins) → (C, B, L)."""
-        points = torch.fft.irfft(spectra, n=self.points)[..., : self.step + self.before]
+        points = inverse_transform(spectra, self.points)[..., : self.step + self.before]
         reach = -(-self.before // self.step)
         out = F.pad(points[..., : self.step], (0, 0, 0, reach)).flatten(2)
         for shift in range(1, reach + 1):
