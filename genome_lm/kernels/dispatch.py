@@ -168,7 +168,7 @@ def _require_triton() -> None:
 
 
 def runs_rows(x: Tensor) -> bool:
-    """Whether `mlp_sub_block` and `hyena_branch` take the residual stream x, (…, D).
+    """Whether `mlp_sub_block`, `mlp_branch` and `hyena_branch` take the residual stream x, (…, D).
 
     While torch.compile traces they don't: it fuses by itself what is done element by element.
     """
@@ -188,8 +188,15 @@ def mlp_sub_block(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: fl
     return sub_blocks.mlp_sub_block(x, branch, weights, eps)
 
 
+def mlp_branch(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: float) -> tuple[Tensor, Branch]:
+    """`sub_blocks.mlp_branch` in Triton, where `runs_rows` says so."""
+    from genome_lm.kernels.triton import sub_blocks
+
+    return sub_blocks.mlp_branch(x, branch, weights, eps)
+
+
 def hyena_branch(
-    x: Tensor, weights: MixerWeights, h: Tensor, eps: float, by_spectra: bool = False
+    x: Tensor, branch: Branch | None, weights: MixerWeights, h: Tensor, eps: float, by_spectra: bool = False
 ) -> tuple[Tensor, Branch]:
     """`sub_blocks.hyena_branch` in Triton, where `runs_rows` and `runs_core` say so.
 
@@ -197,7 +204,7 @@ def hyena_branch(
     """
     from genome_lm.kernels.triton import sub_blocks
 
-    return sub_blocks.hyena_branch(x, weights, h, eps, by_spectra)
+    return sub_blocks.hyena_branch(x, branch, weights, h, eps, by_spectra)
 
 
 def head_losses(x: Tensor, head: HeadWeights, targets: Tensor, weights: Tensor, eps: float) -> Tensor:

@@ -1,7 +1,7 @@
 """The residual sub-blocks and the loss of a model in plain PyTorch, as the functions that are fused on a GPU.
 
-A sub-block adds a branch to the residual stream. That of the mixer is handed on with the stream, so that the MLP's
-sub-block can add it in the pass of its norm.
+A sub-block adds a branch to the residual stream. A branch can be handed on with the stream. Then the next sub-block
+adds it in the pass of its norm.
 """
 
 from typing import NamedTuple
@@ -42,25 +42,51 @@ def mlp_sub_block(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: fl
     Returns:
         (B, L, D) in the dtype of x; products within autocast in its dtype.
     """
-    return residual_mlp_reference(x if branch is None else x + (branch.values + branch.bias), weights, eps)
+    return residual_mlp_reference(_added(x, branch), weights, eps)
 
 
-def hyena_branch(x: Tensor, weights: MixerWeights, h: Tensor, eps: float) -> tuple[Tensor, Branch]:
-    """The Hyena operator of order 2 behind its norm: x, and what is to be added to it.
+def mlp_branch(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: float) -> tuple[Tensor, Branch]:
+    """`mlp_sub_block` without its last sum, which is left to the next sub-block: s, and what is to be added to it.
 
     Args:
         x: (B, L, D) residual stream.
+        branch: What is to be added to x first, if anything.
+        weights: Of the norm and the MLP.
+        eps: Added to the variance in the norm.
+
+    Returns:
+        s = x + branch, (B, L, D), and fc2(gelu(fc1(norm(s)))), whose last bias is still to be added.
+    """
+    x = _added(x, branch)
+    normed = F.layer_norm(x, x.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
+    hidden = F.gelu(F.linear(normed, weights.w1, weights.b1), approximate="tanh")
+    return x, Branch(F.linear(hidden, weights.w2), weights.b2)
+
+
+def hyena_branch(
+    x: Tensor, branch: Branch | None, weights: MixerWeights, h: Tensor, eps: float
+) -> tuple[Tensor, Branch]:
+    """The Hyena operator of order 2 behind its norm: s = x + branch, and what is to be added to that.
+
+    Args:
+        x: (B, L, D) residual stream.
+        branch: What is to be added to x first, if anything.
         weights: Of the norm and the operator.
         h: (D, L) long filters.
         eps: Added to the variance in the norm.
 
     Returns:
-        x, through which the sum's gradient goes back; the branch. Differentiable in `x`, `h` and all weights.
+        s, through which the sum's gradient goes back, and its branch. Differentiable in all that is given.
     """
+    x = _added(x, branch)
     normed = F.layer_norm(x, x.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
     z = F.linear(normed, weights.w_in, weights.b_in).mT
     y = hyena_core(z, weights.taps, weights.tap_bias, h, weights.skip)
     return x, Branch(F.linear(y.mT, weights.w_out), weights.b_out)
+
+
+def _added(x: Tensor, branch: Branch | None) -> Tensor:
+    return x if branch is None else x + (branch.values + branch.bias)
 
 
 def head_losses(x: Tensor, head: HeadWeights, targets: Tensor, weights: Tensor, eps: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from genome_lm.kernels import (
     MlpWeights,
     backend_for,
     has_mlp_in_c,
+    mlp_branch,
     mlp_sub_block,
     residual_mlp,
     residual_mlp_,
@@ -93,10 +95,27 @@ class Block(nn.Module):
         """
         if shard is not None:
             return self._add_mlp(self.mixer.add_shard(x, self.norm1, self.dropout, shard))
-        if turn is None and self._runs_rows(x) and (branched := self.mixer.branch(x, self.norm1)) is not None:
-            return self._add_mlp(*branched)
+        if turn is None and self.takes_branch(x):
+            return self.add_branch(x, None)
         mix = self.mixer.add if turn is None else partial(self._both_ways, turn)
         return self._add_mlp(mix(x, self.norm1, self.dropout, inplace))
+
+    def takes_branch(self, x: Tensor) -> bool:
+        """Whether `add_branch` and `hand_on` take a residual stream of the shape of x."""
+        return self._runs_rows(x) and self.mixer.has_branch(x)
+
+    def add_branch(self, x: Tensor, branch: Branch | None) -> Tensor:
+        """The block behind x + branch, which is added in the pass of its norm."""
+        return self._add_mlp(*self.mixer.branch(x, branch, self.norm1))
+
+    def hand_on(self, x: Tensor, branch: Branch | None) -> tuple[Tensor, Branch]:
+        """`add_branch` without its last sum: the residual stream and what the next block adds to it."""
+        return mlp_branch(*self.mixer.branch(x, branch, self.norm1), self._mlp_weights(), self.norm2.eps)
+
+    def has_hooks(self) -> bool:
+        """Whether something is to be done where the block is called, such as by FSDP."""
+        forward, backward = self._forward_pre_hooks or self._forward_hooks, self._backward_hooks
+        return bool(forward or backward or self._backward_pre_hooks)
 
     def _both_ways(self, turn: Turn, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, inplace: bool) -> Tensor:
         """As `Mixer.add`, of the sequences and of the reversed ones."""
@@ -147,14 +166,16 @@ class Block(nn.Module):
         small = 0 if x.dtype == torch.float32 and self.mlp.fc1.weight.requires_grad and has_mlp_in_c() else None
         if not by_rows and not runs_fused(x, self.dropout, small):
             return x + self.dropout(self.mlp(self.norm2(x)))
+        if by_rows:
+            return mlp_sub_block(x, branch, self._mlp_weights(), self.norm2.eps)
+        operation = residual_mlp if torch.is_grad_enabled() else residual_mlp_
+        return operation(x.contiguous(), self._mlp_weights(), self.norm2.eps)
+
+    def _mlp_weights(self) -> MlpWeights:
         fc1, fc2 = self.mlp.fc1, self.mlp.fc2
-        weights = MlpWeights(
+        return MlpWeights(
             self.norm2.weight, self.norm2.bias, product_weight(fc1), fc1.bias, product_weight(fc2), fc2.bias
         )
-        if by_rows:
-            return mlp_sub_block(x, branch, weights, self.norm2.eps)
-        operation = residual_mlp if torch.is_grad_enabled() else residual_mlp_
-        return operation(x.contiguous(), weights, self.norm2.eps)
 
 
 class HyenaBackbone(nn.Module):
@@ -214,13 +235,33 @@ class HyenaBackbone(nn.Module):
         if self.context is not None:  # as one, since blocks exchange again what they compute again
             recomputed = self._every if self.context.any(bool(recomputed), x.device) else frozenset()
         random = self.config.resid_dropout > 0
+        joins = batch.turn is None and shard is None and torch.is_grad_enabled()
+        handing = self._handing(x, self.blocks[:layer], recomputed) if joins else frozenset()
+        branch: Branch | None = None
         for number, block in enumerate(self.blocks[:layer]):
-            if number in recomputed:
+            if number in handing:
+                x, branch = block.hand_on(x, branch)
+            elif branch is not None:
+                x, branch = block.add_branch(x, branch), None
+            elif number in recomputed:
                 x = checkpoint(block, x, False, batch.turn, shard, use_reentrant=False, preserve_rng_state=random)
             else:
                 x = block(x, not torch.is_grad_enabled(), batch.turn, shard)
         ahead = self.ahead if shard is None else max(0, self.ahead - shard.start)
         return batch.states(x if layer is not None else self._final_norm(x))[:, ahead:]
+
+    @staticmethod
+    def _handing(x: Tensor, blocks: Sequence[Block], recomputed: Collection[int]) -> frozenset[int]:
+        """The blocks, by number, whose last sum the next one does in the pass of its norm.
+
+        For training: what is handed on exists until the next block is through, and one that is computed again would
+        keep it beside its input. Without gradients a forward pass would take more memory.
+        """
+        takes = [
+            number not in recomputed and block.takes_branch(x) and not block.has_hooks()
+            for number, block in enumerate(blocks)
+        ]
+        return frozenset(number for number, both in enumerate(pairwise(takes)) if all(both))
 
     def own(self, length: int) -> slice:
         """Which positions of sequences of so many tokens `forward` returns on this device."""

@@ -172,9 +172,13 @@ class Mixer(nn.Module, ABC):
         """The residual sub-block: x + dropout(self(norm(x))), (B, L, D), written over x if `inplace` allows it."""
         return x + dropout(self(norm(x)))
 
-    def branch(self, x: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Branch] | None:
-        """x and what the sub-block adds to it, for `mlp_sub_block` to add; None where `add` does as well."""
-        return None
+    def has_branch(self, x: Tensor) -> bool:
+        """Whether `branch` takes the residual stream, or only `add` does; x: one of the same shape."""
+        return False
+
+    def branch(self, x: Tensor, added: Branch | None, norm: nn.LayerNorm) -> tuple[Tensor, Branch]:
+        """x + added, if anything is, and what the sub-block adds to that, which the next one does."""
+        raise NotImplementedError
 
     def add_shard(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, shard: Shard) -> Tensor:
         """`add` for the positions of this device's shard: (B, n, D) → (B, n, D).

@@ -279,7 +279,8 @@ def test_a_model_computes_what_the_reference_does(
         return lambda *operands: taken.append(name) or operation(*operands)
 
     for of, name in (
-        (filter_launch, "implicit_filter"), (fused, "hyena_branch"), (fused, "mlp_sub_block"), (fused, "head_losses"),
+        (filter_launch, "implicit_filter"), (fused, "hyena_branch"), (fused, "mlp_branch"), (fused, "mlp_sub_block"),
+        (fused, "head_losses"),
     ):  # fmt: skip
         monkeypatch.setattr(of, name, counted(name, getattr(of, name)))
     losses, gradients = [], []
@@ -287,7 +288,8 @@ def test_a_model_computes_what_the_reference_does(
         monkeypatch.setenv("GENOME_LM_KERNEL", kernel)
         losses.append(model.loss(*CAUSAL.shifted(ids)))
         gradients.append(torch.autograd.grad(losses[-1], list(model.parameters())))
-        blocks = ["implicit_filter", "hyena_branch", "mlp_sub_block"] * layers
+        mixer = ["implicit_filter", "hyena_branch"]
+        blocks = [*[*mixer, "mlp_branch"] * (layers - 1), *mixer, "mlp_sub_block"]
         assert taken == [*blocks, "head_losses", *(blocks if recompute else [])]
     torch.testing.assert_close(*losses)
     for got, expected in zip(*gradients, strict=True):
@@ -352,7 +354,7 @@ def test_sub_blocks(name: str, half: bool) -> None:
 
     Hyena's are few, since the interpreter takes long for each channel's convolution.
     """
-    shape = {"hyena": (1, 7, 3), "head": (2, 33, 5)}.get(name, (3, 7, 18) if half else (2, 133, 5))
+    shape = {"hyena": (1, 7, 3), "head": (2, 33, 5)}.get(name.split()[0], (3, 7, 18) if half else (2, 133, 5))
     assert_sub_block_equals_reference(name, shape, half, inner=37 if half else 12)
 
 

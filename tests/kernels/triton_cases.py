@@ -154,10 +154,21 @@ def _mlp_alone(of: Any, x: Tensor, values: Tensor, bias: Tensor, *weights: Tenso
     return of.mlp_sub_block(x, None, MlpWeights(*weights), EPS) + values + bias
 
 
-def _hyena(of: Any, x: Tensor, h: Tensor, *weights: Tensor) -> Tensor:
+def _mlp_handed_on(of: Any, x: Tensor, values: Tensor, bias: Tensor, *weights: Tensor) -> Tensor:
     """Both results, of which the first has a gradient of its own."""
-    x, branch = of.hyena_branch(x, MixerWeights(*weights), h, EPS)
+    total, branch = of.mlp_branch(x, Branch(values, bias), MlpWeights(*weights), EPS)
+    return 1.5 * total + branch.values + branch.bias
+
+
+def _hyena(of: Any, x: Tensor, h: Tensor, *weights: Tensor) -> Tensor:
+    """Likewise."""
+    x, branch = of.hyena_branch(x, None, MixerWeights(*weights), h, EPS)
     return 1.5 * x + branch.values + branch.bias
+
+
+def _hyena_behind_a_branch(of: Any, x: Tensor, values: Tensor, bias: Tensor, h: Tensor, *weights: Tensor) -> Tensor:
+    total, branch = of.hyena_branch(x, Branch(values, bias), MixerWeights(*weights), h, EPS)
+    return 1.5 * total + branch.values + branch.bias
 
 
 def _head(of: Any, x: Tensor, *operands: Tensor) -> Tensor:
@@ -168,7 +179,9 @@ def _head(of: Any, x: Tensor, *operands: Tensor) -> Tensor:
 SUB_BLOCKS: dict[str, Callable[[Any], Callable[..., Tensor]]] = {
     "mlp": lambda of: partial(_mlp, of),
     "mlp alone": lambda of: partial(_mlp_alone, of),
+    "mlp handed on": lambda of: partial(_mlp_handed_on, of),
     "hyena": lambda of: partial(_hyena, of),
+    "hyena behind a branch": lambda of: partial(_hyena_behind_a_branch, of),
     "head": lambda of: partial(_head, of),
 }
 """Functions of `sub_block_operands`, for the module that has the implementation."""
@@ -181,9 +194,11 @@ def sub_block_operands(name: str, shape: tuple[int, int, int], inner: int) -> li
     shapes: list[tuple[int, ...]] = [(width,), (width,)]  # the norm
     if name == "head":
         shapes.append((16, width))
-    elif name == "hyena":
+    elif name.startswith("hyena"):
         shapes = [(width, length), *shapes, (3 * width, width), (3 * width,), (3 * width, 1, 3), (3 * width,)]
         shapes += [(width,), (width, width), (width,)]
+        if name != "hyena":
+            shapes = [shape, (width,), *shapes]
     else:
         shapes = [shape, (width,), *shapes, (inner, width), (inner,), (width, inner), (width,)]
     inputs = [torch.randn(shape), *(torch.randn(one) / max(1, one[-1]) ** 0.5 for one in shapes)]

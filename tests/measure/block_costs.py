@@ -72,7 +72,7 @@ def _around(width: int, backward: bool) -> list[Part]:
 
 
 def _our_around(width: int, backward: bool) -> list[Part]:
-    """The same by the kernels over rows, the second norm with the first sum; backward, fc1 is computed again.
+    """The same by the kernels over rows, norms with the sums before them; backward, fc1 is computed again.
 
     The GELU is done in one of our products, or over rows.
     """
@@ -80,7 +80,7 @@ def _our_around(width: int, backward: bool) -> list[Part]:
     kernels = costs.row_costs(backward, gelu=not own) | own
     layer, products = Part(10, 2 * 4 * width), 5 if backward else 2
     others = products - (0 if not own else 2 if backward else 1)
-    return [*(_counted(cost, 1) for cost in kernels.values()), *[layer] * others, *([] if backward else [Part(10)])]
+    return [*(_counted(cost, 1) for cost in kernels.values()), *[layer] * others]
 
 
 def _projections(width: int, backward: bool) -> list[Part]:

@@ -284,6 +284,8 @@ def ours(
 def row_costs(backward: bool = False, inner: int = 4, item: int = 2, gelu: bool = True) -> dict[str, Cost]:
     """Each kernel over rows that a block takes, per position and channel; see `genome_lm.kernels.triton.rows`.
 
+    A block that another one follows, which adds what this one's MLP makes.
+
     Args:
         backward: Whether of the backward pass, which computes the MLP's norm and hidden layer again.
         inner: Width of the MLP in those of the model.
@@ -292,14 +294,13 @@ def row_costs(backward: bool = False, inner: int = 4, item: int = 2, gelu: bool 
     """
     rounded = 0 if item == 4 else item  # of a gradient in the dtype of products
     if not backward:
-        counts = {"norm_rows": (4 + item, 8), "norm_rows, sum": (8 + 2 * item, 10)}
+        counts = {"norm_rows, mixer": (8 + 2 * item, 10), "norm_rows, MLP": (8 + 2 * item, 10)}
         of_gelu = {"gelu_rows": (2 * inner * item, GELU * inner)}
     else:
         counts = {
-            "round_rows": (4 + rounded, 1),
             "norm_rows": (4 + item, 8),
             "norm_rows_backward, MLP": (12 + item + rounded, 22),
-            "norm_rows_backward, mixer": (12 + 2 * item, 24),
+            "norm_rows_backward, mixer": (12 + 2 * item + rounded, 24),
         }
         of_gelu = {"gelu_rows_backward": (4 * inner * item, GELU_BACKWARD * inner)}
     return {

@@ -25,7 +25,7 @@ class NormGradients(NamedTuple):
     """What `norm_backward` gives."""
 
     x: Tensor  # like x
-    rounded: Tensor  # the same in the dtype of products
+    rounded: Tensor | None  # the same in the dtype of products, of what was added to x
     normed: Tensor | None  # the norm's output, in that dtype
     weight: Tensor  # (D,) float32
     shift: Tensor  # (D,) float32
@@ -49,19 +49,21 @@ def add_norm(
 
 
 def norm_backward(
-    x: Tensor, grad_normed: Tensor, grad: Tensor, weight: Tensor, shift: Tensor, eps: float, has_branch: bool
-) -> NormGradients:
+    x: Tensor, grad_normed: Tensor, grad: Tensor, weight: Tensor, shift: Tensor, eps: float, has_branch: bool,
+    again: bool = False,
+) -> NormGradients:  # fmt: skip
     """Back through the norm of x, and the sum with what its gradient was before: grad, like x.
 
-    With `has_branch` the result is for what was added to x too. Without, the norm's output is given in its place.
+    With `has_branch` the result is for what was added to x too; with `again` the norm's output is given too.
     """
     grad_x = torch.empty_like(x)
-    rounded = torch.empty_like(grad_normed) if has_branch and grad_normed.dtype != x.dtype else None
-    normed = None if has_branch else torch.empty_like(grad_normed)
+    half = torch.empty_like(grad_normed) if has_branch and grad_normed.dtype != x.dtype else None
+    normed = torch.empty_like(grad_normed) if again else None
     programs, _ = _shares(triton.cdiv(_count(x), _tile_rows(x.shape[-1])))
     sums = torch.empty(programs, 3, x.shape[-1], dtype=torch.float32, device=x.device)
-    _norm_backward(x, grad_normed, grad, weight, shift, eps, grad_x, rounded, normed, sums)
-    return NormGradients(grad_x, grad_x if rounded is None else rounded, normed, *sums.sum(0))
+    _norm_backward(x, grad_normed, grad, weight, shift, eps, grad_x, half, normed, sums)
+    rounded = (grad_x if half is None else half) if has_branch else None
+    return NormGradients(grad_x, rounded, normed, *sums.sum(0))
 
 
 def gelu_(hidden: Tensor, bias: Tensor) -> None:

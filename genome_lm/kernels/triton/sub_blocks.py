@@ -5,7 +5,8 @@ of the MLP around its GELU are kernels of `product_launch` where that saves time
 between them are the kernels of `row_launch` and `launch`. The MLP saves its input, and computes its hidden layer
 again. The Hyena operator saves its input, the projected streams and what is projected in the end.
 
-What the Hyena operator adds to the residual stream is added in the pass of the MLP's norm, forward and backward.
+What a sub-block adds to the residual stream is added in the pass of the next one's norm, forward and backward. The
+last MLP adds its own.
 """
 
 from collections.abc import Callable
@@ -24,26 +25,29 @@ from genome_lm.kernels.triton import launch, product_launch, row_launch
 
 def mlp_sub_block(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: float) -> Tensor:
     """See `genome_lm.kernels.sub_blocks.mlp_sub_block`."""
-    values, bias = (None, None) if branch is None else branch
-    dtype = products_dtype(x)
-    launch.check_device(x)
-    out: Tensor = _Mlp.apply(x.contiguous(), None if values is None else values.to(dtype), bias, dtype, eps, *weights)
+    out: Tensor = _Mlp.apply(*_operands(x, branch), products_dtype(x), eps, False, *weights)
     return out
 
 
+def mlp_branch(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: float) -> tuple[Tensor, Branch]:
+    """See `genome_lm.kernels.sub_blocks.mlp_branch`."""
+    total, values = _Mlp.apply(*_operands(x, branch), products_dtype(x), eps, True, *weights)
+    return total, Branch(values, weights.b2)
+
+
 def hyena_branch(
-    x: Tensor, weights: MixerWeights, h: Tensor, eps: float, by_spectra: bool = False
+    x: Tensor, branch: Branch | None, weights: MixerWeights, h: Tensor, eps: float, by_spectra: bool = False
 ) -> tuple[Tensor, Branch]:
     """See `genome_lm.kernels.sub_blocks.hyena_branch`; with `by_spectra`, h are `core_spectra`, without gradients."""
-    launch.check_device(x)
+    operands, dtype = _operands(x, branch), products_dtype(x)
     if by_spectra:
         short = _short(weights)
-        _, _, values = _projected(
-            x, weights, products_dtype(x), eps, lambda z: launch._core_by_spectra(z, short, h, weights.skip)
+        total, _, _, values = _projected(
+            *operands, weights, dtype, eps, lambda z: launch._core_by_spectra(z, short, h, weights.skip)
         )
-        return x, Branch(values, weights.b_out)
-    same, values = _Hyena.apply(x.contiguous(), h, products_dtype(x), eps, *weights[:-1])
-    return same, Branch(values, weights.b_out)
+    else:
+        total, values = _Hyena.apply(*operands, h, dtype, eps, *weights[:-1])
+    return total, Branch(values, weights.b_out)
 
 
 def head_losses(x: Tensor, head: HeadWeights, targets: Tensor, weights: Tensor, eps: float) -> Tensor:
@@ -53,36 +57,44 @@ def head_losses(x: Tensor, head: HeadWeights, targets: Tensor, weights: Tensor, 
     return losses
 
 
+def _operands(x: Tensor, branch: Branch | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The stream, and the values and the bias of what is to be added to it, as the functions below take them."""
+    launch.check_device(x)
+    values, bias = (None, None) if branch is None else branch
+    return x.contiguous(), None if values is None else values.to(products_dtype(x)), bias
+
+
 class _Mlp(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, branch: Tensor | None, bias: Tensor | None, dtype: torch.dtype, eps: float,
-        *parameters: Tensor,
-    ) -> Tensor:  # fmt: skip
+        handed_on: bool, *parameters: Tensor,
+    ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
         weights = MlpWeights(*parameters)
+        ctx.has_branch, ctx.dtype, ctx.eps, ctx.handed_on = branch is not None, dtype, eps, handed_on
         with outside_autocast(x):
-            if branch is None or bias is None:
-                normed = row_launch.norm(x, weights.norm_weight, weights.norm_bias, eps, dtype)
-            else:
-                x, normed = row_launch.add_norm(x, branch, bias, weights.norm_weight, weights.norm_bias, eps)
+            x, normed = _summed_and_normed(x, branch, bias, weights, dtype, eps)
+            ctx.save_for_backward(x, *parameters)
             hidden = _hidden(normed.flatten(0, 1), weights)
             del normed
+            if handed_on:
+                return x, (hidden @ weights.w2.to(dtype).mT).view_as(x)
             added = torch.addmm(weights.b2.to(dtype), hidden, weights.w2.to(dtype).mT)
             del hidden
-            out = x + added.view_as(x)
-        ctx.save_for_backward(x, *parameters)
-        ctx.has_branch, ctx.dtype, ctx.eps = branch is not None, dtype, eps
-        return out
+            return x + added.view_as(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *of_branch: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
         weights, grad = MlpWeights(*parameters), grad.contiguous()
         w1, w2 = weights.w1.to(ctx.dtype), weights.w2.to(ctx.dtype)
-        of_w1, of_w2 = ctx.needs_input_grad[7], ctx.needs_input_grad[9]
+        of_w1, of_w2 = ctx.needs_input_grad[8], ctx.needs_input_grad[10]
         with outside_autocast(x):
-            rounded, b2 = row_launch.rounded_and_sum(grad.flatten(0, 1), ctx.dtype)
+            if ctx.handed_on:  # the bias has its gradient from the sum
+                rounded, b2 = of_branch[0].flatten(0, 1), None
+            else:
+                rounded, b2 = row_launch.rounded_and_sum(grad.flatten(0, 1), ctx.dtype)
             normed = row_launch.norm(x.flatten(0, 1), weights.norm_weight, weights.norm_bias, ctx.eps, ctx.dtype)
             hidden, grad_hidden, b1 = _hidden_backward(normed, w1, weights.b1, rounded, w2)
             grad_w2 = rounded.mT @ hidden if of_w2 else None
@@ -94,8 +106,22 @@ class _Mlp(torch.autograd.Function):
             back = row_launch.norm_backward(
                 x, grad_normed, grad, weights.norm_weight, weights.norm_bias, ctx.eps, ctx.has_branch
             )
-        branch = (back.rounded, back.sums) if ctx.has_branch else (None, None)
-        return back.x, *branch, None, None, back.weight, back.shift, grad_w1, b1, grad_w2, b2
+        return back.x, *_of_branch(back), None, None, None, back.weight, back.shift, grad_w1, b1, grad_w2, b2
+
+
+def _summed_and_normed(
+    x: Tensor, branch: Tensor | None, bias: Tensor | None, weights: MlpWeights | MixerWeights, dtype: torch.dtype,
+    eps: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """x + branch + bias, or x itself, and its norm in the dtype of products."""
+    if branch is None or bias is None:
+        return x, row_launch.norm(x, weights.norm_weight, weights.norm_bias, eps, dtype)
+    return row_launch.add_norm(x, branch, bias, weights.norm_weight, weights.norm_bias, eps)
+
+
+def _of_branch(back: row_launch.NormGradients) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of the values and of the bias that were added, if any."""
+    return (None, None) if back.rounded is None else (back.rounded, back.sums)
 
 
 def _hidden(normed: Tensor, weights: MlpWeights) -> Tensor:
@@ -121,20 +147,23 @@ def _hidden_backward(
 class _Hyena(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, h: Tensor, dtype: torch.dtype, eps: float, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, x: Tensor, branch: Tensor | None, bias: Tensor | None, h: Tensor, dtype: torch.dtype, eps: float,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         weights = _mixer_weights(parameters)
-        z, y, branch = _projected(x, weights, dtype, eps, lambda z: launch._core(z, _short(weights), h, weights.skip))
+        x, z, y, values = _projected(
+            x, branch, bias, weights, dtype, eps, lambda z: launch._core(z, _short(weights), h, weights.skip)
+        )
         ctx.save_for_backward(x, z, y, h, *parameters)
-        ctx.eps = eps
-        return x, branch
+        ctx.has_branch, ctx.eps = branch is not None, eps
+        return x, values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_branch: Tensor) -> tuple[Tensor | None, ...]:
         x, z, y, h, *parameters = ctx.saved_tensors
         weights, wide = _mixer_weights(parameters), torch.float32
-        of_w_in, of_w_out = ctx.needs_input_grad[6], ctx.needs_input_grad[11]
+        of_w_in, of_w_out = ctx.needs_input_grad[8], ctx.needs_input_grad[13]
         with outside_autocast(x):
             grad_y = torch.bmm(_each(weights.w_out, x, z.dtype).mT, grad_branch.mT)
             grad_w_out = torch.bmm(grad_branch.mT, y.mT).sum(0, dtype=wide) if of_w_out else None
@@ -142,26 +171,28 @@ class _Hyena(torch.autograd.Function):
             del grad_y
             grad_normed = torch.bmm(grad_z.mT, _each(weights.w_in, x, z.dtype))
             back = row_launch.norm_backward(
-                x, grad_normed, grad.contiguous(), weights.norm_weight, weights.norm_bias, ctx.eps, has_branch=False
-            )
+                x, grad_normed, grad.contiguous(), weights.norm_weight, weights.norm_bias, ctx.eps, ctx.has_branch,
+                again=True,
+            )  # fmt: skip
             assert back.normed is not None
             grad_w_in = torch.bmm(grad_z, back.normed).sum(0, dtype=wide) if of_w_in else None
         return (
-            back.x, grad_h, None, None, back.weight, back.shift, grad_w_in, short[:, -1].contiguous(),
-            short[:, None, :-2].contiguous(), short[:, -2].contiguous(), skip, grad_w_out,
+            back.x, *_of_branch(back), grad_h, None, None, back.weight, back.shift, grad_w_in,
+            short[:, -1].contiguous(), short[:, None, :-2].contiguous(), short[:, -2].contiguous(), skip, grad_w_out,
         )  # fmt: skip
 
 
 def _projected(
-    x: Tensor, weights: MixerWeights, dtype: torch.dtype, eps: float, core: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The streams without their bias, which `core` adds, what it makes of them, and the projection of that."""
+    x: Tensor, branch: Tensor | None, bias: Tensor | None, weights: MixerWeights, dtype: torch.dtype, eps: float,
+    core: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The sum, the streams without their bias, which `core` adds, what it makes of them, the projection of that."""
     with outside_autocast(x):
-        normed = row_launch.norm(x.contiguous(), weights.norm_weight, weights.norm_bias, eps, dtype)
+        x, normed = _summed_and_normed(x, branch, bias, weights, dtype, eps)
         z = torch.bmm(_each(weights.w_in, x, dtype), normed.mT)
         del normed
         y = core(z)
-        return z, y, torch.bmm(y.mT, _each(weights.w_out, x, dtype).mT)
+        return x, z, y, torch.bmm(y.mT, _each(weights.w_out, x, dtype).mT)
 
 
 class _Head(torch.autograd.Function):

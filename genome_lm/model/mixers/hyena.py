@@ -107,14 +107,16 @@ class HyenaOperator(Mixer):
             return residual_mixer(x, self._weights(norm), self.filter.weights(x.shape[1]), norm.eps)
         return self._add_around(x if inplace else x.clone(), norm, None)
 
-    def branch(self, x: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Branch] | None:
+    def has_branch(self, x: Tensor) -> bool:
+        """See `Mixer.has_branch`."""
+        return self.order == 2 and runs_core(x, self.reach + 1)
+
+    def branch(self, x: Tensor, added: Branch | None, norm: nn.LayerNorm) -> tuple[Tensor, Branch]:
         """See `Mixer.branch`."""
-        if self.order != 2 or not runs_core(x, self.reach + 1):
-            return None
         spectra = self.filter.core_spectra(x.shape[1], products_dtype(x))
         if spectra is not None:
-            return hyena_branch(x, self._weights(norm), spectra, norm.eps, by_spectra=True)
-        return hyena_branch(x, self._weights(norm), self.filter(x.shape[1]), norm.eps)
+            return hyena_branch(x, added, self._weights(norm), spectra, norm.eps, by_spectra=True)
+        return hyena_branch(x, added, self._weights(norm), self.filter(x.shape[1]), norm.eps)
 
     def add_shard(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, shard: Shard) -> Tensor:
         """See `Mixer.add_shard`: each device convolves some of the channels."""
