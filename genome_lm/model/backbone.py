@@ -163,7 +163,9 @@ class Block(nn.Module):
         """
         by_rows = self._runs_rows(x)
         # In C it is quicker than in plain form for any size. What trains no weights of the MLP has no need of theirs.
-        small = 0 if x.dtype == torch.float32 and self.mlp.fc1.weight.requires_grad and has_mlp_in_c() else None
+        # torch.compile can't trace how the library in C is loaded.
+        own = not torch.compiler.is_compiling() and x.dtype == torch.float32 and self.mlp.fc1.weight.requires_grad
+        small = 0 if own and has_mlp_in_c() else None
         if not by_rows and not runs_fused(x, self.dropout, small):
             return x + self.dropout(self.mlp(self.norm2(x)))
         if by_rows:
