@@ -168,3 +168,15 @@ def test_nobody_asks_the_driver_about_short_sequences(monkeypatch: pytest.Monkey
     monkeypatch.delattr(backbone, "free_bytes")
     stream = SimpleNamespace(device=torch.device("cuda"), dtype=FLOAT32, shape=(1, 1_000, 128), nbytes=512_000)
     assert not HyenaLM(PRESETS["tiny-1k"]).backbone._recomputed(stream)  # type: ignore[arg-type]
+
+
+def test_which_blocks_leave_their_last_sum_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where one of the two is computed again, nor where something is done at its call, as FSDP does."""
+    monkeypatch.setattr(backbone.Block, "takes_branch", lambda self, x: True)
+    model = HyenaLM(ModelConfig(d_model=4, n_layer=4, max_length=8)).backbone
+    x = torch.zeros(1, 8, 4)
+    assert model._handing(x, model.blocks, ()) == {0, 1, 2}
+    assert model._handing(x, model.blocks[:1], ()) == frozenset()
+    assert model._handing(x, model.blocks, [1]) == {2}
+    model.blocks[3].register_forward_pre_hook(lambda block, operands: None)
+    assert model._handing(x, model.blocks, ()) == {0, 1}
