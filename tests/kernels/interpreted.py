@@ -16,7 +16,14 @@ from genome_lm.gpukit.forms import CONVOLUTIONS
 from genome_lm.kernels import causal_conv, gated_causal_conv, implicit_filter, sub_blocks
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.triton import conv as kernels
-from genome_lm.kernels.triton import costs, filter_launch, filter_plan, launch, product_launch, row_launch
+from genome_lm.kernels.triton import (
+    costs,
+    filter_launch,
+    filter_plan,
+    launch,
+    product_launch,
+    row_launch,
+)
 from genome_lm.kernels.triton import plan as plans
 from genome_lm.kernels.triton import sub_blocks as fused
 from genome_lm.kernels.triton.plan import Plan, Precision, make_plan, precision_of
@@ -40,6 +47,12 @@ from tests.kernels.triton_cases import (
 )
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
+
+
+@pytest.fixture(autouse=True)
+def by_ffts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products with Toeplitz matrices have tests of their own."""
+    monkeypatch.setattr(costs, "CHOICE", "FFTs")
 
 
 @pytest.fixture

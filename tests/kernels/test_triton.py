@@ -19,7 +19,7 @@ def test_kernels_in_the_interpreter() -> None:
     pytest.importorskip("triton")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/interpreted.py",
-         "tests/kernels/interpreted_steps.py"],
+         "tests/kernels/interpreted_products.py", "tests/kernels/interpreted_steps.py"],
         env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=Path(__file__).parents[2], capture_output=True, text=True,
         check=False,
     )  # fmt: skip

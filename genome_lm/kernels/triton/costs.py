@@ -22,7 +22,7 @@ import json
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 
@@ -44,23 +44,24 @@ from genome_lm.kernels.triton.plan import (
     precision_of,
     taps_programs,
 )
+from genome_lm.kernels.triton.rates import (  # noqa: F401 (the others count with them)
+    CACHE,
+    COPY,
+    ISSUED,
+    MATRIX,
+    OWN_MATRIX,
+    PLAIN,
+    Cost,
+)
+from genome_lm.kernels.triton.rates import cost_of as _cost
+from genome_lm.kernels.triton.rates import shared as _shared
+from genome_lm.kernels.triton.toeplitz_costs import floor, toeplitz_costs
+from genome_lm.kernels.triton.toeplitz_plan import ToeplitzPlan, plans, takes
 
-COPY = 3.0e12
-"""Bytes per second that an H100 reads from and writes to memory."""
-CACHE = 5.5e12
-"""Bytes per second that an H100's L2 delivers."""
-PLAIN = 67e12
-"""Operations per second of an H100 in float32, those outside products of matrices."""
-MATRIX = 800e12
-"""Operations per second in products of large matrices of bfloat16."""
-OWN_MATRIX = 0.8 * MATRIX
-"""The same in products that are Triton kernels."""
 GELU, GELU_BACKWARD = 24, 38
 """Operations of a GELU, and of one with its derivative: twice its instructions in the kernels compiled for sm_90."""
 PRODUCTS = {"bf16": 1, "bf16x3": 3, "bf16x6": 6}
 """Products of bfloat16 that one product takes in each precision."""
-ISSUED = 0.5 * 132 * 4 * 1.7e9
-"""Instructions per second that the kernels on tiles are taken to issue: half of what an H100's processors could."""
 INSTRUCTIONS_FILE = Path(__file__).with_name("instructions.json")
 """Instructions of each kernel on tiles and columns, of 32 threads: outside of its loop, and in one turn of it.
 
@@ -74,33 +75,6 @@ POSITIONS = 1 << 18
 """Positions of a batch in the table."""
 
 
-class Cost(NamedTuple):
-    """What one sequence of one channel costs."""
-
-    bytes: float  # read from and written to memory
-    cached: float  # read from and written to L2
-    matrix: float  # operations in products of matrices of bfloat16, in bf16x3 three times those of float32
-    plain: float  # other operations, float32
-    floor: float  # seconds that it takes at least
-    resident: float  # the same, if what stands between the passes never leaves L2
-
-    @property
-    def memory_floor(self) -> float:
-        """Seconds that the transfers from and to memory take."""
-        return self.bytes / COPY
-
-
-def _cost(moved: float, cached: float, matrix: float, plain: float, seconds: float, between: float = 0.0) -> Cost:
-    """The cost of one kernel, whose operations take so many seconds; `between`: bytes of what is moved."""
-    floor, resident = (max(part / COPY, cached / CACHE, seconds) for part in (moved, moved - between))
-    return Cost(moved, cached, matrix, plain, floor, resident)
-
-
-def _shared(cost: Cost, batch: int) -> Cost:
-    """A sequence's part of what is done once a batch."""
-    return Cost(*(count / batch for count in cost))
-
-
 def kernel_costs(
     length: int,
     dtype: torch.dtype,
@@ -111,11 +85,27 @@ def kernel_costs(
 ) -> dict[str, Cost]:
     """Each kernel of the forward or of the backward on one sequence of one channel.
 
-    `taps` of the short convolutions before the gates; 0: gates as they are. `precision` None: as `precision_of` says.
+    Those of FFTs, or products with Toeplitz matrices where these count less. `taps` of the short convolutions before
+    the gates; 0: gates as they are. `precision` None: as `precision_of` says.
 
     Raises:
         ValueError: If the kernels can't take the length or the dtype.
     """
+    plan = chosen(length, batch, dtype, backward, taps)
+    if plan is not None:
+        return toeplitz_costs(plan, batch, backward, taps)
+    return fft_costs(length, dtype, backward, batch, taps, precision)
+
+
+def fft_costs(
+    length: int,
+    dtype: torch.dtype,
+    backward: bool = False,
+    batch: int = 1,
+    taps: int = 0,
+    precision: Precision | None = None,
+) -> dict[str, Cost]:
+    """`kernel_costs` of the kernels of FFTs."""
     plan = _planned(length, dtype, backward, precision)
     count = _tile_costs if plan.n_columns == 1 else _column_costs
     costs = count(plan, length, dtype.itemsize, backward, batch, taps)
@@ -143,6 +133,8 @@ def launches(
 
     Arguments and errors as in `kernel_costs`. PyTorch's sums, two per group of the backward, come on top.
     """
+    if chosen(length, batch, dtype, backward, taps):
+        return 2
     plan = _planned(length, dtype, backward, None)
     kernels = (2, 2) if plan.n_columns == 1 else (5, 7)
     of_group = kernels[backward] + (backward and taps > 0)
@@ -502,6 +494,37 @@ def _counts_less(
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+LEAST_BATCH = 16
+"""Sequences of a batch from which on a measurement decides, which was made with many."""
+CHOICE: Literal["auto", "products", "FFTs"] = "auto"
+"""What takes the sequences that both can take; other than auto for tests and measurements."""
+
+
+def chosen(length: int, batch: int, dtype: torch.dtype, backward: bool, taps: int) -> ToeplitzPlan | None:
+    """The plan of these kernels where they should be quicker than FFTs, by measurement or else by count; or None.
+
+    None too where they don't take the sequences.
+    """
+    if CHOICE == "FFTs" or not takes(length, dtype):
+        return None
+    plan, counts_less = _best(length, batch, backward, taps)
+    measured = measured_crossover().get(f"bfloat16 {'training' if backward else 'forward'}, products")
+    if CHOICE == "auto" and measured is not None and batch >= LEAST_BATCH:
+        counts_less = measured[0] <= length <= measured[1]
+    return plan if counts_less or CHOICE == "products" else None
+
+
+@lru_cache(maxsize=4096)
+def _best(length: int, batch: int, backward: bool, taps: int) -> tuple[ToeplitzPlan, bool]:
+    """The plan that counts least, and whether that is less than FFTs."""
+    best, *others = plans(length, batch, backward)
+    for other in others:
+        if floor(other, batch, backward, taps) < floor(best, batch, backward, taps):
+            best = other
+    by_fft = sum(cost.floor for cost in fft_costs(length, torch.bfloat16, backward, batch, taps).values())
+    return best, floor(best, batch, backward, taps) < by_fft
 
 
 _SHOWN: tuple[tuple[torch.dtype, Precision], ...] = (

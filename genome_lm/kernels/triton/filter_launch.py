@@ -15,7 +15,8 @@ from genome_lm.kernels.conv.implicit import FilterNetwork, wave_frequencies
 from genome_lm.kernels.triton import filter_plan
 from genome_lm.kernels.triton import filters as kernels
 from genome_lm.kernels.triton.filter_plan import CHANNELS, blocks_of_channels, blocks_of_positions, positions_of
-from genome_lm.kernels.triton.launch import bound, check_device
+from genome_lm.kernels.triton.launch import check_device
+from genome_lm.kernels.triton.streams import bound
 
 WIDEST = 128
 """Widest hidden layers that the kernels take: their weights must fit into shared memory."""

@@ -6,35 +6,24 @@ and two more for their gradients.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.triton import conv as kernels
+from genome_lm.kernels.triton import costs, toeplitz_launch
 from genome_lm.kernels.triton.plan import TAPS_OCTETS, TAPS_WARPS, Plan, channels_at_once, plan_for, taps_programs
+from genome_lm.kernels.triton.streams import Streams as _Streams
+from genome_lm.kernels.triton.streams import bound
 from genome_lm.kernels.triton.tables import table_for
 
 PROGRAMS = 1_024
 """Programs of a launch that are enough to fill a GPU; beyond these the backward walks through the batch instead."""
-
-
-class _Streams(NamedTuple):
-    """What the kernels load for the gates: (B, D, L) each, of the same strides, positions side by side.
-
-    `short` holds the weights and both biases of their short convolutions, (3, D, taps + 2) float32 contiguous, as
-    `conv._stream` takes them; without taps, anything.
-    """
-
-    x0: Tensor
-    x1: Tensor
-    v: Tensor
-    short: Tensor
-    taps: int
 
 
 def gated_causal_conv(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
@@ -238,6 +227,8 @@ def _short_streams(z: Tensor, short: Tensor) -> _Streams:
 def _forward(streams: _Streams, h: Tensor | None, bias: Tensor, spectra: Tensor | None = None) -> Tensor:
     """y, (B, D, L), with the long filters (D, L) or their spectra and the weights of the skip (D,)."""
     x = streams.x0
+    if h is not None and (products := _products(x, streams.taps, backward=False)):
+        return products(streams, h.contiguous(), bias.float().contiguous())
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if y.numel():
         plan = _plan(x, backward=False)
@@ -253,26 +244,27 @@ def _backward(
     """Fills the gradients of the three streams, (B, D, L) each; those of `short`, of the filters and of the skip."""
     if not dy.numel():
         return torch.zeros_like(streams.short), torch.zeros_like(h), torch.zeros_like(bias)
-    plan = _plan(dy, backward=True)
-    run = _tile_backward if plan.n_columns == 1 else _columns_backward
+    plan, h, bias_float = _plan(dy, backward=True), h.contiguous(), bias.float().contiguous()
+    run = _products(dy, streams.taps, backward=True)
+    if run is None:
+        run = partial(_tile_backward if plan.n_columns == 1 else _columns_backward, plan)
     with torch.cuda.device_of(dy):
-        dshort, dh, dbias = run(plan, dy, streams, h.contiguous(), bias.float().contiguous(), gradients)
+        dshort, dh, dbias = run(dy, streams, h, bias_float, gradients)
     return dshort, dh.to(h.dtype), dbias.to(bias.dtype)
+
+
+def _products(x: Tensor, taps: int, backward: bool) -> Callable[..., Any] | None:
+    """What takes sequences like x as products with Toeplitz matrices; None where FFTs do."""
+    chosen = costs.chosen(x.shape[2], x.shape[0], x.dtype, backward, taps) if x.numel() else None
+    return (
+        None if chosen is None else partial(toeplitz_launch.backward if backward else toeplitz_launch.forward, chosen)
+    )
 
 
 def _plan(x: Tensor, backward: bool) -> Plan:
     plan = plan_for(x.shape[-1], x.dtype, backward)
     assert plan is not None
     return plan
-
-
-def bound(n: int) -> Any:
-    """An argument that bounds a loop.
-
-    A compiled kernel learns it at run time, so that no length needs a compilation of its own. The interpreter gets a
-    constant: it turns integers into tensors, and Triton 3.6's can't loop up to a tensor under numpy 2.4.
-    """
-    return tl.constexpr(n) if kernels.INTERPRETED.value else n
 
 
 def _constants(plan: Plan) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from genome_lm.kernels.triton import rows as kernels
-from genome_lm.kernels.triton.launch import bound
+from genome_lm.kernels.triton.streams import bound
 
 ELEMENTS = 2_048
 """Of a tile of rows, if a row has no more."""
