@@ -85,9 +85,10 @@ CONVOLUTIONS = (
 KERNELS = (
     *CONVOLUTIONS, "norm_rows", "norm_rows_backward", "gelu_rows", "gelu_rows_backward", "round_rows", "head_rows",
     "head_rows_backward", "linear_gelu", "linear_gelu_backward", "filter_forward", "filter_backward_hidden",
-    "filter_backward_out", "filter_backward_inner", "filter_backward_first",
+    "filter_backward_out", "filter_backward_inner", "filter_backward_first", "toeplitz_table", "toeplitz_conv",
+    "toeplitz_conv_backward",
 )  # fmt: skip
-"""These, and those of `rows`, `products` and `filters`."""
+"""These, and those of `rows`, `products`, `filters` and `toeplitz`."""
 
 WIDTHS, LENGTHS = (256, 768), (1_024, 8_192, 32_768, 160_000, 450_000, 1_000_000)
 """Of the blocks that docs/gpu.md counts."""
@@ -104,6 +105,7 @@ FULL = Form(
     compiled=KERNELS,
     shapes=(
         *((3, 5, length) for length in _SMALL), (2, 16, 32_768), (1, 4, 160_001), (1, 4, 450_000), (1, 2, 1_000_002),
+        *((batch, 3, length) for batch in (33, 128) for length in (255, 1_024, 1_025, 2_001)),
     ),
     probed=(2, 3, 1_503),
     large=(129, 256, 65_536),
@@ -112,7 +114,10 @@ FULL = Form(
     training=_TRAINING,
     generated=200,
     batches=(1, 8, 64),
-    timed=((256, 128, 1_024), (8, 256, 32_768), (1, 256, 160_000), (1, 256, 450_000), (1, 256, 1_000_000)),
+    timed=(
+        (256, 128, 1_024), (128, 256, 2_048), (64, 256, 4_096), (8, 256, 32_768), (1, 256, 160_000),
+        (1, 256, 450_000), (1, 256, 1_000_000),
+    ),
     rounds=5,
     blocks=tuple((max(1, (1 << 18) // length), width, length) for width, length in product(WIDTHS, LENGTHS)),
     steps=(
@@ -126,7 +131,16 @@ SHORT = Form(
     square=4_096,
     copied=1 << 30,
     compiled=(),
-    shapes=((3, 5, 37), (3, 5, 257), (3, 5, 1_024), (3, 5, 1_026), (2, 16, 32_768), (1, 2, 160_001)),
+    shapes=(
+        (3, 5, 37),
+        (3, 5, 257),
+        (3, 5, 1_024),
+        (3, 5, 1_026),
+        (33, 3, 1_025),
+        (128, 3, 1_024),
+        (2, 16, 32_768),
+        (1, 2, 160_001),
+    ),
     probed=(2, 3, 1_503),
     large=None,
     lengths=(1_024, 4_096),

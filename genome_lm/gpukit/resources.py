@@ -15,10 +15,21 @@ from triton.compiler import ASTSource
 from genome_lm.alphabet import EMBEDDING_ROWS, NUCLEOTIDES
 from genome_lm.kernels.conv.online import DIRECT
 from genome_lm.kernels.triton import conv as triton_conv
-from genome_lm.kernels.triton import filter_launch, filters, launch, product_launch, products, row_launch, steps
+from genome_lm.kernels.triton import (
+    filter_launch,
+    filters,
+    launch,
+    product_launch,
+    products,
+    row_launch,
+    steps,
+    toeplitz,
+    toeplitz_launch,
+)
 from genome_lm.kernels.triton import rows as triton_rows
 from genome_lm.kernels.triton.filter_plan import CHANNELS
 from genome_lm.kernels.triton.plan import Plan, Precision, plan_for
+from genome_lm.kernels.triton.toeplitz_plan import ToeplitzPlan, plans
 
 SHARED_KIB = {80: 99, 90: 227}
 """Shared memory that a program may have, by architecture."""
@@ -32,6 +43,8 @@ HEADS = ["head_rows", "head_rows_backward"]
 OVER_ROWS = WHOLE_ROWS + PARTS_OF_ROWS + HEADS
 PRODUCTS = ["linear_gelu", "linear_gelu_backward"]
 """Of the MLP, in half precision alone."""
+TOEPLITZ = ["toeplitz_conv", "toeplitz_conv_backward"]
+"""Of short sequences, in bfloat16 on an H100 alone. `toeplitz_table` goes with them."""
 WIDTH = 256
 """Channels of a row, as the larger models have them."""
 SUMS = ["filter_backward_out", "filter_backward_inner"]
@@ -107,10 +120,11 @@ Whether they are faster in bfloat16 too is to be measured.
 """
 _STACK_OF_LENGTH = {
     ("tile_conv", 8_192): 192, ("tile_conv_backward", 4_096): 1_728, ("tile_conv_backward", 8_192): 2_232,
-    ("rows_backward", 32_768): 16,
+    ("rows_backward", 32_768): 16, ("toeplitz_conv", 1_001): 8, ("toeplitz_conv_backward", 1_001): 16,
+    ("toeplitz_conv_backward", 1_024): 8,
 }  # fmt: skip
-"""The same of variants with a length. Backward passes of one program spill 720 and 1,256 bytes of lengths that are
-multiples of 16, whose instructions are counted, and these of others."""
+"""The same of variants with a length, for an H100. Backward passes of one program spill 720 and 1,256 bytes of lengths
+that are multiples of 16, whose instructions are counted, and these of others."""
 
 STEPS = [
     "normed_linear_kernel", "add_linear_kernel", "convolved_kernel", "push_block_kernel", "drawn_kernel",
@@ -169,6 +183,8 @@ def variants(arch: int) -> list[Variant]:
             ("tile_conv_backward", 8_192),
         )  # fmt: skip
         others += [(*tile, aligned) for tile, aligned in product(tiles, (True, False))]
+        others += [(kernel, length, length % 16 == 0) for kernel, length in product(TOEPLITZ, (1_001, 1_024))]
+        others += [("toeplitz_table", 1_024, True)]
     chosen += [Variant(kernel, *_PRODUCTS[0], arch, aligned, length) for kernel, length, aligned in others]
     return chosen
 
@@ -193,6 +209,8 @@ def resources(variant: Variant) -> Resources:
         return _of_filters(variant)
     if kernel in OVER_ROWS + PRODUCTS:
         return _of_rows(variant)
+    if kernel.startswith("toeplitz"):
+        return _of_toeplitz(variant)
     length, hopper = variant.length or (1_024 if kernel in TILES else 1_000_000), variant.arch >= 90
     plan = plan_for(length, dtype, kernel.endswith("backward"), variant.dot, hopper)
     assert plan is not None
@@ -238,6 +256,58 @@ def instructions(
     loops = [(begin, end) for begin, end in turns if begin < end]  # what ends a kernel jumps to itself
     within = sum(any(begin <= at <= end for begin, end in loops) for at in places)
     return len(places) - within, within
+
+
+def _loops(cubin: bytes) -> list[int]:
+    """Instructions outside of loops, and in a turn of each loop without the loops in it, in their order."""
+    listing = _read(cubin, "-sass")
+    lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", listing)]
+    turns = [(int(match[1], 16), at) for at, text in lines if (match := re.search(r"BRA.*?(0x[0-9a-f]+)", text))]
+    loops = sorted((begin, end) for begin, end in turns if begin < end)  # what ends a kernel jumps to itself
+    counts = [0] * (1 + len(loops))
+    for at, text in lines:
+        if not text.startswith("NOP"):
+            inner = [number for number, (begin, end) in enumerate(loops, 1) if begin <= at <= end]
+            counts[max(inner, default=0)] += 1  # of loops around a place, the one that begins last is the innermost
+    return counts
+
+
+def toeplitz_instructions(kernel: str, plan: ToeplitzPlan, whole: bool, taps: int) -> list[int]:
+    """Instructions of a warp of a product with Toeplitz matrices on an H100, as `toeplitz_costs` counts them."""
+    source, options = _toeplitz_source(kernel, plan, whole, aligned=True, taps=taps)
+    return _loops(triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["cubin"])
+
+
+def _toeplitz_source(
+    kernel: str, plan: ToeplitzPlan, whole: bool, aligned: bool, taps: int = TAPS
+) -> tuple[ASTSource, dict[str, Any]]:
+    """A product with Toeplitz matrices, and its options; `aligned`: operands and their strides, see `Variant`."""
+    function = getattr(toeplitz, kernel)
+    constants = toeplitz_launch.constants(plan, plan.sequences, backward=kernel.endswith("backward"))
+    constants |= {"TAPS": taps, "LANES": 16 if taps else 8, "WHOLE": whole, "BLOCK": toeplitz_launch.TABLE_BLOCK}
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+    constants = {name: value for name, value in constants.items() if name in function.arg_names}
+    kinds = dict.fromkeys(("short", "h", "skip", "skew", "dh", "sums"), "*fp32")
+    kinds |= dict.fromkeys(_OPERANDS | {"table", "work"}, "*bf16") | dict.fromkeys(constants, "constexpr")
+    types = {name: kinds.get(name, "i32") for name in function.arg_names}
+    ours = {"table", "work", "skew", "dh", "sums", "width", "pitch"}
+    divisible = {
+        (number,): [["tt.divisibility", 16]]
+        for number, name in enumerate(types)
+        if types[name] != "constexpr"
+        and (name in ours or (aligned and name not in triton_conv.GENERAL and name != "tiles"))
+    }
+    return ASTSource(function, types, constants, divisible), options
+
+
+def _of_toeplitz(variant: Variant) -> Resources:
+    """What a product with Toeplitz matrices takes, of all its plans the most."""
+    found = []
+    kernel, batch = variant.kernel, 256
+    for plan in plans(variant.length, batch, kernel.endswith("backward")):
+        source, options = _toeplitz_source(kernel, plan, plan.is_whole(batch), variant.aligned)
+        found.append(_compiled(variant, source, options, multiplies=kernel in TOEPLITZ))
+    return Resources(*map(max, zip(*found, strict=True)))
 
 
 def _of_rows(variant: Variant) -> Resources:

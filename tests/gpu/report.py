@@ -59,7 +59,8 @@ def crossover(results: dict[str, Any]) -> dict[str, Any]:
     """Shortest and longest length at which our kernels were faster than torch.fft, by dtype and direction.
 
     Of the lengths in their order, the longest run of faster ones counts; from the shortest length measured on, it
-    counts from 1 on. Both lengths are 0 where torch.fft was always faster.
+    counts from 1 on. Both lengths are 0 where torch.fft was always faster. So it is with the products with Toeplitz
+    matrices, beside our FFTs.
     """
     faster, measured = {}, {}
     for direction, dtype in product(DIRECTIONS, ("bfloat16", "float32")):
@@ -70,13 +71,18 @@ def crossover(results: dict[str, Any]) -> dict[str, Any]:
         )
         name = f"{dtype} {direction}"
         measured[name] = [shape for _, shape, _ in rows]
-        faster[name] = _longest_run([(length, _is_faster(times)) for length, _, times in rows])
+        faster[name] = _longest_run([(length, _is_faster(times, "triton", "torch.fft")) for length, _, times in rows])
+        both = [(length, times) for length, _, times in rows if "triton, products" in times]
+        if both:
+            faster[f"{name}, products"] = _longest_run(
+                [(length, _is_faster(times, "triton, products", "triton, FFTs")) for length, times in both]
+            )
     about = {"card": card(results), "date": results["date"][:10], "commit": results["commit"]}
     return {**about, "measured": measured, "faster": faster}
 
 
-def _is_faster(times: dict[str, list[float]]) -> bool:
-    return _median(times, "triton") < _median(times, "torch.fft")
+def _is_faster(times: dict[str, list[float]], side: str, other: str) -> bool:
+    return _median(times, side) < _median(times, other)
 
 
 def _longest_run(rows: list[tuple[int, bool]]) -> tuple[int, int]:

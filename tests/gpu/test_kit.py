@@ -144,7 +144,7 @@ def results() -> dict[str, Any]:
     convolutions = [
         measured(1_024, "bfloat16", 1.0, 2.0), measured(1_000_000, "bfloat16", 1.0, 5.0),
         measured(160_000, "bfloat16", 3.0, 2.0), measured(1_024, "float32", 2.0, 1.0),
-        *(measured(1_000_000 + n, "float16", 2.0, 1.0) for n in range(6)),
+        *(measured(1_000_000 + n, "float16", 2.0, 1.0) for n in range(2 * len(FORMS["full"].timed) - 4)),
     ]  # fmt: skip
     step = {
         "what": "model", "shape": [8, 256, 32_768], "layers": 4, "direction": "training", "passed": True,

@@ -183,7 +183,31 @@ def test_the_file_of_measured_crossovers() -> None:
         "measured",
         "faster",
     }
-    assert set(costs.measured_crossover()) <= {f"{dtype} {direction}" for dtype in dtypes for direction in directions}
+    names = {f"{dtype} {direction}" for dtype in dtypes for direction in directions}
+    products = {f"bfloat16 {direction}, products" for direction in directions}
+    assert set(costs.measured_crossover()) <= names | products
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_products_take_short_sequences_in_batches_by_count(
+    backward: bool, measured: dict[str, tuple[int, int]]
+) -> None:
+    """FFTs take what is long, alone, or not bfloat16. A measurement takes precedence where the batch is large."""
+    plan = costs.chosen(1_024, 256, torch.bfloat16, backward, 3)
+    assert plan is not None
+    by_fft = sum(cost.floor for cost in costs.fft_costs(1_024, torch.bfloat16, backward, 256, 3).values())
+    assert ours(1_024, torch.bfloat16, backward, 256, 3).floor < 0.5 * by_fft
+    for length, batch, dtype in (
+        (1_024, 1, torch.bfloat16),
+        (8_192, 32, torch.bfloat16),
+        (1_024, 256, torch.float32),
+    ):
+        assert costs.chosen(length, batch, dtype, backward, 3) is None
+    direction = "training" if backward else "forward"
+    measured[f"bfloat16 {direction}, products"] = (1_025, 9_000)
+    assert costs.chosen(1_024, 256, torch.bfloat16, backward, 3) is None
+    assert costs.chosen(8_192, 32, torch.bfloat16, backward, 3) is not None
+    assert costs.chosen(8_192, 1, torch.bfloat16, backward, 3) is None, "measured with many sequences"
 
 
 @pytest.mark.parametrize("length", [1_024, 32_768])

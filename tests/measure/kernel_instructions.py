@@ -1,15 +1,20 @@
 """Instructions of the kernels of the long convolution, counted in what Triton compiles for an H100, without a GPU.
 
-`python -m tests.measure.kernel_instructions` writes genome_lm/kernels/triton/instructions.json, from which
-`genome_lm.kernels.triton.costs` counts. Run it where a kernel or its sizes change; it takes some ten minutes.
+`python -m tests.measure.kernel_instructions` writes instructions.json and toeplitz_instructions.json in
+genome_lm/kernels/triton, from which `costs` and `toeplitz_costs` there count. Run it where a kernel or its sizes
+change; it takes some ten minutes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
-from genome_lm.gpukit.resources import TAPS, instructions
+from genome_lm.gpukit.resources import TAPS, instructions, toeplitz_instructions
+from genome_lm.kernels.triton import toeplitz_costs
 from genome_lm.kernels.triton.costs import INSTRUCTIONS_FILE, form_of
 from genome_lm.kernels.triton.plan import Plan, make_plan
+from genome_lm.kernels.triton.toeplitz_plan import plans
 
 TILES = {
     "bf16": ((16, 16, 2), (32, 16, 2), (32, 32, 2), (64, 32, 4), (64, 64, 4), (128, 64, 8)),
@@ -54,7 +59,23 @@ def counted() -> Iterator[Counted]:
         yield Counted("taps_backward", plan, (TAPS, TAPS), True)
 
 
-if __name__ == "__main__":
-    found = {form_of(*one): instructions(*one) for one in counted()}
+def of_toeplitz() -> dict[str, list[int]]:
+    """Those of all forms of the products with Toeplitz matrices."""
+    found, length, batch = {}, 1_024, 256
+    for backward, taps, whole in product((False, True), (0, TAPS), (True, False)):
+        kernel = "toeplitz_conv_backward" if backward else "toeplitz_conv"
+        for plan in plans(length, batch, backward):
+            form = toeplitz_costs.form_of(plan.sequences * plan.tiles, plan.tile, backward, taps, whole)
+            found[form] = toeplitz_instructions(kernel, plan, whole, taps)
+    return found
+
+
+def write(path: Path, found: Mapping[str, Sequence[int]]) -> None:
+    """One form a line, in their order."""
     lines = (f'  "{form}": {list(numbers)}' for form, numbers in sorted(found.items()))
-    INSTRUCTIONS_FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(toeplitz_costs.INSTRUCTIONS_FILE, of_toeplitz())
+    write(INSTRUCTIONS_FILE, {form_of(*one): instructions(*one) for one in counted()})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from genome_lm.gpukit.timing import alternate
 from genome_lm.kernels import depthwise
 from genome_lm.kernels.conv import reference
 from genome_lm.kernels.dispatch import HAS_TRITON
-from genome_lm.kernels.triton import plan
+from genome_lm.kernels.triton import costs, plan
 from genome_lm.kernels.triton.costs import flash_fft_conv, torch_fft
 from genome_lm.kernels.triton.costs import ours as our_cost
+from genome_lm.kernels.triton.toeplitz_plan import takes
 
 INPUTS = 3
 """Sets of operands that take turns, so that none waits in the caches."""
@@ -40,6 +42,15 @@ def _within_l2(work: Callable[[int], None], number: int) -> None:
         work(number)
     finally:
         plan.WORKSPACE_BYTES = wide
+
+
+def _with_kernels(choice: Literal["products", "FFTs"], work: Callable[[int], None], number: int) -> None:
+    """Work with products with Toeplitz matrices or with FFTs, whichever would be chosen."""
+    before, costs.CHOICE = costs.CHOICE, choice
+    try:
+        work(number)
+    finally:
+        costs.CHOICE = before
 
 
 SIDES: dict[str, Operation] = {
@@ -71,6 +82,9 @@ def _measure(case: Case, kit: Kit, shape: Shape, dtype: torch.dtype) -> None:
     for direction, work in (("forward", forward), ("training", training)):
         sides = {name: partial(work, operation) for name, operation in SIDES.items()}
         sides["triton, groups within L2"] = partial(_within_l2, sides["triton"])
+        if takes(shape[2], dtype):
+            sides["triton, products"] = partial(_with_kernels, "products", sides["triton"])
+            sides["triton, FFTs"] = partial(_with_kernels, "FFTs", sides["triton"])
         case.record(**{direction: alternate(sides, kit.form.rounds, kit.device)})
         case.record(**{f"{direction} counted": _counted(shape, dtype, direction)})
 
@@ -85,12 +99,12 @@ def _counted(shape: Shape, dtype: torch.dtype, direction: str) -> dict[str, dict
     """
     batch, channels, length = shape
     passes = (False,) if direction == "forward" else (False, True)
-    costs = {
+    counts = {
         "triton": [our_cost(length, dtype, backward, batch, TAPS) for backward in passes],
         "torch.fft": [torch_fft(length, dtype, backward, TAPS) for backward in passes],
     }
     if dtype == torch.bfloat16 and direction == "forward":
-        costs["FlashFFTConv"] = [flash_fft_conv(length)]
+        counts["FlashFFTConv"] = [flash_fft_conv(length)]
     sequences = batch * channels
     return {
         side: {
@@ -98,5 +112,5 @@ def _counted(shape: Shape, dtype: torch.dtype, direction: str) -> dict[str, dict
             "GFLOP": round(sum(cost.matrix + cost.plain for cost in each) * sequences / 1e9, 3),
             "floor_ms": round(sum(cost.floor for cost in each) * sequences * 1e3, 4),
         }
-        for side, each in costs.items()
+        for side, each in counts.items()
     }

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from genome_lm.kernels.constant import constant_while_compiling
+
 LONGEST = 16_384
 """Longest sequence that these kernels take. Their operations grow with the length, and FFTs win before."""
 WORKSPACE_BYTES = 256 << 10
@@ -63,7 +65,16 @@ class ToeplitzPlan(NamedTuple):
 
 def takes(length: int, dtype: torch.dtype) -> bool:
     """Whether the kernels take such sequences. Products of bfloat16 alone would be too coarse for other dtypes."""
-    return 0 < length <= LONGEST and dtype == torch.bfloat16
+    return 0 < length <= LONGEST and dtype == torch.bfloat16 and _fit_the_gpu()
+
+
+@constant_while_compiling
+def _fit_the_gpu() -> bool:
+    """Whether the current GPU multiplies from shared memory, and has enough of it. Without a GPU, for an H100.
+
+    Other cards than those of data centres have 99 KiB for a program, from 12.0 on too. The kernels take up to 144 KiB.
+    """
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] in (9, 10)
 
 
 SIZES = {False: ((128, 256, 8), (64, 256, 8), (64, 128, 4)), True: ((64, 256, 8), (64, 128, 8))}
