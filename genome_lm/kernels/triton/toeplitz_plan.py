@@ -72,7 +72,7 @@ def takes(length: int, dtype: torch.dtype) -> bool:
 def _fit_the_gpu() -> bool:
     """Whether the current GPU multiplies from shared memory, and has enough of it. Without a GPU, for an H100.
 
-    Other cards than those of data centres have 99 KiB for a program, from 12.0 on too. The kernels take up to 144 KiB.
+    A program takes up to 144 KiB. Cards of capability 12.0 have 99.
     """
     return not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] in (9, 10)
 
