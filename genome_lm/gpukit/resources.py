@@ -123,8 +123,8 @@ _STACK_OF_LENGTH = {
     ("rows_backward", 32_768): 16, ("toeplitz_conv", 1_001): 8, ("toeplitz_conv_backward", 1_001): 16,
     ("toeplitz_conv_backward", 1_024): 8,
 }  # fmt: skip
-"""The same of variants with a length, for an H100. Backward passes of one program spill 720 and 1,256 bytes of lengths
-that are multiples of 16, whose instructions are counted, and these of others."""
+"""The same of variants with a length, for an H100. Backward passes of one program spill 720 and 1,256 bytes of
+lengths that are multiples of 16, whose instructions are counted, and these of others."""
 
 STEPS = [
     "normed_linear_kernel", "add_linear_kernel", "convolved_kernel", "push_block_kernel", "drawn_kernel",

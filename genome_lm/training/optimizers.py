@@ -57,7 +57,7 @@ def make_optimizers(model: HyenaLM, config: TrainingConfig) -> list[torch.optim.
 
 
 class BatchedMuon(getattr(torch.optim, "Muon", torch.optim.Optimizer)):  # type: ignore[misc]
-    """`torch.optim.Muon` with matrices of one shape, or one's transpose, in one product: the same bits and state.
+    """`torch.optim.Muon` with matrices of one shape, or one's transpose, in one product, with the same state.
 
     On a CPU the products of one matrix take less time than what PyTorch does around them. It is for the settings of
     `make_optimizers`.

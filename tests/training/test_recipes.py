@@ -151,8 +151,8 @@ def test_muon_steps_are_those_of_torch() -> None:
 
 
 @needs_muon
-def test_matrices_of_one_shape_step_together_with_the_same_bits() -> None:
-    """Among them steps that go on from the state of the plain optimiser."""
+def test_matrices_of_one_shape_step_together() -> None:
+    """As one by one, to the rounding of bfloat16. Some steps go on from the state of the plain optimiser."""
     torch.manual_seed(0)
     shapes = [(24, 8), (8, 8), (8, 24), (24, 8), (40, 8)]
     plain = [nn.Parameter(torch.randn(shape)) for shape in shapes]
@@ -165,7 +165,8 @@ def test_matrices_of_one_shape_step_together_with_the_same_bits() -> None:
             second.grad = first.grad.clone()
         one.step()
         other.step()
-        assert all(map(torch.equal, plain, batched))
+        for first, second in zip(plain, batched, strict=True):
+            torch.testing.assert_close(first, second, rtol=0, atol=2e-3)
         other.load_state_dict(deepcopy(one.state_dict()))
 
 

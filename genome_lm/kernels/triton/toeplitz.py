@@ -28,7 +28,7 @@ Products are of bfloat16, and sums are float32. u, dc, c = h' ∗ u and du are r
 import triton
 import triton.language as tl
 
-from genome_lm.kernels.triton.conv import INTERPRETED, _cast, _kernel, _placed, _taps
+from genome_lm.kernels.triton.conv import INTERPRETED, _cast, _kernel, _taps
 
 WIDE = tl.constexpr(8)
 """Positions of a segment, and copies of the filter in a table."""
@@ -368,6 +368,12 @@ def _add_sums(sums, gradient, before_taps, raw, TAPS: tl.constexpr):
         whole += gradient[column]
         before += before_taps[column]
     return found + (whole, before)
+
+
+@triton.jit
+def _placed(value, lane, LANES: tl.constexpr):
+    """A number at its place in a row of zeros."""
+    return tl.where(tl.arange(0, LANES) == lane, value, 0.0)
 
 
 @triton.jit
