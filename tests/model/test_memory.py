@@ -59,7 +59,8 @@ def test_estimates_grow_with_the_length_as_peaks_do(mode: str, stored: int, fiel
         check=True,
     )
     (short, short_guess), (long, long_guess) = (map(int, line.split()) for line in run.stdout.splitlines())
-    assert long_guess - short_guess == pytest.approx(long - short, rel=0.25)
+    # Of blocks that are computed again, pieces are much of the peak, and their sizes differ between the two lengths.
+    assert long_guess - short_guess == pytest.approx(long - short, rel=0.25 if stored else 0.35)
 
 
 @pytest.mark.parametrize("config", [*PRESETS.values(), ModelConfig(d_model=8, n_layer=1, max_length=1)])
