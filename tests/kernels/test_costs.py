@@ -196,7 +196,7 @@ def test_products_take_short_sequences_in_batches_by_count(
     plan = costs.chosen(1_024, 256, torch.bfloat16, backward, 3)
     assert plan is not None
     by_fft = sum(cost.floor for cost in costs.fft_costs(1_024, torch.bfloat16, backward, 256, 3).values())
-    assert ours(1_024, torch.bfloat16, backward, 256, 3).floor < 0.5 * by_fft
+    assert ours(1_024, torch.bfloat16, backward, 256, 3).floor < 0.8 * by_fft
     for length, batch, dtype in (
         (1_024, 1, torch.bfloat16),
         (8_192, 32, torch.bfloat16),

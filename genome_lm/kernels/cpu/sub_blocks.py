@@ -69,7 +69,8 @@ class MlpInC:
 
         `kept`, (N, I), gets what `backward` would compute again otherwise.
         """
-        self._forward(self._mlp, _at(x), _at(out), _at(kept), _SIZE(len(x)), _at(self._take_room()))
+        room = self._take_room()  # held here as long as the call lasts
+        self._forward(self._mlp, _at(x), _at(out), _at(kept), _SIZE(len(x)), _at(room))
 
     def backward(self, rows: Sequence[Tensor], sums: Any, first: bool) -> None:
         """Go back through rows.
@@ -81,10 +82,13 @@ class MlpInC:
             first: Whether those of w1 and w2 are written instead.
         """
         x, grad, grad_x = rows[:3]
+        if first and not len(x):  # no tile writes them
+            sums.w1.zero_()
+            sums.w2.zero_()
         kept = rows[3] if len(rows) > 3 else None
         into = ctypes.byref(_MlpSums(*(each.data_ptr() for each in sums)))
-        room, count = _at(self._take_room()), _SIZE(len(x))
-        self._backward(self._mlp, _at(x), _at(kept), _at(grad), _at(grad_x), count, into, int(first), room)
+        room, count = self._take_room(), _SIZE(len(x))
+        self._backward(self._mlp, _at(x), _at(kept), _at(grad), _at(grad_x), count, into, int(first), _at(room))
 
     def _take_room(self) -> Tensor:
         return workspace.take("sub_blocks.room", (self._room,), torch.float32)
