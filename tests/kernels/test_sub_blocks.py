@@ -35,7 +35,9 @@ def computed(given: Sequence[Tensor], rounds: bool) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("stored", [0, 1 << 30])
-@pytest.mark.parametrize("shape", [(0, 16, 40), (1, 16, 40), (ROWS, 33, 77), (ROWS + 1, 40, 64), (2_100, 24, 50)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(0, 16, 40), (1, 16, 40), (ROWS, 33, 77), (ROWS + 1, 40, 64), (2_100, 24, 50)], ids=str
+)
 def test_c_gives_what_operations_give(
     shape: tuple[int, int, int], stored: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
