@@ -140,7 +140,7 @@ def test_groups_of_channels_share_a_workspace(monkeypatch: pytest.MonkeyPatch) -
     plan = launch.plan_for(300, FLOAT32)
     sequence = 2 * plan.n_columns * plan.tile * 4
     monkeypatch.setattr(plans, "WORKSPACE_BYTES", 2 * 3 * sequence)
-    streams = launch._Streams(*inputs[:3], inputs[4], 0)
+    streams = launch.Streams(*inputs[:3], inputs[4], 0)
     groups = list(launch._groups(plan, streams, inputs[4], 3))
     assert [group.channels for group, _ in groups] == [2, 2, 1]
     assert len({rooms.data_ptr() for _, rooms in groups}) == 1

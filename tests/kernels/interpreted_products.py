@@ -18,7 +18,7 @@ BOUNDS = {"stream bias": 4e-2, "bias": 4e-2}
 def use(monkeypatch: pytest.MonkeyPatch, sequences: int, tiles: int, tile: int, rows: int) -> None:
     """Have plans of these sizes, and the filter's gradient in products of 16 positions of so many rows."""
     monkeypatch.setattr(
-        costs, "chosen",
+        costs, "toeplitz_plan_for",
         lambda length, *_: ToeplitzPlan(sequences, tiles, tile, step=16, warps=4, length=length),
     )  # fmt: skip
     for module in (toeplitz_plan, toeplitz_launch):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genome_lm.kernels.triton import costs, plan, product_plan
+from genome_lm.kernels.triton import costs, plan, product_plan, rates
 from genome_lm.kernels.triton.costs import (
     filter_costs,
     flash_fft_conv,
@@ -54,7 +54,7 @@ def test_floors(length: int, backward: bool) -> None:
     """A pass takes as long as its kernels one after the other, each at least as long as its transfers."""
     for batch in (1, 8):
         kernels = kernel_costs(length, torch.bfloat16, backward, batch).values()
-        assert all(cost.floor >= max(cost.memory_floor, cost.cached / costs.CACHE) > 0 for cost in kernels)
+        assert all(cost.floor >= max(cost.memory_floor, cost.cached / rates.CACHE) > 0 for cost in kernels)
         total = ours(length, torch.bfloat16, backward, batch)
         assert total.floor == pytest.approx(sum(cost.floor for cost in kernels))
     for cost in (flash_fft_conv(length), torch_fft(length, torch.bfloat16, backward)):
@@ -144,7 +144,7 @@ def test_what_stands_in_l2_is_not_moved(backward: bool) -> None:
     """Nothing but operands and results is then read from memory; one program keeps nothing between passes."""
     for length in LENGTHS:
         costs_of = kernel_costs(length, torch.bfloat16, backward).values()
-        assert all(cost.cached / costs.CACHE <= cost.resident <= cost.floor for cost in costs_of)
+        assert all(cost.cached / rates.CACHE <= cost.resident <= cost.floor for cost in costs_of)
     one = ours(1_024, torch.bfloat16, backward)
     assert one.resident == one.floor
     many = ours(32_768, torch.bfloat16, backward, 8)
@@ -188,12 +188,25 @@ def test_the_file_of_measured_crossovers() -> None:
     assert set(costs.measured_crossover()) <= names | products
 
 
+@pytest.mark.parametrize("length", [1_000, 8_000, 100_000])
+@pytest.mark.parametrize("taps", [1, 2, 4, 7])
+def test_any_taps_count_like_those_whose_instructions_are_counted(length: int, taps: int) -> None:
+    """Models may have short convolutions of any length, and whether kernels are worthwhile is asked for all."""
+    for backward in (False, True):
+        seconds, counted = (
+            [cost.floor for cost in costs.fft_costs(length, torch.bfloat16, backward, 8, each).values()]
+            for each in (taps, rates.COUNTED_TAPS)
+        )
+        assert seconds == pytest.approx(counted, rel=0.1)
+    assert costs.worthwhile(length, torch.bfloat16, 8, training=True, taps=taps)
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_products_take_short_sequences_in_batches_by_count(
     backward: bool, measured: dict[str, tuple[int, int]]
 ) -> None:
     """FFTs take what is long, alone, or not bfloat16. A measurement takes precedence where the batch is large."""
-    plan = costs.chosen(1_024, 256, torch.bfloat16, backward, 3)
+    plan = costs.toeplitz_plan_for(1_024, 256, torch.bfloat16, backward, 3)
     assert plan is not None
     by_fft = sum(cost.floor for cost in costs.fft_costs(1_024, torch.bfloat16, backward, 256, 3).values())
     assert ours(1_024, torch.bfloat16, backward, 256, 3).floor < 0.8 * by_fft
@@ -202,12 +215,12 @@ def test_products_take_short_sequences_in_batches_by_count(
         (8_192, 32, torch.bfloat16),
         (1_024, 256, torch.float32),
     ):
-        assert costs.chosen(length, batch, dtype, backward, 3) is None
+        assert costs.toeplitz_plan_for(length, batch, dtype, backward, 3) is None
     direction = "training" if backward else "forward"
     measured[f"bfloat16 {direction}, products"] = (1_025, 9_000)
-    assert costs.chosen(1_024, 256, torch.bfloat16, backward, 3) is None
-    assert costs.chosen(8_192, 32, torch.bfloat16, backward, 3) is not None
-    assert costs.chosen(8_192, 1, torch.bfloat16, backward, 3) is None, "measured with many sequences"
+    assert costs.toeplitz_plan_for(1_024, 256, torch.bfloat16, backward, 3) is None
+    assert costs.toeplitz_plan_for(8_192, 32, torch.bfloat16, backward, 3) is not None
+    assert costs.toeplitz_plan_for(8_192, 1, torch.bfloat16, backward, 3) is None, "measured with many sequences"
 
 
 @pytest.mark.parametrize("length", [1_024, 32_768])
@@ -245,7 +258,7 @@ def test_products_are_fused_where_that_takes_less_time(backward: bool, monkeypat
     of_gelu = row_costs(backward)["gelu_rows_backward" if backward else "gelu_rows"].floor
     for width, fused in ((widest // 2, True), (widest, True), (2 * widest, False)):
         own = sum(cost.floor for cost in product_costs(width, backward).values())
-        product = max(10 / costs.COPY, 8 * width / costs.MATRIX)
+        product = max(10 / rates.COPY, 8 * width / rates.MATRIX)
         assert (own < (2 if backward else 1) * product + of_gelu) == fused
 
 
@@ -261,7 +274,7 @@ def test_filters_move_themselves_and_little_else(length: int) -> None:
     assert moved > 2 * forward.bytes + between
     assert length < 10_000 or moved < 1.02 * (2 * forward.bytes + between), "sums of weights are shared by positions"
     for cost in (forward, *backward.values()):
-        assert cost.floor >= max(cost.memory_floor, cost.cached / costs.CACHE) > 0
+        assert cost.floor >= max(cost.memory_floor, cost.cached / rates.CACHE) > 0
     more = filter_costs(length, channels, 4, 5, backward=True)
     assert len(more) == len(backward) + 1
 

@@ -19,7 +19,7 @@ import torch
 
 from genome_lm.config import PRESETS
 from genome_lm.gpukit.forms import LENGTHS, WIDTHS
-from genome_lm.kernels.triton import costs
+from genome_lm.kernels.triton import costs, rates
 
 FLASH, FLASH_KERNELS = "eager, FlashFFTConv's scheme", "eager, FlashFFTConv's kernels"
 SCHEMES = "eager, torch.fft", FLASH, FLASH_KERNELS, "ours, convolution alone", "ours", "fused floor"
@@ -40,8 +40,8 @@ class Part(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        arithmetic = self.matrix / costs.MATRIX + self.plain / costs.PLAIN
-        return max(self.bytes / costs.COPY, arithmetic, self.least)
+        arithmetic = self.matrix / rates.MATRIX + self.plain / rates.PLAIN
+        return max(self.bytes / rates.COPY, arithmetic, self.least)
 
 
 def block(scheme: str, length: int, width: int, backward: bool) -> list[Part]:
@@ -107,7 +107,7 @@ def _own_network(length: int, width: int, backward: bool) -> Part:
     """The same in Triton."""
     kernels = costs.filter_costs(length, width, 1 + MODEL.num_inner_mlps, MODEL.emb_dim, backward).values()
     values = width * length * batch_of(length)
-    cost = costs.Cost(*(sum(counts) / values for counts in zip(*kernels, strict=True)))
+    cost = rates.Cost(*(sum(counts) / values for counts in zip(*kernels, strict=True)))
     return Part(cost.bytes, cost.matrix, cost.plain, cost.floor)
 
 
@@ -135,7 +135,7 @@ def _core(scheme: str, length: int, backward: bool) -> list[Part]:
     gates, between = 2 * length, forward.bytes - 4 * 2 * length
     moved = 7 * gates + 2 * between if backward else forward.bytes
     times = 2 if backward else 1  # two sequences go there and back instead of one
-    least = _flash_instructions(length, backward) / costs.ISSUED if scheme == FLASH_KERNELS else 0.0
+    least = _flash_instructions(length, backward) / rates.ISSUED if scheme == FLASH_KERNELS else 0.0
     return [
         short,
         Part(moved / length, times * forward.matrix / length, times * forward.plain / length, least),
@@ -150,7 +150,7 @@ def _flash_instructions(length: int, backward: bool) -> float:
     return of_length["backward" if backward else "forward"]
 
 
-def _counted(cost: costs.Cost, length: int) -> Part:
+def _counted(cost: rates.Cost, length: int) -> Part:
     return Part(cost.bytes / length, cost.matrix / length, cost.plain / length, cost.floor / length)
 
 

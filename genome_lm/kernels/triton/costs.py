@@ -44,17 +44,16 @@ from genome_lm.kernels.triton.plan import (
     precision_of,
     taps_programs,
 )
-from genome_lm.kernels.triton.rates import (  # noqa: F401 (the others count with them)
-    CACHE,
-    COPY,
+from genome_lm.kernels.triton.rates import (
+    COUNTED_TAPS,
     ISSUED,
     MATRIX,
     OWN_MATRIX,
     PLAIN,
     Cost,
+    cost_of,
+    shared,
 )
-from genome_lm.kernels.triton.rates import cost_of as _cost
-from genome_lm.kernels.triton.rates import shared as _shared
 from genome_lm.kernels.triton.toeplitz_costs import floor, toeplitz_costs
 from genome_lm.kernels.triton.toeplitz_plan import ToeplitzPlan, plans, takes
 
@@ -91,7 +90,7 @@ def kernel_costs(
     Raises:
         ValueError: If the kernels can't take the length or the dtype.
     """
-    plan = chosen(length, batch, dtype, backward, taps)
+    plan = toeplitz_plan_for(length, batch, dtype, backward, taps)
     if plan is not None:
         return toeplitz_costs(plan, batch, backward, taps)
     return fft_costs(length, dtype, backward, batch, taps, precision)
@@ -115,7 +114,7 @@ def fft_costs(
         moved, operations = 8 * length * dtype.itemsize, length * (16 * taps + 8)
         programs, turns = taps_programs(length)
         seconds = _issued("taps_backward", plan, TAPS_WARPS * programs, (taps, taps), turns=turns)
-        costs["taps_backward"] = _cost(moved, moved, 0, operations, seconds)
+        costs["taps_backward"] = cost_of(moved, moved, 0, operations, seconds)
     return costs
 
 
@@ -133,7 +132,7 @@ def launches(
 
     Arguments and errors as in `kernel_costs`. PyTorch's sums, two per group of the backward, come on top.
     """
-    if chosen(length, batch, dtype, backward, taps):
+    if toeplitz_plan_for(length, batch, dtype, backward, taps):
         return 2
     plan = _planned(length, dtype, backward, None)
     kernels = (2, 2) if plan.n_columns == 1 else (5, 7)
@@ -153,18 +152,18 @@ def _tile_costs(plan: Plan, length: int, item: int, backward: bool, batch: int, 
     one = tile * 2 * PRODUCTS[plan.dot] * (2 * plan.rows + 4 * plan.columns)
     moved, spectrum = 4 * length + 8 * tile, 8 * tile  # of the filter, float32
     seconds = _issued("tile_spectrum", plan, plan.warps)
-    costs = {"tile_spectrum": _shared(_cost(moved, moved, one, tile * 6, seconds), batch)}
+    costs = {"tile_spectrum": shared(cost_of(moved, moved, one, tile * 6, seconds), batch)}
     if not backward:
         gates = 4 * length * item
         gating = tile * (3 * 6 + 4 + 10 * taps)
         seconds = _issued("tile_conv", plan, plan.warps, shorts)
-        return costs | {"tile_conv": _cost(gates, gates + spectrum, 2 * one, gating, seconds)}
+        return costs | {"tile_conv": cost_of(gates, gates + spectrum, 2 * one, gating, seconds)}
     # Both u and dc go there and back: four twiddles, two products with the filter, one summed for its gradient.
     gates, gradient = (6 if taps else 7) * length * item, 4 * length / batch
     transforms, plain = 4 + 1 / batch, tile * (6 * 6 + 8 + 9 + 12 * taps + 6 / batch)
     cached = gates + 2 * spectrum + gradient
     seconds = _issued("tile_conv_backward", plan, plan.warps, shorts, outside=1 / batch)
-    return costs | {"tile_conv_backward": _cost(gates + gradient, cached, transforms * one, plain, seconds)}
+    return costs | {"tile_conv_backward": cost_of(gates + gradient, cached, transforms * one, plain, seconds)}
 
 
 def _issued(
@@ -180,7 +179,8 @@ def _issued(
 
     `outside`: share of those outside of the kernel's loop, which programs have in common; `turns` of the loop.
     """
-    before, turn = _INSTRUCTIONS[form_of(kernel, plan, taps, gated)]
+    left, right = (COUNTED_TAPS if each else 0 for each in taps)
+    before, turn = _INSTRUCTIONS[form_of(kernel, plan, (left, right), gated)]
     return warps * (outside * before + turns * turn) / ISSUED
 
 
@@ -219,7 +219,7 @@ class _ColumnPass:
     ) -> Cost:
         between = results * self.between
         seconds = max(seconds, matrix / MATRIX + plain / PLAIN)
-        return _cost(operands + between, cached, matrix, plain, seconds, between)
+        return cost_of(operands + between, cached, matrix, plain, seconds, between)
 
 
 def _column_costs(plan: Plan, length: int, item: int, backward: bool, batch: int, taps: int) -> dict[str, Cost]:
@@ -231,20 +231,20 @@ def _column_costs(plan: Plan, length: int, item: int, backward: bool, batch: int
 
     def rows_fft(sequences: float) -> Cost:
         moved, seconds = 2 * between * sequences, sequences * _issued("rows_fft", plan, warps)
-        return _cost(moved, moved, row * sequences, points * 2 * 6 * sequences, seconds, moved)
+        return cost_of(moved, moved, row * sequences, points * 2 * 6 * sequences, seconds, moved)
 
-    costs = {"columns_fft, filter": _shared(columns.fft(4 * length, 0, gated=False), batch)}
+    costs = {"columns_fft, filter": shared(columns.fft(4 * length, 0, gated=False), batch)}
     moved = (4 + 2 / batch if backward else 2 + 1 / batch) * between  # by the rows' way back
     if not backward:
         seconds = _issued("rows_conv", plan, warps)
         return costs | {
             "rows_fft": rows_fft(1 / batch),
             "columns_fft": columns.fft(2 * gate, length * (1 + 4 * taps), short),
-            "rows_conv": _cost(moved, 3 * between, 2 * row, points * 7 * 6, seconds, moved),
+            "rows_conv": cost_of(moved, 3 * between, 2 * row, points * 7 * 6, seconds, moved),
             "columns_ifft": columns.inverse("columns_ifft", 4 * gate, length * (4 + 6 * taps), taps),
         }
     transforms = 2 + 1 / batch
-    rows = _cost(
+    rows = cost_of(
         moved, (7 + 1 / batch) * between, transforms * row, points * (8 * 6 + 2 + 12 / batch),
         _issued("rows_backward", plan, warps, outside=1 / batch), moved,
     )  # fmt: skip
@@ -255,7 +255,7 @@ def _column_costs(plan: Plan, length: int, item: int, backward: bool, batch: int
         "columns_fft, dy · x0": columns.fft(2 * gate, length * (1 + 2 * taps), (0, taps)),
         "rows_fft": rows_fft(2 + 1 / batch),
         "rows_backward": rows,
-        "columns_ifft, filter": _shared(of_filter, batch),
+        "columns_ifft, filter": shared(of_filter, batch),
         "columns_ifft_backward": columns.inverse("columns_ifft_backward", gates, last, taps),
     }
 
@@ -296,7 +296,7 @@ def row_costs(backward: bool = False, inner: int = 4, item: int = 2, gelu: bool 
         }
         of_gelu = {"gelu_rows_backward": (4 * inner * item, GELU_BACKWARD * inner)}
     return {
-        name: _cost(moved, moved, 0, operations, operations / PLAIN)
+        name: cost_of(moved, moved, 0, operations, operations / PLAIN)
         for name, (moved, operations) in (counts | (of_gelu if gelu else {})).items()
     }
 
@@ -313,7 +313,7 @@ def product_costs(width: int, backward: bool = False, inner: int = 4) -> dict[st
     columns = products.COLUMNS_BACKWARD if backward else products.COLUMNS
     written, loaded = times * inner * item, times * inner * item * width * (1 / products.ROWS + 1 / columns)
     matrix, plain = times * 2 * inner * width, inner * (GELU_BACKWARD if backward else GELU)
-    cost = _cost(times * item + written, loaded + written, matrix, plain, matrix / OWN_MATRIX + plain / PLAIN)
+    cost = cost_of(times * item + written, loaded + written, matrix, plain, matrix / OWN_MATRIX + plain / PLAIN)
     return {"linear_gelu_backward" if backward else "linear_gelu": cost}
 
 
@@ -329,7 +329,7 @@ def filter_costs(length: int, channels: int, layers: int, features: int, backwar
 
     def kernel(moved: float, loaded: float, products: float, plain: float, instructions: float) -> Cost:
         """`loaded`: weights, of L2."""
-        return _cost(moved, moved + loaded, products, plain, 4 * instructions / ISSUED)
+        return cost_of(moved, moved + loaded, products, plain, 4 * instructions / ISSUED)
 
     def network(count: int) -> float:
         return length * (width * (2 * features + count * (WAVE + 2)) + 2 * bands * WAVE)
@@ -387,7 +387,7 @@ def flash_fft_conv(length: int) -> Cost:
     between = (passes - 1) * 2 * size * 2 * half
     matrix = sum(16 * size * n for n in sizes)
     moved = 4 * length * half + between
-    return _cost(moved, 0, matrix, 10 * size, matrix / MATRIX + 10 * size / PLAIN)
+    return cost_of(moved, 0, matrix, 10 * size, matrix / MATRIX + 10 * size / PLAIN)
 
 
 def torch_fft(length: int, dtype: torch.dtype, backward: bool = False, taps: int = 0) -> Cost:
@@ -420,7 +420,7 @@ def torch_fft(length: int, dtype: torch.dtype, backward: bool = False, taps: int
         if taps:
             moved["short convolutions"] = 3 * (3 + 2) * length * item  # zeros and a copy into them, then convolved
         plain = 2 * transform + 3 * size + (4 + 3 * 2 * taps) * length
-        return _cost(sum(moved.values()), 0, 0, plain, plain / PLAIN)
+        return cost_of(sum(moved.values()), 0, 0, plain, plain / PLAIN)
     moved = {
         "gate again": 2 * gate,
         "to float32": convert,
@@ -439,7 +439,7 @@ def torch_fft(length: int, dtype: torch.dtype, backward: bool = False, taps: int
         # The three gradients are joined; those of the input, the weights and the biases; the padding is cut off.
         moved["short convolutions"] = 3 * (2 + 2 + 2 + 1 + 2) * length * item
         plain += 3 * (4 * taps + 1) * length
-    return _cost(sum(moved.values()), 0, 0, plain, plain / PLAIN)
+    return cost_of(sum(moved.values()), 0, 0, plain, plain / PLAIN)
 
 
 def form_of(kernel: str, plan: Plan, taps: tuple[int, int], gated: bool) -> str:
@@ -502,10 +502,10 @@ CHOICE: Literal["auto", "products", "FFTs"] = "auto"
 """What takes the sequences that both can take; other than auto for tests and measurements."""
 
 
-def chosen(length: int, batch: int, dtype: torch.dtype, backward: bool, taps: int) -> ToeplitzPlan | None:
-    """The plan of these kernels where they should be quicker than FFTs, by measurement or else by count; or None.
+def toeplitz_plan_for(length: int, batch: int, dtype: torch.dtype, backward: bool, taps: int) -> ToeplitzPlan | None:
+    """The plan of products with Toeplitz matrices where they should be quicker than FFTs, by measurement or by count.
 
-    None too where they don't take the sequences.
+    None where FFTs should be, and where the products don't take the sequences.
     """
     if CHOICE == "FFTs" or not takes(length, dtype):
         return None
@@ -520,7 +520,7 @@ def chosen(length: int, batch: int, dtype: torch.dtype, backward: bool, taps: in
 def _best(length: int, batch: int, backward: bool, taps: int) -> tuple[ToeplitzPlan, bool]:
     """The plan that counts least, and whether that is less than FFTs."""
     best, *others = plans(length, batch, backward)
-    for other in others:
+    for other in others:  # min with a key is nothing that torch.compile traces
         if floor(other, batch, backward, taps) < floor(best, batch, backward, taps):
             best = other
     by_fft = sum(cost.floor for cost in fft_costs(length, torch.bfloat16, backward, batch, taps).values())

@@ -18,8 +18,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.triton import conv as kernels
 from genome_lm.kernels.triton import costs, toeplitz_launch
 from genome_lm.kernels.triton.plan import TAPS_OCTETS, TAPS_WARPS, Plan, channels_at_once, plan_for, taps_programs
-from genome_lm.kernels.triton.streams import Streams as _Streams
-from genome_lm.kernels.triton.streams import bound
+from genome_lm.kernels.triton.streams import Streams, bound
 from genome_lm.kernels.triton.tables import table_for
 
 PROGRAMS = 1_024
@@ -83,7 +82,7 @@ def core_spectra(h: Tensor, dtype: torch.dtype) -> Tensor:
     with torch.cuda.device_of(h):
         if plan.n_columns == 1:
             return _tile_spectra(plan, h, table_for(plan, h.device).tile)
-        passes = _Passes(plan, _Streams(h[None], h[None], h[None], h, 0), h[:, 0], 0, len(h))
+        passes = _Passes(plan, Streams(h[None], h[None], h[None], h, 0), h[:, 0], 0, len(h))
         spectra = torch.empty(1, len(h), 2, plan.n_columns, plan.tile, dtype=plan.kept, device=h.device)
         passes.filter(h, spectra)
         passes.rows(spectra)
@@ -140,7 +139,7 @@ def _check(x: Tensor, dtype: torch.dtype) -> None:
 @torch.library.custom_op("genome_lm::gated_causal_conv", mutates_args=())
 def _gated(x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor) -> Tensor:
     x0, x1, v = _alike(x0, x1, v)
-    return _forward(_Streams(x0, x1, v, bias.float().contiguous(), 0), h, bias)
+    return _forward(Streams(x0, x1, v, bias.float().contiguous(), 0), h, bias)
 
 
 @_gated.register_fake
@@ -153,7 +152,7 @@ def _gated_backward(
     dy: Tensor, x0: Tensor, x1: Tensor, v: Tensor, h: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     x0, x1, v = _alike(x0, x1, v)
-    streams = _Streams(x0, x1, v, bias.float().contiguous(), 0)
+    streams = Streams(x0, x1, v, bias.float().contiguous(), 0)
     gradients = [torch.empty(x0.shape, dtype=x0.dtype, device=x0.device) for _ in range(3)]
     _, dh, dbias = _backward(dy.contiguous(), streams, h, bias, gradients)
     return *gradients, dh, dbias  # type: ignore[return-value]
@@ -215,16 +214,16 @@ def _alike(*gates: Tensor) -> list[Tensor]:
     return list(gates) if alike else [gate.contiguous() for gate in gates]
 
 
-def _short_streams(z: Tensor, short: Tensor) -> _Streams:
+def _short_streams(z: Tensor, short: Tensor) -> Streams:
     z = z if z.stride(-1) == 1 else z.contiguous()
     x0, x1, v = z.chunk(3, dim=1)
     weights, bias, stream_bias = short.split([short.shape[1] - 2, 1, 1], dim=1)
     stream_bias = stream_bias.to(z.dtype).float()
     folded = torch.cat([weights, bias + weights.sum(1, keepdim=True) * stream_bias, stream_bias], dim=1)
-    return _Streams(x0, x1, v, folded.view(3, -1, short.shape[1]), weights.shape[1])
+    return Streams(x0, x1, v, folded.view(3, -1, short.shape[1]), weights.shape[1])
 
 
-def _forward(streams: _Streams, h: Tensor | None, bias: Tensor, spectra: Tensor | None = None) -> Tensor:
+def _forward(streams: Streams, h: Tensor | None, bias: Tensor, spectra: Tensor | None = None) -> Tensor:
     """y, (B, D, L), with the long filters (D, L) or their spectra and the weights of the skip (D,)."""
     x = streams.x0
     if h is not None and (products := _products(x, streams.taps, backward=False)):
@@ -239,26 +238,26 @@ def _forward(streams: _Streams, h: Tensor | None, bias: Tensor, spectra: Tensor 
 
 
 def _backward(
-    dy: Tensor, streams: _Streams, h: Tensor, bias: Tensor, gradients: Sequence[Tensor]
+    dy: Tensor, streams: Streams, h: Tensor, bias: Tensor, gradients: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fills the gradients of the three streams, (B, D, L) each; those of `short`, of the filters and of the skip."""
     if not dy.numel():
         return torch.zeros_like(streams.short), torch.zeros_like(h), torch.zeros_like(bias)
-    plan, h, bias_float = _plan(dy, backward=True), h.contiguous(), bias.float().contiguous()
     run = _products(dy, streams.taps, backward=True)
     if run is None:
+        plan = _plan(dy, backward=True)
         run = partial(_tile_backward if plan.n_columns == 1 else _columns_backward, plan)
     with torch.cuda.device_of(dy):
-        dshort, dh, dbias = run(dy, streams, h, bias_float, gradients)
+        dshort, dh, dbias = run(dy, streams, h.contiguous(), bias.float().contiguous(), gradients)
     return dshort, dh.to(h.dtype), dbias.to(bias.dtype)
 
 
 def _products(x: Tensor, taps: int, backward: bool) -> Callable[..., Any] | None:
     """What takes sequences like x as products with Toeplitz matrices; None where FFTs do."""
-    chosen = costs.chosen(x.shape[2], x.shape[0], x.dtype, backward, taps) if x.numel() else None
-    return (
-        None if chosen is None else partial(toeplitz_launch.backward if backward else toeplitz_launch.forward, chosen)
-    )
+    plan = costs.toeplitz_plan_for(x.shape[2], x.shape[0], x.dtype, backward, taps) if x.numel() else None
+    if plan is None:
+        return None
+    return partial(toeplitz_launch.backward if backward else toeplitz_launch.forward, plan)
 
 
 def _plan(x: Tensor, backward: bool) -> Plan:
@@ -287,7 +286,7 @@ def _tile_spectra(plan: Plan, h: Tensor, tables: Tensor) -> Tensor:
 
 
 def _tile_forward(
-    plan: Plan, streams: _Streams, h: Tensor | None, bias: Tensor, y: Tensor, spectra: Tensor | None
+    plan: Plan, streams: Streams, h: Tensor | None, bias: Tensor, y: Tensor, spectra: Tensor | None
 ) -> None:
     batch, channels, length = y.shape
     tables = table_for(plan, y.device).tile
@@ -301,7 +300,7 @@ def _tile_forward(
 
 
 def _tile_backward(
-    plan: Plan, dy: Tensor, streams: _Streams, h: Tensor, bias: Tensor, gradients: Sequence[Tensor]
+    plan: Plan, dy: Tensor, streams: Streams, h: Tensor, bias: Tensor, gradients: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, channels, length = dy.shape
     tables = table_for(plan, dy.device).tile
@@ -318,7 +317,7 @@ def _tile_backward(
     return dshort, dh.sum(0) if parts > 1 else dh[0], dbias.sum(0)
 
 
-def _behind(like: Tensor, streams: _Streams, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+def _behind(like: Tensor, streams: Streams, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
     """Where the kernels put dx0, dx1 and dv: into the gradients, or with taps dx0 and du between two kernels."""
     if not streams.taps:
         return gradients
@@ -327,7 +326,7 @@ def _behind(like: Tensor, streams: _Streams, gradients: Sequence[Tensor]) -> Seq
 
 
 def _taps_backward(
-    behind: Sequence[Tensor], streams: _Streams, gradients: Sequence[Tensor], all_channels: int
+    behind: Sequence[Tensor], streams: Streams, gradients: Sequence[Tensor], all_channels: int
 ) -> Tensor:
     """Take what `_behind` holds, (B, channels, L), into the gradients; returns that of `short`, (3, channels, …).
 
@@ -354,7 +353,7 @@ class _Passes:
     The streams, the skip's weights and everything else of channels is taken from the group's first channel on.
     """
 
-    def __init__(self, plan: Plan, streams: _Streams, bias: Tensor, start: int, stop: int) -> None:
+    def __init__(self, plan: Plan, streams: Streams, bias: Tensor, start: int, stop: int) -> None:
         self.plan, self.start, self.stop = plan, start, stop
         self.batch, self.all_channels, self.length = streams.x0.shape
         self.channels = stop - start
@@ -362,7 +361,7 @@ class _Passes:
         self.bias = bias[start:]
         short = streams.short[:, start:] if streams.taps else self.bias
         x0, x1, v = map(self.here, streams[:3])
-        self.streams = _Streams(x0, x1, v, short, streams.taps)
+        self.streams = Streams(x0, x1, v, short, streams.taps)
 
     def rooms(self, workspace: Tensor, sequences: int) -> Tensor:
         """Places in the workspace for the complex numbers between the passes, of so many sequences a channel."""
@@ -425,7 +424,7 @@ class _Passes:
 
     def inverse(self, z: Tensor, y: Tensor, gated: bool) -> None:
         """Last pass into y, (B, D, L)."""
-        streams = self.streams if gated else _Streams(y, y, y, self.bias, 0)
+        streams = self.streams if gated else Streams(y, y, y, self.bias, 0)
         constants = _column_constants(self.plan, inverse=True)
         kernels.columns_ifft[(self._programs(len(z), constants),)](
             z, *streams[:4], self.bias, self.here(y), self.table.columns,
@@ -451,7 +450,7 @@ class _Passes:
         return dshort, dbias.view(self.batch, self.channels, -1).sum((0, 2))
 
 
-def _groups(plan: Plan, streams: _Streams, bias: Tensor, sequences: int) -> Iterator[tuple[_Passes, Tensor]]:
+def _groups(plan: Plan, streams: Streams, bias: Tensor, sequences: int) -> Iterator[tuple[_Passes, Tensor]]:
     """Groups of channels, with their rooms in one workspace for so many complex sequences a channel."""
     channels, numbers = streams.x0.shape[1], sequences * 2 * plan.n_columns * plan.tile
     width = channels_at_once(plan, channels, sequences)
@@ -462,7 +461,7 @@ def _groups(plan: Plan, streams: _Streams, bias: Tensor, sequences: int) -> Iter
 
 
 def _columns_forward(
-    plan: Plan, streams: _Streams, h: Tensor | None, bias: Tensor, y: Tensor, spectra: Tensor | None
+    plan: Plan, streams: Streams, h: Tensor | None, bias: Tensor, y: Tensor, spectra: Tensor | None
 ) -> None:
     for group, rooms in _groups(plan, streams, bias, len(y) + (spectra is None)):
         z = rooms[: len(y)]
@@ -479,7 +478,7 @@ def _columns_forward(
 
 
 def _columns_backward(
-    plan: Plan, dy: Tensor, streams: _Streams, h: Tensor, bias: Tensor, gradients: Sequence[Tensor]
+    plan: Plan, dy: Tensor, streams: Streams, h: Tensor, bias: Tensor, gradients: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     dh = torch.empty(h.shape, dtype=torch.float32, device=h.device)
     of_streams, of_skip = [], []

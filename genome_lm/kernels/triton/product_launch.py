@@ -11,7 +11,6 @@ import triton
 from torch import Tensor
 
 from genome_lm.kernels.triton import products as kernels
-from genome_lm.kernels.triton.launch import bound
 from genome_lm.kernels.triton.product_plan import (
     COLUMNS,
     COLUMNS_BACKWARD,
@@ -20,6 +19,7 @@ from genome_lm.kernels.triton.product_plan import (
     ROWS,
     STEP,
 )
+from genome_lm.kernels.triton.streams import bound
 
 
 def fuses(x: Tensor, backward: bool = False) -> bool:

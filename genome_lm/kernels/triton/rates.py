@@ -14,6 +14,8 @@ OWN_MATRIX = 0.8 * MATRIX
 """The same in products that are Triton kernels."""
 ISSUED = 0.5 * 132 * 4 * 1.7e9
 """Instructions per second that the kernels on tiles are taken to issue: half of what an H100's processors could."""
+COUNTED_TAPS = 3
+"""Of the short convolutions whose instructions are counted; fewer and more count like these."""
 
 
 class Cost(NamedTuple):

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from genome_lm.kernels.triton.rates import ISSUED, OWN_MATRIX, Cost, cost_of, shared
+from genome_lm.kernels.triton.rates import COUNTED_TAPS, ISSUED, OWN_MATRIX, Cost, cost_of, shared
 from genome_lm.kernels.triton.toeplitz_plan import DISTANCES, ToeplitzPlan
 
 SHARED = 132 * 128 * 1.7e9
@@ -22,10 +22,6 @@ SHARED = 132 * 128 * 1.7e9
 INSTRUCTIONS_FILE = Path(__file__).with_name("toeplitz_instructions.json")
 """Instructions of a warp: outside of loops, and in a turn of each loop without the loops in it, in their order."""
 _INSTRUCTIONS: dict[str, list[int]] = json.loads(INSTRUCTIONS_FILE.read_text(encoding="utf-8"))
-
-
-TAPS = 3
-"""Of the short convolutions whose instructions are counted; fewer and more count like these."""
 
 
 class _Work(NamedTuple):
@@ -74,10 +70,8 @@ def toeplitz_costs(plan: ToeplitzPlan, batch: int, backward: bool, taps: int) ->
     moved, cached = 8.0 * length, 12.0 * length
     if backward:
         products, name = products + products + _gradient_products(plan), "toeplitz_conv_backward"
-        moved, cached = (
-            (22 + 4 * share) * length,
-            (30 + 4 * share) * length,
-        )  # the filter's gradient, a part a program
+        of_filter = 4 * share * length  # its gradient, a part for each program
+        moved, cached = 22 * length + of_filter, 30 * length + of_filter
     cost = cost_of(
         moved + table / batch, cached + share * (products.cached + table), share * products.matrix, 0,
         share * max(
@@ -96,7 +90,7 @@ def form_of(rows: int, tile: int, backward: bool, taps: int, whole: bool) -> str
 
 def _instructions(plan: ToeplitzPlan, batch: int, backward: bool, taps: int) -> float:
     """Of a warp of a program."""
-    rows, counted = plan.sequences * plan.tiles, TAPS if taps else 0
+    rows, counted = plan.sequences * plan.tiles, COUNTED_TAPS if taps else 0
     form = form_of(rows, plan.tile, backward, counted, plan.is_whole(batch))
     turns, steps = -(-plan.sequences * plan.segments // (32 * plan.warps)), _tile_products(plan).steps
     products = [plan.blocks, steps]
