@@ -494,18 +494,25 @@ def _sum_of(values):
 
 
 @triton.jit
-def _through_taps(gradient, stream, numbers, out, at, length, BEFORE: tl.constexpr, TAPS: tl.constexpr):
-    """Back through a short convolution: stores the gradient in front of it, and gives those of its numbers.
-
-    gradient: behind it, zero beyond the length, TAPS − 1 positions farther than the octets `at`; stream: a `_window`.
-    Returns the octets' parts of the sums, a tuple of TAPS + 2.
-    """
+def _before_taps(gradient, numbers, TAPS: tl.constexpr):
+    """The gradient of octets in front of a short convolution; what is given behind it has TAPS − 1 positions more."""
     before = ()
     for number in tl.static_range(8):
         value = numbers[TAPS - 1] * gradient[number]
         for ahead in tl.static_range(1, TAPS):
             value += numbers[TAPS - 1 - ahead] * gradient[number + ahead]
         before = before + (value,)
+    return before
+
+
+@triton.jit
+def _through_taps(gradient, stream, numbers, out, at, length, BEFORE: tl.constexpr, TAPS: tl.constexpr):
+    """Back through a short convolution: stores the gradient in front of it, and gives those of its numbers.
+
+    gradient: behind it, zero beyond the length, TAPS − 1 positions farther than the octets `at`; stream: a `_window`.
+    Returns the octets' parts of the sums, a tuple of TAPS + 2.
+    """
+    before = _before_taps(gradient, numbers, TAPS)
     tl.store(out + at, _cast(_joined(before, 8), out.dtype.element_ty), mask=at < length)
     whole, sums = _sum_of(gradient), ()
     for tap in tl.static_range(TAPS):

@@ -28,7 +28,19 @@ Products are of bfloat16, and sums are float32. u, dc, c = h' ∗ u and du are r
 import triton
 import triton.language as tl
 
-from genome_lm.kernels.triton.conv import INTERPRETED, _cast, _kernel, _taps
+from genome_lm.kernels.triton.conv import (
+    INTERPRETED,
+    _absent,
+    _before_taps,
+    _cast,
+    _columns_of,
+    _joined,
+    _kernel,
+    _numbers,
+    _octets,
+    _taps,
+    _times,
+)
 
 WIDE = tl.constexpr(8)
 """Positions of a segment, and copies of the filter in a table."""
@@ -65,56 +77,28 @@ def _matrix(pointer):
 
 
 @triton.jit
-def _split(x):
-    """The eight columns of (N, 8), each (N,), in float32."""
-    N: tl.constexpr = x.shape[0]
-    even, odd = tl.split(tl.reshape(x, (N, 4, 2)))
-    x04, x26 = tl.split(tl.reshape(even, (N, 2, 2)))
-    x15, x37 = tl.split(tl.reshape(odd, (N, 2, 2)))
-    x0, x4 = tl.split(x04)
-    x1, x5 = tl.split(x15)
-    x2, x6 = tl.split(x26)
-    x3, x7 = tl.split(x37)
-    return (
-        x0.to(tl.float32), x1.to(tl.float32), x2.to(tl.float32), x3.to(tl.float32),
-        x4.to(tl.float32), x5.to(tl.float32), x6.to(tl.float32), x7.to(tl.float32),
-    )  # fmt: skip
-
-
-@triton.jit
-def _joined(x, DTYPE: tl.constexpr):
-    """The inverse of `_split`, in DTYPE."""
-    N: tl.constexpr = x[0].shape[0]
-    x04, x26 = tl.join(_cast(x[0], DTYPE), _cast(x[4], DTYPE)), tl.join(_cast(x[2], DTYPE), _cast(x[6], DTYPE))
-    x15, x37 = tl.join(_cast(x[1], DTYPE), _cast(x[5], DTYPE)), tl.join(_cast(x[3], DTYPE), _cast(x[7], DTYPE))
-    even, odd = tl.reshape(tl.join(x04, x26), (N, 4)), tl.reshape(tl.join(x15, x37), (N, 4))
-    return tl.reshape(tl.join(even, odd), (N, 8))
-
-
-@triton.jit
 def _segment(row, at, inside, length):
     """The columns of segments that begin at the positions `at` of the rows; zero beyond the length."""
-    place = at[:, None] + tl.arange(0, 8)[None, :]
-    return _split(tl.load(row[:, None] + place, mask=inside[:, None] & (place < length), other=0.0))
+    place = _octets(at)
+    value = tl.load(row[:, None] + place, mask=inside[:, None] & (place < length), other=0.0)
+    return _columns_of(value.to(tl.float32))
 
 
 @triton.jit
 def _store_segment(row, at, inside, length, values):
     """The inverse of `_segment`."""
-    place = at[:, None] + tl.arange(0, 8)[None, :]
-    value = _joined(values, row.dtype.element_ty)
+    place = _octets(at)
+    value = _cast(_joined(values, 8), row.dtype.element_ty)
     tl.store(row[:, None] + place, value, mask=inside[:, None] & (place < length))
 
 
 @triton.jit
 def _weights(short, stream, channel, channels, TAPS: tl.constexpr):
     """Weights and both biases of one channel of a stream, a number each; see `conv._taps`."""
-    found = ()
+    numbers = ()
     if TAPS > 0:
-        taps = _taps(short, stream, channel, channels, TAPS)
-        for number in tl.static_range(TAPS + 2):
-            found = found + (tl.load(taps + number),)
-    return found
+        numbers = _numbers(_taps(short, stream, channel, channels, TAPS), TAPS)
+    return numbers
 
 
 @triton.jit
@@ -123,24 +107,24 @@ def _raw(row, weights, at, there, length, AHEAD: tl.constexpr, TAPS: tl.constexp
 
     Before the sequence it is what is zero with the stream's bias.
     """
-    found = ()
+    columns = ()
     if TAPS > 1:
-        absent = _cast(tl.zeros(at.shape, tl.float32) - weights[TAPS + 1], row.dtype.element_ty)
+        absent = _absent(row, weights[TAPS + 1])
         for back in tl.static_range(1, TAPS):
             place = at + (back - TAPS)
             inside = there & (place >= 0) & (place < length)
-            found = found + (tl.load(row + place, mask=inside, other=absent).to(tl.float32),)
-    return found + _ahead(row, at, there, length, AHEAD)
+            columns = columns + (tl.load(row + place, mask=inside, other=absent).to(tl.float32),)
+    return columns + _ahead(row, at, there, length, AHEAD)
 
 
 @triton.jit
 def _ahead(row, at, there, length, AHEAD: tl.constexpr):
     """The columns of segments and of AHEAD positions behind them; zero beyond the length."""
-    found = _segment(row, at, there, length)
+    columns = _segment(row, at, there, length)
     for ahead in tl.static_range(AHEAD):
         place = at + (8 + ahead)
-        found = found + (tl.load(row + place, mask=there & (place < length), other=0.0).to(tl.float32),)
-    return found
+        columns = columns + (tl.load(row + place, mask=there & (place < length), other=0.0).to(tl.float32),)
+    return columns
 
 
 @triton.jit
@@ -150,30 +134,21 @@ def _convolved(raw, weights, AHEAD: tl.constexpr, TAPS: tl.constexpr):
     Beyond the length it is anything finite.
     """
     if TAPS > 0:
-        found = ()
+        columns = ()
         for column in tl.static_range(8 + AHEAD):
             value = weights[TAPS] + weights[0] * raw[column]
             for tap in tl.static_range(1, TAPS):
                 value += weights[tap] * raw[column + tap]
-            found = found + (value,)
+            columns = columns + (value,)
     else:
-        found = raw
-    return found
+        columns = raw
+    return columns
 
 
 @triton.jit
 def _stream(row, weights, at, there, length, TAPS: tl.constexpr):
     """Segments of a stream behind its short convolution."""
     return _convolved(_raw(row, weights, at, there, length, 0, TAPS), weights, 0, TAPS)
-
-
-@triton.jit
-def _times(a, b, COLUMNS: tl.constexpr):
-    """Products of columns."""
-    found = ()
-    for column in tl.static_range(COLUMNS):
-        found = found + (a[column] * b[column],)
-    return found
 
 
 @triton.jit
@@ -224,6 +199,20 @@ def _multiply(
     tl.store(place + at, _cast(total, work.dtype.element_ty), mask=there & (at < pitch))
 
 
+@triton.jit
+def _convolve(
+    work, table, channel, first, batch, channels, width, pitch, blocks,
+    SEQUENCES: tl.constexpr, TILES: tl.constexpr, T: tl.constexpr, STEP: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """All blocks of `_multiply`, from the last positions to the first: a block takes those before it as they were."""
+    for done in range(blocks):
+        block = blocks - 1 - done
+        _multiply(
+            work, table, channel, first, batch, channels, width, pitch, block * TILES * T, T - STEP,
+            (block + 1) * TILES * (T // STEP), SEQUENCES, TILES, T, STEP, False, WHOLE,
+        )  # fmt: skip
+
+
 @_kernel
 def toeplitz_conv(
     x0, x1, v, short, table, work, y,
@@ -248,12 +237,9 @@ def toeplitz_conv(
         right = _stream(v + start, of_v, at, there, length, TAPS)
         _store_segment(work + out, at, there, pitch, _times(left, right, 8))
     tl.debug_barrier()
-    for done in range(blocks):
-        block = blocks - 1 - done
-        _multiply(
-            work, table, channel, first, batch, channels, width, pitch, block * TILES * T, T - STEP,
-            (block + 1) * TILES * (T // STEP), SEQUENCES, TILES, T, STEP, False, WHOLE,
-        )  # fmt: skip
+    _convolve(
+        work, table, channel, first, batch, channels, width, pitch, blocks, SEQUENCES, TILES, T, STEP, WHOLE
+    )  # fmt: skip
     tl.debug_barrier()
     of_x0 = _weights(short, 0, channel, channels, TAPS)
     for turn in range(turns):
@@ -279,10 +265,10 @@ def _folded(tiles, COUNT: tl.constexpr, SIZE: tl.constexpr):
         upper_left, lower_left = tl.split(left)
         upper_right, lower_right = tl.split(right)
         upper, lower = upper + (upper_left, upper_right), lower + (lower_left, lower_right)
-    found = ()
+    folded = ()
     for number in tl.static_range(2 * COUNT):
-        found = found + (upper[number] + lower[(number + 1) % (2 * COUNT)],)
-    return found
+        folded = folded + (upper[number] + lower[(number + 1) % (2 * COUNT)],)
+    return folded
 
 
 @triton.jit
@@ -339,16 +325,10 @@ def _filter_products(
 @triton.jit
 def _back(gradient, weights, TAPS: tl.constexpr):
     """A gradient behind a short convolution, TAPS − 1 columns more than eight, in front of it."""
+    before = gradient
     if TAPS > 0:
-        found = ()
-        for column in tl.static_range(8):
-            value = weights[TAPS - 1] * gradient[column]
-            for ahead in tl.static_range(1, TAPS):
-                value += weights[TAPS - 1 - ahead] * gradient[column + ahead]
-            found = found + (value,)
-    else:
-        found = gradient
-    return found
+        before = _before_taps(gradient, weights, TAPS)
+    return before
 
 
 @triton.jit
@@ -357,17 +337,17 @@ def _add_sums(sums, gradient, before_taps, raw, TAPS: tl.constexpr):
 
     The sums with the stream lack its bias; see `_of_weights`.
     """
-    found = ()
+    added = ()
     for tap in tl.static_range(TAPS):
         value = sums[tap]
         for column in tl.static_range(8):
             value += gradient[column] * raw[column + tap]
-        found = found + (value,)
+        added = added + (value,)
     whole, before = sums[TAPS], sums[TAPS + 1]
     for column in tl.static_range(8):
         whole += gradient[column]
         before += before_taps[column]
-    return found + (whole, before)
+    return added + (whole, before)
 
 
 @triton.jit
@@ -390,10 +370,10 @@ def _of_weights(sums, weights, stream, TAPS: tl.constexpr, LANES: tl.constexpr):
 @triton.jit
 def _none(N: tl.constexpr, TAPS: tl.constexpr):
     """Sums of nothing."""
-    found = ()
+    sums = ()
     for _ in tl.static_range(TAPS + 2):
-        found = found + (tl.zeros((N,), tl.float32),)
-    return found
+        sums = sums + (tl.zeros((N,), tl.float32),)
+    return sums
 
 
 @_kernel
@@ -434,12 +414,9 @@ def toeplitz_conv_backward(
     _filter_products(
         work, work_dc, skew, dh, channel, first, batch, channels, length, pitch, tiles, SEQUENCES, GRADIENTS, D, WHOLE
     )  # fmt: skip
-    for done in range(blocks):
-        block = blocks - 1 - done
-        _multiply(
-            work, table, channel, first, batch, channels, width, pitch, block * TILES * T, T - STEP,
-            (block + 1) * TILES * (T // STEP), SEQUENCES, TILES, T, STEP, False, WHOLE,
-        )  # fmt: skip
+    _convolve(
+        work, table, channel, first, batch, channels, width, pitch, blocks, SEQUENCES, TILES, T, STEP, WHOLE
+    )  # fmt: skip
     for block in range(blocks):
         _multiply(
             work_dc, table, channel, first, batch, channels, width, pitch, block * TILES * T, 0,
