@@ -133,23 +133,30 @@ class Chunks:
             places.append((shard, offset, size))
         self._files.announce(places)
 
-    def is_new(self, first: int, last: int) -> bool:
-        """Whether chunks `first` to `last` are touched for the first time here, and cost little to read again.
+    def read_new(self, start: int, out: Codes, table: bytes | None) -> bool:
+        """Fill `out`, (n,) uint8, if none of its chunks was touched before; gives whether it did.
 
         Decoding what a single window needs takes less time than keeping it, in memory that the system has yet to
-        give. So a reader keeps a chunk from its second touch on.
-        """
-        if self._touched.find(1, first, last + 1) >= 0 or not self._files.is_near:
-            return False
-        self._touched[first : last + 1] = b"\1" * (last + 1 - first)
-        return True
+        give. So a reader keeps a chunk from its second touch on. Of files that are far away it keeps all at once.
 
-    def codes(self, start: int, end: int) -> bytes:
-        """The codes of the positions from `start` to `end`, as they are, with nothing kept.
+        Args:
+            start: First position.
+            out: Codes, or what the table makes of them.
+            table: Of 256 bytes; None to leave codes as they are.
 
         Raises:
             GenomeLMError: If a file is missing or damaged.
         """
+        first, last = start // self.chunk, (start + len(out) - 1) // self.chunk
+        if not len(out) or not self._files.is_near or self._touched.find(1, first, last + 1) >= 0:
+            return False
+        self._touched[first : last + 1] = b"\1" * (last + 1 - first)
+        codes = self._codes(start, start + len(out))
+        out[:] = np.frombuffer(codes if table is None else codes.translate(table), dtype=np.uint8)
+        return True
+
+    def _codes(self, start: int, end: int) -> bytes:
+        """The codes of the positions from `start` to `end`, as they are, with nothing kept."""
         chunk = self.chunk
         first, within = divmod(start, chunk)
         last = (end - 1) // chunk
@@ -277,11 +284,7 @@ class ChunkReader:
 
     def read(self, start: int, out: Codes) -> None:
         """Fill `out`, (n,) uint8, with the codes from position `start` on."""
-        chunk = self._chunks.chunk
-        if len(out) and self._chunks.is_new(start // chunk, (start + len(out) - 1) // chunk):
-            codes = self._chunks.codes(start, start + len(out))
-            out[:] = np.frombuffer(codes if self._table is None else codes.translate(self._table), dtype=np.uint8)
-        else:
+        if not self._chunks.read_new(start, out, self._table):
             self._read_kept(start, out)
 
     def _read_kept(self, start: int, out: Codes) -> None:

@@ -47,12 +47,10 @@ class ResidentTokens(ABC):
         """Fill `out`, (n,) uint8, with the tokens from position `start` on."""
         if not len(out):
             return
+        if self._chunks.read_new(start, out, _TABLE):
+            return
         chunk = self._chunks.chunk
         first, last = start // chunk, (start + len(out) - 1) // chunk
-        if self._chunks.is_new(first, last):
-            codes = self._chunks.codes(start, start + len(out))
-            out[:] = np.frombuffer(codes.translate(_TABLE), dtype=np.uint8)
-            return
         if first == last and not self._present[first]:
             within = start - first * chunk
             waiting = self._waiting_codes(first)[within : within + len(out)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genome_lm.kernels.conv.reference import hyena_core
 from genome_lm.kernels.cpu.mixer import MixerWeights
-from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp_reference
+from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.numerics import outside_autocast
 
 
@@ -42,7 +42,7 @@ def mlp_sub_block(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: fl
     Returns:
         (B, L, D) in the dtype of x; products within autocast in its dtype.
     """
-    return residual_mlp_reference(_added(x, branch), weights, eps)
+    return _added(*mlp_branch(x, branch, weights, eps))
 
 
 def mlp_branch(x: Tensor, branch: Branch | None, weights: MlpWeights, eps: float) -> tuple[Tensor, Branch]:

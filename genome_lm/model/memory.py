@@ -106,7 +106,7 @@ def training_chain(
     rows: int = 1,
     projections: int | None = None,
     shared: int = 0,
-    small: int = SMALL,
+    small: int | None = None,
 ) -> Chain:
     """What the blocks hold in a training step on a CPU, from which the peak of any choice among them follows.
 
@@ -122,8 +122,10 @@ def training_chain(
         rows: Sequences of a micro-batch.
         projections: Bytes of in-projections that are kept; None for `PROJECTION_BYTES`.
         shared: Bytes of filters that the micro-batches of a step share at most.
-        small: Values of the residual stream below which a step is in plain form: `small_in`(precision).
+        small: Values of the residual stream below which a step is in plain form: `small_in`(precision). None for
+            that of float32.
     """
+    small = SMALL if small is None else small
     stream = strands(config) * _stream(config, length, rows)
     combined = strands(config) * combined_bytes(config, FLOAT) * rows * length * config.d_model
     is_small = rows * length * config.d_model < small
@@ -208,8 +210,11 @@ def _stream(config: ModelConfig, length: int, rows: int) -> int:
     return FLOAT * rows * length * config.d_model
 
 
-def _pieces(config: ModelConfig, positions: int, mode: Literal["forward", "training"], small: int = SMALL) -> int:
-    """Temporaries of all threads: pieces of positions with their hidden layers, and a loss chunk's logits."""
+def _pieces(config: ModelConfig, positions: int, mode: Literal["forward", "training"], small: int = 0) -> int:
+    """Temporaries of all threads: pieces of positions with their hidden layers, and a loss chunk's logits.
+
+    A training step of fewer than `small` values of the residual stream has none.
+    """
     layers = config.d_inner + 2 * config.d_model if mode == "forward" else 2 * config.d_inner + 4 * config.d_model
     threads, in_pieces = most_sharing(), mode == "forward" or positions * config.d_model >= small
     sizes = forward_sizes(config.d_inner, FLOAT) if mode == "forward" else BACKWARD

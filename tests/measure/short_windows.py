@@ -103,10 +103,10 @@ def embed(name: str, precision: str, folder: Path, turn: Callable[[], None]) -> 
         save_checkpoint(folder / "model", random_model(PRESETS[name]))
     write_fasta(folder / "in.fa", SEQUENCES, LENGTH)
     files = ["--fasta", str(folder / "in.fa"), "--out", str(folder / "out.npz")]
-    chosen = [] if precision == "float32" else ["--precision", precision]  # older versions have no such option
+    options = [] if precision == "float32" else ["--precision", precision]  # older versions have no such option
     while True:
         turn()
-        app(args=["embed", model, *files, *chosen, "--force"], standalone_mode=False)
+        app(args=["embed", model, *files, *options, "--force"], standalone_mode=False)
 
 
 def write_fasta(path: Path, count: int, length: int) -> None:

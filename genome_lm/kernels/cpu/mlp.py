@@ -99,9 +99,10 @@ def for_products(weights: MlpWeights, in_bfloat16: bool) -> MlpWeights:
     return weights._replace(w1=for_training(weights.w1), w2=for_training(weights.w2))
 
 
-def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float, kept: Tensor | None = None) -> None:
-    """Write the result to `out`, which may be x, and to `kept` what `MlpInC` keeps."""
+def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float, keeps: bool = False) -> Tensor | None:
+    """Write the result to `out`, which may be x; gives what `MlpInC` keeps, if it may and there is one."""
     in_c = MlpInC.of(x, weights, eps)
+    kept = x.new_empty(*x.shape[:-1], len(weights.w1)) if keeps and in_c is not None else None
 
     def through(piece: tuple[Tensor, ...]) -> None:
         chunk, target, *rest = piece
@@ -115,6 +116,7 @@ def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float, kept: Tens
     sizes = BFLOAT16 if in_bfloat16 else forward_sizes(len(weights.w1), x.itemsize)
     pieces = zip(*(_rows(whole, sizes) for whole in (x, out, kept) if whole is not None), strict=True)
     share(through, pieces, one_thread_each=in_c is not None)
+    return kept
 
 
 def _rows(x: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
@@ -126,12 +128,9 @@ def _rows(x: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
 class _ResidualMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, in_bfloat16: bool, *weights: Tensor) -> Tensor:
-        out, kept = torch.empty_like(x), None
+        out, keeps = torch.empty_like(x), not in_bfloat16 and x.numel() < STORED
         with outside_autocast(x):
-            parameters = for_products(MlpWeights(*weights), in_bfloat16)
-            if not in_bfloat16 and x.numel() < STORED and MlpInC.of(x, parameters, eps) is not None:
-                kept = x.new_empty(*x.shape[:-1], len(parameters.w1))
-            _forward(x, out, parameters, eps, kept)
+            kept = _forward(x, out, for_products(MlpWeights(*weights), in_bfloat16), eps, keeps)
         ctx.save_for_backward(x, kept, *weights)
         ctx.eps, ctx.in_bfloat16 = eps, in_bfloat16
         return out
