@@ -1,19 +1,16 @@
 """Which implementation computes: chosen by device and dtype, or forced by GENOME_LM_KERNEL."""
 
 import logging
-import math
 import os
 from contextlib import AbstractContextManager
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import sub_blocks
 from genome_lm.kernels.constant import constant_while_compiling
 from genome_lm.kernels.conv import implicit, reference
 from genome_lm.kernels.cpu.low_precision import reason_against
@@ -31,14 +28,6 @@ VARIABLE = "GENOME_LM_KERNEL"
 HAS_TRITON = find_spec("triton") is not None
 LEAST_CAPABILITY = 8, 0
 """Oldest GPUs (Ampere) that the Triton kernels are compiled for: older ones have no products in bfloat16."""
-SELF_TEST_LENGTHS = 300, 1_100
-"""Lengths that the self-test tries: one program per sequence, and several passes over it."""
-SELF_TEST_BOUND = 1e-4
-"""Largest error of the self-test, relative to the largest value: float32 kernels have 1e-6 to 1e-5."""
-SELF_TEST_MLP_BOUND = 5e-3
-"""The same of the MLP, whose products are cuBLAS's: in TF32, if the process allows that, they are off by 1e-3."""
-SELF_TEST_HALF_BOUND = 5e-2
-"""The same of the MLP in bfloat16, whose products are partly Triton's: operands and results are off by 4e-3 each."""
 SMALL = 2 << 20
 """Elements of the residual stream below which a training step is quicker in plain form: there, storing what the
 backward pass needs is cheaper than the fused operations' computing it again."""
@@ -68,7 +57,7 @@ def backend_for(x: Tensor, small: int | None = None) -> Backend:
         raise GenomeLMError(f"{VARIABLE}={forced}: use auto, {', '.join(get_args(Backend))}")
     if x.device.type == "cuda":
         taken = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-        return "triton" if taken and _triton_works(x.device) else "reference"
+        return "triton" if taken and _triton_works(x.device, torch.is_grad_enabled()) else "reference"
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return "reference"
     if torch.is_autocast_enabled("cpu"):
@@ -237,7 +226,7 @@ def reason_against_fused_steps(device: torch.device) -> str:
 
         errors = step_proof.errors(device)
         reason = ", ".join(
-            f"{name} is off by {off:.1e}" for name, off in errors.items() if not off <= SELF_TEST_BOUND
+            f"{name} is off by {off:.1e}" for name, off in errors.items() if not off <= step_proof.BOUND
         )
     except Exception as error:  # whatever compiler, driver and launch may raise: it is the reason
         reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
@@ -259,18 +248,20 @@ def _takes_triton(x: Tensor, length: int, dtype: torch.dtype, training: bool, ta
 
 
 @constant_while_compiling
-def _triton_works(device: torch.device) -> bool:
-    return not reason_against_triton(device)
+def _triton_works(device: torch.device, training: bool) -> bool:
+    return not reason_against_triton(device, training)
 
 
 @cache
-def reason_against_triton(device: torch.device) -> str:
+def reason_against_triton(device: torch.device, training: bool) -> str:
     """Why the Triton kernels are not used on a CUDA device; empty if they are.
 
-    The device's capability is looked at, then the kernels are compiled and compared with the reference on a small
-    input, once per process. A reason other than that triton is not installed is logged as a warning. Random states
-    stay as they are.
+    The device's capability is looked at, then the kernels are compiled and compared with the reference on small
+    inputs, once per process: forward, and before the first training step their gradients too. A reason other than
+    that triton is not installed is logged as a warning. Random states stay as they are.
     """
+    if training and (reason := reason_against_triton(device, False)):
+        return reason
     if not torch.version.cuda:
         return "this torch is not built for CUDA"
     if not HAS_TRITON:
@@ -280,73 +271,15 @@ def reason_against_triton(device: torch.device) -> str:
         least, has = (".".join(map(str, pair)) for pair in (LEAST_CAPABILITY, capability))
         reason = f"compute capability {has} is below {least}"
     else:
-        reason = _self_test(device)
+        reason = _self_test(device, training)
     if reason:
         log.warning("%s: convolutions run in torch.fft, without the Triton kernels: %s", device, reason)
     return reason
 
 
-def _waves(*shape: int) -> Tensor:
-    """Numbers of many frequencies; drawing random ones would change what a seeded run draws next."""
-    return torch.arange(math.prod(shape), dtype=torch.float64).square().mul(0.1).sin().view(shape)
-
-
-def _self_test_network() -> implicit.FilterNetwork:
-    layers = [(_waves(16, 5), _waves(16)), (_waves(16, 16) / 4, _waves(16))]
-    return implicit.FilterNetwork(2 + _waves(16), layers, _waves(3, 16), -2 - _waves(3), 0.05)
-
-
-def _self_test_mlp(length: int, width: int = 24) -> tuple[Tensor, Branch, MlpWeights, float]:
-    values = _waves(2 * length + 9 * width, width)
-    x, branch, w1, w2, vectors = values.split([length, length, 4 * width, 4 * width, width])
-    b1 = vectors[5:9].flatten()
-    weights = MlpWeights(vectors[0], vectors[1], w1, b1, w2.reshape(width, -1), vectors[2])
-    return x[None], Branch(branch[None], vectors[3]), weights, 1e-5
-
-
-def _self_test_head(length: int, width: int = 24) -> tuple[Tensor, HeadWeights, Tensor, Tensor, float]:
-    x, embedding, weight, shift = _waves(length + 18, width).split([length, 16, 1, 1])
-    return x, HeadWeights(weight[0], shift[0], embedding), torch.arange(length) % 16, x[:, 0], 1e-5
-
-
-def _on_device(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """A tensor on the device, in a dtype if it holds no integers; anything else as it is."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(device, dtype) if value.is_floating_point() else value.to(device)
-
-
-def _self_test(device: torch.device) -> str:
-    """Compile the forward kernels for `device` and compare them with float64 on the CPU; what is wrong, if anything.
-
-    A missing C compiler, a driver that is too old and a wrong result all end here.
-    """
+def _self_test(device: torch.device, gradients: bool) -> str:
     try:
-        from genome_lm.kernels.triton import filter_launch, launch
-        from genome_lm.kernels.triton import sub_blocks as fused
-
-        for length in SELF_TEST_LENGTHS:
-            z = _waves(1, 3 * 2, length)
-            weight, bias = z[0, :, :3, None].mT.contiguous(), z[0, :, 3].contiguous()
-            h, skip = z[0, :2].mul(3).cos() / length, torch.tensor([0.5, -1.0], dtype=torch.float64)
-            network = _self_test_network()
-            single, half, bound = torch.float32, torch.bfloat16, SELF_TEST_BOUND
-            for plain, ours, name, operands, dtype, most in (
-                (reference, launch, "gated_causal_conv", (*z.chunk(3, dim=1), h, skip), single, bound),
-                (reference, launch, "hyena_core", (z, weight, bias, h, skip), single, bound),
-                (implicit, filter_launch, "implicit_filter", (network, length, 2 * length), single, bound),
-                (sub_blocks, fused, "mlp_sub_block", _self_test_mlp(length), single, SELF_TEST_MLP_BOUND),
-                (sub_blocks, fused, "mlp_sub_block", _self_test_mlp(length), half, SELF_TEST_HALF_BOUND),
-                (sub_blocks, fused, "head_losses", _self_test_head(length), single, bound),
-            ):
-                expected = getattr(plain, name)(*operands)
-                given = tree_map(partial(_on_device, device=device, dtype=dtype), operands)
-                with torch.no_grad():
-                    y = getattr(ours, name)(*given)
-                error = float((y.cpu().double() - expected).abs().max() / expected.abs().max())
-                if not error <= most:
-                    return f"a self-test of {name}, {length} positions, is off by {error:.1e} of the largest value"
-    except Exception as error:  # whatever compiler, driver and launch may raise: it is the reason
-        lines = str(error).strip().splitlines() or [""]
-        return f"{type(error).__name__}: {lines[0]}"
-    return ""
+        from genome_lm.kernels.triton import block_proof
+    except Exception as error:  # whatever a broken installation may raise
+        return f"{type(error).__name__}: {error}"
+    return block_proof.failure(device, gradients)

@@ -9,7 +9,7 @@ from genome_lm.inference.generation import generate
 from genome_lm.inference.sampling import Sampling
 from genome_lm.kernels import graphs
 from genome_lm.kernels.conv import online as online_conv
-from genome_lm.kernels.triton import step_proof, steps
+from genome_lm.kernels.triton import block_proof, step_proof, steps
 from genome_lm.model import HyenaLM, stepping
 from tests import replaying
 
@@ -17,6 +17,14 @@ from tests import replaying
 @pytest.mark.parametrize("name", step_proof.CASES)
 def test_kernels_equal_plain_operations(name: str) -> None:
     assert step_proof.error(name, torch.device("cpu")) < 2e-6
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_the_self_test_passes(gradients: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_proof, "LENGTHS", [70])
+    monkeypatch.setattr(block_proof, "HALF_LENGTHS", [(1, 300), (64, 70)])
+    with torch.autocast("cpu", torch.bfloat16):  # as when a training step is the first to ask
+        assert block_proof.failure(torch.device("cpu"), gradients) == ""
 
 
 def test_replayed_kernels_generate_what_a_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:

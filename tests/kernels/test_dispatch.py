@@ -19,7 +19,7 @@ def choice(monkeypatch: pytest.MonkeyPatch) -> Choice:
     """The backend for a dtype on an H100 with triton, whose self-test passes."""
     monkeypatch.delenv("GENOME_LM_KERNEL", raising=False)
     monkeypatch.setattr(dispatch, "HAS_TRITON", True)
-    monkeypatch.setattr(dispatch, "_self_test", lambda device: "")
+    monkeypatch.setattr(dispatch, "_self_test", lambda device, gradients: "")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     dispatch.reason_against_triton.cache_clear()
@@ -48,7 +48,10 @@ def test_what_was_never_asked_for_is_no_reason_to_warn(
     ("change", "reason"),
     [
         (lambda patch: patch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5)), "7.5 is below 8.0"),
-        (lambda patch: patch.setattr(dispatch, "_self_test", lambda device: "no C compiler"), "no C compiler"),
+        (
+            lambda patch: patch.setattr(dispatch, "_self_test", lambda device, gradients: "no C compiler"),
+            "no C compiler",
+        ),
     ],
     ids=["old GPU", "self-test"],
 )
@@ -65,37 +68,46 @@ def test_where_triton_does_not_work_torch_fft_does_and_it_is_said_once(
     assert [reason in record.message for record in caplog.records] == [True]
 
 
-def test_a_self_test_that_can_t_compile_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_whose_gradients_are_wrong_compute_without_them_alone(
+    choice: Choice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_self_test", lambda device, gradients: "wrong" if gradients else "")
+    assert choice(torch.float32) == "reference"
+    with torch.no_grad():
+        assert choice(torch.float32) == "triton"
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_self_test_that_can_t_compile_says_why(gradients: bool) -> None:
     """On the CPU outside of the interpreter the operation refuses its tensors, as a missing compiler would raise."""
-    pytest.importorskip("triton")
+    block_proof = pytest.importorskip("genome_lm.kernels.triton.block_proof")
     state = torch.get_rng_state()
-    assert "need a CUDA device, not cpu" in dispatch._self_test(torch.device("cpu"))
+    assert "need a CUDA device, not cpu" in block_proof.failure(torch.device("cpu"), gradients)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.01, False), (float("nan"), False)])
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.2, False), (float("nan"), False)])
 @pytest.mark.parametrize(
     "wrong", ["gated_causal_conv", "hyena_core", "implicit_filter", "mlp_sub_block", "head_losses"]
 )
 def test_a_self_test_compares_with_the_reference(
-    wrong: str, factor: float, passes: bool, monkeypatch: pytest.MonkeyPatch
+    wrong: str, factor: float, passes: bool, gradients: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launch = pytest.importorskip("genome_lm.kernels.triton.launch")
-    from genome_lm.kernels.triton import filter_launch
-    from genome_lm.kernels.triton import sub_blocks as fused
-
+    proof = pytest.importorskip("genome_lm.kernels.triton.block_proof")
+    monkeypatch.setattr(proof, "HALF_LENGTHS", [(2, 30)])
     places = {
-        "gated_causal_conv": (launch, dispatch.reference), "hyena_core": (launch, dispatch.reference),
-        "implicit_filter": (filter_launch, dispatch.implicit), "mlp_sub_block": (fused, dispatch.sub_blocks),
-        "head_losses": (fused, dispatch.sub_blocks),
+        "gated_causal_conv": (proof.launch, proof.reference), "hyena_core": (proof.launch, proof.reference),
+        "implicit_filter": (proof.filter_launch, proof.implicit), "mlp_sub_block": (proof.fused, proof.sub_blocks),
+        "head_losses": (proof.fused, proof.sub_blocks),
     }  # fmt: skip
     for name, (module, plain_module) in places.items():
         by = factor if name == wrong else 1
         plain = getattr(plain_module, name)
         monkeypatch.setattr(module, name, lambda *operands, by=by, plain=plain: by * plain(*operands))
-    reason = dispatch._self_test(torch.device("cpu"))
-    assert (reason == "") is passes
-    assert passes or wrong in reason
+    reason = proof.failure(torch.device("cpu"), gradients)
+    assert (reason == "") is passes, reason
+    assert passes or (wrong in reason and ("gradients" in reason) is gradients)
 
 
 def test_the_operations_of_the_cpu_are_not_forced_on_a_gpu(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def run(kit: Kit) -> None:
     model = expected.model.to(kit.device)
     with kit.case("choice of kernels") as case:
         needs_gpu(kit)
-        reason = reason_against_triton(torch.empty(0, device=kit.device).device)
+        reason = reason_against_triton(torch.empty(0, device=kit.device).device, training=True)
         case.record(reason=reason)
         case.demand("the Triton kernels work", not reason)
     backends: tuple[Backend, ...] = ("triton", "reference") if kit.on_gpu else ("reference",)

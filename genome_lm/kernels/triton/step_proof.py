@@ -12,6 +12,8 @@ from genome_lm.kernels.triton import steps as fused
 
 ROWS, WIDTH, OUTPUTS, TAPS, BLOCK, PLACE = 19, 72, 40, 3, 8, 2
 """Sizes that are no multiples of what a program takes."""
+BOUND = 1e-4
+"""Largest error, relative to the largest value."""
 
 
 class _Numbers:
