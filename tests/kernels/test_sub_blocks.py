@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import mlp
+from genome_lm.kernels.cpu.low_precision import lowered
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp
 from genome_lm.kernels.cpu.sub_blocks import MlpInC, has_mlp_in_c
 from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums
@@ -51,6 +52,24 @@ def test_c_gives_what_operations_give(
         assert float((got - want).norm()) <= most * float(want.norm())
     if shape[0]:
         assert not all(torch.equal(got, want) for got, want in zip(found, expected, strict=True))
+
+
+@pytest.mark.skipif(not has_bfloat16_sums(), reason="not this processor's")
+@pytest.mark.parametrize("shape", [(40, 16, 40), (ROWS + 1, 33, 77)], ids=str)
+def test_weights_for_inference_in_bfloat16_go_to_c(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    x, *weights = (leaf.detach() for leaf in leaves(*shape))
+    whole = MlpWeights(*weights)
+    low = whole._replace(w1=lowered(whole.w1, "bf16"), w2=lowered(whole.w2, "bf16"))
+    exact = mlp.residual_mlp_reference(x.double(), MlpWeights(*(each.double() for each in weights)), 1e-5) - x
+    found = mlp.residual_mlp_(x[None].clone(), low, 1e-5)[0]
+    monkeypatch.setattr(MlpInC, "of", lambda *_: None)
+    by_operations = mlp.residual_mlp_(x[None].clone(), low, 1e-5)[0]
+    error, allowed = (float((each - x - exact).norm() / exact.norm()) for each in (found, by_operations))
+    assert 0 < error <= 1.2 * allowed
+    assert not torch.equal(found, by_operations)
 
 
 def test_bits_are_those_of_any_number_of_threads(rounds: bool) -> None:

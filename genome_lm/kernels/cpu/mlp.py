@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from genome_lm.kernels.cpu.low_precision import TrainingWeight
+from genome_lm.kernels.cpu.low_precision import Bfloat16Weight, TrainingWeight
 from genome_lm.kernels.cpu.products import (
     add_linear,
     for_training,
@@ -46,7 +46,7 @@ def forward_sizes(inner: int, itemsize: int) -> Sizes:
 
 
 BFLOAT16 = BACKWARD._replace(parts=BFLOAT16_PARTS)
-"""The same of products in bfloat16 in a training step, forward and backward."""
+"""The same of products in bfloat16 in a training step, forward and backward, and in C."""
 
 
 class MlpWeights(NamedTuple):
@@ -112,8 +112,8 @@ def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float, keeps: boo
         normed = F.layer_norm(chunk, chunk.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
         add_linear(chunk, linear_gelu(normed, weights.w1, weights.b1), weights.w2, weights.b2, target)
 
-    in_bfloat16 = isinstance(weights.w1, TrainingWeight)
-    sizes = BFLOAT16 if in_bfloat16 else forward_sizes(len(weights.w1), x.itemsize)
+    is_quick = isinstance(weights.w1, TrainingWeight if in_c is None else Bfloat16Weight)
+    sizes = BFLOAT16 if is_quick else forward_sizes(len(weights.w1), x.itemsize)
     pieces = zip(*(_rows(whole, sizes) for whole in (x, out, kept) if whole is not None), strict=True)
     share(through, pieces, one_thread_each=in_c is not None)
     return kept

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
-from genome_lm.kernels.cpu.low_precision import TrainingWeight
+from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.torch_private import bfloat16_gemm, float_gemm
 from genome_lm.kernels.cpu.workspace import workspace
 
@@ -40,13 +40,13 @@ class MlpInC:
     Args:
         library: The compiled stages.
         gemm: Address of the BLAS function for the operands of products.
-        weights: `mlp.MlpWeights`, contiguous, in float32, or w1 and w2 as a `TrainingWeight` each.
+        weights: `mlp.MlpWeights`, contiguous, in float32, or w1 and w2 as a `Bfloat16Weight` each.
         eps: Added to the variance in the norm.
     """
 
     def __init__(self, library: ctypes.CDLL, gemm: int, weights: Any, eps: float) -> None:
         self._held = tuple(map(_values, weights))
-        halved = isinstance(weights.w1, TrainingWeight)
+        halved = isinstance(weights.w1, Bfloat16Weight)
         inner, width = self._held[2].shape
         pointers = [each.data_ptr() for each in self._held]
         self._mlp = ctypes.byref(_Mlp(*pointers, gemm, width, inner, eps, halved))
@@ -58,7 +58,7 @@ class MlpInC:
     @classmethod
     def of(cls, x: Tensor, weights: Any, eps: float) -> "MlpInC | None":
         """None where it can't be."""
-        library, halved = stages.library(), isinstance(weights.w1, TrainingWeight)
+        library, halved = stages.library(), isinstance(weights.w1, Bfloat16Weight)
         if library is None or not (_fits(x) and all(map(_fits, weights))):
             return None
         gemm = gemm_of(library, halved)
@@ -101,13 +101,13 @@ def has_mlp_in_c() -> bool:
 
 
 def _fits(given: Any) -> bool:
-    if isinstance(given, TrainingWeight):
+    if isinstance(given, Bfloat16Weight):
         return given.values.is_contiguous()
     return isinstance(given, Tensor) and given.is_cpu and given.dtype == torch.float32 and given.is_contiguous()
 
 
-def _values(weight: Tensor | TrainingWeight) -> Tensor:
-    return weight.values if isinstance(weight, TrainingWeight) else weight
+def _values(weight: Tensor | Bfloat16Weight) -> Tensor:
+    return weight.values if isinstance(weight, Bfloat16Weight) else weight
 
 
 def gemm_of(library: ctypes.CDLL, halved: bool) -> int | None:
