@@ -9,6 +9,7 @@ from torch import Tensor
 from genome_lm.kernels.cpu import mlp
 from genome_lm.kernels.cpu.low_precision import lowered
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp
+from genome_lm.kernels.cpu.mlp_amx import MlpInTiles
 from genome_lm.kernels.cpu.sub_blocks import MlpInC, has_mlp_in_c
 from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums
 
@@ -45,7 +46,8 @@ def test_c_gives_what_operations_give(
     given = leaves(*shape)
     monkeypatch.setattr(mlp, "STORED", stored)
     found = computed(given, rounds)
-    monkeypatch.setattr(MlpInC, "of", lambda *_: None)
+    for each in (MlpInTiles, MlpInC):
+        monkeypatch.setattr(each, "of", lambda *_: None)
     expected = computed(given, rounds)
     most = 1e-2 if rounds else 2e-6
     for got, want in zip(found, expected, strict=True):
@@ -54,22 +56,26 @@ def test_c_gives_what_operations_give(
         assert not all(torch.equal(got, want) for got, want in zip(found, expected, strict=True))
 
 
-@pytest.mark.skipif(not has_bfloat16_sums(), reason="not this processor's")
-@pytest.mark.parametrize("shape", [(40, 16, 40), (ROWS + 1, 33, 77)], ids=str)
+@pytest.mark.parametrize("way", [MlpInTiles, MlpInC])
+@pytest.mark.parametrize("shape", [(0, 16, 40), (1, 16, 40), (ROWS + 17, 33, 77), (40, 88, 264)], ids=str)
 def test_weights_for_inference_in_bfloat16_go_to_c(
-    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int, int], way: type[MlpInTiles | MlpInC], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    x, *weights = (leaf.detach() for leaf in leaves(*shape))
-    whole = MlpWeights(*weights)
-    low = whole._replace(w1=lowered(whole.w1, "bf16"), w2=lowered(whole.w2, "bf16"))
-    exact = mlp.residual_mlp_reference(x.double(), MlpWeights(*(each.double() for each in weights)), 1e-5) - x
-    found = mlp.residual_mlp_(x[None].clone(), low, 1e-5)[0]
-    monkeypatch.setattr(MlpInC, "of", lambda *_: None)
+    x, *given = (leaf.detach() for leaf in leaves(*shape))
+    weights = MlpWeights(*given)
+    low = weights._replace(w1=lowered(weights.w1, "bf16"), w2=lowered(weights.w2, "bf16"))
+    in_c = way.of(x, low, 1e-5)
+    if in_c is None:
+        pytest.skip("no compiler, or not this processor's")
+    out = torch.full_like(x, torch.nan)
+    in_c.forward(x, out)
+    for each in (MlpInTiles, MlpInC):
+        monkeypatch.setattr(each, "of", lambda *_: None)
     by_operations = mlp.residual_mlp_(x[None].clone(), low, 1e-5)[0]
-    error, allowed = (float((each - x - exact).norm() / exact.norm()) for each in (found, by_operations))
-    assert 0 < error <= 1.2 * allowed
-    assert not torch.equal(found, by_operations)
+    exact = mlp.residual_mlp_reference(x.double(), MlpWeights(*(each.double() for each in weights)), 1e-5) - x
+    error, allowed = (float((each - x - exact).norm()) for each in (out, by_operations))
+    assert error <= 1.1 * allowed
 
 
 def test_bits_are_those_of_any_number_of_threads(rounds: bool) -> None:
@@ -93,3 +99,21 @@ def test_what_c_does_not_take_is_left_to_operations() -> None:
     assert MlpInC.of(x.to("meta"), whole, 1e-5) is None
     assert MlpInC.of(x, whole._replace(w1=whole.w1.T.contiguous().T), 1e-5) is None
     assert MlpInC.of(x, whole._replace(b2=whole.b2.double()), 1e-5) is None
+
+
+def test_tiles_let_what_is_not_a_number_through_and_leave_others_tiles_alone() -> None:
+    torch.manual_seed(0)
+    x, *given = (leaf.detach() for leaf in leaves(40, 16, 40))
+    weights = MlpWeights(*given)
+    low = weights._replace(w1=lowered(weights.w1, "bf16"), w2=lowered(weights.w2, "bf16"))
+    if (in_tiles := MlpInTiles.of(x, low, 1e-5)) is None:
+        pytest.skip("no compiler, or not this processor's")
+    x[3, 5], x[7, 2] = torch.nan, torch.inf
+    out, products = torch.empty_like(x), []
+    for _ in range(2):
+        products.append([x.bfloat16() @ low.w1.values.T, low.w1.linear(x, None)])
+        in_tiles.forward(x, out)
+    assert out[[3, 7]].isnan().all()
+    assert out[[0, 1, 2, 4, 5, 6, *range(8, 40)]].isfinite().all()
+    for one, other in zip(*products, strict=True):
+        assert torch.equal(one.nan_to_num(), other.nan_to_num())

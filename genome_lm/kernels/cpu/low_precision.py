@@ -36,9 +36,11 @@ class LowPrecisionWeight(ABC, Generic[_Hidden]):
 
     Attributes:
         values: (M, K) rounded.
+        tiles: `values` as products by AMX read them, once one has needed them.
     """
 
     values: Tensor
+    tiles: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.values)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight, TrainingWeight
+from genome_lm.kernels.cpu.mlp_amx import MlpInTiles
 from genome_lm.kernels.cpu.products import (
     add_linear,
     for_training,
@@ -101,7 +102,7 @@ def for_products(weights: MlpWeights, in_bfloat16: bool) -> MlpWeights:
 
 def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float, keeps: bool = False) -> Tensor | None:
     """Write the result to `out`, which may be x; gives what `MlpInC` keeps, if it may and there is one."""
-    in_c = MlpInC.of(x, weights, eps)
+    in_c = MlpInTiles.of(x, weights, eps) or MlpInC.of(x, weights, eps)
     kept = x.new_empty(*x.shape[:-1], len(weights.w1)) if keeps and in_c is not None else None
 
     def through(piece: tuple[Tensor, ...]) -> None:

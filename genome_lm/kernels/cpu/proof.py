@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import mlp, stages, sub_blocks
+from genome_lm.kernels.cpu.mlp_amx import MlpInTiles, may_use_tiles
 
 SHAPES = (3, 1, 1), (2, 3, 2), (2, 2, 1_025), (2, 1, 2_100)
 """Channels, sequences and positions: less than a tile of stages.c, and several."""
@@ -100,35 +101,51 @@ def wrong(library: ctypes.CDLL, case: str, shape: tuple[int, int, int]) -> str:
     return ""
 
 
-def wrong_mlp(library: ctypes.CDLL, rounds: bool) -> str:
-    """What a library computes wrong of the MLP in float32 or in bfloat16; empty if nothing."""
-    if (gemm := sub_blocks.gemm_of(library, rounds)) is None:
-        return ""
+MLP_WAYS = "float32", "bfloat16", "bfloat16 in tiles"
+"""What the products of the MLP are in."""
+
+
+def wrong_mlp(library: ctypes.CDLL, way: str) -> str:
+    """What a library computes wrong of the MLP in one of `MLP_WAYS`; empty if nothing."""
     torch.manual_seed(0)
     shapes = (150, 24), (24,), (24,), (50, 24), (50,), (24, 50), (24,)
     x, *given = (torch.randn(shape, requires_grad=True) for shape in shapes)
-    weights = mlp.MlpWeights(*given)
     exact = [each.detach().double().requires_grad_() for each in (x, *given)]
     y = mlp.residual_mlp_reference(exact[0], mlp.MlpWeights(*exact[1:]), 1e-5)
     with torch.no_grad():
-        plain = mlp.MlpWeights(*(each.detach() for each in given))
-        plain = mlp.for_products(plain, rounds)
-        in_c = sub_blocks.MlpInC(library, gemm, plain, 1e-5)
-        out, grad_x, grad = torch.empty_like(x), torch.empty_like(x), y.detach().float().cos()
-        sums = mlp.MlpWeights(*map(torch.zeros_like, weights))._replace(w2=torch.zeros_like(weights.w1))
+        weights = mlp.MlpWeights(*(each.detach() for each in given))
+        in_c = _mlp_in_c(library, way, weights)
+        if in_c is None:
+            return ""
+        out, grad = torch.empty_like(x), y.detach().float().cos()
         in_c.forward(x.detach(), out)
-        in_c.backward((x.detach(), grad, grad_x), sums, first=True)
+        found = [out]
+        if isinstance(in_c, sub_blocks.MlpInC):
+            sums = mlp.MlpWeights(*map(torch.zeros_like, weights))._replace(w2=torch.zeros_like(weights.w1))
+            grad_x = torch.empty_like(x)
+            in_c.backward((x.detach(), grad, grad_x), sums, first=True)
+            found += [grad_x, *sums._replace(w2=sums.w2.T)]
     expected = [y, *torch.autograd.grad(y, exact, grad.double())]
-    found = [out, grad_x, *sums._replace(w2=sums.w2.T)]
-    for got, want in zip(found, expected, strict=True):
-        if not float((got - want.detach()).norm()) <= (MLP_ROUNDING if rounds else TOLERANCE) * float(want.norm()):
-            return f"the MLP, products in {'bfloat16' if rounds else 'float32'}, is off by too much"
+    for got, want in zip(found, expected, strict=False):
+        most = TOLERANCE if way == "float32" else MLP_ROUNDING
+        if not float((got - want.detach()).norm()) <= most * float(want.norm()):
+            return f"the MLP, products in {way}, is off by too much"
     return ""
+
+
+def _mlp_in_c(library: ctypes.CDLL, way: str, weights: mlp.MlpWeights) -> sub_blocks.MlpInC | MlpInTiles | None:
+    """What computes it; None where this process has no such products."""
+    rounds = way != "float32"
+    weights = mlp.for_products(weights, rounds)
+    if way == "bfloat16 in tiles":
+        return MlpInTiles(library, weights, 1e-5) if may_use_tiles(library) else None
+    gemm = sub_blocks.gemm_of(library, rounds)
+    return None if gemm is None else sub_blocks.MlpInC(library, gemm, weights, 1e-5)
 
 
 def main(file: str) -> str:
     """What the library in a file computes wrong; empty if nothing."""
     library = ctypes.CDLL(file)
     reasons = (wrong(library, case, shape) for shape in SHAPES for case in cases(1, 1, 1))
-    of_mlp = (wrong_mlp(library, rounds) for rounds in (False, True))
+    of_mlp = (wrong_mlp(library, way) for way in MLP_WAYS)
     return next(filter(None, chain(reasons, of_mlp)), "")

@@ -59,7 +59,7 @@ class MlpInC:
     def of(cls, x: Tensor, weights: Any, eps: float) -> "MlpInC | None":
         """None where it can't be."""
         library, halved = stages.library(), isinstance(weights.w1, Bfloat16Weight)
-        if library is None or not (_fits(x) and all(map(_fits, weights))):
+        if library is None or not (fits(x) and all(map(fits, weights))):
             return None
         gemm = gemm_of(library, halved)
         return None if gemm is None else cls(library, gemm, weights, eps)
@@ -70,7 +70,7 @@ class MlpInC:
         `kept`, (N, I), gets what `backward` would compute again otherwise.
         """
         room = self._take_room()  # held here as long as the call lasts
-        self._forward(self._mlp, _at(x), _at(out), _at(kept), _SIZE(len(x)), _at(room))
+        self._forward(self._mlp, at(x), at(out), at(kept), _SIZE(len(x)), at(room))
 
     def backward(self, rows: Sequence[Tensor], sums: Any, first: bool) -> None:
         """Go back through rows.
@@ -88,7 +88,7 @@ class MlpInC:
         kept = rows[3] if len(rows) > 3 else None
         into = ctypes.byref(_MlpSums(*(each.data_ptr() for each in sums)))
         room, count = self._take_room(), _SIZE(len(x))
-        self._backward(self._mlp, _at(x), _at(kept), _at(grad), _at(grad_x), count, into, int(first), _at(room))
+        self._backward(self._mlp, at(x), at(kept), at(grad), at(grad_x), count, into, int(first), at(room))
 
     def _take_room(self) -> Tensor:
         return workspace.take("sub_blocks.room", (self._room,), torch.float32)
@@ -100,7 +100,8 @@ def has_mlp_in_c() -> bool:
     return library is not None and gemm_of(library, False) is not None
 
 
-def _fits(given: Any) -> bool:
+def fits(given: Any) -> bool:
+    """Whether functions in C take a tensor in float32, or a weight in bfloat16, as it lies in memory."""
     if isinstance(given, Bfloat16Weight):
         return given.values.is_contiguous()
     return isinstance(given, Tensor) and given.is_cpu and given.dtype == torch.float32 and given.is_contiguous()
@@ -120,5 +121,6 @@ def gemm_of(library: ctypes.CDLL, halved: bool) -> int | None:
     return ctypes.cast(library.float_gemm, _POINTER).value
 
 
-def _at(tensor: Tensor | None) -> ctypes.c_void_p:
+def at(tensor: Tensor | None) -> ctypes.c_void_p:
+    """The address of what a tensor holds."""
     return _POINTER(None if tensor is None else tensor.data_ptr())

@@ -1,0 +1,95 @@
+"""Pieces of the residual MLP by the tiles of AMX, each in one call of C: see amx.h and mlp_amx.h.
+
+The BLAS brings the weights into the layout of the tiles at each product, and writes sums to memory that the next
+stage reads again. Here weights are packed once a pass, and once for good for inference. `sub_blocks.MlpInC` computes
+the same by the BLAS, and is the reference beside the form in operations of PyTorch.
+"""
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genome_lm.kernels.cpu import stages
+from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
+from genome_lm.kernels.cpu.sub_blocks import at, fits
+from genome_lm.kernels.cpu.workspace import workspace
+
+AMX = True
+"""Whether to use the tiles where there are any."""
+BLOCK, LINE_BYTES = 32, 64
+"""Of amx.h."""
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
+
+
+class _TiledMlp(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("norm_weight", "norm_bias", "w1", "b1", "w2", "b2", "w1_back", "w2_back")),
+        ("width", _SIZE),
+        ("inner", _SIZE),
+        ("eps", ctypes.c_float),
+    ]
+
+
+class MlpInTiles:
+    """The sub-block x + fc2(gelu(fc1(norm(x)))) of one set of weights; threads may use it at the same time.
+
+    Args:
+        library: The compiled stages, for which `may_use_tiles` is true.
+        weights: `mlp.MlpWeights`, contiguous, with w1 and w2 as a `Bfloat16Weight` each.
+        eps: Added to the variance in the norm.
+    """
+
+    def __init__(self, library: ctypes.CDLL, weights: Any, eps: float) -> None:
+        inner, width = weights.w1.values.shape
+        b1 = F.pad(weights.b1, (0, -inner % BLOCK))
+        w1, w2 = (packed_rows(library, weight) for weight in (weights.w1, weights.w2))
+        self._held = weights.norm_weight, weights.norm_bias, w1, b1, w2, weights.b2
+        pointers = [each.data_ptr() for each in self._held]
+        self._mlp = ctypes.byref(_TiledMlp(*pointers, None, None, width, inner, eps))
+        self._forward = library.tiled_mlp_forward
+        room = library.tiled_mlp_room
+        room.restype = _SIZE
+        self._room: int = room(self._mlp)
+
+    @classmethod
+    def of(cls, x: Tensor, weights: Any, eps: float) -> "MlpInTiles | None":
+        """None where it can't be."""
+        library = stages.library()
+        if not isinstance(weights.w1, Bfloat16Weight) or library is None or not may_use_tiles(library):
+            return None
+        return cls(library, weights, eps) if fits(x) and all(map(fits, weights)) else None
+
+    def forward(self, x: Tensor, out: Tensor) -> None:
+        """Write the result to `out`, which may be x: both (N, D), contiguous."""
+        room = workspace.take("mlp_amx.room", (self._room,), torch.int8)  # held here as long as the call lasts
+        self._forward(self._mlp, at(x), at(out), _SIZE(len(x)), at(room))
+
+
+def may_use_tiles(library: ctypes.CDLL) -> bool:
+    """Whether a library was compiled for AMX and the system lets this process use it."""
+    return AMX and _has_amx(library)
+
+
+@functools.cache
+def _has_amx(library: ctypes.CDLL) -> bool:
+    return bool(library.has_amx())
+
+
+def packed_rows(library: ctypes.CDLL, weight: Bfloat16Weight) -> Tensor:
+    """A weight (M, K) as products x @ weightᵀ read it; kept by the weight."""
+    if weight.tiles is None:
+        rows, row_bytes = len(weight), weight.values.shape[1] * weight.values.itemsize
+        tiles = _memory(rows, row_bytes)
+        library.pack_rows(at(weight.values), _SIZE(rows), _SIZE(row_bytes), at(tiles))
+        weight.tiles = tiles
+    return weight.tiles
+
+
+def _memory(columns: int, row_bytes: int) -> Tensor:
+    """For the right operand of a product with so many columns, whose rows of k have so many bytes."""
+    stripes, steps = 2 * -(-columns // BLOCK), -(-row_bytes // LINE_BYTES)
+    return torch.empty(stripes, steps, 16, LINE_BYTES, dtype=torch.int8)
