@@ -32,6 +32,7 @@ from genome_lm.kernels.conv.reference import gated_causal_conv
 from genome_lm.kernels.conv.spectra import signal, spectrum
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Block, Convolutions, Filters, Pieces
 from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight, of_channels
+from genome_lm.kernels.cpu.mixer_pieces import MixerInC
 from genome_lm.kernels.cpu.products import (
     for_training,
     linear,
@@ -259,7 +260,7 @@ def residual_mixer_reference(x: Tensor, weights: MixerWeights, filters: Filters,
     return x + F.linear(y.mT, weights.w_out, weights.b_out)
 
 
-class _Normed(NamedTuple):
+class Normed(NamedTuple):
     """The norm of x, (B, L, D), piece by piece: computed again for every block, which costs about its reading."""
 
     x: Tensor
@@ -318,7 +319,7 @@ def chunks(batch: int, length: int) -> Iterator[tuple[slice, slice]]:
             yield slice(first, last), slice(start, stop)
 
 
-class _BlockWeights(NamedTuple):
+class BlockWeights(NamedTuple):
     """What projects to a block's channels, stream by stream, and convolves them."""
 
     w_in: Tensor  # (3C, D), or a `LowPrecisionWeight`
@@ -327,7 +328,8 @@ class _BlockWeights(NamedTuple):
     tap_bias: Tensor  # (3, C, 1, 1)
 
     @classmethod
-    def of(cls, weights: MixerWeights, block: Block) -> "_BlockWeights":
+    def of(cls, weights: MixerWeights, block: Block) -> "BlockWeights":
+        """Those of channels [start, stop)."""
         b_in, taps, tap_bias = (of_channels(part, *block) for part in (weights.b_in, weights.taps, weights.tap_bias))
         w_in = weights.w_in
         of_block = (
@@ -337,7 +339,7 @@ class _BlockWeights(NamedTuple):
         )
         return cls(of_block, b_in[..., None, None], taps, tap_bias[..., None, None])
 
-    def project(self, normed: _Normed, sequences: slice, positions: slice) -> tuple[Tensor, Tensor]:
+    def project(self, normed: Normed, sequences: slice, positions: slice) -> tuple[Tensor, Tensor]:
         """in_proj of a piece without its bias, (3, C, sequences, positions), and of what precedes it.
 
         That is what the short convolution reaches back to, K − 1 positions or none at the beginning of sequences. It
@@ -350,9 +352,7 @@ class _BlockWeights(NamedTuple):
         return z[..., back:], z[..., :back]
 
 
-def _gated_input(
-    normed: _Normed, part: _BlockWeights, kept_z: Tensor | None, others: Pieces
-) -> tuple[Tensor, Tensor]:
+def _gated_input(normed: Normed, part: BlockWeights, kept_z: Tensor | None, others: Pieces) -> tuple[Tensor, Tensor]:
     """For a block, x0 and u = x1 · v, both (C, B, L), in buffers; z is written to `kept_z`, (3, C, B, L).
 
     The other pieces of work are shared together with these.
@@ -362,6 +362,11 @@ def _gated_input(
         workspace.take_rows(f"mixer.{name}", (len(part.w_in) // 3, batch, length), normed.x.dtype)
         for name in ("x0", "u")
     )
+    in_c = MixerInC.of(normed, part)
+    if in_c is not None:
+        into = in_c.gates(x0, u, None if kept_z is None else kept_z.flatten(0, 1))
+        _share_all([*others, *(partial(into, place) for place in chunks(batch, length))], one_thread_each=True)
+        return x0, u
     last = part.taps.shape[-1] - 1
 
     def gate(place: tuple[slice, slice]) -> None:
@@ -391,10 +396,10 @@ def _forward(
 ) -> None:
     """Write the result to `out`, which may be x, and each block's z to `kept`."""
     batch, length, width = x.shape
-    normed = _Normed(x, weights.norm_weight, weights.norm_bias, eps)
+    normed = Normed(x, weights.norm_weight, weights.norm_bias, eps)
     y = workspace.take_rows("mixer.whole", (width, batch, length), x.dtype)
     for block in _blocks(x):
-        part = _BlockWeights.of(weights, block)
+        part = BlockWeights.of(weights, block)
         if kept is not None:
             kept[block] = workspace.lend_rows((len(part.w_in), batch, length), x.dtype)
         kept_z = None if kept is None else kept[block].unflatten(0, (3, -1))
@@ -505,11 +510,11 @@ def _backward(
         The gradient of x, and those of the filters' tensors.
     """
     filters, weights, kept = parts
-    normed = _Normed(x, weights.norm_weight, weights.norm_bias, eps)
+    normed = Normed(x, weights.norm_weight, weights.norm_bias, eps)
     grad_normed = workspace.take("mixer.whole", tuple(x.shape), x.dtype)
     grad_filters = [*map(torch.zeros_like, filters.tensors)]
     for block in _blocks(x):
-        part = _BlockWeights.of(weights, block)
+        part = BlockWeights.of(weights, block)
         z = kept.pop(block, None)
         z = _projected(normed, part) if z is None else z
         convolutions = filters.backward(block, grad_filters, x)
@@ -529,10 +534,14 @@ def _parts(make: Callable[..., Filters], tensors: Sequence[Tensor]) -> tuple[Fil
     return make(*tensors[:-count]), MixerWeights(*tensors[-count:])
 
 
-def _projected(normed: _Normed, part: _BlockWeights) -> Tensor:
+def _projected(normed: Normed, part: BlockWeights) -> Tensor:
     """z of a block, (3C, B, L)."""
     batch, length, _ = normed.x.shape
     z = workspace.lend_rows((len(part.w_in), batch, length), normed.x.dtype)
+    in_c = MixerInC.of(normed, part)
+    if in_c is not None:
+        share(in_c.gates(None, None, z), chunks(batch, length), one_thread_each=True)
+        return z
 
     def project(place: tuple[slice, slice]) -> None:
         here = z.unflatten(0, (3, -1))[:, :, *place]
@@ -546,7 +555,7 @@ class _BlockStep(NamedTuple):
     """A block on the way back: from the gradient of the output to that of z, which is written over z."""
 
     block: Block
-    part: _BlockWeights
+    part: BlockWeights
     grad: Tensor  # (B, L, D), of the output
     z: Tensor  # (3C, B, L)
     weights: MixerWeights
@@ -590,7 +599,7 @@ class _BlockStep(NamedTuple):
         streams_backward(z, dx0, du, dc, skip, taps, tap_bias, dtaps, dtap_bias[..., None, None])
         db_in.copy_(z.sum((2, 3)))
 
-    def through_projection(self, normed: _Normed, grad_normed: Tensor, y: Tensor) -> None:
+    def through_projection(self, normed: Normed, grad_normed: Tensor, y: Tensor) -> None:
         """Add to the gradient of the norm, (B, L, D), write those of both projections, and conclude the filters'."""
         of_block = slice(*self.block)
 
@@ -630,7 +639,7 @@ def _summed(x: Tensor) -> Tensor:
     return x[:, 0] if x.shape[1] == 1 else x.sum(1)
 
 
-def _backward_norm(normed: _Normed, grad: Tensor, grad_normed: Tensor, grad_x: Tensor, sums: MixerWeights) -> None:
+def _backward_norm(normed: Normed, grad: Tensor, grad_normed: Tensor, grad_x: Tensor, sums: MixerWeights) -> None:
     """Write what passes by the norm, `grad`, and what passes it to grad_x, and what is left to sum to `sums`."""
     width = grad.shape[-1]
 

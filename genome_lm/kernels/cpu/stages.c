@@ -532,3 +532,4 @@ void filtered_backward(View u, View kernel, View dc, View du, View kernel_sums, 
 #include "sub_blocks.h"
 #include "amx.h"
 #include "mlp_amx.h"
+#include "mixer.h"

@@ -40,7 +40,7 @@ _READ_IN_C = torch.float32, torch.int32, torch.int8
 _Given = TypeVarTuple("_Given")
 
 
-class _View(ctypes.Structure):
+class View(ctypes.Structure):
     """A tensor whose last dimension is dense, with 0 as distance along what it has once or lacks."""
 
     _fields_ = [
@@ -52,7 +52,8 @@ class _View(ctypes.Structure):
     ]  # fmt: skip
 
     @classmethod
-    def of(cls, tensor: Tensor | None) -> "_View":
+    def of(cls, tensor: Tensor | None) -> "View":
+        """Of up to four dimensions; without data for None."""
         if tensor is None:
             return cls()
         shape, steps = tensor.shape, tensor.stride()
@@ -156,7 +157,7 @@ def _fits(given: Tensor | float | None, is_rounded: bool = False) -> bool:
 
 
 def _as_argument(given: Tensor | float | None) -> ctypes.Structure | ctypes.c_float:
-    return ctypes.c_float(given) if isinstance(given, float) else _View.of(given)
+    return ctypes.c_float(given) if isinstance(given, float) else View.of(given)
 
 
 @_also_in_bfloat16("hidden")

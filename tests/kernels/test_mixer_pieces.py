@@ -1,0 +1,103 @@
+"""Pieces of the Hyena sub-block in C against the form in operations of PyTorch."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from genome_lm.kernels.cpu import mixer
+from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
+from genome_lm.kernels.cpu.mixer import BlockWeights, MixerWeights, Normed, residual_mixer, residual_mixer_
+from genome_lm.kernels.cpu.mixer_pieces import MixerInC
+from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
+from genome_lm.kernels.cpu.taps import ExplicitFilters
+from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums
+from genome_lm.kernels.cpu.workers import Sizes
+
+TILE = 256  # of mixer.h
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def rounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    if not (has_mlp_in_c() if request.param == "float32" else has_bfloat16_sums()):
+        pytest.skip("no compiler, or not this processor's")
+    torch.manual_seed(0)
+    monkeypatch.setattr(mixer, "POSITIONS", Sizes(least=40, large=60, most=600))
+    monkeypatch.setattr(mixer, "CHANNELS", 16)
+    return bool(request.param == "bfloat16")
+
+
+def leaves(batch: int, length: int, width: int, taps: int = 7) -> list[Tensor]:
+    """x, explicit taps, and what `MixerWeights` has."""
+    shapes = (
+        (batch, length, width), (width, taps), (width,), (width,), (3 * width, width), (3 * width,),
+        (3 * width, 1, 3), (3 * width,), (width,), (width, width), (width,),
+    )  # fmt: skip
+    return [(torch.randn(shape) / 3).requires_grad_() for shape in shapes]
+
+
+def computed(given: Sequence[Tensor], rounds: bool) -> list[Tensor]:
+    x, taps, *weights = given
+    with torch.autocast("cpu", torch.bfloat16, enabled=rounds):
+        y = residual_mixer(x, MixerWeights(*weights), ExplicitFilters(taps), 1e-5)
+    return [y.detach(), *torch.autograd.grad(y, given, y.detach().cos())]
+
+
+@pytest.mark.parametrize("block_bytes", [1, 1 << 30])
+@pytest.mark.parametrize("kept", [0, 1 << 30])
+@pytest.mark.parametrize("shape", [(1, 1, 16), (9, 21, 33), (1, 2 * TILE + 1, 24), (2, 700, 40)], ids=str)
+def test_c_gives_what_operations_give(
+    shape: tuple[int, int, int], kept: int, block_bytes: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = leaves(*shape)
+    monkeypatch.setattr(mixer, "KEPT_BYTES", kept)
+    monkeypatch.setattr(mixer, "BLOCK_BYTES", block_bytes)
+    found = computed(given, rounds)
+    monkeypatch.setattr(MixerInC, "of", lambda *_: None)
+    expected = computed(given, rounds)
+    most = 1e-2 if rounds else 4e-6
+    for got, want in zip(found, expected, strict=True):
+        assert float((got - want).norm()) <= most * float(want.norm())
+
+
+@pytest.mark.parametrize("length", [20, 700])
+def test_without_gradients_c_gives_what_operations_give(
+    length: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, taps, *given = (each.detach() for each in leaves(3, length, 24))
+    weights, convolutions = MixerWeights(*given), ExplicitFilters(taps).convolutions()
+    if rounds:
+        weights = weights._replace(w_in=Bfloat16Weight.of(weights.w_in), w_out=Bfloat16Weight.of(weights.w_out))
+    found = residual_mixer_(x.clone(), weights, convolutions, 1e-5)
+    monkeypatch.setattr(MixerInC, "of", lambda *_: None)
+    expected = residual_mixer_(x.clone(), weights, convolutions, 1e-5)
+    assert float((found - expected).norm()) <= (4e-3 if rounds else 1e-6) * float(expected.norm())
+
+
+def test_bits_are_those_of_any_number_of_threads(rounds: bool) -> None:
+    given, before, results = leaves(2, 1_500, 24), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            results.append(computed(given, rounds))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(map(torch.equal, other, results[0]))
+
+
+@pytest.mark.skipif(not has_mlp_in_c(), reason="no compiler")
+def test_what_c_does_not_take_is_left_to_operations() -> None:
+    x, _, *given = (each.detach() for each in leaves(1, 8, 16))
+    weights = MixerWeights(*given)
+
+    def taken(x: Tensor, weights: MixerWeights) -> bool:
+        normed = Normed(x, weights.norm_weight, weights.norm_bias, 1e-5)
+        return MixerInC.of(normed, BlockWeights.of(weights, (0, 16))) is not None
+
+    assert taken(x, weights)
+    assert not taken(x.double(), weights)
+    assert not taken(x.mT, weights)
+    assert not taken(x, weights._replace(b_in=weights.b_in.double()))
+    assert not taken(x, weights._replace(taps=torch.randn(48, 1, 4)))
