@@ -9,7 +9,7 @@ from torch import Tensor
 from genome_lm.kernels.cpu import mixer
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.mixer import BlockWeights, MixerWeights, Normed, residual_mixer, residual_mixer_
-from genome_lm.kernels.cpu.mixer_pieces import MixerInC
+from genome_lm.kernels.cpu.mixer_pieces import ExplicitInC, GatesInC, OutwardInC
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums
@@ -37,6 +37,11 @@ def leaves(batch: int, length: int, width: int, taps: int = 7) -> list[Tensor]:
     return [(torch.randn(shape) / 3).requires_grad_() for shape in shapes]
 
 
+def in_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in (ExplicitInC, GatesInC, OutwardInC):
+        monkeypatch.setattr(each, "of", lambda *_: None)
+
+
 def computed(given: Sequence[Tensor], rounds: bool) -> list[Tensor]:
     x, taps, *weights = given
     with torch.autocast("cpu", torch.bfloat16, enabled=rounds):
@@ -54,23 +59,24 @@ def test_c_gives_what_operations_give(
     monkeypatch.setattr(mixer, "KEPT_BYTES", kept)
     monkeypatch.setattr(mixer, "BLOCK_BYTES", block_bytes)
     found = computed(given, rounds)
-    monkeypatch.setattr(MixerInC, "of", lambda *_: None)
+    in_operations(monkeypatch)
     expected = computed(given, rounds)
     most = 1e-2 if rounds else 4e-6
     for got, want in zip(found, expected, strict=True):
         assert float((got - want).norm()) <= most * float(want.norm())
 
 
+@pytest.mark.parametrize("taps", [1, 16, 20])  # 20 go through FFTs
 @pytest.mark.parametrize("length", [20, 700])
 def test_without_gradients_c_gives_what_operations_give(
-    length: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
+    length: int, taps: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, taps, *given = (each.detach() for each in leaves(3, length, 24))
-    weights, convolutions = MixerWeights(*given), ExplicitFilters(taps).convolutions()
+    x, kernel, *given = (each.detach() for each in leaves(3, length, 24, taps))
+    weights, convolutions = MixerWeights(*given), ExplicitFilters(kernel).convolutions()
     if rounds:
         weights = weights._replace(w_in=Bfloat16Weight.of(weights.w_in), w_out=Bfloat16Weight.of(weights.w_out))
     found = residual_mixer_(x.clone(), weights, convolutions, 1e-5)
-    monkeypatch.setattr(MixerInC, "of", lambda *_: None)
+    in_operations(monkeypatch)
     expected = residual_mixer_(x.clone(), weights, convolutions, 1e-5)
     assert float((found - expected).norm()) <= (4e-3 if rounds else 1e-6) * float(expected.norm())
 
@@ -89,15 +95,18 @@ def test_bits_are_those_of_any_number_of_threads(rounds: bool) -> None:
 
 @pytest.mark.skipif(not has_mlp_in_c(), reason="no compiler")
 def test_what_c_does_not_take_is_left_to_operations() -> None:
-    x, _, *given = (each.detach() for each in leaves(1, 8, 16))
+    x, kernel, *given = (each.detach() for each in leaves(1, 8, 16))
     weights = MixerWeights(*given)
 
-    def taken(x: Tensor, weights: MixerWeights) -> bool:
+    def taken(x: Tensor, weights: MixerWeights, kernel: Tensor = kernel) -> tuple[bool, bool, bool]:
         normed = Normed(x, weights.norm_weight, weights.norm_bias, 1e-5)
-        return MixerInC.of(normed, BlockWeights.of(weights, (0, 16))) is not None
+        gates = GatesInC.of(normed, BlockWeights.of(weights, (0, 16)))
+        others = OutwardInC.of(x, weights), ExplicitInC.of(gates, x, weights, kernel)
+        return gates is not None, others[0] is not None, others[1] is not None
 
-    assert taken(x, weights)
-    assert not taken(x.double(), weights)
-    assert not taken(x.mT, weights)
-    assert not taken(x, weights._replace(b_in=weights.b_in.double()))
-    assert not taken(x, weights._replace(taps=torch.randn(48, 1, 4)))
+    assert taken(x, weights) == (True, True, True)
+    assert taken(x.double(), weights) == taken(x.mT, weights) == (False, False, False)
+    assert taken(x, weights._replace(b_in=weights.b_in.double())) == (False, True, False)
+    assert taken(x, weights._replace(taps=torch.randn(48, 1, 4))) == (False, True, False)
+    assert taken(x, weights._replace(b_out=weights.b_out.double())) == (True, False, False)
+    assert taken(x, weights, torch.randn(16, 17)) == (True, True, False)

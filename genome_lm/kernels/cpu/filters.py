@@ -22,10 +22,12 @@ class Convolutions(NamedTuple):
         of: The convolution u ↦ h ∗ u of channels [start, stop), where u is (stop − start, B, L).
         pieces: What must be done before it is asked for channels of a block. It may use the room that it is given,
             (channels of the block, L), until `of` was called for these channels.
+        taps: Explicit filters of all channels, (D, K), the present position last, where there is nothing else.
     """
 
     of: Callable[[int, int], Callable[[Tensor], Tensor]]
     pieces: Callable[[Block, Tensor], Pieces] = _nothing
+    taps: Tensor | None = None
 
 
 class BackwardConvolutions(Protocol):

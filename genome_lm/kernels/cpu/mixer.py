@@ -32,7 +32,7 @@ from genome_lm.kernels.conv.reference import gated_causal_conv
 from genome_lm.kernels.conv.spectra import signal, spectrum
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Block, Convolutions, Filters, Pieces
 from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight, of_channels
-from genome_lm.kernels.cpu.mixer_pieces import MixerInC
+from genome_lm.kernels.cpu.mixer_pieces import ExplicitInC, GatesInC, OutwardInC
 from genome_lm.kernels.cpu.products import (
     for_training,
     linear,
@@ -362,10 +362,10 @@ def _gated_input(normed: Normed, part: BlockWeights, kept_z: Tensor | None, othe
         workspace.take_rows(f"mixer.{name}", (len(part.w_in) // 3, batch, length), normed.x.dtype)
         for name in ("x0", "u")
     )
-    in_c = MixerInC.of(normed, part)
+    in_c = GatesInC.of(normed, part)
     if in_c is not None:
-        into = in_c.gates(x0, u, None if kept_z is None else kept_z.flatten(0, 1))
-        _share_all([*others, *(partial(into, place) for place in chunks(batch, length))], one_thread_each=True)
+        write = in_c.into(x0, u, None if kept_z is None else kept_z.flatten(0, 1))
+        _share_all([*others, *(partial(write, place) for place in chunks(batch, length))], one_thread_each=True)
         return x0, u
     last = part.taps.shape[-1] - 1
 
@@ -397,6 +397,8 @@ def _forward(
     """Write the result to `out`, which may be x, and each block's z to `kept`."""
     batch, length, width = x.shape
     normed = Normed(x, weights.norm_weight, weights.norm_bias, eps)
+    if around is None and _forward_in_c(normed, out, weights, convolutions, kept):
+        return
     y = workspace.take_rows("mixer.whole", (width, batch, length), x.dtype)
     for block in _blocks(x):
         part = BlockWeights.of(weights, block)
@@ -421,8 +423,36 @@ def _forward(
     _project_out(x, y, weights, out)
 
 
+def _forward_in_c(
+    normed: Normed,
+    out: Tensor,
+    weights: MixerWeights,
+    convolutions: Convolutions,
+    kept: dict[Block, Tensor] | None,
+) -> bool:
+    """`_forward` of few explicit taps, in pieces that go all the way; whether it can be."""
+    x, taps, blocks = normed.x, convolutions.taps, [*_blocks(normed.x)]
+    if taps is None or (kept is not None and len(blocks) > 1):
+        return False
+    gates = GatesInC.of(normed, BlockWeights.of(weights, (0, x.shape[-1])))
+    in_c = ExplicitInC.of(gates, x, weights, taps)
+    if in_c is None:
+        return False
+    z = None if kept is None else workspace.lend_rows((3 * x.shape[-1], *x.shape[:-1]), x.dtype)
+    if kept is not None and z is not None:
+        kept[blocks[0]] = z
+    _share_all(in_c.pieces(x, out, z, chunks(*x.shape[:-1])), one_thread_each=True)
+    return True
+
+
 def _project_out(x: Tensor, y: Tensor, weights: MixerWeights, out: Tensor) -> None:
     """Write x + out_proj(y) to `out`: x and out (B, L, D), y (D, B, L)."""
+    in_c = OutwardInC.of(x, weights)
+    if in_c is not None:
+        rows = x.shape[0] * x.shape[1]
+        pieces = _ranges(0, rows, rows_of_piece(rows, POSITIONS))
+        share(in_c.into(x, y, out), pieces, one_thread_each=True)
+        return
 
     def project(piece: tuple[Tensor, Tensor, Tensor]) -> None:
         residual, gated, target = piece
@@ -538,9 +568,9 @@ def _projected(normed: Normed, part: BlockWeights) -> Tensor:
     """z of a block, (3C, B, L)."""
     batch, length, _ = normed.x.shape
     z = workspace.lend_rows((len(part.w_in), batch, length), normed.x.dtype)
-    in_c = MixerInC.of(normed, part)
+    in_c = GatesInC.of(normed, part)
     if in_c is not None:
-        share(in_c.gates(None, None, z), chunks(batch, length), one_thread_each=True)
+        share(in_c.into(None, None, z), chunks(batch, length), one_thread_each=True)
         return z
 
     def project(place: tuple[slice, slice]) -> None:

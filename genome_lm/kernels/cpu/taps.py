@@ -43,7 +43,7 @@ class ExplicitFilters(NamedTuple):
 
     def convolutions(self) -> Convolutions:
         """See `Filters`."""
-        return Convolutions(lambda start, stop: partial(convolve, self.taps[start:stop]))
+        return Convolutions(lambda start, stop: partial(convolve, self.taps[start:stop]), taps=self.taps)
 
     def backward(self, block: Block, gradients: Sequence[Tensor], like: Tensor) -> "_ExplicitBackward":
         """See `Filters`."""
