@@ -42,6 +42,12 @@ from genome_lm.kernels.cpu.mixer import (
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp, residual_mlp_
 from genome_lm.kernels.cpu.products import add_linear, linear
 from genome_lm.kernels.cpu.stages import decay_window
+from genome_lm.kernels.cpu.streams import (
+    InProjection,
+    Recall,
+    add_projected,
+    recall_attention_streams,
+)
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import changes, is_watched
@@ -85,16 +91,19 @@ __all__ = [
     "FilterRows",
     "FilterWeights",
     "HeadWeights",
+    "InProjection",
     "MixerWeights",
     "MlpWeights",
     "OnlineConv",
     "Precision",
+    "Recall",
     "Replayed",
     "ReplayedConv",
     "Segments",
     "Sizes",
     "TileFilters",
     "add_linear",
+    "add_projected",
     "backend_for",
     "bins",
     "by_spectra",
@@ -139,6 +148,7 @@ __all__ = [
     "precision_of",
     "products_dtype",
     "reason_against",
+    "recall_attention_streams",
     "recency",
     "recomputed",
     "residual_mixer",

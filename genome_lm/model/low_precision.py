@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import Precision, linear, lowered, reason_against
+from genome_lm.kernels import InProjection, Precision, linear, lowered, reason_against
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,23 @@ class LowPrecisionLinear(nn.Linear):
 
 
 def attended(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Results of a layer as attention computes with them: in `LowPrecisionLinear.attended`, or as they are."""
-    return x.to(layer.attended) if isinstance(layer, LowPrecisionLinear) else x
+    """Results of a layer as attention computes with them: in `attended_dtype`."""
+    return x.to(attended_dtype(layer, x.dtype))
+
+
+def attended_dtype(layer: nn.Linear, dtype: torch.dtype) -> torch.dtype:
+    """What attention computes in of a layer's results: `LowPrecisionLinear.attended`, or their own dtype."""
+    return layer.attended if isinstance(layer, LowPrecisionLinear) else dtype
 
 
 def product_weight(layer: nn.Linear) -> Any:
     """What the fused operations compute a layer's product with: a tensor, or a `LowPrecisionWeight`."""
     return layer.lowered if isinstance(layer, LowPrecisionLinear) else layer.weight
+
+
+def in_projection(norm: nn.LayerNorm, layer: nn.Linear) -> InProjection:
+    """A norm and the layer behind it, for the fused operations."""
+    return InProjection(norm.weight, norm.bias, norm.eps, product_weight(layer), layer.bias)
 
 
 def lower_precision(blocks: nn.Module, precision: Precision) -> Precision:

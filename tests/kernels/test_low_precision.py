@@ -74,7 +74,8 @@ def test_a_row_of_zeros_stays_one_and_nan_stays_nan():
 def test_a_model_in_low_precision_is_near_float32_whatever_the_batch(monkeypatch, precision):
     monkeypatch.setattr(of_models, "reason_against", lambda precision: "")
     torch.manual_seed(0)
-    exact = HyenaLM(ModelConfig(d_model=32, n_layer=3, max_length=64, layout="hyena,hyena-se,attention")).eval()
+    layout = "hyena,hyena-se,attention,attention-recall"
+    exact = HyenaLM(ModelConfig(d_model=32, n_layer=4, max_length=64, layout=layout)).eval()
     low = copy.deepcopy(exact)
     low.lower_precision(precision)
     ids = torch.randint(7, 11, (3, 50))

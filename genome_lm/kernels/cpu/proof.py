@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels.cpu import mixer, mlp, stages, sub_blocks
+from genome_lm.kernels.cpu import mixer, mlp, stages, streams, sub_blocks
 from genome_lm.kernels.cpu.mixer_pieces import ExplicitInC, GatesInC, OutwardInC
 from genome_lm.kernels.cpu.mlp_amx import MlpInTiles, may_use_tiles
 from genome_lm.kernels.cpu.products import for_training
@@ -41,6 +41,15 @@ def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Gi
     a, b, c, d = (row(channels) for _ in range(4))
     carry = drawn(3, channels, 1, 2) if sequences == 1 else None
     kernel = drawn(channels, stages.MOST_TAPS)
+
+    def recalled(dtype: str) -> list[Given]:
+        heads, width = 2, 2 * (9 + channels)
+        rows, before = drawn(sequences, length + 1, 2 * width)[:, :length], drawn(sequences, 4, 2 * width)
+        results = (drawn(heads, sequences, length, width // heads) for _ in range(3))
+        if dtype:
+            results = (each.bfloat16() for each in results)
+        return [rows, before, drawn(5 * 2 * width), drawn(heads), 1e-4, *results]
+
     return {
         "gelu": ([3 * drawn(length, 37)], [0]),
         "quantise": ([drawn(length, 37), drawn(length, 37).to(torch.int8), torch.zeros(length)], [1, 2]),
@@ -81,6 +90,7 @@ def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Gi
         "filtered": ([a, kernel, b], [2]),
         "filtered one tap": ([a, kernel[:, :1], b], [2]),
         "filtered_backward": ([a, kernel, b, c, torch.zeros_like(kernel)], [3, 4]),
+        **{f"recall_streams{dtype}": (recalled(dtype), [5, 6, 7]) for dtype in ("", stages.BFLOAT16)},
     }
 
 
@@ -90,7 +100,8 @@ def wrong(library: ctypes.CDLL, case: str, shape: tuple[int, int, int]) -> str:
     name = case.split()[0]
     exact = [each.double() if isinstance(each, Tensor) and each.is_floating_point() else each for each in given]
     exact = [each.clone() if isinstance(each, Tensor) else each for each in exact]
-    getattr(stages, name.removesuffix(stages.BFLOAT16)).__wrapped__(*exact)
+    plain = name.removesuffix(stages.BFLOAT16)
+    getattr(streams if hasattr(streams, plain) else stages, plain).__wrapped__(*exact)
     stages.in_c(library, name, given)
     for place in written:
         got, expected = given[place], exact[place]

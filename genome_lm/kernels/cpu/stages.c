@@ -533,3 +533,4 @@ void filtered_backward(View u, View kernel, View dc, View du, View kernel_sums, 
 #include "amx.h"
 #include "mlp_amx.h"
 #include "mixer.h"
+#include "attention.h"

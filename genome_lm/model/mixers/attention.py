@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import add_linear, causal_counts, full_attention, linear, products_dtype, rotate_
+from genome_lm.kernels import add_projected, causal_counts, full_attention, linear, products_dtype, rotate_
 from genome_lm.model.low_precision import attended, product_weight
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import attention_memory
@@ -97,10 +97,13 @@ class Attention(Mixer):
             return super().add(x, norm, dropout, inplace)
         x = x.contiguous()
         out = x if inplace else torch.empty_like(x)
-        y = self.mix(norm(x)).transpose(1, 2).flatten(2)
-        rows, target = (part.flatten(0, 1) for part in (x, out))
-        add_linear(rows, y.flatten(0, 1), product_weight(self.out_proj), self.out_proj.bias, target)
+        y = self.attend(*self.split_stream(x, norm))
+        add_projected(x, y, product_weight(self.out_proj), self.out_proj.bias, out)
         return out
+
+    def split_stream(self, x: Tensor, norm: nn.LayerNorm) -> Streams:
+        """`split` of norm(x), whole sequences, on a CPU without gradients."""
+        return self.split(norm(x), torch.arange(x.shape[1], device=x.device))
 
     def add_shard(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, shard: Shard) -> Tensor:
         """See `Mixer.add_shard`: each device attends in some of the heads."""

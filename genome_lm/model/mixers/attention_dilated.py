@@ -15,7 +15,7 @@ from genome_lm.model.mixers.attention import Attention
 class DilatedAttention(Attention):
     """Segments of several lengths and dilations (Ding et al. 2023, https://arxiv.org/abs/2307.02486), causal."""
 
-    forward_streams = 5
+    forward_streams = 3
     backward_streams = 8.5
 
     def __init__(self, config: ModelConfig) -> None:

@@ -76,8 +76,8 @@ RECALL_BLOCKS = 4
 
 
 def recall_forward_held(config: ModelConfig, length: int, rows: int) -> Held:
-    """See `Mixer.forward_held`: features, filtered queries and keys, and a block of scores twice."""
-    return Held(0, int(7.85 * FLOAT * rows * length * config.d_model) + 2 * _block(config, length))
+    """See `Mixer.forward_held`: queries, keys, values and the result, and a block of scores three times."""
+    return Held(0, 4 * FLOAT * rows * length * config.d_model + 3 * _block(config, length))
 
 
 def recall_training_held(config: ModelConfig, length: int, rows: int) -> Held:

@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import depthwise, nearest_attention, nearest_counts, recency
+from genome_lm.kernels import (
+    Recall,
+    depthwise,
+    nearest_attention,
+    nearest_counts,
+    recall_attention_streams,
+    recency,
+)
+from genome_lm.model.low_precision import attended_dtype, in_projection
 from genome_lm.model.mixer import GpuBatch, Held, Mixer, MixerSteps, Prompts, Units
 from genome_lm.model.mixers import attention_memory
 from genome_lm.model.mixers.attention import Attention, Streams, heads_of
@@ -60,6 +68,14 @@ class RecallAttention(Attention):
         if self.training:
             keys = tuple(_with_others(key, self.config.recall_others) for key in keys)
         return self.attend(queries, keys)
+
+    def split_stream(self, x: Tensor, norm: nn.LayerNorm) -> Streams:
+        """See `Attention.split_stream`; in low precision only where all keys are seen, so that their order stays."""
+        inward = in_projection(norm, self.in_proj)
+        recall = Recall(self.taps[:, 0], self.log_scale.exp().flatten(), EPSILON)
+        dtype = x.dtype if self.config.recall_keys else attended_dtype(self.in_proj, x.dtype)
+        q, k, v = recall_attention_streams(x, inward, recall, dtype)
+        return Streams((q,), (k, v))
 
     def split(self, x: Tensor, positions: Tensor) -> Streams:
         """See `Attention.split`; x begins where nothing stands before it."""
