@@ -6,22 +6,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.cpu import mlp
+from genome_lm.kernels.cpu import mlp, mlp_amx, stages
 from genome_lm.kernels.cpu.low_precision import lowered
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp
-from genome_lm.kernels.cpu.mlp_amx import MlpInTiles
+from genome_lm.kernels.cpu.mlp_amx import MlpInTiles, may_use_tiles
 from genome_lm.kernels.cpu.sub_blocks import MlpInC, has_mlp_in_c
 from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums
 
 ROWS = 128  # of sub_blocks.h
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
-def rounds(request: pytest.FixtureRequest) -> bool:
-    if not (has_mlp_in_c() if request.param == "float32" else has_bfloat16_sums()):
+@pytest.fixture(params=["float32", "bfloat16", "bfloat16 in tiles"])
+def rounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether products are in bfloat16, with and without tiles of AMX."""
+    library = stages.library()
+    tiles, of_float = request.param == "bfloat16 in tiles", request.param == "float32"
+    there = library is not None and may_use_tiles(library) if tiles else has_bfloat16_sums()
+    if not (has_mlp_in_c() if of_float else there):
         pytest.skip("no compiler, or not this processor's")
     torch.manual_seed(0)
-    return bool(request.param == "bfloat16")
+    monkeypatch.setattr(mlp_amx, "AMX", tiles)
+    return not of_float
 
 
 def leaves(rows: int, width: int, inner: int) -> list[Tensor]:
@@ -47,7 +52,7 @@ def test_c_gives_what_operations_give(
     monkeypatch.setattr(mlp, "STORED", stored)
     found = computed(given, rounds)
     for each in (MlpInTiles, MlpInC):
-        monkeypatch.setattr(each, "of", lambda *_: None)
+        monkeypatch.setattr(each, "of", lambda *_, **__: None)
     expected = computed(given, rounds)
     most = 1e-2 if rounds else 2e-6
     for got, want in zip(found, expected, strict=True):
@@ -71,7 +76,7 @@ def test_weights_for_inference_in_bfloat16_go_to_c(
     out = torch.full_like(x, torch.nan)
     in_c.forward(x, out)
     for each in (MlpInTiles, MlpInC):
-        monkeypatch.setattr(each, "of", lambda *_: None)
+        monkeypatch.setattr(each, "of", lambda *_, **__: None)
     by_operations = mlp.residual_mlp_(x[None].clone(), low, 1e-5)[0]
     exact = mlp.residual_mlp_reference(x.double(), MlpWeights(*(each.double() for each in weights)), 1e-5) - x
     error, allowed = (float((each - x - exact).norm()) for each in (out, by_operations))

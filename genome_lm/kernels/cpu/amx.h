@@ -74,8 +74,8 @@ typedef struct {
     idx steps;
 } Product;
 
-/* Does what follows a product with rows [from, to) of the block of sums at row i and column j; the rows and columns of
- * a block are BLOCK. A row of sums is BLOCK numbers: float, or int32_t of products of integers. */
+/* Does what follows a product with rows [from, to) of the block of sums at row i and column j; `from` is even. A block has
+ * BLOCK rows of BLOCK numbers: float, or int32_t of products of integers. */
 typedef void (*Finish)(const void *context, const float *sums, idx i, idx j, idx from, idx to);
 
 #define INLINE static inline __attribute__((always_inline))
@@ -120,7 +120,7 @@ INLINE void multiply(const Product *products, int count, idx m, idx n, int of_in
     idx steps = 0, done_i = 0, done_j = 0, done_rows = 0;
     for (int c = 0; c < count; c++)
         steps += products[c].steps;
-    const idx share = parts_of(BLOCK, steps);
+    const idx share = 2 * parts_of(BLOCK / 2, steps);
     float *here = sums, *done = sums + count * BLOCK * BLOCK;
     for (idx j = 0; j < n; j += BLOCK)
         for (idx i = 0; i < m; i += BLOCK) {

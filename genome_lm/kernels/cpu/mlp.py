@@ -146,10 +146,10 @@ class _ResidualMlp(torch.autograd.Function):
         pieces = [*zip(*(_rows(whole, sizes) for whole in wholes), strict=True)]
         with outside_autocast(x):
             weights = for_products(parameters, ctx.in_bfloat16)
-            in_c = MlpInC.of(x, weights, ctx.eps)
+            in_c = MlpInTiles.of(x, weights, ctx.eps, goes_back=True) or MlpInC.of(x, weights, ctx.eps)
 
             def back(run: Sequence[tuple[Tensor, ...]]) -> MlpWeights:
-                sums = _no_sums(parameters)
+                sums = no_sums(parameters, in_c)
                 if in_c is None:
                     return _backward(run, weights, sums, ctx.eps)
                 for number, piece in enumerate(run):
@@ -161,13 +161,17 @@ class _ResidualMlp(torch.autograd.Function):
         return grad_x, None, None, *sums._replace(w2=sums.w2.T)
 
 
-def _no_sums(weights: MlpWeights) -> MlpWeights:
+def no_sums(weights: MlpWeights, in_c: MlpInTiles | MlpInC | None) -> MlpWeights:
     """For the sums of the weights' gradients: zeros, or for w1 and w2 what the first chunk writes.
 
-    That of w2 is transposed, which is a sixth quicker.
+    That of w2 is transposed, which is a sixth quicker. `MlpInTiles` writes the transpose of both.
     """
     zeros = [*map(torch.zeros_like, (weights.norm_weight, weights.norm_bias, weights.b1, weights.b2))]
-    w1, w2 = torch.empty_like(weights.w1), torch.empty_like(weights.w1)
+    inner, width = weights.w1.shape
+    shape = (width, inner) if isinstance(in_c, MlpInTiles) else (inner, width)
+    w1, w2 = (weights.w1.new_empty(shape) for _ in range(2))
+    if isinstance(in_c, MlpInTiles):
+        w1, w2 = w1.T, w2.T
     return MlpWeights(zeros[0], zeros[1], w1, zeros[2], w2, zeros[3])
 
 

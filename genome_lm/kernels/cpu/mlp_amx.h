@@ -41,18 +41,20 @@ static inline char *line_of(char *stripes, idx i, idx steps)
     return stripes + i / STRIPE * steps * TILE_BYTES + i % STRIPE * LINE_BYTES;
 }
 
-/* Numbers up to a whole number of lines, rounded, as a line of a stripe. */
-static inline void narrow_line(const float *x, idx steps, char *line)
+/* A row of numbers, rounded, as a line of a stripe, with zeros up to its end. */
+static inline void narrow_line(const float *x, idx width, char *line)
 {
-    for (idx step = 0; step < steps; step++)
-        narrow_row(x + step * HALVES, (uint16_t *)(line + step * TILE_BYTES), HALVES);
+    idx j = 0;
+    for (; j + HALVES <= width; j += HALVES, line += TILE_BYTES)
+        narrow_row(x + j, (uint16_t *)line, HALVES);
+    if (j < width) {
+        memset(line, 0, LINE_BYTES);
+        narrow_row(x + j, (uint16_t *)line, width - j);
+    }
 }
 
-static inline void zero_line(char *line, idx steps)
-{
-    for (idx step = 0; step < steps; step++)
-        memset(line + step * TILE_BYTES, 0, LINE_BYTES);
-}
+/* The first of 16 columns, where there are not as many. */
+INLINE __mmask16 first_columns(idx count) { return count < STRIPE ? (__mmask16)((1u << count) - 1u) : (__mmask16)0xffff; }
 
 /* gelu(x) / x for 16 values to 2e-4, as `rough_gelu_slope`, by instructions for powers of two and for reciprocals. The
  * polynomial is 2^f of a fraction f to 1e-4. Beyond the range of float the slope is 0 or 1; what is not a number stays so. */
@@ -102,9 +104,13 @@ INLINE void add_residual(const void *context, const float *sums, idx i, idx j, i
     const idx columns = least(BLOCK, residual->width - j);
     for (idx r = from; r < to; r++) {
         const idx at = (i + r) * residual->width + j;
-        SIMD
-        for (idx c = 0; c < columns; c++)
-            residual->out[at + c] = residual->x[at + c] + (sums[r * BLOCK + c] + residual->bias[j + c]);
+        for (idx c = 0; c < columns; c += STRIPE) {
+            const __mmask16 there = first_columns(columns - c);
+            const __m512 bias = _mm512_maskz_loadu_ps(there, residual->bias + j + c);
+            const __m512 x = _mm512_maskz_loadu_ps(there, residual->x + at + c);
+            const __m512 branch = _mm512_add_ps(_mm512_load_ps(sums + r * BLOCK + c), bias);
+            _mm512_mask_storeu_ps(residual->out + at + c, there, _mm512_add_ps(x, branch));
+        }
     }
 }
 
@@ -113,16 +119,15 @@ void tiled_mlp_forward(const TiledMlp *mlp, const float *x, float *out, idx rows
 {
     const idx width = mlp->width, inner = mlp->inner, steps = steps_of(2 * width), inner_steps = steps_of(2 * inner);
     char *free = aligned(room);
-    float *sums = (float *)taken(&free, 2 * BLOCK * BLOCK_STEP), *row = (float *)taken(&free, steps * HALVES * 4);
+    float *sums = (float *)taken(&free, 2 * BLOCK * BLOCK_STEP), *row = (float *)taken(&free, width * sizeof(float));
     char *normed = taken(&free, FORWARD_ROWS / STRIPE * steps * TILE_BYTES);
     char *active = taken(&free, FORWARD_ROWS / STRIPE * inner_steps * TILE_BYTES);
-    memset(row, 0, steps * HALVES * sizeof(float));
     begin_tiles();
     for (idx start = 0; start < rows; start += FORWARD_ROWS) {
         const idx n = least(FORWARD_ROWS, rows - start);
         for (idx i = 0; i < n; i++) {
             norm_row(x + (start + i) * width, mlp->norm_weight, mlp->norm_bias, row, width, mlp->eps);
-            narrow_line(row, steps, line_of(normed, i, steps));
+            narrow_line(row, width, line_of(normed, i, steps));
         }
         const ToGelu to_gelu = {mlp->b1, active, inner_steps};
         multiply(&(Product){normed, mlp->w1, steps}, 1, n, inner, 0, sums, through_gelu, &to_gelu);
@@ -132,11 +137,187 @@ void tiled_mlp_forward(const TiledMlp *mlp, const float *x, float *out, idx rows
     end_tiles();
 }
 
-/* Bytes of the room that a thread needs. */
-idx tiled_mlp_room(const TiledMlp *mlp)
+/* Stripes of a left operand, of n rows, as those of its transpose, whose k is the rows: a whole number of steps. */
+static inline void transpose_stripes(const char *stripes, idx n, idx width, idx steps, char *out)
+{
+    for (idx column = 0; column < width; column += STRIPE)
+        for (idx start = 0; start < n; start += HALVES, out += TILE_BYTES) {
+            uint32_t pairs[PAIRS][STRIPE];
+            for (idx q = 0; q < PAIRS; q++) {
+                const idx i = start + 2 * q;
+                const char *tile = stripes + (i / STRIPE * steps + column / HALVES) * TILE_BYTES;
+                const uint16_t *upper = (const uint16_t *)(tile + i % STRIPE * LINE_BYTES) + column % HALVES;
+                SIMD
+                for (int j = 0; j < STRIPE; j++)
+                    pairs[q][j] = upper[j] | (uint32_t)upper[j + HALVES] << 16;
+            }
+            transposed_groups(pairs, out);
+        }
+}
+
+/* What follows the hidden layer and its gradient: the GELU, as the right operand of w2's gradient, and the gradient
+ * through it, as that of w1's and as the left operand of the norm's. k of the right ones are `row_steps` of rows. */
+typedef struct {
+    const float *bias;
+    float *bias_sums;
+    char *active_right, *through_right, *through;
+    idx row_steps, steps;
+} ToGradients;
+
+/* 16 values of the hidden layer and of its gradient: the GELU, and the gradient through it. */
+INLINE void gelu_back(const float *hidden, const float *grad, __m512 bias, __m512 *active, __m512 *through)
+{
+    const __m512 x = _mm512_add_ps(_mm512_load_ps(hidden), bias), square = _mm512_mul_ps(x, x);
+    const __m512 slope = gelu_slopes(x, square);
+    *active = _mm512_mul_ps(x, slope);
+    const __m512 rate = _mm512_fmadd_ps(square, _mm512_set1_ps(3.0f * GELU_A * GELU_B), _mm512_set1_ps(GELU_A));
+    const __m512 bend = _mm512_fnmadd_ps(*active, slope, *active);
+    *through = _mm512_mul_ps(_mm512_load_ps(grad), _mm512_fmadd_ps(bend, rate, slope));
+}
+
+/* Numbers of the second half between those of the first. */
+INLINE __m512i interleaved(__m512i halves_of)
+{
+    uint16_t order[HALVES];
+    for (int j = 0; j < STRIPE; j++)
+        order[2 * j] = j, order[2 * j + 1] = j + STRIPE;
+    return _mm512_permutexvar_epi16(_mm512_loadu_si512(order), halves_of);
+}
+
+INLINE void back_through_gelu(const void *context, const float *sums, idx i, idx j, idx from, idx to)
+{
+    const ToGradients *gradients = context;
+    for (int half = 0; half < 2; half++) {
+        const idx column = j + half * STRIPE, right = (column / STRIPE * gradients->row_steps + i / HALVES) * TILE_BYTES;
+        const __m512 bias = _mm512_loadu_ps(gradients->bias + column);
+        char *left = gradients->through + j / HALVES * TILE_BYTES + half * LINE_BYTES / 2;
+        __m512 total = _mm512_loadu_ps(gradients->bias_sums + column);
+        for (idx r = from; r < to; r += 2) {
+            const float *upper = sums + r * BLOCK + half * STRIPE, *lower = upper + BLOCK;
+            __m512 active[2], through[2];
+            gelu_back(upper, upper + BLOCK * BLOCK, bias, active, through);
+            gelu_back(lower, lower + BLOCK * BLOCK, bias, active + 1, through + 1);
+            total = _mm512_add_ps(total, _mm512_add_ps(through[0], through[1]));
+            const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(through[1], through[0]);
+            const idx at = right + r / 2 * LINE_BYTES;
+            _mm512_store_si512(gradients->active_right + at,
+                interleaved((__m512i)_mm512_cvtne2ps_pbh(active[1], active[0])));
+            _mm512_store_si512(gradients->through_right + at, interleaved(both));
+            char *line = line_of(left, i + r, gradients->steps);
+            _mm256_store_si256((__m256i *)line, _mm512_castsi512_si256(both));
+            _mm256_store_si256((__m256i *)(line + LINE_BYTES), _mm512_extracti64x4_epi64(both, 1));
+        }
+        _mm512_storeu_ps(gradients->bias_sums + column, total);
+    }
+}
+
+/* What follows other products of the way back: sums are written, or added, to a matrix with so many columns. */
+typedef struct {
+    float *out;
+    idx columns;
+    int adds;
+} ToMatrix;
+
+INLINE void write_matrix(const void *context, const float *sums, idx i, idx j, idx from, idx to)
+{
+    const ToMatrix *matrix = context;
+    const idx columns = least(BLOCK, matrix->columns - j);
+    for (idx r = from; r < to; r++) {
+        float *out = matrix->out + (i + r) * matrix->columns + j;
+        const float *row_of = sums + r * BLOCK;
+        for (idx c = 0; c < columns; c += STRIPE) {
+            const __mmask16 there = first_columns(columns - c);
+            const __m512 value = _mm512_load_ps(row_of + c);
+            const __m512 before = matrix->adds ? _mm512_maskz_loadu_ps(there, out + c) : _mm512_setzero_ps();
+            _mm512_mask_storeu_ps(out + c, there, _mm512_add_ps(before, value));
+        }
+    }
+}
+
+/* Where a thread has what it needs on the way back. Rows are up to BACKWARD_ROWS, in whole steps of k. */
+typedef struct {
+    float *sums, *row, *standard, *bias_sums, *through_norm;
+    char *normed, *grad, *normed_columns, *grad_columns, *active_right, *through_right, *through, *end;
+} BackwardRoom;
+
+static BackwardRoom backward_room(const TiledMlp *mlp, void *room)
 {
     const idx steps = steps_of(2 * mlp->width), inner_steps = steps_of(2 * mlp->inner);
-    const idx forward = FORWARD_ROWS / STRIPE * (steps + inner_steps) * TILE_BYTES;
-    return forward + steps * HALVES * 4 + 4 * BLOCK * BLOCK_STEP + 8 * LINE_BYTES;
+    const idx row_steps = BACKWARD_ROWS / HALVES, of_columns = parts_of(mlp->width, STRIPE) * row_steps * TILE_BYTES;
+    const idx of_right = packed_bytes(mlp->inner, row_steps), stripes = BACKWARD_ROWS / STRIPE * TILE_BYTES;
+    char *free = aligned(room);
+    BackwardRoom parts;
+    parts.sums = (float *)taken(&free, 4 * BLOCK * BLOCK_STEP);
+    parts.row = (float *)taken(&free, mlp->width * sizeof(float));
+    parts.standard = (float *)taken(&free, mlp->width * sizeof(float));
+    parts.bias_sums = (float *)taken(&free, parts_of(mlp->inner, BLOCK) * BLOCK_STEP);
+    parts.through_norm = (float *)taken(&free, BACKWARD_ROWS * mlp->width * sizeof(float));
+    parts.normed = taken(&free, stripes * steps);
+    parts.grad = taken(&free, stripes * steps);
+    parts.normed_columns = taken(&free, of_columns);
+    parts.grad_columns = taken(&free, of_columns);
+    parts.active_right = taken(&free, of_right);
+    parts.through_right = taken(&free, of_right);
+    parts.through = taken(&free, stripes * inner_steps);
+    parts.end = free;
+    return parts;
 }
+
+/* The rows of the norm and of the gradient as left operands, and their transposes; further rows of a step are zeros. */
+static void backward_operands(
+    const TiledMlp *mlp, const float *x, const float *grad, idx n, const BackwardRoom *room, float *grad_sums)
+{
+    const idx width = mlp->width, steps = steps_of(2 * width), whole = parts_of(n, HALVES) * HALVES;
+    for (idx i = 0; i < n; i++) {
+        norm_row(x + i * width, mlp->norm_weight, mlp->norm_bias, room->row, width, mlp->eps);
+        narrow_line(room->row, width, line_of(room->normed, i, steps));
+        narrow_line(grad + i * width, width, line_of(room->grad, i, steps));
+        SIMD
+        for (idx j = 0; j < width; j++)
+            grad_sums[j] += grad[i * width + j];
+    }
+    for (idx i = n; i < whole; i++)
+        for (idx step = 0; step < steps; step++) {
+            memset(line_of(room->normed, i, steps) + step * TILE_BYTES, 0, LINE_BYTES);
+            memset(line_of(room->grad, i, steps) + step * TILE_BYTES, 0, LINE_BYTES);
+        }
+    transpose_stripes(room->normed, whole, width, steps, room->normed_columns);
+    transpose_stripes(room->grad, whole, width, steps, room->grad_columns);
+}
+
+/* The gradient of x for that of the result. The weights' gradients are added to sums, those of w1 and w2 as matrices
+ * (width, inner); where it is the first piece, these two are written. */
+void tiled_mlp_backward(const TiledMlp *mlp, const float *x, const float *grad, float *grad_x, idx rows,
+    const MlpSums *sums, int first, void *room)
+{
+    const idx width = mlp->width, inner = mlp->inner, steps = steps_of(2 * width), inner_steps = steps_of(2 * inner);
+    const BackwardRoom parts = backward_room(mlp, room);
+    memset(parts.bias_sums, 0, parts_of(inner, BLOCK) * BLOCK_STEP);
+    begin_tiles();
+    for (idx start = 0; start < rows; start += BACKWARD_ROWS) {
+        const idx n = least(BACKWARD_ROWS, rows - start), row_steps = parts_of(n, HALVES);
+        const float *here = x + start * width, *back = grad + start * width;
+        const int adds = !first || start > 0;
+        backward_operands(mlp, here, back, n, &parts, sums->b2);
+        const ToGradients gradients = {mlp->b1, parts.bias_sums, parts.active_right, parts.through_right, parts.through,
+            row_steps, inner_steps};
+        const Product of_hidden[2] = {{parts.normed, mlp->w1, steps}, {parts.grad, mlp->w2_back, steps}};
+        multiply(of_hidden, 2, row_steps * HALVES, inner, 0, parts.sums, back_through_gelu, &gradients);
+        multiply(&(Product){parts.grad_columns, parts.active_right, row_steps}, 1, width, inner, 0, parts.sums,
+            write_matrix, &(ToMatrix){sums->w2, inner, adds});
+        multiply(&(Product){parts.normed_columns, parts.through_right, row_steps}, 1, width, inner, 0, parts.sums,
+            write_matrix, &(ToMatrix){sums->w1, inner, adds});
+        multiply(&(Product){parts.through, mlp->w1_back, inner_steps}, 1, n, width, 0, parts.sums, write_matrix,
+            &(ToMatrix){parts.through_norm, width, 0});
+        for (idx i = 0; i < n; i++)
+            norm_back_row(here + i * width, parts.through_norm + i * width, back + i * width, mlp->norm_weight,
+                parts.standard, grad_x + (start + i) * width, sums->norm_weight, sums->norm_bias, width, mlp->eps);
+    }
+    end_tiles();
+    for (idx j = 0; j < inner; j++)
+        sums->b1[j] += parts.bias_sums[j];
+}
+
+/* Bytes of the room that a thread needs, forward and backward. */
+idx tiled_mlp_room(const TiledMlp *mlp) { return backward_room(mlp, 0).end - (char *)0 + LINE_BYTES; }
 #endif

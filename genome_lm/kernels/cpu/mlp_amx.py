@@ -7,6 +7,7 @@ the same by the BLAS, and is the reference beside the form in operations of PyTo
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
-from genome_lm.kernels.cpu.sub_blocks import at, fits
+from genome_lm.kernels.cpu.sub_blocks import MlpSums, at, fits
 from genome_lm.kernels.cpu.workspace import workspace
 
 AMX = True
@@ -41,32 +42,47 @@ class MlpInTiles:
         library: The compiled stages, for which `may_use_tiles` is true.
         weights: `mlp.MlpWeights`, contiguous, with w1 and w2 as a `Bfloat16Weight` each.
         eps: Added to the variance in the norm.
+        goes_back: Whether for `backward`, which reads the weights from the other side.
     """
 
-    def __init__(self, library: ctypes.CDLL, weights: Any, eps: float) -> None:
+    def __init__(self, library: ctypes.CDLL, weights: Any, eps: float, goes_back: bool = False) -> None:
         inner, width = weights.w1.values.shape
         b1 = F.pad(weights.b1, (0, -inner % BLOCK))
         w1, w2 = (packed_rows(library, weight) for weight in (weights.w1, weights.w2))
-        self._held = weights.norm_weight, weights.norm_bias, w1, b1, w2, weights.b2
+        others = [packed_columns(library, weight.values) for weight in (weights.w1, weights.w2) if goes_back]
+        self._held = weights.norm_weight, weights.norm_bias, w1, b1, w2, weights.b2, *others
         pointers = [each.data_ptr() for each in self._held]
-        self._mlp = ctypes.byref(_TiledMlp(*pointers, None, None, width, inner, eps))
-        self._forward = library.tiled_mlp_forward
+        self._mlp = ctypes.byref(_TiledMlp(*pointers, *[None] * (2 - len(others)), width, inner, eps))
+        self._forward, self._backward = library.tiled_mlp_forward, library.tiled_mlp_backward
         room = library.tiled_mlp_room
         room.restype = _SIZE
         self._room: int = room(self._mlp)
 
     @classmethod
-    def of(cls, x: Tensor, weights: Any, eps: float) -> "MlpInTiles | None":
+    def of(cls, x: Tensor, weights: Any, eps: float, goes_back: bool = False) -> "MlpInTiles | None":
         """None where it can't be."""
         library = stages.library()
         if not isinstance(weights.w1, Bfloat16Weight) or library is None or not may_use_tiles(library):
             return None
-        return cls(library, weights, eps) if fits(x) and all(map(fits, weights)) else None
+        return cls(library, weights, eps, goes_back) if fits(x) and all(map(fits, weights)) else None
 
     def forward(self, x: Tensor, out: Tensor) -> None:
         """Write the result to `out`, which may be x: both (N, D), contiguous."""
-        room = workspace.take("mlp_amx.room", (self._room,), torch.int8)  # held here as long as the call lasts
+        room = self._take_room()  # held here as long as the call lasts
         self._forward(self._mlp, at(x), at(out), _SIZE(len(x)), at(room))
+
+    def backward(self, rows: Sequence[Tensor], sums: Any, first: bool) -> None:
+        """See `sub_blocks.MlpInC.backward`; w1 and w2 of the sums, (I, D), are transposes of contiguous memory."""
+        x, grad, grad_x = rows
+        if first and not len(x):  # no tile writes them
+            sums.w1.zero_()
+            sums.w2.zero_()
+        into = ctypes.byref(MlpSums(*(each.data_ptr() for each in sums)))
+        room, count = self._take_room(), _SIZE(len(x))
+        self._backward(self._mlp, at(x), at(grad), at(grad_x), count, into, int(first), at(room))
+
+    def _take_room(self) -> Tensor:
+        return workspace.take("mlp_amx.room", (self._room,), torch.int8)
 
 
 def may_use_tiles(library: ctypes.CDLL) -> bool:
@@ -87,6 +103,14 @@ def packed_rows(library: ctypes.CDLL, weight: Bfloat16Weight) -> Tensor:
         library.pack_rows(at(weight.values), _SIZE(rows), _SIZE(row_bytes), at(tiles))
         weight.tiles = tiles
     return weight.tiles
+
+
+def packed_columns(library: ctypes.CDLL, values: Tensor) -> Tensor:
+    """A matrix (K, N) in bfloat16 as products x @ matrix read it."""
+    rows, columns = values.shape
+    tiles = _memory(columns, rows * values.itemsize)
+    library.pack_columns(at(values), _SIZE(rows), _SIZE(columns), at(tiles))
+    return tiles
 
 
 def _memory(columns: int, row_bytes: int) -> Tensor:

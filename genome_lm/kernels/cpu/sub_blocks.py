@@ -30,7 +30,9 @@ class _Mlp(ctypes.Structure):
     ]  # fmt: skip
 
 
-class _MlpSums(ctypes.Structure):
+class MlpSums(ctypes.Structure):
+    """Where the sums of the weights' gradients are."""
+
     _fields_ = [(name, _POINTER) for name in ("norm_weight", "norm_bias", "w1", "b1", "w2", "b2")]
 
 
@@ -86,7 +88,7 @@ class MlpInC:
             sums.w1.zero_()
             sums.w2.zero_()
         kept = rows[3] if len(rows) > 3 else None
-        into = ctypes.byref(_MlpSums(*(each.data_ptr() for each in sums)))
+        into = ctypes.byref(MlpSums(*(each.data_ptr() for each in sums)))
         room, count = self._take_room(), _SIZE(len(x))
         self._backward(self._mlp, at(x), at(kept), at(grad), at(grad_x), count, into, int(first), at(room))
 
