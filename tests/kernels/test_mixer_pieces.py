@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import mixer
+from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.mixer import BlockWeights, MixerWeights, Normed, residual_mixer, residual_mixer_
-from genome_lm.kernels.cpu.mixer_pieces import ExplicitInC, GatesInC, OutwardInC
+from genome_lm.kernels.cpu.mixer_pieces import GatesInC, OutwardInC
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums
@@ -38,7 +39,7 @@ def leaves(batch: int, length: int, width: int, taps: int = 7) -> list[Tensor]:
 
 
 def in_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    for each in (ExplicitInC, GatesInC, OutwardInC):
+    for each in (ExplicitBackInC, ExplicitInC, GatesInC, OutwardInC):
         monkeypatch.setattr(each, "of", lambda *_: None)
 
 
@@ -51,9 +52,11 @@ def computed(given: Sequence[Tensor], rounds: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("block_bytes", [1, 1 << 30])
 @pytest.mark.parametrize("kept", [0, 1 << 30])
-@pytest.mark.parametrize("shape", [(1, 1, 16), (9, 21, 33), (1, 2 * TILE + 1, 24), (2, 700, 40)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 16, 1), (9, 21, 33, 16), (1, 2 * TILE + 1, 24, 20), (2, 1_100, 40, 7)], ids=str
+)
 def test_c_gives_what_operations_give(
-    shape: tuple[int, int, int], kept: int, block_bytes: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int, int, int], kept: int, block_bytes: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = leaves(*shape)
     monkeypatch.setattr(mixer, "KEPT_BYTES", kept)

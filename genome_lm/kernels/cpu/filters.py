@@ -33,6 +33,10 @@ class Convolutions(NamedTuple):
 class BackwardConvolutions(Protocol):
     """The convolutions of a block of channels on the way back; threads share its groups of channels."""
 
+    @property
+    def explicit(self) -> tuple[Tensor, Tensor] | None:
+        """The block's filters and where their gradient is written, both (C, K); None where there is more to do."""
+
     def pieces(self) -> Pieces:
         """What must be done before the rest."""
 

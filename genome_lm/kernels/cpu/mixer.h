@@ -1,6 +1,6 @@
 /* Pieces of the Hyena sub-block, each in one call: positions from the residual stream to the gated input of the long
- * convolution, and from its gated result back; where the filters are a few taps, all the way. Part of stages.c; see
- * sub_blocks.h for products and threads.
+ * convolution, and from its gated result back to it; and the same on the way back. Part of stages.c; see sub_blocks.h for
+ * products and threads.
  *
  * A piece is some successive rows of x, (batch * length, width), which are the columns of tensors that have channels
  * for rows. It is taken in tiles of TILE_ROWS positions, whose streams stay in the second-level cache.
@@ -118,12 +118,17 @@ typedef struct {
     int halved;
 } Outward;
 
-/* out = x + out_proj(y), where y has channels for rows; out may be x. */
+/* out = x + out_proj(y), where y has channels for rows; out may be x. On the way back x is the gradient of the result,
+ * and y that of y, of `channels` from `channel` on. */
 typedef struct {
     const float *x;
     View y;
     float *out;
+    idx channel, channels;
 } Joined;
+
+/* The distance of rows, for a product: a view of a single one has none. */
+static inline idx step_of(View v) { return v.channel > v.length ? v.channel : v.length; }
 
 /* Floats of the room that a thread needs. */
 idx mixer_out_room(const Outward *outward) { return outward->width * HALF_STEP / 2; }
@@ -151,93 +156,91 @@ void mixer_out(const Outward *outward, const Joined *joined, idx first, idx rows
         for (idx c = 0; outward->halved && c < width; c++)
             narrow_row(row(joined->y, 0, c, 0) + start, rounded + c * HALF_STEP, n);
         const void *y = outward->halved ? (const void *)rounded : joined->y.data + start;
-        add_projected(outward, y, outward->halved ? HALF_STEP : joined->y.channel, joined->x + start * width,
+        add_projected(outward, y, outward->halved ? HALF_STEP : step_of(joined->y), joined->x + start * width,
             joined->out + start * width, n);
     }
 }
 
-/* The sub-block with explicit filters of `count` taps, (width, count), up to MOST_TAPS; skip (width). */
-typedef struct {
-    const Mixer *mixer; /* of all channels */
-    const Outward *outward;
-    const float *kernel, *skip;
-    idx count;
-} Explicit;
-
-/* out may be x. */
-typedef struct {
-    const float *x;
-    float *out;
-    View kept; /* as in Gates */
-    idx length;
-} Through;
-
-/* What a thread needs: room for z and norms as in mixer_gates, the last AHEAD values of u of each channel, and y. */
-idx explicit_room(const Explicit *block)
+/* The same on the way back. */
+void mixer_out_back(const Outward *outward, const Joined *joined, idx first, idx rows, float *room)
 {
-    return mixer_room(block->mixer) + block->mixer->width * (AHEAD + Z_STEP);
-}
-
-/* y of a channel at n positions from `at` on, whose z is in the tile: all within one sequence. u holds the AHEAD
- * values before the tile and those of the tile up to `at`; its own are added. */
-static inline void explicit_channel(const Explicit *block, idx c, float *z, float *u, idx at, idx n, int begins, float *y)
-{
-    float out[3][TILE_ROWS], sums[TILE_ROWS + SPAN], *own = u + AHEAD + at;
-    const float skip = block->skip[c];
-    short_streams(block->mixer, c, z + at, n, begins, out);
-    if (begins)
-        memset(own - AHEAD, 0, AHEAD * sizeof(float));
-    SIMD
-    for (idx i = 0; i < n; i++)
-        own[i] = out[1][i] * out[2][i];
-    sums_of_taps(block->kernel + c * block->count, block->count, own - (block->count - 1), sums, n);
-    SIMD
-    for (idx i = 0; i < n; i++)
-        y[at + i] = out[0][i] * (sums[i] + skip * own[i]);
-}
-
-/* y of a tile of n positions, the first of which is `position` of its sequence, rounded if products are. */
-static void explicit_tile(const Explicit *block, float *z, float *carry, idx n, idx position, idx length, float *y)
-{
-    for (idx c = 0; c < block->mixer->width; c++) {
-        float u[AHEAD + TILE_ROWS + SPAN] = {0.0f}, gated[TILE_ROWS];
-        memcpy(u, carry + c * AHEAD, AHEAD * sizeof(float));
-        for (idx at = 0, step; at < n; at += step) {
-            const idx place = (position + at) % length;
-            step = least(length - place, n - at);
-            explicit_channel(block, c, z, u, at, step, place == 0, gated);
-        }
-        memcpy(carry + c * AHEAD, u + n, AHEAD * sizeof(float));
-        if (block->outward->halved)
-            narrow_row(gated, (uint16_t *)y + c * HALF_STEP, n);
-        else
-            memcpy(y + c * Z_STEP, gated, n * sizeof(float));
-    }
-    carry_on(z, 3 * block->mixer->channels, n);
-}
-
-/* Rows [first, first + rows); `before` holds the `back` rows before them, within their sequence: up to BACK + count - 1,
- * which another thread may have written over where they were. */
-void explicit_forward(
-    const Explicit *block, const Through *through, const float *before, idx back, idx first, idx rows, float *room)
-{
-    const Mixer *mixer = block->mixer;
-    const idx width = mixer->width, length = through->length;
-    float *z = room + AHEAD, *normed = room + 3 * width * Z_STEP, *carry = room + mixer_room(mixer);
-    float *y = carry + width * AHEAD;
-    begin_piece(mixer, 0, 0, z, normed);
-    memset(carry, 0, width * AHEAD * sizeof(float));
-    if (back) {
-        project_tile(mixer, before, back, z, normed);
-        explicit_tile(block, z, carry, back, first % length - back, length, y);
-    }
+    const idx width = outward->width;
+    const void *w_out = outward->halved ? (const void *)((const uint16_t *)outward->w_out + joined->channel)
+                                        : (const float *)outward->w_out + joined->channel;
     for (idx start = first; start < first + rows; start += TILE_ROWS) {
         const idx n = least(TILE_ROWS, first + rows - start);
-        project_tile(mixer, through->x + start * width, n, z, normed);
-        for (idx s = 0; through->kept.data && s < 3 * width; s++)
-            memcpy(row(through->kept, 0, s, 0) + start, z + s * Z_STEP, n * sizeof(float));
-        explicit_tile(block, z, carry, n, start % length, length, y);
-        add_projected(block->outward, y, block->outward->halved ? HALF_STEP : Z_STEP, through->x + start * width,
-            through->out + start * width, n);
+        const void *grad = operand(joined->x + start * width, n * width, (uint16_t *)room, outward->halved);
+        outward->gemm(ROW_MAJOR, TRANSPOSED, TRANSPOSED, joined->channels, n, width, 1.0f, w_out, width, grad, width,
+            0.0f, joined->y.data + start, step_of(joined->y));
+    }
+}
+
+/* The way back from the gradient of z, and y, to that of x, or of its norm for a block of several. */
+typedef struct {
+    const float *x, *grad; /* the gradient of the sub-block's result */
+    View dz, y;
+    float *grad_normed; /* of all rows, of which the first block writes what others add to; or 0, and grad_x is written */
+    float *grad_x;
+    int adds;
+} Back;
+
+/* Sums of the weights' gradients; the last three with grad_x alone. */
+typedef struct {
+    float *w_in, *w_out; /* (3 channels, width), (width, channels) */
+    float *norm_weight, *norm_bias, *b_out;
+} MixerSums;
+
+/* Floats of the room that a thread needs. */
+idx mixer_back_room(const Mixer *mixer)
+{
+    return 3 * TILE_ROWS * mixer->width + 4 * mixer->channels * HALF_STEP / 2;
+}
+
+static inline View rows_at(const float *data, idx width) { return (View){(float *)data, 0, width, 0, width}; }
+
+/* A tile of columns as products read them, with their distance in `step`. */
+static inline const void *columns(View v, idx channels, idx start, idx n, uint16_t *room, int halved, idx *step)
+{
+    *step = halved ? HALF_STEP : step_of(v);
+    if (!halved)
+        return v.data + start;
+    for (idx c = 0; c < channels; c++)
+        narrow_row(row(v, 0, c, 0) + start, room + c * HALF_STEP, n);
+    return room;
+}
+
+/* Rows [first, first + rows). The gradients of the weights are added to the sums, but where it is the first piece
+ * those of w_in and w_out are written. */
+void mixer_back(
+    const Mixer *mixer, const Back *back, const MixerSums *sums, int begins, idx first, idx rows, float *room)
+{
+    const idx width = mixer->width, channels = mixer->channels;
+    const int halved = mixer->halved;
+    float *normed = room, *through = normed + TILE_ROWS * width;
+    uint16_t *rounded = (uint16_t *)(through + TILE_ROWS * width), *rounded_grad = rounded + TILE_ROWS * width;
+    uint16_t *rounded_z = rounded_grad + TILE_ROWS * width, *rounded_y = rounded_z + 3 * channels * HALF_STEP;
+    for (idx start = first; start < first + rows; start += TILE_ROWS) {
+        const idx n = least(TILE_ROWS, first + rows - start);
+        const float *x = back->x + start * width, *direct = back->grad + start * width;
+        float *inside = back->grad_normed ? back->grad_normed + start * width : through;
+        const float beta = begins && start == first ? 0.0f : 1.0f;
+        idx z_step, y_step;
+        for (idx i = 0; i < n; i++)
+            norm_row(x + i * width, mixer->norm_weight, mixer->norm_bias, normed + i * width, width, mixer->eps);
+        const void *norms = operand(normed, n * width, rounded, halved);
+        const void *grad = operand(direct, n * width, rounded_grad, halved);
+        const void *dz = columns(back->dz, 3 * channels, start, n, rounded_z, halved, &z_step);
+        const void *y = columns(back->y, channels, start, n, rounded_y, halved, &y_step);
+        mixer->gemm(ROW_MAJOR, AS_IT_IS, AS_IT_IS, 3 * channels, width, n, 1.0f, dz, z_step, norms, width, beta,
+            sums->w_in, width);
+        mixer->gemm(ROW_MAJOR, TRANSPOSED, TRANSPOSED, width, channels, n, 1.0f, grad, width, y, y_step, beta,
+            sums->w_out, channels);
+        mixer->gemm(ROW_MAJOR, TRANSPOSED, AS_IT_IS, n, width, 3 * channels, 1.0f, dz, z_step, mixer->w_in, width,
+            back->adds ? 1.0f : 0.0f, inside, width);
+        if (back->grad_x)
+            norm_backward(rows_at(x, width), rows_at(inside, width), rows_at(direct, width),
+                rows_at(mixer->norm_weight, width), mixer->eps, rows_at(back->grad_x + start * width, width),
+                rows_at(sums->norm_weight, width), rows_at(sums->norm_bias, width), rows_at(sums->b_out, width),
+                (Shape){n, 1, width});
     }
 }

@@ -30,9 +30,10 @@ from genome_lm.allocator import give_back_holes
 from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.reference import gated_causal_conv
 from genome_lm.kernels.conv.spectra import signal, spectrum
+from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Block, Convolutions, Filters, Pieces
 from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight, of_channels
-from genome_lm.kernels.cpu.mixer_pieces import ExplicitInC, GatesInC, OutwardInC
+from genome_lm.kernels.cpu.mixer_pieces import BackInC, GatesInC, OutwardInC, Place
 from genome_lm.kernels.cpu.products import (
     for_training,
     linear,
@@ -185,6 +186,10 @@ class _LongBackward(NamedTuple):
     gradients: Sequence[Tensor]  # of the filter's features and its last weight
     room: Tensor  # (C, L)
 
+    @property
+    def explicit(self) -> None:
+        """There are none."""
+
     def pieces(self) -> Pieces:
         return self.filters.pieces(self.block, self.room)
 
@@ -310,7 +315,7 @@ def _ranges(start: int, stop: int, step: int) -> Iterator[Block]:
     return ((first, min(first + step, stop)) for first in range(start, stop, step))
 
 
-def chunks(batch: int, length: int) -> Iterator[tuple[slice, slice]]:
+def chunks(batch: int, length: int) -> Iterator[Place]:
     """Cover (batch, length) by pieces of positions: some whole sequences, or a part of one."""
     chunk = rows_of_piece(batch * length, POSITIONS)
     parts = -(-length // chunk)
@@ -541,20 +546,25 @@ def _backward(
     """
     filters, weights, kept = parts
     normed = Normed(x, weights.norm_weight, weights.norm_bias, eps)
-    grad_normed = workspace.take("mixer.whole", tuple(x.shape), x.dtype)
-    grad_filters = [*map(torch.zeros_like, filters.tensors)]
+    grad_filters, grad_x, grad_normed = [*map(torch.zeros_like, filters.tensors)], torch.empty_like(grad), None
     for block in _blocks(x):
         part = BlockWeights.of(weights, block)
+        in_c = GatesInC.of(normed, part)
         z = kept.pop(block, None)
-        z = _projected(normed, part) if z is None else z
+        z = _projected(normed, part, in_c) if z is None else z
         convolutions = filters.backward(block, grad_filters, x)
         step = _BlockStep(block, part, grad, z, weights, convolutions, sums)
-        step.through_projection(normed, grad_normed, step.through_convolutions())
+        y = step.through_convolutions()
+        if in_c is not None and len(y) == x.shape[-1]:
+            step.to_input(in_c, grad_x, y)
+        else:
+            grad_normed = workspace.take("mixer.whole", tuple(x.shape), x.dtype)
+            step.through_projection(normed, grad_normed, y, in_c)
         workspace.give(z)
         if x.nbytes >= LONG_BYTES:
             give_back_holes()
-    grad_x = torch.empty_like(grad)
-    _backward_norm(normed, grad, grad_normed, grad_x, sums)
+    if grad_normed is not None:
+        _backward_norm(normed, grad, grad_normed, grad_x, sums)
     return grad_x, grad_filters
 
 
@@ -564,11 +574,10 @@ def _parts(make: Callable[..., Filters], tensors: Sequence[Tensor]) -> tuple[Fil
     return make(*tensors[:-count]), MixerWeights(*tensors[-count:])
 
 
-def _projected(normed: Normed, part: BlockWeights) -> Tensor:
+def _projected(normed: Normed, part: BlockWeights, in_c: GatesInC | None) -> Tensor:
     """z of a block, (3C, B, L)."""
     batch, length, _ = normed.x.shape
     z = workspace.lend_rows((len(part.w_in), batch, length), normed.x.dtype)
-    in_c = GatesInC.of(normed, part)
     if in_c is not None:
         share(in_c.into(None, None, z), chunks(batch, length), one_thread_each=True)
         return z
@@ -600,17 +609,36 @@ class _BlockStep(NamedTuple):
         """
         _, batch, length = self.z.shape
         y = workspace.take_rows("mixer.x0", (self.block[1] - self.block[0], batch, length), self.z.dtype)
-        w_out = _out_of_block(self.weights.w_out, self.block)
-
-        def project(source: Tensor, target: Tensor) -> None:
-            write_gradient_channels(w_out, source, target)
-
         # First the gradient of y; a group's y takes its place.
-        own = (partial(project, *piece) for piece in zip(_rows(self.grad), _columns(y), strict=True))
-        _share_all([*self.convolutions.pieces(), *own])
-        pieces = groups(self.block, batch, length, self.z.itemsize)
-        share(lambda group: self._convolve(group, y), pieces, one_thread_each=True)
+        _share_all([*self.convolutions.pieces(), *self._gradient_pieces(y)], one_thread_each=True)
+        in_c = self._explicit_in_c(y)
+        convolve = partial(self._convolve, y=y) if in_c is None else in_c
+        share(convolve, groups(self.block, batch, length, self.z.itemsize), one_thread_each=True)
         return y
+
+    def _gradient_pieces(self, dy: Tensor) -> Pieces:
+        """What writes the gradient of y."""
+        in_c, rows = OutwardInC.of(self.grad, self.weights), self.grad.shape[0] * self.grad.shape[1]
+        if in_c is not None:
+            write = in_c.back_into(self.grad, self.block, dy)
+            return [partial(write, piece) for piece in _ranges(0, rows, rows_of_piece(rows, POSITIONS))]
+        w_out = _out_of_block(self.weights.w_out, self.block)
+        pieces = zip(_rows(self.grad), _columns(dy), strict=True)
+        return [partial(write_gradient_channels, w_out, *piece) for piece in pieces]
+
+    def _explicit_in_c(self, y: Tensor) -> ExplicitBackInC | None:
+        """`_convolve` of all groups in C, if it can be."""
+        if self.convolutions.explicit is None:
+            return None
+        kernel, grad_kernel = self.convolutions.explicit
+        of_block, z = slice(*self.block), self.z.unflatten(0, (3, -1))
+        weights = kernel, self.weights.skip[of_block, None, None], self.part.taps, self.part.tap_bias
+        dtaps, dtap_bias, db_in = (
+            of_channels(total, *self.block) for total in (self.sums.taps, self.sums.tap_bias, self.sums.b_in)
+        )
+        dskip = self.sums.skip[of_block, None, None]
+        sums = grad_kernel, dskip, dtaps, dtap_bias[..., None, None], db_in[..., None, None]
+        return ExplicitBackInC.of(self.block[0], (z, y), weights, sums)
 
     def _convolve(self, group: Block, y: Tensor) -> None:
         """A group of channels: y takes the place of its gradient, and the gradient of z that of z."""
@@ -629,32 +657,66 @@ class _BlockStep(NamedTuple):
         streams_backward(z, dx0, du, dc, skip, taps, tap_bias, dtaps, dtap_bias[..., None, None])
         db_in.copy_(z.sum((2, 3)))
 
-    def through_projection(self, normed: Normed, grad_normed: Tensor, y: Tensor) -> None:
-        """Add to the gradient of the norm, (B, L, D), write those of both projections, and conclude the filters'."""
-        of_block = slice(*self.block)
+    def to_input(self, gates: GatesInC, grad_x: Tensor, y: Tensor) -> None:
+        """As `through_projection`, and on through the norm, for a block of all channels."""
+        back = BackInC(gates, self.grad, self.z, y, grad_x, to_input=True)
+        of_norm = self._project_back(back.no_sums, back)
+        for total, value in zip((self.sums.norm_weight, self.sums.norm_bias, self.sums.b_out), of_norm, strict=True):
+            total.copy_(value)
 
-        def project(places: Sequence[tuple[slice, slice]]) -> tuple[Tensor, Tensor, Tensor]:
-            of_filters, width = self.convolutions.no_sums(), self.grad.shape[-1]
-            w_in, w_out = self.grad.new_empty(len(self.z), width), self.grad.new_empty(width, len(y))
+    def through_projection(self, normed: Normed, grad_normed: Tensor, y: Tensor, gates: GatesInC | None) -> None:
+        """Add to the gradient of the norm, (B, L, D), write those of both projections, and conclude the filters'."""
+        # The first block writes what the others add to.
+        adds = self.block[0] > 0
+        if gates is not None:
+            back = BackInC(gates, self.grad, self.z, y, grad_normed, adds=adds)
+            self._project_back(back.no_sums, back)
+            return
+
+        def no_sums() -> tuple[Tensor, Tensor]:
+            width = self.grad.shape[-1]
+            return self.grad.new_empty(len(self.z), width), self.grad.new_empty(width, len(y))
+
+        def project(place: Place, sums: tuple[Tensor, Tensor], first: bool) -> None:
+            w_in, w_out = sums
+            dz = operand(self.z[:, *place].flatten(1).T, self.part.w_in)
+            weight_gradient(w_in, dz, normed.operand(*place, self.part.w_in), add=not first)
+            write_gradient(dz, self.part.w_in, grad_normed[place].flatten(0, 1), add=adds)
+            out, gated = self.grad[place].flatten(0, 1), y[:, *place].flatten(1).T
+            out, gated = (operand(rows, self.weights.w_out) for rows in (out, gated))
+            weight_gradient(w_out, out, gated, add=not first)
+
+        self._project_back(no_sums, project)
+
+    def _project_back(
+        self, no_sums: Callable[[], Sequence[Tensor]], project: Callable[[Place, Any, bool], None]
+    ) -> Sequence[Tensor]:
+        """Let `project` do all places, and write the sums of the projections and the filters.
+
+        Args:
+            no_sums: Makes what the first place of a run writes; w_in, (3C, D), and w_out, (D, C), come first.
+            project: Given a place, the sums of its run, and whether it is the first one.
+
+        Returns:
+            What other sums there are.
+        """
+
+        def run(places: Sequence[Place]) -> tuple[Tensor, ...]:
+            of_filters, sums = self.convolutions.no_sums(), no_sums()
             for number, place in enumerate(places):
-                dz = operand(self.z[:, *place].flatten(1).T, self.part.w_in)
-                weight_gradient(w_in, dz, normed.operand(*place, self.part.w_in), add=number > 0)
-                # The first block writes what the others add to.
-                write_gradient(dz, self.part.w_in, grad_normed[place].flatten(0, 1), add=self.block[0] > 0)
-                out, gated = self.grad[place].flatten(0, 1), y[:, *place].flatten(1).T
-                out, gated = (operand(rows, self.weights.w_out) for rows in (out, gated))
-                weight_gradient(w_out, out, gated, add=number > 0)
+                project(place, sums, number == 0)
                 sequences, positions = place
                 if sequences.start == 0:  # the filters are those of all sequences
                     self.convolutions.end_positions(positions, of_filters)
-            return w_in, w_out, of_filters
+            return of_filters, *sums
 
         batch, length, _ = self.grad.shape
-        w_in, w_out, of_filters = share_sum(project, runs([*chunks(batch, length)]))
+        of_filters, w_in, w_out, *others = share_sum(run, runs([*chunks(batch, length)]))
         self.convolutions.end_block(of_filters)
         rows = of_channels(self.sums.w_in, *self.block)
         rows.copy_(w_in.view(rows.shape))
-        self.sums.w_out[:, of_block] = w_out
+        self.sums.w_out[:, slice(*self.block)] = w_out
+        return others
 
 
 def _out_of_block(w_out: Tensor | TrainingWeight, block: tuple[int, int]) -> Tensor | TrainingWeight:

@@ -5,17 +5,16 @@ no compiler or no BLAS to call.
 """
 
 import ctypes
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
-from genome_lm.kernels.cpu.filters import Pieces
+from genome_lm.kernels.cpu.filters import Block
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
-from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
+from genome_lm.kernels.cpu.stages import TAPS, View
 from genome_lm.kernels.cpu.sub_blocks import gemm_of
 from genome_lm.kernels.cpu.workspace import workspace
 
@@ -49,15 +48,23 @@ class _Outward(ctypes.Structure):
 
 
 class _Joined(ctypes.Structure):
-    _fields_ = [("x", _POINTER), ("y", View), ("out", _POINTER)]
+    _fields_ = [("x", _POINTER), ("y", View), ("out", _POINTER), ("channel", _SIZE), ("channels", _SIZE)]
 
 
-class _Explicit(ctypes.Structure):
-    _fields_ = [*((name, _POINTER) for name in ("mixer", "outward", "kernel", "skip")), ("count", _SIZE)]
+class _Back(ctypes.Structure):
+    _fields_ = [
+        ("x", _POINTER),
+        ("grad", _POINTER),
+        ("dz", View),
+        ("y", View),
+        ("grad_normed", _POINTER),
+        ("grad_x", _POINTER),
+        ("adds", ctypes.c_int),
+    ]  # fmt: skip
 
 
-class _Through(ctypes.Structure):
-    _fields_ = [("x", _POINTER), ("out", _POINTER), ("kept", View), ("length", _SIZE)]
+class _MixerSums(ctypes.Structure):
+    _fields_ = [(name, _POINTER) for name in ("w_in", "w_out", "norm_weight", "norm_bias", "b_out")]
 
 
 class GatesInC:
@@ -72,11 +79,11 @@ class GatesInC:
 
     def __init__(self, library: ctypes.CDLL, gemm: int, normed: Any, part: Any) -> None:
         halved, w_in = _is_rounded(part.w_in), _values(part.w_in)
-        self._held = _contiguous(normed.weight, normed.bias, w_in, part.b_in, part.taps, part.tap_bias)
+        self._held = contiguous(normed.weight, normed.bias, w_in, part.b_in, part.taps, part.tap_bias)
         streams, width = w_in.shape
-        self.weights = _Mixer(*map(_at, self._held), gemm, width, streams // 3, normed.eps, halved)
-        self._function, self._x = library.mixer_gates, normed.x
-        self._room = _size(library.mixer_room, self.weights)
+        self.weights = _Mixer(*map(at, self._held), gemm, width, streams // 3, normed.eps, halved)
+        self.library, self.x = library, normed.x
+        self._room = size_of(library.mixer_room, self.weights)
 
     @classmethod
     def of(cls, normed: Any, part: Any) -> "GatesInC | None":
@@ -84,7 +91,7 @@ class GatesInC:
         given = normed.x, normed.weight, normed.bias, part.b_in, part.taps, part.tap_bias
         if part.taps.shape[-1] != TAPS or not normed.x.is_contiguous():
             return None
-        callee = _callee(part.w_in, given)
+        callee = callee_of(part.w_in, given)
         return None if callee is None else cls(*callee, normed, part)
 
     def into(self, x0: Tensor | None, u: Tensor | None, z: Tensor | None) -> Callable[[Place], None]:
@@ -93,13 +100,13 @@ class GatesInC:
         The tensors must stay.
         """
         views = (View.of(None if each is None else each.flatten(1)) for each in (x0, u, z))
-        length = self._x.shape[1]
-        gates = _Gates(_at(self._x), *views, length)
+        length = self.x.shape[1]
+        gates = _Gates(at(self.x), *views, length)
 
         def write(place: Place) -> None:
-            room = _take(self._room)  # held here as long as the call lasts
+            room = take_room(self._room)  # held here as long as the call lasts
             rows = map(_SIZE, rows_of(place, length))
-            self._function(ctypes.byref(self.weights), ctypes.byref(gates), *rows, _POINTER(_at(room)))
+            self.library.mixer_gates(ctypes.byref(self.weights), ctypes.byref(gates), *rows, _POINTER(at(room)))
 
         return write
 
@@ -114,15 +121,15 @@ class OutwardInC:
     """
 
     def __init__(self, library: ctypes.CDLL, gemm: int, weights: Any) -> None:
-        self._held = _contiguous(_values(weights.w_out), weights.b_out)
-        self.weights = _Outward(*map(_at, self._held), gemm, len(weights.b_out), _is_rounded(weights.w_out))
-        self._function = library.mixer_out
-        self._room = _size(library.mixer_out_room, self.weights)
+        self._held = contiguous(_values(weights.w_out), weights.b_out)
+        self.weights = _Outward(*map(at, self._held), gemm, len(weights.b_out), _is_rounded(weights.w_out))
+        self._library = library
+        self._room = size_of(library.mixer_out_room, self.weights)
 
     @classmethod
     def of(cls, x: Tensor, weights: Any) -> "OutwardInC | None":
         """None where it can't be."""
-        callee = _callee(weights.w_out, (x, weights.b_out)) if x.is_contiguous() else None
+        callee = callee_of(weights.w_out, (x, weights.b_out)) if x.is_contiguous() else None
         return None if callee is None else cls(*callee, weights)
 
     def into(self, x: Tensor, y: Tensor, out: Tensor) -> Callable[[tuple[int, int]], None]:
@@ -130,59 +137,76 @@ class OutwardInC:
 
         The tensors must stay.
         """
-        joined = _Joined(_at(x), View.of(y.flatten(1)), _at(out))
+        joined = _Joined(at(x), View.of(y.flatten(1)), at(out))
+        return self._on_rows(self._library.mixer_out, joined)
 
+    def back_into(self, grad: Tensor, block: Block, dy: Tensor) -> Callable[[tuple[int, int]], None]:
+        """What writes the gradient of y, (C, B, L), of a block for that of the result, `grad`, of rows [start, stop).
+
+        `grad` is contiguous, in float32. The tensors must stay.
+        """
+        start, stop = block
+        return self._on_rows(
+            self._library.mixer_out_back, _Joined(at(grad), View.of(dy.flatten(1)), None, start, stop - start)
+        )
+
+    def _on_rows(self, function: Any, joined: _Joined) -> Callable[[tuple[int, int]], None]:
         def write(rows: tuple[int, int]) -> None:
-            room, (start, stop) = _take(self._room), rows
+            room, (start, stop) = take_room(self._room), rows
             sizes = _SIZE(start), _SIZE(stop - start)
-            self._function(ctypes.byref(self.weights), ctypes.byref(joined), *sizes, _POINTER(_at(room)))
+            function(ctypes.byref(self.weights), ctypes.byref(joined), *sizes, _POINTER(at(room)))
 
         return write
 
 
-class ExplicitInC:
-    """The whole sub-block with explicit filters of few taps; threads may use it at the same time.
+class BackInC:
+    """From the gradients of z and of the result, and y, of a block to those of x and of both projections' weights.
+
+    Threads may use it at the same time. The tensors must stay.
 
     Args:
-        library: The compiled stages.
-        gates: Of all channels.
-        outward: The out-projection.
-        taps: Of the filters, (D, K), contiguous and in float32.
-        skip: (D,), the same.
+        gates: Of the block.
+        grad: Of the result, (B, L, D), contiguous and in float32.
+        dz: (3C, B, L).
+        y: (C, B, L).
+        target: Where the gradient of the norm of x is written, (B, L, D).
+        adds: Whether it is added instead.
+        to_input: Whether the gradient of x is written instead, for a block of all channels.
     """
 
     def __init__(
-        self, library: ctypes.CDLL, gates: GatesInC, outward: OutwardInC, taps: Tensor, skip: Tensor
+        self,
+        gates: GatesInC,
+        grad: Tensor,
+        dz: Tensor,
+        y: Tensor,
+        target: Tensor,
+        adds: bool = False,
+        to_input: bool = False,
     ) -> None:
-        self._held = gates, outward, *_contiguous(taps, skip)
-        of_parts = (ctypes.addressof(part.weights) for part in (gates, outward))
-        self._block = _Explicit(*of_parts, *map(_at, self._held[2:]), taps.shape[-1])
-        self._function, self._back = library.explicit_forward, TAPS - 1 + taps.shape[-1] - 1
-        self._room = _size(library.explicit_room, self._block)
+        self._held = gates, grad, dz, y, target
+        targets = (None, at(target)) if to_input else (at(target), None)
+        views = (View.of(each.flatten(1)) for each in (dz, y))
+        self._back = _Back(at(gates.x), at(grad), *views, *targets, adds)
+        self._shape, self._to_input = (len(dz), len(y), grad.shape[-1]), to_input
+        self._room = size_of(gates.library.mixer_back_room, gates.weights)
 
-    @classmethod
-    def of(cls, gates: GatesInC | None, x: Tensor, weights: Any, taps: Tensor) -> "ExplicitInC | None":
-        """None where it can't be."""
-        library, outward = stages.library(), OutwardInC.of(x, weights)
-        if library is None or gates is None or outward is None or taps.shape[-1] > MOST_TAPS:
-            return None
-        fit = _is_float(taps) and _is_float(weights.skip)
-        return cls(library, gates, outward, taps, weights.skip) if fit else None
+    def no_sums(self) -> list[Tensor]:
+        """For sums over some places: zeros, or for the first two what the first place writes.
 
-    def pieces(self, x: Tensor, out: Tensor, z: Tensor | None, places: Iterable[Place]) -> Pieces:
-        """Pieces of work that write the result to `out`, which may be x, and z, (3D, B, L), unless it is None."""
-        length = x.shape[1]
-        through = _Through(_at(x), _at(out), View.of(None if z is None else z.flatten(1)), length)
+        They are of the gradients of w_in, (3C, D), w_out, (D, C), and up to x of the norm's weight and bias and of
+        b_out, (D,).
+        """
+        streams, channels, width = self._shape
+        return [torch.empty(streams, width), torch.empty(width, channels), *torch.zeros(3 * self._to_input, width)]
 
-        def write(place: Place, before: Tensor) -> None:
-            room = _take(self._room)
-            sizes = map(_SIZE, (before.shape[1], *rows_of(place, length)))
-            pointers = ctypes.byref(self._block), ctypes.byref(through), _POINTER(_at(before))
-            self._function(*pointers, *sizes, _POINTER(_at(room)))
-
-        # What stands before a piece is another piece's, which may write over it.
-        reached = ((place, slice(max(0, place[1].start - self._back), place[1].start)) for place in places)
-        return [partial(write, place, x[place[0], before].clone()) for place, before in reached]
+    def __call__(self, place: Place, sums: Sequence[Tensor], first: bool) -> None:
+        """Do a place; `first` of those whose sums these are."""
+        gates, room = self._held[0], take_room(self._room)
+        into = _MixerSums(*map(at, sums))
+        pointers = (ctypes.byref(each) for each in (gates.weights, self._back, into))
+        rows = map(_SIZE, rows_of(place, gates.x.shape[1]))
+        gates.library.mixer_back(*pointers, int(first), *rows, _POINTER(at(room)))
 
 
 def rows_of(place: Place, length: int) -> tuple[int, int]:
@@ -192,10 +216,10 @@ def rows_of(place: Place, length: int) -> tuple[int, int]:
     return sequences.start * length + positions.start, rows
 
 
-def _callee(weight: Any, given: Iterable[Any]) -> tuple[ctypes.CDLL, int] | None:
+def callee_of(weight: Any, given: Iterable[Any]) -> tuple[ctypes.CDLL, int] | None:
     """Library and product for a weight; None where there is none, or it or the rest is not what they take."""
     library = stages.library()
-    if library is None or not all(map(_is_float, given)) or not (_is_rounded(weight) or _is_float(weight)):
+    if library is None or not all(map(is_float, given)) or not (_is_rounded(weight) or is_float(weight)):
         return None
     gemm = gemm_of(library, _is_rounded(weight))
     return None if gemm is None else (library, gemm)
@@ -209,22 +233,27 @@ def _values(weight: Any) -> Tensor:
     return weight.values if isinstance(weight, Bfloat16Weight) else weight
 
 
-def _is_float(given: Any) -> bool:
+def is_float(given: Any) -> bool:
+    """Whether it is a tensor of float32 on the CPU."""
     return isinstance(given, Tensor) and given.is_cpu and given.dtype == torch.float32
 
 
-def _contiguous(*given: Tensor) -> tuple[Tensor, ...]:
+def contiguous(*given: Tensor) -> tuple[Tensor, ...]:
+    """The same values, without gaps."""
     return tuple(each.contiguous() for each in given)
 
 
-def _size(function: Any, of: ctypes.Structure) -> int:
+def size_of(function: Any, of: ctypes.Structure) -> int:
+    """What a function in C gives that counts floats of room."""
     function.restype = _SIZE
     return int(function(ctypes.byref(of)))
 
 
-def _take(floats: int) -> Tensor:
+def take_room(floats: int) -> Tensor:
+    """Room of the calling thread, to be held as long as a call lasts."""
     return workspace.take("mixer.room", (floats,), torch.float32)
 
 
-def _at(tensor: Tensor) -> int:
+def at(tensor: Tensor) -> int:
+    """The address of a tensor's values."""
     return tensor.data_ptr()

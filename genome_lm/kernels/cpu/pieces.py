@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from genome_lm.kernels.cpu.mixer import POSITIONS, block_channels, chunks, groups
 from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
+from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, runs
 from genome_lm.kernels.recomputed import rows_of_recomputed
 
@@ -62,7 +63,8 @@ def backward_stages(work: Work) -> Iterator[Stage]:
     yield Stage("out-projection back, filters", _rows(work, POSITIONS) + filter_pieces(work.length), blocks)
     yield Stage("convolutions back", _groups(work, channels), blocks)
     yield Stage("projections back", _runs(_chunks(work)), blocks)
-    yield Stage("norm back", _runs(_rows(work, POSITIONS)), 1)
+    if blocks > 1 or not has_mlp_in_c():  # else it is in the projections' pieces
+        yield Stage("norm back", _runs(_rows(work, POSITIONS)), 1)
 
 
 def filter_pieces(length: int) -> list[int]:

@@ -4,14 +4,10 @@ import ctypes
 from itertools import chain
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels.cpu import mixer, mlp, stages, streams, sub_blocks
-from genome_lm.kernels.cpu.mixer_pieces import ExplicitInC, GatesInC, OutwardInC
+from genome_lm.kernels.cpu import mixer_proof, mlp, stages, streams, sub_blocks
 from genome_lm.kernels.cpu.mlp_amx import MlpInTiles, may_use_tiles
-from genome_lm.kernels.cpu.products import for_training
-from genome_lm.kernels.cpu.taps import ExplicitFilters
 
 SHAPES = (3, 1, 1), (2, 3, 2), (2, 2, 1_025), (2, 1, 2_100)
 """Channels, sequences and positions: less than a tile of stages.c, and several."""
@@ -19,8 +15,8 @@ TOLERANCE = 5e-6
 """Largest difference from float64, relative to the largest value."""
 ROUNDING = 4e-3
 """The same of stages that write bfloat16."""
-PIECE_ROUNDING = 2e-2
-"""The same of whole pieces with products in bfloat16, by norms."""
+MLP_ROUNDING = 2e-2
+"""The same of the MLP with products in bfloat16, by norms."""
 MOST_ROUNDED = 1e-3
 """Share of integers that may differ from float64's."""
 Given = Tensor | float | None
@@ -139,7 +135,7 @@ def wrong_mlp(library: ctypes.CDLL, way: str) -> str:
     expected = [y, *torch.autograd.grad(y, exact, grad.double())]
     found = [out, grad_x, *sums._replace(w2=sums.w2.T)]
     for got, want in zip(found, expected, strict=True):
-        most = TOLERANCE if way == "float32" else PIECE_ROUNDING
+        most = TOLERANCE if way == "float32" else MLP_ROUNDING
         if not float((got - want.detach()).norm()) <= most * float(want.norm()):
             return f"the MLP, products in {way}, is off by too much"
     return ""
@@ -155,64 +151,10 @@ def _mlp_in_c(library: ctypes.CDLL, way: str, weights: mlp.MlpWeights) -> sub_bl
     return None if gemm is None else sub_blocks.MlpInC(library, gemm, weights, 1e-5)
 
 
-def wrong_mixer(library: ctypes.CDLL, rounds: bool) -> str:
-    """What a library computes wrong of the Hyena sub-block in float32 or in bfloat16; empty if nothing."""
-    if (gemm := sub_blocks.gemm_of(library, rounds)) is None:
-        return ""
-    torch.manual_seed(0)
-    batch, length, width = 3, 300, 24
-    shapes = (width,), (width,), (3 * width, width), (3 * width,), (3 * width, 1, 3), (3 * width,), (width,)
-    x, *given = (torch.randn(shape) for shape in ((batch, length, width), *shapes, (width, width), (width,)))
-    weights = mixer.MixerWeights(*given)
-    y, filters = torch.randn(width, batch, length), torch.randn(width, stages.MOST_TAPS)
-    found = _mixer_in_c((library, gemm), (x, y, filters), weights, rounds)
-    exact = mixer.MixerWeights(*(each.double() for each in given))
-    expected = _mixer_in_operations(x.double(), y.double(), ExplicitFilters(filters.double()), exact)
-    for got, want in zip(found, expected, strict=True):
-        if not float((got - want).norm()) <= (PIECE_ROUNDING if rounds else TOLERANCE) * float(want.norm()):
-            return f"the Hyena sub-block, products in {'bfloat16' if rounds else 'float32'}, is off by too much"
-    return ""
-
-
-def _mixer_in_operations(
-    x: Tensor, y: Tensor, filters: ExplicitFilters, weights: mixer.MixerWeights
-) -> tuple[Tensor, ...]:
-    """z, x0, u, x + out_proj(y), and the sub-block, in plain PyTorch."""
-    normed = F.layer_norm(x, x.shape[-1:], weights.norm_weight, weights.norm_bias)
-    z = F.linear(normed, weights.w_in, weights.b_in).permute(2, 0, 1)
-    streams = F.conv1d(F.pad(z.transpose(0, 1), (2, 0)), weights.taps, weights.tap_bias, groups=len(weights.taps))
-    x0, x1, v = streams.transpose(0, 1).chunk(3)
-    out = x + F.linear(y.permute(1, 2, 0), weights.w_out, weights.b_out)
-    return z, x0, x1 * v, out, mixer.residual_mixer_reference(x, weights, filters, 1e-5)
-
-
-def _mixer_in_c(
-    callee: tuple[ctypes.CDLL, int], given: tuple[Tensor, Tensor, Tensor], weights: mixer.MixerWeights, rounds: bool
-) -> tuple[Tensor, ...]:
-    """The same in C, of whole sequences and of parts of one."""
-    (x, y, taps), (library, gemm) = given, callee
-    batch, length, width = x.shape
-    if rounds:
-        weights = weights._replace(w_in=for_training(weights.w_in), w_out=for_training(weights.w_out))
-    normed = mixer.Normed(x, weights.norm_weight, weights.norm_bias, 1e-5)
-    gates = GatesInC(library, gemm, normed, mixer.BlockWeights.of(weights, (0, width)))
-    outward = OutwardInC(library, gemm, weights)
-    x0, u, z = (torch.empty(size, batch, length) for size in (width, width, 3 * width))
-    out, whole = torch.empty_like(x), torch.empty_like(x)
-    places = [(slice(0, 2), slice(0, length)), (slice(2, 3), slice(0, 1)), (slice(2, 3), slice(1, length))]
-    for place in places:
-        gates.into(x0, u, z)(place)
-    for rows in (0, 1), (1, batch * length):
-        outward.into(x, y, out)(rows)
-    for piece in ExplicitInC(library, gates, outward, taps, weights.skip).pieces(x, whole, None, places):
-        piece()
-    return z, x0, u, out, whole
-
-
 def main(file: str) -> str:
     """What the library in a file computes wrong; empty if nothing."""
     library = ctypes.CDLL(file)
     reasons = (wrong(library, case, shape) for shape in SHAPES for case in cases(1, 1, 1))
     of_mlp = (wrong_mlp(library, way) for way in MLP_WAYS)
-    of_mixer = (wrong_mixer(library, rounds) for rounds in (False, True))
+    of_mixer = (mixer_proof.wrong(library, rounds) for rounds in (False, True))
     return next(filter(None, chain(reasons, of_mlp, of_mixer)), "")

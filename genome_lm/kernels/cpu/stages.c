@@ -534,3 +534,4 @@ void filtered_backward(View u, View kernel, View dc, View du, View kernel_sums, 
 #include "mlp_amx.h"
 #include "mixer.h"
 #include "attention.h"
+#include "explicit.h"

@@ -47,7 +47,7 @@ class ExplicitFilters(NamedTuple):
 
     def backward(self, block: Block, gradients: Sequence[Tensor], like: Tensor) -> "_ExplicitBackward":
         """See `Filters`."""
-        return _ExplicitBackward(self.taps, gradients[0])
+        return _ExplicitBackward(self.taps, gradients[0], block)
 
 
 class _ExplicitBackward(NamedTuple):
@@ -55,6 +55,12 @@ class _ExplicitBackward(NamedTuple):
 
     taps: Tensor
     grad_taps: Tensor
+    block: Block
+
+    @property
+    def explicit(self) -> tuple[Tensor, Tensor]:
+        """See `BackwardConvolutions`."""
+        return self.taps[slice(*self.block)], self.grad_taps[slice(*self.block)]
 
     def pieces(self) -> Pieces:
         """Taps are there already."""

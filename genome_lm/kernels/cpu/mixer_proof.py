@@ -1,0 +1,106 @@
+"""Whether a library of stages in C computes the pieces of the Hyena sub-block right; part of its test before use."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from genome_lm.kernels.cpu import sub_blocks
+from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
+from genome_lm.kernels.cpu.low_precision import of_channels
+from genome_lm.kernels.cpu.mixer import BlockWeights, MixerWeights, Normed, residual_mixer_reference
+from genome_lm.kernels.cpu.mixer_pieces import BackInC, GatesInC, OutwardInC
+from genome_lm.kernels.cpu.products import for_training
+from genome_lm.kernels.cpu.stages import MOST_TAPS, gates_in
+from genome_lm.kernels.cpu.taps import ExplicitFilters
+
+BATCH, LENGTH, WIDTH = 3, 1_100, 24
+"""More positions than a tile of explicit.h."""
+PLACES = (slice(0, 2), slice(0, LENGTH)), (slice(2, 3), slice(0, 1)), (slice(2, 3), slice(1, LENGTH))
+"""Whole sequences, and parts of one."""
+EPS = 1e-5
+TOLERANCE, ROUNDING = 5e-6, 2e-2
+"""Largest difference from float64, relative and by norms, with products in float32 and in bfloat16."""
+
+
+def wrong(library: ctypes.CDLL, rounds: bool) -> str:
+    """What a library computes wrong in float32 or in bfloat16; empty if nothing."""
+    if (gemm := sub_blocks.gemm_of(library, rounds)) is None:
+        return ""
+    torch.manual_seed(0)
+    shapes = (WIDTH,), (WIDTH,), (3 * WIDTH, WIDTH), (3 * WIDTH,), (3 * WIDTH, 1, 3), (3 * WIDTH,), (WIDTH,)
+    x, grad, kernel = (torch.randn(shape) for shape in (*[(BATCH, LENGTH, WIDTH)] * 2, (WIDTH, MOST_TAPS)))
+    weights = MixerWeights(*(torch.randn(shape) / 2 for shape in (*shapes, (WIDTH, WIDTH), (WIDTH,))))
+    in_c = _InC(library, gemm, x, weights, rounds)
+    found = [*in_c.streams(), in_c.forward(kernel), *in_c.backward(grad, kernel)]
+    expected = [*_streams(x, weights), *_both_ways(x, grad, kernel, weights)]
+    for got, want in zip(found, expected, strict=True):
+        if not float((got - want).norm()) <= (ROUNDING if rounds else TOLERANCE) * float(want.norm()):
+            return f"the Hyena sub-block, products in {'bfloat16' if rounds else 'float32'}, is off by too much"
+    return ""
+
+
+def _streams(x: Tensor, weights: MixerWeights) -> list[Tensor]:
+    """x0, u and x + out_proj(u) in float64."""
+    exact = MixerWeights(*(each.double() for each in weights))
+    normed, part = Normed(x.double(), exact.norm_weight, exact.norm_bias, EPS), BlockWeights.of(exact, (0, WIDTH))
+    x0, u = torch.empty(2, WIDTH, BATCH, LENGTH, dtype=torch.float64)
+    z, _ = part.project(normed, slice(None), slice(0, LENGTH))
+    gates_in(z, part.b_in, part.taps, part.tap_bias, None, x0, u, None)
+    return [x0, u, x.double() + u.permute(1, 2, 0) @ exact.w_out.T + exact.b_out]
+
+
+def _both_ways(x: Tensor, grad: Tensor, kernel: Tensor, weights: MixerWeights) -> list[Tensor]:
+    """The sub-block, and the gradients of x, the filters and the weights, in float64."""
+    leaves = [each.double().requires_grad_() for each in (x, kernel, *weights)]
+    y = residual_mixer_reference(leaves[0], MixerWeights(*leaves[2:]), ExplicitFilters(leaves[1]), EPS)
+    return [y.detach(), *torch.autograd.grad(y, leaves, grad.double())]
+
+
+class _InC:
+    """The same as the library computes it."""
+
+    def __init__(self, library: ctypes.CDLL, gemm: int, x: Tensor, weights: MixerWeights, rounds: bool) -> None:
+        self._library, self._x, self._weights = library, x, weights
+        if rounds:
+            weights = weights._replace(w_in=for_training(weights.w_in), w_out=for_training(weights.w_out))
+        self._part = BlockWeights.of(weights, (0, WIDTH))
+        self._gates = GatesInC(library, gemm, Normed(x, weights.norm_weight, weights.norm_bias, EPS), self._part)
+        self._outward = OutwardInC(library, gemm, weights)
+
+    def streams(self) -> list[Tensor]:
+        (x0, u), out = torch.empty(2, WIDTH, BATCH, LENGTH), torch.empty_like(self._x)
+        for place in PLACES:
+            self._gates.into(x0, u, None)(place)
+        for rows in (0, 1), (1, BATCH * LENGTH):
+            self._outward.into(self._x, u, out)(rows)
+        return [x0, u, out]
+
+    def forward(self, kernel: Tensor) -> Tensor:
+        out = torch.empty_like(self._x)
+        block = ExplicitInC(self._library, self._gates, self._outward, kernel, self._weights.skip)
+        for piece in block.pieces(self._x, out, None, PLACES):
+            piece()
+        return out
+
+    def backward(self, grad: Tensor, kernel: Tensor) -> Sequence[Tensor]:
+        block, grad_x, part = (0, WIDTH), torch.empty_like(self._x), self._part
+        z, y = (torch.empty(streams * WIDTH, BATCH, LENGTH) for streams in (3, 1))
+        for place in PLACES:
+            self._gates.into(None, None, z)(place)
+        for rows in (0, 1), (1, BATCH * LENGTH):
+            self._outward.back_into(grad, block, y)(rows)
+        sums = MixerWeights(*map(torch.empty_like, self._weights))
+        dtaps, dtap_bias, db_in = (of_channels(each, *block) for each in (sums.taps, sums.tap_bias, sums.b_in))
+        streams, grad_kernel = (z.unflatten(0, (3, -1)), y), torch.empty_like(kernel)
+        given = kernel, self._weights.skip[:, None, None], part.taps, part.tap_bias
+        into = grad_kernel, sums.skip[:, None, None], dtaps, dtap_bias[..., None, None], db_in[..., None, None]
+        for channels in (0, 1), (1, WIDTH):
+            ExplicitBackInC(self._library, 0, streams, given, into)(channels)
+        back = BackInC(self._gates, grad, z, y, grad_x, to_input=True)
+        totals = back.no_sums()
+        for number, place in enumerate(PLACES):
+            back(place, totals, number == 0)
+        sums = sums._replace(w_in=totals[0], w_out=totals[1], norm_weight=totals[2], norm_bias=totals[3])
+        return grad_x, grad_kernel, *sums._replace(b_out=totals[4])
