@@ -47,6 +47,8 @@ from genome_lm.kernels.cpu.streams import (
     Recall,
     add_projected,
     recall_attention_streams,
+    rotary_attention_streams,
+    rotary_split,
 )
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
@@ -155,6 +157,8 @@ __all__ = [
     "residual_mixer_",
     "residual_mlp",
     "residual_mlp_",
+    "rotary_attention_streams",
+    "rotary_split",
     "rotate_",
     "rows_of_piece",
     "runs_core",

@@ -15,6 +15,7 @@ from genome_lm.kernels.attention.patterns import full_attention, local_attention
 from genome_lm.kernels.attention.rotary import rotate_, rotated, rotations
 from genome_lm.kernels.attention.softmax import attend, plain_attend
 from genome_lm.kernels.cpu import mlp, torch_private
+from genome_lm.kernels.cpu.streams import rotary_split
 from genome_lm.model import HyenaLM, memory
 from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes
 from genome_lm.model.memory import forward_bytes, training_bytes
@@ -190,6 +191,19 @@ def test_rotary_positions_by_complex_numbers(positions: Tensor) -> None:
     z = projections(2, 5).requires_grad_()
     turns = rotations(positions, 8, z.dtype)[..., None, None, :, :]
     equal(rotate_(z * 1.0, positions), rotated(z, turns), [z])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_rotary_positions_of_whole_sequences(dtype: torch.dtype) -> None:
+    """The form that splits in the same pass, by kept cosines of more positions than there are."""
+    z, rounding = projections(2, 37).to(dtype).flatten(2).requires_grad_(), torch.finfo(dtype).eps
+    exact = z.detach().double().requires_grad_()
+    turned = rotate_(exact.unflatten(-1, (3, 2, 8)) * 1.0, torch.arange(37)).transpose(1, 3)
+    parts = torch.stack(rotary_split(z, 2), dim=2)
+    torch.testing.assert_close(parts.double(), turned, rtol=rounding, atol=4 * rounding)
+    grad = torch.randn_like(parts)
+    (found,), (expected,) = torch.autograd.grad(parts, z, grad), torch.autograd.grad(turned, exact, grad.double())
+    torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=4 * rounding)
 
 
 def test_distant_rotary_positions_are_exact_in_float32() -> None:

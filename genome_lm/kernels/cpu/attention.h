@@ -96,3 +96,94 @@ void recall_streams_bfloat16(
 {
     recall_rows(z, before, lags, factors, eps, q, k, v, shape, 1);
 }
+
+/* n values of a row, widened in `room` where they are bfloat16; `place` counts them from the view's first. */
+static inline const float *values_at(View v, idx place, idx n, int halved, float *room)
+{
+    if (!halved)
+        return v.data + place;
+    const uint16_t *source = (uint16_t *)v.data + place;
+    SIMD
+    for (idx j = 0; j < n; j++)
+        room[j] = widened(source[j]);
+    return room;
+}
+
+/* Neighbouring channels turned by angles, of which there are cosines and then sines; back if `way` is -1. */
+static inline void turned_row(const float *x, const float *turns, float way, float *out, idx n)
+{
+    const float *sines = turns + n / 2;
+    SIMD
+    for (idx j = 0; j < n / 2; j++) {
+        const float even = x[2 * j], odd = x[2 * j + 1], cosine = turns[j], sine = way * sines[j];
+        out[2 * j] = even * cosine - odd * sine;
+        out[2 * j + 1] = even * sine + odd * cosine;
+    }
+}
+
+static inline void rotary_rows(View z, View turns, View q, View k, View v, Shape shape, int from_halves, int to_halves)
+{
+    const idx channels = turns.length, width = shape.length / 3;
+    #pragma omp parallel for collapse(2) schedule(static)
+    for (idx s = 0; s < shape.channels; s++)
+        for (idx i = 0; i < shape.sequences; i++) {
+            float room[channels], out[channels];
+            const idx place = s * z.channel + i * z.sequence;
+            for (idx c = 0; c < width; c += channels) {
+                const View results[3] = {q, k, v};
+                for (int stream = 0; stream < 3; stream++) {
+                    const float *x = values_at(z, place + stream * width + c, channels, from_halves, room);
+                    if (stream < 2)
+                        turned_row(x, row(turns, 0, i, 0), 1.0f, out, channels);
+                    put_row(stream < 2 ? out : x, results[stream], c / channels, s, i, channels, to_halves);
+                }
+            }
+        }
+}
+
+void rotary_streams(View z, View turns, View q, View k, View v, Shape shape)
+{
+    rotary_rows(z, turns, q, k, v, shape, 0, 0);
+}
+
+void rotary_streams_bfloat16(View z, View turns, View q, View k, View v, Shape shape)
+{
+    rotary_rows(z, turns, q, k, v, shape, 0, 1);
+}
+
+void rotary_halves_bfloat16(View z, View turns, View q, View k, View v, Shape shape)
+{
+    rotary_rows(z, turns, q, k, v, shape, 1, 1);
+}
+
+static inline void rotary_rows_back(View z, View turns, View q, View k, View v, Shape shape, int halved)
+{
+    const idx channels = turns.length, width = shape.length / 3;
+    #pragma omp parallel for collapse(2) schedule(static)
+    for (idx s = 0; s < shape.channels; s++)
+        for (idx i = 0; i < shape.sequences; i++) {
+            float room[channels], out[channels];
+            const View grads[3] = {q, k, v};
+            for (idx c = 0; c < width; c += channels)
+                for (int stream = 0; stream < 3; stream++) {
+                    const View of = grads[stream];
+                    const idx place = c / channels * of.stream + s * of.channel + i * of.sequence;
+                    const float *x = values_at(of, place, channels, halved, room);
+                    if (stream < 2)
+                        turned_row(x, row(turns, 0, i, 0), -1.0f, out, channels);
+                    View target = z;
+                    target.data = (float *)((char *)z.data + (stream * width + c) * (halved ? 2 : 4));
+                    put_row(stream < 2 ? out : x, target, 0, s, i, channels, halved);
+                }
+        }
+}
+
+void rotary_backward(View z, View turns, View q, View k, View v, Shape shape)
+{
+    rotary_rows_back(z, turns, q, k, v, shape, 0);
+}
+
+void rotary_backward_bfloat16(View z, View turns, View q, View k, View v, Shape shape)
+{
+    rotary_rows_back(z, turns, q, k, v, shape, 1);
+}

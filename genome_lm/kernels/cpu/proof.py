@@ -38,6 +38,12 @@ def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Gi
     carry = drawn(3, channels, 1, 2) if sequences == 1 else None
     kernel = drawn(channels, stages.MOST_TAPS)
 
+    def turned(dtype: torch.dtype, of_results: torch.dtype) -> list[Given]:
+        heads, width = channels, 6
+        rows = drawn(sequences, length, 3 * heads * width + 1).to(dtype)[..., :-1]
+        results = (drawn(sequences, heads, length, width).to(of_results).transpose(0, 1) for _ in range(3))
+        return [rows, drawn(length, width), *results]
+
     def recalled(dtype: str) -> list[Given]:
         heads, width = 2, 2 * (9 + channels)
         rows, before = drawn(sequences, length + 1, 2 * width)[:, :length], drawn(sequences, 4, 2 * width)
@@ -87,6 +93,11 @@ def cases(channels: int, sequences: int, length: int) -> dict[str, tuple[list[Gi
         "filtered one tap": ([a, kernel[:, :1], b], [2]),
         "filtered_backward": ([a, kernel, b, c, torch.zeros_like(kernel)], [3, 4]),
         **{f"recall_streams{dtype}": (recalled(dtype), [5, 6, 7]) for dtype in ("", stages.BFLOAT16)},
+        "rotary_streams": (turned(torch.float32, torch.float32), [2, 3, 4]),
+        "rotary_streams_bfloat16": (turned(torch.float32, torch.bfloat16), [2, 3, 4]),
+        "rotary_halves_bfloat16": (turned(torch.bfloat16, torch.bfloat16), [2, 3, 4]),
+        "rotary_backward": (turned(torch.float32, torch.float32), [0]),
+        "rotary_backward_bfloat16": (turned(torch.bfloat16, torch.bfloat16), [0]),
     }
 
 

@@ -4,18 +4,23 @@ Pieces stay in the caches of the thread that takes them. What follows the in-pro
 is a compiler; `.__wrapped__` is its plain form. All is without gradients.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from genome_lm.kernels.attention.rotary import rotated, rotations
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.mixer import POSITIONS, chunks
 from genome_lm.kernels.cpu.products import add_linear, linear
 from genome_lm.kernels.cpu.stages import _also_in_bfloat16, norm
 from genome_lm.kernels.cpu.workers import rows_of_piece, share
 
+TABLE = 1 << 21
+"""Values of a table of rotations that is kept at most: 8 MiB, 32,768 positions of 64 channels."""
 Three = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, (B, H, n, C) each."""
 
@@ -46,6 +51,107 @@ class Recall(NamedTuple):
     taps: Tensor  # (2D, K), the present position last
     factors: Tensor  # (H,)
     eps: float
+
+
+def rotary_attention_streams(x: Tensor, inward: InProjection, heads: int, dtype: torch.dtype) -> Three:
+    """`rotary_streams` of whole sequences.
+
+    Args:
+        x: (B, n, D) residual stream, contiguous.
+        inward: To queries, keys and values, (3D, D).
+        heads: H.
+        dtype: Of the results.
+    """
+    streams = _streams(x, heads, dtype)
+    turns = rotations_until(x.shape[1], x.shape[2] // heads, x.dtype)
+
+    def project(place: tuple[slice, slice]) -> None:
+        sequences, positions = place
+        here = (part[sequences, :, positions].transpose(0, 1) for part in streams)
+        rotary_streams(inward(x[sequences, positions]), turns[positions], *here)
+
+    share(project, chunks(*x.shape[:2]))
+    return streams
+
+
+def rotary_split(z: Tensor, heads: int) -> Three:
+    """`rotary_streams` of projected sequences (B, n, 3D), float32 or bfloat16, in their dtype; differentiable."""
+    streams: Three = _RotarySplit.apply(z, heads)
+    return streams
+
+
+class _RotarySplit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, heads: int) -> Three:
+        batch, length, width = z.shape
+        shape = batch, heads, length, width // (3 * heads)
+        q, k, v = (z.new_empty(shape) for _ in range(3))
+        turns = rotations_until(length, shape[-1], z.dtype)
+        stage = rotary_halves if z.dtype == torch.bfloat16 else rotary_streams
+        stage(z, turns, *(part.transpose(0, 1) for part in (q, k, v)))
+        return q, k, v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        batch, heads, length, channels = grads[0].shape
+        grad = grads[0].new_empty(batch, length, 3 * heads * channels)
+        rotary_backward(
+            grad, rotations_until(length, channels, grad.dtype), *(part.transpose(0, 1) for part in grads)
+        )
+        return grad, None
+
+
+def rotations_until(length: int, channels: int, dtype: torch.dtype) -> Tensor:
+    """Cosines, then sines, of the first positions' angles: (length, C), float64 for float64, else float32.
+
+    Tables of up to `TABLE` values are kept.
+    """
+    whole = 1 << (length - 1).bit_length()
+    if whole * channels <= TABLE:
+        return _kept_rotations(whole, channels, dtype == torch.float64)[:length]
+    return _rotations(length, channels, dtype)
+
+
+@functools.lru_cache(8)
+def _kept_rotations(length: int, channels: int, is_double: bool) -> Tensor:
+    with torch.inference_mode(False):
+        return _rotations(length, channels, torch.float64 if is_double else torch.float32)
+
+
+def _rotations(length: int, channels: int, dtype: torch.dtype) -> Tensor:
+    return rotations(torch.arange(length), channels, dtype).mT.flatten(1).contiguous()
+
+
+@_also_in_bfloat16("q", "k", "v")
+def rotary_streams(z: Tensor, turns: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Write queries and keys, turned by their positions, and values.
+
+    Args:
+        z: (S, n, 3D) all three as they were projected.
+        turns: (n, C) from `rotations_until`.
+        q: (H, S, n, C).
+        k: (H, S, n, C).
+        v: (H, S, n, C).
+    """
+    parts = z.unflatten(-1, (3, len(q), -1))
+    turned = rotated(parts, turns.unflatten(1, (2, -1)).mT[:, None, None])
+    for out, part in zip((q, k, v), turned.unbind(2), strict=True):
+        out.copy_(part.permute(2, 0, 1, 3))
+
+
+@_also_in_bfloat16("z", "q", "k", "v")
+def rotary_halves(z: Tensor, turns: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """`rotary_streams` of z in bfloat16, which is widened for it."""
+    rotary_streams.__wrapped__(z.to(turns.dtype), turns, q, k, v)  # type: ignore[attr-defined]
+
+
+@_also_in_bfloat16("z", "q", "k", "v")
+def rotary_backward(z: Tensor, turns: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Write the gradient of z, for those of queries, keys and values: shapes as in `rotary_streams`."""
+    grads = torch.stack([part.permute(1, 2, 0, 3) for part in (q, k, v)], dim=2)
+    cos, sin = turns.unflatten(1, (2, -1)).mT[:, None, None].unbind(-1)
+    z.copy_(rotated(grads.to(turns.dtype), torch.stack([cos, -sin], dim=-1)).flatten(2))
 
 
 def recall_attention_streams(x: Tensor, inward: InProjection, recall: Recall, dtype: torch.dtype) -> Three:

@@ -9,8 +9,17 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import add_projected, causal_counts, full_attention, linear, products_dtype, rotate_
-from genome_lm.model.low_precision import attended, product_weight
+from genome_lm.kernels import (
+    add_projected,
+    causal_counts,
+    full_attention,
+    linear,
+    products_dtype,
+    rotary_attention_streams,
+    rotary_split,
+    rotate_,
+)
+from genome_lm.model.low_precision import attended, attended_dtype, in_projection, product_weight
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import attention_memory
 from genome_lm.model.mixers.attention_steps import AttentionSteps
@@ -45,7 +54,7 @@ class Attention(Mixer):
     """
 
     forward_streams: ClassVar[int] = 1
-    backward_streams: ClassVar[float] = 6
+    backward_streams: ClassVar[float] = 3.5
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -102,8 +111,10 @@ class Attention(Mixer):
         return out
 
     def split_stream(self, x: Tensor, norm: nn.LayerNorm) -> Streams:
-        """`split` of norm(x), whole sequences, on a CPU without gradients."""
-        return self.split(norm(x), torch.arange(x.shape[1], device=x.device))
+        """`split_whole` of norm(x) on a CPU without gradients."""
+        inward, dtype = in_projection(norm, self.in_proj), attended_dtype(self.in_proj, x.dtype)
+        q, k, v = rotary_attention_streams(x, inward, self.heads, dtype)
+        return Streams((q,), (k, v))
 
     def add_shard(self, x: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout, shard: Shard) -> Tensor:
         """See `Mixer.add_shard`: each device attends in some of the heads."""
@@ -115,7 +126,14 @@ class Attention(Mixer):
 
     def mix(self, x: Tensor) -> Tensor:
         """`forward` before the out-projection: (B, L, D) → (B, H, L, C)."""
-        return self.attend(*self.split(x, torch.arange(x.shape[1], device=x.device)))
+        return self.attend(*self.split_whole(x))
+
+    def split_whole(self, x: Tensor) -> Streams:
+        """`split` of whole sequences, from their first position on; differentiable."""
+        if not runs_fused(x, small=0):
+            return self.split(x, torch.arange(x.shape[1], device=x.device))
+        q, k, v = rotary_split(attended(self.in_proj, self._projected(x)), self.heads)
+        return Streams((q,), (k, v))
 
     def split(self, x: Tensor, positions: Tensor) -> Streams:
         """Queries, keys and values of inputs (B, n, D) at positions (n,) or (B, n)."""
@@ -136,7 +154,7 @@ class Attention(Mixer):
 
     def read_reference(self, x: Tensor, norm: nn.LayerNorm, begin: int) -> tuple[Tensor, Any]:
         """See `Mixer.read_reference`: keeps the keys and values that alternatives can see."""
-        queries, keys = self.split(norm(x), torch.arange(x.shape[1], device=x.device))
+        queries, keys = self.split_whole(norm(x))
         first = self.first_seen(begin)
         return x + self.join(self.attend(queries, keys)), _Kept(
             first, tuple(key[:, :, first:].clone() for key in keys)

@@ -14,7 +14,7 @@ from genome_lm.model.mixers.attention import Attention
 class LocalAttention(Attention):
     """Sliding window (Beltagy et al. 2020, https://arxiv.org/abs/2004.05150) of `attention_window` positions."""
 
-    backward_streams = 3
+    backward_streams = 4.5
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -8,8 +8,6 @@ from genome_lm.kernels.attention.patterns import block_size
 from genome_lm.model.mixer import GpuBatch, Held, Units
 
 FLOAT = 4
-ANGLES = 12
-"""Bytes per position and channel of a head while rotary angles are computed, in float64."""
 STORED = 5
 """Streams that a layer stores for its backward pass: the norm's output, queries, keys and values, the result."""
 
@@ -18,9 +16,9 @@ _GPU_UNITS = {torch.float32: (32, 8, 16, 44, 38), torch.bfloat16: (20, 4, 10, 40
 
 
 def forward_held(config: ModelConfig, length: int, rows: int, channels: int, streams: int) -> Held:
-    """See `Mixer.forward_held`: what is projected, and either the angles or `streams` while positions are mixed."""
+    """See `Mixer.forward_held`: queries, keys, values, the result and rotations; `streams` while they are mixed."""
     stream = FLOAT * rows * length * config.d_model
-    return Held(0, 4 * stream + max(ANGLES * length * channels, streams * stream))
+    return Held(0, (4 + streams) * stream + FLOAT * length * channels)
 
 
 def training_held(config: ModelConfig, length: int, rows: int, channels: int, streams: float) -> Held:
@@ -35,7 +33,7 @@ def training_held(config: ModelConfig, length: int, rows: int, channels: int, st
     """
     stream, rotations = FLOAT * rows * length * config.d_model, FLOAT * length * channels
     log_sums = stream // channels
-    return Held(STORED * stream + rotations + log_sums, int(streams * stream) + rotations)
+    return Held(STORED * stream + log_sums, int(streams * stream) + rotations)
 
 
 def full_units(batch: GpuBatch, channels: int) -> Units:

@@ -64,10 +64,14 @@ class RecallAttention(Attention):
 
     def mix(self, x: Tensor) -> Tensor:
         """See `Attention.mix`; in training over the keys of other sequences too."""
-        queries, keys = self.split(x, torch.arange(x.shape[1], device=x.device))
+        queries, keys = self.split_whole(x)
         if self.training:
             keys = tuple(_with_others(key, self.config.recall_others) for key in keys)
         return self.attend(queries, keys)
+
+    def split_whole(self, x: Tensor) -> Streams:
+        """See `Attention.split_whole`."""
+        return self.split(x, torch.arange(x.shape[1], device=x.device))
 
     def split_stream(self, x: Tensor, norm: nn.LayerNorm) -> Streams:
         """See `Attention.split_stream`; in low precision only where all keys are seen, so that their order stays."""
