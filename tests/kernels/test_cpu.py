@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genome_lm.kernels.conv import spectra
-from genome_lm.kernels.conv.fft import quick_size_for_mkl
+from genome_lm.kernels.conv.fft import LANES, quick_size_for_mkl, step_sizes
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.cpu import mixer as cpu_mixer
 from genome_lm.kernels.cpu import mlp as cpu_mlp
+from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu import taps as cpu_taps
 from genome_lm.kernels.cpu.filters import Filters
+from genome_lm.kernels.cpu.long_fft import has_long_transforms
 from genome_lm.kernels.cpu.mixer import FilterWeights, MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.cpu.workers import Sizes
@@ -137,6 +139,7 @@ def test_split_spectra_convolve_and_correlate(length: int, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("length", [1, 2, 17, 1_000, 10_007])
 def test_kept_tables_give_what_torch_s_transforms_give(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spectra, "IN_STEPS", 20_000)
     torch.manual_seed(0)
     u, h = torch.randn(3, 2, length + 5)[..., :length], torch.randn(3, 1, length)
     results = []
@@ -148,6 +151,58 @@ def test_kept_tables_give_what_torch_s_transforms_give(length: int, monkeypatch:
         results.append(spectra.signal((of_u * spectra.spectrum(h)).conj().clone().conj(), length))
     # Of two sizes, so that they round otherwise.
     torch.testing.assert_close(*results, rtol=0, atol=2e-6 * results[0].abs().max().item())
+
+
+@pytest.fixture
+def in_c() -> None:
+    if not has_long_transforms():
+        pytest.skip("no C compiler, or no MKL")
+
+
+@pytest.mark.usefixtures("in_c")
+@pytest.mark.parametrize("length", [512, 513, 1_000, 5_120, 10_007, 40_000, 300_001])
+def test_transforms_in_steps_equal_the_split_form(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    u, h = torch.randn(2, 3, length + 5)[..., :length], torch.randn(2, length + 3)[:, 1 : length + 1]
+    dc = torch.randn(3, 2, length).transpose(0, 1)
+    of_u, of_h = spectra.spectrum(u), spectra.spectrum(h)[:, None]
+    assert of_u.shape == (2, 3, spectra.bins(length))
+    results = []
+    for _ in range(2):
+        c, du, dh = spectra.convolved_backward(u, dc, h)
+        signals = spectra.signal(of_u.clone().conj(), length), spectra.signal((of_u * of_h)[0, 0], length)
+        results.append([spectra.spectrum(u), *signals, spectra.convolved(u, of_h), c, du, dh])
+        monkeypatch.setattr(spectra, "is_watched", lambda: True)
+    for in_steps, plain in zip(*results, strict=True):
+        assert in_steps.shape == plain.shape
+        assert (in_steps - plain).abs().max() <= 2e-6 * plain.abs().max()
+
+
+@pytest.mark.usefixtures("in_c")
+@pytest.mark.parametrize("length", [700, 20_000])
+def test_convolutions_in_steps_lose_no_more_than_plain_ones(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    u, h, dc = torch.randn(2, 2, length), torch.randn(2, length), torch.randn(2, 2, length)
+    in_steps = spectra.convolved_backward(u, dc, h)
+    exact = spectra.convolved_backward(u.double(), dc.double(), h.double())
+    monkeypatch.setattr(spectra, "IN_STEPS", length + 1)
+    plain = spectra.convolved_backward(u, dc, h)
+    for found, other, expected in zip(in_steps, plain, exact, strict=True):
+        assert (found - expected).abs().max() <= 1.5 * (other - expected).abs().max()
+
+
+def test_without_a_compiler_signals_are_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "COMPILED", False)
+    assert spectra.spectrum(torch.ones(1_000)).shape == (spectra.bins(1_000),) == (spectra.points_of(1_000) // 2 + 1,)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.integers(1, 10_000_000))
+def test_matrices_of_steps_are_near_the_length(length: int) -> None:
+    rows, columns = step_sizes(length)
+    assert length <= rows * columns <= max(length + 255, 1.2 * length)
+    assert rows & (rows - 1) == 0
+    assert columns % LANES == 0
 
 
 @settings(deadline=None, derandomize=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.cpu import compiler, products, proof, stages
+from genome_lm.kernels.cpu import compiler, long_fft, products, proof, stages
 
 TILE = 1_024  # of stages.c
 SOURCE = Path(stages.__file__).with_suffix(".c")
@@ -32,6 +32,18 @@ def library() -> ctypes.CDLL:
 )
 def test_stage_in_c_equals_its_plain_form(library: ctypes.CDLL, case: str, shape: tuple[int, int, int]) -> None:
     assert not proof.wrong(library, case, shape)
+
+
+@pytest.mark.parametrize("rows", [16, 32, 64, 128, 256, 512, 1_024])
+def test_convolutions_by_matrices_of_any_rows_are_right(library: ctypes.CDLL, rows: int) -> None:
+    assert not proof.wrong_transforms(library, rows)
+
+
+def test_wrong_convolutions_are_told(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not long_fft.has_long_transforms():
+        pytest.skip("no MKL")
+    monkeypatch.setattr(long_fft.LongTransform, "signal", lambda self, product: product.real[..., : self._length])
+    assert "32 rows" in proof.wrong_transforms(library, 32)
 
 
 def test_a_stage_that_does_nothing_is_told(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:

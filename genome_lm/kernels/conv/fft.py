@@ -1,6 +1,7 @@
 """Sizes at which FFT libraries are fast."""
 
 import bisect
+import math
 from functools import lru_cache
 
 NEAR = 15 / 16
@@ -54,3 +55,38 @@ def quick_size_for_mkl(least: int) -> int:
     if least > _QUICK_FOR_MKL[-1]:
         return 2 * quick_size_for_mkl(-(-least // 2))
     return _QUICK_FOR_MKL[bisect.bisect_left(_QUICK_FOR_MKL, least)]
+
+
+LANES = 16
+"""Columns that the transform in steps takes at one time."""
+_ROWS = tuple(1 << power for power in range(4, 11))
+
+
+@lru_cache(maxsize=1024)
+def step_sizes(length: int) -> tuple[int, int]:
+    """Rows and columns of a matrix of at least `length` values, for the transform in steps.
+
+    Rows are a power of two, as step one in C takes them. Columns are a multiple of `LANES` without prime factors
+    above 7, for step two. Of the matrices that are not much wider than high, it takes the one with the fewest values,
+    and of several the one closest to a square.
+    """
+    matrices = []
+    for rows in _ROWS:
+        columns = LANES * _next_smooth(-(-length // (rows * LANES)))
+        if columns <= 16 * rows or rows == _ROWS[-1]:
+            matrices.append((rows * columns, abs(math.log(columns / rows)), rows, columns))
+    return min(matrices)[2:]
+
+
+def _next_smooth(least: int) -> int:
+    while not _is_smooth(least):
+        least += 1
+    return least
+
+
+def _is_smooth(size: int) -> bool:
+    """Whether it is 2^a · 3^b · 5^c · 7^d."""
+    for factor in (2, 3, 5, 7):
+        while size % factor == 0:
+            size //= factor
+    return size == 1

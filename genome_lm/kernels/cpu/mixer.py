@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 from genome_lm.allocator import give_back_holes
 from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.reference import gated_causal_conv
-from genome_lm.kernels.conv.spectra import signal, spectrum
+from genome_lm.kernels.conv.spectra import convolved, convolved_backward, spectrum
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Block, Convolutions, Filters, Pieces
 from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight, of_channels
@@ -194,12 +194,10 @@ class _LongBackward(NamedTuple):
         return self.filters.pieces(self.block, self.room)
 
     def through(self, group: Block, u: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
-        length, filters = u.shape[-1], self.filters.of(*group)
-        of_filter, of_u, of_dc = spectrum(filters)[:, None], spectrum(u), spectrum(dc)
-        c = signal(of_u * of_filter, length)
-        dh = signal(_summed(of_u.conj_physical_().mul_(of_dc)), length)
+        filters = self.filters.of(*group)
+        c, du, dh = convolved_backward(u, dc, filters)
         self.long_filter.in_window(group, slice(None), dh, filters)
-        return c, signal(of_dc.mul_(of_filter.conj_physical_()), length)
+        return c, du
 
     def no_sums(self) -> Tensor:
         return torch.zeros_like(self.long_filter.w[slice(*self.block)])
@@ -251,7 +249,7 @@ def by_spectra(spectra: Spectra, pieces: Callable[[Block, Tensor], Pieces] | Non
     """Convolutions by the spectra of filters; `pieces` as in `Convolutions`."""
 
     def of(start: int, stop: int) -> Callable[[Tensor], Tensor]:
-        return partial(_convolve, of_filter=spectra(start, stop)[:, None])
+        return partial(convolved, of_filter=spectra(start, stop)[:, None])
 
     return Convolutions(of) if pieces is None else Convolutions(of, pieces)
 
@@ -479,11 +477,6 @@ def _columns(y: Tensor) -> tuple[Tensor, ...]:
     """(C, B, L) in pieces of positions, (C, n) each, as `_rows` cuts them."""
     columns = y.flatten(1)
     return columns.split(rows_of_piece(columns.shape[1], POSITIONS), dim=1)
-
-
-def _convolve(u: Tensor, of_filter: Tensor) -> Tensor:
-    """h ∗ u for a group of channels: u (C, B, L), spectrum of the filter (C, 1, bins(L))."""
-    return signal(spectrum(u).mul_(of_filter), u.shape[-1])
 
 
 def _with_skip(convolve: Callable[[Tensor], Tensor], skip: Tensor, u: Tensor) -> Tensor:
@@ -724,11 +717,6 @@ def _out_of_block(w_out: Tensor | TrainingWeight, block: tuple[int, int]) -> Ten
     if isinstance(w_out, TrainingWeight):
         return TrainingWeight(w_out.values[:, slice(*block)].T.contiguous())
     return w_out[:, slice(*block)].T.contiguous()
-
-
-def _summed(x: Tensor) -> Tensor:
-    """The sum over the batch, (C, B, N) → (C, N)."""
-    return x[:, 0] if x.shape[1] == 1 else x.sum(1)
 
 
 def _backward_norm(normed: Normed, grad: Tensor, grad_normed: Tensor, grad_x: Tensor, sums: MixerWeights) -> None:

@@ -6,8 +6,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.cpu import mixer_proof, mlp, stages, streams, sub_blocks
+from genome_lm.kernels.cpu import long_fft, mixer_proof, mlp, stages, streams, sub_blocks
 from genome_lm.kernels.cpu.mlp_amx import MlpInTiles, may_use_tiles
+from genome_lm.kernels.cpu.torch_private import has_complex_transforms
 
 SHAPES = (3, 1, 1), (2, 3, 2), (2, 2, 1_025), (2, 1, 2_100)
 """Channels, sequences and positions: less than a tile of stages.c, and several."""
@@ -162,10 +163,34 @@ def _mlp_in_c(library: ctypes.CDLL, way: str, weights: mlp.MlpWeights) -> sub_bl
     return None if gemm is None else sub_blocks.MlpInC(library, gemm, weights, 1e-5)
 
 
+def wrong_transforms(library: ctypes.CDLL, rows: int) -> str:
+    """What a library computes wrong of convolutions by matrices of so many rows; empty if nothing."""
+    if not has_complex_transforms():
+        return ""
+    generator, length = torch.Generator().manual_seed(0), rows * 48 - 7
+    u, dc = torch.randn(2, 2, 2, length, generator=generator)
+    h = torch.randn(2, length, generator=generator)
+    in_steps = long_fft.LongTransform(library, length, (rows, 48))
+    of_h = in_steps.spectrum(h)[:, None]
+    product = in_steps.spectrum(u).mul_(of_h)
+    found = in_steps.signal(product), in_steps.convolved(u, of_h), *in_steps.convolved_backward(u, dc, h)
+    of_u, of_dc, of_filter = (torch.fft.rfft(each.double(), n=2 * length) for each in (u, dc, h[:, None]))
+    exact = (
+        torch.fft.irfft(product, n=2 * length)[..., :length]
+        for product in (of_u * of_filter, of_dc * of_filter.conj(), (of_u.conj() * of_dc).sum(1))
+    )
+    c, du, dh = exact
+    for got, want in zip(found, (c, c, c, du, dh), strict=True):
+        if not float((got - want).abs().max()) <= TOLERANCE * float(want.abs().max()):
+            return f"convolutions by matrices of {rows} rows are off by too much"
+    return ""
+
+
 def main(file: str) -> str:
     """What the library in a file computes wrong; empty if nothing."""
     library = ctypes.CDLL(file)
     reasons = (wrong(library, case, shape) for shape in SHAPES for case in cases(1, 1, 1))
     of_mlp = (wrong_mlp(library, way) for way in MLP_WAYS)
     of_mixer = (mixer_proof.wrong(library, rounds) for rounds in (False, True))
-    return next(filter(None, chain(reasons, of_mlp, of_mixer)), "")
+    of_transforms = (wrong_transforms(library, rows) for rows in (32, 64, 128))
+    return next(filter(None, chain(reasons, of_mlp, of_mixer, of_transforms)), "")

@@ -529,6 +529,7 @@ void filtered_backward(View u, View kernel, View dc, View du, View kernel_sums, 
     }
 }
 
+#include "fft.h"
 #include "sub_blocks.h"
 #include "amx.h"
 #include "mlp_amx.h"

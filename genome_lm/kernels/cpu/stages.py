@@ -53,7 +53,7 @@ class View(ctypes.Structure):
 
     @classmethod
     def of(cls, tensor: Tensor | None) -> "View":
-        """Of up to four dimensions; without data for None."""
+        """Of up to four dimensions; streams, channels, sequences, positions; without data for None."""
         if tensor is None:
             return cls()
         shape, steps = tensor.shape, tensor.stride()
@@ -64,11 +64,14 @@ class View(ctypes.Structure):
         return cls(tensor.data_ptr(), *([0] * (len(shape) != 4) + distances + [0, 0])[:3], shape[-1])
 
 
-class _Shape(ctypes.Structure):
+class Shape(ctypes.Structure):
+    """Channels, sequences and positions."""
+
     _fields_ = [(name, ctypes.c_ssize_t) for name in ("channels", "sequences", "length")]
 
     @classmethod
-    def of(cls, tensor: Tensor) -> "_Shape":
+    def of(cls, tensor: Tensor) -> "Shape":
+        """That of (…, channels, sequences, positions), or of (channels, positions)."""
         channels, *sequences, length = tensor.shape[-3:]
         return cls(channels, *(sequences or [1]), length)
 
@@ -104,7 +107,7 @@ def in_c(library: ctypes.CDLL, name: str, given: Sequence["Tensor | float | None
     """Call a stage of a library; it takes what the plain form takes, and the shape of the first tensor."""
     first = given[0]
     assert isinstance(first, Tensor)
-    getattr(library, name)(*map(_as_argument, given), _Shape.of(first))
+    getattr(library, name)(*map(_as_argument, given), Shape.of(first))
 
 
 def _in_one_pass(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:

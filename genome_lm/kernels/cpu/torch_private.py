@@ -454,6 +454,66 @@ def _real_transforms() -> None:
         _check_close(values[:, :points], signals)
 
 
+class ComplexTransform:
+    """A Fourier transform of rows of complex numbers by MKL on one thread, in place, for functions in C.
+
+    Both ways are without a factor. Threads may use one at the same time. See `has_complex_transforms`.
+
+    Args:
+        points: Complex values of a row; rows follow each other.
+        rows: Rows of a call.
+
+    Attributes:
+        forward: Address of the C function of the transform, which takes `handle` and the address of the values.
+        backward: That of its inverse.
+        handle: What they take.
+    """
+
+    _SINGLE_COMPLEX = 32
+    _TRANSFORMS, _IN_DISTANCE, _OUT_DISTANCE, _THREADS = 7, 14, 15, 27
+
+    def __init__(self, points: int, rows: int) -> None:
+        self.handle, library = ctypes.c_void_p(), _library()
+        self.forward = ctypes.cast(library.DftiComputeForward, ctypes.c_void_p)
+        self.backward = ctypes.cast(library.DftiComputeBackward, ctypes.c_void_p)
+        self._free = library.DftiFreeDescriptor
+        create, distance = library.DftiCreateDescriptor_s_1d, ctypes.c_long(points)
+        _no_error(create(ctypes.byref(self.handle), self._SINGLE_COMPLEX, ctypes.c_long(points)))
+        for setting in (
+            (self._TRANSFORMS, ctypes.c_long(rows)),
+            (self._IN_DISTANCE, distance),
+            (self._OUT_DISTANCE, distance),
+            (self._THREADS, ctypes.c_long(1)),
+        ):
+            _no_error(library.DftiSetValue(self.handle, *setting))
+        _no_error(library.DftiCommitDescriptor(self.handle))
+
+    def __del__(self) -> None:
+        if self.handle:
+            self._free(ctypes.byref(self.handle))
+
+
+def has_complex_transforms() -> bool:
+    """Whether `ComplexTransform` can be used, as `has_real_transforms`."""
+    return has_real_transforms() and _complex_transforms()
+
+
+@_tried_once
+def _complex_transforms() -> None:
+    compute = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    for points, rows in ((16, 3), (48, 1), (2_000, 2)):
+        values = torch.view_as_complex(_waves(rows, points, 2, pace=0.1))
+        signals = values.clone()
+        transform = ComplexTransform(points, rows)
+        for address, expected in (
+            (transform.forward, torch.fft.fft(signals)),
+            (transform.backward, signals * points),
+        ):
+            _no_error(compute(address.value or 0)(transform.handle, values.data_ptr()))
+            scale = expected.abs().max()
+            _check_close(torch.view_as_real(values) / scale, torch.view_as_real(expected) / scale)
+
+
 def openmp_library() -> str | None:
     """The file of the OpenMP library that PyTorch runs on; other packages may have loaded one of their own."""
     try:

@@ -238,7 +238,8 @@ class SpectrumCache:
 
     def convolutions(self, long_filter: ImplicitFilter, length: int) -> Convolutions:
         """See `ImplicitFilter.convolutions`."""
-        weight, frequencies = long_filter.out.weight, bins(length)
+        weight = long_filter.out.weight
+        frequencies = bins(length, weight.dtype)
         dtype = weight.dtype.to_complex()
 
         def room() -> Tensor:
