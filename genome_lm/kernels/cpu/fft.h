@@ -99,6 +99,9 @@ INLINE Complex load_pairs(const float *from)
         MIXED(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
 }
 
+/* What the next group of columns reads or writes; rows are too far apart for the processor to see it coming. */
+#define SOON(place, is_written) __builtin_prefetch(place, is_written, 2)
+
 /* Values of a row from a column on: zeros behind the signal's end. */
 INLINE Lanes load_row(const Steps *steps, const float *x, idx row, idx column)
 {
@@ -160,6 +163,7 @@ INLINE void first_in(const Steps *s, const float *x, idx column, Complex *to, in
         for (int i = 0; i < radix; i++) {
             const idx row = q + i * step;
             const Lanes value = load_row(s, x, row, column);
+            SOON(x + row * s->columns + column + LANES, 0);
             v[i] = (Complex){value * s->twist[2 * row], value * s->twist[2 * row + 1]};
         }
         dft(v, radix);
@@ -182,6 +186,7 @@ INLINE void last_out(const Steps *s, float *x, idx column, const Complex *from, 
             const idx row = q + i * step;
             const float *twist = s->twist_back + 2 * row;
             store_row(s, x, row, column, v[i].re * twist[1] + v[i].im * twist[0]);
+            SOON(x + row * s->columns + column + LANES, 1);
         }
     }
 }
@@ -201,7 +206,10 @@ INLINE void last_in(const Steps *s, const Complex *column, const float *far, flo
         dft(v, radix);
         for (int i = 0; i < radix; i++) {
             const idx frequency = s->order[block + i];
-            store_pairs(to + 2 * s->columns * frequency, times(v[i], step_factor(s, far, frequency)));
+            float *here = to + 2 * s->columns * frequency;
+            store_pairs(here, times(v[i], step_factor(s, far, frequency)));
+            SOON(here + 2 * LANES, 1);
+            SOON(here + 3 * LANES, 1);
         }
     }
 }
@@ -212,7 +220,10 @@ INLINE void first_out(const Steps *s, Complex *column, const float *far, const f
         Complex v[8];
         for (int i = 0; i < radix; i++) {
             const idx frequency = s->order[block + i];
-            const Complex z = load_pairs(from + 2 * s->columns * frequency);
+            const float *here = from + 2 * s->columns * frequency;
+            const Complex z = load_pairs(here);
+            SOON(here + 2 * LANES, 0);
+            SOON(here + 3 * LANES, 0);
             v[i] = times((Complex){z.im, z.re}, step_factor(s, far, frequency));
         }
         dft(v, radix);
@@ -325,12 +336,13 @@ static void products_back(const float *h, float *u, float *d, float *dh, idx spa
 }
 
 /* For filters h (channels, length), the convolutions c of u with them, and the gradients of u and h for those of c.
- * `room` holds four spectra. */
+ * `room` holds three spectra, and of several sequences four. */
 void convolved_back_in_steps(
     const Steps *s, View u, View dc, View h, View c, View du, View dh, float *room, Shape shape)
 {
     const idx all = 2 * s->rows * s->columns, span = 2 * s->columns * s->batch;
-    float *filter = room, *signal = filter + all, *gradient = signal + all, *of_filter = gradient + all;
+    float *filter = room, *signal = filter + all, *gradient = signal + all;
+    float *of_filter = shape.sequences > 1 ? gradient + all : filter;
     for (idx channel = 0; channel < shape.channels; channel++) {
         columns_in(s, row(h, 0, channel, 0), filter);
         for (idx b = 0; b < shape.sequences; b++) {

@@ -82,7 +82,8 @@ class LongTransform:
     def convolved_backward(self, u: Tensor, dc: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The convolutions of u with filters h, (channels, positions), and the gradients of u and h for theirs."""
         c, du, dh = u.new_empty(u.shape), u.new_empty(u.shape), u.new_empty(h.shape)
-        self._call("convolved_back_in_steps", (u, dc, h[:, None], c, du, dh[:, None]), u, spectra=4)
+        spectra = 3 + (u.shape[1] > 1)
+        self._call("convolved_back_in_steps", (u, dc, h[:, None], c, du, dh[:, None]), u, spectra)
         return c, du, dh
 
     def _call(self, name: str, given: Sequence[Tensor], like: Tensor, spectra: int = 0) -> None:
