@@ -52,6 +52,13 @@ def test_a_stage_that_does_nothing_is_told(library: ctypes.CDLL, monkeypatch: py
         assert case in proof.wrong(library, case, (3, 2, 5))
 
 
+def test_a_proof_compiles_no_library_for_itself(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "COMPILED", True)
+    monkeypatch.setattr(stages, "_library", lambda: pytest.fail("C was asked"))
+    monkeypatch.setattr(proof, "SHAPES", ())
+    assert not proof.main(library._name)
+
+
 def test_extremes_of_gelu_stay_finite(library: ctypes.CDLL) -> None:
     hidden, grad, sums = torch.tensor([[-1e6, -30.0, 0.0, 30.0, 1e6]]), torch.ones(1, 5), torch.zeros(5)
     stages.gelu_backward(hidden, grad, sums)

@@ -38,7 +38,8 @@ static inline void transposed_groups(const void *source, void *target)
     memcpy(target, to, TILE_BYTES);
 }
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512BF16__)
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && \
+    defined(__AVX512DQ__)
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -74,13 +75,13 @@ typedef struct {
     idx steps;
 } Product;
 
-/* Does what follows a product with rows [from, to) of the block of sums at row i and column j; `from` is even. A block has
- * BLOCK rows of BLOCK numbers: float, or int32_t of products of integers. */
+/* Does what follows a product with rows [from, to) of the block of sums at row i and column j; `from` is even. A block
+ * has BLOCK rows of BLOCK numbers: float, or int32_t of products of integers. */
 typedef void (*Finish)(const void *context, const float *sums, idx i, idx j, idx from, idx to);
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* One step of k of one or two stripes of the left operand by two of the right one, added to the sums in tiles 0 to 3. */
+/* One step of k of one or two stripes of the left operand by two of the right one, added to tiles 0 to 3. */
 INLINE void multiply_step(const char *left, const char *right, idx steps, int is_whole, int of_integers)
 {
 #define ADD(sum, one, other)                                                                                          \

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from genome_lm.kernels.cpu.low_precision import Bfloat16Weight, TrainingWeight
-from genome_lm.kernels.cpu.mlp_amx import MlpInTiles
+from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight
+from genome_lm.kernels.cpu.mlp_amx import Int8MlpInTiles, MlpInTiles
 from genome_lm.kernels.cpu.products import (
     add_linear,
     for_training,
@@ -102,7 +102,8 @@ def for_products(weights: MlpWeights, in_bfloat16: bool) -> MlpWeights:
 
 def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float, keeps: bool = False) -> Tensor | None:
     """Write the result to `out`, which may be x; gives what `MlpInC` keeps, if it may and there is one."""
-    in_c = MlpInTiles.of(x, weights, eps) or MlpInC.of(x, weights, eps)
+    in_tiles = MlpInTiles.of(x, weights, eps) or Int8MlpInTiles.of(x, weights, eps)
+    in_c = in_tiles or MlpInC.of(x, weights, eps)
     kept = x.new_empty(*x.shape[:-1], len(weights.w1)) if keeps and in_c is not None else None
 
     def through(piece: tuple[Tensor, ...]) -> None:
@@ -113,7 +114,7 @@ def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float, keeps: boo
         normed = F.layer_norm(chunk, chunk.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
         add_linear(chunk, linear_gelu(normed, weights.w1, weights.b1), weights.w2, weights.b2, target)
 
-    is_quick = isinstance(weights.w1, TrainingWeight if in_c is None else Bfloat16Weight)
+    is_quick = isinstance(weights.w1, TrainingWeight if in_c is None else LowPrecisionWeight)
     sizes = BFLOAT16 if is_quick else forward_sizes(len(weights.w1), x.itemsize)
     pieces = zip(*(_rows(whole, sizes) for whole in (x, out, kept) if whole is not None), strict=True)
     share(through, pieces, one_thread_each=in_c is not None)

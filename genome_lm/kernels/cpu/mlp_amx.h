@@ -54,10 +54,14 @@ static inline void narrow_line(const float *x, idx width, char *line)
 }
 
 /* The first of 16 columns, where there are not as many. */
-INLINE __mmask16 first_columns(idx count) { return count < STRIPE ? (__mmask16)((1u << count) - 1u) : (__mmask16)0xffff; }
+INLINE __mmask16 first_columns(idx count)
+{
+    return count < STRIPE ? (__mmask16)((1u << count) - 1u) : (__mmask16)0xffff;
+}
 
 /* gelu(x) / x for 16 values to 2e-4, as `rough_gelu_slope`, by instructions for powers of two and for reciprocals. The
- * polynomial is 2^f of a fraction f to 1e-4. Beyond the range of float the slope is 0 or 1; what is not a number stays so. */
+ * polynomial is 2^f of a fraction f to 1e-4. Beyond the range of float the slope is 0 or 1. What is not a number stays
+ * so. */
 static inline __m512 gelu_slopes(__m512 x, __m512 square)
 {
     const float a = -GELU_A * 1.44269504f;
@@ -188,7 +192,8 @@ INLINE void back_through_gelu(const void *context, const float *sums, idx i, idx
 {
     const ToGradients *gradients = context;
     for (int half = 0; half < 2; half++) {
-        const idx column = j + half * STRIPE, right = (column / STRIPE * gradients->row_steps + i / HALVES) * TILE_BYTES;
+        const idx column = j + half * STRIPE;
+        const idx right = (column / STRIPE * gradients->row_steps + i / HALVES) * TILE_BYTES;
         const __m512 bias = _mm512_loadu_ps(gradients->bias + column);
         char *left = gradients->through + j / HALVES * TILE_BYTES + half * LINE_BYTES / 2;
         __m512 total = _mm512_loadu_ps(gradients->bias_sums + column);
@@ -320,4 +325,166 @@ void tiled_mlp_backward(const TiledMlp *mlp, const float *x, const float *grad, 
 
 /* Bytes of the room that a thread needs, forward and backward. */
 idx tiled_mlp_room(const TiledMlp *mlp) { return backward_room(mlp, 0).end - (char *)0 + LINE_BYTES; }
+
+/* The MLP in 8-bit integers: w1 and w2 as right operands, with a scale for each of their columns. The scales of w1 and
+ * b1 have zeros up to a whole number of blocks. */
+typedef struct {
+    const float *norm_weight, *norm_bias;
+    const char *w1;
+    const float *scales1, *b1;
+    const char *w2;
+    const float *scales2, *b2;
+    idx width, inner;
+    float eps;
+} IntegerMlp;
+
+#define INTEGER_ROWS 64
+
+/* The larger of absolute values, as bits: what is not a number is larger than all others. */
+INLINE __m512i larger_size(__m512i most, __m512 x)
+{
+    return _mm512_max_epi32(most, _mm512_and_si512((__m512i)x, _mm512_set1_epi32(0x7fffffff)));
+}
+
+/* The scale of `quantised_row` for a row with these largest sizes. */
+static inline float scale_of(__m512i sizes)
+{
+    const int32_t bits = _mm512_reduce_max_epi32(sizes);
+    float most;
+    memcpy(&most, &bits, sizeof most);
+    return (most > FLT_MIN * LARGEST ? most / LARGEST : FLT_MIN) + most * 0.0f;
+}
+
+/* A row over its scale as integers, in a line of a stripe, with zeros up to its end. */
+static inline void quantise_line(const float *x, float scale, idx width, char *line)
+{
+    const __m512 inverse = _mm512_set1_ps(1.0f / scale);
+    for (idx j = 0; j < width; j += LINE_BYTES, line += TILE_BYTES)
+        for (idx part = 0; part < LINE_BYTES; part += STRIPE) {
+            const idx count = width - j - part;
+            const __mmask16 there = count > 0 ? first_columns(count) : 0;
+            const __m512 values = _mm512_maskz_loadu_ps(there, x + j + part);
+            const __m128i integers = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(values, inverse)));
+            _mm_store_si128((__m128i *)(line + part), integers);
+        }
+}
+
+static inline __m512i sizes_of(const float *x, idx width)
+{
+    __m512i sizes = _mm512_setzero_si512();
+    for (idx j = 0; j < width; j += STRIPE)
+        sizes = larger_size(sizes, _mm512_maskz_loadu_ps(first_columns(width - j), x + j));
+    return sizes;
+}
+
+/* Sums of integers as numbers: times the scale of their row and of their columns. */
+INLINE __m512 scaled(const float *sums, float scale, __m512 of_columns)
+{
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), _mm512_mul_ps(_mm512_set1_ps(scale), of_columns));
+}
+
+/* What follows the first product: the GELU, in rows of `columns` numbers, and the largest sizes of each row. */
+typedef struct {
+    const float *row_scales, *scales, *bias;
+    float *active;
+    __m512i *sizes;
+    idx columns;
+} ToIntegers;
+
+INLINE void through_gelu_to_integers(const void *context, const float *sums, idx i, idx j, idx from, idx to)
+{
+    const ToIntegers *integers = context;
+    for (int half = 0; half < 2; half++) {
+        const idx column = j + half * STRIPE;
+        const __m512 of_columns = _mm512_loadu_ps(integers->scales + column);
+        const __m512 bias = _mm512_loadu_ps(integers->bias + column);
+        for (idx r = from; r < to; r++) {
+            const float *row_of = sums + r * BLOCK + half * STRIPE;
+            const __m512 x = _mm512_add_ps(scaled(row_of, integers->row_scales[i + r], of_columns), bias);
+            const __m512 active = _mm512_mul_ps(x, gelu_slopes(x, _mm512_mul_ps(x, x)));
+            integers->sizes[i + r] = larger_size(integers->sizes[i + r], active);
+            _mm512_storeu_ps(integers->active + (i + r) * integers->columns + column, active);
+        }
+    }
+}
+
+/* As ToResidual, of sums of integers. */
+typedef struct {
+    const float *row_scales, *scales, *bias, *x;
+    float *out;
+    idx width;
+} ScaledToResidual;
+
+INLINE void add_scaled_residual(const void *context, const float *sums, idx i, idx j, idx from, idx to)
+{
+    const ScaledToResidual *residual = context;
+    const idx columns = least(BLOCK, residual->width - j);
+    for (idx r = from; r < to; r++) {
+        const idx at = (i + r) * residual->width + j;
+        for (idx c = 0; c < columns; c += STRIPE) {
+            const __mmask16 there = first_columns(columns - c);
+            const __m512 scales = _mm512_maskz_loadu_ps(there, residual->scales + j + c);
+            const __m512 bias = _mm512_maskz_loadu_ps(there, residual->bias + j + c);
+            const __m512 x = _mm512_maskz_loadu_ps(there, residual->x + at + c);
+            const __m512 product = scaled(sums + r * BLOCK + c, residual->row_scales[i + r], scales);
+            _mm512_mask_storeu_ps(residual->out + at + c, there, _mm512_add_ps(x, _mm512_add_ps(product, bias)));
+        }
+    }
+}
+
+/* Where a thread has what it needs. */
+typedef struct {
+    float *sums, *row, *scales, *active;
+    __m512i *sizes;
+    char *normed, *rounded, *end;
+} IntegerRoom;
+
+static IntegerRoom integer_room(const IntegerMlp *mlp, void *room)
+{
+    const idx stripes = INTEGER_ROWS / STRIPE * TILE_BYTES;
+    char *free = aligned(room);
+    IntegerRoom parts;
+    parts.sums = (float *)taken(&free, 2 * BLOCK * BLOCK_STEP);
+    parts.row = (float *)taken(&free, mlp->width * sizeof(float));
+    parts.scales = (float *)taken(&free, INTEGER_ROWS * sizeof(float));
+    parts.sizes = (__m512i *)taken(&free, INTEGER_ROWS * sizeof(__m512i));
+    parts.active = (float *)taken(&free, INTEGER_ROWS * parts_of(mlp->inner, BLOCK) * BLOCK_STEP);
+    parts.normed = taken(&free, stripes * steps_of(mlp->width));
+    parts.rounded = taken(&free, stripes * steps_of(mlp->inner));
+    parts.end = free;
+    return parts;
+}
+
+/* As tiled_mlp_forward, in integers: rows of the norm and of the hidden layer have a scale each. */
+void integer_mlp_forward(const IntegerMlp *mlp, const float *x, float *out, idx rows, void *room)
+{
+    const idx width = mlp->width, inner = mlp->inner, steps = steps_of(width), inner_steps = steps_of(inner);
+    const idx columns = parts_of(inner, BLOCK) * BLOCK;
+    const IntegerRoom parts = integer_room(mlp, room);
+    begin_tiles();
+    for (idx start = 0; start < rows; start += INTEGER_ROWS) {
+        const idx n = least(INTEGER_ROWS, rows - start);
+        const float *here = x + start * width;
+        for (idx i = 0; i < n; i++) {
+            norm_row(here + i * width, mlp->norm_weight, mlp->norm_bias, parts.row, width, mlp->eps);
+            parts.scales[i] = scale_of(sizes_of(parts.row, width));
+            quantise_line(parts.row, parts.scales[i], width, line_of(parts.normed, i, steps));
+            parts.sizes[i] = _mm512_setzero_si512();
+        }
+        const ToIntegers integers = {parts.scales, mlp->scales1, mlp->b1, parts.active, parts.sizes, columns};
+        multiply(&(Product){parts.normed, mlp->w1, steps}, 1, n, inner, 1, parts.sums, through_gelu_to_integers,
+            &integers);
+        for (idx i = 0; i < n; i++) {
+            parts.scales[i] = scale_of(parts.sizes[i]);
+            quantise_line(parts.active + i * columns, parts.scales[i], inner, line_of(parts.rounded, i, inner_steps));
+        }
+        const ScaledToResidual residual = {parts.scales, mlp->scales2, mlp->b2, here, out + start * width, width};
+        multiply(&(Product){parts.rounded, mlp->w2, inner_steps}, 1, n, width, 1, parts.sums, add_scaled_residual,
+            &residual);
+    }
+    end_tiles();
+}
+
+/* Bytes of the room that a thread needs. */
+idx integer_mlp_room(const IntegerMlp *mlp) { return integer_room(mlp, 0).end - (char *)0 + LINE_BYTES; }
 #endif

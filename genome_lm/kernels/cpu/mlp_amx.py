@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
-from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
+from genome_lm.kernels.cpu.low_precision import Bfloat16Weight, Int8Weight, LowPrecisionWeight
 from genome_lm.kernels.cpu.sub_blocks import MlpSums, at, fits
 from genome_lm.kernels.cpu.workspace import workspace
 
@@ -35,8 +35,41 @@ class _TiledMlp(ctypes.Structure):
     ]
 
 
-class MlpInTiles:
+class _IntegerMlp(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("norm_weight", "norm_bias", "w1", "scales1", "b1", "w2", "scales2", "b2")),
+        ("width", _SIZE),
+        ("inner", _SIZE),
+        ("eps", ctypes.c_float),
+    ]
+
+
+class _InTiles:
     """The sub-block x + fc2(gelu(fc1(norm(x)))) of one set of weights; threads may use it at the same time.
+
+    Args:
+        held: The tensors whose addresses `mlp` has.
+        mlp: What the functions in C are given.
+        forward: Computes the result.
+        room: Gives the bytes that `forward` needs for itself.
+    """
+
+    def __init__(self, held: Sequence[Tensor], mlp: ctypes.Structure, forward: Any, room: Any) -> None:
+        self._held, self._mlp, self._forward = held, ctypes.byref(mlp), forward
+        room.restype = _SIZE
+        self._room: int = room(self._mlp)
+
+    def forward(self, x: Tensor, out: Tensor) -> None:
+        """Write the result to `out`, which may be x: both (N, D), contiguous."""
+        room = self._take_room()  # held here as long as the call lasts
+        self._forward(self._mlp, at(x), at(out), _SIZE(len(x)), at(room))
+
+    def _take_room(self) -> Tensor:
+        return workspace.take("mlp_amx.room", (self._room,), torch.int8)
+
+
+class MlpInTiles(_InTiles):
+    """With products in bfloat16.
 
     Args:
         library: The compiled stages, for which `may_use_tiles` is true.
@@ -47,29 +80,20 @@ class MlpInTiles:
 
     def __init__(self, library: ctypes.CDLL, weights: Any, eps: float, goes_back: bool = False) -> None:
         inner, width = weights.w1.values.shape
-        b1 = F.pad(weights.b1, (0, -inner % BLOCK))
         w1, w2 = (packed_rows(library, weight) for weight in (weights.w1, weights.w2))
         others = [packed_columns(library, weight.values) for weight in (weights.w1, weights.w2) if goes_back]
-        self._held = weights.norm_weight, weights.norm_bias, w1, b1, w2, weights.b2, *others
-        pointers = [each.data_ptr() for each in self._held]
-        self._mlp = ctypes.byref(_TiledMlp(*pointers, *[None] * (2 - len(others)), width, inner, eps))
-        self._forward, self._backward = library.tiled_mlp_forward, library.tiled_mlp_backward
-        room = library.tiled_mlp_room
-        room.restype = _SIZE
-        self._room: int = room(self._mlp)
+        held = weights.norm_weight, weights.norm_bias, w1, _in_blocks(weights.b1), w2, weights.b2, *others
+        pointers = [each.data_ptr() for each in held]
+        mlp = _TiledMlp(*pointers, *[None] * (2 - len(others)), width, inner, eps)
+        super().__init__(held, mlp, library.tiled_mlp_forward, library.tiled_mlp_room)
+        self._backward = library.tiled_mlp_backward
 
     @classmethod
     def of(cls, x: Tensor, weights: Any, eps: float, goes_back: bool = False) -> "MlpInTiles | None":
         """None where it can't be."""
-        library = stages.library()
-        if not isinstance(weights.w1, Bfloat16Weight) or library is None or not may_use_tiles(library):
+        if not isinstance(weights.w1, Bfloat16Weight) or (library := _library()) is None:
             return None
         return cls(library, weights, eps, goes_back) if fits(x) and all(map(fits, weights)) else None
-
-    def forward(self, x: Tensor, out: Tensor) -> None:
-        """Write the result to `out`, which may be x: both (N, D), contiguous."""
-        room = self._take_room()  # held here as long as the call lasts
-        self._forward(self._mlp, at(x), at(out), _SIZE(len(x)), at(room))
 
     def backward(self, rows: Sequence[Tensor], sums: Any, first: bool) -> None:
         """See `sub_blocks.MlpInC.backward`; w1 and w2 of the sums, (I, D), are transposes of contiguous memory."""
@@ -81,8 +105,44 @@ class MlpInTiles:
         room, count = self._take_room(), _SIZE(len(x))
         self._backward(self._mlp, at(x), at(grad), at(grad_x), count, into, int(first), at(room))
 
-    def _take_room(self) -> Tensor:
-        return workspace.take("mlp_amx.room", (self._room,), torch.int8)
+
+class Int8MlpInTiles(_InTiles):
+    """With products in 8-bit integers, as `Int8Weight` has them.
+
+    Args:
+        library: The compiled stages, for which `may_use_tiles` is true.
+        weights: `mlp.MlpWeights`, contiguous, with w1 and w2 as an `Int8Weight` each.
+        eps: Added to the variance in the norm.
+    """
+
+    def __init__(self, library: ctypes.CDLL, weights: Any, eps: float) -> None:
+        inner, width = weights.w1.values.shape
+        w1, w2 = (packed_rows(library, weight) for weight in (weights.w1, weights.w2))
+        scales1, b1 = map(_in_blocks, (weights.w1.scales, weights.b1))
+        held = weights.norm_weight, weights.norm_bias, w1, scales1, b1, w2, weights.w2.scales, weights.b2
+        mlp = _IntegerMlp(*(each.data_ptr() for each in held), width, inner, eps)
+        super().__init__(held, mlp, library.integer_mlp_forward, library.integer_mlp_room)
+
+    @classmethod
+    def of(cls, x: Tensor, weights: Any, eps: float) -> "Int8MlpInTiles | None":
+        """None where it can't be."""
+        if not isinstance(weights.w1, Int8Weight) or (library := _library()) is None:
+            return None
+        integers = weights.w1, weights.w2
+        others = weights._replace(w1=integers[0].scales, w2=integers[1].scales)
+        taken = fits(x) and all(map(fits, others)) and all(each.values.is_contiguous() for each in integers)
+        return cls(library, weights, eps) if taken else None
+
+
+def _library() -> ctypes.CDLL | None:
+    """The functions in C, if they can use tiles."""
+    library = stages.library()
+    return library if library is not None and may_use_tiles(library) else None
+
+
+def _in_blocks(values: Tensor) -> Tensor:
+    """With zeros up to a whole number of blocks."""
+    return F.pad(values, (0, -len(values) % BLOCK))
 
 
 def may_use_tiles(library: ctypes.CDLL) -> bool:
@@ -95,7 +155,7 @@ def _has_amx(library: ctypes.CDLL) -> bool:
     return bool(library.has_amx())
 
 
-def packed_rows(library: ctypes.CDLL, weight: Bfloat16Weight) -> Tensor:
+def packed_rows(library: ctypes.CDLL, weight: LowPrecisionWeight[Any]) -> Tensor:
     """A weight (M, K) as products x @ weightᵀ read it; kept by the weight."""
     if weight.tiles is None:
         rows, row_bytes = len(weight), weight.values.shape[1] * weight.values.itemsize

@@ -2,12 +2,15 @@
 
 import ctypes
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.cpu import long_fft, mixer_proof, mlp, stages, streams, sub_blocks
-from genome_lm.kernels.cpu.mlp_amx import MlpInTiles, may_use_tiles
+from genome_lm.kernels.cpu import long_fft, mixer_proof, mlp, stages, streams
+from genome_lm.kernels.cpu.low_precision import lowered
+from genome_lm.kernels.cpu.mlp_amx import Int8MlpInTiles, MlpInTiles, may_use_tiles
+from genome_lm.kernels.cpu.sub_blocks import MlpInC, gemm_of
 from genome_lm.kernels.cpu.torch_private import has_complex_transforms
 
 SHAPES = (3, 1, 1), (2, 3, 2), (2, 2, 1_025), (2, 1, 2_100)
@@ -17,7 +20,7 @@ TOLERANCE = 5e-6
 ROUNDING = 4e-3
 """The same of stages that write bfloat16."""
 MLP_ROUNDING = 2e-2
-"""The same of the MLP with products in bfloat16, by norms."""
+"""The same of the MLP with products in bfloat16 or integers, by norms."""
 MOST_ROUNDED = 1e-3
 """Share of integers that may differ from float64's."""
 Given = Tensor | float | None
@@ -124,7 +127,7 @@ def wrong(library: ctypes.CDLL, case: str, shape: tuple[int, int, int]) -> str:
     return ""
 
 
-MLP_WAYS = "float32", "bfloat16", "bfloat16 in tiles"
+MLP_WAYS = "float32", "bfloat16", "bfloat16 in tiles", "int8 in tiles"
 """What the products of the MLP are in."""
 
 
@@ -140,27 +143,33 @@ def wrong_mlp(library: ctypes.CDLL, way: str) -> str:
         in_c = _mlp_in_c(library, way, weights)
         if in_c is None:
             return ""
-        out, grad_x, grad = torch.empty_like(x), torch.empty_like(x), y.detach().float().cos()
-        sums = mlp.no_sums(weights, in_c)
-        in_c.forward(x.detach(), out)
-        in_c.backward((x.detach(), grad, grad_x), sums, first=True)
-    expected = [y, *torch.autograd.grad(y, exact, grad.double())]
-    found = [out, grad_x, *sums._replace(w2=sums.w2.T)]
+        found = [torch.empty_like(x)]
+        in_c.forward(x.detach(), found[0])
+        if not isinstance(in_c, Int8MlpInTiles):
+            grad_x, sums = torch.empty_like(x), mlp.no_sums(weights, in_c)
+            in_c.backward((x.detach(), y.detach().float().cos(), grad_x), sums, first=True)
+            found += [grad_x, *sums._replace(w2=sums.w2.T)]
+    expected = [y.detach(), *torch.autograd.grad(y, exact, y.detach().cos())][: len(found)]
     for got, want in zip(found, expected, strict=True):
         most = TOLERANCE if way == "float32" else MLP_ROUNDING
-        if not float((got - want.detach()).norm()) <= most * float(want.norm()):
+        if not float((got - want).norm()) <= most * float(want.norm()):
             return f"the MLP, products in {way}, is off by too much"
     return ""
 
 
-def _mlp_in_c(library: ctypes.CDLL, way: str, weights: mlp.MlpWeights) -> sub_blocks.MlpInC | MlpInTiles | None:
+def _mlp_in_c(library: ctypes.CDLL, way: str, weights: Any) -> MlpInC | MlpInTiles | Int8MlpInTiles | None:
     """What computes it; None where this process has no such products."""
+    if way.endswith("in tiles") and not may_use_tiles(library):
+        return None
+    if way == "int8 in tiles":
+        weights = weights._replace(w1=lowered(weights.w1, "int8"), w2=lowered(weights.w2, "int8"))
+        return Int8MlpInTiles(library, weights, 1e-5)
     rounds = way != "float32"
     weights = mlp.for_products(weights, rounds)
     if way == "bfloat16 in tiles":
-        return MlpInTiles(library, weights, 1e-5, goes_back=True) if may_use_tiles(library) else None
-    gemm = sub_blocks.gemm_of(library, rounds)
-    return None if gemm is None else sub_blocks.MlpInC(library, gemm, weights, 1e-5)
+        return MlpInTiles(library, weights, 1e-5, goes_back=True)
+    gemm = gemm_of(library, rounds)
+    return None if gemm is None else MlpInC(library, gemm, weights, 1e-5)
 
 
 def wrong_transforms(library: ctypes.CDLL, rows: int) -> str:
@@ -188,6 +197,7 @@ def wrong_transforms(library: ctypes.CDLL, rows: int) -> str:
 
 def main(file: str) -> str:
     """What the library in a file computes wrong; empty if nothing."""
+    stages.COMPILED = False  # else a stage in plain form would compile a library, and wait for its proof, and so on
     library = ctypes.CDLL(file)
     reasons = (wrong(library, case, shape) for shape in SHAPES for case in cases(1, 1, 1))
     of_mlp = (wrong_mlp(library, way) for way in MLP_WAYS)
