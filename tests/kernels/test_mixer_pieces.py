@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import mixer
+from genome_lm.kernels.cpu.block_pieces import BlocksInC
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.mixer import BlockWeights, MixerWeights, Normed, residual_mixer, residual_mixer_
 from genome_lm.kernels.cpu.mixer_pieces import GatesInC, OutwardInC
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
-from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums
+from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums, has_real_transforms
 from genome_lm.kernels.cpu.workers import Sizes
-
-TILE = 256  # of mixer.h
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
@@ -39,7 +38,7 @@ def leaves(batch: int, length: int, width: int, taps: int = 7) -> list[Tensor]:
 
 
 def in_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    for each in (ExplicitBackInC, ExplicitInC, GatesInC, OutwardInC):
+    for each in (BlocksInC, ExplicitBackInC, ExplicitInC, GatesInC, OutwardInC):
         monkeypatch.setattr(each, "of", lambda *_: None)
 
 
@@ -50,11 +49,12 @@ def computed(given: Sequence[Tensor], rounds: bool) -> list[Tensor]:
     return [y.detach(), *torch.autograd.grad(y, given, y.detach().cos())]
 
 
-@pytest.mark.parametrize("block_bytes", [1, 1 << 30])
-@pytest.mark.parametrize("kept", [0, 1 << 30])
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 16, 1), (9, 21, 33, 16), (1, 2 * TILE + 1, 24, 20), (2, 1_100, 40, 7)], ids=str
-)
+# The filters of 1 to 16 taps are summed, others go through FFTs of a block, two, and many that reach into several.
+SHAPES = (1, 1, 16, 1), (9, 21, 33, 16), (2, 1_100, 40, 7), (1, 513, 24, 20), (2, 2_100, 16, 100), (1, 1_100, 16, 900)
+
+
+@pytest.mark.parametrize(("kept", "block_bytes"), [(0, 1), (0, 1 << 30), (1 << 30, 1 << 30)])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_c_gives_what_operations_give(
     shape: tuple[int, int, int, int], kept: int, block_bytes: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +69,7 @@ def test_c_gives_what_operations_give(
         assert float((got - want).norm()) <= most * float(want.norm())
 
 
-@pytest.mark.parametrize("taps", [1, 16, 20])  # 20 go through FFTs
+@pytest.mark.parametrize("taps", [1, 16, 100])
 @pytest.mark.parametrize("length", [20, 700])
 def test_without_gradients_c_gives_what_operations_give(
     length: int, taps: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
@@ -113,3 +113,12 @@ def test_what_c_does_not_take_is_left_to_operations() -> None:
     assert taken(x, weights._replace(taps=torch.randn(48, 1, 4))) == (False, True, False)
     assert taken(x, weights._replace(b_out=weights.b_out.double())) == (True, False, False)
     assert taken(x, weights, torch.randn(16, 17)) == (True, True, False)
+
+
+@pytest.mark.skipif(not (has_mlp_in_c() and has_real_transforms()), reason="no compiler, or not MKL")
+def test_filters_of_many_taps_are_in_c_up_to_a_size() -> None:
+    u = torch.randn(16, 1, 20_000)
+    found = [BlocksInC.of(0, torch.randn(16, taps), u) is not None for taps in (16, 17, 4_000, 9_000)]
+    assert found == [False, True, False, False]
+    assert BlocksInC.of(0, torch.randn(16, 17).double(), u) is None
+    assert BlocksInC.of(0, torch.randn(16, 17), u[..., ::2]) is None

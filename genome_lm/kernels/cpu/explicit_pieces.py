@@ -82,8 +82,20 @@ class ExplicitInC:
 _BACK = "z", "y", "kernel", "skip", "taps", "tap_bias", "kernel_sums", "skip_sums", "tap_sums", "bias_sums", "z_sums"
 
 
-class _ExplicitBack(ctypes.Structure):
+class ExplicitBack(ctypes.Structure):
+    """See explicit.h."""
+
     _fields_ = [*((name, View) for name in _BACK), ("sequences", _SIZE), ("length", _SIZE)]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "ExplicitBack":
+        """Of tensors in the order of the fields, as `ExplicitBackInC` is given them; they must stay."""
+        return cls(*map(View.of, tensors), *tensors[1].shape[1:])
+
+
+def is_dense(given: Tensor) -> bool:
+    """Whether it is in float32 on the CPU, and dense along its last dimension."""
+    return is_float(given) and (given.shape[-1] == 1 or given.stride(-1) == 1)
 
 
 class ExplicitBackInC:
@@ -109,7 +121,7 @@ class ExplicitBackInC:
         sums: Sequence[Tensor],
     ) -> None:
         self._held, self._first = (*streams, *weights, *sums), first
-        self._back = _ExplicitBack(*map(View.of, self._held), *streams[1].shape[1:])
+        self._back = ExplicitBack.of(self._held)
         self._function = library.explicit_backward
 
     @classmethod
@@ -120,8 +132,7 @@ class ExplicitBackInC:
         library, (kernel, _, taps, _) = stages.library(), weights
         if library is None or kernel.shape[-1] > MOST_TAPS or taps.shape[-1] != TAPS:
             return None
-        given = *streams, *weights, *sums
-        fit = all(is_float(each) and (each.shape[-1] == 1 or each.stride(-1) == 1) for each in given)
+        fit = all(map(is_dense, (*streams, *weights, *sums)))
         return cls(library, first, streams, weights, sums) if fit else None
 
     def __call__(self, group: Block) -> None:

@@ -30,6 +30,7 @@ from genome_lm.allocator import give_back_holes
 from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.reference import gated_causal_conv
 from genome_lm.kernels.conv.spectra import convolved, convolved_backward, spectrum
+from genome_lm.kernels.cpu.block_pieces import BlocksInC
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Block, Convolutions, Filters, Pieces
 from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight, of_channels
@@ -411,6 +412,13 @@ def _forward(
         # The filters take the place of the block's results, group by group.
         others = convolutions.pieces(block, y[slice(*block), 0])
         x0, u = _gated_input(normed, part, kept_z, others)
+        of_block, pieces = slice(*block), groups(block, batch, length, x.itemsize)
+        taps = None if around is not None or convolutions.taps is None else convolutions.taps[of_block]
+        in_c = None if taps is None else BlocksInC.of(block[0], taps, u)
+        if in_c is not None:
+            gated = in_c.gated(x0, u, weights.skip[of_block, None, None], y[of_block])
+            share(gated, pieces, one_thread_each=True)
+            continue
 
         def convolve(group: Block, first: int = block[0], x0: Tensor = x0, u: Tensor = u) -> None:
             start, stop = group
@@ -422,7 +430,7 @@ def _forward(
                 with_skip = partial(_with_skip, plain, skip)
                 torch.mul(x0[here], around(start, stop, u[here], with_skip), out=y[start:stop])
 
-        share(convolve, groups(block, batch, length, x.itemsize))
+        share(convolve, pieces)
     _project_out(x, y, weights, out)
 
 
@@ -619,7 +627,7 @@ class _BlockStep(NamedTuple):
         pieces = zip(_rows(self.grad), _columns(dy), strict=True)
         return [partial(write_gradient_channels, w_out, *piece) for piece in pieces]
 
-    def _explicit_in_c(self, y: Tensor) -> ExplicitBackInC | None:
+    def _explicit_in_c(self, y: Tensor) -> Callable[[Block], None] | None:
         """`_convolve` of all groups in C, if it can be."""
         if self.convolutions.explicit is None:
             return None
@@ -631,6 +639,9 @@ class _BlockStep(NamedTuple):
         )
         dskip = self.sums.skip[of_block, None, None]
         sums = grad_kernel, dskip, dtaps, dtap_bias[..., None, None], db_in[..., None, None]
+        blocks = BlocksInC.of(self.block[0], kernel, y)
+        if blocks is not None:
+            return blocks.back((z, y), weights, sums)
         return ExplicitBackInC.of(self.block[0], (z, y), weights, sums)
 
     def _convolve(self, group: Block, y: Tensor) -> None:

@@ -1,24 +1,30 @@
 """Whether a library of stages in C computes the pieces of the Hyena sub-block right; part of its test before use."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import sub_blocks
+from genome_lm.kernels.cpu.block_pieces import BlocksInC
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
+from genome_lm.kernels.cpu.filters import Block
 from genome_lm.kernels.cpu.low_precision import of_channels
 from genome_lm.kernels.cpu.mixer import BlockWeights, MixerWeights, Normed, residual_mixer_reference
 from genome_lm.kernels.cpu.mixer_pieces import BackInC, GatesInC, OutwardInC
 from genome_lm.kernels.cpu.products import for_training
 from genome_lm.kernels.cpu.stages import MOST_TAPS, gates_in
-from genome_lm.kernels.cpu.taps import ExplicitFilters
+from genome_lm.kernels.cpu.taps import Blocks, ExplicitFilters
+from genome_lm.kernels.cpu.torch_private import has_real_transforms
 
 BATCH, LENGTH, WIDTH = 3, 1_100, 24
 """More positions than a tile of explicit.h."""
 PLACES = (slice(0, 2), slice(0, LENGTH)), (slice(2, 3), slice(0, 1)), (slice(2, 3), slice(1, LENGTH))
 """Whole sequences, and parts of one."""
+CHANNELS = (0, 1), (1, WIDTH)
+MANY = 100
+"""Taps that go through FFTs."""
 EPS = 1e-5
 TOLERANCE, ROUNDING = 5e-6, 2e-2
 """Largest difference from float64, relative and by norms, with products in float32 and in bfloat16."""
@@ -30,11 +36,14 @@ def wrong(library: ctypes.CDLL, rounds: bool) -> str:
         return ""
     torch.manual_seed(0)
     shapes = (WIDTH,), (WIDTH,), (3 * WIDTH, WIDTH), (3 * WIDTH,), (3 * WIDTH, 1, 3), (3 * WIDTH,), (WIDTH,)
-    x, grad, kernel = (torch.randn(shape) for shape in (*[(BATCH, LENGTH, WIDTH)] * 2, (WIDTH, MOST_TAPS)))
+    x, grad = torch.randn(2, BATCH, LENGTH, WIDTH)
     weights = MixerWeights(*(torch.randn(shape) / 2 for shape in (*shapes, (WIDTH, WIDTH), (WIDTH,))))
     in_c = _InC(library, gemm, x, weights, rounds)
-    found = [*in_c.streams(), in_c.forward(kernel), *in_c.backward(grad, kernel)]
-    expected = [*_streams(x, weights), *_both_ways(x, grad, kernel, weights)]
+    found, expected = in_c.streams(), _streams(x, weights)
+    for taps in (MOST_TAPS, MANY) if has_real_transforms() else (MOST_TAPS,):
+        kernel = torch.randn(WIDTH, taps)
+        found += [in_c.forward(kernel), *in_c.backward(grad, kernel)]
+        expected += _both_ways(x, grad, kernel, weights)
     for got, want in zip(found, expected, strict=True):
         if not float((got - want).norm()) <= (ROUNDING if rounds else TOLERANCE) * float(want.norm()):
             return f"the Hyena sub-block, products in {'bfloat16' if rounds else 'float32'}, is off by too much"
@@ -79,10 +88,20 @@ class _InC:
 
     def forward(self, kernel: Tensor) -> Tensor:
         out = torch.empty_like(self._x)
+        if kernel.shape[-1] > MOST_TAPS:
+            x0, u, _ = self.streams()
+            gated = self._blocks(kernel, u).gated(x0, u, self._weights.skip[:, None, None], y := torch.empty_like(u))
+            for channels in CHANNELS:
+                gated(channels)
+            self._outward.into(self._x, y, out)((0, BATCH * LENGTH))
+            return out
         block = ExplicitInC(self._library, self._gates, self._outward, kernel, self._weights.skip)
         for piece in block.pieces(self._x, out, None, PLACES):
             piece()
         return out
+
+    def _blocks(self, kernel: Tensor, like: Tensor) -> BlocksInC:
+        return BlocksInC(self._library, 0, kernel, Blocks.of(kernel, like), BATCH)
 
     def backward(self, grad: Tensor, kernel: Tensor) -> Sequence[Tensor]:
         block, grad_x, part = (0, WIDTH), torch.empty_like(self._x), self._part
@@ -96,8 +115,12 @@ class _InC:
         streams, grad_kernel = (z.unflatten(0, (3, -1)), y), torch.empty_like(kernel)
         given = kernel, self._weights.skip[:, None, None], part.taps, part.tap_bias
         into = grad_kernel, sums.skip[:, None, None], dtaps, dtap_bias[..., None, None], db_in[..., None, None]
-        for channels in (0, 1), (1, WIDTH):
-            ExplicitBackInC(self._library, 0, streams, given, into)(channels)
+        of_taps: Callable[[Block], None] | None = ExplicitBackInC(self._library, 0, streams, given, into)
+        if kernel.shape[-1] > MOST_TAPS:
+            of_taps = self._blocks(kernel, y).back(streams, given, into)
+        assert of_taps is not None
+        for channels in CHANNELS:
+            of_taps(channels)
         back = BackInC(self._gates, grad, z, y, grad_x, to_input=True)
         totals = back.no_sums()
         for number, place in enumerate(PLACES):

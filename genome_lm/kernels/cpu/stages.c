@@ -536,3 +536,4 @@ void filtered_backward(View u, View kernel, View dc, View du, View kernel_sums, 
 #include "mixer.h"
 #include "attention.h"
 #include "explicit.h"
+#include "blocks.h"

@@ -87,7 +87,7 @@ def convolve(taps: Tensor, u: Tensor) -> Tensor:
         c = torch.empty_like(u, memory_format=torch.contiguous_format)
         filtered(u, taps, c)
         return c
-    blocks = _Blocks.of(taps, u)
+    blocks = Blocks.of(taps, u)
     return blocks.signal(blocks.with_before(u) * blocks.spectra(taps).conj_physical())
 
 
@@ -98,7 +98,7 @@ def convolve_backward(taps: Tensor, u: Tensor, dc: Tensor, grad_taps: Tensor) ->
         filtered(u, taps, c)
         filtered_backward(u, taps, dc, du, grad_taps)
         return c, du
-    blocks = _Blocks.of(taps, u)
+    blocks = Blocks.of(taps, u)
     of_taps, of_u, of_dc = blocks.spectra(taps), blocks.with_before(u), blocks.alone(dc)
     c = blocks.signal(of_u * of_taps.conj_physical())
     sums = inverse_transform(of_u.mul_(of_dc.conj()).sum((1, 2)), blocks.points)
@@ -106,7 +106,7 @@ def convolve_backward(taps: Tensor, u: Tensor, dc: Tensor, grad_taps: Tensor) ->
     return c, blocks.added(of_dc.mul_(of_taps))
 
 
-class _Blocks(NamedTuple):
+class Blocks(NamedTuple):
     """How sequences are cut.
 
     Point i of a block stands for the position K − 1 before the block's first one, plus i.
@@ -119,7 +119,8 @@ class _Blocks(NamedTuple):
     points: int  # of its FFT, at least step + before
 
     @classmethod
-    def of(cls, taps: Tensor, u: Tensor) -> "_Blocks":
+    def of(cls, taps: Tensor, u: Tensor) -> "Blocks":
+        """For filters like `taps`, (C, K), and signals like u, (C, B, L)."""
         length, before = u.shape[-1], taps.shape[-1] - 1
         step = -(-length // max(1, round(length / (BLOCK - before))))
         return cls(length, before, -(-length // step), step, fast_fft_size(step + before))

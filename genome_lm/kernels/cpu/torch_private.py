@@ -398,14 +398,19 @@ class RealTransform:
         points: Real values of a row.
         rows: Rows of a call, each at a distance of points + 2 floats, which hold points / 2 + 1 complex values too.
         inverse: Whether it goes from frequencies to values, which are divided by `points`.
+
+    Attributes:
+        handle: MKL's own, for `function`.
+        function: Address of what transforms rows at an address, for functions in C.
     """
 
     _SINGLE, _REAL, _COMPLEX_COMPLEX = 35, 33, 39
     _STORAGE, _TRANSFORMS, _IN_DISTANCE, _OUT_DISTANCE, _THREADS, _SCALE = 10, 7, 14, 15, 27, 5
 
     def __init__(self, points: int, rows: int, inverse: bool) -> None:
-        self._handle, library = ctypes.c_void_p(), _library()
+        self.handle, library = ctypes.c_void_p(), _library()
         self._compute = library.DftiComputeBackward if inverse else library.DftiComputeForward
+        self.function = ctypes.cast(self._compute, ctypes.c_void_p)
         self._free = library.DftiFreeDescriptor
         distances = ctypes.c_long(points + 2), ctypes.c_long(points // 2 + 1)
         settings: list[tuple[int, object]] = [
@@ -418,18 +423,18 @@ class RealTransform:
         if inverse:
             settings.append((self._SCALE, ctypes.c_double(1 / points)))
         create = library.DftiCreateDescriptor_s_1d
-        _no_error(create(ctypes.byref(self._handle), self._REAL, ctypes.c_long(points)))
+        _no_error(create(ctypes.byref(self.handle), self._REAL, ctypes.c_long(points)))
         for setting in settings:
-            _no_error(library.DftiSetValue(self._handle, *setting))
-        _no_error(library.DftiCommitDescriptor(self._handle))
+            _no_error(library.DftiSetValue(self.handle, *setting))
+        _no_error(library.DftiCommitDescriptor(self.handle))
 
     def __call__(self, values: Tensor) -> None:
         """Transform float32 rows in place, contiguous."""
-        _no_error(self._compute(self._handle, ctypes.c_void_p(values.data_ptr())))
+        _no_error(self._compute(self.handle, ctypes.c_void_p(values.data_ptr())))
 
     def __del__(self) -> None:
-        if self._handle:
-            self._free(ctypes.byref(self._handle))
+        if self.handle:
+            self._free(ctypes.byref(self.handle))
 
 
 def _no_error(status: int) -> None:

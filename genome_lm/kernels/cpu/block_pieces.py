@@ -1,0 +1,100 @@
+"""The Hyena sub-block between its projections with explicit filters of many taps in C: see blocks.h.
+
+The plain form is in `genome_lm.kernels.cpu.taps`, whose blocks it takes. The FFTs are MKL's.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from genome_lm.kernels.cpu import stages
+from genome_lm.kernels.cpu.explicit_pieces import ExplicitBack, is_dense
+from genome_lm.kernels.cpu.filters import Block
+from genome_lm.kernels.cpu.mixer_pieces import at
+from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
+from genome_lm.kernels.cpu.taps import Blocks
+from genome_lm.kernels.cpu.torch_private import RealTransform, has_real_transforms
+from genome_lm.kernels.cpu.workspace import workspace
+
+MOST_POINTS = 8_192
+"""Points of an FFT that blocks.h takes at most."""
+STREAMS = 5
+"""Streams of a channel that a thread needs room for on the way back."""
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
+
+
+class _Blocks(ctypes.Structure):
+    _fields_ = [
+        ("kernel", View),
+        *((name, _POINTER) for name in ("forward", "backward", "to_spectrum", "to_values")),
+        *((name, _SIZE) for name in ("sequences", "length", "step", "points")),
+    ]  # fmt: skip
+
+
+class _Gated(ctypes.Structure):
+    _fields_ = [(name, View) for name in ("x0", "u", "skip", "y")]
+
+
+class BlocksInC:
+    """Convolutions of a block of channels; threads may use it at the same time.
+
+    Args:
+        library: The compiled stages.
+        first: The block's first channel.
+        kernel: Its filters, (C, K), dense along the taps and in float32.
+        blocks: How sequences are cut.
+        batch: Sequences.
+    """
+
+    def __init__(self, library: ctypes.CDLL, first: int, kernel: Tensor, blocks: Blocks, batch: int) -> None:
+        self._library, self._first, self._size = library, first, batch * blocks.length
+        self._held = kernel, *_transforms(blocks.points)
+        there, back = self._held[1:]
+        functions = there.function, back.function, there.handle, back.handle
+        self._blocks = _Blocks(View.of(kernel), *functions, batch, blocks.length, blocks.step, blocks.points)
+
+    @classmethod
+    def of(cls, first: int, kernel: Tensor, like: Tensor) -> "BlocksInC | None":
+        """For streams like a tensor of (C, B, L); None where it can't be."""
+        library = stages.library()
+        if library is None or kernel.shape[-1] <= MOST_TAPS or not (is_dense(kernel) and is_dense(like)):
+            return None
+        blocks = Blocks.of(kernel, like)
+        if blocks.points > MOST_POINTS or not has_real_transforms():
+            return None
+        return cls(library, first, kernel, blocks, like.shape[1])
+
+    def gated(self, x0: Tensor, u: Tensor, skip: Tensor, y: Tensor) -> Callable[[Block], None]:
+        """What writes x0 · (h ∗ u + skip · u) of channels [start, stop) to y: all (C, B, L), but skip (C, 1, 1).
+
+        The tensors must stay.
+        """
+        views = _Gated(*map(View.of, (x0, u, skip, y)))
+        return partial(self._forward, views)
+
+    def back(
+        self, streams: tuple[Tensor, Tensor], weights: Sequence[Tensor], sums: Sequence[Tensor]
+    ) -> Callable[[Block], None] | None:
+        """What does channels [start, stop) of what `ExplicitBackInC` does, given the same; None where it can't be."""
+        given = *streams, *weights, *sums
+        if weights[2].shape[-1] != TAPS or not all(map(is_dense, given)):
+            return None
+        return partial(self._backward, ExplicitBack.of(given))
+
+    def _forward(self, views: _Gated, group: Block) -> None:
+        channels = (_SIZE(channel - self._first) for channel in group)
+        self._library.blocks_gated(ctypes.byref(self._blocks), ctypes.byref(views), *channels)
+
+    def _backward(self, back: ExplicitBack, group: Block) -> None:
+        room = workspace.take("mixer.gradients", (STREAMS * self._size,), torch.float32)
+        channels = (_SIZE(channel - self._first) for channel in group)
+        pointers = ctypes.byref(self._blocks), ctypes.byref(back)
+        self._library.blocks_backward(*pointers, *channels, _POINTER(at(room)))
+
+
+@lru_cache(maxsize=8)
+def _transforms(points: int) -> tuple[RealTransform, RealTransform]:
+    return RealTransform(points, 1, inverse=False), RealTransform(points, 1, inverse=True)
