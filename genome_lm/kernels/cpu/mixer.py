@@ -412,26 +412,38 @@ def _forward(
         # The filters take the place of the block's results, group by group.
         others = convolutions.pieces(block, y[slice(*block), 0])
         x0, u = _gated_input(normed, part, kept_z, others)
-        of_block, pieces = slice(*block), groups(block, batch, length, x.itemsize)
-        taps = None if around is not None or convolutions.taps is None else convolutions.taps[of_block]
-        in_c = None if taps is None else BlocksInC.of(block[0], taps, u)
-        if in_c is not None:
-            gated = in_c.gated(x0, u, weights.skip[of_block, None, None], y[of_block])
-            share(gated, pieces, one_thread_each=True)
-            continue
-
-        def convolve(group: Block, first: int = block[0], x0: Tensor = x0, u: Tensor = u) -> None:
-            start, stop = group
-            here = slice(start - first, stop - first)
-            plain, skip = convolutions.of(start, stop), weights.skip[start:stop, None, None]
-            if around is None:
-                gate_out(x0[here], plain(u[here]), u[here], skip, y[start:stop])
-            else:
-                with_skip = partial(_with_skip, plain, skip)
-                torch.mul(x0[here], around(start, stop, u[here], with_skip), out=y[start:stop])
-
-        share(convolve, pieces)
+        convolve = _gated_result(block, (x0, u), y, weights, convolutions, around)
+        share(convolve, groups(block, batch, length, x.itemsize))
     _project_out(x, y, weights, out)
+
+
+def _gated_result(
+    block: Block,
+    streams: tuple[Tensor, Tensor],
+    y: Tensor,
+    weights: MixerWeights,
+    convolutions: Convolutions,
+    around: Around | None,
+) -> Callable[[Block], None]:
+    """What writes x0 · (c + skip · u) of a group of a block's channels to y, (D, B, L); x0 and u are the block's."""
+    x0, u = streams
+    if around is None and convolutions.taps is not None:
+        of_block = slice(*block)
+        in_c = BlocksInC.of(block[0], convolutions.taps[of_block], u)
+        if in_c is not None:
+            return in_c.gated(x0, u, weights.skip[of_block, None, None], y[of_block])
+
+    def convolve(group: Block) -> None:
+        start, stop = group
+        here = slice(start - block[0], stop - block[0])
+        plain, skip = convolutions.of(start, stop), weights.skip[start:stop, None, None]
+        if around is None:
+            gate_out(x0[here], plain(u[here]), u[here], skip, y[start:stop])
+        else:
+            with_skip = partial(_with_skip, plain, skip)
+            torch.mul(x0[here], around(start, stop, u[here], with_skip), out=y[start:stop])
+
+    return convolve
 
 
 def _forward_in_c(
