@@ -8,9 +8,17 @@ from torch import Tensor
 
 from genome_lm.kernels.cpu import mixer
 from genome_lm.kernels.cpu.block_pieces import BlocksInC
-from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
+from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC, StreamsBackInC
+from genome_lm.kernels.cpu.filters import Filters
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
-from genome_lm.kernels.cpu.mixer import BlockWeights, MixerWeights, Normed, residual_mixer, residual_mixer_
+from genome_lm.kernels.cpu.mixer import (
+    BlockWeights,
+    FilterWeights,
+    MixerWeights,
+    Normed,
+    residual_mixer,
+    residual_mixer_,
+)
 from genome_lm.kernels.cpu.mixer_pieces import GatesInC, OutwardInC
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
@@ -38,15 +46,22 @@ def leaves(batch: int, length: int, width: int, taps: int = 7) -> list[Tensor]:
 
 
 def in_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    for each in (BlocksInC, ExplicitBackInC, ExplicitInC, GatesInC, OutwardInC):
+    for each in (BlocksInC, ExplicitBackInC, ExplicitInC, GatesInC, OutwardInC, StreamsBackInC):
         monkeypatch.setattr(each, "of", lambda *_: None)
 
 
-def computed(given: Sequence[Tensor], rounds: bool) -> list[Tensor]:
-    x, taps, *weights = given
+def computed(given: Sequence[Tensor], rounds: bool, filters: Filters) -> list[Tensor]:
+    """The sub-block of x and what `MixerWeights` has, and the gradients of these and of the filters' tensors."""
+    x, *weights = given
     with torch.autocast("cpu", torch.bfloat16, enabled=rounds):
-        y = residual_mixer(x, MixerWeights(*weights), ExplicitFilters(taps), 1e-5)
-    return [y.detach(), *torch.autograd.grad(y, given, y.detach().cos())]
+        y = residual_mixer(x, MixerWeights(*weights), filters, 1e-5)
+    return [y.detach(), *torch.autograd.grad(y, [*given, *filters.tensors], y.detach().cos())]
+
+
+def of_taps(given: Sequence[Tensor], rounds: bool) -> list[Tensor]:
+    """The same of what `leaves` gives."""
+    x, taps, *weights = given
+    return computed([x, *weights], rounds, ExplicitFilters(taps))
 
 
 # The filters of 1 to 16 taps are summed, others go through FFTs of a block, two, and many that reach into several.
@@ -61,12 +76,33 @@ def test_c_gives_what_operations_give(
     given = leaves(*shape)
     monkeypatch.setattr(mixer, "KEPT_BYTES", kept)
     monkeypatch.setattr(mixer, "BLOCK_BYTES", block_bytes)
-    found = computed(given, rounds)
+    found = of_taps(given, rounds)
     in_operations(monkeypatch)
-    expected = computed(given, rounds)
+    expected = of_taps(given, rounds)
     most = 1e-2 if rounds else 4e-6
     for got, want in zip(found, expected, strict=True):
         assert float((got - want).norm()) <= most * float(want.norm())
+
+
+@pytest.mark.parametrize("shape", [(2, 30, 20), (2, 700, 20)], ids=str)
+def test_long_filters_in_c_give_what_operations_give(
+    shape: tuple[int, int, int], rounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (x, _, *weights), (_, length, width) = leaves(*shape), shape
+    features, w = ((torch.randn(rows, 8) / 8).requires_grad_() for rows in (length, width))
+    filters = FilterWeights(features, w, -torch.rand(width), torch.linspace(0, 1, length), 0.05)
+    found = computed([x, *weights], rounds, filters)
+    assert StreamsBackInC.of(0, *between(width)) is not None
+    in_operations(monkeypatch)
+    for got, want in zip(found, computed([x, *weights], rounds, filters), strict=True):
+        assert float((got - want).norm()) <= (1e-2 if rounds else 4e-6) * float(want.norm())
+
+
+def between(channels: int) -> tuple[tuple[Tensor, Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    """Streams, weights and sums, as `StreamsBackInC` is given them."""
+    streams = torch.randn(3, channels, 2, 9), torch.randn(channels, 2, 9)
+    weights = torch.randn(channels, 1, 1), torch.randn(3, channels, 1, 3), torch.randn(3, channels, 1, 1)
+    return streams, weights, (*map(torch.empty_like, weights), torch.empty(3, channels, 1, 1))
 
 
 @pytest.mark.parametrize("taps", [1, 16, 100])
@@ -89,7 +125,7 @@ def test_bits_are_those_of_any_number_of_threads(rounds: bool) -> None:
     try:
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            results.append(computed(given, rounds))
+            results.append(of_taps(given, rounds))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:

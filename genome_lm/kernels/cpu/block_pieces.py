@@ -79,10 +79,9 @@ class BlocksInC:
         self, streams: tuple[Tensor, Tensor], weights: Sequence[Tensor], sums: Sequence[Tensor]
     ) -> Callable[[Block], None] | None:
         """What does channels [start, stop) of what `ExplicitBackInC` does, given the same; None where it can't be."""
-        given = *streams, *weights, *sums
-        if weights[2].shape[-1] != TAPS or not all(map(is_dense, given)):
+        if weights[2].shape[-1] != TAPS or not all(map(is_dense, (*streams, *weights, *sums))):
             return None
-        return partial(self._backward, ExplicitBack.of(given))
+        return partial(self._backward, ExplicitBack.of(streams, weights, sums))
 
     def _forward(self, views: _Gated, group: Block) -> None:
         channels = (_SIZE(channel - self._first) for channel in group)

@@ -105,38 +105,17 @@ static void channel_back(const Blocks *blocks, const float *kernel, View u, View
     memcpy(kernel_sums, values, (size_t)blocks->kernel.length * sizeof(float));
 }
 
-static inline View of_channel(View v, idx channel)
-{
-    v.data += channel * v.channel;
-    return v;
-}
-
 /* As explicit_backward, with room for 5 streams of a channel, (sequences * length) floats each. */
 void blocks_backward(const Blocks *blocks, const ExplicitBack *back, idx first, idx stop, float *room)
 {
     const idx size = back->sequences * back->length;
-    const Shape shape = {1, back->sequences, back->length};
     View streams[5];
     for (idx i = 0; i < 5; i++)
         streams[i] = (View){room + i * size, 0, 0, back->length, back->length};
-    const View u = streams[0], dc = streams[1], c = streams[2], du = streams[3], dx0 = streams[4];
+    const View u = streams[0], dc = streams[1], c = streams[3], du = streams[4];
     for (idx k = first; k < stop; k++) {
-        const View z = of_channel(back->z, k), y = of_channel(back->y, k), skip = of_channel(back->skip, k);
-        const View taps = of_channel(back->taps, k), tap_bias = of_channel(back->tap_bias, k);
-        conv_inputs(z, y, taps, tap_bias, u, dc, shape);
+        streams_inputs(back, k, k + 1, room);
         channel_back(blocks, row(back->kernel, 0, k, 0), u, dc, c, du, row(back->kernel_sums, 0, k, 0));
-        gate_backward(z, y, c, u, skip, taps, tap_bias, dx0, of_channel(back->skip_sums, k), shape);
-        streams_backward(z, dx0, du, dc, skip, taps, tap_bias, of_channel(back->tap_sums, k),
-            of_channel(back->bias_sums, k), shape);
-        for (idx s = 0; s < 3; s++) {
-            double total = 0.0;
-            for (idx b = 0; b < back->sequences; b++) {
-                const float *dz = row(z, s, 0, b);
-                _Pragma("omp simd reduction(+ : total)")
-                for (idx i = 0; i < back->length; i++)
-                    total += dz[i];
-            }
-            *row(back->z_sums, s, k, 0) = (float)total;
-        }
+        streams_outputs(back, k, k + 1, c, du, room);
     }
 }

@@ -226,3 +226,52 @@ void explicit_backward(const ExplicitBack *back, idx first, idx stop)
         }
     }
 }
+
+static inline View from_channel(View v, idx channel)
+{
+    v.data += channel * v.channel;
+    return v;
+}
+
+/* A stream of some channels in `room`, which has several one after the other. */
+static inline View in_room(const ExplicitBack *back, float *room, idx stream, idx channels)
+{
+    const idx size = back->sequences * back->length;
+    return (View){room + stream * channels * size, 0, size, back->length, back->length};
+}
+
+/* What goes through the convolutions of channels [first, stop): u and dc, the first two streams in `room`. */
+void streams_inputs(const ExplicitBack *back, idx first, idx stop, float *room)
+{
+    const idx channels = stop - first;
+    conv_inputs(from_channel(back->z, first), from_channel(back->y, first), from_channel(back->taps, first),
+        from_channel(back->tap_bias, first), in_room(back, room, 0, channels), in_room(back, room, 1, channels),
+        (Shape){channels, back->sequences, back->length});
+}
+
+/* As explicit_backward, from what the convolutions gave: c and the gradient of u. The third stream in `room` is
+ * written to. */
+void streams_outputs(const ExplicitBack *back, idx first, idx stop, View c, View du, float *room)
+{
+    const idx channels = stop - first;
+    const Shape shape = {channels, back->sequences, back->length};
+    const View u = in_room(back, room, 0, channels), dc = in_room(back, room, 1, channels);
+    const View dx0 = in_room(back, room, 2, channels), z = from_channel(back->z, first);
+    const View skip = from_channel(back->skip, first), taps = from_channel(back->taps, first);
+    const View tap_bias = from_channel(back->tap_bias, first);
+    gate_backward(z, from_channel(back->y, first), c, u, skip, taps, tap_bias, dx0,
+        from_channel(back->skip_sums, first), shape);
+    streams_backward(z, dx0, du, dc, skip, taps, tap_bias, from_channel(back->tap_sums, first),
+        from_channel(back->bias_sums, first), shape);
+    for (idx s = 0; s < 3; s++)
+        for (idx k = 0; k < channels; k++) {
+            double total = 0.0;
+            for (idx b = 0; b < back->sequences; b++) {
+                const float *dz = row(z, s, k, b);
+                _Pragma("omp simd reduction(+ : total)")
+                for (idx i = 0; i < back->length; i++)
+                    total += dz[i];
+            }
+            *row(back->z_sums, s, first + k, 0) = (float)total;
+        }
+}

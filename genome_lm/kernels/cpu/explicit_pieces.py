@@ -88,9 +88,11 @@ class ExplicitBack(ctypes.Structure):
     _fields_ = [*((name, View) for name in _BACK), ("sequences", _SIZE), ("length", _SIZE)]
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor]) -> "ExplicitBack":
-        """Of tensors in the order of the fields, as `ExplicitBackInC` is given them; they must stay."""
-        return cls(*map(View.of, tensors), *tensors[1].shape[1:])
+    def of(
+        cls, streams: tuple[Tensor, Tensor], weights: Sequence[Tensor | None], sums: Sequence[Tensor | None]
+    ) -> "ExplicitBack":
+        """Of what `ExplicitBackInC` is given, with None for filters and their sums if need be; they must stay."""
+        return cls(*map(View.of, (*streams, *weights, *sums)), *streams[1].shape[1:])
 
 
 def is_dense(given: Tensor) -> bool:
@@ -121,7 +123,7 @@ class ExplicitBackInC:
         sums: Sequence[Tensor],
     ) -> None:
         self._held, self._first = (*streams, *weights, *sums), first
-        self._back = ExplicitBack.of(self._held)
+        self._back = ExplicitBack.of(streams, weights, sums)
         self._function = library.explicit_backward
 
     @classmethod
@@ -138,3 +140,49 @@ class ExplicitBackInC:
     def __call__(self, group: Block) -> None:
         """Do channels [start, stop)."""
         self._function(ctypes.byref(self._back), *(_SIZE(channel - self._first) for channel in group))
+
+
+class StreamsBackInC:
+    """The way back between the projections but for the convolutions, whose filters may be any.
+
+    Threads may use it at the same time. It is given what `ExplicitBackInC` is given, but for the filters.
+    """
+
+    STREAMS = 3
+    """Of the room that a call needs, (STREAMS, channels, B, L)."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        first: int,
+        streams: tuple[Tensor, Tensor],
+        weights: Sequence[Tensor],
+        sums: Sequence[Tensor],
+    ) -> None:
+        self._held, self._first, self._library = (*streams, *weights, *sums), first, library
+        self._back = ExplicitBack.of(streams, (None, *weights), (None, *sums))
+
+    @classmethod
+    def of(
+        cls, first: int, streams: tuple[Tensor, Tensor], weights: Sequence[Tensor], sums: Sequence[Tensor]
+    ) -> "StreamsBackInC | None":
+        """None where it can't be."""
+        library, taps = stages.library(), weights[1]
+        if library is None or taps.shape[-1] != TAPS or not all(map(is_dense, (*streams, *weights, *sums))):
+            return None
+        return cls(library, first, streams, weights, sums)
+
+    def inputs(self, group: Block, room: Tensor) -> None:
+        """Write u and dc of channels [start, stop) to room[0] and room[1]."""
+        self._library.streams_inputs(ctypes.byref(self._back), *self._channels(group), _POINTER(at(room)))
+
+    def outputs(self, group: Block, c: Tensor, du: Tensor, room: Tensor) -> None:
+        """Conclude channels [start, stop) from what the convolutions gave: c and the gradient of u, (channels, B, L).
+
+        Both are in float32, dense along positions. `room` holds what `inputs` wrote.
+        """
+        views = View.of(c), View.of(du)
+        self._library.streams_outputs(ctypes.byref(self._back), *self._channels(group), *views, _POINTER(at(room)))
+
+    def _channels(self, group: Block) -> list[ctypes.c_ssize_t]:
+        return [_SIZE(channel - self._first) for channel in group]

@@ -31,7 +31,7 @@ from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.reference import gated_causal_conv
 from genome_lm.kernels.conv.spectra import convolved, convolved_backward, spectrum
 from genome_lm.kernels.cpu.block_pieces import BlocksInC
-from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
+from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC, StreamsBackInC
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Block, Convolutions, Filters, Pieces
 from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight, of_channels
 from genome_lm.kernels.cpu.mixer_pieces import BackInC, GatesInC, OutwardInC, Place
@@ -624,7 +624,7 @@ class _BlockStep(NamedTuple):
         y = workspace.take_rows("mixer.x0", (self.block[1] - self.block[0], batch, length), self.z.dtype)
         # First the gradient of y; a group's y takes its place.
         _share_all([*self.convolutions.pieces(), *self._gradient_pieces(y)], one_thread_each=True)
-        in_c = self._explicit_in_c(y)
+        in_c = self._convolutions_in_c(y)
         convolve = partial(self._convolve, y=y) if in_c is None else in_c
         share(convolve, groups(self.block, batch, length, self.z.itemsize), one_thread_each=True)
         return y
@@ -639,22 +639,29 @@ class _BlockStep(NamedTuple):
         pieces = zip(_rows(self.grad), _columns(dy), strict=True)
         return [partial(write_gradient_channels, w_out, *piece) for piece in pieces]
 
-    def _explicit_in_c(self, y: Tensor) -> Callable[[Block], None] | None:
-        """`_convolve` of all groups in C, if it can be."""
-        if self.convolutions.explicit is None:
-            return None
-        kernel, grad_kernel = self.convolutions.explicit
-        of_block, z = slice(*self.block), self.z.unflatten(0, (3, -1))
-        weights = kernel, self.weights.skip[of_block, None, None], self.part.taps, self.part.tap_bias
+    def _convolutions_in_c(self, y: Tensor) -> Callable[[Block], None] | None:
+        """`_convolve` in C, if it can be."""
+        of_block, streams, first = slice(*self.block), (self.z.unflatten(0, (3, -1)), y), self.block[0]
+        weights = self.weights.skip[of_block, None, None], self.part.taps, self.part.tap_bias
         dtaps, dtap_bias, db_in = (
             of_channels(total, *self.block) for total in (self.sums.taps, self.sums.tap_bias, self.sums.b_in)
         )
         dskip = self.sums.skip[of_block, None, None]
-        sums = grad_kernel, dskip, dtaps, dtap_bias[..., None, None], db_in[..., None, None]
-        blocks = BlocksInC.of(self.block[0], kernel, y)
+        sums = dskip, dtaps, dtap_bias[..., None, None], db_in[..., None, None]
+        if self.convolutions.explicit is None:
+            in_c = StreamsBackInC.of(first, streams, weights, sums)
+            return None if in_c is None else partial(self._convolve_between, in_c, y)
+        kernel, grad_kernel = self.convolutions.explicit
+        blocks = BlocksInC.of(first, kernel, y)
         if blocks is not None:
-            return blocks.back((z, y), weights, sums)
-        return ExplicitBackInC.of(self.block[0], (z, y), weights, sums)
+            return blocks.back(streams, (kernel, *weights), (grad_kernel, *sums))
+        return ExplicitBackInC.of(first, streams, (kernel, *weights), (grad_kernel, *sums))
+
+    def _convolve_between(self, in_c: StreamsBackInC, y: Tensor, group: Block) -> None:
+        """`_convolve` where what stands before and behind the convolutions is a call of C each."""
+        room = workspace.take("mixer.gradients", (in_c.STREAMS, group[1] - group[0], *y.shape[1:]), y.dtype)
+        in_c.inputs(group, room)
+        in_c.outputs(group, *self.convolutions.through(group, room[0], room[1]), room)
 
     def _convolve(self, group: Block, y: Tensor) -> None:
         """A group of channels: y takes the place of its gradient, and the gradient of z that of z."""
