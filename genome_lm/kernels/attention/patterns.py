@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.attention.flex import flex_attention, runs_flex
 from genome_lm.kernels.attention.softmax import attend, runs_flash, union
+from genome_lm.kernels.cpu.flash import causal_flash, runs_causal_flash
 from genome_lm.kernels.cpu.torch_private import flash_attention, flash_attention_backward
 
 LEAST_BLOCK = 64
@@ -22,6 +23,8 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each query sees the keys up to its own position; differentiable where there are as many queries as keys."""
     before = k.shape[2] - q.shape[2]
     if not before:
+        if runs_causal_flash(q):
+            return causal_flash(q, k, v)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     (k_before, k), (v_before, v) = (x.tensor_split([before], dim=2) for x in (k, v))
     return union(attend(q, k_before, v_before, causal=False), attend(q, k, v, causal=True)).y

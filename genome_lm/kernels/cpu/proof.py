@@ -5,9 +5,10 @@ from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels.cpu import long_fft, mixer_proof, mlp, stages, streams
+from genome_lm.kernels.cpu import flash, long_fft, mixer_proof, mlp, stages, streams
 from genome_lm.kernels.cpu.low_precision import lowered
 from genome_lm.kernels.cpu.mlp_amx import Int8MlpInTiles, MlpInTiles, may_use_tiles
 from genome_lm.kernels.cpu.sub_blocks import MlpInC, gemm_of
@@ -195,6 +196,24 @@ def wrong_transforms(library: ctypes.CDLL, rows: int) -> str:
     return ""
 
 
+def wrong_flash(library: ctypes.CDLL) -> str:
+    """What a library computes wrong of causal attention in bfloat16; empty if nothing, or if there are no tiles."""
+    if not library.flash_ready():
+        return ""
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((1, 2, 77, 24), (2, 1, 300, 40)):
+        q, k, v, grad = (torch.randn(shape, generator=generator).bfloat16() for _ in range(4))
+        exact = [x.double().requires_grad_() for x in (q, k, v)]
+        y = F.scaled_dot_product_attention(exact[0], exact[1], exact[2], is_causal=True)
+        expected = [y, *torch.autograd.grad((y * grad.double()).sum(), exact)]
+        result, logs = flash.forward(library, q, k, v)
+        found = [result, *flash.backward(library, q, k, v, result, logs, grad)]
+        for got, want in zip(found, expected, strict=True):
+            if not float((got - want.detach()).norm()) <= ROUNDING * float(want.norm()):
+                return f"attention in bfloat16 of {shape} is off by too much"
+    return ""
+
+
 def main(file: str) -> str:
     """What the library in a file computes wrong; empty if nothing."""
     stages.COMPILED = False  # else a stage in plain form would compile a library, and wait for its proof, and so on
@@ -203,4 +222,5 @@ def main(file: str) -> str:
     of_mlp = (wrong_mlp(library, way) for way in MLP_WAYS)
     of_mixer = (mixer_proof.wrong(library, rounds) for rounds in (False, True))
     of_transforms = (wrong_transforms(library, rows) for rows in (32, 64, 128))
-    return next(filter(None, chain(reasons, of_mlp, of_mixer, of_transforms)), "")
+    of_flash = (prove(library) for prove in (wrong_flash,))
+    return next(filter(None, chain(reasons, of_mlp, of_mixer, of_transforms, of_flash)), "")

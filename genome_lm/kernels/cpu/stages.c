@@ -537,3 +537,4 @@ void filtered_backward(View u, View kernel, View dc, View du, View kernel_sums, 
 #include "attention.h"
 #include "explicit.h"
 #include "blocks.h"
+#include "flash.h"

@@ -1,0 +1,109 @@
+"""Causal attention in bfloat16 on a CPU with AMX, forward and backward: see flash.h.
+
+The scores of a block of queries and keys exist at one time, as in FlashAttention
+(https://arxiv.org/abs/2205.14135). Products have sums in float32, and so have the softmax and its denominators.
+PyTorch's operation is the reference; it takes up to twice the time forward, and four times backward.
+"""
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from genome_lm.kernels.cpu import stages
+from genome_lm.kernels.cpu.workers import share
+from genome_lm.kernels.cpu.workspace import workspace
+from genome_lm.kernels.numerics import outside_autocast
+
+MOST_KEYS, MOST_CHANNELS = 1 << 15, 256
+"""Keys of a sequence and channels of a head that it takes: a thread has a packed copy of a head's keys."""
+QUERIES = 2_048
+"""Queries of a piece of a sequence."""
+
+
+def runs_causal_flash(q: Tensor) -> bool:
+    """Whether `causal_flash` takes queries (B, H, n, C), and keys and values of the same shape."""
+    taken = q.dtype == torch.bfloat16 and q.is_cpu and not torch.compiler.is_compiling()
+    return taken and 0 < q.shape[2] <= MOST_KEYS and q.shape[3] % 2 == 0 and q.shape[3] <= MOST_CHANNELS and _ready()
+
+
+def causal_flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Each query sees the keys up to its own position: (B, H, n, C) each, bfloat16; differentiable once."""
+    y: Tensor = _CausalFlash.apply(*(x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v)))
+    return y
+
+
+class _CausalFlash(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        library = stages.library()
+        assert library is not None
+        with outside_autocast(q):
+            y, logs = forward(library, q, k, v)
+        ctx.save_for_backward(q, k, v, y, logs)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        library = stages.library()
+        assert library is not None
+        q, k, v, y, logs = ctx.saved_tensors
+        with outside_autocast(grad):
+            return backward(library, q, k, v, y, logs, grad if grad.stride(-1) == 1 else grad.contiguous())
+
+
+def forward(library: ctypes.CDLL, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """`causal_flash` by a library, and the logarithms of the denominators of base 2, (B, H, n) float32.
+
+    The result has the channels of all heads side by side in memory.
+    """
+    batch, heads, length, channels = q.shape
+    y = torch.empty(batch, length, heads, channels, dtype=q.dtype).transpose(1, 2)
+    most, total = torch.empty(2, batch, heads, length)
+
+    def attend(piece: tuple[int, int]) -> None:
+        number, start = piece
+        stop = min(start + QUERIES, length)
+        of_queries = (x[number, :, start:stop] for x in (q, y, most, total))
+        queries, out, *sums = of_queries
+        keys, values = (x[number, :, :stop] for x in (k, v))
+        room = _room(library, stop, channels)
+        stages.in_c(library, "flash_forward", [queries, keys, values, out, *sums, float(start), room])
+
+    share(attend, [(number, start) for number in range(batch) for start in range(0, length, QUERIES)], True)
+    return y, most.add_(total.log2_())
+
+
+def backward(
+    library: ctypes.CDLL, q: Tensor, k: Tensor, v: Tensor, y: Tensor, logs: Tensor, grad: Tensor
+) -> tuple[Tensor, ...]:
+    """The gradients of q, k and v by a library, with what `forward` gave and the gradient of y."""
+    grads = tuple(torch.empty(q.shape, dtype=q.dtype) for _ in range(3))
+
+    def back(number: int) -> None:
+        here = [x[number] for x in (q, k, v, y, grad, logs, *grads)]
+        stages.in_c(library, "flash_backward", [*here, _room(library, *q.shape[2:])])
+
+    share(back, range(len(q)), True)
+    return grads
+
+
+def _room(library: ctypes.CDLL, keys: int, channels: int) -> Tensor:
+    size = library.flash_room
+    size.restype = ctypes.c_ssize_t
+    return workspace.take("flash.room", (size(ctypes.c_ssize_t(keys), ctypes.c_ssize_t(channels)),), torch.float32)
+
+
+def _ready() -> bool:
+    library = stages.library()
+    return library is not None and _has_tiles(library)
+
+
+@functools.cache
+def _has_tiles(library: ctypes.CDLL) -> bool:
+    """Whether there are tiles; the system is asked for them, once for all threads of the process."""
+    return bool(library.flash_ready())
