@@ -66,6 +66,11 @@ def backend_for(x: Tensor, small: int | None = None) -> Backend:
     return "reference" if stored else "cpu"
 
 
+def is_reference_forced() -> bool:
+    """Whether GENOME_LM_KERNEL asks for plain PyTorch."""
+    return os.environ.get(VARIABLE) == "reference"
+
+
 def forced_backend(name: Backend) -> AbstractContextManager[None]:
     """A context in which GENOME_LM_KERNEL forces a backend; the variable comes back as it was."""
     return variable(VARIABLE, name)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels import full_attention
+from genome_lm.kernels import forced_backend, full_attention
 from genome_lm.kernels.cpu import flash, proof, stages, workers
 from genome_lm.kernels.cpu.flash import causal_flash, runs_causal_flash
 
@@ -58,6 +58,13 @@ def test_a_position_is_the_same_whatever_follows_and_on_any_threads(monkeypatch:
     assert whole[:1, :, :171].equal(part)
     monkeypatch.setattr(workers, "most_sharing", lambda: 3)
     assert causal_flash(q, k, v).equal(whole)
+
+
+def test_plain_pytorch_can_be_forced() -> None:
+    q, k, v, _ = operands(1, 1, 40, 16)
+    with forced_backend("reference"):
+        assert full_attention(q, k, v).equal(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    assert full_attention(q, k, v).equal(causal_flash(q, k, v))
 
 
 def test_a_library_that_is_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from genome_lm.kernels.attention.flex import flex_attention, runs_flex
 from genome_lm.kernels.attention.softmax import attend, runs_flash, union
 from genome_lm.kernels.cpu.flash import causal_flash, runs_causal_flash
 from genome_lm.kernels.cpu.torch_private import flash_attention, flash_attention_backward
+from genome_lm.kernels.dispatch import is_reference_forced
 
 LEAST_BLOCK = 64
 """Queries of a block at least: fewer are too little work for one call."""
@@ -23,7 +24,7 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each query sees the keys up to its own position; differentiable where there are as many queries as keys."""
     before = k.shape[2] - q.shape[2]
     if not before:
-        if runs_causal_flash(q):
+        if runs_causal_flash(q) and not is_reference_forced():
             return causal_flash(q, k, v)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     (k_before, k), (v_before, v) = (x.tensor_split([before], dim=2) for x in (k, v))
