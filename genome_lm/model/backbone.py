@@ -302,7 +302,7 @@ class HyenaBackbone(nn.Module):
     def embedded(self, ids: Tensor) -> Tensor:
         """Embeddings of tokens, with those of the n-grams that end there: as `forward` → (B, L, d_model)."""
         x = ids @ self.embedding.weight if ids.is_floating_point() else self.embedding(ids.long())
-        return x if self.ngrams is None else x + self.ngrams(ids)
+        return x if self.ngrams is None else self.ngrams.added(x, ids)
 
     def conditioned(self, embedded: Tensor) -> Tensor:
         """Embeddings of sequences behind that of the condition: (B, L, d_model) → (B, ahead + L, d_model)."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from genome_lm.alphabet import NUCLEOTIDES, N
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import recomputed
+from genome_lm.kernels import products_dtype, recomputed
 from genome_lm.model.mixer import Held
 
 WEIGHTS = 1 << 22
@@ -40,13 +40,26 @@ class NgramEmbedding(nn.Module):
         """Sums of vectors: (B, L) integer token ids, or weights of the tokens, (B, L, 16) → (B, L, d_model)."""
         if ids.is_floating_point() and not (torch.is_grad_enabled() and ids.requires_grad):
             ids = _tokens(ids)
-        if ids.is_floating_point():
-            x = self._weighted(ids[..., _FOUR])
-        else:
-            none = len(self.weight) - 1
-            bags = self._numbers(ids, none).flatten(0, 1)
-            x = F.embedding_bag(bags, self.weight, mode="sum", padding_idx=none).unflatten(0, ids.shape)
+        x = self._weighted(ids[..., _FOUR]) if ids.is_floating_point() else self._looked_up(ids)
         return x if self.projection is None else self.projection(x)
+
+    def added(self, x: Tensor, ids: Tensor) -> Tensor:
+        """x + self(ids), (B, L, d_model); on a CPU without gradients written over x."""
+        keeps = torch.is_grad_enabled() or x.device.type != "cpu" or products_dtype(x) != x.dtype
+        keeps = keeps or torch.compiler.is_compiling()
+        if keeps or self.projection is None or ids.is_floating_point():
+            return x + self(ids)
+        x.flatten(0, 1).addmm_(self._looked_up(ids).flatten(0, 1), self.projection.weight.T)
+        return x
+
+    def _looked_up(self, ids: Tensor) -> Tensor:
+        """Sums of vectors by numbers: (B, L) → (B, L, width)."""
+        none = len(self.weight) - 1
+        bags = self._numbers(ids, none).flatten(0, 1)
+        # PyTorch takes a seventh of the time on a CPU if no row is left out, and one of zeros need not be.
+        is_quick = ids.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        left_out = None if is_quick and not self.weight[-1].any() else none
+        return F.embedding_bag(bags, self.weight, mode="sum", padding_idx=left_out).unflatten(0, ids.shape)
 
     def _weighted(self, bases: Tensor) -> Tensor:
         """Sums over all n-grams, each times the product of the weights of its bases: (B, L, 4) → (B, L, width)."""

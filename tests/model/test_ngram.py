@@ -79,6 +79,20 @@ def test_sums_are_those_of_the_words_that_end_at_each_position(order: int, width
         )
 
 
+@pytest.mark.parametrize("width", [0, 4])
+@pytest.mark.parametrize("last", [0.0, 5.0])
+def test_sums_without_gradients_are_the_same(width: int, last: float) -> None:
+    """Whatever is in the row that never counts."""
+    embedding = NgramEmbedding(shape(3, width)).double()
+    torch.nn.init.normal_(embedding.weight)
+    with torch.no_grad():
+        embedding.weight[-1] = last
+    ids, x = torch.randint(7, 12, (2, 30)), torch.randn(2, 30, TINY_MODEL.d_model, dtype=torch.float64)
+    expected = (x + embedding(ids)).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(embedding.added(x, ids), expected)
+
+
 def test_a_new_model_is_the_one_without_ngrams() -> None:
     models = []
     for config in (shape(0), shape(5)):
