@@ -191,7 +191,8 @@ class Attention(Mixer):
     @classmethod
     def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:
         """See `Mixer.training_held`."""
-        return attention_memory.training_held(config, length, rows, cls.channels_of(config), cls.backward_streams)
+        channels, streams = cls.channels_of(config), cls.backward_streams
+        return attention_memory.training_held(config, length, rows, channels, streams, small)
 
     @classmethod
     def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:

@@ -21,7 +21,7 @@ def forward_held(config: ModelConfig, length: int, rows: int, channels: int, str
     return Held(0, (4 + streams) * stream + FLOAT * length * channels)
 
 
-def training_held(config: ModelConfig, length: int, rows: int, channels: int, streams: float) -> Held:
+def training_held(config: ModelConfig, length: int, rows: int, channels: int, streams: float, small: int) -> Held:
     """See `Mixer.training_held`: going back takes `streams` and the rotations.
 
     Args:
@@ -30,10 +30,11 @@ def training_held(config: ModelConfig, length: int, rows: int, channels: int, st
         rows: Sequences.
         channels: Of a head.
         streams: That exist at one time while the layer is gone back through.
+        small: 0 where products are in bfloat16: streams are then too.
     """
     stream, rotations = FLOAT * rows * length * config.d_model, FLOAT * length * channels
-    log_sums = stream // channels
-    return Held(STORED * stream + log_sums, int(streams * stream) + rotations)
+    log_sums, share = stream // channels, 1.0 if small else 0.5
+    return Held(int(STORED * share * stream) + log_sums, int(streams * share * stream) + rotations)
 
 
 def full_units(batch: GpuBatch, channels: int) -> Units:
