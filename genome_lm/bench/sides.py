@@ -81,11 +81,12 @@ ABLATIONS = (
     Side("no-onednn", settings={"genome_lm.kernels.cpu.products:FUSED": False}),
     Side("no-compiler", settings={"genome_lm.kernels.cpu.stages:COMPILED": False}),
     Side("no-buffers", settings={"genome_lm.kernels.cpu.workspace:Workspace.take": _fresh}),
+    Side("padded-ffts", settings={"genome_lm.kernels.conv.spectra:IN_STEPS": _WHOLE}),
     Side("no-tables", settings={"genome_lm.kernels.conv.spectra:KEPT": False}),
     Side("no-yielding", environment=_SPIN),
 )  # fmt: skip
 """This package with a lever off: fusing, caching, blocks of channels, pieces of positions, oneDNN, stages in C, kept
-buffers, kept tables of FFTs, threads that yield when they wait."""
+buffers, FFTs in steps, kept tables of FFTs, threads that yield when they wait."""
 
 OTHER_SHAPES = (
     Side("both", shape={"direction": BOTH}),

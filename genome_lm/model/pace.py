@@ -4,6 +4,7 @@ Each kind of operation (`genome_lm.model.work`) is timed by itself on this machi
 training step of the model's own shape, with fewer blocks, say by what factor a pass takes longer than its parts.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 
 from genome_lm.alphabet import NUCLEOTIDES
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import bins
+from genome_lm.kernels import bins, spectrum
 from genome_lm.model.language_model import HyenaLM
 from genome_lm.model.memory import SMALL
 from genome_lm.model.room import drop_spectra
@@ -23,7 +24,7 @@ from genome_lm.model.work import Work, pass_work, step_work
 
 SECONDS = 1.0
 """Of each of the kinds of operations, at most."""
-_LONGEST_TRANSFORM = 1 << 21
+_LONGEST_TRANSFORM = 1 << 20
 _ROUNDS = 3
 
 
@@ -121,9 +122,10 @@ def _products(config: ModelConfig) -> float:
 
 def _transforms(length: int) -> float:
     """Of real numbers, as many as a pass has at one time, at the length or as near as is quick."""
-    size = min(2 * bins(length), _LONGEST_TRANSFORM)
-    x = torch.ones(max(2, (4 << 20) // size), size)
-    return float(x.numel() * 2.5 * torch.tensor(float(size)).log2()) / _seconds(lambda: torch.fft.rfft(x))
+    length = min(length, _LONGEST_TRANSFORM)
+    points = 2 * bins(length)
+    x = torch.ones(max(2, (4 << 20) // points), length)
+    return len(x) * points * 2.5 * math.log2(points) / _seconds(lambda: spectrum(x))
 
 
 def _moved() -> float:

@@ -4,6 +4,9 @@ Prints how many times the processor time of a convolution in steps one by padded
 given, and forward and backward together with making them. Both run in turn, on one thread; medians of the rounds. The
 rates count 2.5 N log2 N operations for each real transform of N = 2 L values. Errors are the largest difference from
 float64 over the largest value.
+
+`--sizes` instead times convolutions by matrices of every number of rows, and prints how many times as long as the
+quickest they take, the one that is used first.
 """
 
 import argparse
@@ -17,7 +20,9 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.conv import spectra
-from genome_lm.kernels.cpu.long_fft import has_long_transforms
+from genome_lm.kernels.conv.fft import ROWS, step_columns, step_sizes
+from genome_lm.kernels.cpu import stages
+from genome_lm.kernels.cpu.long_fft import LongTransform, has_long_transforms
 from genome_lm.kernels.cpu.mixer import FFT_BYTES
 
 LENGTHS = [1_024, 4_096, 32_768, 160_000, 450_000, 1_000_000]
@@ -66,17 +71,39 @@ def compare(length: int, rounds: int) -> str:
     return "  ".join(parts)
 
 
+def compare_sizes(length: int, rounds: int) -> str:
+    """A line of the matrices for a length."""
+    library = stages.library()
+    assert library is not None
+    sizes = {(rows, step_columns(length, rows)) for rows in ROWS}
+    used = step_sizes(length)
+    near = [used, *(size for size in sorted(sizes) if size != used and math.prod(size) < 1.3 * length + 256)]
+    channels = max(1, FFT_BYTES // (8 * length))
+    u, h = torch.randn(channels, 1, length), torch.randn(channels, length)
+    transforms = [LongTransform(library, length, size) for size in near]
+    spectra_of_h = [transform.spectrum(h)[:, None] for transform in transforms]
+    taken: dict[tuple[int, int], float] = {}
+    for _ in range(rounds):
+        for size, transform, of_h in zip(near, transforms, spectra_of_h, strict=True):
+            transform.convolved(u, of_h)
+            once = seconds(lambda transform=transform, of_h=of_h: transform.convolved(u, of_h), 2)
+            taken[size] = min(once, taken.get(size, math.inf))
+    least = min(taken.values())
+    return f"{length:>9,}  " + "  ".join(f"{size[0]} x {size[1]}: {taken[size] / least:.2f}" for size in near)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("lengths", type=int, nargs="*", default=LENGTHS)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--sizes", action="store_true", help="compare matrices")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if not has_long_transforms():
         sys.exit("there is no C compiler, or no MKL: see genome-lm doctor")
     for length in options.lengths:
-        print(compare(length, options.rounds), flush=True)
+        print((compare_sizes if options.sizes else compare)(length, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -59,23 +59,26 @@ def quick_size_for_mkl(least: int) -> int:
 
 LANES = 16
 """Columns that the transform in steps takes at one time."""
-_ROWS = tuple(1 << power for power in range(4, 11))
+ROWS = tuple(1 << power for power in range(4, 11))
+"""Rows of a matrix, as step one in C takes them."""
+WIDTH, MOST_WIDTH = 9, 32
+"""Columns per row at which both steps together are quickest (`tests.measure.convolutions --sizes`), and at most."""
 
 
 @lru_cache(maxsize=1024)
 def step_sizes(length: int) -> tuple[int, int]:
     """Rows and columns of a matrix of at least `length` values, for the transform in steps.
 
-    Rows are a power of two, as step one in C takes them. Columns are a multiple of `LANES` without prime factors
-    above 7, for step two. Of the matrices that are not much wider than high, it takes the one with the fewest values,
-    and of several the one closest to a square.
+    Of the matrices with the fewest values, it is the one whose shape is nearest to `WIDTH`.
     """
-    matrices = []
-    for rows in _ROWS:
-        columns = LANES * _next_smooth(-(-length // (rows * LANES)))
-        if columns <= 16 * rows or rows == _ROWS[-1]:
-            matrices.append((rows * columns, abs(math.log(columns / rows)), rows, columns))
-    return min(matrices)[2:]
+    sizes = [(rows, step_columns(length, rows)) for rows in ROWS]
+    allowed = [(rows, columns) for rows, columns in sizes if columns <= MOST_WIDTH * rows] or sizes[-1:]
+    return min(allowed, key=lambda size: (math.prod(size), abs(math.log(size[1] / size[0] / WIDTH))))
+
+
+def step_columns(length: int, rows: int) -> int:
+    """The fewest columns: a multiple of `LANES`, without prime factors above 7."""
+    return LANES * _next_smooth(-(-length // (rows * LANES)))
 
 
 def _next_smooth(least: int) -> int:
