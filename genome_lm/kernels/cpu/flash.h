@@ -116,7 +116,7 @@ typedef struct {
     idx step;
 } Rows;
 
-static inline Rows rows_of(View v, idx head)
+static inline Rows rows_of_head(View v, idx head)
 {
     const Rows rows = {(uint16_t *)v.data + head * v.channel, v.sequence};
     return rows;
@@ -202,11 +202,11 @@ void flash_forward(View q, View k, View v, View y, View most, View total, float 
     uint16_t *rounded = (uint16_t *)(sums + SIDE * width), *block = rounded + SIDE * step;
     const Tiles tiles = set_tiles();
     for (idx h = 0; h < shape.channels; h++) {
-        pack_positions(rows_of(k, h), keys, channels, all, width, of_keys);
-        pack_channels(rows_of(v, h), keys, channels, all, width, of_values);
+        pack_positions(rows_of_head(k, h), keys, channels, all, width, of_keys);
+        pack_channels(rows_of_head(v, h), keys, channels, all, width, of_values);
         for (idx first = 0; first < queries; first += SIDE) {
             const idx n = least(SIDE, queries - first), end = before + first + n;
-            Rows here = rows_of(q, h), out = rows_of(y, h);
+            Rows here = rows_of_head(q, h), out = rows_of_head(y, h);
             here.data += first * here.step;
             copy_padded(here, n, channels, SIDE, width, block);
             float *largest = row(most, 0, h, 0) + first, *whole = row(total, 0, h, 0) + first;
@@ -311,8 +311,8 @@ void flash_backward(View q, View k, View v, View y, View grad, View logs, View d
     uint16_t *grads = shares + SIDE * step, *channels_of_keys = grads + SIDE * step;
     const Tiles tiles = set_tiles();
     for (idx h = 0; h < shape.channels; h++) {
-        const Rows of_q = rows_of(q, h), of_k = rows_of(k, h), of_v = rows_of(v, h), of_grad = rows_of(grad, h);
-        const Rows of_y = rows_of(y, h), to_q = rows_of(dq, h), to_k = rows_of(dk, h), to_v = rows_of(dv, h);
+        const Rows of_q = rows_of_head(q, h), of_k = rows_of_head(k, h), of_v = rows_of_head(v, h), of_grad = rows_of_head(grad, h);
+        const Rows of_y = rows_of_head(y, h), to_q = rows_of_head(dq, h), to_k = rows_of_head(dk, h), to_v = rows_of_head(dv, h);
         pack_positions(of_q, n, channels, all, width, q_columns);
         pack_positions(of_grad, n, channels, all, width, grad_columns);
         pack_channels(of_q, n, channels, all, width, q_rows);
