@@ -9,6 +9,8 @@ from genome_lm.config import ModelConfig
 from genome_lm.kernels import products_dtype, recomputed
 from genome_lm.model.mixer import Held
 
+MANY = 512
+"""Tokens for which it is worth looking whether the row without a vector is zeros."""
 WEIGHTS = 1 << 22
 """Weights of n-grams that a thread holds at one time."""
 _FOUR = slice(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1)
@@ -57,8 +59,8 @@ class NgramEmbedding(nn.Module):
         none = len(self.weight) - 1
         bags = self._numbers(ids, none).flatten(0, 1)
         # PyTorch takes a seventh of the time on a CPU if no row is left out, and one of zeros need not be.
-        is_quick = ids.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        left_out = None if is_quick and not self.weight[-1].any() else none
+        is_plain = ids.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        left_out = None if is_plain and ids.numel() >= MANY and not self.weight[-1].any() else none
         return F.embedding_bag(bags, self.weight, mode="sum", padding_idx=left_out).unflatten(0, ids.shape)
 
     def _weighted(self, bases: Tensor) -> Tensor:

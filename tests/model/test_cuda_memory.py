@@ -154,7 +154,7 @@ def test_blocks_on_a_gpu_are_computed_again_where_memory_is_short(
     free: int, recomputes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backbone, "free_bytes", lambda device: free)
-    monkeypatch.setattr(dispatch, "_triton_works", lambda device: False)
+    monkeypatch.setattr(dispatch, "_triton_works", lambda *_: False)
     length, width = 1_000_000, 256
     stream = SimpleNamespace(
         device=torch.device("cuda"), dtype=FLOAT32, shape=(1, length, width), nbytes=4 * length * width

@@ -25,7 +25,7 @@ from genome_lm.model import HyenaLM
 from genome_lm.model.cuda_memory import cuda_training_bytes
 from genome_lm.model.memory import forward_bytes, training_bytes
 from genome_lm.model.mixer import GpuBatch
-from genome_lm.model.ngram import NgramEmbedding
+from genome_lm.model.ngram import MANY, NgramEmbedding
 from genome_lm.model.recompute import alternative_states, plain_alternative_states, reference_states
 from genome_lm.model.stepping import Stepper
 from genome_lm.training import train
@@ -227,7 +227,7 @@ def test_shapes_that_make_no_sense(fields: dict[str, int], message: str) -> None
 
 
 def test_torch_compile_sees_through_it() -> None:
-    embedding, ids = random_model(shape(4, 5)).backbone.ngrams, torch.randint(7, 12, (2, 41))
+    embedding, ids = random_model(shape(4, 5)).backbone.ngrams, torch.randint(7, 12, (2, MANY))
     assert embedding is not None
     eager, compiled = embedding(ids), torch.compile(embedding, backend="aot_eager", fullgraph=True)(ids)
     torch.testing.assert_close(compiled, eager)
