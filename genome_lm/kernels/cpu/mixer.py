@@ -571,7 +571,8 @@ def _backward(
         if in_c is not None and len(y) == x.shape[-1]:
             step.to_input(in_c, grad_x, y)
         else:
-            grad_normed = workspace.take("mixer.whole", tuple(x.shape), x.dtype)
+            if grad_normed is None:  # the first block writes what the others add to
+                grad_normed = workspace.take("mixer.whole", tuple(x.shape), x.dtype)
             step.through_projection(normed, grad_normed, y, in_c)
         workspace.give(z)
         if x.nbytes >= LONG_BYTES:
@@ -689,7 +690,6 @@ class _BlockStep(NamedTuple):
 
     def through_projection(self, normed: Normed, grad_normed: Tensor, y: Tensor, gates: GatesInC | None) -> None:
         """Add to the gradient of the norm, (B, L, D), write those of both projections, and conclude the filters'."""
-        # The first block writes what the others add to.
         adds = self.block[0] > 0
         if gates is not None:
             back = BackInC(gates, self.grad, self.z, y, grad_normed, adds=adds)
