@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -237,3 +238,14 @@ def test_threads_meet_seldom() -> None:
     waits = measured("tiny-16k", 16_384, 2)
     assert sum(waits["forward"]) <= 30
     assert sum(waits["train"]) <= 250
+
+
+def test_a_process_ends_well_while_a_thread_is_within_an_operation() -> None:
+    code = """
+import os, torch
+from genome_lm.kernels.cpu import workers
+x = torch.ones(1_500, 1_500)
+workers._helpers(os.getpid()).ask(workers._Job(lambda _: [x @ x for _ in range(20)], [0]), 1)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")

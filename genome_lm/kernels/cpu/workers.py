@@ -7,9 +7,10 @@ piece that nobody has taken: a slow thread takes fewer, and those that wait slee
 
 Results do not depend on the number of threads. Pieces are cut by the shapes alone, and what they give comes back in
 their order. Sums over pieces are added in pairs along a tree that is the same for any number of threads. Threads are
-started at the first need and stay, asleep. A fork starts with none.
+started at the first need and stay, asleep, until the process ends. A fork starts with none.
 """
 
+import atexit
 import functools
 import os
 import threading
@@ -246,24 +247,33 @@ class _Helpers:
     """Threads of this process that wait for jobs."""
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[_Job[Any, Any]] = SimpleQueue()
-        self._started = 0
+        self._jobs: SimpleQueue[_Job[Any, Any] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
+        # A thread that Python ends within an operation of PyTorch takes the process with it (std::terminate).
+        atexit.register(self._end)
 
     def ask(self, job: _Job[Any, Any], count: int) -> None:
         """Let so many threads join a job; one that comes too late finds nothing to do."""
         with self._starting:
-            while self._started < count:
-                threading.Thread(target=self._serve, name="genome-lm worker", daemon=True).start()
-                self._started += 1
+            while len(self._threads) < count:
+                self._threads.append(threading.Thread(target=self._serve, name="genome-lm worker", daemon=True))
+                self._threads[-1].start()
         for _ in range(count):
             self._jobs.put(job)
 
     def _serve(self) -> None:
         _inside.work = True
-        while True:
-            # Nothing is held while it waits: a job holds tensors.
-            self._jobs.get().join()
+        while (job := self._jobs.get()) is not None:
+            job.join()
+            del job  # nothing is held while it waits: a job holds tensors
+
+    def _end(self) -> None:
+        """Let all threads end; one that comes late to a job is still within it."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
 
 class _Inside(threading.local):
