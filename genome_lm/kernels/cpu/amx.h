@@ -21,11 +21,13 @@
 /* How many parts of this size there are, the last of them whole or not. */
 static inline idx parts_of(idx count, idx size) { return (count + size - 1) / size; }
 
+static inline idx padded(idx count, idx size) { return parts_of(count, size) * size; }
+
 /* Steps of k that a matrix takes whose rows have so many bytes. */
 static inline idx steps_of(idx bytes) { return parts_of(bytes, LINE_BYTES); }
 
 /* Bytes of the right operand with n columns. */
-static inline idx packed_bytes(idx n, idx steps) { return parts_of(n, BLOCK) * BLOCK / STRIPE * steps * TILE_BYTES; }
+static inline idx packed_bytes(idx n, idx steps) { return padded(n, BLOCK) / STRIPE * steps * TILE_BYTES; }
 
 /* The transpose of a tile as 16 x 16 groups of 32 bits. Compilers make shuffles of it. */
 static inline void transposed_groups(const void *source, void *target)
@@ -56,18 +58,32 @@ typedef struct {
     uint8_t rows[16];
 } __attribute__((packed)) TileShapes;
 
-/* A thread has its tiles between these two: others of its functions that use tiles set them up for themselves. */
-static inline void begin_tiles(void)
+/* A thread has tiles of 16 rows of 64 bytes between these two. Those that were set before come back then. */
+static inline TileShapes begin_tiles(void)
 {
-    TileShapes shapes = {.palette = 1};
+    TileShapes before, shapes = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         shapes.line_bytes[i] = LINE_BYTES;
         shapes.rows[i] = STRIPE;
     }
+    _tile_storeconfig(&before);
     _tile_loadconfig(&shapes);
+    return before;
 }
 
-static inline void end_tiles(void) { _tile_release(); }
+static inline void end_tiles(const TileShapes *before)
+{
+    if (before->palette)
+        _tile_loadconfig(before);
+    else
+        _tile_release();
+}
+
+/* The first `count` of 16 lanes. */
+static inline __mmask16 first_columns(idx count)
+{
+    return count >= STRIPE ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1u);
+}
 
 /* What is multiplied: stripes of the left and of the right operand with so many steps of k. */
 typedef struct {
@@ -158,7 +174,7 @@ int has_amx(void) { return 0; }
 void pack_rows(const char *matrix, idx n, idx bytes, char *out)
 {
     const idx steps = steps_of(bytes);
-    for (idx start = 0; start < parts_of(n, BLOCK) * BLOCK; start += STRIPE)
+    for (idx start = 0; start < padded(n, BLOCK); start += STRIPE)
         for (idx step = 0; step < steps; step++, out += TILE_BYTES) {
             const idx from = step * LINE_BYTES, count = least(LINE_BYTES, bytes - from);
             char lines[STRIPE][LINE_BYTES] = {{0}};
@@ -171,7 +187,7 @@ void pack_rows(const char *matrix, idx n, idx bytes, char *out)
 /* A matrix (k, n) of bfloat16 as the right operand of x @ matrix: `packed_bytes`. */
 void pack_columns(const uint16_t *matrix, idx k, idx n, uint32_t *out)
 {
-    for (idx start = 0; start < parts_of(n, BLOCK) * BLOCK; start += STRIPE)
+    for (idx start = 0; start < padded(n, BLOCK); start += STRIPE)
         for (idx row = 0; row < steps_of(2 * k) * 2 * PAIRS; row += 2, out += STRIPE) {
             const uint16_t *upper = matrix + row * n + start, *lower = upper + n;
             const idx count = row < k ? least(STRIPE, n - start) : 0, of_lower = row + 1 < k ? count : 0;

@@ -13,8 +13,8 @@ from torch import Tensor
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBack, is_dense
 from genome_lm.kernels.cpu.filters import Block
-from genome_lm.kernels.cpu.mixer_pieces import at
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
+from genome_lm.kernels.cpu.sub_blocks import at
 from genome_lm.kernels.cpu.taps import Blocks
 from genome_lm.kernels.cpu.torch_private import RealTransform, has_real_transforms
 from genome_lm.kernels.cpu.workspace import workspace
@@ -91,7 +91,7 @@ class BlocksInC:
         room = workspace.take("mixer.gradients", (STREAMS * self._size,), torch.float32)
         channels = (_SIZE(channel - self._first) for channel in group)
         pointers = ctypes.byref(self._blocks), ctypes.byref(back)
-        self._library.blocks_backward(*pointers, *channels, _POINTER(at(room)))
+        self._library.blocks_backward(*pointers, *channels, at(room))
 
 
 @lru_cache(maxsize=8)

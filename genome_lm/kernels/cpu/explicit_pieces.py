@@ -1,7 +1,7 @@
 """The Hyena sub-block with explicit filters of few taps in C: see explicit.h and `mixer_pieces`."""
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,6 @@ from genome_lm.kernels.cpu.mixer_pieces import (
     GatesInC,
     OutwardInC,
     Place,
-    at,
     contiguous,
     is_float,
     rows_of,
@@ -21,6 +20,7 @@ from genome_lm.kernels.cpu.mixer_pieces import (
     take_room,
 )
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
+from genome_lm.kernels.cpu.sub_blocks import at
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 
@@ -71,8 +71,8 @@ class ExplicitInC:
         def write(place: Place, before: Tensor) -> None:
             room = take_room(self._room)
             sizes = map(_SIZE, (before.shape[1], *rows_of(place, length)))
-            pointers = ctypes.byref(self._block), ctypes.byref(through), _POINTER(at(before))
-            self._function(*pointers, *sizes, _POINTER(at(room)))
+            pointers = ctypes.byref(self._block), ctypes.byref(through), at(before)
+            self._function(*pointers, *sizes, at(room))
 
         # What stands before a piece is another piece's, which may write over it.
         reached = ((place, slice(max(0, place[1].start - self._back), place[1].start)) for place in places)
@@ -91,7 +91,7 @@ class ExplicitBack(ctypes.Structure):
     def of(
         cls, streams: tuple[Tensor, Tensor], weights: Sequence[Tensor | None], sums: Sequence[Tensor | None]
     ) -> "ExplicitBack":
-        """Of what `ExplicitBackInC` is given, with None for filters and their sums if need be; they must stay."""
+        """Of what `_BackInC` is given, with None for filters and their sums if need be; they must stay."""
         return cls(*map(View.of, (*streams, *weights, *sums)), *streams[1].shape[1:])
 
 
@@ -100,10 +100,8 @@ def is_dense(given: Tensor) -> bool:
     return is_float(given) and (given.shape[-1] == 1 or given.stride(-1) == 1)
 
 
-class ExplicitBackInC:
-    """The way back through the convolutions of a block: z becomes its gradient, and the gradient of y becomes y.
-
-    Threads may use it at the same time. The tensors must stay.
+class _BackInC:
+    """The way back of a block of channels; threads may use it at the same time. The tensors must stay.
 
     Args:
         library: The compiled stages.
@@ -119,12 +117,19 @@ class ExplicitBackInC:
         library: ctypes.CDLL,
         first: int,
         streams: tuple[Tensor, Tensor],
-        weights: Sequence[Tensor],
-        sums: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        sums: Sequence[Tensor | None],
     ) -> None:
-        self._held, self._first = (*streams, *weights, *sums), first
+        self._library, self._first, self._held = library, first, (*streams, *weights, *sums)
         self._back = ExplicitBack.of(streams, weights, sums)
-        self._function = library.explicit_backward
+
+    def _channels(self, group: Block) -> Iterator[ctypes.c_ssize_t]:
+        """Where channels [start, stop) are in the block."""
+        return (_SIZE(channel - self._first) for channel in group)
+
+
+class ExplicitBackInC(_BackInC):
+    """The way back through the convolutions of a block: z becomes its gradient, and the gradient of y becomes y."""
 
     @classmethod
     def of(
@@ -139,42 +144,28 @@ class ExplicitBackInC:
 
     def __call__(self, group: Block) -> None:
         """Do channels [start, stop)."""
-        self._function(ctypes.byref(self._back), *(_SIZE(channel - self._first) for channel in group))
+        self._library.explicit_backward(ctypes.byref(self._back), *self._channels(group))
 
 
-class StreamsBackInC:
-    """The way back between the projections but for the convolutions, whose filters may be any.
-
-    Threads may use it at the same time. It is given what `ExplicitBackInC` is given, but for the filters.
-    """
+class StreamsBackInC(_BackInC):
+    """The way back between the projections but for the convolutions, whose filters may be any."""
 
     STREAMS = 3
     """Of the room that a call needs, (STREAMS, channels, B, L)."""
-
-    def __init__(
-        self,
-        library: ctypes.CDLL,
-        first: int,
-        streams: tuple[Tensor, Tensor],
-        weights: Sequence[Tensor],
-        sums: Sequence[Tensor],
-    ) -> None:
-        self._held, self._first, self._library = (*streams, *weights, *sums), first, library
-        self._back = ExplicitBack.of(streams, (None, *weights), (None, *sums))
 
     @classmethod
     def of(
         cls, first: int, streams: tuple[Tensor, Tensor], weights: Sequence[Tensor], sums: Sequence[Tensor]
     ) -> "StreamsBackInC | None":
-        """None where it can't be."""
+        """Given all but the filters and their sums; None where it can't be."""
         library, taps = stages.library(), weights[1]
         if library is None or taps.shape[-1] != TAPS or not all(map(is_dense, (*streams, *weights, *sums))):
             return None
-        return cls(library, first, streams, weights, sums)
+        return cls(library, first, streams, (None, *weights), (None, *sums))
 
     def inputs(self, group: Block, room: Tensor) -> None:
         """Write u and dc of channels [start, stop) to room[0] and room[1]."""
-        self._library.streams_inputs(ctypes.byref(self._back), *self._channels(group), _POINTER(at(room)))
+        self._library.streams_inputs(ctypes.byref(self._back), *self._channels(group), at(room))
 
     def outputs(self, group: Block, c: Tensor, du: Tensor, room: Tensor) -> None:
         """Conclude channels [start, stop) from what the convolutions gave: c and the gradient of u, (channels, B, L).
@@ -182,7 +173,4 @@ class StreamsBackInC:
         Both are in float32, dense along positions. `room` holds what `inputs` wrote.
         """
         views = View.of(c), View.of(du)
-        self._library.streams_outputs(ctypes.byref(self._back), *self._channels(group), *views, _POINTER(at(room)))
-
-    def _channels(self, group: Block) -> list[ctypes.c_ssize_t]:
-        return [_SIZE(channel - self._first) for channel in group]
+        self._library.streams_outputs(ctypes.byref(self._back), *self._channels(group), *views, at(room))

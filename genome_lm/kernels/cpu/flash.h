@@ -1,4 +1,4 @@
-/* Causal attention of bfloat16 with sums in float, forward and backward, by tiles of AMX. Part of stages.c; flash.py
+/* Causal attention of bfloat16 with sums in float, forward and backward, by tiles of AMX (amx.h). Part of stages.c; flash.py
  * says what the functions compute.
  *
  * A call takes one sequence, (heads, positions, channels), on the thread that makes it. What is read as the right
@@ -11,8 +11,6 @@
 #define STEP 32    /* bfloat16 values of a row of a tile */
 #define PANEL 16
 
-static inline idx padded(idx n, idx to) { return (n + to - 1) / to * to; }
-
 /* Floats of the room that a call needs, for so many keys. */
 idx flash_room(idx positions, idx channels)
 {
@@ -21,41 +19,7 @@ idx flash_room(idx positions, idx channels)
         + ALONG * SIDE;
 }
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#define ASK_FOR_STATE 0x1023 /* ARCH_REQ_XCOMP_PERM */
-#define TILE_DATA 18
-
-typedef struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} __attribute__((packed)) Tiles;
-
-/* Whether the system lets this process use tiles. */
-int flash_ready(void) { return syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) == 0; }
-
-/* Tiles of 16 rows of 64 bytes; gives those that were set before, for `restore_tiles`. */
-static inline Tiles set_tiles(void)
-{
-    Tiles before, ours = {.palette = 1};
-    for (int i = 0; i < 8; i++)
-        ours.row_bytes[i] = 64, ours.rows[i] = 16;
-    _tile_storeconfig(&before);
-    _tile_loadconfig(&ours);
-    return before;
-}
-
-static inline void restore_tiles(const Tiles *before)
-{
-    if (before->palette)
-        _tile_loadconfig(before);
-    else
-        _tile_release();
-}
-
+#ifdef HAS_TILES
 /* c = a b, or added to c: m rows, n columns and k along the sum are multiples of 32. `panel` is the words of one. */
 static void tile_product(const uint16_t *a, idx a_step, const uint32_t *b, idx panel, idx m, idx n, idx k, float *c,
     idx c_step, int add)
@@ -102,12 +66,6 @@ static inline __m512 rough_power(__m512 t)
     e = _mm512_fmadd_ps(e, f, _mm512_set1_ps(0.69314718f));
     e = _mm512_fmadd_ps(e, f, _mm512_set1_ps(1.0f));
     return _mm512_scalef_ps(e, _mm512_sub_ps(t, f));
-}
-
-/* The lanes of 16 values from j on that are among the first `count`. */
-static inline __mmask16 among(idx count, idx j)
-{
-    return count - j >= 16 ? 0xffff : count <= j ? 0 : (__mmask16)((1u << (count - j)) - 1);
 }
 
 /* A head's rows, with a distance. */
@@ -171,16 +129,16 @@ static inline float shares(
     const __m512 lowest = _mm512_set1_ps(-FLT_MAX), by = _mm512_set1_ps(scale);
     __m512 even = lowest, odd = lowest, sum = _mm512_setzero_ps(), more = sum;
     for (idx j = 0; j < seen; j += 32) {
-        even = _mm512_max_ps(even, _mm512_mask_loadu_ps(lowest, among(seen, j), scores + j));
-        odd = _mm512_max_ps(odd, _mm512_mask_loadu_ps(lowest, among(seen, j + 16), scores + j + 16));
+        even = _mm512_max_ps(even, _mm512_mask_loadu_ps(lowest, first_columns(seen - j), scores + j));
+        odd = _mm512_max_ps(odd, _mm512_mask_loadu_ps(lowest, first_columns(seen - (j + 16)), scores + j + 16));
     }
     const float here = _mm512_reduce_max_ps(_mm512_max_ps(even, odd)) * scale, largest = here > *most ? here : *most;
     const __m512 off = _mm512_set1_ps(largest);
     for (idx j = 0; j < width; j += 32) {
         const __m512 first = _mm512_fmsub_ps(_mm512_loadu_ps(scores + j), by, off);
         const __m512 second = _mm512_fmsub_ps(_mm512_loadu_ps(scores + j + 16), by, off);
-        const __m512 a = _mm512_maskz_mov_ps(among(seen, j), rough_power(first));
-        const __m512 b = _mm512_maskz_mov_ps(among(seen, j + 16), rough_power(second));
+        const __m512 a = _mm512_maskz_mov_ps(first_columns(seen - j), rough_power(first));
+        const __m512 b = _mm512_maskz_mov_ps(first_columns(seen - (j + 16)), rough_power(second));
         sum = _mm512_add_ps(sum, a);
         more = _mm512_add_ps(more, b);
         _mm512_storeu_si512(rounded + j, (__m512i)_mm512_cvtne2ps_pbh(b, a));
@@ -200,7 +158,7 @@ void flash_forward(View q, View k, View v, View y, View most, View total, float 
     uint32_t *of_keys = (uint32_t *)room.data, *of_values = of_keys + all / 2 * width;
     float *scores = (float *)(of_values + all / 2 * width), *sums = scores + SIDE * step;
     uint16_t *rounded = (uint16_t *)(sums + SIDE * width), *block = rounded + SIDE * step;
-    const Tiles tiles = set_tiles();
+    const TileShapes tiles = begin_tiles();
     for (idx h = 0; h < shape.channels; h++) {
         pack_positions(rows_of_head(k, h), keys, channels, all, width, of_keys);
         pack_channels(rows_of_head(v, h), keys, channels, all, width, of_values);
@@ -234,7 +192,7 @@ void flash_forward(View q, View k, View v, View y, View most, View total, float 
             }
         }
     }
-    restore_tiles(&tiles);
+    end_tiles(&tiles);
 }
 
 /* The transpose as a left operand: a row per channel. */
@@ -267,7 +225,7 @@ static inline void back_through_shares(const float *scores, const float *product
         for (int half = 0; half < 2; half++) {
             const idx at = i + 16 * half;
             const __m512 t = _mm512_fmsub_ps(_mm512_loadu_ps(scores + at), by, _mm512_loadu_ps(logs + at));
-            share[half] = _mm512_maskz_mov_ps((__mmask16)~among(unseen, at), rough_power(t));
+            share[half] = _mm512_maskz_mov_ps((__mmask16)~first_columns(unseen - at), rough_power(t));
             const __m512 off = _mm512_sub_ps(_mm512_loadu_ps(products + at), _mm512_loadu_ps(along + at));
             grad[half] = _mm512_mul_ps(share[half], off);
         }
@@ -309,10 +267,11 @@ void flash_backward(View q, View k, View v, View y, View grad, View logs, View d
     float *along = of_queries + width * columns, *log_sums = along + all;
     uint16_t *keys = (uint16_t *)(log_sums + all), *values = keys + SIDE * width, *shares = values + SIDE * width;
     uint16_t *grads = shares + SIDE * step, *channels_of_keys = grads + SIDE * step;
-    const Tiles tiles = set_tiles();
+    const TileShapes tiles = begin_tiles();
     for (idx h = 0; h < shape.channels; h++) {
-        const Rows of_q = rows_of_head(q, h), of_k = rows_of_head(k, h), of_v = rows_of_head(v, h), of_grad = rows_of_head(grad, h);
-        const Rows of_y = rows_of_head(y, h), to_q = rows_of_head(dq, h), to_k = rows_of_head(dk, h), to_v = rows_of_head(dv, h);
+        const Rows of_q = rows_of_head(q, h), of_k = rows_of_head(k, h), of_v = rows_of_head(v, h);
+        const Rows of_y = rows_of_head(y, h), of_grad = rows_of_head(grad, h);
+        const Rows to_q = rows_of_head(dq, h), to_k = rows_of_head(dk, h), to_v = rows_of_head(dv, h);
         pack_positions(of_q, n, channels, all, width, q_columns);
         pack_positions(of_grad, n, channels, all, width, grad_columns);
         pack_channels(of_q, n, channels, all, width, q_rows);
@@ -358,8 +317,6 @@ void flash_backward(View q, View k, View v, View y, View grad, View logs, View d
             put_scaled(out, channels, root, to_q.data + i * to_q.step);
         }
     }
-    restore_tiles(&tiles);
+    end_tiles(&tiles);
 }
-#else
-int flash_ready(void) { return 0; }
 #endif

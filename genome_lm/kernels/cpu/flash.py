@@ -6,7 +6,6 @@ PyTorch's operation is the reference; it takes up to twice the time forward, and
 """
 
 import ctypes
-import functools
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.cpu import stages
+from genome_lm.kernels.cpu.mlp_amx import library_with_tiles
 from genome_lm.kernels.cpu.workers import share
 from genome_lm.kernels.cpu.workspace import workspace
 from genome_lm.kernels.numerics import outside_autocast
@@ -27,7 +27,9 @@ QUERIES = 2_048
 def runs_causal_flash(q: Tensor) -> bool:
     """Whether `causal_flash` takes queries (B, H, n, C), and keys and values of the same shape."""
     taken = q.dtype == torch.bfloat16 and q.is_cpu and not torch.compiler.is_compiling()
-    return taken and 0 < q.shape[2] <= MOST_KEYS and q.shape[3] % 2 == 0 and q.shape[3] <= MOST_CHANNELS and _ready()
+    length, channels = q.shape[2:]
+    taken = taken and 0 < length <= MOST_KEYS and channels % 2 == 0 and channels <= MOST_CHANNELS
+    return taken and library_with_tiles() is not None
 
 
 def causal_flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -96,14 +98,3 @@ def _room(library: ctypes.CDLL, keys: int, channels: int) -> Tensor:
     size = library.flash_room
     size.restype = ctypes.c_ssize_t
     return workspace.take("flash.room", (size(ctypes.c_ssize_t(keys), ctypes.c_ssize_t(channels)),), torch.float32)
-
-
-def _ready() -> bool:
-    library = stages.library()
-    return library is not None and _has_tiles(library)
-
-
-@functools.cache
-def _has_tiles(library: ctypes.CDLL) -> bool:
-    """Whether there are tiles; the system is asked for them, once for all threads of the process."""
-    return bool(library.flash_ready())

@@ -15,7 +15,7 @@ from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.filters import Block
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.stages import TAPS, View
-from genome_lm.kernels.cpu.sub_blocks import gemm_of
+from genome_lm.kernels.cpu.sub_blocks import at, gemm_of, values_of
 from genome_lm.kernels.cpu.workspace import workspace
 
 Place = tuple[slice, slice]
@@ -78,7 +78,7 @@ class GatesInC:
     """
 
     def __init__(self, library: ctypes.CDLL, gemm: int, normed: Any, part: Any) -> None:
-        halved, w_in = _is_rounded(part.w_in), _values(part.w_in)
+        halved, w_in = _is_rounded(part.w_in), values_of(part.w_in)
         self._held = contiguous(normed.weight, normed.bias, w_in, part.b_in, part.taps, part.tap_bias)
         streams, width = w_in.shape
         self.weights = _Mixer(*map(at, self._held), gemm, width, streams // 3, normed.eps, halved)
@@ -106,7 +106,7 @@ class GatesInC:
         def write(place: Place) -> None:
             room = take_room(self._room)  # held here as long as the call lasts
             rows = map(_SIZE, rows_of(place, length))
-            self.library.mixer_gates(ctypes.byref(self.weights), ctypes.byref(gates), *rows, _POINTER(at(room)))
+            self.library.mixer_gates(ctypes.byref(self.weights), ctypes.byref(gates), *rows, at(room))
 
         return write
 
@@ -121,7 +121,7 @@ class OutwardInC:
     """
 
     def __init__(self, library: ctypes.CDLL, gemm: int, weights: Any) -> None:
-        self._held = contiguous(_values(weights.w_out), weights.b_out)
+        self._held = contiguous(values_of(weights.w_out), weights.b_out)
         self.weights = _Outward(*map(at, self._held), gemm, len(weights.b_out), _is_rounded(weights.w_out))
         self._library = library
         self._room = size_of(library.mixer_out_room, self.weights)
@@ -154,7 +154,7 @@ class OutwardInC:
         def write(rows: tuple[int, int]) -> None:
             room, (start, stop) = take_room(self._room), rows
             sizes = _SIZE(start), _SIZE(stop - start)
-            function(ctypes.byref(self.weights), ctypes.byref(joined), *sizes, _POINTER(at(room)))
+            function(ctypes.byref(self.weights), ctypes.byref(joined), *sizes, at(room))
 
         return write
 
@@ -206,7 +206,7 @@ class BackInC:
         into = _MixerSums(*map(at, sums))
         pointers = (ctypes.byref(each) for each in (gates.weights, self._back, into))
         rows = map(_SIZE, rows_of(place, gates.x.shape[1]))
-        gates.library.mixer_back(*pointers, int(first), *rows, _POINTER(at(room)))
+        gates.library.mixer_back(*pointers, int(first), *rows, at(room))
 
 
 def rows_of(place: Place, length: int) -> tuple[int, int]:
@@ -229,10 +229,6 @@ def _is_rounded(weight: Any) -> bool:
     return isinstance(weight, Bfloat16Weight)
 
 
-def _values(weight: Any) -> Tensor:
-    return weight.values if isinstance(weight, Bfloat16Weight) else weight
-
-
 def is_float(given: Any) -> bool:
     """Whether it is a tensor of float32 on the CPU."""
     return isinstance(given, Tensor) and given.is_cpu and given.dtype == torch.float32
@@ -252,8 +248,3 @@ def size_of(function: Any, of: ctypes.Structure) -> int:
 def take_room(floats: int) -> Tensor:
     """Room of the calling thread, to be held as long as a call lasts."""
     return workspace.take("mixer.room", (floats,), torch.float32)
-
-
-def at(tensor: Tensor) -> int:
-    """The address of a tensor's values."""
-    return tensor.data_ptr()

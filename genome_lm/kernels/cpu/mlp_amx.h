@@ -26,7 +26,7 @@ typedef struct {
 static inline char *taken(char **room, idx bytes)
 {
     char *here = *room;
-    *room += parts_of(bytes, LINE_BYTES) * LINE_BYTES;
+    *room += padded(bytes, LINE_BYTES);
     return here;
 }
 
@@ -51,12 +51,6 @@ static inline void narrow_line(const float *x, idx width, char *line)
         memset(line, 0, LINE_BYTES);
         narrow_row(x + j, (uint16_t *)line, width - j);
     }
-}
-
-/* The first of 16 columns, where there are not as many. */
-INLINE __mmask16 first_columns(idx count)
-{
-    return count < STRIPE ? (__mmask16)((1u << count) - 1u) : (__mmask16)0xffff;
 }
 
 /* gelu(x) / x for 16 values to 2e-4, as `rough_gelu_slope`, by instructions for powers of two and for reciprocals. The
@@ -95,27 +89,47 @@ INLINE void through_gelu(const void *context, const float *sums, idx i, idx j, i
     }
 }
 
-/* What follows the second product: out = x + (sums + bias), of rows that are `width` numbers apart. */
+/* Sums of integers as numbers: times the scale of their row and of their columns. */
+INLINE __m512 scaled(const float *sums, float scale, __m512 of_columns)
+{
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), _mm512_mul_ps(_mm512_set1_ps(scale), of_columns));
+}
+
+/* What follows the second product: out = x + (sums + bias), of rows that are `width` numbers apart. Sums of integers are
+ * times the scales of their row and column first. */
 typedef struct {
-    const float *bias, *x;
+    const float *row_scales, *scales, *bias, *x;
     float *out;
     idx width;
 } ToResidual;
 
-INLINE void add_residual(const void *context, const float *sums, idx i, idx j, idx from, idx to)
+INLINE void add_branch(
+    const ToResidual *residual, const float *sums, idx i, idx j, idx from, idx to, int of_integers)
 {
-    const ToResidual *residual = context;
     const idx columns = least(BLOCK, residual->width - j);
     for (idx r = from; r < to; r++) {
         const idx at = (i + r) * residual->width + j;
         for (idx c = 0; c < columns; c += STRIPE) {
             const __mmask16 there = first_columns(columns - c);
+            const float *here = sums + r * BLOCK + c;
             const __m512 bias = _mm512_maskz_loadu_ps(there, residual->bias + j + c);
             const __m512 x = _mm512_maskz_loadu_ps(there, residual->x + at + c);
-            const __m512 branch = _mm512_add_ps(_mm512_load_ps(sums + r * BLOCK + c), bias);
-            _mm512_mask_storeu_ps(residual->out + at + c, there, _mm512_add_ps(x, branch));
+            const __m512 product = of_integers
+                ? scaled(here, residual->row_scales[i + r], _mm512_maskz_loadu_ps(there, residual->scales + j + c))
+                : _mm512_load_ps(here);
+            _mm512_mask_storeu_ps(residual->out + at + c, there, _mm512_add_ps(x, _mm512_add_ps(product, bias)));
         }
     }
+}
+
+INLINE void add_residual(const void *context, const float *sums, idx i, idx j, idx from, idx to)
+{
+    add_branch(context, sums, i, j, from, to, 0);
+}
+
+INLINE void add_scaled_residual(const void *context, const float *sums, idx i, idx j, idx from, idx to)
+{
+    add_branch(context, sums, i, j, from, to, 1);
 }
 
 /* out = x + fc2(gelu(fc1(norm(x)))) of so many rows; out may be x. */
@@ -126,7 +140,7 @@ void tiled_mlp_forward(const TiledMlp *mlp, const float *x, float *out, idx rows
     float *sums = (float *)taken(&free, 2 * BLOCK * BLOCK_STEP), *row = (float *)taken(&free, width * sizeof(float));
     char *normed = taken(&free, FORWARD_ROWS / STRIPE * steps * TILE_BYTES);
     char *active = taken(&free, FORWARD_ROWS / STRIPE * inner_steps * TILE_BYTES);
-    begin_tiles();
+    const TileShapes tiles = begin_tiles();
     for (idx start = 0; start < rows; start += FORWARD_ROWS) {
         const idx n = least(FORWARD_ROWS, rows - start);
         for (idx i = 0; i < n; i++) {
@@ -135,10 +149,10 @@ void tiled_mlp_forward(const TiledMlp *mlp, const float *x, float *out, idx rows
         }
         const ToGelu to_gelu = {mlp->b1, active, inner_steps};
         multiply(&(Product){normed, mlp->w1, steps}, 1, n, inner, 0, sums, through_gelu, &to_gelu);
-        const ToResidual residual = {mlp->b2, x + start * width, out + start * width, width};
+        const ToResidual residual = {0, 0, mlp->b2, x + start * width, out + start * width, width};
         multiply(&(Product){active, mlp->w2, inner_steps}, 1, n, width, 0, sums, add_residual, &residual);
     }
-    end_tiles();
+    end_tiles(&tiles);
 }
 
 /* Stripes of a left operand, of n rows, as those of its transpose, whose k is the rows: a whole number of steps. */
@@ -298,7 +312,7 @@ void tiled_mlp_backward(const TiledMlp *mlp, const float *x, const float *grad, 
     const idx width = mlp->width, inner = mlp->inner, steps = steps_of(2 * width), inner_steps = steps_of(2 * inner);
     const BackwardRoom parts = backward_room(mlp, room);
     memset(parts.bias_sums, 0, parts_of(inner, BLOCK) * BLOCK_STEP);
-    begin_tiles();
+    const TileShapes tiles = begin_tiles();
     for (idx start = 0; start < rows; start += BACKWARD_ROWS) {
         const idx n = least(BACKWARD_ROWS, rows - start), row_steps = parts_of(n, HALVES);
         const float *here = x + start * width, *back = grad + start * width;
@@ -318,7 +332,7 @@ void tiled_mlp_backward(const TiledMlp *mlp, const float *x, const float *grad, 
             norm_back_row(here + i * width, parts.through_norm + i * width, back + i * width, mlp->norm_weight,
                 parts.standard, grad_x + (start + i) * width, sums->norm_weight, sums->norm_bias, width, mlp->eps);
     }
-    end_tiles();
+    end_tiles(&tiles);
     for (idx j = 0; j < inner; j++)
         sums->b1[j] += parts.bias_sums[j];
 }
@@ -377,12 +391,6 @@ static inline __m512i sizes_of(const float *x, idx width)
     return sizes;
 }
 
-/* Sums of integers as numbers: times the scale of their row and of their columns. */
-INLINE __m512 scaled(const float *sums, float scale, __m512 of_columns)
-{
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), _mm512_mul_ps(_mm512_set1_ps(scale), of_columns));
-}
-
 /* What follows the first product: the GELU, in rows of `columns` numbers, and the largest sizes of each row. */
 typedef struct {
     const float *row_scales, *scales, *bias;
@@ -404,30 +412,6 @@ INLINE void through_gelu_to_integers(const void *context, const float *sums, idx
             const __m512 active = _mm512_mul_ps(x, gelu_slopes(x, _mm512_mul_ps(x, x)));
             integers->sizes[i + r] = larger_size(integers->sizes[i + r], active);
             _mm512_storeu_ps(integers->active + (i + r) * integers->columns + column, active);
-        }
-    }
-}
-
-/* As ToResidual, of sums of integers. */
-typedef struct {
-    const float *row_scales, *scales, *bias, *x;
-    float *out;
-    idx width;
-} ScaledToResidual;
-
-INLINE void add_scaled_residual(const void *context, const float *sums, idx i, idx j, idx from, idx to)
-{
-    const ScaledToResidual *residual = context;
-    const idx columns = least(BLOCK, residual->width - j);
-    for (idx r = from; r < to; r++) {
-        const idx at = (i + r) * residual->width + j;
-        for (idx c = 0; c < columns; c += STRIPE) {
-            const __mmask16 there = first_columns(columns - c);
-            const __m512 scales = _mm512_maskz_loadu_ps(there, residual->scales + j + c);
-            const __m512 bias = _mm512_maskz_loadu_ps(there, residual->bias + j + c);
-            const __m512 x = _mm512_maskz_loadu_ps(there, residual->x + at + c);
-            const __m512 product = scaled(sums + r * BLOCK + c, residual->row_scales[i + r], scales);
-            _mm512_mask_storeu_ps(residual->out + at + c, there, _mm512_add_ps(x, _mm512_add_ps(product, bias)));
         }
     }
 }
@@ -459,9 +443,9 @@ static IntegerRoom integer_room(const IntegerMlp *mlp, void *room)
 void integer_mlp_forward(const IntegerMlp *mlp, const float *x, float *out, idx rows, void *room)
 {
     const idx width = mlp->width, inner = mlp->inner, steps = steps_of(width), inner_steps = steps_of(inner);
-    const idx columns = parts_of(inner, BLOCK) * BLOCK;
+    const idx columns = padded(inner, BLOCK);
     const IntegerRoom parts = integer_room(mlp, room);
-    begin_tiles();
+    const TileShapes tiles = begin_tiles();
     for (idx start = 0; start < rows; start += INTEGER_ROWS) {
         const idx n = least(INTEGER_ROWS, rows - start);
         const float *here = x + start * width;
@@ -478,11 +462,11 @@ void integer_mlp_forward(const IntegerMlp *mlp, const float *x, float *out, idx 
             parts.scales[i] = scale_of(parts.sizes[i]);
             quantise_line(parts.active + i * columns, parts.scales[i], inner, line_of(parts.rounded, i, inner_steps));
         }
-        const ScaledToResidual residual = {parts.scales, mlp->scales2, mlp->b2, here, out + start * width, width};
+        const ToResidual residual = {parts.scales, mlp->scales2, mlp->b2, here, out + start * width, width};
         multiply(&(Product){parts.rounded, mlp->w2, inner_steps}, 1, n, width, 1, parts.sums, add_scaled_residual,
             &residual);
     }
-    end_tiles();
+    end_tiles(&tiles);
 }
 
 /* Bytes of the room that a thread needs. */

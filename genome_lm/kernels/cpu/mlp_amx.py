@@ -91,7 +91,7 @@ class MlpInTiles(_InTiles):
     @classmethod
     def of(cls, x: Tensor, weights: Any, eps: float, goes_back: bool = False) -> "MlpInTiles | None":
         """None where it can't be."""
-        if not isinstance(weights.w1, Bfloat16Weight) or (library := _library()) is None:
+        if not isinstance(weights.w1, Bfloat16Weight) or (library := library_with_tiles()) is None:
             return None
         return cls(library, weights, eps, goes_back) if fits(x) and all(map(fits, weights)) else None
 
@@ -126,7 +126,7 @@ class Int8MlpInTiles(_InTiles):
     @classmethod
     def of(cls, x: Tensor, weights: Any, eps: float) -> "Int8MlpInTiles | None":
         """None where it can't be."""
-        if not isinstance(weights.w1, Int8Weight) or (library := _library()) is None:
+        if not isinstance(weights.w1, Int8Weight) or (library := library_with_tiles()) is None:
             return None
         integers = weights.w1, weights.w2
         others = weights._replace(w1=integers[0].scales, w2=integers[1].scales)
@@ -134,7 +134,7 @@ class Int8MlpInTiles(_InTiles):
         return cls(library, weights, eps) if taken else None
 
 
-def _library() -> ctypes.CDLL | None:
+def library_with_tiles() -> ctypes.CDLL | None:
     """The functions in C, if they can use tiles."""
     library = stages.library()
     return library if library is not None and may_use_tiles(library) else None

@@ -127,7 +127,7 @@ def _in_one_pass(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:
     return stage
 
 
-def _also_in_bfloat16(*rounded: str) -> Callable[[Callable[[*_Given], None]], Callable[[*_Given], None]]:
+def also_in_bfloat16(*rounded: str) -> Callable[[Callable[[*_Given], None]], Callable[[*_Given], None]]:
     """As `_in_one_pass`; a second C function, whose name ends in `BFLOAT16`, takes these parameters in bfloat16."""
 
     def both(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:
@@ -163,13 +163,13 @@ def _as_argument(given: Tensor | float | None) -> ctypes.Structure | ctypes.c_fl
     return ctypes.c_float(given) if isinstance(given, float) else View.of(given)
 
 
-@_also_in_bfloat16("hidden")
+@also_in_bfloat16("hidden")
 def gelu(hidden: Tensor) -> None:
     """Write the GELU of `hidden`, (N, I), in the tanh form, over it."""
     torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
 
 
-@_also_in_bfloat16("out")
+@also_in_bfloat16("out")
 def narrow(x: Tensor, out: Tensor) -> None:
     """Write x, (N, K), to `out`, rounded to bfloat16."""
     out.copy_(x)
@@ -213,7 +213,7 @@ def add_scaled(product: Tensor, scales: Tensor, bias: Tensor, residual: Tensor, 
     torch.add(residual, torch.addcmul(bias, product, scales[:, None]), out=out)
 
 
-@_also_in_bfloat16("hidden", "grad")
+@also_in_bfloat16("hidden", "grad")
 def gelu_backward(hidden: Tensor, grad: Tensor, column_sums: Tensor) -> None:
     """Write gelu(hidden), in the tanh form, over `hidden` and its gradient grad · gelu'(hidden) over `grad`.
 
@@ -227,7 +227,7 @@ def gelu_backward(hidden: Tensor, grad: Tensor, column_sums: Tensor) -> None:
     torch.ops.aten.gelu.out(hidden, approximate="tanh", out=hidden)
 
 
-@_also_in_bfloat16("out")
+@also_in_bfloat16("out")
 def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
     """Write the layer norm of the rows of x, (N, D), to `out`, (N, D) bfloat16."""
     out.copy_(F.layer_norm(x, x.shape[-1:], weight, bias, eps))

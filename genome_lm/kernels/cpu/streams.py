@@ -16,7 +16,7 @@ from genome_lm.kernels.attention.rotary import rotated, rotations
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.mixer import POSITIONS, chunks
 from genome_lm.kernels.cpu.products import add_linear, linear
-from genome_lm.kernels.cpu.stages import _also_in_bfloat16, norm
+from genome_lm.kernels.cpu.stages import also_in_bfloat16, norm
 from genome_lm.kernels.cpu.workers import rows_of_piece, share
 
 TABLE = 1 << 21
@@ -123,7 +123,7 @@ def _rotations(length: int, channels: int, dtype: torch.dtype) -> Tensor:
     return rotations(torch.arange(length), channels, dtype).mT.flatten(1).contiguous()
 
 
-@_also_in_bfloat16("q", "k", "v")
+@also_in_bfloat16("q", "k", "v")
 def rotary_streams(z: Tensor, turns: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
     """Write queries and keys, turned by their positions, and values.
 
@@ -140,13 +140,13 @@ def rotary_streams(z: Tensor, turns: Tensor, q: Tensor, k: Tensor, v: Tensor) ->
         out.copy_(part.permute(2, 0, 1, 3))
 
 
-@_also_in_bfloat16("z", "q", "k", "v")
+@also_in_bfloat16("z", "q", "k", "v")
 def rotary_halves(z: Tensor, turns: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
     """`rotary_streams` of z in bfloat16, which is widened for it."""
     rotary_streams.__wrapped__(z.to(turns.dtype), turns, q, k, v)  # type: ignore[attr-defined]
 
 
-@_also_in_bfloat16("z", "q", "k", "v")
+@also_in_bfloat16("z", "q", "k", "v")
 def rotary_backward(z: Tensor, turns: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
     """Write the gradient of z, for those of queries, keys and values: shapes as in `rotary_streams`."""
     grads = torch.stack([part.permute(1, 2, 0, 3) for part in (q, k, v)], dim=2)
@@ -181,7 +181,7 @@ def recall_attention_streams(x: Tensor, inward: InProjection, recall: Recall, dt
     return streams
 
 
-@_also_in_bfloat16("q", "k", "v")
+@also_in_bfloat16("q", "k", "v")
 def recall_streams(
     z: Tensor, before: Tensor, lags: Tensor, factors: Tensor, eps: float, q: Tensor, k: Tensor, v: Tensor
 ) -> None:

@@ -47,7 +47,7 @@ class MlpInC:
     """
 
     def __init__(self, library: ctypes.CDLL, gemm: int, weights: Any, eps: float) -> None:
-        self._held = tuple(map(_values, weights))
+        self._held = tuple(map(values_of, weights))
         halved = isinstance(weights.w1, Bfloat16Weight)
         inner, width = self._held[2].shape
         pointers = [each.data_ptr() for each in self._held]
@@ -109,7 +109,8 @@ def fits(given: Any) -> bool:
     return isinstance(given, Tensor) and given.is_cpu and given.dtype == torch.float32 and given.is_contiguous()
 
 
-def _values(weight: Tensor | Bfloat16Weight) -> Tensor:
+def values_of(weight: Tensor | Bfloat16Weight) -> Tensor:
+    """What a weight's products read."""
     return weight.values if isinstance(weight, Bfloat16Weight) else weight
 
 
