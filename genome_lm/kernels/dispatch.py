@@ -13,6 +13,8 @@ from torch import Tensor
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.constant import constant_while_compiling
 from genome_lm.kernels.conv import implicit, reference
+from genome_lm.kernels.cpu.head import head_losses as head_losses_in_c
+from genome_lm.kernels.cpu.head import takes_head
 from genome_lm.kernels.cpu.low_precision import reason_against
 from genome_lm.kernels.cpu.mixer import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
@@ -172,6 +174,8 @@ def runs_rows(x: Tensor) -> bool:
 
 def runs_head(x: Tensor) -> bool:
     """Whether `head_losses` takes the residual stream x, (N, D)."""
+    if x.device.type == "cpu" and os.environ.get(VARIABLE, "auto") in ("auto", "cpu"):
+        return takes_head(x)
     return x.shape[-1] <= WIDEST_HEAD and runs_rows(x)
 
 
@@ -202,7 +206,9 @@ def hyena_branch(
 
 
 def head_losses(x: Tensor, head: HeadWeights, targets: Tensor, weights: Tensor, eps: float) -> Tensor:
-    """`sub_blocks.head_losses` in Triton, where `runs_head` says so."""
+    """`sub_blocks.head_losses` in Triton, or on a CPU in C, where `runs_head` says so."""
+    if backend_for(x) != "triton":
+        return head_losses_in_c(x, head, targets, weights, eps)
     from genome_lm.kernels.triton import sub_blocks
 
     return sub_blocks.head_losses(x, head, targets, weights, eps)

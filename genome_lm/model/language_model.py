@@ -131,7 +131,8 @@ class HyenaLM(nn.Module):
         if self.config.strands != "equivariant" and runs_head(hidden):
             return head_losses(hidden, HeadWeights(norm.weight, norm.bias, embedding), targets, weights, norm.eps)
         rows = CUDA_LOSS_CHUNK if hidden.device.type == "cuda" else LOSS_CHUNK
-        return recomputed(self._chunk_losses, [hidden, targets, weights], [*norm.parameters(), embedding], rows)
+        with outside_autocast(hidden):  # norm and logits are, and threads share the pieces
+            return recomputed(self._chunk_losses, [hidden, targets, weights], [*norm.parameters(), embedding], rows)
 
     def _chunk_losses(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         logits = self._logits(self.backbone.normed(hidden)).float()

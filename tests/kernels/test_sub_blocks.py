@@ -82,7 +82,7 @@ def test_weights_for_inference_in_low_precision_go_to_c(
     if in_c is None:
         pytest.skip("no compiler, or not this processor's")
     out = torch.full_like(x, torch.nan)
-    in_c.forward(x, out)
+    in_c.forward(x, out, 64)
     for each in (MlpInTiles, Int8MlpInTiles, MlpInC):
         monkeypatch.setattr(each, "of", lambda *_, **__: None)
     by_operations = mlp.residual_mlp_(x[None].clone(), low, 1e-5)[0]
@@ -129,7 +129,7 @@ def test_tiles_let_what_is_not_a_number_through_and_leave_others_tiles_alone(
     out, products = torch.empty_like(x), []
     for _ in range(2):
         products.append([x.bfloat16() @ low.norm_weight.bfloat16(), low.w1.linear(x, None)])
-        in_tiles.forward(x, out)
+        in_tiles.forward(x, out, 64)
     assert out[[3, 7]].isnan().all()
     assert out[[0, 1, 2, 4, 5, 6, *range(8, 40)]].isfinite().all()
     for one, other in zip(*products, strict=True):

@@ -13,6 +13,7 @@ from genome_lm.kernels.cpu import proof, stages, workers
 from genome_lm.kernels.cpu.mixer import POSITIONS, FilterWeights, MixerWeights, residual_mixer
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp
 from genome_lm.kernels.cpu.pieces import Work, backward_stages, forward_stages, recomputed_stage
+from genome_lm.kernels.cpu.row_work import Taker
 from genome_lm.kernels.cpu.torch_private import thread_setters
 from genome_lm.kernels.cpu.workers import balance
 from genome_lm.model import HyenaLM
@@ -73,7 +74,8 @@ def test_pieces_are_those_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     hand_out = workers._hand_out
 
     def counting(job: workers._Job[Any, Any], helpers: int) -> list[Any]:
-        shared.append(len(job._pieces))
+        taken = {piece.pieces for piece in job._pieces if isinstance(piece, Taker)}  # by all takers together
+        shared.append(sum(taken) + sum(not isinstance(piece, Taker) for piece in job._pieces))
         return hand_out(job, helpers)
 
     monkeypatch.setattr(workers, "_hand_out", counting)

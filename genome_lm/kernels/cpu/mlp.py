@@ -104,21 +104,21 @@ def _forward(x: Tensor, out: Tensor, weights: MlpWeights, eps: float, keeps: boo
     """Write the result to `out`, which may be x; gives what `MlpInC` keeps, if it may and there is one."""
     in_tiles = MlpInTiles.of(x, weights, eps) or Int8MlpInTiles.of(x, weights, eps)
     in_c = in_tiles or MlpInC.of(x, weights, eps)
-    kept = x.new_empty(*x.shape[:-1], len(weights.w1)) if keeps and in_c is not None else None
+    is_quick = isinstance(weights.w1, TrainingWeight if in_c is None else LowPrecisionWeight)
+    sizes = BFLOAT16 if is_quick else forward_sizes(len(weights.w1), x.itemsize)
+    if in_c is not None:
+        rows, target = x.flatten(0, 1), out.flatten(0, 1)
+        kept = (rows.new_empty(len(rows), len(weights.w1)),) if keeps else ()
+        in_c.forward(rows, target, rows_of_piece(len(rows), sizes), *kept)
+        return next(iter(kept), None)
 
-    def through(piece: tuple[Tensor, ...]) -> None:
-        chunk, target, *rest = piece
-        if in_c is not None:
-            in_c.forward(chunk, target, *rest)
-            return
+    def through(piece: tuple[Tensor, Tensor]) -> None:
+        chunk, target = piece
         normed = F.layer_norm(chunk, chunk.shape[-1:], weights.norm_weight, weights.norm_bias, eps)
         add_linear(chunk, linear_gelu(normed, weights.w1, weights.b1), weights.w2, weights.b2, target)
 
-    is_quick = isinstance(weights.w1, TrainingWeight if in_c is None else LowPrecisionWeight)
-    sizes = BFLOAT16 if is_quick else forward_sizes(len(weights.w1), x.itemsize)
-    pieces = zip(*(_rows(whole, sizes) for whole in (x, out, kept) if whole is not None), strict=True)
-    share(through, pieces, one_thread_each=in_c is not None)
-    return kept
+    share(through, zip(*(_rows(whole, sizes) for whole in (x, out)), strict=True))
+    return None
 
 
 def _rows(x: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
@@ -140,39 +140,31 @@ class _ResidualMlp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, kept, *saved = ctx.saved_tensors
+        x, hidden, *saved = ctx.saved_tensors
+        kept = () if hidden is None else (hidden,)
         sizes = BFLOAT16 if ctx.in_bfloat16 else BACKWARD
         grad_x, parameters = torch.empty_like(x), MlpWeights(*saved)
-        wholes = [whole for whole in (x, grad.contiguous(), grad_x, kept) if whole is not None]
-        pieces = [*zip(*(_rows(whole, sizes) for whole in wholes), strict=True)]
+        wholes = x, grad.contiguous(), grad_x
         with outside_autocast(x):
             weights = for_products(parameters, ctx.in_bfloat16)
             in_c = MlpInTiles.of(x, weights, ctx.eps, goes_back=True) or MlpInC.of(x, weights, ctx.eps)
-
-            def back(run: Sequence[tuple[Tensor, ...]]) -> MlpWeights:
-                sums = no_sums(parameters, in_c)
-                if in_c is None:
-                    return _backward(run, weights, sums, ctx.eps)
-                for number, piece in enumerate(run):
-                    in_c.backward(piece, sums, first=number == 0)
-                return sums
-
-            parts = share_sum(back, runs(pieces))
+            if in_c is not None:
+                rows, out, target = (whole.flatten(0, 1) for whole in wholes)
+                size = rows_of_piece(len(rows), sizes)
+                return grad_x, None, None, *in_c.backward(rows, out, target, size, *kept)
+            pieces = [*zip(*(_rows(whole, sizes) for whole in wholes), strict=True)]
+            parts = share_sum(lambda run: _backward(run, weights, _no_sums(parameters), ctx.eps), runs(pieces))
         sums = MlpWeights(*parts)
         return grad_x, None, None, *sums._replace(w2=sums.w2.T)
 
 
-def no_sums(weights: MlpWeights, in_c: MlpInTiles | MlpInC | None) -> MlpWeights:
+def _no_sums(weights: MlpWeights) -> MlpWeights:
     """For the sums of the weights' gradients: zeros, or for w1 and w2 what the first chunk writes.
 
-    That of w2 is transposed, which is a sixth quicker. `MlpInTiles` writes the transpose of both.
+    That of w2 is transposed, which is a sixth quicker.
     """
     zeros = [*map(torch.zeros_like, (weights.norm_weight, weights.norm_bias, weights.b1, weights.b2))]
-    inner, width = weights.w1.shape
-    shape = (width, inner) if isinstance(in_c, MlpInTiles) else (inner, width)
-    w1, w2 = (weights.w1.new_empty(shape) for _ in range(2))
-    if isinstance(in_c, MlpInTiles):
-        w1, w2 = w1.T, w2.T
+    w1, w2 = (weights.w1.new_empty(weights.w1.shape) for _ in range(2))
     return MlpWeights(zeros[0], zeros[1], w1, zeros[2], w2, zeros[3])
 
 

@@ -132,10 +132,12 @@ INLINE void add_scaled_residual(const void *context, const float *sums, idx i, i
     add_branch(context, sums, i, j, from, to, 1);
 }
 
-/* out = x + fc2(gelu(fc1(norm(x)))) of so many rows; out may be x. */
-void tiled_mlp_forward(const TiledMlp *mlp, const float *x, float *out, idx rows, void *room)
+/* out = x + fc2(gelu(fc1(norm(x)))) of rows [first, first + rows); out may be x. */
+void tiled_mlp_forward(const TiledMlp *mlp, const MlpRows *all, idx first, idx rows, void *room)
 {
     const idx width = mlp->width, inner = mlp->inner, steps = steps_of(2 * width), inner_steps = steps_of(2 * inner);
+    const float *x = all->x + first * width;
+    float *out = all->out + first * width;
     char *free = aligned(room);
     float *sums = (float *)taken(&free, 2 * BLOCK * BLOCK_STEP), *row = (float *)taken(&free, width * sizeof(float));
     char *normed = taken(&free, FORWARD_ROWS / STRIPE * steps * TILE_BYTES);
@@ -304,37 +306,40 @@ static void backward_operands(
     transpose_stripes(room->grad, whole, width, steps, room->grad_columns);
 }
 
-/* The gradient of x for that of the result. The weights' gradients are added to sums, those of w1 and w2 as matrices
- * (width, inner); where it is the first piece, these two are written. */
-void tiled_mlp_backward(const TiledMlp *mlp, const float *x, const float *grad, float *grad_x, idx rows,
-    const MlpSums *sums, int first, void *room)
+/* The gradient of x for that of the result. The weights' gradients are added to the sums, those of w1 and w2 as
+ * matrices (width, inner); where a piece begins them, these two are written. */
+void tiled_mlp_backward(
+    const TiledMlp *mlp, const MlpRows *all, float *totals, int begins, idx first, idx rows, void *room)
 {
     const idx width = mlp->width, inner = mlp->inner, steps = steps_of(2 * width), inner_steps = steps_of(2 * inner);
+    const float *x = all->x + first * width, *grad = all->grad + first * width;
+    float *grad_x = all->grad_x + first * width;
+    const MlpSums sums = mlp_sums(totals, width, inner);
     const BackwardRoom parts = backward_room(mlp, room);
     memset(parts.bias_sums, 0, parts_of(inner, BLOCK) * BLOCK_STEP);
     const TileShapes tiles = begin_tiles();
     for (idx start = 0; start < rows; start += BACKWARD_ROWS) {
         const idx n = least(BACKWARD_ROWS, rows - start), row_steps = parts_of(n, HALVES);
         const float *here = x + start * width, *back = grad + start * width;
-        const int adds = !first || start > 0;
-        backward_operands(mlp, here, back, n, &parts, sums->b2);
+        const int adds = !begins || start > 0;
+        backward_operands(mlp, here, back, n, &parts, sums.b2);
         const ToGradients gradients = {mlp->b1, parts.bias_sums, parts.active_right, parts.through_right, parts.through,
             row_steps, inner_steps};
         const Product of_hidden[2] = {{parts.normed, mlp->w1, steps}, {parts.grad, mlp->w2_back, steps}};
         multiply(of_hidden, 2, row_steps * HALVES, inner, 0, parts.sums, back_through_gelu, &gradients);
         multiply(&(Product){parts.grad_columns, parts.active_right, row_steps}, 1, width, inner, 0, parts.sums,
-            write_matrix, &(ToMatrix){sums->w2, inner, adds});
+            write_matrix, &(ToMatrix){sums.w2, inner, adds});
         multiply(&(Product){parts.normed_columns, parts.through_right, row_steps}, 1, width, inner, 0, parts.sums,
-            write_matrix, &(ToMatrix){sums->w1, inner, adds});
+            write_matrix, &(ToMatrix){sums.w1, inner, adds});
         multiply(&(Product){parts.through, mlp->w1_back, inner_steps}, 1, n, width, 0, parts.sums, write_matrix,
             &(ToMatrix){parts.through_norm, width, 0});
         for (idx i = 0; i < n; i++)
             norm_back_row(here + i * width, parts.through_norm + i * width, back + i * width, mlp->norm_weight,
-                parts.standard, grad_x + (start + i) * width, sums->norm_weight, sums->norm_bias, width, mlp->eps);
+                parts.standard, grad_x + (start + i) * width, sums.norm_weight, sums.norm_bias, width, mlp->eps);
     }
     end_tiles(&tiles);
     for (idx j = 0; j < inner; j++)
-        sums->b1[j] += parts.bias_sums[j];
+        sums.b1[j] += parts.bias_sums[j];
 }
 
 /* Bytes of the room that a thread needs, forward and backward. */
@@ -440,9 +445,11 @@ static IntegerRoom integer_room(const IntegerMlp *mlp, void *room)
 }
 
 /* As tiled_mlp_forward, in integers: rows of the norm and of the hidden layer have a scale each. */
-void integer_mlp_forward(const IntegerMlp *mlp, const float *x, float *out, idx rows, void *room)
+void integer_mlp_forward(const IntegerMlp *mlp, const MlpRows *all, idx first, idx rows, void *room)
 {
     const idx width = mlp->width, inner = mlp->inner, steps = steps_of(width), inner_steps = steps_of(inner);
+    const float *x = all->x + first * width;
+    float *out = all->out + first * width;
     const idx columns = padded(inner, BLOCK);
     const IntegerRoom parts = integer_room(mlp, room);
     const TileShapes tiles = begin_tiles();

@@ -1,4 +1,4 @@
-"""Pieces of the residual MLP by the tiles of AMX, each in one call of C: see amx.h and mlp_amx.h.
+"""The residual MLP in pieces of C by the tiles of AMX: see amx.h and mlp_amx.h.
 
 The BLAS brings the weights into the layout of the tiles at each product, and writes sums to memory that the next
 stage reads again. Here weights are packed once a pass, and once for good for inference. `sub_blocks.MlpInC` computes
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight, Int8Weight, LowPrecisionWeight
-from genome_lm.kernels.cpu.sub_blocks import MlpSums, at, fits
+from genome_lm.kernels.cpu.row_work import RowWork, bounds_of
+from genome_lm.kernels.cpu.sub_blocks import MlpRows, at, fits, mlp_sums
 from genome_lm.kernels.cpu.workspace import workspace
 
 AMX = True
@@ -48,21 +49,26 @@ class _InTiles:
     """The sub-block x + fc2(gelu(fc1(norm(x)))) of one set of weights; threads may use it at the same time.
 
     Args:
+        library: The compiled stages.
         held: The tensors whose addresses `mlp` has.
         mlp: What the functions in C are given.
         forward: Computes the result.
-        room: Gives the bytes that `forward` needs for itself.
+        room: Gives the bytes that a thread needs for itself.
     """
 
-    def __init__(self, held: Sequence[Tensor], mlp: ctypes.Structure, forward: Any, room: Any) -> None:
-        self._held, self._mlp, self._forward = held, ctypes.byref(mlp), forward
+    def __init__(
+        self, library: ctypes.CDLL, held: Sequence[Tensor], mlp: ctypes.Structure, forward: Any, room: Any
+    ) -> None:
+        self._library, self._held, self._mlp, self._forward = library, held, mlp, forward
         room.restype = _SIZE
-        self._room: int = room(self._mlp)
+        self._room: int = room(ctypes.byref(mlp))
 
-    def forward(self, x: Tensor, out: Tensor) -> None:
-        """Write the result to `out`, which may be x: both (N, D), contiguous."""
-        room = self._take_room()  # held here as long as the call lasts
-        self._forward(self._mlp, at(x), at(out), _SIZE(len(x)), at(room))
+    def forward(self, x: Tensor, out: Tensor, size: int) -> None:
+        """Write the result to `out`, which may be x: both (N, D), contiguous, in pieces of so many rows."""
+        self._work(self._forward, MlpRows(at(x), at(out)), bounds_of(len(x), size)).share()
+
+    def _work(self, function: Any, rows: MlpRows, bounds: Sequence[int]) -> RowWork:
+        return RowWork(self._library, function, self._mlp, rows, bounds, self._take_room)
 
     def _take_room(self) -> Tensor:
         return workspace.take("mlp_amx.room", (self._room,), torch.int8)
@@ -85,8 +91,7 @@ class MlpInTiles(_InTiles):
         held = weights.norm_weight, weights.norm_bias, w1, _in_blocks(weights.b1), w2, weights.b2, *others
         pointers = [each.data_ptr() for each in held]
         mlp = _TiledMlp(*pointers, *[None] * (2 - len(others)), width, inner, eps)
-        super().__init__(held, mlp, library.tiled_mlp_forward, library.tiled_mlp_room)
-        self._backward = library.tiled_mlp_backward
+        super().__init__(library, held, mlp, library.tiled_mlp_forward, library.tiled_mlp_room)
 
     @classmethod
     def of(cls, x: Tensor, weights: Any, eps: float, goes_back: bool = False) -> "MlpInTiles | None":
@@ -95,15 +100,13 @@ class MlpInTiles(_InTiles):
             return None
         return cls(library, weights, eps, goes_back) if fits(x) and all(map(fits, weights)) else None
 
-    def backward(self, rows: Sequence[Tensor], sums: Any, first: bool) -> None:
-        """See `sub_blocks.MlpInC.backward`; w1 and w2 of the sums, (I, D), are transposes of contiguous memory."""
-        x, grad, grad_x = rows
-        if first and not len(x):  # no tile writes them
-            sums.w1.zero_()
-            sums.w2.zero_()
-        into = ctypes.byref(MlpSums(*(each.data_ptr() for each in sums)))
-        room, count = self._take_room(), _SIZE(len(x))
-        self._backward(self._mlp, at(x), at(grad), at(grad_x), count, into, int(first), at(room))
+    def backward(self, x: Tensor, grad: Tensor, grad_x: Tensor, size: int) -> tuple[Tensor, ...]:
+        """See `sub_blocks.MlpInC.backward`; those of w1 and w2 are transposes of contiguous memory."""
+        rows = MlpRows(at(x), None, None, at(grad), at(grad_x))
+        inner, width = self._mlp.inner, self._mlp.width
+        work = self._work(self._library.tiled_mlp_backward, rows, bounds_of(len(x), size))
+        norm_weight, norm_bias, b1, b2, w1, w2 = mlp_sums(work, width, inner)
+        return norm_weight, norm_bias, w1.view(width, inner).T, b1, w2.view(width, inner), b2
 
 
 class Int8MlpInTiles(_InTiles):
@@ -121,7 +124,7 @@ class Int8MlpInTiles(_InTiles):
         scales1, b1 = map(_in_blocks, (weights.w1.scales, weights.b1))
         held = weights.norm_weight, weights.norm_bias, w1, scales1, b1, w2, weights.w2.scales, weights.b2
         mlp = _IntegerMlp(*(each.data_ptr() for each in held), width, inner, eps)
-        super().__init__(held, mlp, library.integer_mlp_forward, library.integer_mlp_room)
+        super().__init__(library, held, mlp, library.integer_mlp_forward, library.integer_mlp_room)
 
     @classmethod
     def of(cls, x: Tensor, weights: Any, eps: float) -> "Int8MlpInTiles | None":

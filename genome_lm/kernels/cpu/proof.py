@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genome_lm.kernels.cpu import flash, long_fft, mixer_proof, mlp, stages, streams
+from genome_lm.kernels import sub_blocks
+from genome_lm.kernels.cpu import flash, head, long_fft, mixer_proof, mlp, stages, streams
 from genome_lm.kernels.cpu.low_precision import lowered
 from genome_lm.kernels.cpu.mlp_amx import Int8MlpInTiles, MlpInTiles, may_use_tiles
 from genome_lm.kernels.cpu.sub_blocks import MlpInC, gemm_of
@@ -22,6 +23,8 @@ ROUNDING = 4e-3
 """The same of stages that write bfloat16."""
 MLP_ROUNDING = 2e-2
 """The same of the MLP with products in bfloat16 or integers, by norms."""
+PIECE = 40
+"""Rows of a piece of the MLP."""
 MOST_ROUNDED = 1e-3
 """Share of integers that may differ from float64's."""
 Given = Tensor | float | None
@@ -145,11 +148,10 @@ def wrong_mlp(library: ctypes.CDLL, way: str) -> str:
         if in_c is None:
             return ""
         results = [torch.empty_like(x)]
-        in_c.forward(x.detach(), results[0])
+        in_c.forward(x.detach(), results[0], PIECE)
         if not isinstance(in_c, Int8MlpInTiles):
-            grad_x, sums = torch.empty_like(x), mlp.no_sums(weights, in_c)
-            in_c.backward((x.detach(), y.detach().float().cos(), grad_x), sums, first=True)
-            results += [grad_x, *sums._replace(w2=sums.w2.T)]
+            grad_x = torch.empty_like(x)
+            results += [grad_x, *in_c.backward(x.detach(), y.detach().float().cos(), grad_x, PIECE)]
     expected = [y.detach(), *torch.autograd.grad(y, exact, y.detach().cos())][: len(results)]
     for got, want in zip(results, expected, strict=True):
         most = TOLERANCE if way == "float32" else MLP_ROUNDING
@@ -171,6 +173,22 @@ def _mlp_in_c(library: ctypes.CDLL, way: str, weights: Any) -> MlpInC | MlpInTil
         return MlpInTiles(library, weights, 1e-5, goes_back=True)
     gemm = gemm_of(library, rounds)
     return None if gemm is None else MlpInC(library, gemm, weights, 1e-5)
+
+
+def wrong_head(library: ctypes.CDLL, rows: int) -> str:
+    """What a library computes wrong of the loss of so many rows; empty if nothing."""
+    generator = torch.Generator().manual_seed(0)
+    x, *weights = (torch.randn(shape, generator=generator) for shape in ((rows, 40), (40,), (40,), (16, 40)))
+    scales, grad = torch.randn(2, rows, generator=generator)
+    targets = torch.arange(rows, dtype=torch.int32) % head.SYMBOLS
+    exact = [each.double().requires_grad_() for each in (x, *weights)]
+    losses = sub_blocks.head_losses(exact[0], sub_blocks.HeadWeights(*exact[1:]), targets, scales.double(), 1e-5)
+    in_c = head.HeadInC(library, weights, 1e-5)
+    results = in_c.forward(x, targets, scales), *in_c.backward(x, targets, scales, grad)
+    for got, want in zip(results, (losses, *torch.autograd.grad(losses, exact, grad.double())), strict=True):
+        if not float((got - want).abs().max()) <= TOLERANCE * float(want.abs().max()):
+            return f"the loss of {rows} rows is off by too much"
+    return ""
 
 
 def wrong_transforms(library: ctypes.CDLL, rows: int) -> str:
@@ -222,5 +240,5 @@ def main(file: str) -> str:
     of_mlp = (wrong_mlp(library, way) for way in MLP_WAYS)
     of_mixer = (mixer_proof.wrong(library, rounds) for rounds in (False, True))
     of_transforms = (wrong_transforms(library, rows) for rows in (32, 64, 128))
-    of_flash = map(wrong_flash, [library])
-    return next(filter(None, chain(reasons, of_mlp, of_mixer, of_transforms, of_flash)), "")
+    others = wrong_flash(library), *(wrong_head(library, rows) for rows in (3, 1_234))
+    return next(filter(None, chain(reasons, of_mlp, of_mixer, of_transforms, others)), "")

@@ -529,10 +529,12 @@ void filtered_backward(View u, View kernel, View dc, View du, View kernel_sums, 
     }
 }
 
+#include "work.h"
 #include "fft.h"
 #include "sub_blocks.h"
 #include "amx.h"
 #include "mlp_amx.h"
+#include "head.h"
 #include "mixer.h"
 #include "attention.h"
 #include "explicit.h"

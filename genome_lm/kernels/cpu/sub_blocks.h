@@ -41,10 +41,26 @@ typedef struct {
     int halved;
 } Mlp;
 
-/* Sums of the weights' gradients; that of w2 as (inner, width). */
+/* The tensors whose rows are taken, of `width` values each; `kept` of `inner` ones, or 0. The last two are of the way
+ * back. */
 typedef struct {
-    float *norm_weight, *norm_bias, *w1, *b1, *w2, *b2;
+    const float *x;
+    float *out, *kept;
+    const float *grad;
+    float *grad_x;
+} MlpRows;
+
+/* Sums of the weights' gradients, in one array, of which all but the last two begin as zeros; that of w2 as (inner,
+ * width), or as the caller says. */
+typedef struct {
+    float *norm_weight, *norm_bias, *b1, *b2, *w1, *w2;
 } MlpSums;
+
+static inline MlpSums mlp_sums(float *sums, idx width, idx inner)
+{
+    float *b1 = sums + 2 * width, *b2 = b1 + inner, *w1 = b2 + width;
+    return (MlpSums){sums, sums + width, b1, b2, w1, w1 + width * inner};
+}
 
 /* Rows as a product reads them: as they are, or rounded in `room`. */
 static inline const void *operand(const float *x, idx count, uint16_t *room, int halved)
@@ -123,11 +139,13 @@ static inline void gelu_back_row(
 /* Floats of the room that a thread needs. */
 idx mlp_room(const Mlp *mlp) { return ROWS * (3 * mlp->width + 3 * mlp->inner + 1); }
 
-/* out = x + fc2(gelu(fc1(norm(x)))) of so many rows; out may be x. Unless it is 0, `kept` gets the hidden layer before
- * its bias, for `mlp_backward`. */
-void mlp_forward(const Mlp *mlp, const float *x, float *out, float *kept, idx rows, float *room)
+/* out = x + fc2(gelu(fc1(norm(x)))) of rows [first, first + rows); out may be x. Unless it is 0, `kept` gets the hidden
+ * layer before its bias, for `mlp_backward`. */
+void mlp_forward(const Mlp *mlp, const MlpRows *all, idx first, idx rows, float *room)
 {
     const idx width = mlp->width, inner = mlp->inner;
+    const float *x = all->x + first * width;
+    float *out = all->out + first * width, *kept = all->kept ? all->kept + first * inner : 0;
     float *active = room, *normed = active + ROWS * inner;
     uint16_t *rounded = (uint16_t *)(normed + ROWS * width), *rounded_normed = rounded + ROWS * inner;
     for (idx start = 0; start < rows; start += ROWS) {
@@ -173,14 +191,16 @@ static inline void norm_back_row(const float *x, const float *grad, const float 
         out[j] = direct[j] + rstd * (grad[j] * weight[j] - mean - standard[j] * along);
 }
 
-/* The gradient of x for that of `mlp_forward`'s result; those of the weights are added to sums, but where it is the
- * first piece those of w1 and w2 are written. Without `kept` the hidden layer is computed again. */
-void mlp_backward(
-    const Mlp *mlp, const float *x, const float *kept, const float *grad, float *grad_x, idx rows, const MlpSums *sums,
-    int first, float *room)
+/* The gradient of x for that of `mlp_forward`'s result; those of the weights are added to the sums, or where a piece
+ * begins them, those of w1 and w2 are written. Without `kept` the hidden layer is computed again. */
+void mlp_backward(const Mlp *mlp, const MlpRows *all, float *totals, int begins, idx first, idx rows, float *room)
 {
     const idx width = mlp->width, inner = mlp->inner;
     const int halved = mlp->halved;
+    const float *x = all->x + first * width, *grad = all->grad + first * width;
+    const float *kept = all->kept ? all->kept + first * inner : 0;
+    float *grad_x = all->grad_x + first * width;
+    const MlpSums sums = mlp_sums(totals, width, inner);
     float *active = room, *through = active + ROWS * inner, *normed = through + ROWS * inner;
     float *standard = normed + ROWS * width;
     uint16_t *rounded_active = (uint16_t *)(standard + width), *rounded_through = rounded_active + ROWS * inner;
@@ -189,12 +209,12 @@ void mlp_backward(
         const idx n = least(ROWS, rows - start);
         const float *here = x + start * width, *back = grad + start * width;
         const float *hidden = kept ? kept + start * inner : active;
-        const float beta = first && start == 0 ? 0.0f : 1.0f;
+        const float beta = begins && start == 0 ? 0.0f : 1.0f;
         for (idx i = 0; i < n; i++) {
             norm_row(here + i * width, mlp->norm_weight, mlp->norm_bias, normed + i * width, width, mlp->eps);
             SIMD
             for (idx j = 0; j < width; j++)
-                sums->b2[j] += back[i * width + j];
+                sums.b2[j] += back[i * width + j];
         }
         const void *inside = operand(normed, n * width, rounded_normed, halved);
         const void *out = operand(back, n * width, rounded_grad, halved);
@@ -205,22 +225,22 @@ void mlp_backward(
             inner);
         for (idx i = 0; i < n; i++) {
             float *h = active + i * inner, *g = through + i * inner;
-            gelu_back_row(hidden + i * inner, h, g, mlp->b1, sums->b1, inner, halved);
+            gelu_back_row(hidden + i * inner, h, g, mlp->b1, sums.b1, inner, halved);
             operand(h, inner, rounded_active + i * inner, halved);
             operand(g, inner, rounded_through + i * inner, halved);
         }
         const void *outward = halved ? (const void *)rounded_active : active;
         const void *inward = halved ? (const void *)rounded_through : through;
-        mlp->gemm(ROW_MAJOR, TRANSPOSED, AS_IT_IS, inner, width, n, 1.0f, outward, inner, out, width, beta, sums->w2,
+        mlp->gemm(ROW_MAJOR, TRANSPOSED, AS_IT_IS, inner, width, n, 1.0f, outward, inner, out, width, beta, sums.w2,
             width);
-        mlp->gemm(ROW_MAJOR, TRANSPOSED, AS_IT_IS, inner, width, n, 1.0f, inward, inner, inside, width, beta, sums->w1,
+        mlp->gemm(ROW_MAJOR, TRANSPOSED, AS_IT_IS, inner, width, n, 1.0f, inward, inner, inside, width, beta, sums.w1,
             width);
         /* The norm is no longer needed. */
         mlp->gemm(ROW_MAJOR, AS_IT_IS, AS_IT_IS, n, width, inner, 1.0f, inward, inner, mlp->w1, width, 0.0f, normed,
             width);
         for (idx i = 0; i < n; i++)
             norm_back_row(here + i * width, normed + i * width, back + i * width, mlp->norm_weight, standard,
-                grad_x + (start + i) * width, sums->norm_weight, sums->norm_bias, width, mlp->eps);
+                grad_x + (start + i) * width, sums.norm_weight, sums.norm_bias, width, mlp->eps);
     }
 }
 

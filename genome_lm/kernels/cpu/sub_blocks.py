@@ -1,4 +1,4 @@
-"""Pieces of the residual sub-blocks, each in one call of C: see sub_blocks.h.
+"""The residual MLP in pieces of C: see sub_blocks.h.
 
 Python runs on one thread at a time, and what it takes for a dozen operations of a piece is as long as the piece's
 products in bfloat16. The C functions call the BLAS inside PyTorch for their products. Where it shows none, or there
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
+from genome_lm.kernels.cpu.row_work import RowWork, bounds_of
 from genome_lm.kernels.cpu.torch_private import bfloat16_gemm, float_gemm
 from genome_lm.kernels.cpu.workspace import workspace
 
@@ -30,10 +31,10 @@ class _Mlp(ctypes.Structure):
     ]  # fmt: skip
 
 
-class MlpSums(ctypes.Structure):
-    """Where the sums of the weights' gradients are."""
+class MlpRows(ctypes.Structure):
+    """The tensors whose rows are taken."""
 
-    _fields_ = [(name, _POINTER) for name in ("norm_weight", "norm_bias", "w1", "b1", "w2", "b2")]
+    _fields_ = [(name, _POINTER) for name in ("x", "out", "kept", "grad", "grad_x")]
 
 
 class MlpInC:
@@ -51,11 +52,10 @@ class MlpInC:
         halved = isinstance(weights.w1, Bfloat16Weight)
         inner, width = self._held[2].shape
         pointers = [each.data_ptr() for each in self._held]
-        self._mlp = ctypes.byref(_Mlp(*pointers, gemm, width, inner, eps, halved))
-        self._forward, self._backward = library.mlp_forward, library.mlp_backward
+        self._library, self._mlp = library, _Mlp(*pointers, gemm, width, inner, eps, halved)
         room = library.mlp_room
         room.restype = _SIZE
-        self._room: int = room(self._mlp)
+        self._room: int = room(ctypes.byref(self._mlp))
 
     @classmethod
     def of(cls, x: Tensor, weights: Any, eps: float) -> "MlpInC | None":
@@ -66,34 +66,47 @@ class MlpInC:
         gemm = gemm_of(library, halved)
         return None if gemm is None else cls(library, gemm, weights, eps)
 
-    def forward(self, x: Tensor, out: Tensor, kept: Tensor | None = None) -> None:
-        """Write the result to `out`, which may be x: both (N, D), contiguous.
+    def forward(self, x: Tensor, out: Tensor, size: int, kept: Tensor | None = None) -> None:
+        """Write the result to `out`, which may be x: both (N, D), contiguous, in pieces of so many rows.
 
         `kept`, (N, I), gets what `backward` would compute again otherwise.
         """
-        room = self._take_room()  # held here as long as the call lasts
-        self._forward(self._mlp, at(x), at(out), at(kept), _SIZE(len(x)), at(room))
+        rows = MlpRows(at(x), at(out), at(kept))
+        self._work(self._library.mlp_forward, rows, bounds_of(len(x), size)).share()
 
-    def backward(self, rows: Sequence[Tensor], sums: Any, first: bool) -> None:
-        """Go back through rows.
+    def backward(
+        self, x: Tensor, grad: Tensor, grad_x: Tensor, size: int, kept: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Go back through pieces of so many rows.
 
         Args:
-            rows: x; the gradient of the result; where to write that of x, all (N, D), contiguous; what `forward`
-                kept, if it did.
-            sums: An `MlpWeights` with w2 transposed, to which the weights' gradients are added.
-            first: Whether those of w1 and w2 are written instead.
+            x: (N, D), contiguous as the others.
+            grad: Of the result, (N, D).
+            grad_x: Where to write that of x, (N, D).
+            size: Rows of a piece.
+            kept: What `forward` kept, if it did.
+
+        Returns:
+            The gradients of the weights, in the order of `mlp.MlpWeights`; that of w2 as the transpose of contiguous
+            memory.
         """
-        x, grad, grad_x = rows[:3]
-        if first and not len(x):  # no tile writes them
-            sums.w1.zero_()
-            sums.w2.zero_()
-        kept = rows[3] if len(rows) > 3 else None
-        into = ctypes.byref(MlpSums(*(each.data_ptr() for each in sums)))
-        room, count = self._take_room(), _SIZE(len(x))
-        self._backward(self._mlp, at(x), at(kept), at(grad), at(grad_x), count, into, int(first), at(room))
+        rows = MlpRows(at(x), None, at(kept), at(grad), at(grad_x))
+        inner, width = self._mlp.inner, self._mlp.width
+        work = self._work(self._library.mlp_backward, rows, bounds_of(len(x), size))
+        norm_weight, norm_bias, b1, b2, w1, w2 = mlp_sums(work, width, inner)
+        return norm_weight, norm_bias, w1.view(inner, width), b1, w2.view(inner, width).T, b2
+
+    def _work(self, function: Any, rows: MlpRows, bounds: Sequence[int]) -> RowWork:
+        return RowWork(self._library, function, self._mlp, rows, bounds, self._take_room)
 
     def _take_room(self) -> Tensor:
         return workspace.take("sub_blocks.room", (self._room,), torch.float32)
+
+
+def mlp_sums(work: RowWork, width: int, inner: int) -> Sequence[Tensor]:
+    """The weights' gradients, flat: of the norm's weight and bias, b1, b2, w1 and w2, as sub_blocks.h has them."""
+    small, large = [width, width, inner, width], [width * inner] * 2
+    return work.sums(sum(small), sum(small + large)).split(small + large)
 
 
 def has_mlp_in_c() -> bool:
