@@ -67,12 +67,12 @@ ABLATIONS = (
     Side("plain", environment={"GENOME_LM_KERNEL": "reference"}),
     Side("no-cache", settings={"genome_lm.model.mixers.filter:SPECTRUM_BYTES": 0}),
     Side("whole-channels", settings={
-        "genome_lm.kernels.cpu.mixer:CHANNELS": _WHOLE,
-        "genome_lm.kernels.cpu.mixer:FFT_BYTES": _WHOLE,
-        "genome_lm.kernels.cpu.mixer:LEAST_FFT_BYTES": _WHOLE,
+        "genome_lm.kernels.cpu.partition:CHANNELS": _WHOLE,
+        "genome_lm.kernels.cpu.partition:FFT_BYTES": _WHOLE,
+        "genome_lm.kernels.cpu.partition:LEAST_FFT_BYTES": _WHOLE,
     }),
     Side("whole-positions", settings={
-        "genome_lm.kernels.cpu.mixer:POSITIONS": Sizes(_WHOLE, _WHOLE, _WHOLE),
+        "genome_lm.kernels.cpu.partition:POSITIONS": Sizes(_WHOLE, _WHOLE, _WHOLE),
         "genome_lm.kernels.cpu.mlp:HIDDEN_BYTES": _WHOLE,
         "genome_lm.kernels.cpu.workers:PARTS": 1,
         "genome_lm.kernels.cpu.workers:LARGE_PARTS": 1,

@@ -28,17 +28,10 @@ from genome_lm.kernels.conv.online import OnlineConv, ReplayedConv, TileFilters,
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.conv.spectra import bins, spectrum
 from genome_lm.kernels.cpu.filters import Convolutions
+from genome_lm.kernels.cpu.long_filters import FilterRows, FilterWeights, by_spectra
 from genome_lm.kernels.cpu.low_precision import Precision, lowered, reason_against
-from genome_lm.kernels.cpu.mixer import (
-    Around,
-    FilterRows,
-    FilterWeights,
-    MixerWeights,
-    by_spectra,
-    kept_projections,
-    residual_mixer,
-    residual_mixer_,
-)
+from genome_lm.kernels.cpu.mixer import Around, kept_projections, residual_mixer, residual_mixer_
+from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp, residual_mlp_
 from genome_lm.kernels.cpu.products import add_linear, linear
 from genome_lm.kernels.cpu.stages import decay_window

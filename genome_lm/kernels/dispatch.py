@@ -16,7 +16,7 @@ from genome_lm.kernels.conv import implicit, reference
 from genome_lm.kernels.cpu.head import head_losses as head_losses_in_c
 from genome_lm.kernels.cpu.head import takes_head
 from genome_lm.kernels.cpu.low_precision import reason_against
-from genome_lm.kernels.cpu.mixer import MixerWeights
+from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.numerics import products_dtype, rounds_products
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genome_lm.kernels.conv.reference import hyena_core
-from genome_lm.kernels.cpu.mixer import MixerWeights
+from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.numerics import outside_autocast
 

@@ -14,8 +14,9 @@ import torch
 from genome_lm.allocator import KEPT_PIECE
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import has_mlp_in_c, most_sharing, reason_against, rows_of_piece
-from genome_lm.kernels.cpu.mixer import KEPT_BYTES, POSITIONS
+from genome_lm.kernels.cpu.mixer import KEPT_BYTES
 from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
+from genome_lm.kernels.cpu.partition import POSITIONS
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.model import backbone
 from genome_lm.model.chain import Chain, Link

@@ -11,9 +11,10 @@ from genome_lm.config import ModelConfig
 from genome_lm.kernels import backend_for, dispatch, forced_backend
 from genome_lm.kernels.cpu import mixer as cpu_mixer
 from genome_lm.kernels.cpu import mlp as cpu_mlp
-from genome_lm.kernels.cpu import torch_private
+from genome_lm.kernels.cpu import partition, torch_private
 from genome_lm.kernels.cpu.filters import Filters
-from genome_lm.kernels.cpu.mixer import FilterWeights, MixerWeights
+from genome_lm.kernels.cpu.long_filters import FilterWeights
+from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.cpu.taps import ExplicitFilters
 from genome_lm.kernels.cpu.workers import Sizes
@@ -26,9 +27,9 @@ def sums(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     torch.manual_seed(0)
     monkeypatch.setattr(cpu_mlp, "forward_sizes", lambda *_: Sizes(50, 100, 100))
     monkeypatch.setattr(cpu_mlp, "BFLOAT16", Sizes(50, 90, 90))
-    monkeypatch.setattr(cpu_mixer, "POSITIONS", Sizes(50, 100, 100))
-    monkeypatch.setattr(cpu_mixer, "CHANNELS", 20)
-    monkeypatch.setattr(cpu_mixer, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(partition, "POSITIONS", Sizes(50, 100, 100))
+    monkeypatch.setattr(partition, "CHANNELS", 20)
+    monkeypatch.setattr(partition, "BLOCK_BYTES", 0)
     if not request.param:
         monkeypatch.setattr(torch_private, "has_bfloat16_sums", lambda: False)
     elif not torch_private.has_bfloat16_sums():

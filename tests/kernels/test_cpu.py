@@ -12,11 +12,12 @@ from genome_lm.kernels.conv.fft import LANES, quick_size_for_mkl, step_sizes
 from genome_lm.kernels.conv.reference import causal_conv
 from genome_lm.kernels.cpu import mixer as cpu_mixer
 from genome_lm.kernels.cpu import mlp as cpu_mlp
-from genome_lm.kernels.cpu import stages
+from genome_lm.kernels.cpu import partition, stages
 from genome_lm.kernels.cpu import taps as cpu_taps
 from genome_lm.kernels.cpu.filters import Filters
 from genome_lm.kernels.cpu.long_fft import has_long_transforms
-from genome_lm.kernels.cpu.mixer import FilterWeights, MixerWeights
+from genome_lm.kernels.cpu.long_filters import FilterWeights
+from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.cpu.workers import Sizes
 from genome_lm.kernels.cpu.workspace import Workspace
@@ -37,11 +38,11 @@ def assert_same(fused: Tensor, plain: Tensor, inputs: list[Tensor]) -> None:
 @pytest.fixture(params=[(2, 37, 3), (3, 8, 3), (1, 50, 4), (5, 1, 3), (1, 16, 1)], ids=str)
 def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
     """Batch, length, short taps; block sizes so small that every boundary is crossed."""
-    monkeypatch.setattr(cpu_mixer, "POSITIONS", Sizes(3, 5, 16))
-    monkeypatch.setattr(cpu_mixer, "CHANNELS", 5)
-    monkeypatch.setattr(cpu_mixer, "BLOCK_BYTES", 0)
-    monkeypatch.setattr(cpu_mixer, "FFT_BYTES", 2_000)
-    monkeypatch.setattr(cpu_mixer, "LEAST_FFT_BYTES", 1_000)
+    monkeypatch.setattr(partition, "POSITIONS", Sizes(3, 5, 16))
+    monkeypatch.setattr(partition, "CHANNELS", 5)
+    monkeypatch.setattr(partition, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(partition, "FFT_BYTES", 2_000)
+    monkeypatch.setattr(partition, "LEAST_FFT_BYTES", 1_000)
     monkeypatch.setattr(cpu_mlp, "forward_sizes", lambda *_: Sizes(2, 5, 7))
     monkeypatch.setattr(spectra, "LONG", 37)
     monkeypatch.setattr(spectra, "KEPT", False)

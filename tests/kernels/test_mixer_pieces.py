@@ -6,19 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.cpu import mixer
+from genome_lm.kernels.cpu import mixer, partition
 from genome_lm.kernels.cpu.block_pieces import BlocksInC
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC, StreamsBackInC
 from genome_lm.kernels.cpu.filters import Filters
+from genome_lm.kernels.cpu.long_filters import FilterWeights
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
-from genome_lm.kernels.cpu.mixer import (
-    BlockWeights,
-    FilterWeights,
-    MixerWeights,
-    Normed,
-    residual_mixer,
-    residual_mixer_,
-)
+from genome_lm.kernels.cpu.mixer import residual_mixer, residual_mixer_
+from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Normed
 from genome_lm.kernels.cpu.mixer_pieces import GatesInC, OutwardInC
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
@@ -31,8 +26,8 @@ def rounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
     if not (has_mlp_in_c() if request.param == "float32" else has_bfloat16_sums()):
         pytest.skip("no compiler, or not this processor's")
     torch.manual_seed(0)
-    monkeypatch.setattr(mixer, "POSITIONS", Sizes(least=40, large=60, most=600))
-    monkeypatch.setattr(mixer, "CHANNELS", 16)
+    monkeypatch.setattr(partition, "POSITIONS", Sizes(least=40, large=60, most=600))
+    monkeypatch.setattr(partition, "CHANNELS", 16)
     return bool(request.param == "bfloat16")
 
 
@@ -75,7 +70,7 @@ def test_c_gives_what_operations_give(
 ) -> None:
     given = leaves(*shape)
     monkeypatch.setattr(mixer, "KEPT_BYTES", kept)
-    monkeypatch.setattr(mixer, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(partition, "BLOCK_BYTES", block_bytes)
     found = of_taps(given, rounds)
     in_operations(monkeypatch)
     expected = of_taps(given, rounds)

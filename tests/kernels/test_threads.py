@@ -10,8 +10,11 @@ from genome_lm.alphabet import A, T
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import dispatch
 from genome_lm.kernels.cpu import proof, stages, workers
-from genome_lm.kernels.cpu.mixer import POSITIONS, FilterWeights, MixerWeights, residual_mixer
+from genome_lm.kernels.cpu.long_filters import FilterWeights
+from genome_lm.kernels.cpu.mixer import residual_mixer
+from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp
+from genome_lm.kernels.cpu.partition import POSITIONS
 from genome_lm.kernels.cpu.pieces import Work, backward_stages, forward_stages, recomputed_stage
 from genome_lm.kernels.cpu.row_work import Taker
 from genome_lm.kernels.cpu.torch_private import thread_setters

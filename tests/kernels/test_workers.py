@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from genome_lm.kernels.cpu import mixer as cpu_mixer
 from genome_lm.kernels.cpu import mlp as cpu_mlp
-from genome_lm.kernels.cpu.mixer import FilterWeights
+from genome_lm.kernels.cpu.long_filters import FilterWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.cpu.torch_private import thread_setters
 from genome_lm.kernels.cpu.workers import Sizes, balance, own_threads, rows_of_piece, share, share_sum

@@ -23,7 +23,7 @@ from genome_lm.kernels.conv import spectra
 from genome_lm.kernels.conv.fft import ROWS, step_columns, step_sizes
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.long_fft import LongTransform, has_long_transforms
-from genome_lm.kernels.cpu.mixer import FFT_BYTES
+from genome_lm.kernels.cpu.partition import FFT_BYTES
 
 LENGTHS = [1_024, 4_096, 32_768, 160_000, 450_000, 1_000_000]
 POSITIONS = 1 << 22

@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from genome_lm.kernels.cpu.mixer import FFT_BYTES
+from genome_lm.kernels.cpu.partition import FFT_BYTES
 from genome_lm.kernels.cpu.torch_private import RealTransform, has_real_transforms
 
 VALUES = 1 << 20

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBack, is_dense
-from genome_lm.kernels.cpu.filters import Block
+from genome_lm.kernels.cpu.partition import Block
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
 from genome_lm.kernels.cpu.sub_blocks import at
 from genome_lm.kernels.cpu.taps import Blocks

@@ -8,17 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
-from genome_lm.kernels.cpu.filters import Block, Pieces
 from genome_lm.kernels.cpu.mixer_pieces import (
     GatesInC,
     OutwardInC,
-    Place,
     contiguous,
     is_float,
     rows_of,
     size_of,
     take_room,
 )
+from genome_lm.kernels.cpu.partition import Block, Pieces, Place
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
 from genome_lm.kernels.cpu.sub_blocks import at
 

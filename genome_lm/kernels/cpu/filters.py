@@ -5,10 +5,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-Block = tuple[int, int]
-"""Channels [start, stop)."""
-Pieces = list[Callable[[], None]]
-"""Pieces of work, which threads share."""
+from genome_lm.kernels.cpu.partition import Block, Pieces
 
 
 def _nothing(_block: Block, _room: Tensor) -> Pieces:

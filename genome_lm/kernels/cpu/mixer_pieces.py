@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
-from genome_lm.kernels.cpu.filters import Block
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
+from genome_lm.kernels.cpu.partition import Block, Place
 from genome_lm.kernels.cpu.stages import TAPS, View
 from genome_lm.kernels.cpu.sub_blocks import at, gemm_of, values_of
 from genome_lm.kernels.cpu.workspace import workspace
 
-Place = tuple[slice, slice]
-"""Sequences and positions: whole sequences, or a part of one."""
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 
 
@@ -73,8 +71,8 @@ class GatesInC:
     Args:
         library: The compiled stages.
         gemm: Address of the BLAS function for the operands of products.
-        normed: `mixer.Normed`, contiguous and in float32.
-        part: `mixer.BlockWeights`, in float32, or w_in as a `Bfloat16Weight`.
+        normed: `mixer_inputs.Normed`, contiguous and in float32.
+        part: `mixer_inputs.BlockWeights`, in float32, or w_in as a `Bfloat16Weight`.
     """
 
     def __init__(self, library: ctypes.CDLL, gemm: int, normed: Any, part: Any) -> None:
@@ -117,7 +115,7 @@ class OutwardInC:
     Args:
         library: The compiled stages.
         gemm: Address of the BLAS function for the operands of products.
-        weights: `mixer.MixerWeights`, b_out in float32, and w_out or as a `Bfloat16Weight`.
+        weights: `mixer_inputs.MixerWeights`, b_out in float32, and w_out or as a `Bfloat16Weight`.
     """
 
     def __init__(self, library: ctypes.CDLL, gemm: int, weights: Any) -> None:

@@ -9,10 +9,11 @@ from torch import Tensor
 from genome_lm.kernels.cpu import sub_blocks
 from genome_lm.kernels.cpu.block_pieces import BlocksInC
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
-from genome_lm.kernels.cpu.filters import Block
 from genome_lm.kernels.cpu.low_precision import of_channels
-from genome_lm.kernels.cpu.mixer import BlockWeights, MixerWeights, Normed, residual_mixer_reference
+from genome_lm.kernels.cpu.mixer import residual_mixer_reference
+from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Normed
 from genome_lm.kernels.cpu.mixer_pieces import BackInC, GatesInC, OutwardInC
+from genome_lm.kernels.cpu.partition import Block
 from genome_lm.kernels.cpu.products import for_training
 from genome_lm.kernels.cpu.stages import MOST_TAPS, gates_in
 from genome_lm.kernels.cpu.taps import Blocks, ExplicitFilters

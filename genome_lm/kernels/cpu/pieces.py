@@ -7,8 +7,8 @@ can use are told by its pieces: `workers.balance` says how evenly they fall to a
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from genome_lm.kernels.cpu.mixer import POSITIONS, block_channels, chunks, groups
 from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
+from genome_lm.kernels.cpu.partition import POSITIONS, block_channels, chunks, groups
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, runs
 from genome_lm.kernels.recomputed import rows_of_recomputed

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.attention.rotary import rotated, rotations
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
-from genome_lm.kernels.cpu.mixer import POSITIONS, chunks
+from genome_lm.kernels.cpu.partition import POSITIONS, chunks
 from genome_lm.kernels.cpu.products import add_linear, linear
 from genome_lm.kernels.cpu.stages import also_in_bfloat16, norm
 from genome_lm.kernels.cpu.workers import rows_of_piece, share

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.spectra import inverse_transform, transform
-from genome_lm.kernels.cpu.filters import Block, Convolutions, Pieces
+from genome_lm.kernels.cpu.filters import Convolutions
+from genome_lm.kernels.cpu.partition import Block, Pieces
 from genome_lm.kernels.cpu.stages import MOST_TAPS, filtered, filtered_backward
 
 BLOCK = 1_024

@@ -64,6 +64,11 @@ def share(
     return _hand_out(_Job(work, pieces), helpers)
 
 
+def share_calls(pieces: Iterable[Callable[[], None]], one_thread_each: bool = False) -> None:
+    """`share` of pieces that are calls themselves."""
+    share(lambda piece: piece(), pieces, one_thread_each)
+
+
 def share_sum(work: Callable[[_Piece], Sequence[Tensor]], pieces: Sequence[_Piece]) -> list[Tensor]:
     """The sums, tensor by tensor, of what `work` gives for each piece, by `share` with one thread each.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from genome_lm.kernels.cpu.mixer import MixerWeights
+from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.numerics import outside_autocast, products_dtype
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights

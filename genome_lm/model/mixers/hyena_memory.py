@@ -6,7 +6,7 @@ import torch
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import Backend, bins, most_sharing
-from genome_lm.kernels.cpu.mixer import block_channels, group_channels
+from genome_lm.kernels.cpu.partition import block_channels, group_channels
 from genome_lm.kernels.triton.costs import worthwhile
 from genome_lm.model.mixer import GpuBatch, Held, Units
 
