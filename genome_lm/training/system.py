@@ -2,13 +2,14 @@
 
 import math
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from genome_lm.alphabet import PAD
@@ -123,6 +124,10 @@ class TrainingSystem(LightningModule):
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             shard(self.model, self.trainer.strategy.device_mesh["data_parallel"])
 
+    @cached_property
+    def _weights(self) -> list[nn.Parameter]:
+        return list(self.model.parameters())
+
     def training_step(self, batch: StepBatch | GenomeLMError, _index: int) -> None:
         """One step of the optimiser; leaves its `result`.
 
@@ -131,7 +136,7 @@ class TrainingSystem(LightningModule):
         """
         if isinstance(batch, GenomeLMError):
             raise batch
-        torch.manual_seed(_seed(self.config.seed, batch.step, self.global_rank))
+        _seed_generators(_seed(self.config.seed, batch.step, self.global_rank), self.device)
         optimizers = self._optimizers()
         for optimizer in optimizers:
             set_learning_rates(optimizer, self.config, batch.step)
@@ -140,7 +145,7 @@ class TrainingSystem(LightningModule):
         if not np.isfinite(loss):
             raise GenomeLMError(self._not_finite(batch.step, loss))
         limit = self.norm_limit()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
         for optimizer in optimizers:
             optimizer.step()
         gradient = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
@@ -209,6 +214,13 @@ def _windows_of(micro_batch: MicroBatch, sources: Tensor, *arrays: Tensor) -> tu
     if first >= end:
         return *(torch.full_like(array[:1, :length], PAD) for array in arrays), torch.zeros_like(sources[:1])
     return *(array[first:end, :length] for array in arrays), sources[first:end]
+
+
+def _seed_generators(seed: int, device: torch.device) -> None:
+    if device.type == "cpu":  # torch.manual_seed formats the stack three times, for devices that may come
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _seed(*key: int) -> int:

@@ -149,7 +149,7 @@ def test_what_c_does_not_take_is_left_to_operations() -> None:
 @pytest.mark.skipif(not (has_mlp_in_c() and has_real_transforms()), reason="no compiler, or not MKL")
 def test_filters_of_many_taps_are_in_c_up_to_a_size() -> None:
     u = torch.randn(16, 1, 20_000)
-    found = [BlocksInC.of(0, torch.randn(16, taps), u) is not None for taps in (16, 17, 4_000, 9_000)]
+    found = [BlocksInC.of(torch.randn(16, taps), u) is not None for taps in (16, 17, 4_000, 9_000)]
     assert found == [False, True, False, False]
-    assert BlocksInC.of(0, torch.randn(16, 17).double(), u) is None
-    assert BlocksInC.of(0, torch.randn(16, 17), u[..., ::2]) is None
+    assert BlocksInC.of(torch.randn(16, 17).double(), u) is None
+    assert BlocksInC.of(torch.randn(16, 17), u[..., ::2]) is None

@@ -4,17 +4,16 @@ The plain form is in `genome_lm.kernels.cpu.taps`, whose blocks it takes. The FF
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBack, is_dense
-from genome_lm.kernels.cpu.partition import Block
+from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
-from genome_lm.kernels.cpu.sub_blocks import at
 from genome_lm.kernels.cpu.taps import Blocks
 from genome_lm.kernels.cpu.torch_private import RealTransform, has_real_transforms
 from genome_lm.kernels.cpu.workspace import workspace
@@ -43,21 +42,20 @@ class BlocksInC:
 
     Args:
         library: The compiled stages.
-        first: The block's first channel.
         kernel: Its filters, (C, K), dense along the taps and in float32.
         blocks: How sequences are cut.
         batch: Sequences.
     """
 
-    def __init__(self, library: ctypes.CDLL, first: int, kernel: Tensor, blocks: Blocks, batch: int) -> None:
-        self._library, self._first, self._size = library, first, batch * blocks.length
+    def __init__(self, library: ctypes.CDLL, kernel: Tensor, blocks: Blocks, batch: int) -> None:
+        self._library, self._size = library, batch * blocks.length
         self._held = kernel, *_transforms(blocks.points)
         there, back = self._held[1:]
         functions = there.function, back.function, there.handle, back.handle
         self._blocks = _Blocks(View.of(kernel), *functions, batch, blocks.length, blocks.step, blocks.points)
 
     @classmethod
-    def of(cls, first: int, kernel: Tensor, like: Tensor) -> "BlocksInC | None":
+    def of(cls, kernel: Tensor, like: Tensor) -> "BlocksInC | None":
         """For streams like a tensor of (C, B, L); None where it can't be."""
         library = stages.library()
         if library is None or kernel.shape[-1] <= MOST_TAPS or not (is_dense(kernel) and is_dense(like)):
@@ -65,33 +63,31 @@ class BlocksInC:
         blocks = Blocks.of(kernel, like)
         if blocks.points > MOST_POINTS or not has_real_transforms():
             return None
-        return cls(library, first, kernel, blocks, like.shape[1])
+        return cls(library, kernel, blocks, like.shape[1])
 
-    def gated(self, x0: Tensor, u: Tensor, skip: Tensor, y: Tensor) -> Callable[[Block], None]:
-        """What writes x0 · (h ∗ u + skip · u) of channels [start, stop) to y: all (C, B, L), but skip (C, 1, 1).
+    def gated(self, x0: Tensor, u: Tensor, skip: Tensor, y: Tensor, bounds: Sequence[int]) -> RowWork:
+        """What writes x0 · (h ∗ u + skip · u) to y in pieces of channels: all (C, B, L), but skip (C, 1, 1).
 
         The tensors must stay.
         """
         views = _Gated(*map(View.of, (x0, u, skip, y)))
-        return partial(self._forward, views)
+        return RowWork(self._library, self._library.blocks_gated, self._blocks, views, bounds, None, self)
 
     def back(
-        self, streams: tuple[Tensor, Tensor], weights: Sequence[Tensor], sums: Sequence[Tensor]
-    ) -> Callable[[Block], None] | None:
-        """What does channels [start, stop) of what `ExplicitBackInC` does, given the same; None where it can't be."""
+        self,
+        streams: tuple[Tensor, Tensor],
+        weights: Sequence[Tensor],
+        sums: Sequence[Tensor],
+        bounds: Sequence[int],
+    ) -> RowWork | None:
+        """What does what `ExplicitBackInC` does, given the same, in pieces of channels; None where it can't be."""
         if weights[2].shape[-1] != TAPS or not all(map(is_dense, (*streams, *weights, *sums))):
             return None
-        return partial(self._backward, ExplicitBack.of(streams, weights, sums))
+        back, function = ExplicitBack.of(streams, weights, sums), self._library.blocks_backward
+        return RowWork(self._library, function, self._blocks, back, bounds, self._take_room, self)
 
-    def _forward(self, views: _Gated, group: Block) -> None:
-        channels = (_SIZE(channel - self._first) for channel in group)
-        self._library.blocks_gated(ctypes.byref(self._blocks), ctypes.byref(views), *channels)
-
-    def _backward(self, back: ExplicitBack, group: Block) -> None:
-        room = workspace.take("mixer.gradients", (STREAMS * self._size,), torch.float32)
-        channels = (_SIZE(channel - self._first) for channel in group)
-        pointers = ctypes.byref(self._blocks), ctypes.byref(back)
-        self._library.blocks_backward(*pointers, *channels, at(room))
+    def _take_room(self) -> Tensor:
+        return workspace.take("mixer.gradients", (STREAMS * self._size,), torch.float32)
 
 
 @lru_cache(maxsize=8)

@@ -44,11 +44,12 @@ static void spectrum_with_before(const Blocks *blocks, const float *u, idx start
     spectrum_of(blocks, u + start - back, before - back, back + n, values);
 }
 
-/* Channels [first, stop) of those of the views. */
-void blocks_gated(const Blocks *blocks, const Gated *gated, idx first, idx stop)
+/* Channels [first, first + count) of those of the views. */
+void blocks_gated(const Blocks *blocks, const Gated *gated, idx first, idx count, void *room)
 {
+    (void)room;
     float of_taps[MOST_POINTS + 2], of_u[MOST_POINTS + 2], c[MOST_POINTS + 2];
-    for (idx channel = first; channel < stop; channel++) {
+    for (idx channel = first; channel < first + count; channel++) {
         const float skip = *row(gated->skip, 0, channel, 0);
         spectrum_of(blocks, row(blocks->kernel, 0, channel, 0), 0, blocks->kernel.length, of_taps);
         for (idx b = 0; b < blocks->sequences; b++)
@@ -106,14 +107,14 @@ static void channel_back(const Blocks *blocks, const float *kernel, View u, View
 }
 
 /* As explicit_backward, with room for 5 streams of a channel, (sequences * length) floats each. */
-void blocks_backward(const Blocks *blocks, const ExplicitBack *back, idx first, idx stop, float *room)
+void blocks_backward(const Blocks *blocks, const ExplicitBack *back, idx first, idx count, float *room)
 {
     const idx size = back->sequences * back->length;
     View streams[5];
     for (idx i = 0; i < 5; i++)
         streams[i] = (View){room + i * size, 0, 0, back->length, back->length};
     const View u = streams[0], dc = streams[1], c = streams[3], du = streams[4];
-    for (idx k = first; k < stop; k++) {
+    for (idx k = first; k < first + count; k++) {
         streams_inputs(back, k, k + 1, room);
         channel_back(blocks, row(back->kernel, 0, k, 0), u, dc, c, du, row(back->kernel_sums, 0, k, 0));
         streams_outputs(back, k, k + 1, c, du, room);

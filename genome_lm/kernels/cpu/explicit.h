@@ -9,12 +9,15 @@ typedef struct {
     idx count;
 } Explicit;
 
-/* out may be x. */
+/* out may be x. What stands before the first row of a piece, up to BACK + count - 1 rows of its sequence, is read from
+ * x, or from `before` where another thread may have written over it: `back` rows, of a single piece. */
 typedef struct {
     const float *x;
     float *out;
     View kept; /* as in Gates */
     idx length;
+    const float *before;
+    idx back;
 } Through;
 
 /* What a thread needs: room for z and norms as in mixer_gates, the last AHEAD values of u of each channel, and y. */
@@ -61,13 +64,13 @@ static void explicit_tile(const Explicit *block, float *z, float *carry, idx n, 
     carry_on(z, 3 * block->mixer->channels, n);
 }
 
-/* Rows [first, first + rows); `before` holds the `back` rows before them, within their sequence: up to BACK + count - 1,
- * which another thread may have written over where they were. */
-void explicit_forward(
-    const Explicit *block, const Through *through, const float *before, idx back, idx first, idx rows, float *room)
+/* Rows [first, first + rows). */
+void explicit_forward(const Explicit *block, const Through *through, idx first, idx rows, float *room)
 {
     const Mixer *mixer = block->mixer;
     const idx width = mixer->width, length = through->length;
+    const idx back = through->before ? through->back : least(first % length, BACK + block->count - 1);
+    const float *before = through->before ? through->before : through->x + (first - back) * width;
     float *z = room + AHEAD, *normed = room + 3 * width * Z_STEP, *carry = room + mixer_room(mixer);
     float *y = carry + width * AHEAD;
     begin_piece(mixer, 0, 0, z, normed);
@@ -207,10 +210,11 @@ static void explicit_back_row(const ExplicitBack *back, idx channel, idx sequenc
     }
 }
 
-/* Channels [first, stop) of those of the views. */
-void explicit_backward(const ExplicitBack *back, idx first, idx stop)
+/* Channels [first, first + count) of those of the views. */
+void explicit_backward(const ExplicitBack *back, const void *none, idx first, idx count, void *room)
 {
-    for (idx c = first; c < stop; c++) {
+    (void)none, (void)room;
+    for (idx c = first; c < first + count; c++) {
         Totals totals;
         memset(&totals, 0, sizeof totals);
         for (idx b = 0; b < back->sequences; b++)

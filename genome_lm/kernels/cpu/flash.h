@@ -149,13 +149,36 @@ static inline float shares(
     return before;
 }
 
-/* `start` is the number of keys before the first query. */
-void flash_forward(View q, View k, View v, View y, View most, View total, float start, View room, Shape shape)
+/* All sequences: a view's streams are sequences, its channels heads, and its sequences positions. The last four are of
+ * the way back, where `most` has the logarithms of the denominators. */
+typedef struct {
+    View q, k, v, y, most, total;
+    View grad, dq, dk, dv;
+    idx heads, length, channels;
+    idx queries; /* of a piece of the forward pass: a sequence has as many pieces as it takes */
+} Flash;
+
+/* A sequence from position `start` on: bfloat16 channels, or sums of a head, of which there is one for each position. */
+static inline View halves_from(View v, idx sequence, idx start)
 {
-    const idx channels = shape.length, width = padded(channels, STEP), queries = shape.sequences, before = (idx)start;
+    v.data = (float *)((uint16_t *)v.data + sequence * v.stream + start * v.sequence);
+    return v;
+}
+
+static inline View floats_from(View v, idx sequence, idx start)
+{
+    v.data += sequence * v.stream + start;
+    return v;
+}
+
+/* `before` is the number of keys before the first query. */
+static void flash_queries(
+    View q, View k, View v, View y, View most, View total, idx before, float *room, Shape shape)
+{
+    const idx channels = shape.length, width = padded(channels, STEP), queries = shape.sequences;
     const idx keys = before + queries, all = padded(keys, SIDE), step = ACROSS + STEP;
     const float scale = 1.44269504f / __builtin_sqrtf((float)channels);
-    uint32_t *of_keys = (uint32_t *)room.data, *of_values = of_keys + all / 2 * width;
+    uint32_t *of_keys = (uint32_t *)room, *of_values = of_keys + all / 2 * width;
     float *scores = (float *)(of_values + all / 2 * width), *sums = scores + SIDE * step;
     uint16_t *rounded = (uint16_t *)(sums + SIDE * width), *block = rounded + SIDE * step;
     const TileShapes tiles = begin_tiles();
@@ -193,6 +216,20 @@ void flash_forward(View q, View k, View v, View y, View most, View total, float 
         }
     }
     end_tiles(&tiles);
+}
+
+/* Pieces of the forward pass. */
+void flash_forward(const Flash *flash, const void *none, idx first, idx pieces, float *room)
+{
+    const idx parts = parts_of(flash->length, flash->queries);
+    (void)none;
+    for (idx piece = first; piece < first + pieces; piece++) {
+        const idx b = piece / parts, start = piece % parts * flash->queries;
+        const Shape shape = {flash->heads, least(flash->queries, flash->length - start), flash->channels};
+        flash_queries(halves_from(flash->q, b, start), halves_from(flash->k, b, 0), halves_from(flash->v, b, 0),
+            halves_from(flash->y, b, start), floats_from(flash->most, b, start), floats_from(flash->total, b, start),
+            start, room, shape);
+    }
 }
 
 /* The transpose as a left operand: a row per channel. */
@@ -253,14 +290,14 @@ static void put_scaled(float *x, idx n, float scale, uint16_t *out)
 }
 
 /* `logs` are those of the sums, of base 2, as `most` and `total` of flash_forward give them. */
-void flash_backward(View q, View k, View v, View y, View grad, View logs, View dq, View dk, View dv, View room,
-    Shape shape)
+static void flash_sequence_back(
+    View q, View k, View v, View y, View grad, View logs, View dq, View dk, View dv, float *room, Shape shape)
 {
     const idx channels = shape.length, width = padded(channels, STEP), n = shape.sequences, all = padded(n, SIDE);
     const idx words = all / 2 * width, step = ALONG + STEP, columns = all + STEP, of_position = width / 2 * PANEL;
     const idx of_channel = all / 2 * PANEL, of_block = SIDE / 2 * PANEL;
     const float root = 1.0f / __builtin_sqrtf((float)channels), scale = 1.44269504f * root;
-    uint32_t *q_columns = (uint32_t *)room.data, *grad_columns = q_columns + words, *q_rows = grad_columns + words;
+    uint32_t *q_columns = (uint32_t *)room, *grad_columns = q_columns + words, *q_rows = grad_columns + words;
     uint32_t *grad_rows = q_rows + words, *block_grads = grad_rows + words;
     float *scores = (float *)(block_grads + ALONG / PANEL * of_block), *products = scores + SIDE * step;
     float *of_keys = products + SIDE * step, *of_values = of_keys + SIDE * width, *of_queries = of_values + SIDE * width;
@@ -318,5 +355,16 @@ void flash_backward(View q, View k, View v, View y, View grad, View logs, View d
         }
     }
     end_tiles(&tiles);
+}
+
+/* Sequences on the way back. */
+void flash_backward(const Flash *flash, const void *none, idx first, idx sequences, float *room)
+{
+    const Shape shape = {flash->heads, flash->length, flash->channels};
+    (void)none;
+    for (idx b = first; b < first + sequences; b++)
+        flash_sequence_back(halves_from(flash->q, b, 0), halves_from(flash->k, b, 0), halves_from(flash->v, b, 0),
+            halves_from(flash->y, b, 0), halves_from(flash->grad, b, 0), floats_from(flash->most, b, 0),
+            halves_from(flash->dq, b, 0), halves_from(flash->dk, b, 0), halves_from(flash->dv, b, 0), room, shape);
 }
 #endif

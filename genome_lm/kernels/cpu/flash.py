@@ -6,6 +6,7 @@ PyTorch's operation is the reference; it takes up to twice the time forward, and
 """
 
 import ctypes
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.mlp_amx import library_with_tiles
-from genome_lm.kernels.cpu.workers import share
+from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.workspace import workspace
 from genome_lm.kernels.numerics import outside_autocast
 
@@ -66,17 +67,8 @@ def forward(library: ctypes.CDLL, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tens
     batch, heads, length, channels = q.shape
     y = torch.empty(batch, length, heads, channels, dtype=q.dtype).transpose(1, 2)
     most, total = torch.empty(2, batch, heads, length)
-
-    def attend(piece: tuple[int, int]) -> None:
-        number, start = piece
-        stop = min(start + QUERIES, length)
-        of_queries = (x[number, :, start:stop] for x in (q, y, most, total))
-        queries, out, *sums = of_queries
-        keys, values = (x[number, :, :stop] for x in (k, v))
-        room = _room(library, stop, channels)
-        stages.in_c(library, "flash_forward", [queries, keys, values, out, *sums, float(start), room])
-
-    share(attend, [(number, start) for number in range(batch) for start in range(0, length, QUERIES)], True)
+    flash = _Flash.of(q, k, v, y, most[:, :, None], total[:, :, None])
+    _work(library, library.flash_forward, flash, batch * -(-length // QUERIES)).share()
     return y, most.add_(total.log2_())
 
 
@@ -85,16 +77,29 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """The gradients of q, k and v by a library, with what `forward` gave and the gradient of y."""
     grads = tuple(torch.empty(q.shape, dtype=q.dtype) for _ in range(3))
-
-    def back(number: int) -> None:
-        here = [x[number] for x in (q, k, v, y, grad, logs, *grads)]
-        stages.in_c(library, "flash_backward", [*here, _room(library, *q.shape[2:])])
-
-    share(back, range(len(q)), True)
+    flash = _Flash.of(q, k, v, y, logs[:, :, None], None, grad, *grads)
+    _work(library, library.flash_backward, flash, len(q)).share()
     return grads
 
 
-def _room(library: ctypes.CDLL, keys: int, channels: int) -> Tensor:
+class _Flash(ctypes.Structure):
+    _fields_ = [
+        *((name, stages.View) for name in ("q", "k", "v", "y", "most", "total", "grad", "dq", "dk", "dv")),
+        *((name, ctypes.c_ssize_t) for name in ("heads", "length", "channels", "queries")),
+    ]
+
+    @classmethod
+    def of(cls, *tensors: Tensor | None) -> "_Flash":
+        flash = cls(*map(stages.View.of, tensors))
+        assert tensors[0] is not None
+        _, flash.heads, flash.length, flash.channels = tensors[0].shape
+        flash.queries = QUERIES
+        return flash
+
+
+def _work(library: ctypes.CDLL, function: Any, flash: _Flash, pieces: int) -> RowWork:
     size = library.flash_room
     size.restype = ctypes.c_ssize_t
-    return workspace.take("flash.room", (size(ctypes.c_ssize_t(keys), ctypes.c_ssize_t(channels)),), torch.float32)
+    floats: int = size(ctypes.c_ssize_t(flash.length), ctypes.c_ssize_t(flash.channels))
+    take = partial(workspace.take, "flash.room", (floats,), torch.float32)
+    return RowWork(library, function, flash, flash, range(pieces + 1), take, None)

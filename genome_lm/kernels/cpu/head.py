@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.cpu import stages
-from genome_lm.kernels.cpu.row_work import RowWork, bounds_of
+from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.sub_blocks import at, fits
-from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece
+from genome_lm.kernels.cpu.workers import Sizes, bounds_of, rows_of_piece
 from genome_lm.kernels.cpu.workspace import workspace
 from genome_lm.kernels.numerics import outside_autocast
 
@@ -73,7 +73,7 @@ class HeadInC:
 
     def _work(self, function: Any, rows: _HeadRows, count: int) -> RowWork:
         bounds = bounds_of(count, rows_of_piece(count, POSITIONS))
-        return RowWork(self._library, function, self._head, rows, bounds, self._take_room)
+        return RowWork(self._library, function, self._head, rows, bounds, self._take_room, self)
 
     def _take_room(self) -> Tensor:
         return workspace.take("head.room", (self._room,), torch.float32)

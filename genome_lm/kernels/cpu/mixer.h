@@ -184,11 +184,17 @@ typedef struct {
     int adds;
 } Back;
 
-/* Sums of the weights' gradients; the last three with grad_x alone. */
+/* Sums of the weights' gradients, in one array; the first three, which begin as zeros, are there with grad_x alone. */
 typedef struct {
-    float *w_in, *w_out; /* (3 channels, width), (width, channels) */
     float *norm_weight, *norm_bias, *b_out;
+    float *w_in, *w_out; /* (3 channels, width), (width, channels) */
 } MixerSums;
+
+static inline MixerSums mixer_sums(float *sums, idx width, idx channels, int of_norm)
+{
+    float *w_in = sums + (of_norm ? 3 * width : 0);
+    return (MixerSums){sums, sums + width, sums + 2 * width, w_in, w_in + 3 * channels * width};
+}
 
 /* Floats of the room that a thread needs. */
 idx mixer_back_room(const Mixer *mixer)
@@ -209,12 +215,12 @@ static inline const void *columns(View v, idx channels, idx start, idx n, uint16
     return room;
 }
 
-/* Rows [first, first + rows). The gradients of the weights are added to the sums, but where it is the first piece
- * those of w_in and w_out are written. */
-void mixer_back(
-    const Mixer *mixer, const Back *back, const MixerSums *sums, int begins, idx first, idx rows, float *room)
+/* Rows [first, first + rows). The gradients of the weights are added to the sums, or where a piece begins them, those
+ * of w_in and w_out are written. */
+void mixer_back(const Mixer *mixer, const Back *back, float *totals, int begins, idx first, idx rows, float *room)
 {
     const idx width = mixer->width, channels = mixer->channels;
+    const MixerSums sums = mixer_sums(totals, width, channels, back->grad_x != 0);
     const int halved = mixer->halved;
     float *normed = room, *through = normed + TILE_ROWS * width;
     uint16_t *rounded = (uint16_t *)(through + TILE_ROWS * width), *rounded_grad = rounded + TILE_ROWS * width;
@@ -232,15 +238,15 @@ void mixer_back(
         const void *dz = columns(back->dz, 3 * channels, start, n, rounded_z, halved, &z_step);
         const void *y = columns(back->y, channels, start, n, rounded_y, halved, &y_step);
         mixer->gemm(ROW_MAJOR, AS_IT_IS, AS_IT_IS, 3 * channels, width, n, 1.0f, dz, z_step, norms, width, beta,
-            sums->w_in, width);
+            sums.w_in, width);
         mixer->gemm(ROW_MAJOR, TRANSPOSED, TRANSPOSED, width, channels, n, 1.0f, grad, width, y, y_step, beta,
-            sums->w_out, channels);
+            sums.w_out, channels);
         mixer->gemm(ROW_MAJOR, TRANSPOSED, AS_IT_IS, n, width, 3 * channels, 1.0f, dz, z_step, mixer->w_in, width,
             back->adds ? 1.0f : 0.0f, inside, width);
         if (back->grad_x)
             norm_backward(rows_at(x, width), rows_at(inside, width), rows_at(direct, width),
                 rows_at(mixer->norm_weight, width), mixer->eps, rows_at(back->grad_x + start * width, width),
-                rows_at(sums->norm_weight, width), rows_at(sums->norm_bias, width), rows_at(sums->b_out, width),
+                rows_at(sums.norm_weight, width), rows_at(sums.norm_bias, width), rows_at(sums.b_out, width),
                 (Shape){n, 1, width});
     }
 }

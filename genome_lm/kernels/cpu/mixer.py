@@ -42,10 +42,12 @@ from genome_lm.kernels.cpu.partition import (
     Pieces,
     Place,
     blocks_of,
+    chunk_bounds,
     chunks,
     column_pieces,
+    group_bounds,
     groups,
-    position_ranges,
+    position_bounds,
     row_pieces,
 )
 from genome_lm.kernels.cpu.products import for_training
@@ -180,8 +182,7 @@ def _forward(
         # The filters take the place of the block's results, group by group.
         others = convolutions.pieces(block, y[slice(*block), 0])
         x0, u = _gated_input(normed, part, kept_z, others)
-        convolve = _gated_result(block, (x0, u), y, weights, convolutions, around)
-        share(convolve, groups(block, batch, length, x.itemsize))
+        _write_gated(block, (x0, u), y, weights, convolutions, around)
     _project_out(x, y, weights, out)
 
 
@@ -203,7 +204,7 @@ def _forward_in_c(
     z = None if kept is None else workspace.lend_rows((3 * x.shape[-1], *x.shape[:-1]), x.dtype)
     if kept is not None and z is not None:
         kept[blocks[0]] = z
-    share_calls(in_c.pieces(x, out, z, chunks(*x.shape[:-1])), one_thread_each=True)
+    share_calls(in_c.pieces(x, out, z, chunk_bounds(*x.shape[:-1])), one_thread_each=True)
     return True
 
 
@@ -219,8 +220,8 @@ def _gated_input(normed: Normed, part: BlockWeights, kept_z: Tensor | None, othe
     )
     in_c = GatesInC.of(normed, part)
     if in_c is not None:
-        write = in_c.into(x0, u, None if kept_z is None else kept_z.flatten(0, 1))
-        share_calls([*others, *(partial(write, place) for place in chunks(batch, length))], one_thread_each=True)
+        work = in_c.into(x0, u, None if kept_z is None else kept_z.flatten(0, 1), chunk_bounds(batch, length))
+        share_calls([*others, *work.takers()], one_thread_each=True)
         return x0, u
     last = part.taps.shape[-1] - 1
 
@@ -236,21 +237,23 @@ def _gated_input(normed: Normed, part: BlockWeights, kept_z: Tensor | None, othe
     return x0, u
 
 
-def _gated_result(
+def _write_gated(
     block: Block,
     streams: tuple[Tensor, Tensor],
     y: Tensor,
     weights: MixerWeights,
     convolutions: Convolutions,
     around: Around | None,
-) -> Callable[[Block], None]:
-    """What writes x0 · (c + skip · u) of a group of a block's channels to y, (D, B, L); x0 and u are the block's."""
+) -> None:
+    """Write x0 · (c + skip · u) of a block's channels to y, (D, B, L); x0 and u are the block's."""
     x0, u = streams
+    shape = *u.shape[1:], u.itemsize
     if around is None and convolutions.taps is not None:
         of_block = slice(*block)
-        in_c = BlocksInC.of(block[0], convolutions.taps[of_block], u)
+        in_c = BlocksInC.of(convolutions.taps[of_block], u)
         if in_c is not None:
-            return in_c.gated(x0, u, weights.skip[of_block, None, None], y[of_block])
+            in_c.gated(x0, u, weights.skip[of_block, None, None], y[of_block], group_bounds(len(u), *shape)).share()
+            return
 
     def convolve(group: Block) -> None:
         start, stop = group
@@ -262,7 +265,7 @@ def _gated_result(
             with_skip = partial(_with_skip, plain, skip)
             torch.mul(x0[here], around(start, stop, u[here], with_skip), out=y[start:stop])
 
-    return convolve
+    share(convolve, groups(block, *shape))
 
 
 def _with_skip(convolve: Callable[[Tensor], Tensor], skip: Tensor, u: Tensor) -> Tensor:
@@ -273,9 +276,7 @@ def _project_out(x: Tensor, y: Tensor, weights: MixerWeights, out: Tensor) -> No
     """Write x + out_proj(y) to `out`: x and out (B, L, D), y (D, B, L)."""
     in_c = OutwardInC.of(x, weights)
     if in_c is not None:
-        rows = x.shape[0] * x.shape[1]
-        pieces = position_ranges(rows)
-        share(in_c.into(x, y, out), pieces, one_thread_each=True)
+        in_c.into(x, y, out, position_bounds(x.shape[0] * x.shape[1])).share()
         return
 
     def project(piece: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -5,7 +5,7 @@ A block's in-projection was kept, or is computed again. Its gradient is written 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,18 +19,19 @@ from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Norme
 from genome_lm.kernels.cpu.mixer_pieces import BackInC, GatesInC, OutwardInC
 from genome_lm.kernels.cpu.partition import (
     Block,
-    Pieces,
     Place,
     blocks_of,
+    chunk_bounds,
     chunks,
     column_pieces,
+    group_bounds,
     groups,
-    position_ranges,
+    position_bounds,
     row_pieces,
 )
 from genome_lm.kernels.cpu.products import operand, weight_gradient, write_gradient, write_gradient_channels
 from genome_lm.kernels.cpu.stages import conv_inputs, gate_backward, norm_backward, streams_backward
-from genome_lm.kernels.cpu.workers import runs, share, share_calls, share_sum
+from genome_lm.kernels.cpu.workers import runs, share, share_calls, share_sum, sum_calls
 from genome_lm.kernels.cpu.workspace import workspace
 
 LONG_BYTES = 128 << 20
@@ -86,7 +87,7 @@ def _projected(normed: Normed, part: BlockWeights, in_c: GatesInC | None) -> Ten
     batch, length, _ = normed.x.shape
     z = workspace.lend_rows((len(part.w_in), batch, length), normed.x.dtype)
     if in_c is not None:
-        share(in_c.into(None, None, z), chunks(batch, length), one_thread_each=True)
+        in_c.into(None, None, z, chunk_bounds(batch, length)).share()
         return z
 
     def project(place: Place) -> None:
@@ -118,23 +119,20 @@ class _BlockStep(NamedTuple):
         y = workspace.take_rows("mixer.x0", (self.block[1] - self.block[0], batch, length), self.z.dtype)
         # First the gradient of y; a group's y takes its place.
         share_calls([*self.convolutions.pieces(), *self._gradient_pieces(y)], one_thread_each=True)
-        in_c = self._convolutions_in_c(y)
-        convolve = partial(self._convolve, y=y) if in_c is None else in_c
-        share(convolve, groups(self.block, batch, length, self.z.itemsize), one_thread_each=True)
+        self._convolve_groups(y)
         return y
 
-    def _gradient_pieces(self, dy: Tensor) -> Pieces:
+    def _gradient_pieces(self, dy: Tensor) -> Sequence[Callable[[], None]]:
         """What writes the gradient of y."""
         in_c, rows = OutwardInC.of(self.grad, self.weights), self.grad.shape[0] * self.grad.shape[1]
         if in_c is not None:
-            write = in_c.back_into(self.grad, self.block, dy)
-            return [partial(write, piece) for piece in position_ranges(rows)]
+            return in_c.back_into(self.grad, self.block, dy, position_bounds(rows)).takers()
         w_out = _out_of_block(self.weights.w_out, self.block)
         pieces = zip(row_pieces(self.grad), column_pieces(dy), strict=True)
         return [partial(write_gradient_channels, w_out, *piece) for piece in pieces]
 
-    def _convolutions_in_c(self, y: Tensor) -> Callable[[Block], None] | None:
-        """`_convolve` in C, if it can be."""
+    def _convolve_groups(self, y: Tensor) -> None:
+        """`_convolve` all groups of channels, in C if it can be."""
         of_block, streams, first = slice(*self.block), (self.z.unflatten(0, (3, -1)), y), self.block[0]
         weights = self.weights.skip[of_block, None, None], self.part.taps, self.part.tap_bias
         dtaps, dtap_bias, db_in = (
@@ -142,14 +140,20 @@ class _BlockStep(NamedTuple):
         )
         dskip = self.sums.skip[of_block, None, None]
         sums = dskip, dtaps, dtap_bias[..., None, None], db_in[..., None, None]
+        shape = *y.shape[1:], y.itemsize
         if self.convolutions.explicit is None:
-            in_c = StreamsBackInC.of(first, streams, weights, sums)
-            return None if in_c is None else partial(self._convolve_between, in_c, y)
-        kernel, grad_kernel = self.convolutions.explicit
-        blocks = BlocksInC.of(first, kernel, y)
-        if blocks is not None:
-            return blocks.back(streams, (kernel, *weights), (grad_kernel, *sums))
-        return ExplicitBackInC.of(first, streams, (kernel, *weights), (grad_kernel, *sums))
+            between = StreamsBackInC.of(first, streams, weights, sums)
+        else:
+            between, (kernel, grad_kernel) = None, self.convolutions.explicit
+            given = streams, (kernel, *weights), (grad_kernel, *sums)
+            bounds, many = group_bounds(len(y), *shape), BlocksInC.of(kernel, y)
+            few = ExplicitBackInC.of(*given) if many is None else None
+            work = few.work(bounds) if few is not None else many.back(*given, bounds) if many is not None else None
+            if work is not None:
+                work.share()
+                return
+        convolve = self._convolve if between is None else partial(self._convolve_between, between)
+        share(partial(convolve, y), groups(self.block, *shape), one_thread_each=True)
 
     def _convolve_between(self, in_c: StreamsBackInC, y: Tensor, group: Block) -> None:
         """`_convolve` where what stands before and behind the convolutions is a call of C each."""
@@ -157,7 +161,7 @@ class _BlockStep(NamedTuple):
         in_c.inputs(group, room)
         in_c.outputs(group, *self.convolutions.through(group, room[0], room[1]), room)
 
-    def _convolve(self, group: Block, y: Tensor) -> None:
+    def _convolve(self, y: Tensor, group: Block) -> None:
         """A group of channels: y takes the place of its gradient, and the gradient of z that of z."""
         here = slice(*(channel - self.block[0] for channel in group))
         skip = self.weights.skip[slice(*group), None, None]
@@ -177,7 +181,7 @@ class _BlockStep(NamedTuple):
     def to_input(self, gates: GatesInC, grad_x: Tensor, y: Tensor) -> None:
         """As `through_projection`, and on through the norm, for a block of all channels."""
         back = BackInC(gates, self.grad, self.z, y, grad_x, to_input=True)
-        of_norm = self._project_back(back.no_sums, back)
+        of_norm = self._end_in_c(back)
         for total, value in zip((self.sums.norm_weight, self.sums.norm_bias, self.sums.b_out), of_norm, strict=True):
             total.copy_(value)
 
@@ -185,16 +189,10 @@ class _BlockStep(NamedTuple):
         """Add to the gradient of the norm, (B, L, D), write those of both projections, and conclude the filters'."""
         adds = self.block[0] > 0
         if gates is not None:
-            back = BackInC(gates, self.grad, self.z, y, grad_normed, adds=adds)
-            self._project_back(back.no_sums, back)
+            self._end_in_c(BackInC(gates, self.grad, self.z, y, grad_normed, adds=adds))
             return
 
-        def no_sums() -> tuple[Tensor, Tensor]:
-            width = self.grad.shape[-1]
-            return self.grad.new_empty(len(self.z), width), self.grad.new_empty(width, len(y))
-
-        def project(place: Place, sums: tuple[Tensor, Tensor], first: bool) -> None:
-            w_in, w_out = sums
+        def project(place: Place, w_in: Tensor, w_out: Tensor, first: bool) -> None:
             dz = operand(self.z[:, *place].flatten(1).T, self.part.w_in)
             weight_gradient(w_in, dz, normed.operand(*place, self.part.w_in), add=not first)
             write_gradient(dz, self.part.w_in, grad_normed[place].flatten(0, 1), add=adds)
@@ -202,37 +200,44 @@ class _BlockStep(NamedTuple):
             out, gated = (operand(rows, self.weights.w_out) for rows in (out, gated))
             weight_gradient(w_out, out, gated, add=not first)
 
-        self._project_back(no_sums, project)
-
-    def _project_back(
-        self, no_sums: Callable[[], Sequence[Tensor]], project: Callable[[Place, Any, bool], None]
-    ) -> Sequence[Tensor]:
-        """Let `project` do all places, and write the sums of the projections and the filters.
-
-        Args:
-            no_sums: Makes what the first place of a run writes; w_in, (3C, D), and w_out, (D, C), come first.
-            project: Given a place, the sums of its run, and whether it is the first one.
-
-        Returns:
-            What other sums there are.
-        """
-
         def run(places: Sequence[Place]) -> tuple[Tensor, ...]:
-            of_filters, sums = self.convolutions.no_sums(), no_sums()
+            width = self.grad.shape[-1]
+            w_in, w_out = self.grad.new_empty(len(self.z), width), self.grad.new_empty(width, len(y))
             for number, place in enumerate(places):
-                project(place, sums, number == 0)
-                sequences, positions = place
-                if sequences.start == 0:  # the filters are those of all sequences
-                    self.convolutions.end_positions(positions, of_filters)
-            return of_filters, *sums
+                project(place, w_in, w_out, number == 0)
+            return w_in, w_out, self._end_filters(places)
 
+        w_in, w_out, of_filters = share_sum(run, self._runs())
+        self._take_sums(w_in, w_out, of_filters)
+
+    def _end_in_c(self, back: BackInC) -> Sequence[Tensor]:
+        """Let `back` do all rows, conclude the filters, and give what other sums there are."""
         batch, length, _ = self.grad.shape
-        of_filters, w_in, w_out, *others = share_sum(run, runs([*chunks(batch, length)]))
+        is_done = self.convolutions.explicit is not None
+        of_first = [] if is_done else [run for run in self._runs() if any(place[0].start == 0 for place in run)]
+        calls, total = sum_calls(lambda run: [self._end_filters(run)], of_first)
+        w_in, w_out, *others = back.sums(chunk_bounds(batch, length), calls)
+        self._take_sums(w_in, w_out, self.convolutions.no_sums() if is_done else total()[0])
+        return others
+
+    def _runs(self) -> list[Sequence[Place]]:
+        batch, length, _ = self.grad.shape
+        return runs([*chunks(batch, length)])
+
+    def _end_filters(self, places: Sequence[Place]) -> Tensor:
+        """Conclude the filters of these places, and give the sums over them."""
+        of_filters = self.convolutions.no_sums()
+        for sequences, positions in places:
+            if sequences.start == 0:  # the filters are those of all sequences
+                self.convolutions.end_positions(positions, of_filters)
+        return of_filters
+
+    def _take_sums(self, w_in: Tensor, w_out: Tensor, of_filters: Tensor) -> None:
+        """Write the sums over all positions: w_in, (3C, D), w_out, (D, C), and those of the filters."""
         self.convolutions.end_block(of_filters)
         rows = of_channels(self.sums.w_in, *self.block)
         rows.copy_(w_in.view(rows.shape))
         self.sums.w_out[:, slice(*self.block)] = w_out
-        return others
 
 
 def _out_of_block(w_out: Tensor | TrainingWeight, block: Block) -> Tensor | TrainingWeight:

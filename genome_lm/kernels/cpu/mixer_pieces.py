@@ -1,4 +1,4 @@
-"""Pieces of the Hyena sub-block, each in one call of C: see mixer.h.
+"""The Hyena sub-block in pieces of C: see mixer.h.
 
 As in `genome_lm.kernels.cpu.sub_blocks`, the form in operations of PyTorch is the reference, and stays where there is
 no compiler or no BLAS to call.
@@ -6,6 +6,7 @@ no compiler or no BLAS to call.
 
 import ctypes
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
-from genome_lm.kernels.cpu.partition import Block, Place
+from genome_lm.kernels.cpu.partition import Block
+from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.stages import TAPS, View
 from genome_lm.kernels.cpu.sub_blocks import at, gemm_of, values_of
 from genome_lm.kernels.cpu.workspace import workspace
@@ -61,10 +63,6 @@ class _Back(ctypes.Structure):
     ]  # fmt: skip
 
 
-class _MixerSums(ctypes.Structure):
-    _fields_ = [(name, _POINTER) for name in ("w_in", "w_out", "norm_weight", "norm_bias", "b_out")]
-
-
 class GatesInC:
     """From x to x0 and u of a block of channels, and z; threads may use it at the same time.
 
@@ -92,21 +90,15 @@ class GatesInC:
         callee = callee_of(part.w_in, given)
         return None if callee is None else cls(*callee, normed, part)
 
-    def into(self, x0: Tensor | None, u: Tensor | None, z: Tensor | None) -> Callable[[Place], None]:
-        """What writes x0 and u, (C, B, L), and z, (3C, B, L), of a place, unless they are None.
+    def into(self, x0: Tensor | None, u: Tensor | None, z: Tensor | None, bounds: Sequence[int]) -> RowWork:
+        """What writes x0 and u, (C, B, L), and z, (3C, B, L), unless they are None, in pieces of rows of x.
 
         The tensors must stay.
         """
         views = (View.of(None if each is None else each.flatten(1)) for each in (x0, u, z))
-        length = self.x.shape[1]
-        gates = _Gates(at(self.x), *views, length)
-
-        def write(place: Place) -> None:
-            room = take_room(self._room)  # held here as long as the call lasts
-            rows = map(_SIZE, rows_of(place, length))
-            self.library.mixer_gates(ctypes.byref(self.weights), ctypes.byref(gates), *rows, at(room))
-
-        return write
+        gates = _Gates(at(self.x), *views, self.x.shape[1])
+        take = partial(take_room, self._room)
+        return RowWork(self.library, self.library.mixer_gates, self.weights, gates, bounds, take, self)
 
 
 class OutwardInC:
@@ -130,31 +122,24 @@ class OutwardInC:
         callee = callee_of(weights.w_out, (x, weights.b_out)) if x.is_contiguous() else None
         return None if callee is None else cls(*callee, weights)
 
-    def into(self, x: Tensor, y: Tensor, out: Tensor) -> Callable[[tuple[int, int]], None]:
-        """What writes x + out_proj(y) of rows [start, stop) of x to `out`, which may be x; y (D, B, L).
+    def into(self, x: Tensor, y: Tensor, out: Tensor, bounds: Sequence[int]) -> RowWork:
+        """What writes x + out_proj(y) to `out`, which may be x, in pieces of rows of x; y (D, B, L).
 
         The tensors must stay.
         """
-        joined = _Joined(at(x), View.of(y.flatten(1)), at(out))
-        return self._on_rows(self._library.mixer_out, joined)
+        return self._work(self._library.mixer_out, _Joined(at(x), View.of(y.flatten(1)), at(out)), bounds)
 
-    def back_into(self, grad: Tensor, block: Block, dy: Tensor) -> Callable[[tuple[int, int]], None]:
-        """What writes the gradient of y, (C, B, L), of a block for that of the result, `grad`, of rows [start, stop).
+    def back_into(self, grad: Tensor, block: Block, dy: Tensor, bounds: Sequence[int]) -> RowWork:
+        """What writes the gradient of y, (C, B, L), of a block for that of the result, `grad`, in pieces of rows.
 
         `grad` is contiguous, in float32. The tensors must stay.
         """
         start, stop = block
-        return self._on_rows(
-            self._library.mixer_out_back, _Joined(at(grad), View.of(dy.flatten(1)), None, start, stop - start)
-        )
+        joined = _Joined(at(grad), View.of(dy.flatten(1)), None, start, stop - start)
+        return self._work(self._library.mixer_out_back, joined, bounds)
 
-    def _on_rows(self, function: Any, joined: _Joined) -> Callable[[tuple[int, int]], None]:
-        def write(rows: tuple[int, int]) -> None:
-            room, (start, stop) = take_room(self._room), rows
-            sizes = _SIZE(start), _SIZE(stop - start)
-            function(ctypes.byref(self.weights), ctypes.byref(joined), *sizes, at(room))
-
-        return write
+    def _work(self, function: Any, joined: _Joined, bounds: Sequence[int]) -> RowWork:
+        return RowWork(self._library, function, self.weights, joined, bounds, partial(take_room, self._room), self)
 
 
 class BackInC:
@@ -189,29 +174,19 @@ class BackInC:
         self._shape, self._to_input = (len(dz), len(y), grad.shape[-1]), to_input
         self._room = size_of(gates.library.mixer_back_room, gates.weights)
 
-    def no_sums(self) -> list[Tensor]:
-        """For sums over some places: zeros, or for the first two what the first place writes.
+    def sums(self, bounds: Sequence[int], others: Sequence[Callable[[], None]] = ()) -> Sequence[Tensor]:
+        """Do all rows of x in pieces, and give the gradients of w_in, (3C, D), and w_out, (D, C).
 
-        They are of the gradients of w_in, (3C, D), w_out, (D, C), and up to x of the norm's weight and bias and of
-        b_out, (D,).
+        Behind them, with `to_input`, are those of the norm's weight and bias and of b_out, (D,). Threads share the
+        other work together with the pieces.
         """
+        gates = self._held[0]
+        take, function = partial(take_room, self._room), gates.library.mixer_back
+        work = RowWork(gates.library, function, gates.weights, self._back, bounds, take, self)
         streams, channels, width = self._shape
-        return [torch.empty(streams, width), torch.empty(width, channels), *torch.zeros(3 * self._to_input, width)]
-
-    def __call__(self, place: Place, sums: Sequence[Tensor], first: bool) -> None:
-        """Do a place; `first` of those whose sums these are."""
-        gates, room = self._held[0], take_room(self._room)
-        into = _MixerSums(*map(at, sums))
-        pointers = (ctypes.byref(each) for each in (gates.weights, self._back, into))
-        rows = map(_SIZE, rows_of(place, gates.x.shape[1]))
-        gates.library.mixer_back(*pointers, int(first), *rows, at(room))
-
-
-def rows_of(place: Place, length: int) -> tuple[int, int]:
-    """The first row of a place, and the number of its rows: sequences that are whole, or some positions of one."""
-    sequences, positions = place
-    rows = (sequences.stop - sequences.start) * (positions.stop - positions.start)
-    return sequences.start * length + positions.start, rows
+        zeros, sizes = 3 * width * self._to_input, (streams * width, width * channels)
+        of_norm, w_in, w_out = work.sums(zeros, zeros + sum(sizes), others).split([zeros, *sizes])
+        return w_in.view(streams, width), w_out.view(width, channels), *of_norm.view(-1, width)
 
 
 def callee_of(weight: Any, given: Iterable[Any]) -> tuple[ctypes.CDLL, int] | None:

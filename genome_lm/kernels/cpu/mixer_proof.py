@@ -1,7 +1,7 @@
 """Whether a library of stages in C computes the pieces of the Hyena sub-block right; part of its test before use."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,17 +13,18 @@ from genome_lm.kernels.cpu.low_precision import of_channels
 from genome_lm.kernels.cpu.mixer import residual_mixer_reference
 from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Normed
 from genome_lm.kernels.cpu.mixer_pieces import BackInC, GatesInC, OutwardInC
-from genome_lm.kernels.cpu.partition import Block
 from genome_lm.kernels.cpu.products import for_training
+from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.stages import MOST_TAPS, gates_in
 from genome_lm.kernels.cpu.taps import Blocks, ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import has_real_transforms
+from genome_lm.kernels.cpu.workers import share_calls
 
 BATCH, LENGTH, WIDTH = 3, 1_100, 24
 """More positions than a tile of explicit.h."""
-PLACES = (slice(0, 2), slice(0, LENGTH)), (slice(2, 3), slice(0, 1)), (slice(2, 3), slice(1, LENGTH))
-"""Whole sequences, and parts of one."""
-CHANNELS = (0, 1), (1, WIDTH)
+BOUNDS = 0, 2 * LENGTH, 2 * LENGTH + 1, 3 * LENGTH
+"""Rows of whole sequences, and of parts of one."""
+CHANNELS = 0, 1, WIDTH
 MANY = 100
 """Taps that go through FFTs."""
 EPS = 1e-5
@@ -81,50 +82,40 @@ class _InC:
 
     def streams(self) -> list[Tensor]:
         (x0, u), out = torch.empty(2, WIDTH, BATCH, LENGTH), torch.empty_like(self._x)
-        for place in PLACES:
-            self._gates.into(x0, u, None)(place)
-        for rows in (0, 1), (1, BATCH * LENGTH):
-            self._outward.into(self._x, u, out)(rows)
+        self._gates.into(x0, u, None, BOUNDS).share()
+        self._outward.into(self._x, u, out, BOUNDS).share()
         return [x0, u, out]
 
     def forward(self, kernel: Tensor) -> Tensor:
         out = torch.empty_like(self._x)
         if kernel.shape[-1] > MOST_TAPS:
             x0, u, _ = self.streams()
-            gated = self._blocks(kernel, u).gated(x0, u, self._weights.skip[:, None, None], y := torch.empty_like(u))
-            for channels in CHANNELS:
-                gated(channels)
-            self._outward.into(self._x, y, out)((0, BATCH * LENGTH))
+            skip, y = self._weights.skip[:, None, None], torch.empty_like(u)
+            self._blocks(kernel, u).gated(x0, u, skip, y, CHANNELS).share()
+            self._outward.into(self._x, y, out, BOUNDS).share()
             return out
         block = ExplicitInC(self._library, self._gates, self._outward, kernel, self._weights.skip)
-        for piece in block.pieces(self._x, out, None, PLACES):
-            piece()
+        share_calls(block.pieces(self._x, out, None, BOUNDS))
         return out
 
     def _blocks(self, kernel: Tensor, like: Tensor) -> BlocksInC:
-        return BlocksInC(self._library, 0, kernel, Blocks.of(kernel, like), BATCH)
+        return BlocksInC(self._library, kernel, Blocks.of(kernel, like), BATCH)
 
     def backward(self, grad: Tensor, kernel: Tensor) -> Sequence[Tensor]:
         block, grad_x, part = (0, WIDTH), torch.empty_like(self._x), self._part
         z, y = (torch.empty(streams * WIDTH, BATCH, LENGTH) for streams in (3, 1))
-        for place in PLACES:
-            self._gates.into(None, None, z)(place)
-        for rows in (0, 1), (1, BATCH * LENGTH):
-            self._outward.back_into(grad, block, y)(rows)
+        self._gates.into(None, None, z, BOUNDS).share()
+        self._outward.back_into(grad, block, y, BOUNDS).share()
         sums = MixerWeights(*map(torch.empty_like, self._weights))
         dtaps, dtap_bias, db_in = (of_channels(each, *block) for each in (sums.taps, sums.tap_bias, sums.b_in))
         streams, grad_kernel = (z.unflatten(0, (3, -1)), y), torch.empty_like(kernel)
         given = kernel, self._weights.skip[:, None, None], part.taps, part.tap_bias
         into = grad_kernel, sums.skip[:, None, None], dtaps, dtap_bias[..., None, None], db_in[..., None, None]
-        of_taps: Callable[[Block], None] | None = ExplicitBackInC(self._library, 0, streams, given, into)
+        of_taps: RowWork | None = ExplicitBackInC(self._library, streams, given, into).work(CHANNELS)
         if kernel.shape[-1] > MOST_TAPS:
-            of_taps = self._blocks(kernel, y).back(streams, given, into)
+            of_taps = self._blocks(kernel, y).back(streams, given, into, CHANNELS)
         assert of_taps is not None
-        for channels in CHANNELS:
-            of_taps(channels)
-        back = BackInC(self._gates, grad, z, y, grad_x, to_input=True)
-        totals = back.no_sums()
-        for number, place in enumerate(PLACES):
-            back(place, totals, number == 0)
+        of_taps.share()
+        totals = BackInC(self._gates, grad, z, y, grad_x, to_input=True).sums(BOUNDS)
         sums = sums._replace(w_in=totals[0], w_out=totals[1], norm_weight=totals[2], norm_bias=totals[3])
         return grad_x, grad_kernel, *sums._replace(b_out=totals[4])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from genome_lm.kernels.conv.fft import fast_fft_size
-from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece
+from genome_lm.kernels.cpu.workers import Sizes, bounds_of, rows_of_piece
 
 Block = tuple[int, int]
 """Channels [start, stop)."""
@@ -66,6 +66,22 @@ def chunks(batch: int, length: int) -> Iterator[Place]:
     for first, last in ranges(0, batch, max(1, chunk // length)):
         for start, stop in ranges(0, length, -(-length // parts)):
             yield slice(first, last), slice(start, stop)
+
+
+def chunk_bounds(batch: int, length: int) -> list[int]:
+    """The first of the batch · length rows of each of `chunks`, and their number."""
+    starts = (sequences.start * length + positions.start for sequences, positions in chunks(batch, length))
+    return [*starts, batch * length]
+
+
+def group_bounds(channels: int, batch: int, length: int, itemsize: int) -> list[int]:
+    """The first channel of each of `groups`, of a block of so many, and their number."""
+    return bounds_of(channels, group_channels(batch, length, channels, itemsize))
+
+
+def position_bounds(count: int) -> list[int]:
+    """The first position of each of `row_pieces`, and their number."""
+    return bounds_of(count, rows_of_piece(count, POSITIONS))
 
 
 def position_ranges(count: int) -> Iterator[tuple[int, int]]:

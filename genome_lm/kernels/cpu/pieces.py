@@ -62,7 +62,8 @@ def backward_stages(work: Work) -> Iterator[Stage]:
     yield Stage("in-projection again", _chunks(work), blocks)
     yield Stage("out-projection back, filters", _rows(work, POSITIONS) + filter_pieces(work.length), blocks)
     yield Stage("convolutions back", _groups(work, channels), blocks)
-    yield Stage("projections back", _runs(_chunks(work)), blocks)
+    of_filters = filter_pieces(work.length) if has_mlp_in_c() else []  # else they are in the same pieces
+    yield Stage("projections back, filters", _runs(_chunks(work)) + of_filters, blocks)
     if blocks > 1 or not has_mlp_in_c():  # else it is in the projections' pieces
         yield Stage("norm back", _runs(_rows(work, POSITIONS)), 1)
 

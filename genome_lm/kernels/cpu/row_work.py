@@ -1,4 +1,4 @@
-"""Pieces of rows that threads take within C: see work.h.
+"""Pieces of rows, or of channels, that threads take within C: see work.h.
 
 Where Python hands out every piece, what it takes for that is as long as some of the pieces, on one thread at a time.
 Here each thread makes one call for all pieces that it takes. What a piece computes, and the order of sums, are those
@@ -7,13 +7,14 @@ of `genome_lm.kernels.cpu.workers`.
 
 import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.cpu.workers import LARGE_PARTS, most_sharing, share
+from genome_lm.kernels.cpu.workers import LARGE_PARTS, most_sharing, share_calls
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 _LEVELS, _PAIRS = 6, LARGE_PARTS // 2
@@ -45,10 +46,11 @@ class RowWork:
     Args:
         library: The compiled stages.
         function: Of the library, a `Piece` of work.h, or for `sums` a `SummedPiece`.
-        operation: What the function is given first; what it points to must stay.
-        tensors: What it is given next; the same.
+        operation: What the function is given first.
+        tensors: What it is given next. The tensors that it points to must stay.
         bounds: Piece i has the rows [bounds[i], bounds[i + 1]).
-        room: Gives the calling thread the memory that a piece needs for itself.
+        room: Gives the calling thread the memory that a piece needs for itself; None where it needs none.
+        held: Who holds what `operation` points to.
     """
 
     def __init__(
@@ -58,11 +60,13 @@ class RowWork:
         operation: ctypes.Structure,
         tensors: ctypes.Structure,
         bounds: Sequence[int],
-        room: Callable[[], Tensor],
+        room: Callable[[], Tensor] | None,
+        held: object,
     ) -> None:
         self._library, self._room, self._pieces = library, room, len(bounds) - 1
-        self._held = operation, tensors, (_SIZE * len(bounds))(*bounds)
-        self._head = ctypes.cast(function, _POINTER), *map(ctypes.addressof, self._held), self._pieces
+        read = operation, tensors, (_SIZE * len(bounds))(*bounds)
+        self._head = ctypes.cast(function, _POINTER), *map(ctypes.addressof, read), self._pieces
+        self._held = *read, held
 
     def takers(self) -> list["Taker"]:
         """Calls, one for each thread, that do all pieces together."""
@@ -70,22 +74,23 @@ class RowWork:
 
     def share(self) -> None:
         """Do all pieces."""
-        _share(self.takers())
+        share_calls(self.takers(), one_thread_each=True)
 
-    def sums(self, zeros: int, floats: int) -> Tensor:
+    def sums(self, zeros: int, floats: int, others: Sequence[Callable[[], None]] = ()) -> Tensor:
         """Do all pieces, and give the sums over them.
 
         Args:
             zeros: How many sums begin as zeros, the first ones.
             floats: How many there are.
+            others: Further work that threads share together with the pieces.
 
         Raises:
             MemoryError: If there was no memory for them.
         """
-        total, run = torch.empty(floats), -(-self._pieces // LARGE_PARTS)
+        total, run = torch.empty(floats) if self._pieces else torch.zeros(floats), -(-self._pieces // LARGE_PARTS)
         work = _SummedWork(*self._head, run, zeros, floats, total.data_ptr())
         try:
-            _share(self._takers(self._library.take_summed_pieces, work))
+            share_calls([*self._takers(self._library.take_summed_pieces, work), *others], one_thread_each=True)
         finally:
             self._library.drop_sums(ctypes.byref(work))
         if work.failed:
@@ -97,24 +102,16 @@ class RowWork:
         return [taker] * min(self._pieces, most_sharing())
 
 
-class Taker(NamedTuple):
+@dataclass(frozen=True)
+class Taker:
     """The call of a thread that takes pieces until none is left to begin."""
 
     function: Callable[[ctypes.c_void_p], None]
-    room: Callable[[], Tensor]
+    room: Callable[[], Tensor] | None
     pieces: int  # of all threads
     held: Any  # what the call reads
 
     def __call__(self) -> None:
         """Take them."""
-        room = self.room()  # held here as long as the call lasts
-        self.function(_POINTER(room.data_ptr()))
-
-
-def _share(takers: Sequence[Taker]) -> None:
-    share(lambda take: take(), takers, one_thread_each=True)
-
-
-def bounds_of(rows: int, size: int) -> list[int]:
-    """Of so many rows in pieces of a size; one piece without rows where there are none."""
-    return [*range(0, rows, size), rows] if rows else [0, 0]
+        room = None if self.room is None else self.room()  # held here as long as the call lasts
+        self.function(_POINTER(None if room is None else room.data_ptr()))

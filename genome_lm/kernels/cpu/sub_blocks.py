@@ -14,8 +14,9 @@ from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
-from genome_lm.kernels.cpu.row_work import RowWork, bounds_of
+from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.torch_private import bfloat16_gemm, float_gemm
+from genome_lm.kernels.cpu.workers import bounds_of
 from genome_lm.kernels.cpu.workspace import workspace
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
@@ -97,7 +98,7 @@ class MlpInC:
         return norm_weight, norm_bias, w1.view(inner, width), b1, w2.view(inner, width).T, b2
 
     def _work(self, function: Any, rows: MlpRows, bounds: Sequence[int]) -> RowWork:
-        return RowWork(self._library, function, self._mlp, rows, bounds, self._take_room)
+        return RowWork(self._library, function, self._mlp, rows, bounds, self._take_room, self)
 
     def _take_room(self) -> Tensor:
         return workspace.take("sub_blocks.room", (self._room,), torch.float32)
@@ -117,9 +118,9 @@ def has_mlp_in_c() -> bool:
 
 def fits(given: Any) -> bool:
     """Whether functions in C take a tensor in float32, or a weight in bfloat16, as it lies in memory."""
-    if isinstance(given, Bfloat16Weight):
-        return given.values.is_contiguous()
-    return isinstance(given, Tensor) and given.is_cpu and given.dtype == torch.float32 and given.is_contiguous()
+    if isinstance(given, Tensor):
+        return given.is_cpu and given.dtype == torch.float32 and given.is_contiguous()
+    return isinstance(given, Bfloat16Weight) and given.values.is_contiguous()
 
 
 def values_of(weight: Tensor | Bfloat16Weight) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _failures: dict[str, str] = {}
+_IS_X86_LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 def plain_forms() -> dict[str, str]:
@@ -444,8 +445,7 @@ def _no_error(status: int) -> None:
 
 def has_real_transforms() -> bool:
     """Whether `RealTransform` can be used: on Linux on x86-64, with MKL. Other libraries keep their tables."""
-    is_known = sys.platform == "linux" and platform.machine() == "x86_64"
-    return is_known and torch.backends.mkl.is_available() and _real_transforms()
+    return _IS_X86_LINUX and torch.backends.mkl.is_available() and _real_transforms()
 
 
 @_tried_once

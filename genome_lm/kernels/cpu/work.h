@@ -1,11 +1,13 @@
-/* Work in pieces of rows, which threads take one after the other without Python between them. Part of stages.c.
+/* Work in pieces of rows, or of channels, which threads take one after the other without Python between them. Part of
+ * stages.c.
  *
  * Each thread makes one call with the same Work, and the call ends when no piece is left to begin. Pieces are cut by
  * the caller, by shapes alone: which thread takes which one does not change a result.
  */
 #include <stdlib.h>
 
-/* Rows [first, first + rows) of tensors, by an operation with its weights; `room` is the thread's own. */
+/* Rows [first, first + rows) of tensors, by an operation with its weights; `room` is the thread's own. A function may
+ * name the type of what it is given. */
 typedef void (*Piece)(const void *operation, const void *tensors, idx first, idx rows, void *room);
 
 typedef struct {
@@ -83,8 +85,7 @@ void take_summed_pieces(SummedWork *work, void *room)
             __atomic_store_n(&work->failed, 1, __ATOMIC_RELAXED);
             return;
         }
-        const int is_empty = work->bounds[begin] == work->bounds[begin + 1];
-        memset(sums, 0, (is_empty ? work->floats : work->zeros) * sizeof(float));
+        memset(sums, 0, work->zeros * sizeof(float));
         for (idx i = begin; i < end; i++)
             work->piece(work->operation, work->tensors, sums, i == begin, work->bounds[i],
                 work->bounds[i + 1] - work->bounds[i], room);

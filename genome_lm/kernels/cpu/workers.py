@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -79,14 +80,21 @@ def share_sum(work: Callable[[_Piece], Sequence[Tensor]], pieces: Sequence[_Piec
         work: See `share`; what it gives may be written to.
         pieces: One or more.
     """
+    calls, total = sum_calls(work, pieces)
+    share_calls(calls, one_thread_each=True)
+    return total()
+
+
+def sum_calls(
+    work: Callable[[_Piece], Sequence[Tensor]], pieces: Sequence[_Piece]
+) -> tuple[Sequence[Callable[[], None]], Callable[[], list[Tensor]]]:
+    """`share_sum` as calls that are to be shared, and what gives the sums when all are done; none of no pieces."""
     tree = _Tree(len(pieces))
 
-    def add(numbered: tuple[int, _Piece]) -> None:
-        number, piece = numbered
+    def add(number: int, piece: _Piece) -> None:
         tree.add(number, work(piece))
 
-    share(add, enumerate(pieces), one_thread_each=True)
-    return list(tree.total)
+    return [partial(add, *numbered) for numbered in enumerate(pieces)], lambda: list(tree.total)
 
 
 class _Tree:
@@ -165,6 +173,11 @@ def rows_of_piece(rows: int, sizes: "Sizes") -> int:
     if pieces > LARGE_PARTS:
         pieces = -(-pieces // LARGE_PARTS) * LARGE_PARTS
     return max(1, -(-rows // pieces))
+
+
+def bounds_of(count: int, size: int) -> list[int]:
+    """The first of each piece of so many rows, and their number: none are no piece."""
+    return [*range(0, count, size), count]
 
 
 def runs(pieces: Sequence[_Piece]) -> list[Sequence[_Piece]]:
