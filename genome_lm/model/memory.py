@@ -17,8 +17,11 @@ from genome_lm.kernels import has_mlp_in_c, most_sharing, reason_against, rows_o
 from genome_lm.kernels.cpu.mixer import KEPT_BYTES
 from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
 from genome_lm.kernels.cpu.partition import POSITIONS
+from genome_lm.kernels.cpu.products import FEWEST_ROWS
+from genome_lm.kernels.cpu.sub_blocks import mlp_forward_bytes
 from genome_lm.kernels.dispatch import SMALL
 from genome_lm.model import backbone
+from genome_lm.model.backbone import NORM_CHUNK
 from genome_lm.model.chain import Chain, Link
 from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes
 from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
@@ -34,19 +37,24 @@ PROCESS_BYTES = {"forward": 350 << 20, "training": 600 << 20}
 """What Python, PyTorch and the libraries of a command take before a model is there."""
 PROJECTION_BYTES = KEPT_BYTES
 """Of in-projections that training keeps for its backward pass where no budget says otherwise."""
-FORWARD_HOLES = {"attention": 3.4, "attention-local": 0.8, "attention-dilated": 2.5, "attention-recall": 5.7}
+FORWARD_HOLES = {"attention": 2.2, "attention-local": 1.5, "attention-dilated": 2.5, "attention-recall": 1.5}
 TRAINING_HOLES = {"attention": 2.0, "attention-local": 2.5, "attention-dilated": 3.3, "attention-recall": 5.0}
 """Streams of a layer that glibc keeps after they were freed: measured (`tests.measure.memory`), not counted."""
-LARGE_HOLES = 0.4
+LARGE_HOLES = 0.2
 """The same of streams from `genome_lm.allocator.KEPT_PIECE` on, of which only parts come from its heap."""
 LEFT = 0.55
 """Share of what one kind of operation took and freed that another can't use, since its pieces are of other sizes.
 
 There are two: attention, and what goes over groups of channels. Measured (`tests.measure.memory`), not counted.
 """
+BLAS_ROWS, ATTENTION_ROWS = 800, 5_000
+"""Rows as wide as the model that the BLAS keeps as packed operands: of each thread, and for attention's products.
+Measured, not counted."""
+CODE_BYTES = 5 << 20
+"""oneDNN's code for products of so many shapes as a pass has: measured, not counted."""
 COMBINED_STREAMS = 6
 """Streams that exist at one time while the two directions are combined otherwise than by their sum."""
-PLAIN_STREAMS = 4
+PLAIN_STREAMS = 3
 """Streams that a block in plain form stores beside its mixer's, and beside the hidden layers of its MLP."""
 
 
@@ -66,15 +74,34 @@ def forward_bytes(config: ModelConfig, length: int, rows: int = 1, spectra: int 
     temporary = max(
         ngrams_held(config, rows * length).temporary,
         *(each.temporary + hole for each, hole in zip(held, holes, strict=True)),
-    ) + _left(config, held, holes)
+    )
     kept = sum(each.kept for each in held if each.kept <= spectra // config.n_layer)
     kept *= 2 if config.reversed_weights == "own" else 1  # filters, of any rows
     if config.combine != "sum":
         temporary = max(temporary, COMBINED_STREAMS * strands(config) * _stream(config, length, rows))
     streams = 1 if ways(config) == 1 else 1 + ways(config)
     whole = strands(config) * streams * _stream(config, length, rows)
-    logits = 16 * FLOAT * rows * length
-    return _weights(config) + whole + logits + kept + temporary + _pieces(config, rows * length, "forward")
+    positions = strands(config) * rows * length
+    ends = 16 * FLOAT * rows * length + FLOAT * min(NORM_CHUNK, positions) * config.d_model  # logits and norm
+    buffers = max(each.buffers for each in held) + _pieces(config, rows * length, "forward")
+    libraries = _blas(config) + _libraries(config, rows * length)
+    return _weights(config) + whole + ends + kept + buffers + temporary + libraries
+
+
+def _libraries(config: ModelConfig, positions: int) -> int:
+    """What libraries keep once they have done the products of a forward pass, beside `_blas`."""
+    attends = [name for name in config.mixers if name in FORWARD_HOLES]
+    # By oneDNN are attention's in-projection and the last layer of the network that makes filters.
+    rows = max(rows_of_piece(positions, POSITIONS), 3 * config.d_model if attends else 0)
+    if rows < FEWEST_ROWS or not (attends or "hyena" in config.mixers):
+        return 0
+    of_scores = any(name != "attention-recall" for name in attends)
+    return CODE_BYTES + of_scores * FLOAT * ATTENTION_ROWS * config.d_model
+
+
+def _blas(config: ModelConfig) -> int:
+    """What the BLAS keeps for each thread that called it."""
+    return most_sharing() * FLOAT * BLAS_ROWS * config.d_model
 
 
 def training_bytes(config: ModelConfig, length: int, rows: int = 1) -> int:
@@ -133,8 +160,8 @@ def training_chain(
     hidden = strands(config) * FLOAT * rows * length * config.d_inner
     if config.resid_dropout or (is_small and not has_mlp_in_c()):
         own = (PLAIN_STREAMS + ways(config) - 1) * stream + 2 * hidden
-    else:  # small batches have the hidden layer, and their mixers the norm in plain form
-        own = (1 + ways(config)) * stream + (stream + hidden if is_small else 0)
+    else:
+        own = (1 + ways(config)) * stream + (hidden if is_small else 0)
     layers = [
         mixer_class(name).training_held(config, length, rows * rows_at_once(config), small) for name in config.mixers
     ]
@@ -146,7 +173,7 @@ def training_chain(
         Link(own + combined + passes * held.kept + hole, stream, held.temporary + more, time)
         for held, more, time, hole in zip(layers, again, times, holes, strict=True)
     ]
-    fixed = 4 * _weights(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
+    fixed = 4 * _weights(config) + _blas(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
     fixed += strands(config) * ngrams_held(config, rows * length).kept + lent
     fixed += min(shared, passes * sum(held.shared for held in layers)) + _left(config, layers, holes)
     return Chain(fixed + _pieces(config, rows * length, "training", small), tuple(links))
@@ -218,6 +245,8 @@ def _pieces(config: ModelConfig, positions: int, mode: Literal["forward", "train
     """
     layers = config.d_inner + 2 * config.d_model if mode == "forward" else 2 * config.d_inner + 4 * config.d_model
     threads, in_pieces = most_sharing(), mode == "forward" or positions * config.d_model >= small
+    if mode == "forward" and has_mlp_in_c():
+        return threads * mlp_forward_bytes(config.d_model, config.d_inner)
     sizes = forward_sizes(config.d_inner, FLOAT) if mode == "forward" else BACKWARD
     piece = rows_of_piece(positions, sizes) * layers if in_pieces else 0
     if mode == "forward":  # those of the mixer's projections stay with the allocator

@@ -26,6 +26,7 @@ class Held(NamedTuple):
     projection: int = 0  # of what training keeps of it within the budget of `genome_lm.kernels.kept_projections`
     projected_again: int = 0  # while it is gone back through, where that was not kept
     shared: int = 0  # of what the micro-batches of a step share of it
+    buffers: int = 0  # that stay for layers to come, which use the same ones
 
 
 class GpuBatch(NamedTuple):

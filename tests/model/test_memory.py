@@ -7,9 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from genome_lm.config import PRESETS, ModelConfig
-from genome_lm.kernels import reason_against
+from genome_lm.kernels import MixerWeights, MlpWeights, has_mlp_in_c, reason_against
+from genome_lm.kernels.cpu import mixer_pieces, stages, sub_blocks
+from genome_lm.kernels.cpu.explicit_pieces import ExplicitInC, through_bytes
+from genome_lm.kernels.cpu.mixer import BlockWeights, Normed
+from genome_lm.kernels.cpu.mixer_pieces import GatesInC, gates_bytes
+from genome_lm.kernels.cpu.sub_blocks import MlpInC, mlp_forward_bytes
 from genome_lm.model.memory import forward_bytes, training_bytes
 from tests.measure.memory import forecast
 
@@ -93,3 +99,26 @@ def test_a_hybrid_s_training_step_takes_what_is_forecast(precision: str) -> None
     command = [sys.executable, "-m", "tests.measure.memory", "--case", json.dumps(case)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert forecast(case) == pytest.approx(json.loads(run.stdout)["peak"], rel=0.2)
+
+
+@pytest.mark.skipif(not has_mlp_in_c(), reason="needs a compiler and a BLAS")
+def test_the_rooms_of_pieces_in_c_are_counted() -> None:
+    """What is written to in float32 is a part of what the functions in C ask for."""
+    width, inner, library = 24, 72, stages.library()
+    assert library is not None
+    x, norm = torch.randn(1, 64, width), torch.randn(width)
+    weights = MlpWeights(norm, norm, torch.randn(inner, width), torch.randn(inner), torch.randn(width, inner), norm)
+    mlp = MlpInC.of(x, weights, 1e-5)
+    assert mlp is not None
+    assert 4 * mlp._room == 3 * mlp_forward_bytes(width, inner) + 4 * sub_blocks.ROWS
+    normed = Normed(x, norm, norm, 1e-5)
+    part = BlockWeights(torch.randn(3 * width, width), *(torch.randn(3, width, 1, k) for k in (1, 3, 1)))
+    gates = GatesInC.of(normed, part)
+    assert gates is not None
+    rounded = 4 * mixer_pieces.TILE_ROWS * width  # of products in bfloat16 alone
+    assert 4 * gates._room == gates_bytes(width, width) + rounded
+    vectors, w_out = (torch.randn(width) for _ in range(4)), torch.randn(width, width)
+    mixer = MixerWeights(norm, norm, part.w_in, *vectors, w_out, norm)
+    whole = ExplicitInC.of(gates, x, mixer, torch.randn(width, 4))
+    assert whole is not None
+    assert 4 * whole._room == through_bytes(width) + rounded

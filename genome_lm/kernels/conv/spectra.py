@@ -136,10 +136,10 @@ def points_of(length: int) -> int:
 
 
 def _is_split(length: int, dtype: torch.dtype) -> bool:
-    return _has_steps(length, dtype) or (length >= LONG and not _keeps_tables())
+    return has_steps(length, dtype) or (length >= LONG and not _keeps_tables())
 
 
-def _has_steps(length: int, dtype: torch.dtype) -> bool:
+def has_steps(length: int, dtype: torch.dtype) -> bool:
     """Whether signals of a length and type are split as it is done in C."""
     return length >= IN_STEPS and dtype == torch.float32 and _keeps_tables() and has_long_transforms()
 
@@ -147,7 +147,7 @@ def _has_steps(length: int, dtype: torch.dtype) -> bool:
 def _in_steps(length: int, x: Tensor) -> LongTransform | None:
     """What transforms such signals or spectra in C; None where it is done in PyTorch."""
     dtype = x.dtype.to_real() if x.is_complex() else x.dtype
-    return long_transform(length) if _has_steps(length, dtype) and _is_plain(x) else None
+    return long_transform(length) if has_steps(length, dtype) and _is_plain(x) else None
 
 
 def _keeps_tables() -> bool:
@@ -181,7 +181,7 @@ class _Tables(NamedTuple):
 
 def _shape(length: int, dtype: torch.dtype) -> tuple[int, int]:
     """Rows and columns: those of the form in C, or else sizes at which the FFT is fast, with the fewest values."""
-    return step_sizes(length) if _has_steps(length, dtype) else _near_square(length)
+    return step_sizes(length) if has_steps(length, dtype) else _near_square(length)
 
 
 @lru_cache(maxsize=64)

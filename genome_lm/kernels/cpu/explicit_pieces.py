@@ -10,9 +10,12 @@ from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.mixer_pieces import (
+    AHEAD,
+    TILE_ROWS,
     GatesInC,
     OutwardInC,
     contiguous,
+    gates_bytes,
     is_float,
     size_of,
     take_room,
@@ -83,6 +86,11 @@ class ExplicitInC:
     def _takers(self, through: _Through, bounds: Sequence[int]) -> Sequence[Taker]:
         take, function = partial(take_room, self._room), self._library.explicit_forward
         return RowWork(self._library, function, self._block, through, bounds, take, self).takers()
+
+
+def through_bytes(width: int) -> int:
+    """Of a thread's room, what `ExplicitInC` writes to in float32: as `GatesInC`, the ends of u, and y of a tile."""
+    return gates_bytes(width, width) + 4 * width * (2 * AHEAD + TILE_ROWS)
 
 
 _BACK = "z", "y", "kernel", "skip", "taps", "tap_bias", "kernel_sums", "skip_sums", "tap_sums", "bias_sums", "z_sums"

@@ -20,6 +20,8 @@ from genome_lm.kernels.cpu.stages import TAPS, View
 from genome_lm.kernels.cpu.sub_blocks import at, gemm_of, values_of
 from genome_lm.kernels.cpu.workspace import workspace
 
+TILE_ROWS, AHEAD = 256, 16
+"""Positions of a tile, and what stands before it in a row, of mixer.h."""
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 
 
@@ -216,6 +218,11 @@ def size_of(function: Any, of: ctypes.Structure) -> int:
     """What a function in C gives that counts floats of room."""
     function.restype = _SIZE
     return int(function(ctypes.byref(of)))
+
+
+def gates_bytes(width: int, channels: int) -> int:
+    """Of a thread's room, what `GatesInC` writes to in float32: z of a tile and its norm."""
+    return 4 * (3 * channels * (AHEAD + TILE_ROWS) + TILE_ROWS * width)
 
 
 def take_room(floats: int) -> Tensor:

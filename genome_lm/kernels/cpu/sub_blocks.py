@@ -19,6 +19,8 @@ from genome_lm.kernels.cpu.torch_private import bfloat16_gemm, float_gemm
 from genome_lm.kernels.cpu.workers import bounds_of
 from genome_lm.kernels.cpu.workspace import workspace
 
+ROWS = 128
+"""Rows of a tile, of sub_blocks.h."""
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 
 
@@ -108,6 +110,11 @@ def mlp_sums(work: RowWork, width: int, inner: int) -> Sequence[Tensor]:
     """The weights' gradients, flat: of the norm's weight and bias, b1, b2, w1 and w2, as sub_blocks.h has them."""
     small, large = [width, width, inner, width], [width * inner] * 2
     return work.sums(sum(small), sum(small + large)).split(small + large)
+
+
+def mlp_forward_bytes(width: int, inner: int) -> int:
+    """Of a thread's room, what `MlpInC.forward` writes to in float32: a tile's norm and its hidden layer."""
+    return 4 * ROWS * (width + inner)
 
 
 def has_mlp_in_c() -> bool:

@@ -53,7 +53,7 @@ class Attention(Mixer):
         backward_streams: Streams on a CPU while that is gone back through.
     """
 
-    forward_streams: ClassVar[int] = 1
+    forward_streams: ClassVar[int] = 0
     backward_streams: ClassVar[float] = 3.5
 
     def __init__(self, config: ModelConfig) -> None:

@@ -34,7 +34,14 @@ def training_held(config: ModelConfig, length: int, rows: int, channels: int, st
     """
     stream, rotations = FLOAT * rows * length * config.d_model, FLOAT * length * channels
     log_sums, share = stream // channels, 1.0 if small else 0.5
-    return Held(int(STORED * share * stream) + log_sums, int(streams * share * stream) + rotations)
+    stored = int(STORED * share * stream) + log_sums + _in_plain_form(config, length, rows, small)
+    return Held(stored, int(streams * share * stream) + rotations)
+
+
+def _in_plain_form(config: ModelConfig, length: int, rows: int, small: int) -> int:
+    """The stream that a layer stores besides where it is in plain form."""
+    stream = rows * length * config.d_model
+    return FLOAT * stream if stream < small or config.resid_dropout else 0
 
 
 def full_units(batch: GpuBatch, channels: int) -> Units:
@@ -75,14 +82,18 @@ RECALL_BLOCKS = 4
 
 
 def recall_forward_held(config: ModelConfig, length: int, rows: int) -> Held:
-    """See `Mixer.forward_held`: queries, keys, values and the result, and a block of scores three times."""
-    return Held(0, 4 * FLOAT * rows * length * config.d_model + 3 * _block(config, length))
+    """See `Mixer.forward_held`: queries, keys, values and the result, and blocks of scores.
+
+    There are three blocks at one time; the allocator keeps about as many (measured).
+    """
+    return Held(0, 4 * FLOAT * rows * length * config.d_model + 6 * _block(config, length))
 
 
-def recall_training_held(config: ModelConfig, length: int, rows: int) -> Held:
+def recall_training_held(config: ModelConfig, length: int, rows: int, small: int) -> Held:
     """See `Mixer.training_held`."""
     stream = FLOAT * rows * length * config.d_model
-    return Held(int(11.5 * stream), int(1.5 * stream) + 4 * _block(config, length))
+    stored = int(11.5 * stream) + _in_plain_form(config, length, rows, small)
+    return Held(stored, int(1.5 * stream) + 4 * _block(config, length))
 
 
 def recall_units(batch: GpuBatch, heads: int) -> Units:

@@ -121,7 +121,7 @@ class RecallAttention(Attention):
     @classmethod
     def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:
         """See `Mixer.training_held`."""
-        return attention_memory.recall_training_held(config, length, rows)
+        return attention_memory.recall_training_held(config, length, rows, small)
 
     @classmethod
     def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:

@@ -111,7 +111,7 @@ class ExplicitOperator(Mixer):
     @classmethod
     def forward_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
         """See `Mixer.forward_held`."""
-        return explicit_memory.forward_held(config, length, rows)
+        return explicit_memory.forward_held(config, length, rows, cls.count(config))
 
     @classmethod
     def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:

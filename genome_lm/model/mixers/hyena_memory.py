@@ -6,6 +6,8 @@ import torch
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import Backend, bins, most_sharing
+from genome_lm.kernels.conv.spectra import has_steps
+from genome_lm.kernels.cpu.mixer_pieces import gates_bytes
 from genome_lm.kernels.cpu.partition import block_channels, group_channels
 from genome_lm.kernels.triton.costs import worthwhile
 from genome_lm.model.mixer import GpuBatch, Held, Units
@@ -40,10 +42,24 @@ _GPU_UNITS: dict[tuple[Backend | Literal["core", "branch"], torch.dtype], tuple[
 
 
 def forward_held(config: ModelConfig, length: int, rows: int) -> Held:
-    """See `Mixer.forward_held`: cached spectra; gated results, two streams of a block of channels, features."""
+    """See `Mixer.forward_held`: cached spectra, features of the filter, and groups of channels.
+
+    Of a group there are the spectra of its filters and the results, and each thread has room for a signal's spectrum.
+    """
     spectra = config.d_model * (config.order - 1) * bins(length) * COMPLEX
-    temporary = stream(config, length, rows) + 2 * of_block(config, length, rows) + 2 * _features(config, length)
-    return Held(spectra, temporary + of_groups(config, length, rows, FORWARD_GROUPS))
+    if has_steps(length, torch.float32):
+        channels, threads = threads_groups(config, length, rows)
+        groups = threads * (channels * (COMPLEX * bins(length) + FLOAT * rows * length) + COMPLEX * bins(length))
+    else:
+        groups = of_groups(config, length, rows, FORWARD_GROUPS)
+    return Held(spectra, 2 * _features(config, length) + groups, buffers=forward_buffers(config, length, rows))
+
+
+def forward_buffers(config: ModelConfig, length: int, rows: int) -> int:
+    """Gated results, two streams of a block of channels, and each thread's room between the projections."""
+    channels = min(block_channels(rows, length, FLOAT), config.d_model)
+    room = most_sharing() * gates_bytes(config.d_model, channels)
+    return stream(config, length, rows) + 2 * of_block(config, length, rows) + room
 
 
 def training_held(config: ModelConfig, length: int, rows: int, small: int) -> Held:
@@ -53,10 +69,11 @@ def training_held(config: ModelConfig, length: int, rows: int, small: int) -> He
     if rows * length * config.d_model < small or config.order != 2 or config.resid_dropout:
         filters = (config.order - 1) * stream(config, length, 1)
         kept = PLAIN_STREAMS * one * (config.order + 1) / 3 + PLAIN_FILTERS * filters + PLAIN_FEATURES * features
+        kept += one  # the norm
         back = PLAIN_BACKWARD * one + PLAIN_FILTERS_BACK * filters
         return Held(int(kept), int(back), shared=2 * filters)
     held = fused_training_held(config, length, rows)
-    groups = of_groups(config, length, rows, BACKWARD_GROUPS)
+    groups = _backward_groups(config, length, rows)
     return held._replace(kept=held.kept + features, temporary=held.temporary + features + groups, shared=2 * features)
 
 
@@ -68,6 +85,14 @@ def fused_training_held(config: ModelConfig, length: int, rows: int) -> Held:
     """
     one, block = stream(config, length, rows), of_block(config, length, rows)
     return Held(0, one + 2 * block, projection=3 * one, projected_again=3 * block)
+
+
+def _backward_groups(config: ModelConfig, length: int, rows: int) -> int:
+    """What groups of channels take: three inputs, two results, gradients of filters, and each thread's spectra."""
+    if not has_steps(length, torch.float32):
+        return of_groups(config, length, rows, BACKWARD_GROUPS)
+    channels, threads = threads_groups(config, length, rows)
+    return threads * (channels * FLOAT * length * (5 * rows + 1) + (3 + (rows > 1)) * COMPLEX * bins(length))
 
 
 def gpu_units(batch: GpuBatch, training: bool) -> Units:
@@ -108,6 +133,12 @@ def _features(config: ModelConfig, length: int) -> int:
 
 def of_groups(config: ModelConfig, length: int, rows: int, groups: int) -> int:
     """Padded inputs, spectra and results of the FFTs of all threads."""
-    size, block = 2 * bins(length), min(block_channels(rows, length, FLOAT), config.d_model)
+    channels, threads = threads_groups(config, length, rows)
+    return threads * groups * FLOAT * rows * 2 * bins(length) * channels
+
+
+def threads_groups(config: ModelConfig, length: int, rows: int) -> tuple[int, int]:
+    """Channels of a group that goes through the FFT, and how many groups there are at one time."""
+    block = min(block_channels(rows, length, FLOAT), config.d_model)
     channels = group_channels(rows, length, block, FLOAT)
-    return min(most_sharing(), -(-block // channels)) * groups * FLOAT * rows * size * channels
+    return channels, min(most_sharing(), -(-block // channels))
