@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.genome.bit_planes import ChunkDecoder
 from genome_lm.genome.codes import Codes
 from genome_lm.genome.layout import COMPRESSION, Sharding
 from genome_lm.genome.shard_files import Range, ShardFiles
@@ -22,6 +23,8 @@ from genome_lm.optional import require
 
 _CHECKSUM = 4
 """Bytes of a checksum."""
+_OF_WHOLE = 0x48674BC7
+"""CRC-32C of any bytes with their own CRC-32C behind them."""
 _ABSENT_FROM = 2**63
 """No file has such an offset. zarr's mark of a chunk that is not there is above."""
 ANNOUNCED = 1_024
@@ -45,7 +48,6 @@ class _Codec:
         # Threads are of no use on chunks this small, and a process forked while they run waits for them forever.
         self._blosc.use_threads = False
         self._method = str(COMPRESSION["cname"]).encode()
-        self.decompress = self._blosc.decompress
 
     def compress(self, piece: Codes) -> bytes:
         """A chunk as it lies in a shard."""
@@ -57,7 +59,7 @@ class _Codec:
 
     def is_whole(self, data: bytes) -> bool:
         """Whether bytes agree with the checksum at their end."""
-        return self.crc32c(data[:-_CHECKSUM]) == _checksum_of(data)
+        return bool(self.crc32c(data) == _OF_WHOLE)
 
 
 @cache
@@ -110,7 +112,6 @@ class Chunks:
     def __init__(self, files: ShardFiles, sharding: Sharding, checksums: npt.NDArray[np.uint32]) -> None:
         self.chunk, self.count = sharding.chunk, -(-sharding.bases // sharding.chunk)
         self._files, self._per_shard = files, sharding.shard // sharding.chunk
-        self._unpacked_size = sharding.chunk.to_bytes(4, "little")
         self._most = sharding.chunk + _BLOSC_HEADER + _CHECKSUM
         self._checksums = checksums.data
         self._touched = bytearray(self.count)
@@ -133,41 +134,41 @@ class Chunks:
             places.append((shard, offset, size))
         self._files.announce(places)
 
-    def read_new(self, start: int, out: Codes, table: bytes | None) -> bool:
-        """Fill `out`, (n,) uint8, if none of its chunks was touched before; gives whether it did.
+    def first_window(self, start: int, length: int, decoder: ChunkDecoder) -> Codes | None:
+        """What a decoder makes of the positions from `start` on, if none of their chunks was touched before.
 
         Decoding what a single window needs takes less time than keeping it, in memory that the system has yet to
         give. So a reader keeps a chunk from its second touch on. Of files that are far away it keeps all at once.
 
-        Args:
-            start: First position.
-            out: Codes, or what the table makes of them.
-            table: Of 256 bytes; None to leave codes as they are.
+        Returns:
+            (length,) uint8; None if a chunk was touched before, or the files are far away.
 
         Raises:
             GenomeLMError: If a file is missing or damaged.
         """
-        first, last = start // self.chunk, (start + len(out) - 1) // self.chunk
-        if not len(out) or not self._files.is_near or self._touched.find(1, first, last + 1) >= 0:
-            return False
-        self._touched[first : last + 1] = b"\1" * (last + 1 - first)
-        codes = self._codes(start, start + len(out))
-        out[:] = np.frombuffer(codes if table is None else codes.translate(table), dtype=np.uint8)
-        return True
+        number, first = divmod(start, self.chunk)
+        last = first + length
+        if last > self.chunk or not length:
+            return self._first_of_many(start, start + length, decoder)
+        if self._touched[number] or not self._files.is_near:
+            return None
+        self._touched[number] = 1
+        return self._part(number, self._packed(number), first, last, decoder)
 
-    def _codes(self, start: int, end: int) -> bytes:
-        """The codes of the positions from `start` to `end`, as they are, with nothing kept."""
+    def _first_of_many(self, start: int, end: int, decoder: ChunkDecoder) -> Codes | None:
+        """What `first_window` gives of positions in several chunks."""
         chunk = self.chunk
-        first, within = divmod(start, chunk)
-        last = (end - 1) // chunk
-        if first == last:
-            return self._unpacked(first, self._packed(first))[within : within + end - start]
-        pieces = []
+        first, last = start // chunk, (end - 1) // chunk
+        if start == end or not self._files.is_near or self._touched.find(1, first, last + 1) >= 0:
+            return None
+        self._touched[first : last + 1] = b"\1" * (last + 1 - first)
+        window = np.empty(end - start, dtype=np.uint8)
         for run in range(first, last + 1, RUN):
             for number, data in enumerate(self.packed(run, min(RUN, last + 1 - run)), run):
-                pieces.append(self._unpacked(number, data))
-        pieces[0], pieces[-1] = pieces[0][within:], pieces[-1][: end - last * chunk]
-        return b"".join(pieces)
+                begin, stop = max(start, number * chunk), min(end, (number + 1) * chunk)
+                part = self._part(number, data, begin - number * chunk, stop - number * chunk, decoder)
+                window[begin - start : stop - start] = part
+        return window
 
     def _packed(self, number: int) -> bytes:
         """A chunk as it lies in its shard."""
@@ -178,18 +179,18 @@ class Chunks:
             raise self._damaged(shard)
         return self._files.read((shard, offset, size))
 
-    def decode(self, number: int, out: Codes) -> None:
-        """Fill `out`, (chunk,) uint8, with the codes of a chunk.
+    def decode(self, number: int, decoder: ChunkDecoder) -> Codes:
+        """What a decoder makes of a chunk, (chunk,) uint8.
 
         Raises:
             GenomeLMError: If its file is missing or damaged.
         """
-        self.unpack(number, self._packed(number), out)
+        return self.unpack(number, self._packed(number), decoder)
 
-    def decode_run(self, first: int, out: Codes) -> None:
-        """Fill `out`, (n · chunk,) uint8, with the codes of `n` chunks that follow one another; as `decode`."""
-        for place, data in enumerate(self.packed(first, len(out) // self.chunk)):
-            self.unpack(first + place, data, out[place * self.chunk : (place + 1) * self.chunk])
+    def decode_run(self, first: int, out: Codes, decoder: ChunkDecoder) -> None:
+        """Fill `out`, (n, chunk) uint8, with `n` chunks that follow one another; as `decode`."""
+        for row, data in enumerate(self.packed(first, len(out))):
+            out[row] = self.unpack(first + row, data, decoder)
 
     def packed(self, first: int, count: int) -> list[bytes]:
         """`count` chunks that follow one another as they lie in their shards, in few reads; `unpack` verifies them.
@@ -202,38 +203,36 @@ class Chunks:
             here = self._per_shard - place
             return [*self.packed(first, here), *self.packed(first + here, count - here)]
         numbers = self._index(shard)[2 * place : 2 * (place + count)].tolist()
-        entries = list(zip(numbers[::2], numbers[1::2], strict=True))
-        begin, end = entries[0][0], sum(entries[-1])
-        if any(offset >= _ABSENT_FROM or size > self._most for offset, size in entries):
+        offsets, sizes = numbers[::2], numbers[1::2]
+        if max(offsets) >= _ABSENT_FROM or max(sizes) > self._most:
             raise self._damaged(shard)
-        if end - begin != sum(size for _, size in entries):  # by another writer, not one behind the other
-            return [self._files.read((shard, offset, size)) for offset, size in entries]
-        data = self._files.read((shard, begin, end - begin))
-        return [data[offset - begin : offset - begin + size] for offset, size in entries] if count > 1 else [data]
+        begin, total = offsets[0], sum(sizes)
+        if offsets[-1] + sizes[-1] - begin != total:  # by another writer, not one behind the other
+            return [self._files.read((shard, offset, size)) for offset, size in zip(offsets, sizes, strict=True)]
+        data = self._files.read((shard, begin, total))
+        if count == 1:
+            return [data]
+        return [data[offset - begin : offset - begin + size] for offset, size in zip(offsets, sizes, strict=True)]
 
-    def unpack(self, number: int, data: bytes, out: Codes) -> None:
-        """Fill `out`, (chunk,) uint8, with the codes of a chunk from its bytes in a shard.
+    def unpack(self, number: int, data: bytes, decoder: ChunkDecoder) -> Codes:
+        """What a decoder makes of a chunk, (chunk,) uint8, from its bytes in a shard.
 
         Raises:
             GenomeLMError: If they are damaged.
         """
         self._touched[number] = 1
-        # The codec takes longer to write into an array than this copy takes.
-        out[:] = np.frombuffer(self._unpacked(number, data), dtype=np.uint8)
+        return self._part(number, data, 0, self.chunk, decoder)
 
-    def _unpacked(self, number: int, data: bytes) -> bytes:
-        """A chunk's codes from its bytes in a shard, verified."""
+    def _part(self, number: int, data: bytes, first: int, last: int, decoder: ChunkDecoder) -> Codes:
+        """What a decoder makes of the bases of a chunk from `first` to `last`, from its verified bytes."""
         packed = data[:-_CHECKSUM]
         checksum = self._checksums[number]
-        # In the header of blosc are the bytes that it is going to write.
-        is_right = packed[4:8] == self._unpacked_size and data[-_CHECKSUM:] == checksum.to_bytes(_CHECKSUM, "little")
-        if not is_right or self._codec.crc32c(packed) != checksum:
+        if data[-_CHECKSUM:] != checksum.to_bytes(_CHECKSUM, "little") or self._codec.crc32c(packed) != checksum:
             raise self._damaged(number // self._per_shard)
         try:
-            codes: bytes = self._codec.decompress(packed)
+            return decoder(packed, first, last)
         except (RuntimeError, ValueError) as error:
             raise self._damaged(number // self._per_shard) from error
-        return codes
 
     def _index(self, shard: int) -> memoryview:
         """Offsets and sizes of a shard's chunks, in turn: (2 · chunks,). A view gives a number sooner than NumPy."""
@@ -245,7 +244,7 @@ class Chunks:
             tail = self._files.tail(shard, size)
             if len(tail) < size or not self._codec.is_whole(tail):
                 raise self._damaged(shard)
-            numbers = np.frombuffer(tail[:-_CHECKSUM], dtype="<u8").astype(np.uint64, copy=False)
+            numbers = np.frombuffer(tail, "<u8", 2 * self._per_shard).astype(np.uint64, copy=False)
             index = self._indexes[shard] = numbers.data
         return index
 
@@ -274,7 +273,7 @@ class ChunkReader:
 
     def __init__(self, chunks: Chunks, cache_bytes: int, table: Codes | None = None) -> None:
         self._chunks = chunks
-        self._table = None if table is None else table.tobytes()
+        self._decoder = ChunkDecoder(chunks.chunk, table)
         self._cache: OrderedDict[int, Codes] = OrderedDict()
         self._packed: dict[int, bytes] = {}  # of the present read, the chunks behind the one that was decoded last
         self._room = max(1, min(chunks.count, cache_bytes // chunks.chunk))
@@ -282,13 +281,16 @@ class ChunkReader:
         self._rows = iter(np.empty((self._room, chunks.chunk), dtype=np.uint8))
         self._free: list[Codes] = []
 
-    def read(self, start: int, out: Codes) -> None:
-        """Fill `out`, (n,) uint8, with the codes from position `start` on."""
-        if not self._chunks.read_new(start, out, self._table):
-            self._read_kept(start, out)
+    def window(self, start: int, length: int) -> Codes:
+        """The codes from position `start` on, (length,) uint8."""
+        codes = self._chunks.first_window(start, length, self._decoder)
+        if codes is None:
+            codes = np.empty(length, dtype=np.uint8)
+            self._read_kept(start, codes)
+        return codes
 
     def _read_kept(self, start: int, out: Codes) -> None:
-        """What `read` does, by chunks that are kept."""
+        """Fill `out`, (n,) uint8, as `window` does, by chunks that are kept."""
         done, last = 0, (start + len(out) - 1) // self._chunks.chunk
         while done < len(out):
             number, within = divmod(start + done, self._chunks.chunk)
@@ -297,11 +299,10 @@ class ChunkReader:
             done += len(piece)
 
     def gather(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
-        """The codes from each position on, (n, length) uint8: what `read` gives for each."""
-        codes = np.empty((len(starts), length), dtype=np.uint8)
+        """The codes from each position on, (n, length) uint8: what `window` gives for each."""
         if len(starts) == 1:
-            self.read(int(starts[0]), codes[0])
-            return codes
+            return self.window(int(starts[0]), length)[None]
+        codes = np.empty((len(starts), length), dtype=np.uint8)
         # In the order of the genome, windows that share a chunk find it in the cache.
         order = np.argsort(starts, kind="stable")
         together = max(1, ANNOUNCED // (2 + length // self._chunks.chunk))
@@ -336,8 +337,6 @@ class ChunkReader:
         if not self._free:
             row = next(self._rows, None)
             self._free.append(self._cache.popitem(last=False)[1] if row is None else row)
-        self._chunks.unpack(number, data, self._free[-1])
+        self._free[-1][:] = self._chunks.unpack(number, data, self._decoder)
         chunk = self._cache[number] = self._free.pop()
-        if self._table is not None:
-            chunk[:] = np.frombuffer(chunk.tobytes().translate(self._table), dtype=np.uint8)
         return chunk

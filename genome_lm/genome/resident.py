@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 import numpy.typing as npt
 
-from genome_lm.alphabet import NUCLEOTIDES, N
+from genome_lm.alphabet import NUCLEOTIDES, A, N
+from genome_lm.genome.bit_planes import ChunkDecoder
 from genome_lm.genome.chunks import ANNOUNCED, RUN, Chunks, chunks_of
 from genome_lm.genome.codes import CODE_TO_TOKEN, Codes
 
@@ -16,7 +17,6 @@ _BEYOND = 2
 """Bytes past the last chunk in which the bytes that a window is unpacked from may end."""
 _WAITING = 32
 """Chunks that were decoded one by one and are kept together."""
-_TABLE = CODE_TO_TOKEN.tobytes()
 
 
 class ResidentTokens(ABC):
@@ -37,60 +37,57 @@ class ResidentTokens(ABC):
         self._present = np.zeros(chunks.count, dtype=bool)
         self._absent = chunks.count
         self._waiting: dict[int, Codes] = {}
+        self._decoder = ChunkDecoder(chunks.chunk, CODE_TO_TOKEN)
 
     @staticmethod
     @abstractmethod
     def size(chunks: Chunks) -> int:
         """Bytes of memory that a genome needs."""
 
-    def read(self, start: int, out: Codes) -> None:
-        """Fill `out`, (n,) uint8, with the tokens from position `start` on."""
-        if not len(out):
-            return
-        if self._chunks.read_new(start, out, _TABLE):
-            return
+    def window(self, start: int, length: int) -> Codes:
+        """The tokens from position `start` on, (length,) uint8."""
+        tokens = self._chunks.first_window(start, length, self._decoder)
+        if tokens is not None:
+            return tokens
+        if not length:
+            return np.empty(0, dtype=np.uint8)
         chunk = self._chunks.chunk
-        first, last = start // chunk, (start + len(out) - 1) // chunk
+        first, last = start // chunk, (start + length - 1) // chunk
         if first == last and not self._present[first]:
             within = start - first * chunk
-            waiting = self._waiting_codes(first)[within : within + len(out)]
-            out[:] = np.frombuffer(waiting.tobytes().translate(_TABLE), dtype=np.uint8)
-            return
+            return self._waiting_tokens(first)[within : within + length].copy()
         if self._absent and first < last:
             self._keep_waiting()
             self._load(first + np.flatnonzero(~self._present[first : last + 1]))
-        out[:] = self._windows(np.array([start]), len(out))[0]
+        return self._windows(np.array([start]), length)[0]
 
     def gather(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
-        """The tokens from each position on, (n, length) uint8: what `read` gives for each."""
-        if len(starts) == 1 or not len(starts) or not length:
-            tokens = np.empty((len(starts), length), dtype=np.uint8)
-            for start, row in zip(starts.tolist(), tokens, strict=True):
-                self.read(start, row)
-            return tokens
+        """The tokens from each position on, (n, length) uint8: what `window` gives for each."""
+        if len(starts) == 1:
+            return self.window(int(starts[0]), length)[None]
+        if not len(starts) or not length:
+            return np.empty((len(starts), length), dtype=np.uint8)
         if self._absent:
             self._keep_waiting()
             numbers = chunks_of(starts, starts + length, self._chunks.chunk)
             self._load(numbers[~self._present[numbers]])
         return self._windows(starts, length)
 
-    def _waiting_codes(self, number: int) -> Codes:
-        """The codes of a chunk, (chunk,): decoded now, or waiting to be kept with others, which costs less in all."""
-        codes = self._waiting.get(number)
-        if codes is None:
+    def _waiting_tokens(self, number: int) -> Codes:
+        """The tokens of a chunk, (chunk,): decoded now, or waiting to be kept with others, which costs less."""
+        tokens = self._waiting.get(number)
+        if tokens is None:
             if len(self._waiting) == _WAITING:
                 self._keep_waiting()
-            codes = np.empty(self._chunks.chunk, dtype=np.uint8)
-            self._chunks.decode(number, codes)
-            self._waiting[number] = codes
-        return codes
+            tokens = self._waiting[number] = self._chunks.decode(number, self._decoder)
+        return tokens
 
     def _keep_waiting(self) -> None:
         """Keep the chunks that were decoded one by one."""
         if self._waiting:
             waiting, self._waiting = self._waiting, {}
-            numbers, chunk = np.array([*waiting]), self._chunks.chunk
-            self._keep(numbers, np.concatenate([*waiting.values()]).reshape(-1, chunk))
+            numbers = np.array([*waiting])
+            self._keep(numbers, np.stack([*waiting.values()]))
             self._absent -= int(np.count_nonzero(~self._present[numbers]))
             self._present[numbers] = True
 
@@ -102,7 +99,7 @@ class ResidentTokens(ABC):
 
     def _load(self, absent: npt.NDArray[np.int64]) -> None:
         """Decode and keep chunks, rising."""
-        codes = np.empty(min(RUN, len(absent)) * self._chunks.chunk, dtype=np.uint8)
+        tokens = np.empty((min(RUN, len(absent)), self._chunks.chunk), dtype=np.uint8)
         for first in range(0, len(absent), ANNOUNCED):
             part = absent[first : first + ANNOUNCED]
             edges = np.flatnonzero(np.diff(part) != 1) + 1
@@ -110,19 +107,19 @@ class ResidentTokens(ABC):
                 self._chunks.announce(part)
             for begin, end in zip([0, *edges.tolist()], [*edges.tolist(), len(part)], strict=True):
                 for place in range(begin, end, RUN):
-                    self._load_run(int(part[place]), codes[: min(RUN, end - place) * self._chunks.chunk])
+                    self._load_run(int(part[place]), tokens[: min(RUN, end - place)])
 
-    def _load_run(self, first: int, codes: Codes) -> None:
-        """Decode into `codes`, (n · chunk,), and keep n chunks that follow one another."""
-        count = len(codes) // self._chunks.chunk
-        self._chunks.decode_run(first, codes)
-        self._keep(slice(first, first + count), codes.reshape(count, -1))
+    def _load_run(self, first: int, tokens: Codes) -> None:
+        """Decode into `tokens`, (n, chunk), and keep n chunks that follow one another."""
+        count = len(tokens)
+        self._chunks.decode_run(first, tokens, self._decoder)
+        self._keep(slice(first, first + count), tokens)
         self._present[first : first + count] = True
         self._absent -= count
 
     @abstractmethod
-    def _keep(self, numbers: slice | npt.NDArray[np.integer], codes: Codes) -> None:
-        """Put the codes of chunks, (n, chunk), into the memory."""
+    def _keep(self, numbers: slice | npt.NDArray[np.integer], tokens: Codes) -> None:
+        """Put the tokens of chunks, (n, chunk), into the memory."""
 
     @abstractmethod
     def _windows(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
@@ -140,9 +137,8 @@ class PlainTokens(ResidentTokens):
         """Bytes of memory that a genome needs."""
         return chunks.count * chunks.chunk
 
-    def _keep(self, numbers: slice | npt.NDArray[np.integer], codes: Codes) -> None:
-        tokens = np.frombuffer(codes.tobytes().translate(_TABLE), dtype=np.uint8)
-        self._memory.reshape(-1, self._chunks.chunk)[numbers] = tokens.reshape(codes.shape)
+    def _keep(self, numbers: slice | npt.NDArray[np.integer], tokens: Codes) -> None:
+        self._memory.reshape(-1, self._chunks.chunk)[numbers] = tokens
 
     def _windows(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
         return _every(self._memory, length)[starts]
@@ -167,9 +163,9 @@ class PackedTokens(ResidentTokens):
         """Bytes of memory that a genome needs."""
         return chunks.count * chunks.chunk // 4 + _BEYOND
 
-    def _keep(self, numbers: slice | npt.NDArray[np.integer], codes: Codes) -> None:
+    def _keep(self, numbers: slice | npt.NDArray[np.integer], tokens: Codes) -> None:
         rows = self._memory[:-_BEYOND].reshape(-1, self._chunks.chunk // 4)
-        rows[numbers] = pack(codes.reshape(-1)).reshape(len(codes), -1)
+        rows[numbers] = pack(tokens.reshape(-1)).reshape(len(tokens), -1)
 
     def _windows(self, starts: npt.NDArray[np.integer], length: int) -> Codes:
         tokens = np.empty((len(starts), length), dtype=np.uint8)
@@ -203,15 +199,11 @@ def _every(memory: Codes, length: int) -> Codes:
     return np.ndarray((memory.size - length + 1, length), np.uint8, memory, strides=(1, 1))
 
 
-def pack(codes: Codes) -> Codes:
-    """Four codes a byte, the first in the lowest bits; U as T, and ambiguous codes as any base: (n / 4,) uint8."""
-    four = codes.view("<u4")
-    third = four & 0x04040404
-    if third.any():
-        # The code of U, 4, gets the bits of T's, 3.
-        four = four | third >> 1 | third >> 2
+def pack(tokens: Codes) -> Codes:
+    """Four bases a byte, the first in the lowest bits; an ambiguous one as any base: (n / 4,) uint8."""
+    four = (tokens.view("<u4") - np.uint32(0x01010101 * A)) & 0x03030303
     # The product holds the two bits of each byte side by side in its top byte; no other bits meet there.
-    return ((four & 0x03030303) * np.uint32(0x01041040) >> 24).astype(np.uint8)
+    return (four * np.uint32(0x01041040) >> 24).astype(np.uint8)
 
 
 def _tokens() -> npt.NDArray[np.uint32]:

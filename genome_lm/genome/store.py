@@ -130,6 +130,7 @@ class GenomeStore:
         layout = read_layout(self.path, files)
         self.provenance: dict[str, Any] = layout.provenance
         self.contigs = ContigTable(layout.headers, layout.tables.contig_starts)
+        self._starts = self.contigs.starts.data  # gives a number sooner than NumPy
         self._n_runs = layout.tables.n_runs
         self._chunks = Chunks(shards, layout.sharding, layout.tables.chunk_checksums)
         self._reader = cache(self._make_reader)
@@ -271,7 +272,7 @@ class GenomeStore:
             rows = np.full((len(starts), length), view.outside, dtype=np.uint8)
             for i in np.argsort(offsets + firsts, kind="stable").tolist():
                 left, right = max(0, firsts[i] - starts[i]), max(0, lasts[i] - starts[i])
-                reader.read(int(offsets[i] + firsts[i]), rows[i, left:right])
+                rows[i, left:right] = reader.window(int(offsets[i] + firsts[i]), int(right - left))
         if reverse is not None and reverse.any():
             turned = rows[reverse, ::-1]
             rows[reverse] = np.frombuffer(turned.tobytes().translate(view.complement), np.uint8).reshape(turned.shape)
@@ -279,19 +280,19 @@ class GenomeStore:
 
     def _fetch_one(self, contig: int, start: int, length: int, minus: bool, pad: bool, output: Output) -> Codes:
         """One interval, as `fetch_many` gives it: (length,) uint8. Numbers cost less than arrays of one do."""
-        offset, limit = int(self.contigs.starts[contig]), int(self.contigs.lengths[contig])
+        offset = self._starts[contig]
+        limit = self._starts[contig + 1] - offset
         inside = start >= 0 and start + length <= limit
         if not inside and not pad:
             self._refuse_outside(np.array([contig]), np.array([start]), length)
         kept = "tokens" if output == "tokens" else "codes"
         reader, view = self._reader(kept), _VIEWS[kept]
         if inside:
-            row = np.empty(length, dtype=np.uint8)
-            reader.read(offset + start, row)
+            row = reader.window(offset + start, length)
         else:
             row = np.full(length, view.outside, dtype=np.uint8)
             first, last = min(max(start, 0), limit), min(max(start + length, 0), limit)
-            reader.read(offset + first, row[max(0, first - start) : max(0, last - start)])
+            row[first - start : last - start] = reader.window(offset + first, last - first)
         if minus:
             row = np.frombuffer(bytearray(row[::-1].tobytes().translate(view.complement)), dtype=np.uint8)
         return CODE_TO_LETTER[row] if output == "letters" else row
