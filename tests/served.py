@@ -43,11 +43,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not file.is_file():
             self.send_error(404)
             return
-        content, status = file.read_bytes(), 200
+        size, status = file.stat().st_size, 200
+        begin, end = 0, size
         if server.ranges and (asked := self.headers.get("Range")):
             first, _, last = asked.removeprefix("bytes=").partition("-")
-            content = content[int(first) : int(last) + 1] if first else content[-int(last) :]
+            begin, end = (int(first), min(size, int(last) + 1)) if first else (max(0, size - int(last)), size)
             status = 206
+        with file.open("rb") as opened:
+            opened.seek(begin)
+            content = opened.read(max(0, end - begin))
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

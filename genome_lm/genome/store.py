@@ -302,7 +302,12 @@ class GenomeStore:
         """Whether the store is at a URL."""
         return isinstance(self.path, StoreUrl)
 
-    def announce(self, contigs: npt.NDArray[np.integer], starts: npt.NDArray[np.integer], length: int) -> None:
+    def announce(
+        self,
+        contigs: npt.NDArray[np.integer],
+        starts: npt.NDArray[np.integer],
+        length: int | npt.NDArray[np.integer],
+    ) -> None:
         """Have the reading of windows begin whose tokens will be fetched, as far as they lie within their contigs.
 
         Of a store at a URL, their chunks are fetched in the background, within bounds of memory. Of one in a folder,
@@ -311,7 +316,7 @@ class GenomeStore:
         Args:
             contigs: As in `fetch_many`.
             starts: As in `fetch_many`.
-            length: As in `fetch_many`.
+            length: Bases of each, or of all.
         """
         offsets, limits = self.contigs.starts[contigs], self.contigs.lengths[contigs]
         firsts, lasts = (offsets + np.clip(places, 0, limits) for places in (starts, starts + length))

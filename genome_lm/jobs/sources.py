@@ -5,12 +5,13 @@ the token ids, from any record on. Memory does not grow with the number of recor
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from genome_lm.alphabet import encode
 from genome_lm.errors import GenomeLMError
@@ -169,18 +170,37 @@ class GenomeSource:
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Span, FlankedSequence]]]:
         """See `SequenceSource`."""
-        spans, position = self._spans(), 0
+        every, position = self._spans(), 0
+        items: list[tuple[Span, FlankedSequence]] | None = None
         for first, stop in ranges:
-            of_range = list(islice(spans, first - position, stop - position))
+            # The chunks of a range come from a URL while the model goes through the range before it.
+            spans = self._ahead(islice(every, first - position, stop - position))
             position = stop
-            yield list(zip(of_range, self._flanked(of_range), strict=True))
+            if items is not None:
+                yield items
+            items = list(zip(spans, self._flanked(spans), strict=True))
+        if items is not None:
+            yield items
+
+    def _ahead(self, spans: Iterable[Span]) -> list[Span]:
+        """Spans that will be read; of a store at a URL, all their chunks are asked for together."""
+        found = list(spans)
+        if self.store.is_remote and found:
+            self.store.announce(*self._places(found))
+        return found
+
+    def _places(
+        self, spans: list[Span]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The contigs' numbers, the starts and the lengths of spans with their context, each (n,)."""
+        contigs = np.array([self.store.contigs.index(span.contig) for span in spans])
+        starts = np.array([span.start - (span.right if span.strand == "-" else span.left) for span in spans])
+        return contigs, starts, np.array([span.end - span.start + span.left + span.right for span in spans])
 
     def _flanked(self, spans: list[Span]) -> list[FlankedSequence]:
         """The tokens of spans; those of one length are read together, which is many times as quick as one by one."""
-        lengths = np.array([span.end - span.start + span.left + span.right for span in spans])
+        contigs, starts, lengths = self._places(spans)
         reverse = np.array([span.strand == "-" for span in spans])
-        starts = np.array([span.start - (span.right if span.strand == "-" else span.left) for span in spans])
-        contigs = np.array([self.store.contigs.index(span.contig) for span in spans])
         sequences = [FlankedSequence(np.empty(0, dtype=np.uint8))] * len(spans)
         for length in np.unique(lengths).tolist():
             alike = np.flatnonzero(lengths == length)

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from genome_lm.alphabet import encode
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import Interval, Tiling
+from genome_lm.genome import GenomeStore, Interval, Tiling, remote
 from genome_lm.jobs import FastaSource, GenomeSource
 from genome_lm.jobs.sources import SequenceSource, Span
 from tests.conftest import Genome, biased_dna
+from tests.served import serving
 
 
 @st.composite
@@ -80,6 +81,31 @@ def test_what_is_read_is_what_lies_there(genome: Genome, tmp_path: Path, tiling:
                 text = texts[span.contig][span.start - span.left : span.end + span.right]
                 np.testing.assert_array_equal(piece.tokens, encode(text))
                 assert (piece.left, piece.right) == (span.left, span.right)
+
+
+def test_from_a_url_a_part_is_read_while_the_model_goes_through_the_one_before(
+    genome: Genome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server goes down between two parts: the next one is there already, the one behind it is an error."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(remote, "PAUSES", (0.01,))
+    # Each part in a chunk of its own.
+    starts = [number + place for number in (0, 16_500, 33_000) for place in (100, 501, 902)]
+    places = [Interval("one", start, start + 300 + start % 7, str(start)) for start in starts]
+    ranges = [(0, 3), (3, 6), (6, 9)]
+    with serving(genome.store.path.parent) as server:
+        store = GenomeStore(server.url.replace("g.zarr", genome.store.path.name))
+        batches = store._chunks._files._batches  # type: ignore[union-attr]
+        parts = GenomeSource(store, places, Tiling()).read(ranges)
+        expected = list(GenomeSource(genome.store, places, Tiling()).read(ranges))
+        for number in (0, 1):
+            for (span, piece), (same, local) in zip(next(parts), expected[number], strict=True):
+                assert span == same
+                np.testing.assert_array_equal(piece.tokens, local.tokens)
+            [batch.replies.exception() for batch in batches.values()]
+            server.fails = 1_000
+        with pytest.raises(GenomeLMError, match=rf"{store.path}/.* 503"):
+            next(parts)
 
 
 def test_the_digest_tells_inputs_apart(genome: Genome, tmp_path: Path) -> None:

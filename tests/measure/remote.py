@@ -1,23 +1,29 @@
-"""What a training waits for a genome store on a slow server: `python -m tests.measure.remote`.
+"""What training and embedding wait for a genome store on a slow server: `python -m tests.measure.remote`.
 
-A store of random DNA is served by HTTP on this machine, each reply `--delay` milliseconds late. A training's steps of
-windows of 1,000 bases are read in turn with and without the read-ahead, from stores that are opened anew, with a
-pause after each step in place of the model. Reported are the medians over rounds of the waiting per step, and the
-requests of one round. Steps are the same on both sides, and those of the folder.
+A store of random DNA is served by HTTP by another process on this machine, each reply `--delay` milliseconds late.
+Steps of a training and parts of an embedding, of windows of 1,000 bases, are read from the folder, and from the
+server with and without the read-ahead. The sides take turns. Each opens the store anew, and pauses after each step or
+part in place of the model. Reported are the medians over rounds of the waiting per step or part, the wall time of
+pauses and waiting as a multiple of the folder's, and the requests of one round. The first step or part, which opens
+the shards, is left out.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-import torch
 
-from genome_lm.genome import build_store, split_genome, write_bed
+from genome_lm.genome import GenomeStore, Interval, Tiling, build_store, split_genome, write_bed
+from genome_lm.jobs import GenomeSource
 from genome_lm.mixture_config import one_source
 from genome_lm.training import Stage, TrainingConfig
 from genome_lm.training.data import TrainingSteps
@@ -36,15 +42,56 @@ def make_genome(folder: Path) -> tuple[Path, Path]:
     return store, splits
 
 
-def waited(steps: TrainingSteps, pause: float) -> list[float]:
-    """Seconds that each step was waited for; the first, which opens the shards, is left out."""
-    spent = []
-    for number in range(len(steps)):
-        start = time.perf_counter()
-        steps[number]
+def training(place: str, splits: Path, steps: int) -> Iterator[object]:
+    """The steps of a training."""
+    recipe = TrainingConfig(stages=(Stage(LENGTH, steps),), tokens_per_step=WINDOWS * LENGTH)
+    of_run = TrainingSteps(open_sources(one_source(Path(place), splits), recipe).mixture, recipe)
+    yield from (of_run[number] for number in range(steps))
+
+
+def embedding(place: str, _: Path, parts: int) -> Iterator[object]:
+    """The parts of an embedding of random windows."""
+    starts = np.random.default_rng(1).integers(0, BASES - LENGTH, parts * WINDOWS).tolist()
+    windows = [Interval("one", start, start + LENGTH, str(start)) for start in starts]
+    source = GenomeSource(GenomeStore(place), windows, Tiling())
+    yield from source.read([(part * WINDOWS, (part + 1) * WINDOWS) for part in range(parts)])
+
+
+def waited(items: Iterator[object], pause: float) -> list[float]:
+    """Seconds that each item was waited for, without the first."""
+    spent, start = [], time.perf_counter()
+    for _ in items:
         spent.append(time.perf_counter() - start)
         time.sleep(pause)
+        start = time.perf_counter()
     return spent[1:]
+
+
+def serve(folder: Path, delay: float, asked: Connection) -> None:
+    """Serve a folder until the other end closes; tell the address, and when asked the number of requests so far."""
+    with serving(folder) as server:
+        server.delay = delay
+        asked.send(server.url)
+        while asked.recv():
+            asked.send(len(server.asked))
+
+
+@contextmanager
+def other_process(folder: Path, delay: float) -> Iterator[tuple[str, Callable[[], int]]]:
+    """A server in another process: its address, and what gives the number of requests so far."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(folder, delay, there))
+    process.start()
+
+    def count() -> int:
+        here.send(True)
+        return int(here.recv())
+
+    try:
+        yield here.recv(), count
+    finally:
+        here.send(False)
+        process.join()
 
 
 def main() -> None:
@@ -54,25 +101,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    recipe = TrainingConfig(stages=(Stage(LENGTH, options.steps),), tokens_per_step=WINDOWS * LENGTH)
-    sides: dict[str, list[float]] = defaultdict(list)
-    asked = {}
+    pause = options.pause / 1_000
+    spent: dict[tuple[str, str], list[float]] = defaultdict(list)
+    requests = {}
     with tempfile.TemporaryDirectory() as name:
         store, splits = make_genome(Path(name))
-        local = TrainingSteps(open_sources(one_source(store, splits), recipe).mixture, recipe)
-        with serving(Path(name)) as server:
-            server.delay = options.delay / 1_000
+        with other_process(Path(name), options.delay / 1_000) as (url, count):
             for _ in range(options.rounds):
-                for side in ("read-ahead", "without"):
-                    steps = TrainingSteps(open_sources(one_source(Path(server.url), splits), recipe).mixture, recipe)
-                    assert torch.equal(steps[0].tokens, local[0].tokens)
-                    announce = TrainingSteps._announce if side == "read-ahead" else lambda *_: None
-                    with patch.object(TrainingSteps, "_announce", announce):
-                        before = len(server.asked)
-                        sides[side].append(statistics.median(waited(steps, options.pause / 1_000)))
-                        asked[side] = len(server.asked) - before
-    for side, seconds in sides.items():
-        print(f"{side:12} waits {statistics.median(seconds) * 1e3:7.1f} ms per step, {asked[side]} requests")
+                for side, place in (("folder", str(store)), ("read-ahead", url), ("without", url)):
+                    announce = GenomeStore.announce if side != "without" else lambda *_: None
+                    for work in (training, embedding):
+                        before = count()
+                        with patch.object(GenomeStore, "announce", announce):
+                            seconds = waited(work(place, splits, options.steps), pause)
+                        spent[work.__name__, side].append(statistics.median(seconds))
+                        requests[work.__name__, side] = count() - before
+    for (work_name, side), each in spent.items():
+        seconds, of_folder = statistics.median(each), statistics.median(spent[work_name, "folder"])
+        share = (seconds + pause) / (of_folder + pause)
+        counted = f"{requests[work_name, side]} requests"
+        print(f"{work_name:9} {side:10} waits {seconds * 1e3:7.1f} ms, {share:.2f} of the folder's time, {counted}")
 
 
 if __name__ == "__main__":
