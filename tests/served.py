@@ -11,7 +11,7 @@ from pathlib import Path
 class Server(http.server.ThreadingHTTPServer):
     """Serves a folder; the next `fails` answers are errors, or end early with `cuts`; ranges may be ignored.
 
-    Each answer comes `delay` seconds late.
+    Errors have the status `failure`. Each answer comes `delay` seconds late.
     """
 
     daemon_threads = True
@@ -20,6 +20,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.asked = folder, list[str]()
         self.fails = self.cuts = 0
+        self.failure = 503
         self.ranges, self.delay = True, 0.0
 
     @property
@@ -38,7 +39,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         file = server.folder / self.path.lstrip("/")
         if server.fails:
             server.fails -= 1
-            self.send_error(503)
+            self.send_error(server.failure)
             return
         if not file.is_file():
             self.send_error(404)

@@ -28,7 +28,8 @@ AHEAD_BYTES = 64 << 20
 _TOGETHER = 256
 """Requests of one try."""
 _GONE = (FileNotFoundError, PermissionError, NotImplementedError)
-"""Failures that a further try does not mend."""
+_REFUSED = {400, 401, 403, 405, 410, 451}
+"""Statuses of HTTP by which a server refuses a request for good."""
 
 
 class _Request(NamedTuple):
@@ -119,7 +120,7 @@ class RemoteFiles:
                         done[number] = None
                     else:
                         failed = requests[number].file, reply
-                        if isinstance(reply, _GONE):
+                        if _is_final(reply):
                             raise self._error(*failed)
             if failed is None:
                 break
@@ -150,6 +151,11 @@ class RemoteFiles:
         return GenomeLMError(
             f"{what}: can't read: {reason}; check the network and the rights, and run the same command again"
         )
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether a further try does not mend a failure."""
+    return isinstance(error, _GONE) or getattr(error, "status", None) in _REFUSED
 
 
 def _checked(request: _Request, reply: Any) -> Any:

@@ -107,6 +107,14 @@ def test_an_interrupted_server(small: Small, server: Server, how: str) -> None:
     np.testing.assert_array_equal(store.fetch_many(*WINDOWS), small.store.fetch_many(*WINDOWS))
 
 
+@pytest.mark.parametrize(("status", "tries"), [(403, 1), (401, 1), (429, 3), (500, 3)])
+def test_a_refusal_is_not_tried_again(server: Server, status: int, tries: int) -> None:
+    server.failure, server.fails = status, 10_000
+    with pytest.raises(GenomeLMError, match=rf"^{server.url}/zarr.json: can't read: {status}.* the rights"):
+        GenomeStore(server.url)
+    assert len(server.asked) == tries
+
+
 def test_a_server_that_is_gone(server: Server) -> None:
     url = server.url
     server.shutdown()
