@@ -19,6 +19,7 @@ from genome_lm.kernels.cpu.low_precision import reason_against
 from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.numerics import products_dtype, rounds_products
+from genome_lm.kernels.recomputed import SMALL
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights
 from genome_lm.kernels.triton.plan import WIDEST, WIDEST_HEAD
 from genome_lm.kernels.variables import variable
@@ -30,9 +31,6 @@ VARIABLE = "GENOME_LM_KERNEL"
 HAS_TRITON = find_spec("triton") is not None
 LEAST_CAPABILITY = 8, 0
 """Oldest GPUs (Ampere) that the Triton kernels are compiled for: older ones have no products in bfloat16."""
-SMALL = 2 << 20
-"""Elements of the residual stream below which a training step is quicker in plain form: there, storing what the
-backward pass needs is cheaper than the fused operations' computing it again."""
 
 
 def backend_for(x: Tensor, small: int | None = None) -> Backend:

@@ -1,6 +1,6 @@
-"""Functions of rows whose intermediate results are computed again in the backward pass, piece by piece.
+"""What is computed again in the backward pass: from which size on, and functions of rows, piece by piece.
 
-As `torch.utils.checkpoint`, by which it is done on a GPU. On a CPU threads share the pieces, forward and backward.
+Such functions go through `torch.utils.checkpoint` on a GPU. On a CPU threads share the pieces, forward and backward.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, share, share_sum
 
+SMALL = 2 << 20
+"""Elements of the residual stream below which a training step on a CPU stores what its backward pass needs: that is
+quicker there than computing it again. Sub-blocks are then in plain form, and those that are not keep the MLP's hidden
+layer, four times as much."""
 LEAST = 512
 """Rows of a piece on a CPU at least, unless fewer are asked for: each is a graph of its own."""
 

@@ -19,7 +19,7 @@ from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
 from genome_lm.kernels.cpu.partition import POSITIONS
 from genome_lm.kernels.cpu.products import FEWEST_ROWS
 from genome_lm.kernels.cpu.sub_blocks import mlp_forward_bytes
-from genome_lm.kernels.dispatch import SMALL
+from genome_lm.kernels.recomputed import SMALL
 from genome_lm.model import backbone
 from genome_lm.model.backbone import NORM_CHUNK
 from genome_lm.model.chain import Chain, Link

@@ -130,6 +130,11 @@ def bins(length: int, dtype: torch.dtype = torch.float32) -> int:
     return math.prod(_shape(length, dtype)) if _is_split(length, dtype) else points_of(length) // 2 + 1
 
 
+def transformed_values(length: int, dtype: torch.dtype) -> int:
+    """Real values as which a signal of this length and type is transformed: padded, or two for each frequency."""
+    return 2 * bins(length, dtype) if _is_split(length, dtype) else points_of(length)
+
+
 def points_of(length: int) -> int:
     """Real values of a padded signal of this length, where the form is not split."""
     return quick_size_for_mkl(2 * length) if _keeps_tables() else fast_fft_size(2 * length)

@@ -247,7 +247,7 @@ def _write_gated(
 ) -> None:
     """Write x0 · (c + skip · u) of a block's channels to y, (D, B, L); x0 and u are the block's."""
     x0, u = streams
-    shape = *u.shape[1:], u.itemsize
+    shape = *u.shape[1:], u.dtype
     if around is None and convolutions.taps is not None:
         of_block = slice(*block)
         in_c = BlocksInC.of(convolutions.taps[of_block], u)

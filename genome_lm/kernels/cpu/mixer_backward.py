@@ -140,7 +140,7 @@ class _BlockStep(NamedTuple):
         )
         dskip = self.sums.skip[of_block, None, None]
         sums = dskip, dtaps, dtap_bias[..., None, None], db_in[..., None, None]
-        shape = *y.shape[1:], y.itemsize
+        shape = *y.shape[1:], y.dtype
         if self.convolutions.explicit is None:
             between = StreamsBackInC.of(first, streams, weights, sums)
         else:

@@ -30,14 +30,12 @@ from genome_lm.kernels.cpu.sub_blocks import MlpInC
 from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
 from genome_lm.kernels.cpu.workers import BFLOAT16_PARTS, Sizes, rows_of_piece, runs, share, share_sum
 from genome_lm.kernels.numerics import outside_autocast, rounds_products
+from genome_lm.kernels.recomputed import SMALL
 
 HIDDEN_BYTES = 2 << 20
 """Hidden layer of the positions that a thread takes at one time: most of it stays in its second-level cache."""
 BACKWARD = Sizes(least=256, large=512, most=1_024, medium=1_024)
 """Positions in the backward pass, where the products that sum over a piece's positions need more of them."""
-
-STORED = 2 << 20
-"""Elements of a float32 input below which the hidden layer is kept for the backward pass, four times as much."""
 
 
 def forward_sizes(inner: int, itemsize: int) -> Sizes:
@@ -130,7 +128,7 @@ def _rows(x: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
 class _ResidualMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, in_bfloat16: bool, *weights: Tensor) -> Tensor:
-        out, keeps = torch.empty_like(x), not in_bfloat16 and x.numel() < STORED
+        out, keeps = torch.empty_like(x), not in_bfloat16 and x.numel() < SMALL
         with outside_autocast(x):
             kept = _forward(x, out, for_products(MlpWeights(*weights), in_bfloat16), eps, keeps)
         ctx.save_for_backward(x, kept, *weights)

@@ -6,9 +6,10 @@ The cuts depend on shapes alone, so that results are the same with any number of
 
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor
 
-from genome_lm.kernels.conv.fft import fast_fft_size
+from genome_lm.kernels.conv.spectra import transformed_values
 from genome_lm.kernels.cpu.workers import Sizes, bounds_of, rows_of_piece
 
 Block = tuple[int, int]
@@ -26,7 +27,7 @@ POSITIONS = Sizes(least=256, large=512, most=4_096, medium=1_024)
 """Positions that a thread takes at one time. With 128, a sequence of 1,024 takes an eighth more processor time: each
 product reads the weights anew. 16 sequences of 1,024 take a tenth more with 512 than with 1,024."""
 FFT_BYTES, LEAST_FFT_BYTES = 2 << 20, 512 << 10
-"""Padded input of a group of channels that go through the FFT together. Larger groups leave the caches. Smaller ones
+"""Input of the FFT of a group of channels that go through it together. Larger groups leave the caches. Smaller ones
 are made to have `workers.PARTS` of them, and down to the latter to have `workers.LARGE_PARTS`."""
 
 
@@ -46,17 +47,17 @@ def blocks_of(x: Tensor) -> Iterator[Block]:
     return ranges(0, channels, block_channels(batch, length, x.itemsize))
 
 
-def group_channels(batch: int, length: int, channels: int, itemsize: int) -> int:
+def group_channels(batch: int, length: int, channels: int, dtype: torch.dtype) -> int:
     """Channels whose convolutions are a piece of work, of so many in a block: they go through the FFT together."""
-    channel = batch * fast_fft_size(2 * length) * itemsize
+    channel = batch * transformed_values(length, dtype) * dtype.itemsize
     most = max(1, FFT_BYTES // channel)
     sizes = Sizes(1, -(-LEAST_FFT_BYTES // channel), most, medium=most)
     return rows_of_piece(channels, sizes)
 
 
-def groups(block: Block, batch: int, length: int, itemsize: int) -> Iterator[Block]:
+def groups(block: Block, batch: int, length: int, dtype: torch.dtype) -> Iterator[Block]:
     """A block of channels in pieces for the convolutions."""
-    return ranges(*block, group_channels(batch, length, block[1] - block[0], itemsize))
+    return ranges(*block, group_channels(batch, length, block[1] - block[0], dtype))
 
 
 def chunks(batch: int, length: int) -> Iterator[Place]:
@@ -74,9 +75,9 @@ def chunk_bounds(batch: int, length: int) -> list[int]:
     return [*starts, batch * length]
 
 
-def group_bounds(channels: int, batch: int, length: int, itemsize: int) -> list[int]:
+def group_bounds(channels: int, batch: int, length: int, dtype: torch.dtype) -> list[int]:
     """The first channel of each of `groups`, of a block of so many, and their number."""
-    return bounds_of(channels, group_channels(batch, length, channels, itemsize))
+    return bounds_of(channels, group_channels(batch, length, channels, dtype))
 
 
 def position_bounds(count: int) -> list[int]:

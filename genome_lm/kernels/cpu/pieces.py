@@ -7,6 +7,8 @@ can use are told by its pieces: `workers.balance` says how evenly they fall to a
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import torch
+
 from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
 from genome_lm.kernels.cpu.partition import POSITIONS, block_channels, chunks, groups
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
@@ -90,7 +92,7 @@ def _chunks(work: Work) -> list[int]:
 
 
 def _groups(work: Work, channels: int) -> list[int]:
-    return [stop - start for start, stop in groups((0, channels), work.batch, work.length, FLOAT)]
+    return [stop - start for start, stop in groups((0, channels), work.batch, work.length, torch.float32)]
 
 
 def _rows(work: Work, sizes: Sizes) -> list[int]:

@@ -140,5 +140,5 @@ def of_groups(config: ModelConfig, length: int, rows: int, groups: int) -> int:
 def threads_groups(config: ModelConfig, length: int, rows: int) -> tuple[int, int]:
     """Channels of a group that goes through the FFT, and how many groups there are at one time."""
     block = min(block_channels(rows, length, FLOAT), config.d_model)
-    channels = group_channels(rows, length, block, FLOAT)
+    channels = group_channels(rows, length, block, torch.float32)
     return channels, min(most_sharing(), -(-block // channels))
