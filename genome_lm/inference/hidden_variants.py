@@ -54,7 +54,7 @@ def score_substitutions(
         variants: n variants.
         window: Bases that are read, with the site in the middle as far as the contig allows.
         flank: Bases of the longest allele.
-        strand: "both" reads the reverse complement as well.
+        strand: "both" reads the reverse complement as well. Equivariant models read one strand for both.
         batch_tokens: Positions that go through the model at one time.
         advance: Told how many variants are done, on a strand.
 
@@ -70,26 +70,29 @@ def score_substitutions(
     llr, tables = np.full((2, len(variants)), np.nan), np.full((2, len(variants), 4), np.nan)
     context, scored = (np.zeros((len(variants), 2), dtype=np.int64) for _ in range(2))
     windows = [_window(store, site, window) for site in of_site]
-    for reverse in orientations(strand):
-        side, size = int(reverse), max(1, batch_tokens // window)
-        advance(len(variants) - reasons.count(""))
+    readings: dict[bool, tuple[int, ...]] = {reverse: (int(reverse),) for reverse in orientations(strand)}
+    if strand == "both" and model.config.strands == "equivariant":
+        readings = {False: (0, 1)}  # what it expects on one strand is what it expects on the other
+    for reverse, sides in readings.items():
+        size = max(1, batch_tokens // window)
+        advance(len(sides) * (len(variants) - reasons.count("")))
         for first in range(0, len(windows), size):
             some = windows[first : first + size]
             for read, table in zip(some, _expected(model, store, some, reverse), strict=True):
                 places = read.site.places
+                around = places[0] - read.start, read.end - places[0] - 1
                 for number in of_site[read.site]:
                     variant = variants[number]
                     hidden = [place - variant.start for place in places]
                     ref, alt = (LETTER_TO_TOKEN[letters(each)][hidden] for each in (variant.ref, variant.alt))
                     rows = np.arange(len(places))
                     gain = table[rows, alt - NUCLEOTIDES[0]] - table[rows, ref - NUCLEOTIDES[0]]
-                    llr[side, number] = gain.sum()
-                    if variant.start in places:
-                        tables[side, number] = table[places.index(variant.start)]
-                    behind = read.end - places[0] - 1
-                    context[number, side] = behind if reverse else places[0] - read.start
-                    scored[number, side] = len(places)
-                advance(len(of_site[read.site]))
+                    for side in sides:
+                        llr[side, number] = gain.sum()
+                        if variant.start in places:
+                            tables[side, number] = table[places.index(variant.start)]
+                        context[number, side], scored[number, side] = around[side], len(places)
+                advance(len(sides) * len(of_site[read.site]))
     return VariantScores(llr[0], llr[1], tables[0], tables[1], context, scored, reasons)
 
 

@@ -16,12 +16,13 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import SuiteInput, run_suite
 from genome_lm.genome import Interval, read_bed
 from genome_lm.genome.contigs import store_contigs
-from genome_lm.inference import GenomeLM
+from genome_lm.genome.variants import Variant
+from genome_lm.inference import GenomeLM, hidden_variants
 from genome_lm.inference.bases import WindowGrid, bits_per_base
 from genome_lm.inference.mutagenesis import mutagenesis
-from genome_lm.inference.variants import Layout
+from genome_lm.inference.variants import Layout, score_variants
 from genome_lm.model import HyenaLM
-from genome_lm.model.likelihood import HIDDEN_SETS, hidden_sets
+from genome_lm.model.likelihood import HIDDEN_SETS, hidden_sets, hidden_table
 from genome_lm_cli.main import app
 from tests.conftest import Genome
 from tests.tiny import TINY_MODEL
@@ -94,6 +95,38 @@ def test_substitutions_are_scored_at_their_hidden_bases(model: GenomeLM, genome:
     np.testing.assert_allclose(scores.site_forward[2], expected(model, dna[468:532], [32])[32], atol=1e-5)
     np.testing.assert_array_equal(scores.context[2], [32, 31])
     np.testing.assert_array_equal(scores.scored[:, 0], [1, 1, 1, 1, 3, 1, 1])
+
+
+def test_equivariant_models_read_one_strand_for_both(genome: Genome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass of each strand gives the same scores, and a batch is read once where both are asked for."""
+    torch.manual_seed(2)
+    lm = HyenaLM(dataclasses.replace(TINY_MODEL, direction=BOTH, strands="equivariant")).eval()
+    for parameter in lm.parameters():
+        parameter.data *= 3
+    dna, passes = genome.store["one", 0:40_000].tobytes().decode(), []
+    monkeypatch.setattr(hidden_variants, "hidden_table", lambda *given: passes.append(1) or hidden_table(*given))
+    variants = []
+    for start, length in ((0, 1), (500, 1), (2_000, 3), (39_999, 1)):
+        ref = dna[start : start + length]
+        variants.append(("one", start, ref, "".join("CGTA"["ACGT".index(base)] for base in ref)))
+    strands, amounts = ("both", "forward", "reverse"), []
+    both, ahead, back = (
+        GenomeLM(lm).score_variants(genome.store, variants, **LAYOUT, strand=each) for each in strands
+    )
+    assert len(passes) == 3
+    for side, one in ((0, ahead), (1, back)):
+        np.testing.assert_allclose((both.llr_forward, both.llr_reverse)[side], one.llr, atol=1e-5)
+        np.testing.assert_allclose(
+            (both.site_forward, both.site_reverse)[side], (one.site_forward, one.site_reverse)[side], atol=1e-5
+        )
+        np.testing.assert_array_equal(both.context[:, side], one.context[:, side])
+        np.testing.assert_array_equal(both.scored[:, side], one.scored[:, side])
+    assert np.abs(both.llr).min() > 1e-3
+    layout = Layout(40, 16, 8)
+    score_variants(lm, genome.store, [Variant(*each) for each in variants], layout, advance=amounts.append)
+    assert sum(amounts) == len(variants)
+    effects = [mutagenesis(lm, genome.store, Interval("one", 300, 304), layout, strand=each).llr for each in strands]
+    np.testing.assert_allclose(effects[0], np.mean(effects[1:], axis=0), atol=1e-5)
 
 
 def test_indels_readouts_gradients_and_generation_are_refused(model: GenomeLM, genome: Genome) -> None:
@@ -169,12 +202,12 @@ def test_commands_say_which_measure_they_give(model: GenomeLM, genome: Genome, t
     assert "masked marginal" in text
     assert "window=128" in text
     assert "GLM_SKIP=indel" in text
-    found = tmp_path / "eval.json"
-    options = ["--intervals", str(genome.intervals), "--max-bases", "2000", "--out", str(found)]
+    evaluation = tmp_path / "eval.json"
+    options = ["--intervals", str(genome.intervals), "--max-bases", "2000", "--out", str(evaluation)]
     run = CliRunner().invoke(app, ["evaluate", str(tmp_path / "ckpt"), *common, *options])
     assert run.exit_code == 0, run.output
     assert "pseudo-perplexity" in run.output
-    result = json.loads(found.read_text())
+    result = json.loads(evaluation.read_text())
     assert result["measure"] == "pseudo-perplexity"
     assert [each["name"] for each in result["baselines"]] == ["uniform"]
     options = ["--prompt", "ACGT", "--length", "5", "--out", str(tmp_path / "new.fa")]
