@@ -144,8 +144,8 @@ def bench(
         ]
         with progress(kind.value, len(jobs), "lengths") as bar:
             for job in jobs:
-                chosen, rounds, reasons = sweep.choose(job, sides, repeat)
-                comparisons.append(compare(job, chosen, machine, rounds, threads, busy))
+                affordable, rounds, reasons = sweep.choose(job, sides, repeat)
+                comparisons.append(compare(job, affordable, machine, rounds, threads, busy))
                 bar.advance(1)
                 sweep.take(comparisons[-1])
                 for name, reason in reasons.items():

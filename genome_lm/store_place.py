@@ -22,17 +22,17 @@ class StoreUrl(str):
 def is_url(place: str | os.PathLike[str]) -> bool:
     """Whether a place is a URL; also one that was taken for a path, as `Path` makes s3:/bucket of s3://bucket."""
     text = os.fspath(place)
-    found = _URL.match(text)
-    return found is not None and ("://" in text or not os.path.exists(f"{found[1]}:"))
+    scheme = _URL.match(text)
+    return scheme is not None and ("://" in text or not os.path.exists(f"{scheme[1]}:"))
 
 
 def store_place(place: str | os.PathLike[str]) -> Path | StoreUrl:
     """Where a store is: a folder, or a URL that fsspec opens."""
     text = os.fspath(place).rstrip("/")
-    found = _URL.match(text)
-    if found is None or not is_url(text):
+    scheme = _URL.match(text)
+    if scheme is None or not is_url(text):
         return Path(os.fspath(place))
     if "://" in text:
         return StoreUrl(text)
-    root = "/" if found[1].endswith("file") else ""
-    return StoreUrl(f"{found[1]}://{root}{text[found.end() :]}")
+    root = "/" if scheme[1].endswith("file") else ""
+    return StoreUrl(f"{scheme[1]}://{root}{text[scheme.end() :]}")

@@ -255,6 +255,6 @@ def test_doctor_takes_one_thread_where_the_quota_is_one_core(join: list[str]) ->
     shown = subprocess.run(
         [*join, GENOME_LM, "doctor", "--json"], env=bare_environment(), text=True, capture_output=True
     )
-    found = json.loads(shown.stdout)
-    assert found["cpu_threads"] == 1
-    assert found["cpu_threads_reason"] == "CPU quota of the control group: 1"
+    report = json.loads(shown.stdout)
+    assert report["cpu_threads"] == 1
+    assert report["cpu_threads_reason"] == "CPU quota of the control group: 1"

@@ -74,14 +74,14 @@ class Figures:
 
 def expected(side: str, measured: Sequence[Figures], length: int) -> Figures | None:
     """What a side should take at a length, from what it took at others; None if there are none."""
-    known = sorted(measured, key=lambda figures: figures.length)[-FITTED:]
-    if not known:
+    longest_measured = sorted(measured, key=lambda figures: figures.length)[-FITTED:]
+    if not longest_measured:
         return None
-    lengths, seconds = [each.length for each in known], [each.seconds for each in known]
-    last = known[-1]
+    lengths, seconds = [each.length for each in longest_measured], [each.seconds for each in longest_measured]
+    last = longest_measured[-1]
     peak = last.peak
-    if len(known) > 1:
-        slope = (last.peak - known[-2].peak) / (last.length - known[-2].length)
+    if len(longest_measured) > 1:
+        slope = (last.peak - longest_measured[-2].peak) / (last.length - longest_measured[-2].length)
         peak += max(0, math.ceil(slope * (length - last.length)))
     curve = form_of(side).fitted(lengths, seconds)
     return Figures(length, last.seconds * curve(length) / curve(last.length), peak)

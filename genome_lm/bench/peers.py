@@ -103,10 +103,10 @@ class PortLM(PeerLM):
         wanted = {"width": config.d_model, "number of blocks": config.n_layer}
         names = {"width": ("hidden_size", "d_model"), "number of blocks": ("num_hidden_layers", "n_layer")}
         for what, value in wanted.items():
-            found = next((getattr(theirs, name) for name in names[what] if hasattr(theirs, name)), None)
-            if found != value:
+            size = next((getattr(theirs, name) for name in names[what] if hasattr(theirs, name)), None)
+            if size != value:
                 raise GenomeLMError(
-                    f"{path}: its {what} is {found}, and {value} here: choose --preset and --layers of the same size"
+                    f"{path}: its {what} is {size}, and {value} here: choose --preset and --layers of the same size"
                 )
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -136,14 +136,14 @@ class Sweep:
         work = job.kind, job.preset, job.config.n_layer if job.preset else 0
         reasons, figures = {}, []
         for side in sides:
-            known = [row for row in self._rows if row.side == side.name]
-            known = [row for row in known if (row.kind, row.preset, row.layers) == work and row.length < job.length]
-            figures.append(expected(side.name, [row.figures for row in known], job.length))
+            rows = [row for row in self._rows if row.side == side.name]
+            rows = [row for row in rows if (row.kind, row.preset, row.layers) == work and row.length < job.length]
+            figures.append(expected(side.name, [row.figures for row in rows], job.length))
             if side is not sides[0] and (reason := self._limits.reason_against(figures[-1])):
                 reasons[side.name] = reason
-        chosen = [side for side in sides if side.name not in reasons]
+        affordable = [side for side in sides if side.name not in reasons]
         ran = [each for side, each in zip(sides, figures, strict=True) if side.name not in reasons]
-        return chosen, self._limits.rounds(repeats, ran), reasons
+        return affordable, self._limits.rounds(repeats, ran), reasons
 
     def take(self, comparison: Comparison) -> None:
         """Add what was measured."""

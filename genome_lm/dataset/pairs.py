@@ -127,8 +127,8 @@ def _of_vcf(path: Path, columns: Sequence[str], labels: Path | None) -> Iterator
         for number, alt in enumerate(record.alts):
             key = (record.contig, record.start, record.ref.upper(), alt.upper())
             own = tuple(_of_alt(info.get(column, ""), number, record, path) for column in info_fields)
-            found = own or by_id.get(record.name) or by_place.get(key) or ("",) * len(columns)
-            yield _Row(Variant(record.contig, record.start, record.ref, alt), f"{path}: {record.place}", found)
+            values = own or by_id.get(record.name) or by_place.get(key) or ("",) * len(columns)
+            yield _Row(Variant(record.contig, record.start, record.ref, alt), f"{path}: {record.place}", values)
 
 
 def _of_alt(text: str, number: int, record: Record, path: Path) -> str:

@@ -73,9 +73,9 @@ class Sequences:
         """In eval mode."""
         training = self.backbone.training
         self.backbone.eval()
-        found = head_outputs(self.backbone, self.head, self.data.tokens, self.device_tokens, self.data.seconds)
+        outputs = head_outputs(self.backbone, self.head, self.data.tokens, self.device_tokens, self.data.seconds)
         self.backbone.train(training)
-        return found
+        return outputs
 
 
 def _as_read(tokens: Sequence[Codes], reverse: Sequence[bool]) -> list[Codes]:

@@ -54,19 +54,19 @@ def draw_neighbours(source: Unlabelled, count: int, length: int, distance: int, 
     sampler = WindowSampler(source.store, source.regions, "train", seed, reverse_complement=False)
     inside = _Inside(source)
     generator = np.random.default_rng([seed, length, distance])
-    found: list[tuple[Windows, Windows]] = []
+    pairs: list[tuple[Windows, Windows]] = []
     missing = count
     for attempt in range(MOST_DRAWS):
         first = sampler.windows(attempt * count, count, length)
         offsets = generator.integers(length, distance + 1, count) * generator.choice([-1, 1], count)
         second = first._replace(starts=first.starts + offsets)
         kept = np.flatnonzero(inside(first) & inside(second))[:missing]
-        found.append((first.take(kept), second.take(kept)))
+        pairs.append((first.take(kept), second.take(kept)))
         missing -= len(kept)
         if not missing:
             one, other = (
                 np.concatenate([fetch_windows(source.store, windows) for windows in side])
-                for side in zip(*found, strict=True)
+                for side in zip(*pairs, strict=True)
             )
             return one, other
     raise GenomeLMError(

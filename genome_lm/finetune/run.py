@@ -355,7 +355,7 @@ def write_predictions(path: Path, head: HeadConfig, data: Data, outputs: Sequenc
 
 def prediction_table(head: HeadConfig, ids: Sequence[str], outputs: Sequence[np.ndarray]) -> "pd.DataFrame":
     """Predictions as a table: id, position (of a bin, its first base), class, and a column an output."""
-    counts = [len(found) if head.per_position else 1 for found in outputs]
+    counts = [len(of_example) if head.per_position else 1 for of_example in outputs]
     columns: dict[str, Any] = {"id": np.repeat(np.array(ids, dtype=object), counts)}
     if head.per_position:
         columns["position"] = np.concatenate([np.array(head.positions(count)) for count in counts])

@@ -22,9 +22,9 @@ class Windows(NamedTuple):
     reverse: npt.NDArray[np.bool_]
     length: int
 
-    def take(self, chosen: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | slice) -> "Windows":
+    def take(self, indices: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | slice) -> "Windows":
         """Some of the windows."""
-        return Windows(self.contigs[chosen], self.starts[chosen], self.reverse[chosen], self.length)
+        return Windows(self.contigs[indices], self.starts[indices], self.reverse[indices], self.length)
 
     def extents(self, store: GenomeStore) -> npt.NDArray[np.int64]:
         """Bases of each window up to its last one within the contig, on its strand; then padding follows: (n,)."""

@@ -296,12 +296,12 @@ def summarise_splits(store: GenomeStore, intervals: list[Interval]) -> list[Spli
     """Regions, bases and fraction of ambiguous bases of each split that occurs."""
     summaries = []
     for split in SPLITS:
-        chosen = [interval for interval in intervals if interval.name == split]
-        if chosen:
-            offsets = np.array([store.contigs.starts[store.contigs.index(interval.contig)] for interval in chosen])
-            starts = offsets + np.array([interval.start for interval in chosen])
-            ends = offsets + np.array([interval.end for interval in chosen])
+        of_split = [interval for interval in intervals if interval.name == split]
+        if of_split:
+            offsets = np.array([store.contigs.starts[store.contigs.index(interval.contig)] for interval in of_split])
+            starts = offsets + np.array([interval.start for interval in of_split])
+            ends = offsets + np.array([interval.end for interval in of_split])
             bases = int((ends - starts).sum())
             n_fraction = int(store.n_count(starts, ends).sum()) / bases
-            summaries.append(SplitSummary(split, len(chosen), bases, n_fraction))
+            summaries.append(SplitSummary(split, len(of_split), bases, n_fraction))
     return summaries

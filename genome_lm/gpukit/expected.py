@@ -116,8 +116,8 @@ def save_expected(path: Path, expected: Expected) -> None:
     """Write all to one safetensors file; gradients, the bulk of it, as float32."""
     tensors = {f"weights/{name}": tensor for name, tensor in expected.model.state_dict().items()}
     tensors |= {"prompts": expected.prompts, "continuations": expected.continuations}
-    for length, found in expected.lengths.items():
-        fields = found._asdict()
+    for length, results in expected.lengths.items():
+        fields = results._asdict()
         tensors |= {f"{length}/gradients/{name}": g.float() for name, g in fields.pop("gradients").items()}
         tensors |= {f"{length}/{name}": tensor for name, tensor in fields.items()}
     config = json.dumps(expected.model.config.to_dict())

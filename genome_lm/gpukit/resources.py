@@ -174,8 +174,8 @@ def variants(arch: int) -> list[Variant]:
     float32_alone = product(HEADS + FILTERS, _PRODUCTS[2:], (True,))  # filters' products are in tf32x3
     of_mlp = product(PRODUCTS, _PRODUCTS[:1], (True,))
     each = *forms, *blocks, *rows, *over_rows, *float32_alone, *of_mlp
-    chosen = [Variant(kernel, *operands, arch, aligned) for kernel, operands, aligned in each]
-    chosen.append(Variant("tile_conv", torch.float16, "bf16x3", arch, False))
+    made = [Variant(kernel, *operands, arch, aligned) for kernel, operands, aligned in each]
+    made.append(Variant("tile_conv", torch.float16, "bf16x3", arch, False))
     others = [("rows_conv", 32_768, True), ("rows_backward", 32_768, True)]
     if arch >= 90:
         tiles = (
@@ -185,8 +185,8 @@ def variants(arch: int) -> list[Variant]:
         others += [(*tile, aligned) for tile, aligned in product(tiles, (True, False))]
         others += [(kernel, length, length % 16 == 0) for kernel, length in product(TOEPLITZ, (1_001, 1_024))]
         others += [("toeplitz_table", 1_024, True)]
-    chosen += [Variant(kernel, *_PRODUCTS[0], arch, aligned, length) for kernel, length, aligned in others]
-    return chosen
+    made += [Variant(kernel, *_PRODUCTS[0], arch, aligned, length) for kernel, length, aligned in others]
+    return made
 
 
 def spilled_at_most(variant: Variant) -> int | None:
@@ -302,12 +302,12 @@ def _toeplitz_source(
 
 def _of_toeplitz(variant: Variant) -> Resources:
     """What a product with Toeplitz matrices takes, of all its plans the most."""
-    found = []
+    compiled = []
     kernel, batch = variant.kernel, 256
     for plan in plans(variant.length, batch, kernel.endswith("backward")):
         source, options = _toeplitz_source(kernel, plan, plan.is_whole(batch), variant.aligned)
-        found.append(_compiled(variant, source, options, multiplies=kernel in TOEPLITZ))
-    return Resources(*map(max, zip(*found, strict=True)))
+        compiled.append(_compiled(variant, source, options, multiplies=kernel in TOEPLITZ))
+    return Resources(*map(max, zip(*compiled, strict=True)))
 
 
 def _of_rows(variant: Variant) -> Resources:

@@ -83,7 +83,7 @@ def generate(
     # Prompts of like length together, so that little padding is read with them.
     order = sorted(product(range(len(prompts)), range(samples)), key=lambda pair: len(prompts[pair[0]]))
     size = batch or batch_size(model.config, length, max(map(len, prompts), default=0))
-    found: dict[tuple[int, int], Generated] = {}
+    generated: dict[tuple[int, int], Generated] = {}
     with progress("generate", len(order) * length, "bases") as bar:
         for start in range(0, len(order), size):
             pairs = order[start : start + size]
@@ -96,8 +96,8 @@ def generate(
                 _run(generating, length, partial(bar.advance, len(pairs)))
             tokens, likelihoods = draws.tokens.cpu().numpy(), draws.log_likelihoods.cpu().numpy()
             for column, pair in enumerate(pairs):
-                found[pair] = Generated(*pair, decode(tokens[:, column]), likelihoods[:, column].copy())
-    return [found[pair] for pair in sorted(found)]
+                generated[pair] = Generated(*pair, decode(tokens[:, column]), likelihoods[:, column].copy())
+    return [generated[pair] for pair in sorted(generated)]
 
 
 def check_room(context: int, prompt: int, length: int, name: str) -> None:

@@ -63,8 +63,8 @@ def load(
     """
     opened = open_checkpoint(path, choose_device(device), revision)
     with naming(os.fspath(path)):
-        chosen = opened.head if head is None else opened.named_head(head)
-    model = GenomeLM(opened.model, opened.provenance, chosen, opened.heads)
+        tuned_head = opened.head if head is None else opened.named_head(head)
+    model = GenomeLM(opened.model, opened.provenance, tuned_head, opened.heads)
     if condition is not None:
         with naming(os.fspath(path)):
             model.condition = condition

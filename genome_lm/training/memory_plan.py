@@ -74,8 +74,8 @@ class MemoryPlan:
         stage = next((self.stages[each] for each in sorted(self.stages) if each + 2 >= length), None)
         if stage is None:
             return frozenset(range(self._model.n_layer))
-        found = _solved(self._model, length, rows, stage.projections, stage.shared, self._room, self._small)
-        return frozenset(range(self._model.n_layer)) if found is None else found
+        solution = _solved(self._model, length, rows, stage.projections, stage.shared, self._room, self._small)
+        return frozenset(range(self._model.n_layer)) if solution is None else solution
 
 
 def plan_training(model: ModelConfig, config: TrainingConfig, allowed: int, resident: int = 0) -> MemoryPlan:
@@ -105,8 +105,8 @@ def plan_training(model: ModelConfig, config: TrainingConfig, allowed: int, resi
             f"{as_option(allowed, down=True)}: give --memory {as_option(least)} or more, or shorter windows, fewer "
             "tokens_per_step, or a smaller model"
         )
-    found = [plan._replace(peak=plan.peak + taken + data) for plan in stages.values() if isinstance(plan, StagePlan)]
-    return MemoryPlan(model, found, room, small_in(config.precision))
+    plans = [plan._replace(peak=plan.peak + taken + data) for plan in stages.values() if isinstance(plan, StagePlan)]
+    return MemoryPlan(model, plans, room, small_in(config.precision))
 
 
 def _plan_stage(model: ModelConfig, config: TrainingConfig, length: int, room: int) -> StagePlan | int:
@@ -120,15 +120,15 @@ def _plan_stage(model: ModelConfig, config: TrainingConfig, length: int, room: i
         for projections in (PROJECTION_BYTES, 0):
             for shared in (SHARED_BYTES, 0) if batches > 1 else (0,):
                 every = config.activation_checkpointing
-                found = _solved(model, length, rows, projections, shared, room, small, every)
-                if found is None:
+                solution = _solved(model, length, rows, projections, shared, room, small, every)
+                if solution is None:
                     continue
-                peak = _chain(model, length, rows, projections, shared, small).peak(found)
-                seconds = batches * step_work(model, length, rows, found).total
+                peak = _chain(model, length, rows, projections, shared, small).peak(solution)
+                seconds = batches * step_work(model, length, rows, solution).total
                 seconds += batches * (0 if projections else projection_work(model, length, rows).total)
                 saved = batches - 2 if shared else 0
                 seconds -= max(0, saved) * filter_work(model, length).total
-                ways.append((seconds, StagePlan(length, rows, found, projections, shared, peak)))
+                ways.append((seconds, StagePlan(length, rows, solution, projections, shared, peak)))
     if not ways:
         return min(_chain(model, length, rows, 0, 0, small).least for rows in range(1, most + 1))
     return min(ways, key=lambda way: way[0])[1]

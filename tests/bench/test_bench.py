@@ -169,10 +169,10 @@ def test_a_side_is_extrapolated_by_the_form_of_its_work(name: str) -> None:
         return float(3 * leading + 7 * length)
 
     # The first length has overheads of its own, and is left out.
-    known = [Figures(n, seconds(n) + (n < 1_000) * 1e9, 100 + n) for n in (4_096, 256, 1_024, 16_384)]
-    found = expected(name, known, 10**6)
-    assert found is not None
-    assert (found.seconds, found.peak) == (pytest.approx(seconds(10**6)), 100 + 10**6)
+    measured = [Figures(n, seconds(n) + (n < 1_000) * 1e9, 100 + n) for n in (4_096, 256, 1_024, 16_384)]
+    extrapolated = expected(name, measured, 10**6)
+    assert extrapolated is not None
+    assert (extrapolated.seconds, extrapolated.peak) == (pytest.approx(seconds(10**6)), 100 + 10**6)
     assert expected(name, [], 10) is None
     # Beyond the form's growth, it goes on from the greatest length.
     steep = [Figures(n, float(n) ** 2.5, 100) for n in (100, 200, 400)]
@@ -195,8 +195,8 @@ def test_sides_beyond_the_limits_are_not_run(tmp_path: Path) -> None:
     job = Job("forward", 400, "tiny-1k")
 
     def choose(limits: Limits) -> tuple[list[str], int, dict[str, str]]:
-        chosen, rounds, reasons = Sweep(tmp_path / "sweep.csv", limits).choose(job, sides, 5)
-        return [each.name for each in chosen], rounds, reasons
+        affordable, rounds, reasons = Sweep(tmp_path / "sweep.csv", limits).choose(job, sides, 5)
+        return [each.name for each in affordable], rounds, reasons
 
     both = [OURS, "transformer"]
     assert choose(Limits(5 * 10**9)) == (both, 5, {})
@@ -266,12 +266,12 @@ def test_sides_give_the_same_with_and_without_our_levers(kind: str, monkeypatch:
     monkeypatch.setenv("GENOME_LM_KERNEL", "cpu")
     job = Job(kind, length=60, preset="tiny-1k")  # type: ignore[arg-type]
     expected = work(job, "original")(0).copy()
-    for chosen in (side(job.kind, OURS), *ABLATIONS):
+    for way in (side(job.kind, OURS), *ABLATIONS):
         with monkeypatch.context() as patch:
-            for name, value in chosen.environment.items():
+            for name, value in way.environment.items():
                 patch.setenv(name, value)
-            chosen.apply(patch.setattr)
-            got = prepare(job, chosen)(0)
+            way.apply(patch.setattr)
+            got = prepare(job, way)(0)
         assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
 
 

@@ -172,9 +172,9 @@ def test_saved_in_another_precision(
     rounded = {name: tensor.to(dtype) for name, tensor in state.items()}
     written = {name: tensor.float() for name, tensor in rounded.items()} if back else rounded
     save_file(written, tmp_path / "model.safetensors")
-    found = weights(tmp_path)
+    stored = weights(tmp_path)
     torch.testing.assert_close(
-        found["backbone.blocks.0.mlp.fc1.weight"],
+        stored["backbone.blocks.0.mlp.fc1.weight"],
         rounded["hyena.backbone.layers.0.mlp.fc1.weight"].float(),
         atol=0,
         rtol=0,

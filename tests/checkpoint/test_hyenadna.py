@@ -53,8 +53,8 @@ def test_equal_through_batches_of_unequal_length(form: str) -> None:
                 sequences.append(decode(ids[row].numpy()))
                 golden.append(hidden[row])
     assert sequences, "no golden row is plain DNA"
-    found = model.embed(sequences, pool="none", batch_tokens=700)
-    for one, other in zip(found, golden, strict=True):
+    embedded = model.embed(sequences, pool="none", batch_tokens=700)
+    for one, other in zip(embedded, golden, strict=True):
         torch.testing.assert_close(torch.from_numpy(one), other, atol=1e-5, rtol=0)
 
 
@@ -63,15 +63,15 @@ def test_import_and_export_are_exact(form: str, tmp_path: Path) -> None:
     opened = open_checkpoint(FIXTURES / form)
     save_checkpoint(tmp_path / "native", opened.model, opened.provenance)
     export_checkpoint(open_checkpoint(tmp_path / "native").model, tmp_path / "hf", "hf")
-    golden, found = (
+    golden, exported = (
         load_file(folder / "model.safetensors") for folder in (FIXTURES / f"{form[0]}.hf", tmp_path / "hf")
     )
-    assert found.keys() == golden.keys()
+    assert exported.keys() == golden.keys()
     for name, tensor in golden.items():
         if "pos_emb" in name:
-            torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=0)
+            torch.testing.assert_close(exported[name], tensor, atol=1e-6, rtol=0)
         else:
-            torch.testing.assert_close(found[name], tensor, atol=0, rtol=0)
+            torch.testing.assert_close(exported[name], tensor, atol=0, rtol=0)
     told = json.loads((FIXTURES / f"{form[0]}.hf" / "config.json").read_text())
     assert json.loads((tmp_path / "hf" / "config.json").read_text()) == told
     export_checkpoint(opened.model, tmp_path / "one.safetensors", "safetensors")
@@ -95,11 +95,11 @@ def test_other_shapes_are_inferred_from_the_tensors(shape: dict[str, int], tmp_p
     model = HyenaLM(ModelConfig(**{"d_model": 16, "n_layer": 2, "max_length": 62, **shape})).eval()
     export_checkpoint(model, tmp_path / "hf", "hf")
     (tmp_path / "hf" / "config.json").unlink()
-    found = open_checkpoint(tmp_path / "hf").model
-    assert found.config == model.config
+    opened = open_checkpoint(tmp_path / "hf").model
+    assert opened.config == model.config
     ids = torch.randint(7, 11, (2, 64))
     with torch.no_grad():
-        torch.testing.assert_close(found(ids), model(ids), atol=0, rtol=0)
+        torch.testing.assert_close(opened(ids), model(ids), atol=0, rtol=0)
 
 
 def test_pytorch_model_bin(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_what_only_the_config_tells(tmp_path: Path) -> None:
     told = {"layer_norm_epsilon": 0.1, "embed_dropout": 0.3, "hyena_dropout": 0.2, "activation_freq": 4}
     (broken(tmp_path) / "config.json").write_text(json.dumps(told))
     config = open_checkpoint(tmp_path).model.config
-    found = config.layer_norm_epsilon, config.embed_dropout, config.resid_dropout, config.sine_frequency
-    assert found == (0.1, 0.3, 0.2, 4)
+    settings = config.layer_norm_epsilon, config.embed_dropout, config.resid_dropout, config.sine_frequency
+    assert settings == (0.1, 0.3, 0.2, 4)
 
 
 def broken(tmp_path: Path, **changes: torch.Tensor | None) -> Path:

@@ -21,10 +21,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_is_well() -> None:
     shown = CliRunner().invoke(app, ["doctor", "--json"])
     assert shown.exit_code == 0
-    found = json.loads(shown.stdout)
-    assert found["passed"] is True
-    assert found["libraries"]["torch"] == torch.__version__
-    cpu = found["devices"][0]
+    report = json.loads(shown.stdout)
+    assert report["passed"] is True
+    assert report["libraries"]["torch"] == torch.__version__
+    cpu = report["devices"][0]
     assert (cpu["device"], cpu["inference"], cpu["training"]) == ("cpu", "cpu", "cpu")
     # Float32 was really compared with float64: the difference is small, but not nothing.
     assert 0 < cpu["forward"] < 1e-3
@@ -48,11 +48,11 @@ def test_threads_are_shown_with_their_reason(free: int, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, "1")  # so that what the option sets is undone
     before = torch.get_num_threads()
     try:
-        found = json.loads(CliRunner().invoke(app, ["doctor", "--json", "--threads", "1"]).stdout)
+        report = json.loads(CliRunner().invoke(app, ["doctor", "--json", "--threads", "1"]).stdout)
         shown = CliRunner().invoke(app, ["doctor", "--threads", "1"]).stdout
     finally:
         torch.set_num_threads(before)
-    assert (found["cpu_threads"], found["cpu_threads_reason"], found["cpus_free"]) == (1, "--threads 1", free)
+    assert (report["cpu_threads"], report["cpu_threads_reason"], report["cpus_free"]) == (1, "--threads 1", free)
     assert "1 (--threads 1)" in shown
     assert ("leave 0 CPUs free for 1 thread" in " ".join(shown.split())) == (free == 0)
 
@@ -110,9 +110,9 @@ def test_a_kernel_that_breaks_is_told_not_raised(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(doctor, "_gradients", breaks)
     shown = CliRunner().invoke(app, ["doctor", "--json"])
     assert shown.exit_code == 1
-    found = json.loads(shown.stdout)
-    assert found["devices"][0]["error"] == "RuntimeError: no kernel image is available"
-    assert found["devices"][0]["forward"] is None
+    report = json.loads(shown.stdout)
+    assert report["devices"][0]["error"] == "RuntimeError: no kernel image is available"
+    assert report["devices"][0]["forward"] is None
     monkeypatch.setenv("GENOME_LM_KERNEL", "wrong")
     assert "GENOME_LM_KERNEL=wrong" in doctor.check_device(torch.device("cpu")).error
 

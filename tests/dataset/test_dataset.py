@@ -49,8 +49,8 @@ def test_tables_round_trip(tmp_path: Path, name: str) -> None:
 def test_fasta_headers(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.fna.gz", "wt") as file:
         file.write(">one|0\nACGT\n>two label=1 split=test\nGG\nCC\n")
-    found = read_examples(tmp_path / "a.fna.gz").examples
-    assert [(e.labels[0], e.sequence, e.split) for e in found] == [("0", "ACGT", ""), ("1", "GGCC", "test")]
+    examples = read_examples(tmp_path / "a.fna.gz").examples
+    assert [(e.labels[0], e.sequence, e.split) for e in examples] == [("0", "ACGT", ""), ("1", "GGCC", "test")]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
@@ -66,12 +66,12 @@ def test_without_torch() -> None:
 
 def test_places_of_a_genome(genome: Genome, tmp_path: Path) -> None:
     (tmp_path / "a.bed").write_text("one\t5\t25\tup\t0\t-\ntwo\t0\t9\tdown\n")
-    found = read_examples(tmp_path / "a.bed", genome.store).examples
+    examples = read_examples(tmp_path / "a.bed", genome.store).examples
     forward = genome.store["one", 5:25].tobytes().decode()
-    assert found[0].sequence == reverse_complement_text(forward)
-    assert [(e.contig, e.start, e.end, e.strand) for e in found] == [("one", 5, 25, "-"), ("two", 0, 9, "+")]
+    assert examples[0].sequence == reverse_complement_text(forward)
+    assert [(e.contig, e.start, e.end, e.strand) for e in examples] == [("one", 5, 25, "-"), ("two", 0, 9, "+")]
     regions = [Interval("one", 0, 30, "train"), Interval("two", 3, 90, "test")]
-    kept, outside = split_by_regions(LabelledSet(found, ("label",)), regions)
+    kept, outside = split_by_regions(LabelledSet(examples, ("label",)), regions)
     assert ([e.split for e in kept.examples], outside) == (["train"], 1)
 
 
@@ -200,17 +200,17 @@ SHARES = Shares(block=3_000, gap=100)
 
 
 def test_annotation(genes: Genes, tmp_path: Path) -> None:
-    found = read_annotation(genes.gff, genes.store, pattern=PATTERN)
-    assert sorted((t.start_codon, t.strand) for t in found.transcripts) == sorted(genes.starts)
-    assert sorted((*t.introns[0], t.strand) for t in found.transcripts) == sorted(genes.introns)
+    annotation = read_annotation(genes.gff, genes.store, pattern=PATTERN)
+    assert sorted((t.start_codon, t.strand) for t in annotation.transcripts) == sorted(genes.starts)
+    assert sorted((*t.introns[0], t.strand) for t in annotation.transcripts) == sorted(genes.introns)
     mapped = read_annotation(genes.gff, genes.store, {"chr1": "Org:chr1:1:+:60000"})
-    assert mapped.transcripts == found.transcripts
+    assert mapped.transcripts == annotation.transcripts
     gtf = tmp_path / "g.gtf"
     rows = [line.split("\t") for line in genes.gff.read_text().splitlines()[1:]]
     gtf.write_text(
         "".join("\t".join([*r[:8], f'gene_id "g"; transcript_id "{r[8].split("=")[-1]}";']) + "\n" for r in rows)
     )
-    assert read_annotation(gtf, genes.store, pattern=PATTERN).transcripts == found.transcripts
+    assert read_annotation(gtf, genes.store, pattern=PATTERN).transcripts == annotation.transcripts
 
 
 @pytest.mark.parametrize("kind", ["coding", "gene-start", "splice-site"])

@@ -82,8 +82,8 @@ def test_markov_against_counting_by_hand(tmp_path: Path, order: int) -> None:
     context = "ACGTACGT"[:order]
     for base in "ACGT":
         by_hand = markov_by_hand([train[:200], train[200:]], order, context, base)
-        found = math.exp(model.tables[order][place_of(context), "ACGT".index(base)])
-        assert found == pytest.approx(by_hand, rel=1e-5)
+        probability = math.exp(model.tables[order][place_of(context), "ACGT".index(base)])
+        assert probability == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_the_model_is_scored_on_every_base_once(run: Path, genome: Genome) -> None:

@@ -66,17 +66,17 @@ def test_shuffles_keep_dinucleotides_and_ends(text: str, seed: int) -> None:
 def test_shuffles_reach_every_order_alike() -> None:
     # A A C A G A has the dinucleotides AA, AC, CA, AG, GA; six sequences have the same.
     generator = np.random.default_rng(0)
-    found = Counter(decode(dinucleotide_shuffle(encode("AACAGA"), generator)) for _ in range(6_000))
-    assert len(found) == 6
-    assert min(found.values()) > 800
+    counts = Counter(decode(dinucleotide_shuffle(encode("AACAGA"), generator)) for _ in range(6_000))
+    assert len(counts) == 6
+    assert min(counts.values()) > 800
 
 
 def test_losses_against_log_likelihood(model: GenomeLM, genome: Genome) -> None:
     text = genome.store["two", 4_950:5_050].tobytes().decode()
     expected = -model.log_likelihood([text, text[::-1]])[0]
-    found = base_losses(model.model, np.stack([encode(text), encode(text[::-1])]), 100)
-    np.testing.assert_allclose(found[0], expected, atol=1e-5)
-    assert np.isnan(found[0, 50:]).all()
+    losses = base_losses(model.model, np.stack([encode(text), encode(text[::-1])]), 100)
+    np.testing.assert_allclose(losses[0], expected, atol=1e-5)
+    assert np.isnan(losses[0, 50:]).all()
 
 
 def test_loss_by_context(model: GenomeLM, genome: Genome) -> None:
@@ -113,8 +113,8 @@ def test_strands_and_shuffles(model: GenomeLM, genome: Genome) -> None:
     rows = {row["measure"]: row["value"] for row in strand_consistency(model.model, genome.store, regions, 20)}
     assert rows["absolute difference"] >= abs(rows["loss, forward"] - rows["loss, reverse complement"]) - 1e-6
     # The genome is an order-1 chain: nothing is known beyond dinucleotides.
-    found = {row["measure"]: row for row in shuffle_sensitivity(model.model, genome.store, regions, 30)}
-    difference = found["shuffled − real"]
+    by_measure = {row["measure"]: row for row in shuffle_sensitivity(model.model, genome.store, regions, 30)}
+    difference = by_measure["shuffled − real"]
     assert abs(difference["value"]) < 4 * difference["error"] + 0.01
 
 
@@ -144,11 +144,11 @@ def test_codons(model: GenomeLM, genome: Genome) -> None:
     regions = read_bed(genome.intervals, genome.store)
     options = {"genes": 20, "changes": 3}
     rows = codon_sensitivity(LikesC(model.config), genome.store, Annotation(transcripts, {}), regions, **options)  # type: ignore[arg-type]
-    found = {row["measure"]: row for row in rows}
-    assert found["log-likelihood change, synonymous"]["cases"] > 30
+    by_measure = {row["measure"]: row for row in rows}
+    assert by_measure["log-likelihood change, synonymous"]["cases"] > 30
     # Two-fold codons: T ↔ C and A ↔ G; non-synonymous changes to C come from A and G as well.
-    assert set(found) >= {"synonymous preferred", "loss after an insertion of 1", "loss after an insertion of 3"}
-    assert 0 <= found["synonymous preferred"]["value"] <= 1
+    assert set(by_measure) >= {"synonymous preferred", "loss after an insertion of 1", "loss after an insertion of 3"}
+    assert 0 <= by_measure["synonymous preferred"]["value"] <= 1
 
 
 def test_area_under_the_curve() -> None:
@@ -199,11 +199,11 @@ def test_variants(model: GenomeLM, genome: Genome, tmp_path: Path) -> None:
 
 
 def test_kmers_by_counting() -> None:
-    found = kmer_frequencies([encode("ACGTNAC"), encode("A")], 2)
+    frequencies = kmer_frequencies([encode("ACGTNAC"), encode("A")], 2)
     words = Counter(min(w, w.translate(str.maketrans("ACGT", "TGCA"))[::-1]) for w in ("AC", "CG", "GT", "AC"))
-    assert found.shape == (2, 10)
-    assert sorted(found[0][found[0] > 0].tolist()) == pytest.approx(sorted(n / 4 for n in words.values()))
-    assert found[1].sum() == 0
+    assert frequencies.shape == (2, 10)
+    assert sorted(frequencies[0][frequencies[0] > 0].tolist()) == pytest.approx(sorted(n / 4 for n in words.values()))
+    assert frequencies[1].sum() == 0
 
 
 def classes(count: int) -> LabelledSet:

@@ -51,9 +51,9 @@ def test_each_method_learns_and_its_checkpoint_predicts_the_same(run: Path, tmp_
     labelled = rich(200)
     config = run_config(method=method, epochs=25 if method in ("frozen", "prompt") else 6)
     result = finetune(run / "checkpoint", labelled, tmp_path / "tuned", "classification", config)
-    found = {estimate.metric: estimate for estimate in result.metrics["test"]}
-    assert found["accuracy"].value > 0.8
-    assert found["accuracy"].low <= found["accuracy"].value <= found["accuracy"].high
+    estimates = {estimate.metric: estimate for estimate in result.metrics["test"]}
+    assert estimates["accuracy"].value > 0.8
+    assert estimates["accuracy"].low <= estimates["accuracy"].value <= estimates["accuracy"].high
     model = genome_lm.load(tmp_path / "tuned/checkpoint")
     test = labelled.of_split("test").examples
     predicted = model.predict([example.sequence for example in test])
@@ -114,8 +114,8 @@ def test_labels_at_each_position(run: Path, tmp_path: Path) -> None:
     result = finetune(run / "checkpoint", per_position(rich(120)), tmp_path / "t", "tokens", run_config())
     assert result.head.outputs == ("S", "W")
     assert next(e.value for e in result.metrics["test"] if e.metric == "accuracy") > 0.98
-    found = genome_lm.load(tmp_path / "t/checkpoint").predict(["ACGTACGT", "AC"])
-    assert [each.shape for each in found] == [(8, 2), (2, 2)]
+    predicted = genome_lm.load(tmp_path / "t/checkpoint").predict(["ACGTACGT", "AC"])
+    assert [each.shape for each in predicted] == [(8, 2), (2, 2)]
 
 
 def test_tracks_and_values(run: Path, tmp_path: Path) -> None:
@@ -127,10 +127,10 @@ def test_tracks_and_values(run: Path, tmp_path: Path) -> None:
         run / "checkpoint", LabelledSet(tracks, ("signal",)), tmp_path / "t", "regression", run_config(), pool="none"
     )
     assert result.head.scales[0] == pytest.approx(3.5, abs=0.2)
-    found = genome_lm.load(tmp_path / "t/checkpoint").predict(["ACGTACGTGC"])[0]
-    assert found.shape == (10, 1)
+    predicted = genome_lm.load(tmp_path / "t/checkpoint").predict(["ACGTACGTGC"])[0]
+    assert predicted.shape == (10, 1)
     assert next(e.value for e in result.metrics["test"] if e.metric == "pearson") > 0.95
-    assert 95 < found.min() < found.max() < 112
+    assert 95 < predicted.min() < predicted.max() < 112
 
 
 def test_several_labels_with_unknown_ones(run: Path, tmp_path: Path) -> None:
@@ -186,20 +186,20 @@ def test_pools_against_plain_loops() -> None:
     states = model.backbone(ids)
     for pool in ("mean", "last", "max", "masked"):
         head = Head(HeadConfig("classification", ("a", "b"), pool), TINY_MODEL)
-        found = head.features(model.backbone, ids, torch.tensor(lengths))
+        features = head.features(model.backbone, ids, torch.tensor(lengths))
         for row, length in enumerate(lengths):
             own = states[row, :length]
             expected = {
                 "mean": own.mean(0), "last": own[-1], "max": own.amax(0),
                 "masked": own[ids[row, :length] != 11].mean(0),
             }[pool]  # fmt: skip
-            torch.testing.assert_close(found[row], expected)
+            torch.testing.assert_close(features[row], expected)
     head = Head(HeadConfig("classification", ("a", "b"), "layers"), TINY_MODEL)
-    found = head.features(model.backbone, ids, torch.tensor(lengths))
+    features = head.features(model.backbone, ids, torch.tensor(lengths))
     for row, length in enumerate(lengths):
         every = [model.backbone(ids, layer)[row, :length] for layer in (*range(1, TINY_MODEL.n_layer), None)]
         expected = torch.cat([each for x in every for each in (x.mean(0), x.std(0, correction=0), x.amax(0))])
-        torch.testing.assert_close(found[row], expected, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(features[row], expected, atol=1e-3, rtol=1e-3)
 
 
 def test_padding_does_not_count_in_the_loss() -> None:
@@ -217,8 +217,8 @@ def test_the_head_can_be_fitted_before_the_model(run: Path, tmp_path: Path) -> N
     frozen = finetune(run / "checkpoint", labelled, tmp_path / "f", "classification", FinetuneConfig(method="frozen"))
     config = FinetuneConfig(epochs=1, lr=1e-12, head_first=True)
     result = finetune(run / "checkpoint", labelled, tmp_path / "t", "classification", config)
-    found, expected = (pd.read_parquet(tmp_path / name / "predictions.parquet")["p_high"] for name in "tf")
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    predicted, expected = (pd.read_parquet(tmp_path / name / "predictions.parquet")["p_high"] for name in "tf")
+    np.testing.assert_allclose(predicted, expected, atol=1e-4)
     assert result.metrics["test"] == frozen.metrics["test"]
     assert result.best_epoch == 0
     assert [row["epoch"] for row in result.history] == [0, 1]
@@ -355,9 +355,9 @@ def test_commands(run: Path, tmp_path: Path) -> None:
     predict = ["predict", str(tmp_path / "tuned/checkpoint"), "--fasta", str(fasta)]
     result = CliRunner().invoke(app, [*predict, "--out", str(tmp_path / "p.csv")])
     assert result.exit_code == 0, result.output
-    found = pd.read_csv(tmp_path / "p.csv")
-    assert found["id"].tolist() == ["a", "b"]
-    assert np.allclose(found["p_high"] + found["p_low"], 1, atol=1e-5)
+    predicted = pd.read_csv(tmp_path / "p.csv")
+    assert predicted["id"].tolist() == ["a", "b"]
+    assert np.allclose(predicted["p_high"] + predicted["p_low"], 1, atol=1e-5)
     again = CliRunner().invoke(app, [*predict, "--out", str(tmp_path / "p.csv")])
     assert isinstance(again.exception, GenomeLMError)
     untuned = CliRunner().invoke(

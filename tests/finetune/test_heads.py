@@ -67,8 +67,8 @@ def test_heads_are_tuned_predict_by_name_and_go_on_after_a_kill(
     for name, result in whole.items():
         assert result.history[-1]["valid_loss"] < result.history[0]["valid_loss"]
         test = [e.sequence for e in sets[name].of_split("test").examples]
-        found = genome_lm.load(tmp_path / "t/checkpoint", head=name).predict(test)
-        np.testing.assert_allclose(np.stack(found), np.stack(result.predictions), rtol=1e-4)
+        predicted = genome_lm.load(tmp_path / "t/checkpoint", head=name).predict(test)
+        np.testing.assert_allclose(np.stack(predicted), np.stack(result.predictions), rtol=1e-4)
         assert json.loads((tmp_path / f"t/{name}/summary.json").read_text())["head"] == result.head.to_dict() | {
             "outputs": [*result.head.outputs], "means": [*result.head.means], "scales": [*result.head.scales]
         }  # fmt: skip

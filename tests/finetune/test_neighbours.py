@@ -35,11 +35,11 @@ def source(tmp_path: Path) -> Unlabelled:
 def places(store: GenomeStore, windows: np.ndarray) -> list[tuple[str, int]]:
     sizes = zip(store.contigs.names, store.contigs.lengths.tolist(), strict=True)
     whole = {name: store[name, slice(0, size)].tobytes().decode() for name, size in sizes}
-    found = []
+    drawn = []
     for window in windows:
         [place] = [(name, text.find(decode(window))) for name, text in whole.items() if decode(window) in text]
-        found.append(place)
-    return found
+        drawn.append(place)
+    return drawn
 
 
 def test_neighbours_lie_near_each_other_within_training_regions(source: Unlabelled) -> None:

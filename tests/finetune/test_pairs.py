@@ -59,16 +59,16 @@ def test_pairs_are_learned_and_predicted_the_same(
     test = labelled.of_split("test").examples
     firsts, seconds = [e.sequence for e in test], [e.second for e in test]
     model = genome_lm.load(tmp_path / "t/checkpoint")
-    found = model.predict(firsts, seconds=seconds)
-    np.testing.assert_allclose(np.stack(found), np.stack(result.predictions), atol=1e-3)
-    np.testing.assert_allclose(model.predict(firsts[:1], seconds=seconds[:1])[0], found[0], atol=1e-3)
+    predicted = model.predict(firsts, seconds=seconds)
+    np.testing.assert_allclose(np.stack(predicted), np.stack(result.predictions), atol=1e-3)
+    np.testing.assert_allclose(model.predict(firsts[:1], seconds=seconds[:1])[0], predicted[0], atol=1e-3)
     if pair == "difference":
         same = np.stack(model.predict(firsts, seconds=firsts))
         assert np.ptp(same) < 1e-3  # no difference: what the bias says
     pd.DataFrame({"sequence": firsts, "sequence_2": seconds}).to_csv(tmp_path / "p.csv", index=False)
     arguments = [str(tmp_path / "t/checkpoint"), "--pairs", str(tmp_path / "p.csv"), "--out", str(tmp_path / "o.csv")]
     assert CliRunner().invoke(app, ["predict", *arguments]).exception is None
-    np.testing.assert_allclose(pd.read_csv(tmp_path / "o.csv")["label"], np.stack(found)[:, 0], atol=1e-3)
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "o.csv")["label"], np.stack(predicted)[:, 0], atol=1e-3)
     (tmp_path / "s.fa").write_text(">one\nACGT\n")
     wrong = {
         "tuned on pairs of sequences; give --pairs": [

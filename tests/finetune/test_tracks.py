@@ -59,9 +59,9 @@ def test_losses_are_those_of_plain_code() -> None:
     plain = {"poisson": poisson, "multinomial": multinomial + TOTAL_WEIGHT * totals}
     for loss, expected in plain.items():
         head = made_head(head_of(loss)).double()
-        found = head.loss(outputs, targets)
-        assert found.item() == pytest.approx(expected.item())
-        (gradient,) = torch.autograd.grad(found, outputs)
+        computed = head.loss(outputs, targets)
+        assert computed.item() == pytest.approx(expected.item())
+        (gradient,) = torch.autograd.grad(computed, outputs)
         (wanted,) = torch.autograd.grad(expected, outputs, retain_graph=True)
         torch.testing.assert_close(gradient, wanted)
         torch.testing.assert_close(head.predictions(outputs)[..., 1], outputs[..., 1].exp() * 0.5)
@@ -70,12 +70,12 @@ def test_losses_are_those_of_plain_code() -> None:
 def test_a_bin_is_the_mean_of_its_states() -> None:
     model, head = HyenaLM(TINY_MODEL).eval(), made_head(head_of())
     ids = torch.randint(7, 11, (2, 40), generator=torch.Generator().manual_seed(0))
-    found = head(model.backbone, ids, torch.tensor([40, 32]))
+    binned = head(model.backbone, ids, torch.tensor([40, 32]))
     states = model.backbone(ids)
-    assert found.shape == (2, 6, 2)
+    assert binned.shape == (2, 6, 2)
     for place in range(6):
         expected = head.out(states[:, 8 + 4 * place : 12 + 4 * place].mean(1))
-        torch.testing.assert_close(found[:, place], expected)
+        torch.testing.assert_close(binned[:, place], expected)
 
 
 STRIDED = HeadConfig("tracks", ("a", "b"), "none", means=(0.0, 0.0), scales=(2.0, 0.5), bins=Bins(2, 4, 24, stride=8))
@@ -86,7 +86,7 @@ def test_upsampling_is_what_a_loop_gives() -> None:
     size, stride, width = 2, 6, 3
     upsampling = Upsampling(width, size, stride).double()
     states = torch.randn(2, 24, width, dtype=torch.float64, requires_grad=True)
-    found = upsampling(states, torch.tensor([24, 18]))
+    upsampled = upsampling(states, torch.tensor([24, 18]))
     for row, strides in enumerate((4, 3)):
         pooled = [states[row, stride * i : stride * (i + 1)].mean(0) for i in range(strides)]
         mixed = []
@@ -104,10 +104,10 @@ def test_upsampling_is_what_a_loop_gives() -> None:
                 if 0 <= tap < 9:
                     total = total + mixed[source] * upsampling.spread.weight[:, 0, tap]
             expected.append(total)
-        torch.testing.assert_close(found[row, : len(expected)], torch.stack(expected))
+        torch.testing.assert_close(upsampled[row, : len(expected)], torch.stack(expected))
         inputs = [states, *upsampling.parameters()]
         wanted = torch.autograd.grad(torch.stack(expected).square().sum(), inputs, retain_graph=True)
-        gradients = torch.autograd.grad(found[row, : len(expected)].square().sum(), inputs, retain_graph=True)
+        gradients = torch.autograd.grad(upsampled[row, : len(expected)].square().sum(), inputs, retain_graph=True)
         torch.testing.assert_close(gradients, wanted)
 
 
@@ -117,9 +117,9 @@ def test_strides_do_not_depend_on_the_batch_and_turn_with_the_strand(tmp_path: P
     sequences = texts([24, 48, 16, 128])
     together = model.predict(sequences)
     assert [len(each) for each in together] == [8, 20, 4, 60]
-    for sequence, found in zip(sequences, together, strict=True):
-        np.testing.assert_allclose(model.predict([sequence])[0], found, rtol=1e-4)
-        np.testing.assert_allclose(model.predict([turned(sequence)])[0][::-1, ::-1], found, rtol=1e-4)
+    for sequence, predicted in zip(sequences, together, strict=True):
+        np.testing.assert_allclose(model.predict([sequence])[0], predicted, rtol=1e-4)
+        np.testing.assert_allclose(model.predict([turned(sequence)])[0][::-1, ::-1], predicted, rtol=1e-4)
     save_checkpoint(tmp_path / "c", model.model, {}, model.head)
     again = genome_lm.load(tmp_path / "c").predict(sequences)
     np.testing.assert_array_equal(np.concatenate(again), np.concatenate(together))
@@ -146,8 +146,8 @@ def test_a_causal_model_with_strides_learns_what_comes_after(tmp_path: Path) -> 
     result = finetune(tmp_path / "checkpoint", LabelledSet(examples, ("label",)), tmp_path / "t", "tracks", config)
     assert result.head.bins == Bins(1, 8, 64, stride=8)
     assert result.metrics["test"][0].value > 0.5
-    found = genome_lm.load(tmp_path / "t/checkpoint").predict([examples[4].sequence])[0]
-    np.testing.assert_allclose(found, result.predictions[0], rtol=1e-4)
+    predicted = genome_lm.load(tmp_path / "t/checkpoint").predict([examples[4].sequence])[0]
+    np.testing.assert_allclose(predicted, result.predictions[0], rtol=1e-4)
 
 
 def texts(lengths: list[int]) -> list[str]:
@@ -164,9 +164,9 @@ def test_predictions_do_not_depend_on_the_batch_and_turn_with_the_strand() -> No
     sequences = texts([32, 48, 20, 128])
     together = model.predict(sequences)
     assert [len(each) for each in together] == [4, 8, 1, 28]
-    for sequence, found in zip(sequences, together, strict=True):
-        np.testing.assert_allclose(model.predict([sequence])[0], found, rtol=1e-4)
-        np.testing.assert_allclose(model.predict([turned(sequence)])[0][::-1], found, rtol=1e-4)
+    for sequence, predicted in zip(sequences, together, strict=True):
+        np.testing.assert_allclose(model.predict([sequence])[0], predicted, rtol=1e-4)
+        np.testing.assert_allclose(model.predict([turned(sequence)])[0][::-1], predicted, rtol=1e-4)
     for wrong in ("A" * 16, "A" * 33):
         with pytest.raises(GenomeLMError, match=r"x: \d+ bases are not 2 · 8 of context and bins of 4"):
             model.predict([wrong], names=["x"])
@@ -178,8 +178,8 @@ def test_tracks_of_opposite_strands_change_places() -> None:
     head = HeadConfig("tracks", ("x+", "x-", "y"), "none", "both", opposites="names", **values)  # type: ignore[arg-type]
     model = genome_lm.inference.GenomeLM(HyenaLM(TINY_MODEL), head=made_head(head))
     (sequence,) = texts([48])
-    found = model.predict([sequence])[0]
-    np.testing.assert_allclose(model.predict([turned(sequence)])[0][::-1, [1, 0, 2]], found, rtol=1e-4)
+    predicted = model.predict([sequence])[0]
+    np.testing.assert_allclose(model.predict([turned(sequence)])[0][::-1, [1, 0, 2]], predicted, rtol=1e-4)
     target = np.arange(12, dtype=np.float32).reshape(4, 3)
     np.testing.assert_array_equal(of_other_strand(target, head), target[::-1, [1, 0, 2]])
 
@@ -189,7 +189,7 @@ def test_correlations_are_those_of_scipy() -> None:
     targets = [generator.gamma(2, size=(length, 2)).round(1) for length in (5, 9, 4, 6, 7)]
     predictions = [target + generator.normal(size=target.shape).round(1) for target in targets]
     targets[0][2:, 0] = targets[3][:, 1] = np.nan
-    found = {e.metric: e for e in measure(head_of(), predictions, targets, 50)}
+    estimates = {e.metric: e for e in measure(head_of(), predictions, targets, 50)}
     kept: dict[str, list[float]] = {}
     for track in range(2):
         pairs = [(p[:, track], t[:, track]) for p, t in zip(predictions, targets, strict=True)]
@@ -200,10 +200,10 @@ def test_correlations_are_those_of_scipy() -> None:
             for name, of in (("pearson", pearsonr), ("spearman", spearmanr)):
                 kept.setdefault(name + suffix, []).append(of(*sides).statistic)
     for name, values in kept.items():
-        assert found[f"{name} of a"].value == pytest.approx(values[0])
-        assert found[f"{name} of b"].value == pytest.approx(values[1])
-        assert found[name].value == pytest.approx(np.mean(values))
-        assert found[name].low <= found[name].value <= found[name].high
+        assert estimates[f"{name} of a"].value == pytest.approx(values[0])
+        assert estimates[f"{name} of b"].value == pytest.approx(values[1])
+        assert estimates[name].value == pytest.approx(np.mean(values))
+        assert estimates[name].low <= estimates[name].value <= estimates[name].high
     flat_line = [np.ones_like(target) * 0.3 for target in targets]
     assert all(np.isnan(e.value) for e in measure(head_of(), flat_line, targets))
 
@@ -243,11 +243,11 @@ def test_a_tuned_model_comes_near_the_optimum_and_is_ahead_of_simpler_models(tmp
     assert result.head.bins == Bins(BIN, CONTEXT, 768)
     tested = slice(190_000 // BIN, None)
     optimum = np.corrcoef(coverage.rates[tested], coverage.counts[tested])[0, 1]
-    found = result.metrics["test"][0]
-    assert optimum - 0.1 < found.value < optimum + 0.02
+    estimate = result.metrics["test"][0]
+    assert optimum - 0.1 < estimate.value < optimum + 0.02
     baselines = {baseline.name: baseline.metrics[0].value for baseline in result.baselines}
     assert baselines.keys() == {"mean profile", "G + C", "4-mer ridge"}
-    assert found.low > max(baselines.values()) + 0.3
+    assert estimate.low > max(baselines.values()) + 0.3
     assert baselines["4-mer ridge"] > 0.1
     example = labelled.of_split("test").examples[0]
     again = genome_lm.load(tmp_path / "tuned/checkpoint").predict([example.sequence])[0]

@@ -50,8 +50,8 @@ def test_each_base_has_its_context(run: Path, genome: Genome, batch_tokens: int)
             at = position - start
             expected = plain(model, dna, position, grid), plain(model, other, len(dna) - 1 - position, grid)
             np.testing.assert_allclose((forward[at], reverse[at]), expected, atol=1e-4)
-            known = [value for value in expected if not np.isnan(value)]
-            np.testing.assert_allclose(both[at], np.mean(known) if known else np.nan, atol=1e-4)
+            defined = [value for value in expected if not np.isnan(value)]
+            np.testing.assert_allclose(both[at], np.mean(defined) if defined else np.nan, atol=1e-4)
 
 
 def test_grids(run: Path) -> None:

@@ -75,17 +75,17 @@ def other(letter: str) -> str:
 def test_real_variants(checkpoint: Path, chr22: GenomeStore, tmp_path: Path) -> None:
     out = tmp_path / "scored.vcf.gz"
     score(checkpoint, chr22, REAL, out)
-    given, found = records(REAL), records(out)
-    assert [str(r).split("\t")[:7] for r in found] == [str(r).split("\t")[:7] for r in given]
-    assert {len(r.ref) - len(r.alts[0]) for r in found} > {0}, "no indels in the data"
+    given, scored = records(REAL), records(out)
+    assert [str(r).split("\t")[:7] for r in scored] == [str(r).split("\t")[:7] for r in given]
+    assert {len(r.ref) - len(r.alts[0]) for r in scored} > {0}, "no indels in the data"
     variants = [(r.chrom, r.start, r.ref, alt) for r in given for alt in r.alts]
     scores = genome_lm.load(checkpoint).score_variants(chr22, variants)
-    np.testing.assert_allclose([x for r in found for x in r.info["GLM_LLR"]], scores.llr, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose([r.info["GLM_LP_REV"] for r in found], scores.site_reverse, rtol=1e-4)
-    assert [tuple(r.info["GLM_CTX"]) for r in found] == list(map(tuple, scores.context))
-    assert not any("GLM_SKIP" in r.info for r in found)
+    np.testing.assert_allclose([x for r in scored for x in r.info["GLM_LLR"]], scores.llr, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose([r.info["GLM_LP_REV"] for r in scored], scores.site_reverse, rtol=1e-4)
+    assert [tuple(r.info["GLM_CTX"]) for r in scored] == list(map(tuple, scores.context))
+    assert not any("GLM_SKIP" in r.info for r in scored)
     with pysam.VariantFile(str(out)) as indexed:
-        somewhere = found[len(found) // 2]
+        somewhere = scored[len(scored) // 2]
         assert [r.pos for r in indexed.fetch(somewhere.chrom, somewhere.start, somewhere.stop)] == [somewhere.pos]
 
 
@@ -97,9 +97,9 @@ def test_readouts(checkpoint: Path, genome: Genome, tmp_path: Path) -> None:
     score(checkpoint, genome.store, tmp_path / "in.vcf", tmp_path / "out.vcf.gz", *asked)
     variants = [("one", 99, a, other(a)), ("one", 199, c, c[0])]
     scores = genome_lm.load(checkpoint).score_variants(genome.store, variants, readouts=asked[1].split(","), layer=1)
-    found = records(tmp_path / "out.vcf.gz")
+    scored = records(tmp_path / "out.vcf.gz")
     for name in ("delta", "l2_site", "l2_flank", "cosine_site", "cosine_flank", "entropy"):
-        of_first, of_second = (record.info[f"GLM_{name.upper()}"] for record in found)
+        of_first, of_second = (record.info[f"GLM_{name.upper()}"] for record in scored)
         np.testing.assert_allclose([of_first[0], of_second[0]], scores.readout(name), rtol=1e-3, atol=1e-7)
         assert of_first[1] is None
     with pysam.VariantFile(str(tmp_path / "out.vcf.gz")) as file:
@@ -157,19 +157,19 @@ def test_every_kind_of_alt_passes_through(checkpoint: Path, genome: Genome, tmp_
     vcf = tmp_path / "in.vcf"
     vcf.write_text(HEADER + COLUMNS + "\n".join(lines) + "\n")
     summary = json.loads(score(checkpoint, genome.store, vcf, tmp_path / "out.vcf.gz", "--json"))
-    found = {r.id: r for r in records(tmp_path / "out.vcf.gz")}
-    assert list(found) == [line.split("\t")[2] for line in lines]
-    assert found["many"].info["GLM_SKIP"] == (".", "overlapping_deletion", "no_end", ".")
-    assert [x is None for x in found["many"].info["GLM_LLR"]] == [False, True, True, False]
-    reasons = {name: r.info.get("GLM_SKIP") for name, r in found.items()}
+    scored = {r.id: r for r in records(tmp_path / "out.vcf.gz")}
+    assert list(scored) == [line.split("\t")[2] for line in lines]
+    assert scored["many"].info["GLM_SKIP"] == (".", "overlapping_deletion", "no_end", ".")
+    assert [x is None for x in scored["many"].info["GLM_LLR"]] == [False, True, True, False]
+    reasons = {name: r.info.get("GLM_SKIP") for name, r in scored.items()}
     assert (reasons["snv"], reasons["mnv"], reasons["deletion"]) == (None, None, None)
     assert reasons["none"] == ("no_alt",)
     assert reasons["undeclared"] == ("alt_ambiguous",)
     assert reasons["wrong"] == ("ref_mismatch",)
     assert reasons["strange"] == ("unknown_contig",)
-    assert "GLM_LLR" not in found["wrong"].info
-    assert found["snv"].info["AC"] == (3,)
-    assert found["undeclared"].info["XX"] == "7"
+    assert "GLM_LLR" not in scored["wrong"].info
+    assert scored["snv"].info["AC"] == (3,)
+    assert scored["undeclared"].info["XX"] == "7"
     assert (summary["records"], summary["alleles"], summary["scored"]) == (8, 11, 5)
     assert sum(summary["skipped"].values()) == 6
     assert "one:140 wrong has REF" in summary["first_mismatch"]

@@ -37,17 +37,17 @@ def main() -> int:
             case = run_case(folder, options.seed, options.case, options.only, options.keep)
             print(f"{line(options.case, case)}\ngenome-lm {' '.join(case.arguments)}\n{case.outcome}")
             return bool(case.fault)
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         end, number = time.monotonic() + options.seconds, options.first
         while time.monotonic() < end and number < options.first + options.cases:
             case = run_case(folder, options.seed, number, options.only)
-            found[case.target] += 1
+            counts[case.target] += 1
             if case.fault or options.all:
-                found["found"] += bool(case.fault)
+                counts["found"] += bool(case.fault)
                 print(line(number, case), flush=True)
             number += 1
-    print(f"{number - options.first} cases, {found.pop('found', 0)} findings: {dict(found)}", file=sys.stderr)
-    return bool(found["found"])
+    print(f"{number - options.first} cases, {counts.pop('found', 0)} findings: {dict(counts)}", file=sys.stderr)
+    return bool(counts["found"])
 
 
 def line(number: int, case: Case) -> str:

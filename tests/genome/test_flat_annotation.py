@@ -60,8 +60,8 @@ def test_genes_come_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert "line 1: left out: 1 features that lie partly in other records" in caplog.text
     annotation = read_annotation(gff, GenomeStore(out))
     assert annotation.circular == {"NC_1.1": 1_200}
-    found = {t.name: (t.strand, t.segments, t.phase, t.has_start, t.genetic_code) for t in annotation.transcripts}
-    assert found == {
+    genes = {t.name: (t.strand, t.segments, t.phase, t.has_start, t.genetic_code) for t in annotation.transcripts}
+    assert genes == {
         "gene-b1": ("+", ((1_140, 1_200), (0, 30)), 0, True, 11),
         "cds-2": ("-", ((100, 190), (299, 360)), 1, False, None),
         "rna-2": ("+", ((420, 450), (599, 659)), 0, True, None),

@@ -19,15 +19,15 @@ def test_fasta(tmp_path: Path) -> None:
 
 
 def test_intervals(genome: Genome) -> None:
-    found = list(interval_records(genome.store, [Interval("one", 5, 9), Interval("two", 8_999, 9_003, "x")]))
-    assert [(record.id, record.contig, record.start, record.end) for record in found] == [
+    read = list(interval_records(genome.store, [Interval("one", 5, 9), Interval("two", 8_999, 9_003, "x")]))
+    assert [(record.id, record.contig, record.start, record.end) for record in read] == [
         ("one:6-9", "one", 5, 9),
         ("x|two:9000-9003", "two", 8_999, 9_003),
     ]
     text = genome.fasta.read_text().split("\n")
-    assert found[0].sequence == text[1][5:9]
-    assert found[1].sequence == text[3][8_999:9_003]
-    assert found[1].sequence[1:].islower()
+    assert read[0].sequence == text[1][5:9]
+    assert read[1].sequence == text[3][8_999:9_003]
+    assert read[1].sequence[1:].islower()
 
 
 def test_windows_cover_and_keep_the_place() -> None:

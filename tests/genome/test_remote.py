@@ -85,8 +85,8 @@ def test_what_lies_ready_has_bounds(small: Small, server: Server, monkeypatch: p
     for start in range(0, 2_800, 100):
         store.announce(np.array([0]), np.array([start]), 200)
         assert sum(batch.size for batch in shards._batches.values()) <= 400  # type: ignore[attr-defined]
-        known = [entry[2] for entries in shards._ahead.values() for entry in entries]  # type: ignore[attr-defined]
-        assert {*known} <= {*shards._batches}  # type: ignore[attr-defined]
+        ahead = [entry[2] for entries in shards._ahead.values() for entry in entries]  # type: ignore[attr-defined]
+        assert {*ahead} <= {*shards._batches}  # type: ignore[attr-defined]
     store.announce(np.array([0]), np.array([0]), 3_000)
     np.testing.assert_array_equal(store.fetch("chr1", 0, 3_000), small.store.fetch("chr1", 0, 3_000))
 

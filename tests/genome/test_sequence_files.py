@@ -91,10 +91,10 @@ def test_the_provenance_is_that_of_the_file(tmp_path: Path) -> None:
 
 def test_a_two_bit_file_of_ucsc(tmp_path: Path) -> None:
     (tmp_path / "foo.2bit").write_bytes(FOO)
-    known = "ACGTACGTACGTagctagctGATCGATCGTAGCTAGCTAGCTAGCTGATC"
+    sequence = "ACGTACGTACGTagctagctGATCGATCGTAGCTAGCTAGCTAGCTGATC"
     assert records(tmp_path / "foo.2bit") == [
-        ("chr1", "N" * 50 + known + "N" * 50),
-        ("chr2", known.upper() + "N" * 50),
+        ("chr1", "N" * 50 + sequence + "N" * 50),
+        ("chr2", sequence.upper() + "N" * 50),
     ]
 
 

@@ -489,14 +489,14 @@ class Starts(Dataset[torch.Tensor]):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-@pytest.mark.parametrize(("output", "cache_bytes", "known"), [("letters", 1, 3_000), ("tokens", 5_000, 1_000)])
+@pytest.mark.parametrize(("output", "cache_bytes", "fetched"), [("letters", 1, 3_000), ("tokens", 5_000, 1_000)])
 def test_data_loader_workers_after_a_read_in_the_parent(
-    small: Small, method: str, output: Output, cache_bytes: int, known: int
+    small: Small, method: str, output: Output, cache_bytes: int, fetched: int
 ) -> None:
     # Without a cache, workers read through the files that the parent opened; with one, they go on to fill it.
     store, dna = GenomeStore(small.store.path, cache_bytes=cache_bytes), small.sequences["chr1"]
     whole = small.store.fetch("chr1", 0, len(dna), output=output)
-    np.testing.assert_array_equal(store.fetch("chr1", 0, known, output=output), whole[:known])
+    np.testing.assert_array_equal(store.fetch("chr1", 0, fetched, output=output), whole[:fetched])
     loader = DataLoader(Starts(store, output), batch_size=3, num_workers=2, multiprocessing_context=method)
     rows = np.concatenate([batch.numpy() for batch in loader])
     for i, row in enumerate(rows):

@@ -95,8 +95,8 @@ def test_float64_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert again.model.config == expected.model.config
     torch.testing.assert_close(again.model.state_dict(), expected.model.state_dict(), rtol=0, atol=0)
     assert torch.equal(again.continuations, expected.continuations)
-    for length, found in expected.lengths.items():
-        for name, value in found._asdict().items():
+    for length, results in expected.lengths.items():
+        for name, value in results._asdict().items():
             rounding = 1e-6 if name == "gradients" else 0
             torch.testing.assert_close(getattr(again.lengths[length], name), value, rtol=rounding, atol=0)
 
@@ -169,13 +169,13 @@ def results() -> dict[str, Any]:
 
 
 def test_the_crossover_is_where_our_kernels_were_faster(results: dict[str, Any]) -> None:
-    found = report.crossover(results)
-    assert (found["card"], found["date"], found["commit"]) == ("NVIDIA H100 80GB HBM3", "2026-11-27", "0123456789")
-    assert found["faster"] == {
+    faster = report.crossover(results)
+    assert (faster["card"], faster["date"], faster["commit"]) == ("NVIDIA H100 80GB HBM3", "2026-11-27", "0123456789")
+    assert faster["faster"] == {
         "bfloat16 forward": (1, 1_024), "bfloat16 training": (1, 1_024),
         "float32 forward": (0, 0), "float32 training": (0, 0),
     }  # fmt: skip
-    assert found["measured"]["float32 forward"] == [[1, 256, 1_024]]
+    assert faster["measured"]["float32 forward"] == [[1, 256, 1_024]]
 
 
 @pytest.mark.parametrize(

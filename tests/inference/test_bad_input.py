@@ -50,9 +50,9 @@ def test_fasta_that_is_fine(run: Path, tmp_path: Path, content: bytes, how: str)
         os.mkfifo(source)
         subprocess.Popen(["sh", "-c", 'printf %s "$1" | base64 -d > "$2"', "-", _base64(content), source])
     embed(run, "--fasta", source, "--out", tmp_path / "e.npz", stdin=stdin)
-    found = np.load(tmp_path / "e.npz")
-    np.testing.assert_allclose(found["embedding"], expected, atol=1e-6)
-    assert found["id"].tolist() == ["a", "b"]
+    stored = np.load(tmp_path / "e.npz")
+    np.testing.assert_allclose(stored["embedding"], expected, atol=1e-6)
+    assert stored["id"].tolist() == ["a", "b"]
 
 
 def _base64(content: bytes) -> str:

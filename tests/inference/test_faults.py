@@ -107,8 +107,8 @@ def call(arguments: list[str]) -> str:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Files of a folder by name; what compression says of the time is left out."""
-    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: gzip.open(p).read() if name.endswith(".gz") else p.read_bytes() for name, p in found.items()}
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: gzip.open(p).read() if name.endswith(".gz") else p.read_bytes() for name, p in files.items()}
 
 
 @every_verb

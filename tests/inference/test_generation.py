@@ -33,11 +33,11 @@ def sequences(model: genome_lm.GenomeLM, **options: object) -> list[str]:
 
 
 def test_order_and_alphabet(model: genome_lm.GenomeLM) -> None:
-    found = model.generate(PROMPTS, 40, samples=3, batch=4)
-    assert [(one.prompt, one.sample) for one in found] == [(p, s) for p in range(5) for s in range(3)]
-    assert {len(one.sequence) for one in found} == {40}
-    assert set("".join(one.sequence for one in found)) == set("ACGT")
-    assert len({one.sequence for one in found}) == 15
+    generated = model.generate(PROMPTS, 40, samples=3, batch=4)
+    assert [(one.prompt, one.sample) for one in generated] == [(p, s) for p in range(5) for s in range(3)]
+    assert {len(one.sequence) for one in generated} == {40}
+    assert set("".join(one.sequence for one in generated)) == set("ACGT")
+    assert len({one.sequence for one in generated}) == 15
     assert model.generate([], 40) == []
 
 
@@ -97,10 +97,10 @@ def test_what_the_model_learned_shows(model: genome_lm.GenomeLM) -> None:
 def test_draws_have_the_right_frequencies(options: dict, kept: list[int]) -> None:
     chances = np.array([0.1, 0.3, 0.2, 0.4000001])
     draws = (np.arange(10_000) + 0.5) / 10_000
-    chosen = choose(Sampling(**options), np.tile(np.log(chances) + 7, (10_000, 1)), draws)
+    drawn = choose(Sampling(**options), np.tile(np.log(chances) + 7, (10_000, 1)), draws)
     expected = np.zeros(4)
     expected[kept] = chances[kept] ** (1 / options.get("temperature", 1))
-    np.testing.assert_allclose(np.bincount(chosen, minlength=4) / 10_000, expected / expected.sum(), atol=2e-4)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 10_000, expected / expected.sum(), atol=2e-4)
 
 
 def test_the_least_and_the_greatest_draw_choose_a_base_with_a_chance() -> None:
@@ -108,8 +108,8 @@ def test_the_least_and_the_greatest_draw_choose_a_base_with_a_chance() -> None:
     for seed in range(200):
         logits = np.tile(np.random.default_rng(seed).normal(size=4) * 50, (2, 1))
         ranks = (-logits).argsort(1).argsort(1)
-        chosen = choose(Sampling(top_k=2), logits, draws)
-        assert (np.take_along_axis(ranks, chosen[:, None], 1) < 2).all()
+        drawn = choose(Sampling(top_k=2), logits, draws)
+        assert (np.take_along_axis(ranks, drawn[:, None], 1) < 2).all()
 
 
 def test_batches_fit_the_memory(model: genome_lm.GenomeLM) -> None:

@@ -25,8 +25,8 @@ def by_search(query: str, contigs: dict[str, str], k: int) -> tuple[int, float]:
                         break
                     longest += 1
     words = [word for i in range(len(query) - k + 1) if "N" not in (word := query[i : i + k])]
-    found = [any(word in contig or reverse(word) in contig for contig in contigs.values()) for word in words]
-    return longest, float(np.mean(found)) if found else math.nan
+    occurs = [any(word in contig or reverse(word) in contig for contig in contigs.values()) for word in words]
+    return longest, float(np.mean(occurs)) if occurs else math.nan
 
 
 def random_dna(generator: np.random.Generator, most: int) -> str:

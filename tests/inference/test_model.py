@@ -91,15 +91,15 @@ def test_log_likelihood_is_shifted_and_normalised(model: genome_lm.GenomeLM) -> 
     logits = model.logits(ids[None])[0]
     every = logits.log_softmax(-1)
     four = logits[:, 7:11].log_softmax(-1)
-    found = model.log_likelihood([sequence, "A", "ACGTNAC"])
+    nats = model.log_likelihood([sequence, "A", "ACGTNAC"])
     acgt = model.log_likelihood([sequence], alphabet="acgt")[0]
-    assert [len(values) for values in found] == [10, 1, 7]
-    assert np.isnan(found[0][[0, 4]]).all()
-    assert np.isnan(found[1]).all()
+    assert [len(values) for values in nats] == [10, 1, 7]
+    assert np.isnan(nats[0][[0, 4]]).all()
+    assert np.isnan(nats[1]).all()
     for i in (1, 2, 3, 5, 6, 7, 8, 9):
-        assert found[0][i] == pytest.approx(float(every[i - 1, ids[i]]), abs=1e-5)
+        assert nats[0][i] == pytest.approx(float(every[i - 1, ids[i]]), abs=1e-5)
         assert acgt[i] == pytest.approx(float(four[i - 1, ids[i] - 7]), abs=1e-5)
-    np.testing.assert_allclose(found[2][1:4], found[0][1:4], atol=1e-5)
+    np.testing.assert_allclose(nats[2][1:4], nats[0][1:4], atol=1e-5)
 
 
 def test_a_learned_sequence_is_likelier_than_a_shuffled_one(model: genome_lm.GenomeLM) -> None:

@@ -64,7 +64,8 @@ def soft_likelihood(model: HyenaLM, rows: torch.Tensor) -> torch.Tensor:
 
 def test_gradients_are_derivatives_of_the_one_hot_input(model: HyenaLM, genome: Genome) -> None:
     start, end = 300, 306
-    found = mutagenesis(model, genome.store, Interval("one", start, end), LAYOUT, method="gradient", strand="forward")
+    interval = Interval("one", start, end)
+    slopes = mutagenesis(model, genome.store, interval, LAYOUT, method="gradient", strand="forward")
     ids = torch.from_numpy(genome.store.fetch("one", start - LAYOUT.context, end + LAYOUT.flank)).long()
     rows, small = torch.nn.functional.one_hot(ids, 16).double(), 1e-5
     with torch.no_grad():
@@ -75,7 +76,7 @@ def test_gradients_are_derivatives_of_the_one_hot_input(model: HyenaLM, genome: 
                 step[at, 7 + b] += small
                 step[at, ids[at]] -= small
                 slope = (soft_likelihood(model, rows + step) - soft_likelihood(model, rows - step)) / (2 * small)
-                np.testing.assert_allclose(found.llr[i, b], float(slope), atol=1e-4)
+                np.testing.assert_allclose(slopes.llr[i, b], float(slope), atol=1e-4)
 
 
 def test_gradients_of_both_strands_are_their_mean(model: HyenaLM, genome: Genome) -> None:

@@ -68,15 +68,15 @@ def texts(sequences: list[Generated]) -> list[str]:
 def states(stepper: Stepper) -> list[torch.Tensor]:
     """All tensors that the states hold, in their order."""
     held = [*stepper._states]
-    found: list[torch.Tensor] = []
+    streams: list[torch.Tensor] = []
     for one in held:
         parts = one if isinstance(one, list | tuple) else vars(one).values()
         for part in parts:
             if isinstance(part, torch.Tensor):
-                found.append(part)
+                streams.append(part)
             elif isinstance(part, list | tuple | OnlineConv | explicit_steps.Ring):
                 held.append(part)
-    return found
+    return streams
 
 
 @pytest.mark.parametrize(

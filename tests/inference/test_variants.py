@@ -41,15 +41,15 @@ def sequence(genome: Genome, contig: str) -> str:
 def many_variants(genome: Genome, number: int, seed: int = 0) -> list[Variant]:
     """Substitutions, insertions and deletions everywhere, on the contigs' first and last bases too."""
     generator = np.random.default_rng(seed)
-    found = []
+    variants = []
     for contig in ("one", "two"):
         whole = sequence(genome, contig)
         near = generator.integers(0, len(whole) - 30, number)
         for start in [0, 1, 2, 5, 70, 4_985, 5_700, 5_701, *near.tolist(), *range(len(whole) - 30, len(whole))]:
             ref = whole[start : start + int(generator.choice([1, 1, 1, 2, 6]))]
             alt = "".join(generator.choice(list("ACGT"), int(generator.choice([1, 1, 1, 3, 7]))))
-            found.append(Variant(contig, int(start), ref, alt))
-    return found
+            variants.append(Variant(contig, int(start), ref, alt))
+    return variants
 
 
 def log_probabilities(model: HyenaLM, dna: str) -> np.ndarray:
@@ -280,12 +280,12 @@ def test_layouts() -> None:
 
 def test_the_python_model(genome: Genome, model: HyenaLM) -> None:
     here = sequence(genome, "one")[500]
-    found = genome_lm.GenomeLM(model).score_variants(
+    scores = genome_lm.GenomeLM(model).score_variants(
         genome.store, [("one", 500, here, "ACG"), ("one", 500, here, "*")], context=60, flank=20, stride=16
     )
     wanted = score_variants(model, genome.store, [Variant("one", 500, here, "ACG")], LAYOUT)
-    assert found.llr[0] == wanted.llr[0]
-    assert found.reasons == ["", "overlapping_deletion"]
+    assert scores.llr[0] == wanted.llr[0]
+    assert scores.reasons == ["", "overlapping_deletion"]
 
 
 def test_no_variants(genome: Genome, model: HyenaLM) -> None:

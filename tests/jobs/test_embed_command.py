@@ -46,22 +46,22 @@ def bed(tmp_path: Path) -> Path:
 def test_formats(run: Path, genome: Genome, bed: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"e{suffix}"
     assert "3 sequences" in embed(run, "--genome", genome.store.path, "--bed", bed, "--out", out, "--strand", "both")
-    found = read(out)
-    assert list(zip(found["contig"], found["start"], found["end"], strict=True)) == PLACES
-    assert found["id"].tolist() == ["first|one:1-50", "one:11-138", "last|two:8001-8020"]
+    stored = read(out)
+    assert list(zip(stored["contig"], stored["start"], stored["end"], strict=True)) == PLACES
+    assert stored["id"].tolist() == ["first|one:1-50", "one:11-138", "last|two:8001-8020"]
     sequences = [genome.store[contig, start:end].tobytes().decode() for contig, start, end in PLACES]
     expected = genome_lm.load(run / "checkpoint").embed(sequences, strand="both")
-    np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
+    np.testing.assert_allclose(stored["embedding"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet", ".zarr"])
 def test_a_row_a_base(run: Path, genome: Genome, bed: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"e{suffix}"
     embed(run, "--genome", genome.store.path, "--bed", bed, "--out", out, "--pool", "none", "--layer", 1)
-    found = read(out)
-    assert found["embedding"].shape == (50 + 128 + 20, 16)
-    assert found["position"].tolist() == [*range(50), *range(10, 138), *range(8_000, 8_020)]
-    assert found["contig"].tolist() == ["one"] * 178 + ["two"] * 20
+    stored = read(out)
+    assert stored["embedding"].shape == (50 + 128 + 20, 16)
+    assert stored["position"].tolist() == [*range(50), *range(10, 138), *range(8_000, 8_020)]
+    assert stored["contig"].tolist() == ["one"] * 178 + ["two"] * 20
 
 
 def test_fasta_in_windows(run: Path, genome: Genome, tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_fasta_in_windows(run: Path, genome: Genome, tmp_path: Path) -> None:
     with pytest.raises(GenomeLMError, match=r"a: 300 bases .*--window and --stride"):
         embed(run, "--fasta", fasta, "--out", tmp_path / "e.npz")
     embed(run, "--fasta", fasta, "--out", tmp_path / "e.npz", "--window", 128, "--stride", 100)
-    found = read(tmp_path / "e.npz")
-    assert list(zip(found["start"], found["end"], strict=True)) == [(0, 128), (100, 228), (172, 300), (0, 5)]
+    stored = read(tmp_path / "e.npz")
+    assert list(zip(stored["start"], stored["end"], strict=True)) == [(0, 128), (100, 228), (172, 300), (0, 5)]
 
 
 def test_one_split(run: Path, genome: Genome, tmp_path: Path) -> None:
@@ -122,14 +122,14 @@ def test_the_strand_of_a_bed_file(run: Path, genome: Genome, tmp_path: Path, suf
     bed, out = tmp_path / "s.bed", tmp_path / f"e{suffix}"
     bed.write_text(STRANDED)
     embed(run, "--genome", genome.store.path, "--bed", bed, "--out", out)
-    found = read(out)
+    stored = read(out)
     here, there = genome.store["one", 10:138].tobytes().decode(), genome.store["two", 300:310].tobytes().decode()
     sequences = [here, reverse_complement(here), reverse_complement(here), there]
     expected = genome_lm.load(run / "checkpoint").embed(sequences)
-    np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
+    np.testing.assert_allclose(stored["embedding"], expected, atol=1e-5)
     assert abs(expected[0] - expected[1]).max() > 0.01
     ids = ["peak#1|one:11-138(+)", "peak#1|one:11-138(-)", "peak#1|one:11-138(-)#2", "two:301-310"]
-    assert found["id"].tolist() == ids
+    assert stored["id"].tolist() == ids
     columns = {
         "name": ["peak#1"] * 3 + [""],
         "strand": [*"+--."],
@@ -137,10 +137,10 @@ def test_the_strand_of_a_bed_file(run: Path, genome: Genome, tmp_path: Path, suf
         "thickStart": ["x", "", "", ""],
     }
     for name, texts in columns.items():
-        assert found[name].tolist() == texts
+        assert stored[name].tolist() == texts
     gc = [(text.upper().count("G") + text.upper().count("C")) / len(text) for text in sequences]
-    np.testing.assert_allclose(found["gc_fraction"], gc, rtol=1e-6)
-    assert found["n_fraction"].tolist() == [0] * 4
+    np.testing.assert_allclose(stored["gc_fraction"], gc, rtol=1e-6)
+    assert stored["n_fraction"].tolist() == [0] * 4
 
 
 def test_windows_and_context_go_along_the_strand(run: Path, genome: Genome, tmp_path: Path) -> None:
@@ -163,11 +163,11 @@ def test_a_row_a_base_of_the_other_strand(run: Path, genome: Genome, tmp_path: P
     embed(
         run, "--genome", genome.store.path, "--bed", tmp_path / "s.bed", "--out", tmp_path / "b.npz", "--pool", "none"
     )
-    found = read(tmp_path / "b.npz")
-    assert found["position"].tolist() == [*range(119, 99, -1)]
+    stored = read(tmp_path / "b.npz")
+    assert stored["position"].tolist() == [*range(119, 99, -1)]
     dna = reverse_complement(genome.store["one", 100:120].tobytes().decode())
     expected = genome_lm.load(run / "checkpoint").embed([dna], pool="none")[0]
-    np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
+    np.testing.assert_allclose(stored["embedding"], expected, atol=1e-5)
 
 
 def test_h5ad_is_as_scverse_has_it(run: Path, genome: Genome, tmp_path: Path) -> None:

@@ -57,17 +57,17 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix in (".h5ad", ".zarr"):
         data = anndata.read_h5ad(path) if path.suffix == ".h5ad" else anndata.read_zarr(path)
         columns = {"id": data.obs_names, **{name: data.obs[name] for name in data.obs}}
-        found = {name: np.asarray(column) for name, column in columns.items()}
+        columns_read = {name: np.asarray(column) for name, column in columns.items()}
         # From anndata 0.13 on, X is among the layers, by the name None.
         layers = {name: values for name, values in data.layers.items() if name is not None}
         name = "embedding" if not layers else "embedding_1"
-        return {**found, name: data.X, **layers}
+        return {**columns_read, name: data.X, **layers}
     if path.suffix == ".npz":
-        found = {name: array for name, array in np.load(path).items() if name != "genome_lm"}
+        columns_read = {name: array for name, array in np.load(path).items() if name != "genome_lm"}
     else:
         table = pq.read_table(path)
-        found = {name: np.array(table[name].to_pylist()) for name in table.column_names}
-    return {k: v.reshape(len(v), -1) if k.startswith("embedding") else v for k, v in found.items()}
+        columns_read = {name: np.array(table[name].to_pylist()) for name in table.column_names}
+    return {k: v.reshape(len(v), -1) if k.startswith("embedding") else v for k, v in columns_read.items()}
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
@@ -138,24 +138,24 @@ def test_context_is_seen_and_not_pooled(
     out = tmp_path / "e.npz"
     places = [Interval("one", 0, 1_000), Interval("two", 18_000, 20_000)]
     embed_to_file(model, GenomeSource(genome.store, places, tiling), out, recipe(model, pool, strand=strand))
-    found = read(out)
-    assert found["start"][0] == 50  # the windows at 0 and 25 have less before them
-    assert 19_900 < found["end"].max() <= 20_000 - tiling.right
+    stored = read(out)
+    assert stored["start"][0] == 50  # the windows at 0 and 25 have less before them
+    assert 19_900 < stored["end"].max() <= 20_000 - tiling.right
     reduce: Callable = {
         "mean": lambda s: s.mean(0),
         "last": lambda s: s[-1],
         "max": lambda s: s.max(0),
         "bins:3": lambda s: np.stack([s[:13].mean(0), s[13:26].mean(0), s[26:].mean(0)]),
     }[pool]
-    for row in random.Random(0).sample(range(len(found["id"])), 20):
-        contig, start, end = found["contig"][row], int(found["start"][row]), int(found["end"][row])
+    for row in random.Random(0).sample(range(len(stored["id"])), 20):
+        contig, start, end = stored["contig"][row], int(stored["start"][row]), int(stored["end"][row])
         ahead = genome.store.fetch(contig, start - 30, end)
         vectors = [reduce(states(model, ahead)[30:])]
         if strand != "forward":
             behind = states(model, reverse_complement(genome.store.fetch(contig, start, end + 30)))[30:]
             vectors.append(reduce(behind if pool == "last" else behind[::-1]))
         expected = np.mean(vectors, 0) if strand == "both" else np.concatenate(vectors, -1)
-        np.testing.assert_allclose(found["embedding"][row], expected.ravel(), atol=1e-5)
+        np.testing.assert_allclose(stored["embedding"][row], expected.ravel(), atol=1e-5)
     array = model.embed(["ACGT" * 20], pool=pool, strand=strand, context=30)[0]
     assert array.shape == recipe(model, pool, strand=strand).shape(model.config)
 

@@ -33,13 +33,13 @@ def tuned(run: Path, genome: Genome, tmp_path_factory: pytest.TempPathFactory) -
 def test_the_strand_is_that_of_finetune(tuned: Path, genome: Genome, tmp_path: Path) -> None:
     options = ["--genome", genome.store.path, "--bed", tuned / "st.bed", "--out", tmp_path / "p.parquet"]
     call("predict", tuned / "t/checkpoint", *options)
-    found = pd.read_parquet(tmp_path / "p.parquet").set_index("id")
-    known = pd.read_parquet(tuned / "t/predictions.parquet").set_index("id")
-    assert set(found["strand"]) == {"+", "-"}
-    found.index = found.index.str.split("|").str[1]
-    assert len(known) > 5
-    assert found["strand"].loc[known.index].nunique() == 2
-    np.testing.assert_allclose(found.loc[known.index, ["p_a", "p_b"]], known[["p_a", "p_b"]], atol=1e-5)
+    predicted = pd.read_parquet(tmp_path / "p.parquet").set_index("id")
+    at_tuning = pd.read_parquet(tuned / "t/predictions.parquet").set_index("id")
+    assert set(predicted["strand"]) == {"+", "-"}
+    predicted.index = predicted.index.str.split("|").str[1]
+    assert len(at_tuning) > 5
+    assert predicted["strand"].loc[at_tuning.index].nunique() == 2
+    np.testing.assert_allclose(predicted.loc[at_tuning.index, ["p_a", "p_b"]], at_tuning[["p_a", "p_b"]], atol=1e-5)
 
 
 def test_a_name_that_comes_twice(tuned: Path, tmp_path: Path) -> None:

@@ -30,17 +30,17 @@ def cuts(draw: st.DrawFn) -> tuple[Tiling, int, int, int]:
 @given(cuts())
 def test_windows(case: tuple[Tiling, int, int, int]) -> None:
     tiling, start, end, limit = case
-    found = list(tiling.cut(start, end, limit))
+    windows = list(tiling.cut(start, end, limit))
     window, stride = tiling.window or end - start, tiling.stride or tiling.window or end - start
-    for first, stop, left, right in found:
+    for first, stop, left, right in windows:
         assert start <= first < stop <= end
         assert left == min(tiling.left, first)
         assert right == min(tiling.right, limit - stop)
-    firsts = [first for first, *_ in found]
+    firsts = [first for first, *_ in windows]
     assert firsts == sorted(set(firsts))
     if tiling.edges == "keep":
-        assert {base for first, stop, *_ in found for base in range(first, stop)} == set(range(start, end))
-        assert {stop - first for first, stop, *_ in found} == {min(window, end - start)}
+        assert {base for first, stop, *_ in windows for base in range(first, stop)} == set(range(start, end))
+        assert {stop - first for first, stop, *_ in windows} == {min(window, end - start)}
     else:
         expected = [
             first
@@ -48,7 +48,7 @@ def test_windows(case: tuple[Tiling, int, int, int]) -> None:
             if first + window <= end and first >= tiling.left and first + window + tiling.right <= limit
         ]
         assert firsts == expected
-        assert all(stop - first == window for first, stop, *_ in found)
+        assert all(stop - first == window for first, stop, *_ in windows)
 
 
 def everything(source: SequenceSource) -> tuple[list[Span], str]:

@@ -50,8 +50,8 @@ def test_with_short_convolutions(
     y, expected = core(*inputs), plain(*exact)
     assert_near(y, expected, 1e-2)
     dy = torch.randn_like(y)
-    found = torch.autograd.grad(y, inputs, dy)
-    for name, got, want in zip(NAMES, found, torch.autograd.grad(expected, exact, dy.double()), strict=True):
+    gradients = torch.autograd.grad(y, inputs, dy)
+    for name, got, want in zip(NAMES, gradients, torch.autograd.grad(expected, exact, dy.double()), strict=True):
         assert_near(got, want, BOUNDS.get(name, 1e-2))
 
 

@@ -55,11 +55,11 @@ def compare(ways: Sequence[Callable[..., Tensor]], leaves: Sequence[Tensor]) -> 
         return [(y - inputs[0]).detach(), *torch.autograd.grad(y, inputs, seed.to(y.dtype))]
 
     expected = computed(ways[1], [exact(leaf) for leaf in leaves], False)
-    found, plain = (computed(way, leaves, True) for way in ways)
-    for got, beside, want in zip(found, plain, expected, strict=True):
+    results, plain = (computed(way, leaves, True) for way in ways)
+    for got, beside, want in zip(results, plain, expected, strict=True):
         error, allowed = (float((each.double() - want).norm() / want.norm()) for each in (got, beside))
         assert error <= 1.5 * max(allowed, 2e-3)
-    assert not torch.equal(found[0], ways[1](*leaves) - leaves[0])
+    assert not torch.equal(results[0], ways[1](*leaves) - leaves[0])
 
 
 @pytest.mark.usefixtures("sums")
@@ -147,7 +147,7 @@ def test_a_model_in_fused_operations_rounds_no_more(monkeypatch: pytest.MonkeyPa
     with forced_backend("reference"):
         plain = gradients(model, ids)
     monkeypatch.setattr(dispatch, "reason_against", lambda _: "")
-    found = gradients(model, ids)
+    fused = gradients(model, ids)
     exact_model = HyenaLM(CONFIG).double().eval()
     exact_model.load_state_dict(model.state_dict())
     loss = exact_model.loss(ids, ids.roll(-1, 1))
@@ -155,7 +155,7 @@ def test_a_model_in_fused_operations_rounds_no_more(monkeypatch: pytest.MonkeyPa
     expected = [loss, *torch.autograd.grad(loss, parameters, allow_unused=True)]
     errors = [
         sum(float((a.double() - b).square().sum()) for a, b in zip(way, expected, strict=True) if b is not None)
-        for way in (found, plain)
+        for way in (fused, plain)
     ]
     assert 0 < errors[0] <= 1.5**2 * errors[1]
 
@@ -171,8 +171,8 @@ def test_threads_and_recomputed_blocks_change_no_bit_of_the_blocks(monkeypatch: 
         for threads, again in ((1, False), (2, False), (2, True)):
             torch.set_num_threads(threads)
             model.backbone.activation_checkpointing = again
-            found = gradients(model, ids)
-            results.append([found[number] for number in of_blocks])
+            of_weights = gradients(model, ids)
+            results.append([of_weights[number] for number in of_blocks])
     finally:
         torch.set_num_threads(before)
     assert len(of_blocks) > 30

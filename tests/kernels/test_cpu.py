@@ -103,8 +103,8 @@ def test_explicit_convolutions_equal_conv1d(length: int, taps: int, dtype: torch
     with torch.no_grad():
         given = [each.to(dtype) for each in (weight, u, dc)]
         of_taps = torch.full_like(given[0], torch.nan)
-        found = cpu_taps.convolve(*given[:2]), *cpu_taps.convolve_backward(*given, of_taps), of_taps
-    for got, expected in zip(found, (c, c, du, dtaps), strict=True):
+        results = cpu_taps.convolve(*given[:2]), *cpu_taps.convolve_backward(*given, of_taps), of_taps
+    for got, expected in zip(results, (c, c, du, dtaps), strict=True):
         bound = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype] * expected.abs().max().item()
         torch.testing.assert_close(got.double(), expected, rtol=0, atol=bound)
 
@@ -188,8 +188,8 @@ def test_convolutions_in_steps_lose_no_more_than_plain_ones(length: int, monkeyp
     exact = spectra.convolved_backward(u.double(), dc.double(), h.double())
     monkeypatch.setattr(spectra, "IN_STEPS", length + 1)
     plain = spectra.convolved_backward(u, dc, h)
-    for found, other, expected in zip(in_steps, plain, exact, strict=True):
-        assert (found - expected).abs().max() <= 1.5 * (other - expected).abs().max()
+    for result, other, expected in zip(in_steps, plain, exact, strict=True):
+        assert (result - expected).abs().max() <= 1.5 * (other - expected).abs().max()
 
 
 def test_without_a_compiler_signals_are_padded(monkeypatch: pytest.MonkeyPatch) -> None:

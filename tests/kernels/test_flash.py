@@ -21,8 +21,8 @@ def operands(*shape: int) -> list[Tensor]:
     return [torch.randn(batch, length, heads, channels).bfloat16().transpose(1, 2) for _ in range(4)]
 
 
-def error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).detach().norm() / expected.norm())
+def error(result: Tensor, expected: Tensor) -> float:
+    return float((result - expected).detach().norm() / expected.norm())
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 2, 8), (1, 2, 63, 24), (2, 1, 64, 32), (1, 1, 257, 66), (1, 2, 390, 64)])
@@ -35,10 +35,10 @@ def test_values_and_gradients(shape: tuple[int, ...], queries: int, monkeypatch:
     y, expected = full_attention(*leaves), F.scaled_dot_product_attention(*exact, is_causal=True)
     assert type(y.grad_fn).__name__ == "_CausalFlashBackward"
     assert error(y, expected) < 3e-3
-    for found, wanted in zip(
+    for result, wanted in zip(
         torch.autograd.grad(y, leaves, grad), torch.autograd.grad(expected, exact, grad.double()), strict=True
     ):
-        assert error(found, wanted) < 4e-3
+        assert error(result, wanted) < 4e-3
 
 
 def test_large_scores_and_values_that_are_no_numbers() -> None:

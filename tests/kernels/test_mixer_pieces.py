@@ -71,11 +71,11 @@ def test_c_gives_what_operations_give(
     given = leaves(*shape)
     monkeypatch.setattr(mixer, "KEPT_BYTES", kept)
     monkeypatch.setattr(partition, "BLOCK_BYTES", block_bytes)
-    found = of_taps(given, rounds)
+    in_c = of_taps(given, rounds)
     in_operations(monkeypatch)
     expected = of_taps(given, rounds)
     most = 1e-2 if rounds else 4e-6
-    for got, want in zip(found, expected, strict=True):
+    for got, want in zip(in_c, expected, strict=True):
         assert float((got - want).norm()) <= most * float(want.norm())
 
 
@@ -86,10 +86,10 @@ def test_long_filters_in_c_give_what_operations_give(
     (x, _, *weights), (_, length, width) = leaves(*shape), shape
     features, w = ((torch.randn(rows, 8) / 8).requires_grad_() for rows in (length, width))
     filters = FilterWeights(features, w, -torch.rand(width), torch.linspace(0, 1, length), 0.05)
-    found = computed([x, *weights], rounds, filters)
+    in_c = computed([x, *weights], rounds, filters)
     assert StreamsBackInC.of(0, *between(width)) is not None
     in_operations(monkeypatch)
-    for got, want in zip(found, computed([x, *weights], rounds, filters), strict=True):
+    for got, want in zip(in_c, computed([x, *weights], rounds, filters), strict=True):
         assert float((got - want).norm()) <= (1e-2 if rounds else 4e-6) * float(want.norm())
 
 
@@ -109,10 +109,10 @@ def test_without_gradients_c_gives_what_operations_give(
     weights, convolutions = MixerWeights(*given), ExplicitFilters(kernel).convolutions()
     if rounds:
         weights = weights._replace(w_in=Bfloat16Weight.of(weights.w_in), w_out=Bfloat16Weight.of(weights.w_out))
-    found = residual_mixer_(x.clone(), weights, convolutions, 1e-5)
+    in_c = residual_mixer_(x.clone(), weights, convolutions, 1e-5)
     in_operations(monkeypatch)
     expected = residual_mixer_(x.clone(), weights, convolutions, 1e-5)
-    assert float((found - expected).norm()) <= (4e-3 if rounds else 1e-6) * float(expected.norm())
+    assert float((in_c - expected).norm()) <= (4e-3 if rounds else 1e-6) * float(expected.norm())
 
 
 def test_bits_are_those_of_any_number_of_threads(rounds: bool) -> None:
@@ -149,7 +149,7 @@ def test_what_c_does_not_take_is_left_to_operations() -> None:
 @pytest.mark.skipif(not (has_mlp_in_c() and has_real_transforms()), reason="no compiler, or not MKL")
 def test_filters_of_many_taps_are_in_c_up_to_a_size() -> None:
     u = torch.randn(16, 1, 20_000)
-    found = [BlocksInC.of(torch.randn(16, taps), u) is not None for taps in (16, 17, 4_000, 9_000)]
-    assert found == [False, True, False, False]
+    in_c = [BlocksInC.of(torch.randn(16, taps), u) is not None for taps in (16, 17, 4_000, 9_000)]
+    assert in_c == [False, True, False, False]
     assert BlocksInC.of(torch.randn(16, 17).double(), u) is None
     assert BlocksInC.of(torch.randn(16, 17), u[..., ::2]) is None

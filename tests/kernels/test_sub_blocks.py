@@ -50,15 +50,15 @@ def test_c_gives_what_operations_give(
 ) -> None:
     given = leaves(*shape)
     monkeypatch.setattr(mlp, "SMALL", stored)
-    found = computed(given, rounds)
+    in_c = computed(given, rounds)
     for each in (MlpInTiles, MlpInC):
         monkeypatch.setattr(each, "of", lambda *_, **__: None)
     expected = computed(given, rounds)
     most = 1e-2 if rounds else 2e-6
-    for got, want in zip(found, expected, strict=True):
+    for got, want in zip(in_c, expected, strict=True):
         assert float((got - want).norm()) <= most * float(want.norm())
     if shape[0]:
-        assert not all(torch.equal(got, want) for got, want in zip(found, expected, strict=True))
+        assert not all(torch.equal(got, want) for got, want in zip(in_c, expected, strict=True))
 
 
 WAYS = {"bf16": (MlpInTiles, MlpInC), "int8": (Int8MlpInTiles,)}

@@ -27,7 +27,7 @@ from genome_lm.gpukit.resources import (
 )
 
 
-def chosen() -> list[Variant]:
+def compiled_variants() -> list[Variant]:
     """For an H100 all but float32 unaligned or in bf16x6, which takes the compiler longest.
 
     For an A100 bfloat16, in the form that takes more registers, and of the filters' kernels the one that spills most.
@@ -50,7 +50,7 @@ def name_of(variant: Variant) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", chosen(), ids=name_of)
+@pytest.mark.parametrize("variant", compiled_variants(), ids=name_of)
 def test_fits_registers_and_shared_memory(variant: Variant) -> None:
     taken = resources(variant)
     assert taken.registers <= 255

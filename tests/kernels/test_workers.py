@@ -104,9 +104,9 @@ def test_all_threads_take_part_in_the_callers_modes(threads: int) -> None:
         (torch.enable_grad, (True, False)), (torch.no_grad, (False, False)), (torch.inference_mode, (False, True))
     ):  # fmt: skip
         with mode():
-            found = share(work, range(threads))
-        assert len({ident for ident, *_ in found}) == threads
-        assert {tuple(modes) for _, *modes in found} == {expected}
+            by_piece = share(work, range(threads))
+        assert len({ident for ident, *_ in by_piece}) == threads
+        assert {tuple(modes) for _, *modes in by_piece} == {expected}
         assert not torch.is_inference_mode_enabled()
 
 
@@ -168,13 +168,13 @@ def test_autocast_stays_with_the_calling_thread(threads: int) -> None:
 
 
 def test_threads_to_come_are_told_nothing(threads: int) -> None:
-    found = []
+    counts = []
     with own_threads(3):
         assert torch.get_num_threads() == 3
-        other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        other = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
         other.start()
         other.join()
-    assert found == [threads]
+    assert counts == [threads]
     assert torch.get_num_threads() == threads
 
 
@@ -196,12 +196,12 @@ def _outputs_and_gradients() -> list[torch.Tensor]:
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    before, found = torch.get_num_threads(), []
+    before, results = torch.get_num_threads(), []
     for count in (1, 2, 5):
         torch.set_num_threads(count)
-        found.append(_outputs_and_gradients())
+        results.append(_outputs_and_gradients())
     torch.set_num_threads(before)
-    for one, other in zip(found[0] * 2, found[1] + found[2], strict=True):
+    for one, other in zip(results[0] * 2, results[1] + results[2], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 

@@ -192,7 +192,7 @@ def tuned(checkpoint: str | Path, task: Task, labelled: LabelledSet, count: int,
             for name, recipe in recipes.items()
         }
     folders = {name: out / name.replace(", ", "-").replace(" ", "-") for name in recipes}
-    found = {}
+    accuracies = {}
     for name, recipe in recipes.items():
         folder = folders[name]
         if not folder.exists():
@@ -201,8 +201,8 @@ def tuned(checkpoint: str | Path, task: Task, labelled: LabelledSet, count: int,
                 checkpoint, labelled, folder, "classification", recipe, pool="bases", strand="both", unlabelled=source
             )
         metrics = pd.read_json(folder / "summary.json", typ="series")["metrics"]["valid"]
-        found[name] = next(metric["value"] for metric in metrics if metric["metric"] == "accuracy")
-    best = max(found, key=lambda name: found[name])
+        accuracies[name] = next(metric["value"] for metric in metrics if metric["metric"] == "accuracy")
+    best = max(accuracies, key=lambda name: accuracies[name])
     table = pd.read_parquet(folders[best] / "predictions.parquet")
     return (table["target"] == table["prediction"]).to_numpy()
 

@@ -24,11 +24,11 @@ GAIN = 0.97
 def sizes(least: int, most: int) -> list[int]:
     """The sizes to time."""
     powers = [(2, 1), (3, 0), (5, 0), (7, 0)]
-    found = {1}
+    products = {1}
     for factor, first in powers:
         last = 1 if factor == 7 else math.ceil(math.log(most, factor))
-        found = {size * factor**power for size in found for power in range(first, last + 1)}
-    return sorted(size for size in found if least <= size <= most)
+        products = {size * factor**power for size in products for power in range(first, last + 1)}
+    return sorted(size for size in products if least <= size <= most)
 
 
 def seconds(size: int) -> float:
@@ -50,11 +50,11 @@ def seconds(size: int) -> float:
 
 def quick(taken: dict[int, float]) -> list[int]:
     """Sizes that no greater one is quicker than, rising."""
-    found: list[int] = []
+    quickest: list[int] = []
     for size in sorted(taken, reverse=True):
-        if not found or taken[size] < GAIN * taken[found[-1]]:
-            found.append(size)
-    return found[::-1]
+        if not quickest or taken[size] < GAIN * taken[quickest[-1]]:
+            quickest.append(size)
+    return quickest[::-1]
 
 
 def main() -> None:

@@ -263,20 +263,20 @@ def main() -> None:
     commit = _run("git", "-C", options.folder, "rev-parse", "HEAD").strip()
     if commit != COMMIT:
         raise SystemExit(f"{options.folder} is at commit {commit}, not {COMMIT}")
-    found = {
+    counts = {
         name: counted(listing_of(kernel, options.folder, options.compiler / "bin"), kernel)
         for name, kernel in KERNELS.items()
     }
     per_position = {
         str(length): {
-            direction: round(sum(found[name].instructions / programs[name] for name in launched(length, back)), 3)
+            direction: round(sum(counts[name].instructions / programs[name] for name in launched(length, back)), 3)
             for direction, back in (("forward", False), ("backward", True))
         }
         for length, programs in LENGTHS.items()
     }
     results = {
         "commit": commit,
-        "instructions of a program": {name: round(count.instructions) for name, count in found.items()},
+        "instructions of a program": {name: round(count.instructions) for name, count in counts.items()},
         "instructions per position and channel": per_position,
     }
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -57,16 +57,16 @@ def files(package: metadata.Distribution) -> list[str]:
 
 def needs(name: str, installed: dict[str, metadata.Distribution]) -> set[str]:
     """A package and all that it requires without extras, by canonical name."""
-    found, waiting = set[str](), [name]
+    needed, waiting = set[str](), [name]
     while waiting:
-        if (name := waiting.pop()) in found or name not in installed:
+        if (name := waiting.pop()) in needed or name not in installed:
             continue
-        found.add(name)
+        needed.add(name)
         for line in installed[name].requires or ():
             wanted = Requirement(line)
             if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
                 waiting.append(canonicalize_name(wanted.name))
-    return found
+    return needed
 
 
 def help_time(site: Path) -> tuple[float, float]:

@@ -61,18 +61,18 @@ def counted() -> Iterator[Counted]:
 
 def of_toeplitz() -> dict[str, list[int]]:
     """Those of all forms of the products with Toeplitz matrices."""
-    found, length, batch = {}, 1_024, 256
+    by_form, length, batch = {}, 1_024, 256
     for backward, taps, whole in product((False, True), (0, TAPS), (True, False)):
         kernel = "toeplitz_conv_backward" if backward else "toeplitz_conv"
         for plan in plans(length, batch, backward):
             form = toeplitz_costs.form_of(plan.sequences * plan.tiles, plan.tile, backward, taps, whole)
-            found[form] = toeplitz_instructions(kernel, plan, whole, taps)
-    return found
+            by_form[form] = toeplitz_instructions(kernel, plan, whole, taps)
+    return by_form
 
 
-def write(path: Path, found: Mapping[str, Sequence[int]]) -> None:
+def write(path: Path, by_form: Mapping[str, Sequence[int]]) -> None:
     """One form a line, in their order."""
-    lines = (f'  "{form}": {list(numbers)}' for form, numbers in sorted(found.items()))
+    lines = (f'  "{form}": {list(numbers)}' for form, numbers in sorted(by_form.items()))
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 

@@ -83,9 +83,9 @@ def show(case: dict[str, Any], most: float) -> list[float]:
     if run.returncode:
         print(f"{name}  failed: {run.stderr.strip().splitlines()[-1:]}", flush=True)
         return []
-    found = json.loads(run.stdout)
-    ratio = needed / found["peak"]
-    print(f"{name}  measured {found['peak'] / 1e6:8,.0f} MB  forecast {needed / 1e6:8,.0f} MB  ratio {ratio:.2f}",
+    figures = json.loads(run.stdout)
+    ratio = needed / figures["peak"]
+    print(f"{name}  measured {figures['peak'] / 1e6:8,.0f} MB  forecast {needed / 1e6:8,.0f} MB  ratio {ratio:.2f}",
           flush=True)  # fmt: skip
     return [ratio]
 

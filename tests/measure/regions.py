@@ -66,14 +66,14 @@ def _count_inside(preset: str, length: int) -> dict[str, Waits]:
     workers._hand_out = counting(workers._hand_out)
     regions = ctypes.CDLL(None).counted_regions
     regions.restype = ctypes.c_long
-    found = {}
+    waits = {}
     for kind in ("forward", "train"):
         work = prepare(Job(kind, length, preset), Side("genome-lm"))
         work(0)
         before = regions(), shared
         work(1)
-        found[kind] = Waits(regions() - before[0], shared - before[1])
-    return found
+        waits[kind] = Waits(regions() - before[0], shared - before[1])
+    return waits
 
 
 def main() -> None:

@@ -169,8 +169,8 @@ def test_a_dilated_pattern_by_hand() -> None:
 def test_denominators(causal: bool) -> None:
     assert not {"has_flash_attention"} & torch_private.plain_forms().keys()
     operands = heads(30, 30)
-    for found, expected in zip(attend(*operands, causal), plain_attend(*operands, causal), strict=True):
-        torch.testing.assert_close(found, expected)
+    for result, expected in zip(attend(*operands, causal), plain_attend(*operands, causal), strict=True):
+        torch.testing.assert_close(result, expected)
 
 
 def projections(*shape: int) -> Tensor:
@@ -202,8 +202,8 @@ def test_rotary_positions_of_whole_sequences(dtype: torch.dtype) -> None:
     parts = torch.stack(rotary_split(z, 2), dim=2)
     torch.testing.assert_close(parts.double(), turned, rtol=rounding, atol=4 * rounding)
     grad = torch.randn_like(parts)
-    (found,), (expected,) = torch.autograd.grad(parts, z, grad), torch.autograd.grad(turned, exact, grad.double())
-    torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=4 * rounding)
+    (gradient,), (expected,) = torch.autograd.grad(parts, z, grad), torch.autograd.grad(turned, exact, grad.double())
+    torch.testing.assert_close(gradient.double(), expected, rtol=rounding, atol=4 * rounding)
 
 
 def test_distant_rotary_positions_are_exact_in_float32() -> None:
@@ -255,8 +255,8 @@ def test_alternatives_equal_full_passes(layout: str, first: int) -> None:
     rows, starts = torch.tensor([0, 2, 1, 1, 0, 2]), torch.tensor([first, first, first + 1, first + 3, 90, 110])
     shared, plain = reference_states(backbone, ids, first), plain_reference_states(backbone, ids, first)
     torch.testing.assert_close(shared.hidden, plain.hidden)
-    found = alternative_states(backbone, shared, rows, starts, ends)
-    torch.testing.assert_close(found, plain_alternative_states(backbone, plain, rows, starts, ends))
+    states = alternative_states(backbone, shared, rows, starts, ends)
+    torch.testing.assert_close(states, plain_alternative_states(backbone, plain, rows, starts, ends))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

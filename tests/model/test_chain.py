@@ -44,17 +44,17 @@ def test_no_choice_takes_less_time_within_the_memory(seed: int) -> None:
     assert chain.least == min(peaks.values())
     for room in (chain.least - 1, *range(chain.least, max(peaks.values()) + 5, 7)):
         times = [chain.time(choice) for choice, peak in peaks.items() if peak <= room]
-        found = chain.solve(room)
+        solution = chain.solve(room)
         if not times:
-            assert found is None
+            assert solution is None
             continue
-        assert found is not None
-        assert chain.peak(found) <= room
-        assert chain.time(found) == pytest.approx(min(times))
+        assert solution is not None
+        assert chain.peak(solution) <= room
+        assert chain.time(solution) == pytest.approx(min(times))
 
 
 def test_a_long_chain_of_two_kinds_is_solved_at_once() -> None:
     chain = Chain(0, (Link(10, 1, 5, 1.0), Link(17, 1, 3, 2.5)) * 200)
-    found = chain.solve(2_000)
-    assert found is not None
-    assert chain.peak(found) <= 2_000 < chain.peak(found - {min(found)})
+    solution = chain.solve(2_000)
+    assert solution is not None
+    assert chain.peak(solution) <= 2_000 < chain.peak(solution - {min(solution)})

@@ -48,12 +48,12 @@ def test_alternatives_equal_full_passes(
     reference, plain = reference_states(model, ids, first), plain_reference_states(model, ids, first)
     assert reference.begin == plain.begin <= max(0, first - 1)
     torch.testing.assert_close(reference.hidden, plain.hidden, rtol=0, atol=tolerance)
-    found = alternative_states(model, reference, rows, starts, ends)
+    states = alternative_states(model, reference, rows, starts, ends)
     expected = plain_alternative_states(model, plain, rows, starts, ends)
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(states, expected, rtol=0, atol=tolerance)
     # Not because nothing happens: the same ends after other sequences come out otherwise, to their last base.
     others = alternative_states(model, reference, (rows + 1) % 3, starts, ends)
-    assert (others - found)[starts >= 60][:, -1].abs().amax(-1).min() > 1e-3
+    assert (others - states)[starts >= 60][:, -1].abs().amax(-1).min() > 1e-3
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
@@ -74,8 +74,8 @@ def test_an_end_that_is_the_reference_changes_nothing() -> None:
     model = backbone(torch.float64)
     ids = bases(1, LENGTH)
     reference = reference_states(model, ids, 50)
-    found = alternative_states(model, reference, torch.tensor([0]), torch.tensor([50]), ids[:, 50:90])
-    torch.testing.assert_close(found[0], reference.hidden[0, 50 - reference.begin : 90 - reference.begin])
+    states = alternative_states(model, reference, torch.tensor([0]), torch.tensor([50]), ids[:, 50:90])
+    torch.testing.assert_close(states[0], reference.hidden[0, 50 - reference.begin : 90 - reference.begin])
 
 
 def test_spectra_of_two_lengths_are_kept_and_follow_the_weights() -> None:

@@ -58,8 +58,8 @@ def test_any_prompt_length(prompt: int, small_blocks: None) -> None:
     model, ids, room = random_model(), random_ids(2, 128), 128 - prompt
     with torch.no_grad():
         full = model(ids)
-    found = stepped(Stepper(model, room), ids, torch.tensor([prompt] * 2), torch.arange(2))
-    torch.testing.assert_close(found, full[:, prompt - 1 :])
+    logits = stepped(Stepper(model, room), ids, torch.tensor([prompt] * 2), torch.arange(2))
+    torch.testing.assert_close(logits, full[:, prompt - 1 :])
 
 
 @pytest.mark.parametrize("layout", ["hyena", "hyena-se"])
@@ -80,9 +80,9 @@ def test_published_shapes_in_float32(preset: str) -> None:
             torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
     with torch.no_grad():
         full = model(ids)
-    found = stepped(Stepper(model, 600), ids, torch.tensor([100, 100]), torch.arange(2))
+    logits = stepped(Stepper(model, 600), ids, torch.tensor([100, 100]), torch.arange(2))
     assert full.std() > 0.1
-    torch.testing.assert_close(found, full[:, 99:], rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, full[:, 99:], rtol=0, atol=1e-5)
 
 
 def test_room() -> None:

@@ -130,11 +130,11 @@ def test_muon_steps_are_those_of_torch() -> None:
         for layer in (block.mixer.in_proj, block.mixer.out_proj, block.mlp.fc1, block.mlp.fc2)
     ]
     decayed, spared = plain.parameter_groups(config.weight_decay)
-    chosen = {id(matrix) for matrix in matrices}
+    by_muon = {id(matrix) for matrix in matrices}
     filters = {id(p) for block in plain.backbone.blocks for p in block.mixer.filter.parameters()}
     muon = torch.optim.Muon(matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
     betas = config.beta1, config.beta2
-    rest = torch.optim.AdamW([p for p in decayed["params"] if id(p) not in chosen], weight_decay=0.1, betas=betas)
+    rest = torch.optim.AdamW([p for p in decayed["params"] if id(p) not in by_muon], weight_decay=0.1, betas=betas)
     undecayed = torch.optim.AdamW([p for p in spared["params"] if id(p) not in filters], weight_decay=0, betas=betas)
     of_filters = torch.optim.AdamW([p for p in spared["params"] if id(p) in filters], weight_decay=0, betas=betas)
     for step in (0, 20, 59):

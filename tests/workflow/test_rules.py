@@ -326,8 +326,8 @@ def check_dataset(study: Study) -> None:
 def check_finetune(study: Study) -> None:
     folder = study.results / RUN / "tasks/species"
     summary = study.json(f"{RUN}/tasks/species/summary.json")
-    found = {metric["metric"]: metric for metric in summary["metrics"]["test"]}
-    assert 0 <= found["accuracy"]["low"] <= found["accuracy"]["value"] <= found["accuracy"]["high"] <= 1
+    metrics = {metric["metric"]: metric for metric in summary["metrics"]["test"]}
+    assert 0 <= metrics["accuracy"]["low"] <= metrics["accuracy"]["value"] <= metrics["accuracy"]["high"] <= 1
     assert "species" in (folder / "report.html").read_text()
     (probabilities,) = genome_lm.load(folder / "checkpoint").predict(["ACGT" * 16])
     assert np.isclose(np.sum(probabilities), 1)

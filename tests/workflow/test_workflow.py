@@ -139,15 +139,15 @@ STUDY = {
 
 def plan(output: str) -> list[dict[str, str]]:
     """The jobs of a dry run: rule, wildcards, resources and command, each as text."""
-    found: list[dict[str, str]] = []
+    jobs: list[dict[str, str]] = []
     for line in output.splitlines():
         if line.startswith(("rule ", "localrule ")):
-            found.append({"rule": line.split()[1].rstrip(":")})
-        elif found and ": " in line and (key := line.strip().split(": ")[0]) in ("wildcards", "resources", "threads"):
-            found[-1][key] = line.strip().split(": ", 1)[1]
-        elif found and line.startswith(("Shell command: ", "    shell:")):
-            found[-1]["shell"] = line
-    return found
+            jobs.append({"rule": line.split()[1].rstrip(":")})
+        elif jobs and ": " in line and (key := line.strip().split(": ")[0]) in ("wildcards", "resources", "threads"):
+            jobs[-1][key] = line.strip().split(": ", 1)[1]
+        elif jobs and line.startswith(("Shell command: ", "    shell:")):
+            jobs[-1]["shell"] = line
+    return jobs
 
 
 STUDY_FILES = (

@@ -61,8 +61,8 @@ def _measure(case: Case, kit: Kit, config: ModelConfig, batch: int, training: bo
     compared = SIDES if kit.on_gpu else {"torch.fft": SIDES["torch.fft"]}
     sides = {name: partial(work, kernel) for name, kernel in compared.items()}
     times = alternate(sides, kit.form.rounds, kit.device)
-    chosen = "triton" if worthwhile(length, torch.bfloat16, batch, training) else "torch.fft"
-    case.record(chosen=chosen)
+    backend = "triton" if worthwhile(length, torch.bfloat16, batch, training) else "torch.fft"
+    case.record(chosen=backend)
     case.record(ms=times, bases_per_s={name: round(batch * length / t.median * 1e3) for name, t in times.items()})
     if kit.on_gpu:
         case.record(peak_GB={name: _peak(kit, partial(work, kernel)) for name, kernel in SIDES.items()})

@@ -39,8 +39,8 @@ def _compile_ahead(kit: Kit) -> None:
     if kit.on_gpu:
         major, minor = torch.cuda.get_device_capability(kit.device)
         arch = 10 * major + minor
-    chosen: list[Variant] = [one for one in variants(arch) if one.kernel in kit.form.compiled]
-    for variant, outcome in zip(chosen, _in_processes(resources, [(one,) for one in chosen]), strict=True):
+    to_compile: list[Variant] = [one for one in variants(arch) if one.kernel in kit.form.compiled]
+    for variant, outcome in zip(to_compile, _in_processes(resources, [(one,) for one in to_compile]), strict=True):
         with kit.case("ahead of time", **{**variant._asdict(), "dtype": name_of(variant.dtype)}) as case:
             if isinstance(outcome, Exception):
                 raise outcome

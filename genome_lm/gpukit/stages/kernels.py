@@ -135,10 +135,10 @@ def results(inputs: list[Tensor], dy: Tensor, operation: Operation = ours) -> li
     return [y.detach(), *torch.autograd.grad(y, inputs, dy.to(y.dtype))]
 
 
-def errors(found: list[Tensor], expected: list[Tensor], names: Sequence[str]) -> dict[str, float]:
+def errors(results: list[Tensor], expected: list[Tensor], names: Sequence[str]) -> dict[str, float]:
     """Largest error of each result, relative to the largest value expected; infinite where it is NaN."""
     relative = {}
-    for name, got, want in zip(names, found, expected, strict=True):
+    for name, got, want in zip(names, results, expected, strict=True):
         scale = want.abs().max().clamp(min=1e-30)
         value = float((got.double() - want).abs().max() / scale)
         relative[name] = value if value == value else float("inf")

@@ -41,12 +41,12 @@ def wrong(library: ctypes.CDLL, rounds: bool) -> str:
     x, grad = torch.randn(2, BATCH, LENGTH, WIDTH)
     weights = MixerWeights(*(torch.randn(shape) / 2 for shape in (*shapes, (WIDTH, WIDTH), (WIDTH,))))
     in_c = _InC(library, gemm, x, weights, rounds)
-    found, expected = in_c.streams(), _streams(x, weights)
+    results, expected = in_c.streams(), _streams(x, weights)
     for taps in (MOST_TAPS, MANY) if has_real_transforms() else (MOST_TAPS,):
         kernel = torch.randn(WIDTH, taps)
-        found += [in_c.forward(kernel), *in_c.backward(grad, kernel)]
+        results += [in_c.forward(kernel), *in_c.backward(grad, kernel)]
         expected += _both_ways(x, grad, kernel, weights)
-    for got, want in zip(found, expected, strict=True):
+    for got, want in zip(results, expected, strict=True):
         if not float((got - want).norm()) <= (ROUNDING if rounds else TOLERANCE) * float(want.norm()):
             return f"the Hyena sub-block, products in {'bfloat16' if rounds else 'float32'}, is off by too much"
     return ""

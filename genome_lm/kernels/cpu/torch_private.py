@@ -305,8 +305,8 @@ def has_flash_attention() -> None:
         for causal, bias in ((True, None), (False, seen)):
             y, log_sum = flash_attention((q, k, v), causal, bias)
             _check_close((y, log_sum), (expected, scores.logsumexp(-1)))
-            found = flash_attention_backward((grad, q, k, v, y, log_sum), causal, bias)
-            _check_close(found, gradients)
+            computed = flash_attention_backward((grad, q, k, v, y, log_sum), causal, bias)
+            _check_close(computed, gradients)
 
 
 def changes(tensor: Tensor) -> int | None:

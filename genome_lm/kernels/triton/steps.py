@@ -179,7 +179,7 @@ def drawn_kernel(
     is_base = ((column >= FIRST) & (column < FIRST + 4))[None, :]
     best = tl.max(tl.where(is_base, score, float("-inf")), 1)
     if GREEDY:
-        chosen = tl.min(tl.where(is_base & (score == best[:, None]), column[None, :], HEAD), 1)
+        base = tl.min(tl.where(is_base & (score == best[:, None]), column[None, :], HEAD), 1)
     else:
         chance = tl.where(is_base, tl.exp((score - best[:, None]) / tl.load(settings)), 0.0)
         share = chance / tl.sum(chance, 1)[:, None]
@@ -191,12 +191,12 @@ def drawn_kernel(
         is_kept = is_kept & (tl.sum(likelier.to(tl.int32), 2) < TOP_K)
         edges = tl.cumsum(tl.where(is_kept, chance, 0.0), 1)
         level = tl.load(numbers + here, mask=inside, other=0.0) * tl.max(edges, 1)
-        chosen = FIRST + tl.sum((is_base & (edges <= level[:, None])).to(tl.int32), 1)
+        base = FIRST + tl.sum((is_base & (edges <= level[:, None])).to(tl.int32), 1)
     greatest = tl.max(score, 1)
     log_sum = greatest + tl.log(tl.sum(tl.exp(score - greatest[:, None]), 1))
-    likelihood = tl.sum(tl.where(column[None, :] == chosen[:, None], score, 0.0), 1) - log_sum
-    tl.store(ids + rows, chosen.to(tl.int64), mask=inside)
-    tl.store(tokens + here, chosen.to(tl.uint8), mask=inside)
+    likelihood = tl.sum(tl.where(column[None, :] == base[:, None], score, 0.0), 1) - log_sum
+    tl.store(ids + rows, base.to(tl.int64), mask=inside)
+    tl.store(tokens + here, base.to(tl.uint8), mask=inside)
     tl.store(log_likelihoods + here, likelihood.to(tl.float32), mask=inside)
 
 
