@@ -157,7 +157,7 @@ def finetune(
     Example: genome-lm finetune run/checkpoint --task tracks --data human=human.parquet --genome human=human.zarr
     --data mouse=mouse.parquet --genome mouse=mouse.zarr --out tuned
     """
-    from genome_lm.finetune import claimed, finetune_heads
+    from genome_lm.finetune import FinetuneOptions, claimed, finetune_heads
     from genome_lm.report import write_finetune_report
 
     config = Config(**given(Config, context))
@@ -180,22 +180,24 @@ def finetune(
             out,
             task.value,
             config,
+            FinetuneOptions(
+                pool=pool.value if pool else None,
+                strand=strand.value if strand else None,
+                leak_policy=leaks.value,  # type: ignore[arg-type]
+                valid_fraction=valid_fraction,
+                device=device,
+                unlabelled=_unlabelled(stores.get(""), intervals) if neighbours else None,
+                provenance={
+                    "data": [{"name": path.name, "sha256": sha256(path)} for path in every],
+                    "command": shlex.join(["genome-lm", *sys.argv[1:]]),
+                },
+                finish=lambda folder: write_finetune_report(folder, folder / "report.html"),
+            ),
             genomes={
                 name: str(store.path.resolve() if isinstance(store.path, Path) else store.path)
                 for name, store in stores.items()
                 if store is not None
             },
-            pool=pool.value if pool else None,
-            strand=strand.value if strand else None,
-            leak_policy=leaks.value,  # type: ignore[arg-type]
-            valid_fraction=valid_fraction,
-            device=device,
-            unlabelled=_unlabelled(stores.get(""), intervals) if neighbours else None,
-            provenance={
-                "data": [{"name": path.name, "sha256": sha256(path)} for path in every],
-                "command": shlex.join(["genome-lm", *sys.argv[1:]]),
-            },
-            finish=lambda folder: write_finetune_report(folder, folder / "report.html"),
         )
     if as_json:
         facts = {name: _facts(result) for name, result in results.items()}

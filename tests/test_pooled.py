@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from genome_lm.checkpoint import save_checkpoint
 from genome_lm.direction import BOTH
 from genome_lm.errors import GenomeLMError
-from genome_lm.finetune import finetune
+from genome_lm.finetune import FinetuneOptions, finetune
 from genome_lm.inference import GenomeLM
 from genome_lm.model import HyenaLM
 from genome_lm.sklearn import Embedder
@@ -59,7 +59,7 @@ def test_tuned_models_read_both_strands_unless_they_are_told_otherwise(tmp_path:
     given: Any = (tmp_path / "model", rich(20), tmp_path / "tuned", "classification", run_config(epochs=1))
     assert finetune(*given).head.strand == "both"
     assert '"reverse_complement": true' in (tmp_path / "tuned/summary.json").read_text()
-    assert finetune(*given, strand="forward").head.strand == "forward"
+    assert finetune(*given, FinetuneOptions(strand="forward")).head.strand == "forward"
     assert '"reverse_complement": false' in (tmp_path / "tuned/summary.json").read_text()
 
 

@@ -4,7 +4,14 @@ from genome_lm.finetune.baseline import Baseline
 from genome_lm.finetune.claim import claimed
 from genome_lm.finetune.metrics import Estimate, measure, metrics_of
 from genome_lm.finetune.neighbours import Unlabelled
-from genome_lm.finetune.run import FinetuneResult, finetune, finetune_heads, positive_class, prediction_table
+from genome_lm.finetune.run import (
+    FinetuneOptions,
+    FinetuneResult,
+    finetune,
+    finetune_heads,
+    positive_class,
+    prediction_table,
+)
 from genome_lm.finetune_config import METHODS, FinetuneConfig
 
 __all__ = [
@@ -12,6 +19,7 @@ __all__ = [
     "Baseline",
     "Estimate",
     "FinetuneConfig",
+    "FinetuneOptions",
     "FinetuneResult",
     "Unlabelled",
     "claimed",

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -73,21 +73,40 @@ class FinetuneResult:
     leaks: int
 
 
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """What is asked of a tuning beside its recipe.
+
+    Attributes:
+        pool: See `HeadConfig`; None for "none" with tokens and tracks, else "mean".
+        strand: "both" averages the outputs of the two strands; "forward" reads the one that is given. None for
+            "forward", and of a pooled model for "both" with training on either.
+        leak_policy: What to do about training examples that the test or validation split shares, with several heads
+            those of another head too: report them, refuse to train, or drop them from training.
+        valid_fraction: Of the training split, set aside if there is no validation split.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto" (the default), a CUDA GPU if there is one.
+        unlabelled: Where `config.neighbours` are drawn from.
+        provenance: What is to be known of the data, as JSON values.
+        finish: Called with the folder of each head when it is whole, before it takes its place: to add a report.
+    """
+
+    pool: str | None = None
+    strand: HeadStrands | None = None
+    leak_policy: LeakPolicy = "report"
+    valid_fraction: float = 0.1
+    device: str | None = None
+    unlabelled: Unlabelled | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    finish: Callable[[Path], None] = lambda folder: None
+
+
 def finetune(
     checkpoint: str | os.PathLike[str],
     labelled: LabelledSet,
     out: Path,
     task: str,
     config: FinetuneConfig | None = None,
-    *,
-    pool: str | None = None,
-    strand: HeadStrands | None = None,
-    leak_policy: LeakPolicy = "report",
-    valid_fraction: float = 0.1,
-    device: str | None = None,
-    unlabelled: Unlabelled | None = None,
-    provenance: dict[str, Any] | None = None,
-    finish: Callable[[Path], None] = lambda folder: None,
+    options: FinetuneOptions = FinetuneOptions(),
 ) -> FinetuneResult:
     """Tune a model.
 
@@ -102,25 +121,13 @@ def finetune(
         out: Folder to write; one that is there is replaced.
         task: "classification", "multilabel", "regression", "tokens" or "tracks".
         config: The recipe.
-        pool: See `HeadConfig`; None for "none" with tokens and tracks, else "mean".
-        strand: "both" averages the outputs of the two strands; "forward" reads the one that is given. None for
-            "forward", and of a pooled model for "both" with training on either.
-        leak_policy: What to do about training examples that the test or validation split shares: report them, refuse
-            to train, or drop them from training.
-        valid_fraction: Of the training split, set aside if there is no validation split.
-        device: "cpu", "cuda", "cuda:N", "mps", or "auto" (the default), a CUDA GPU if there is one.
-        unlabelled: Where `config.neighbours` are drawn from.
-        provenance: What is to be known of the data, as JSON values.
-        finish: Called with the folder that holds all of it, before that takes its place: to add a report.
+        options: All else.
 
     Raises:
         GenomeLMError: If there is no training example, a label or sequence does not fit, the split leaks and is to be
             refused, or another process tunes into `out`.
     """
-    return finetune_heads(
-        checkpoint, {"": labelled}, out, task, config, pool=pool, strand=strand, leak_policy=leak_policy,
-        valid_fraction=valid_fraction, device=device, unlabelled=unlabelled, provenance=provenance, finish=finish,
-    )[""]  # fmt: skip
+    return finetune_heads(checkpoint, {"": labelled}, out, task, config, options)[""]
 
 
 def finetune_heads(
@@ -129,16 +136,9 @@ def finetune_heads(
     out: Path,
     task: str,
     config: FinetuneConfig | None = None,
+    options: FinetuneOptions = FinetuneOptions(),
     *,
     genomes: Mapping[str, str] = MappingProxyType({}),
-    pool: str | None = None,
-    strand: HeadStrands | None = None,
-    leak_policy: LeakPolicy = "report",
-    valid_fraction: float = 0.1,
-    device: str | None = None,
-    unlabelled: Unlabelled | None = None,
-    provenance: dict[str, Any] | None = None,
-    finish: Callable[[Path], None] = lambda folder: None,
 ) -> dict[str, FinetuneResult]:
     """Tune a model with a head for each of several sets of tracks, such as those of two species.
 
@@ -152,15 +152,8 @@ def finetune_heads(
         out: Folder to write.
         task: "tracks", if there are several heads.
         config: The recipe, the same for all.
+        options: See `finetune`.
         genomes: Of heads, the genome that their places are of, as text; overlaps between sets of one genome leak too.
-        pool: See `finetune`.
-        strand: Likewise.
-        leak_policy: Likewise; what a head's training examples share with held-out ones of another head leaks too.
-        valid_fraction: See `finetune`.
-        device: Likewise.
-        unlabelled: Likewise.
-        provenance: Likewise.
-        finish: Called with the folder of each head.
 
     Returns:
         The result of each head.
@@ -170,17 +163,20 @@ def finetune_heads(
     """
     require("pandas")  # writes the predictions in the end: its absence is told before hours of training
     config = config or FinetuneConfig()
+    unlabelled, strand, policy = options.unlabelled, options.strand, options.leak_policy
     if bool(config.neighbours) != (unlabelled is not None):
         raise GenomeLMError("neighbours are drawn from a genome and its splits: give both, or neither")
     if len(sets) > 1 and task != "tracks":
         raise GenomeLMError(f"several heads go with the task tracks, not with {task}")
     if [*sets] != [""]:
         check_head_names(sets)
-    checked = {name: _checked(labelled, leak_policy, valid_fraction, config.seed) for name, labelled in sets.items()}
+    checked = {
+        name: _checked(labelled, policy, options.valid_fraction, config.seed) for name, labelled in sets.items()
+    }
     if len(sets) > 1:
-        checked = without_shared(checked, leak_policy, genomes)
+        checked = without_shared(checked, policy, genomes)
     with claimed(out):
-        opened = open_checkpoint(checkpoint, choose_device(device))
+        opened = open_checkpoint(checkpoint, choose_device(options.device))
         with naming(os.fspath(checkpoint)):
             opened.model.condition = config.condition
         if strand is None:
@@ -188,7 +184,7 @@ def finetune_heads(
             config = dataclasses.replace(config, reverse_complement=config.reverse_complement or strand == "both")
         heads: dict[str, tuple[HeadConfig, Splits]] = {}
         for name, (labelled, _) in checked.items():
-            head_config = _head_config(labelled.of_split("train"), task, pool, strand, config)
+            head_config = _head_config(labelled.of_split("train"), task, options.pool, strand, config)
             heads[name] = head_config, _encoded(labelled, head_config, opened.model.config.max_length)
             config = _watching(config, head_config, heads[name][1]["valid"])
         identity = {
@@ -201,14 +197,14 @@ def finetune_heads(
         saved = Saved(out, {**identity, "heads": of_heads})
         tuning = tuned(opened.model, heads, config, unlabelled, saved)
         results = _measured(out, tuning, {name: leaks for name, (_, leaks) in checked.items()})
-        identity |= {"checkpoint": str(checkpoint), **(provenance or {})}
+        identity |= {"checkpoint": str(checkpoint), **options.provenance}
         with replacing_folder(out) as folder:
             kept = {**opened.provenance, "finetuned": identity}
             save_checkpoint(folder / CHECKPOINT, opened.model, kept, tuning.heads)
             for name, result in results.items():
                 (folder / name).mkdir(exist_ok=True)
                 _write(folder / name, tuning.learners[name].data, result, {"watched": tuning.metric, **identity})
-                finish(folder / name)
+                options.finish(folder / name)
         saved.remove()
     return results
 

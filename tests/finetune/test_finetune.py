@@ -15,7 +15,7 @@ import genome_lm
 from genome_lm.checkpoint import load_checkpoint
 from genome_lm.dataset import Example, LabelledSet
 from genome_lm.errors import GenomeLMError
-from genome_lm.finetune import FinetuneConfig, claimed, finetune
+from genome_lm.finetune import FinetuneConfig, FinetuneOptions, claimed, finetune
 from genome_lm.finetune.adapters import LowRank, merge, prepare
 from genome_lm.finetune.batches import Sequences, stack_targets
 from genome_lm.finetune.targets import encode_examples
@@ -69,7 +69,14 @@ def test_each_method_learns_and_its_checkpoint_predicts_the_same(run: Path, tmp_
 def test_predictions_do_not_depend_on_the_batch(run: Path, tmp_path: Path) -> None:
     for pool in ("mean", "last", "max", "masked", "layers", "bases"):
         config = run_config(epochs=1)
-        finetune(run / "checkpoint", rich(60), tmp_path / pool, "classification", config, pool=pool, strand="both")
+        finetune(
+            run / "checkpoint",
+            rich(60),
+            tmp_path / pool,
+            "classification",
+            config,
+            FinetuneOptions(pool=pool, strand="both"),
+        )
         model = genome_lm.load(tmp_path / pool / "checkpoint")
         sequences = [example.sequence for example in rich(9, 5).examples] + ["NNNN", "A"]
         together = model.predict(sequences)
@@ -124,7 +131,12 @@ def test_tracks_and_values(run: Path, tmp_path: Path) -> None:
         values = [100.0 + 7.0 * (base in "CG") for base in example.sequence]
         tracks.append(example._replace(labels=(" ".join(map(str, values)),)))
     result = finetune(
-        run / "checkpoint", LabelledSet(tracks, ("signal",)), tmp_path / "t", "regression", run_config(), pool="none"
+        run / "checkpoint",
+        LabelledSet(tracks, ("signal",)),
+        tmp_path / "t",
+        "regression",
+        run_config(),
+        FinetuneOptions(pool="none"),
     )
     assert result.head.scales[0] == pytest.approx(3.5, abs=0.2)
     predicted = genome_lm.load(tmp_path / "t/checkpoint").predict(["ACGTACGTGC"])[0]
@@ -297,8 +309,8 @@ def test_a_leaking_split_is_reported_refused_or_mended(
     assert finetune(*arguments).leaks == 1
     assert "1 training examples, reverse complement: first s0" in caplog.text
     with pytest.raises(GenomeLMError, match="reverse complement"):
-        finetune(*arguments, leak_policy="refuse")
-    finetune(*arguments, leak_policy="drop")
+        finetune(*arguments, FinetuneOptions(leak_policy="refuse"))
+    finetune(*arguments, FinetuneOptions(leak_policy="drop"))
     assert json.loads((tmp_path / "t/summary.json").read_text())["examples"]["train"] == 23
 
 
@@ -316,7 +328,7 @@ def relabel(labelled: LabelledSet, number: int, **changes: object) -> LabelledSe
         (relabel(rich(40), 0, split="dev"), "classification", {}, "split 'dev'"),
         (rich(40), "regression", {}, "'low' is no number"),
         (rich(40), "tokens", {}, "labels for"),
-        (rich(40), "classification", {"pool": "none"}, "tokens and tracks go with none"),
+        (rich(40), "classification", {"options": FinetuneOptions(pool="none")}, "tokens and tracks go with none"),
         (
             rich(40),
             "classification",
@@ -538,5 +550,7 @@ def test_without_its_report_nothing_is_there(run: Path, tmp_path: Path) -> None:
 
     config = run_config(method="frozen", epochs=1)
     with pytest.raises(GenomeLMError, match="no report"):
-        finetune(run / "checkpoint", rich(40), tmp_path / "t", "classification", config, finish=broken)
+        finetune(
+            run / "checkpoint", rich(40), tmp_path / "t", "classification", config, FinetuneOptions(finish=broken)
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["t.resume.ckpt"]

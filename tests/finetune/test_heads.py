@@ -16,7 +16,7 @@ from genome_lm.checkpoint import open_checkpoint, save_checkpoint
 from genome_lm.checkpoint.native import CONFIG
 from genome_lm.dataset import Example, LabelledSet
 from genome_lm.errors import GenomeLMError
-from genome_lm.finetune import FinetuneConfig, finetune, finetune_heads
+from genome_lm.finetune import FinetuneConfig, FinetuneOptions, finetune, finetune_heads
 from genome_lm.finetune.records import read_tuning
 from genome_lm.finetune.targets import encode_examples
 from genome_lm.finetune.tuning import Tuning
@@ -172,7 +172,7 @@ def test_what_one_head_trains_on_and_another_holds_out_leaks(
     first, *others = sets["human"].examples
     copy = first._replace(sequence=sets["mouse"].examples[3].sequence)
     sets["human"] = sets["human"]._replace(examples=[copy, *others])
-    dropped = finetune_heads(checkpoint, sets, tmp_path / "a", "tracks", config, leak_policy="drop")
+    dropped = finetune_heads(checkpoint, sets, tmp_path / "a", "tracks", config, FinetuneOptions(leak_policy="drop"))
     assert [result.leaks for result in dropped.values()] == [1, 0]
     assert "first human: human0 and mouse: mouse3 (valid)" in caplog.text
     caplog.clear()
@@ -181,12 +181,20 @@ def test_what_one_head_trains_on_and_another_holds_out_leaks(
     elsewhere = {**sets, "yeast": tracks("human")._replace(examples=_drawn_anew(tracks("human").examples))}
     genomes = {"human": "one", "mouse": "one", "yeast": "another"}  # overlaps count whatever other genomes there are
     with pytest.raises(GenomeLMError, match="6 training examples, overlapping intervals"):
-        finetune_heads(checkpoint, elsewhere, tmp_path / "b", "tracks", config, leak_policy="refuse", genomes=genomes)
-    finetune_heads(checkpoint, sets, tmp_path / "b", "tracks", config, leak_policy="refuse")
+        finetune_heads(
+            checkpoint,
+            elsewhere,
+            tmp_path / "b",
+            "tracks",
+            config,
+            FinetuneOptions(leak_policy="refuse"),
+            genomes=genomes,
+        )
+    finetune_heads(checkpoint, sets, tmp_path / "b", "tracks", config, FinetuneOptions(leak_policy="refuse"))
     other_way = [e._replace(split="test" if e.split == "train" else "train") for e in sets["human"].examples]
     sets["mouse"] = sets["human"]._replace(examples=other_way)
     with pytest.raises(GenomeLMError, match="no training example is left without those that leak"):
-        finetune_heads(checkpoint, sets, tmp_path / "c", "tracks", config, leak_policy="drop")
+        finetune_heads(checkpoint, sets, tmp_path / "c", "tracks", config, FinetuneOptions(leak_policy="drop"))
     with pytest.raises(GenomeLMError, match="several heads go with the task tracks"):
         finetune_heads(checkpoint, sets, tmp_path / "c", "regression", config)
 

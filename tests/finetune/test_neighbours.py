@@ -11,7 +11,7 @@ import genome_lm
 from genome_lm.alphabet import decode, encode
 from genome_lm.dataset import Example, LabelledSet
 from genome_lm.errors import GenomeLMError
-from genome_lm.finetune import FinetuneConfig, Unlabelled, finetune
+from genome_lm.finetune import FinetuneConfig, FinetuneOptions, Unlabelled, finetune
 from genome_lm.finetune.neighbours import draw_neighbours, shared_directions
 from genome_lm.genome import GenomeStore, Interval, build_store
 from genome_lm.model import Head, HeadConfig
@@ -107,7 +107,12 @@ def test_the_tuned_checkpoint_predicts_from_states_as_they_are(run: Path, source
     for pool in ("mean", "bases"):
         out = tmp_path / pool
         result = finetune(
-            run / "checkpoint", labelled, out, "classification", config, pool=pool, strand="both", unlabelled=source
+            run / "checkpoint",
+            labelled,
+            out,
+            "classification",
+            config,
+            FinetuneOptions(pool=pool, strand="both", unlabelled=source),
         )
         assert next(e.value for e in result.metrics["test"] if e.metric == "accuracy") > 0.8
         model = genome_lm.load(out / "checkpoint")
@@ -115,7 +120,9 @@ def test_the_tuned_checkpoint_predicts_from_states_as_they_are(run: Path, source
         written = pd.read_parquet(out / "predictions.parquet")
         np.testing.assert_allclose(np.stack(predicted), written[["p_at", "p_gc"]], atol=1e-4)
     with pytest.raises(GenomeLMError, match="neighbours needs states of whole sequences"):
-        finetune(run / "checkpoint", labelled, tmp_path / "none", "tokens", config, unlabelled=source)
+        finetune(
+            run / "checkpoint", labelled, tmp_path / "none", "tokens", config, FinetuneOptions(unlabelled=source)
+        )
     with pytest.raises(GenomeLMError, match="give both, or neither"):
         finetune(run / "checkpoint", labelled, tmp_path / "none", "classification", config)
 

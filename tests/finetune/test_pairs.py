@@ -11,7 +11,7 @@ from genome_lm.checkpoint import save_checkpoint
 from genome_lm.checkpoint.for_transformers import export_for_transformers
 from genome_lm.dataset import Example, LabelledSet, assign_splits, find_leaks
 from genome_lm.errors import GenomeLMError
-from genome_lm.finetune import FinetuneConfig, finetune
+from genome_lm.finetune import FinetuneConfig, FinetuneOptions, finetune
 from genome_lm.finetune.baseline import measure_baselines
 from genome_lm.finetune.batches import Sequences
 from genome_lm.finetune.targets import encode_examples
@@ -54,7 +54,7 @@ def test_pairs_are_learned_and_predicted_the_same(
 ) -> None:
     labelled = pairs(150)
     config = FinetuneConfig(method=method, pair=pair, epochs=20 if method == "frozen" else 4, lr=5e-3)  # type: ignore[arg-type]
-    result = finetune(checkpoint, labelled, tmp_path / "t", "regression", config, strand=strand)  # type: ignore[arg-type]
+    result = finetune(checkpoint, labelled, tmp_path / "t", "regression", config, FinetuneOptions(strand=strand))  # type: ignore[arg-type]
     assert result.metrics["test"][0].value > 0.9
     test = labelled.of_split("test").examples
     firsts, seconds = [e.sequence for e in test], [e.second for e in test]

@@ -14,7 +14,7 @@ from genome_lm.checkpoint import save_checkpoint
 from genome_lm.dataset import LabelledSet
 from genome_lm.direction import BOTH
 from genome_lm.errors import GenomeLMError
-from genome_lm.finetune import finetune
+from genome_lm.finetune import FinetuneOptions, finetune
 from genome_lm.finetune.batches import Features, Sequences, Source, of_other_strand
 from genome_lm.finetune.targets import IGNORED, encode_examples
 from genome_lm.inference import GenomeLM, head_outputs, predictions
@@ -151,7 +151,7 @@ def test_models_that_read_both_ways_are_tuned(tmp_path: Path, method: str, task:
     labelled = by_strand(60) if task == "classification" else per_base(by_strand(60))
     rates = {"lr": 5e-3, "epochs": 5} if method == "full" else {"lr": 2e-2, "epochs": 12}
     config = run_config(method=method, reverse_complement=True, opposites="names", **rates)
-    result = finetune(tmp_path / "model", labelled, tmp_path / "tuned", task, config, strand="both")
+    result = finetune(tmp_path / "model", labelled, tmp_path / "tuned", task, config, FinetuneOptions(strand="both"))
     accuracy = next(each for each in result.metrics["test"] if each.metric == "accuracy")
     assert accuracy.value > 0.9
     model = genome_lm.load(tmp_path / "tuned/checkpoint")
@@ -174,9 +174,9 @@ def test_whether_a_name_tells_a_strand_is_not_guessed(tmp_path: Path) -> None:
     ]
     for fields, strand, message in refused:
         with pytest.raises(GenomeLMError, match=message):
-            finetune(*given, run_config(**fields), strand=strand)
+            finetune(*given, run_config(**fields), FinetuneOptions(strand=strand))
     assert not (tmp_path / "tuned").exists()
-    result = finetune(*given, run_config(epochs=1, opposites="none", method="frozen"), strand="both")
+    result = finetune(*given, run_config(epochs=1, opposites="none", method="frozen"), FinetuneOptions(strand="both"))
     assert result.head.opposite_numbers == [0, 1]
 
 

@@ -13,7 +13,7 @@ from genome_lm.checkpoint import save_checkpoint
 from genome_lm.config import ModelConfig
 from genome_lm.dataset import Example, LabelledSet, TrackRecipe, TrackSet, list_columns, read_examples, write_table
 from genome_lm.errors import GenomeLMError
-from genome_lm.finetune import FinetuneConfig, finetune, measure
+from genome_lm.finetune import FinetuneConfig, FinetuneOptions, finetune, measure
 from genome_lm.finetune.batches import of_other_strand
 from genome_lm.finetune.targets import bins_of, encode_examples, moments
 from genome_lm.finetune.track_metrics import track_baselines
@@ -304,7 +304,9 @@ def test_every_loss_and_both_strands_run(loss: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoint", HyenaLM(TINY_MODEL), {})
     config = FinetuneConfig(epochs=1, track_loss=loss)  # type: ignore[arg-type]
     labelled = labelled_tracks("nan 2 3 nan")
-    result = finetune(tmp_path / "checkpoint", labelled, tmp_path / "t", "tracks", config, strand="both")
+    result = finetune(
+        tmp_path / "checkpoint", labelled, tmp_path / "t", "tracks", config, FinetuneOptions(strand="both")
+    )
     assert [len(each) for each in result.predictions] == [2] * 10
     write_finetune_report(tmp_path / "t", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()

@@ -28,7 +28,7 @@ from genome_lm.dataset import LabelledSet, gene_set, read_annotation, species_se
 from genome_lm.dataset.baselines import best_logistic
 from genome_lm.dataset.genes import Kind
 from genome_lm.direction import BOTH
-from genome_lm.finetune import FinetuneConfig, finetune
+from genome_lm.finetune import FinetuneConfig, FinetuneOptions, finetune
 from genome_lm.genome import GenomeStore, Interval, of_split, split_genome, write_bed
 from genome_lm.inference import GenomeLM, load
 from genome_lm.mixture_config import MixtureConfig, SourceConfig
@@ -283,7 +283,12 @@ def tuned_windows(data: Data, task: str, checkpoint: Path, condition: Condition,
             epochs=data.sizes.epochs, seed=seed,
         )  # fmt: skip
         finetune(
-            checkpoint, data.sets[task], folder, "classification", config, pool="layers", strand=condition.strand
+            checkpoint,
+            data.sets[task],
+            folder,
+            "classification",
+            config,
+            FinetuneOptions(pool="layers", strand=condition.strand),
         )
     predictions = pd.read_parquet(folder / "predictions.parquet")
     return of_windows((predictions["target"] == predictions["prediction"]).to_numpy().astype(np.int64))

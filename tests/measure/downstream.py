@@ -34,7 +34,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.dataset import HOMOLOGY, LabelledSet, gene_set, read_annotation, species_set
 from genome_lm.dataset.baselines import PENALTIES, WIDTHS, kmer_logistic
 from genome_lm.evaluation.analyses.probes import _Split
-from genome_lm.finetune import FinetuneConfig, Unlabelled, finetune
+from genome_lm.finetune import FinetuneConfig, FinetuneOptions, Unlabelled, finetune
 from genome_lm.finetune.neighbours import draw_neighbours, shared_directions
 from genome_lm.genome import GenomeStore, Interval, build_store, find_kin, read_bed, split_genome, write_bed
 from genome_lm.genome.words import kmer_frequencies
@@ -198,7 +198,12 @@ def tuned(checkpoint: str | Path, task: Task, labelled: LabelledSet, count: int,
         if not folder.exists():
             source = task.unlabelled if recipe.neighbours else None
             finetune(
-                checkpoint, labelled, folder, "classification", recipe, pool="bases", strand="both", unlabelled=source
+                checkpoint,
+                labelled,
+                folder,
+                "classification",
+                recipe,
+                FinetuneOptions(pool="bases", strand="both", unlabelled=source),
             )
         metrics = pd.read_json(folder / "summary.json", typ="series")["metrics"]["valid"]
         accuracies[name] = next(metric["value"] for metric in metrics if metric["metric"] == "accuracy")
