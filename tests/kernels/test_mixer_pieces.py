@@ -19,6 +19,7 @@ from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums, has_real_transforms
 from genome_lm.kernels.cpu.workers import Sizes
+from tests.kernels.bits import assert_same_bits_on_threads
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
@@ -116,15 +117,8 @@ def test_without_gradients_c_gives_what_operations_give(
 
 
 def test_bits_are_those_of_any_number_of_threads(rounds: bool) -> None:
-    given, before, results = leaves(2, 1_500, 24), torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 8):
-            torch.set_num_threads(threads)
-            results.append(of_taps(given, rounds))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(map(torch.equal, other, results[0]))
+    given = leaves(2, 1_500, 24)
+    assert_same_bits_on_threads(lambda: of_taps(given, rounds))
 
 
 @pytest.mark.skipif(not has_mlp_in_c(), reason="no compiler")

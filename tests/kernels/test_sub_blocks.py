@@ -12,6 +12,7 @@ from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp
 from genome_lm.kernels.cpu.mlp_amx import Int8MlpInTiles, MlpInTiles, may_use_tiles
 from genome_lm.kernels.cpu.sub_blocks import MlpInC, has_mlp_in_c
 from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums
+from tests.kernels.bits import assert_same_bits_on_threads
 
 ROWS = 128  # of sub_blocks.h
 
@@ -96,15 +97,8 @@ def test_weights_for_inference_in_low_precision_go_to_c(
 
 
 def test_bits_are_those_of_any_number_of_threads(rounds: bool) -> None:
-    given, before, results = leaves(3_000, 24, 50), torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 8):
-            torch.set_num_threads(threads)
-            results.append(computed(given, rounds))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(map(torch.equal, other, results[0]))
+    given = leaves(3_000, 24, 50)
+    assert_same_bits_on_threads(lambda: computed(given, rounds))
 
 
 @pytest.mark.skipif(not has_mlp_in_c(), reason="no compiler")
