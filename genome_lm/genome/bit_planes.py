@@ -2,7 +2,8 @@
 
 A chunk lies in its shard as a frame of blosc. Most frames are one block that LZ4 packed. It holds eight planes of
 bits: plane b holds bit b of each code, eight codes a byte, the first in the lowest bit. The four common letters have
-only the lowest two. Blosc unpacks frames of other forms, which small and incompressible chunks have.
+only the lowest two. Blosc unpacks chunks with other letters, and frames of other forms: those of small and
+incompressible chunks.
 """
 
 from struct import Struct
@@ -44,12 +45,10 @@ class ChunkDecoder:
         step, two_steps = four[1] - four[0], four[2] - four[0]
         assert four[3] == four[0] + step + two_steps
         self._of_first, self._of_second = _spread(four[0] + _BITS * step), _spread(_BITS * two_steps)
-        bits = [*range(2, _PLANES)]
-        # A table of tokens is blind to the soft mask.
-        if table is not None and np.array_equal(table[:MASK_BIT], table[MASK_BIT : 2 * MASK_BIT]):
-            bits = [bit for bit in bits if 1 << bit != MASK_BIT]
-        self._further_bits = bits
-        self._of_plane = [_spread(_BITS * np.uint8(1 << bit)) for bit in range(_PLANES)]
+        # A table of tokens is blind to the soft mask, which has a plane for itself.
+        self._is_blind = table is not None and np.array_equal(table[:MASK_BIT], table[MASK_BIT : 2 * MASK_BIT])
+        mask = MASK_BIT.bit_length() - 1
+        self._before_mask, self._behind_mask = bytes((mask - 2) * self._plane), bytes((7 - mask) * self._plane)
 
     def __call__(self, packed: bytes, first: int, last: int) -> Codes:
         """The bases from `first` to `last`, (last − first,) uint8, of a chunk as blosc packed it.
@@ -58,14 +57,10 @@ class ChunkDecoder:
             RuntimeError, ValueError: If the bytes are damaged.
         """
         planes = self._planes(packed)
-        if planes is None:
+        if planes is None or not (planes.endswith(self._no_bits) or self._has_only_the_mask(planes)):
             return self.plain(packed, first, last)
         begin = first >> 3
         count = ((last + 7) >> 3) - begin
-        if not planes.endswith(self._no_bits):
-            none = self._no_bits[:count]
-            if not all(planes.startswith(none, begin + bit * self._plane) for bit in self._further_bits):
-                return self._of_all_planes(planes, begin, count)[first - 8 * begin : last - 8 * begin]
         of_eight = self._of_first.take(np.frombuffer(planes, np.uint8, count, begin))
         of_eight += self._of_second.take(np.frombuffer(planes, np.uint8, count, begin + self._plane))
         return of_eight.view(np.uint8)[first - 8 * begin : last - 8 * begin]
@@ -88,12 +83,11 @@ class ChunkDecoder:
         planes: bytes = self._lz4(self._size + packed[_FRAME.size :])
         return planes
 
-    def _of_all_planes(self, planes: bytes, begin: int, count: int) -> Codes:
-        """The bases of `count` bytes of each plane, from byte `begin` on."""
-        codes = np.zeros(count, dtype=np.uint64)
-        for bit, of_plane in enumerate(self._of_plane):
-            codes |= of_plane.take(np.frombuffer(planes, np.uint8, count, begin + bit * self._plane))
-        return self._looked_up(codes.tobytes())
+    def _has_only_the_mask(self, planes: bytes) -> bool:
+        """Whether beside the lowest two, only the soft mask's plane has bits, and the table does not see them."""
+        if not self._is_blind:
+            return False
+        return planes.startswith(self._before_mask, 2 * self._plane) and planes.endswith(self._behind_mask)
 
     def _looked_up(self, codes: bytes) -> Codes:
         looked_up = codes if self._table is None else codes.translate(self._table)
