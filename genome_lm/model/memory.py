@@ -176,7 +176,15 @@ def training_chain(
     fixed = 4 * _weights(config) + _blas(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
     fixed += strands(config) * ngrams_held(config, rows * length).kept + lent
     fixed += min(shared, passes * sum(held.shared for held in layers)) + _left(config, layers, holes)
-    return Chain(fixed + _pieces(config, rows * length, "training", small), tuple(links))
+    fixed += _pieces(config, rows * length, "training", small) + (0 if is_small else _mlp_weights(config, small == 0))
+    return Chain(fixed, tuple(links))
+
+
+def _mlp_weights(config: ModelConfig, in_bfloat16: bool) -> int:
+    """Sums of the gradients of an MLP's weights, one more than threads, and the weights for bfloat16's tiles."""
+    values = 2 * config.d_model * config.d_inner
+    copies = 3 * 2 if in_bfloat16 else 0  # rounded, and packed for products from either side
+    return values * ((most_sharing() + 1) * FLOAT + copies)
 
 
 def _projections(layers: list[Held], passes: int, budget: int) -> tuple[int, list[int]]:

@@ -32,7 +32,7 @@ def training_held(config: ModelConfig, length: int, rows: int) -> Held:
     """See `Mixer.training_held`."""
     held = fused_training_held(config, length, rows)
     norm = stream(config, length, rows) if config.resid_dropout else 0
-    groups = of_groups(config, length, rows, BACKWARD_GROUPS)
+    groups = 0 if is_compiled() else of_groups(config, length, rows, BACKWARD_GROUPS)
     return held._replace(kept=held.kept + norm, temporary=held.temporary + groups)
 
 
