@@ -78,9 +78,9 @@ def forward_bytes(config: ModelConfig, length: int, rows: int = 1, spectra: int 
     kept = sum(each.kept for each in held if each.kept <= spectra // config.n_layer)
     kept *= 2 if config.reversed_weights == "own" else 1  # filters, of any rows
     if config.combine != "sum":
-        temporary = max(temporary, COMBINED_STREAMS * strands(config) * _stream(config, length, rows))
+        temporary = max(temporary, COMBINED_STREAMS * strands(config) * stream_bytes(config, length, rows))
     streams = 1 if ways(config) == 1 else 1 + ways(config)
-    whole = strands(config) * streams * _stream(config, length, rows)
+    whole = strands(config) * streams * stream_bytes(config, length, rows)
     positions = strands(config) * rows * length
     ends = 16 * FLOAT * rows * length + FLOAT * min(NORM_CHUNK, positions) * config.d_model  # logits and norm
     buffers = max(each.buffers for each in held) + _pieces(config, rows * length, "forward")
@@ -115,7 +115,7 @@ def training_bytes(config: ModelConfig, length: int, rows: int = 1) -> int:
 
 def recomputes_all(config: ModelConfig, length: int, rows: int = 1) -> bool:
     """Whether blocks on a CPU are computed again where no budget says which, see `backbone.STORED_BYTES`."""
-    stored = (1 + ways(config)) * config.n_layer * strands(config) * _stream(config, length, rows)
+    stored = (1 + ways(config)) * config.n_layer * strands(config) * stream_bytes(config, length, rows)
     return stored > backbone.STORED_BYTES
 
 
@@ -154,7 +154,7 @@ def training_chain(
             that of float32.
     """
     small = SMALL if small is None else small
-    stream = strands(config) * _stream(config, length, rows)
+    stream = strands(config) * stream_bytes(config, length, rows)
     combined = strands(config) * combined_bytes(config, FLOAT) * rows * length * config.d_model
     is_small = rows * length * config.d_model < small
     hidden = strands(config) * FLOAT * rows * length * config.d_inner
@@ -173,11 +173,18 @@ def training_chain(
         Link(own + combined + passes * held.kept + hole, stream, held.temporary + more, time)
         for held, more, time, hole in zip(layers, again, times, holes, strict=True)
     ]
-    fixed = 4 * _weights(config) + _blas(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
-    fixed += strands(config) * ngrams_held(config, rows * length).kept + lent
+    fixed = step_fixed_bytes(config, length, rows, small) + lent
     fixed += min(shared, passes * sum(held.shared for held in layers)) + _left(config, layers, holes)
-    fixed += _pieces(config, rows * length, "training", small) + (0 if is_small else _mlp_weights(config, small == 0))
     return Chain(fixed, tuple(links))
+
+
+def step_fixed_bytes(config: ModelConfig, length: int, rows: int, small: int) -> int:
+    """What a training step on a CPU holds beside its blocks: see `training_chain`."""
+    stream, is_small = strands(config) * stream_bytes(config, length, rows), rows * length * config.d_model < small
+    fixed = 4 * _weights(config) + _blas(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
+    fixed += strands(config) * ngrams_held(config, rows * length).kept
+    of_mlp = 0 if is_small else _mlp_weights(config, small == 0)
+    return fixed + _pieces(config, rows * length, "training", small) + of_mlp
 
 
 def _mlp_weights(config: ModelConfig, in_bfloat16: bool) -> int:
@@ -199,7 +206,7 @@ def _projections(layers: list[Held], passes: int, budget: int) -> tuple[int, lis
 
 def _holes(config: ModelConfig, length: int, rows: int, streams: float) -> int:
     """Freed pieces that glibc keeps, of operations in plain form, which take and free whole streams."""
-    stream = rows_at_once(config) * _stream(config, length, rows)
+    stream = rows_at_once(config) * stream_bytes(config, length, rows)
     return int(streams * stream * (1 if stream < KEPT_PIECE else LARGE_HOLES))
 
 
@@ -242,7 +249,8 @@ def _weights(config: ModelConfig) -> int:
         return FLOAT * sum(parameter.numel() for parameter in HyenaLM(config).parameters())
 
 
-def _stream(config: ModelConfig, length: int, rows: int) -> int:
+def stream_bytes(config: ModelConfig, length: int, rows: int) -> int:
+    """A residual stream of one strand, in float32."""
     return FLOAT * rows * length * config.d_model
 
 

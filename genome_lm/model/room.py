@@ -7,6 +7,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.machine import budget
 from genome_lm.model.backbone import HyenaBackbone
+from genome_lm.model.context_memory import shared_chain
 from genome_lm.model.memory import PROCESS_BYTES, cuda_forward_total, forward_bytes
 from genome_lm.model.mixers.filter import SPECTRUM_BYTES, ImplicitFilter
 from genome_lm.model.ways import strands
@@ -39,12 +40,24 @@ def fitting_positions(backbone: HyenaBackbone, positions: int, length: int, kept
     if (allowed := budget()) is None:
         return positions
     length, on_gpu = min(length, backbone.config.max_length), backbone.embedding.weight.is_cuda
+    if backbone.context is not None:
+        return min(positions, _fitting_shared(backbone, positions // length, length, allowed) * length)
     fit = _fit(backbone.config, max(1, positions // length), length, kept_streams, allowed, on_gpu)
     if not on_gpu:
         for module in backbone.modules():
             if isinstance(module, ImplicitFilter):
                 module.cache.budget = fit.spectra // backbone.config.n_layer
     return min(positions, fit.rows * length)
+
+
+def _fitting_shared(backbone: HyenaBackbone, most: int, length: int, allowed: int) -> int:
+    """Sequences at one time of processes that share them, at least one: a pass is taken to need a step's least."""
+    assert backbone.context is not None
+    room, devices = allowed - PROCESS_BYTES["training"], backbone.context.devices
+    fitting = (
+        rows for rows in range(most, 1, -1) if shared_chain(backbone.config, length, rows, devices, 0).least <= room
+    )
+    return next(fitting, 1)
 
 
 def drop_spectra(backbone: HyenaBackbone) -> None:

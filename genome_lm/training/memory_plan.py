@@ -14,6 +14,7 @@ from typing import NamedTuple
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.chain import Chain
+from genome_lm.model.context_memory import shared_chain
 from genome_lm.model.memory import PROCESS_BYTES, PROJECTION_BYTES, small_in, training_chain
 from genome_lm.model.mixers.filter import SHARED_BYTES
 from genome_lm.model.room import as_option
@@ -51,8 +52,10 @@ class MemoryPlan:
         stages: Of each length one.
     """
 
-    def __init__(self, model: ModelConfig, stages: Sequence[StagePlan], room: int, small: int) -> None:
-        self._model, self._room, self._small = model, room, small
+    def __init__(
+        self, model: ModelConfig, stages: Sequence[StagePlan], room: int, small: int, devices: int = 1
+    ) -> None:
+        self._model, self._room, self._small, self._devices = model, room, small, devices
         self.stages = {stage.length: stage for stage in stages}
 
     def lines(self) -> list[str]:
@@ -65,27 +68,34 @@ class MemoryPlan:
         ]
 
     def device_tokens(self, length: int) -> int:
-        """Positions that go through the model at one time in windows of a stage."""
-        return self.stages[length].rows * length
+        """Positions that go through the model at one time in windows of a stage, on each device that shares them."""
+        return -(-self.stages[length].rows * length // self._devices)
 
     def recomputed(self, rows: int, length: int) -> frozenset[int]:
-        """Which blocks of a micro-batch are computed again; of trimmed windows too."""
+        """Which blocks of a micro-batch are computed again; of trimmed windows too, and by a device's positions."""
+        length *= self._devices
         # What the stage of these windows keeps besides is in its own chain. A stage with longer windows keeps less.
-        stage = next((self.stages[each] for each in sorted(self.stages) if each + 2 >= length), None)
+        stage = next((self.stages[each] for each in sorted(self.stages) if each + 1 + self._devices >= length), None)
         if stage is None:
             return frozenset(range(self._model.n_layer))
-        solution = _solved(self._model, length, rows, stage.projections, stage.shared, self._room, self._small)
+        if self._devices > 1:
+            solution = _all_or_none(_shared(self._model, length, rows, self._devices, self._small), self._room)
+        else:
+            solution = _solved(self._model, length, rows, stage.projections, stage.shared, self._room, self._small)
         return frozenset(range(self._model.n_layer)) if solution is None else solution
 
 
-def plan_training(model: ModelConfig, config: TrainingConfig, allowed: int, resident: int = 0) -> MemoryPlan:
-    """The plan of a run on a CPU.
+def plan_training(
+    model: ModelConfig, config: TrainingConfig, allowed: int, resident: int = 0, devices: int = 1
+) -> MemoryPlan:
+    """The plan of a run on a CPU, or of each of the processes that share its windows.
 
     Args:
         model: Its shape.
         config: Its recipe; `device_tokens` bounds what goes through the model at one time.
         allowed: Bytes of the process.
         resident: Bytes of genomes and the like that it holds.
+        devices: Processes that share each window.
 
     Raises:
         GenomeLMError: If a stage does not fit; it says what would do.
@@ -94,7 +104,10 @@ def plan_training(model: ModelConfig, config: TrainingConfig, allowed: int, resi
     data = max(BYTES_PER_BASE * max(stage.length, config.tokens_per_step) for stage in config.stages)
     room = allowed - taken - data
     stages = {
-        length: _plan_stage(model, config, length, room) for length in {stage.length for stage in config.stages}
+        length: _plan_stage(model, config, length, room)
+        if devices == 1
+        else _plan_shared_stage(model, config, length, room, devices)
+        for length in {stage.length for stage in config.stages}
     }
     missing = [(length, plan) for length, plan in stages.items() if isinstance(plan, int)]
     if missing:
@@ -106,7 +119,7 @@ def plan_training(model: ModelConfig, config: TrainingConfig, allowed: int, resi
             "tokens_per_step, or a smaller model"
         )
     plans = [plan._replace(peak=plan.peak + taken + data) for plan in stages.values() if isinstance(plan, StagePlan)]
-    return MemoryPlan(model, plans, room, small_in(config.precision))
+    return MemoryPlan(model, plans, room, small_in(config.precision), devices)
 
 
 def _plan_stage(model: ModelConfig, config: TrainingConfig, length: int, room: int) -> StagePlan | int:
@@ -132,6 +145,32 @@ def _plan_stage(model: ModelConfig, config: TrainingConfig, length: int, room: i
     if not ways:
         return min(_chain(model, length, rows, 0, 0, small).least for rows in range(1, most + 1))
     return min(ways, key=lambda way: way[0])[1]
+
+
+def _plan_shared_stage(
+    model: ModelConfig, config: TrainingConfig, length: int, room: int, devices: int
+) -> StagePlan | int:
+    """`_plan_stage` of processes that share windows: as many at one time as fit, stored if they can be."""
+    most = min(max(1, config.tokens_per_step // length), max(1, config.device_tokens * devices // length))
+    small = small_in(config.precision)
+    for rows in range(most, 0, -1):
+        chain = _shared(model, length, rows, devices, small)
+        found = _all_or_none(chain, room, config.activation_checkpointing)
+        if found is not None:
+            return StagePlan(length, rows, found, 0, 0, chain.peak(found))
+    return _shared(model, length, 1, devices, small).least
+
+
+def _all_or_none(chain: Chain, room: int, every: bool = False) -> frozenset[int] | None:
+    """The blocks that are computed again: none, else all; None where that does not fit either."""
+    if not every and chain.peak(()) <= room:
+        return frozenset()
+    return frozenset(range(len(chain.links))) if chain.least <= room else None
+
+
+@lru_cache(maxsize=4096)
+def _shared(model: ModelConfig, length: int, rows: int, devices: int, small: int) -> Chain:
+    return shared_chain(model, length, rows, devices, small, projections=0)
 
 
 @lru_cache(maxsize=4096)

@@ -197,11 +197,11 @@ def _keep_to_budget(system: TrainingSystem, allowed: int, accelerator: str, mach
 
     On a GPU the rule of the backbone has the budget by what it is told is free.
     """
-    if machine.context_devices > 1:
-        raise GenomeLMError(
-            "--memory does not plan for windows that devices share; leave it or --context-devices out"
-        )
     if accelerator != "cpu":
+        if machine.context_devices > 1:
+            raise GenomeLMError(
+                "--memory plans for windows that devices share on a CPU alone; leave it or --context-devices out"
+            )
         return
     if system.config.precision != "float32" and (reason := reason_against("bf16")):
         raise GenomeLMError(
@@ -213,7 +213,7 @@ def _keep_to_budget(system: TrainingSystem, allowed: int, accelerator: str, mach
     resident = sum(store.resident_bytes for store in stores)
     if config.ema:
         resident += sum(parameter.nbytes for parameter in model.parameters())
-    system.keep_to(plan_training(model.config, config, allowed, resident))
+    system.keep_to(plan_training(model.config, config, allowed, resident, machine.context_devices))
 
 
 def _check_lengths(config: TrainingConfig, model: ModelConfig, devices: int) -> None:

@@ -12,6 +12,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -39,13 +40,16 @@ def main() -> None:
     parser.add_argument("--recompute", default="auto", help="auto, all, none, or every-second")
     parser.add_argument("--precision", choices=["float32", "bf16-mixed"], default="float32", help="of training")
     parser.add_argument("--fields", type=json.loads, default={}, help="JSON of other fields of the shape")
+    parser.add_argument(
+        "--context-devices", type=int, default=1, help="processes that share each sequence in training"
+    )
     parser.add_argument("--most", type=float, default=MOST)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--times", action="store_true", help="times of passes beside their forecast, on a CPU")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
-        print(json.dumps(measure(arguments.case)))
+        print(json.dumps((measure_shared if arguments.case.get("devices", 1) > 1 else measure)(arguments.case)))
         return
     if arguments.times:
         for preset in arguments.presets:
@@ -62,7 +66,8 @@ def main() -> None:
                 for mode in arguments.modes:
                     case = {"preset": preset, "length": length, "mode": mode, "rows": arguments.rows,
                             "recompute": arguments.recompute, "fields": {**arguments.fields, "layout": layout},
-                            "device": arguments.device, "precision": arguments.precision}  # fmt: skip
+                            "device": arguments.device, "precision": arguments.precision,
+                            "devices": arguments.context_devices}  # fmt: skip
                     ratios += show(case, arguments.most)
     if ratios:
         within = sum(abs(ratio - 1) <= 0.15 for ratio in ratios)
@@ -104,6 +109,10 @@ def forecast(case: dict[str, Any]) -> int:
     else:
         every = _recomputed(config, case["recompute"])
     small = memory.small_in(case["precision"])
+    if (devices := case.get("devices", 1)) > 1:
+        from genome_lm.model.context_memory import shared_chain
+
+        return shared_chain(config, case["length"], case["rows"], devices, small).peak(every)
     return memory.training_chain(config, case["length"], case["rows"], small=small).peak(every)
 
 
@@ -148,6 +157,24 @@ def measure(case: dict[str, Any]) -> dict[str, int]:
     return {"peak": _field("VmHWM") - base - (_field("RssFile") - files), "base": base}
 
 
+def measure_shared(case: dict[str, Any]) -> dict[str, int]:
+    """`measure` of the process with the most, of those that share each sequence."""
+    import torch.multiprocessing as mp
+
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_shared, (case, folder), case["devices"])
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")]
+    return max(found, key=lambda each: int(each["peak"]))
+
+
+def _shared(rank: int, case: dict[str, Any], folder: str) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=case["devices"])
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(measure(case)), encoding="utf-8")
+    dist.destroy_process_group()
+
+
 def show_times(preset: str, length: int) -> None:
     """Print the times of a forward pass and a training step: the least of three, and the forecast before them."""
     import torch
@@ -179,6 +206,10 @@ def _pass(config: ModelConfig, length: int, case: dict[str, Any], device: "torch
         with torch.no_grad():
             model.eval()(ids)
         return
+    if (devices := case.get("devices", 1)) > 1:
+        from genome_lm.training.context_parallel import make_context
+
+        model.backbone.context = make_context(devices, "exact")
     if case["recompute"] != "auto":
         model.backbone.recomputed = lambda _rows, _length: _recomputed(config, case["recompute"])
     optimizer = torch.optim.AdamW(model.train().parameters())

@@ -79,6 +79,24 @@ def test_trimmed_windows_are_planned_too() -> None:
     assert plan.recomputed(1, 1 << 20) == frozenset(range(4))  # longer than any stage
 
 
+@pytest.mark.parametrize("layout", ["hyena", "hyena-se", "attention"])
+def test_processes_that_share_windows_have_a_plan_of_their_own(layout: str) -> None:
+    shape = dataclasses.replace(PRESETS["small-32k"], layout=layout)
+    with pytest.raises(GenomeLMError, match="needs at least") as told:
+        plan_training(shape, LONG, 10**9 // 2, devices=4)
+    needed = int(str(told.value).split("at least ")[1].split("MB")[0]) * 10**6
+    for allowed in (needed, 10**12):
+        plan = plan_training(shape, LONG, allowed, devices=4)
+        stage = plan.stages[32_768]
+        assert stage.peak <= allowed
+        assert plan.device_tokens(32_768) * 4 // 32_768 == stage.rows  # as the steps have it
+        assert plan.recomputed(stage.rows, 32_768 // 4) == stage.recomputed
+        assert len(stage.recomputed) == (4 if allowed == needed else 0)
+        assert plan.recomputed(1, 1_000) in (frozenset(), frozenset(range(4)))
+    alone = plan_training(shape, LONG, 10**12).stages[32_768]
+    assert stage.rows > alone.rows  # each process has the positions of one
+
+
 @contextmanager
 def budget_for(genome: Genome, rows: int, blocks: int) -> Iterator[None]:
     """A budget that does for windows of 128 of the tiny model, so many at one time, so many blocks computed again."""
