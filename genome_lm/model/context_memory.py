@@ -18,6 +18,8 @@ from genome_lm.model.mixers import mixer_class
 
 PROCESS_BYTES = 40 << 20
 """What a process takes where layers exchange channels, whatever the positions: measured, not counted."""
+MARGIN = 1.25
+"""How much of the forecast a budget must allow: measured peaks were up to 1.2 times as much."""
 HYENA, OTHER = (13, 78), (2, 55)
 """Streams that a layer which exchanges channels stores, and that exist besides while it is gone back through.
 

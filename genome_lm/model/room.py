@@ -7,7 +7,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.machine import budget
 from genome_lm.model.backbone import HyenaBackbone
-from genome_lm.model.context_memory import shared_chain
+from genome_lm.model.context_memory import MARGIN, shared_chain
 from genome_lm.model.memory import PROCESS_BYTES, cuda_forward_total, forward_bytes
 from genome_lm.model.mixers.filter import SPECTRUM_BYTES, ImplicitFilter
 from genome_lm.model.ways import strands
@@ -54,10 +54,8 @@ def _fitting_shared(backbone: HyenaBackbone, most: int, length: int, allowed: in
     """Sequences at one time of processes that share them, at least one: a pass is taken to need a step's least."""
     assert backbone.context is not None
     room, devices = allowed - PROCESS_BYTES["training"], backbone.context.devices
-    fitting = (
-        rows for rows in range(most, 1, -1) if shared_chain(backbone.config, length, rows, devices, 0).least <= room
-    )
-    return next(fitting, 1)
+    least = ((rows, shared_chain(backbone.config, length, rows, devices, 0).least) for rows in range(most, 1, -1))
+    return next((rows for rows, nbytes in least if MARGIN * nbytes <= room), 1)
 
 
 def drop_spectra(backbone: HyenaBackbone) -> None:

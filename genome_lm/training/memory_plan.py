@@ -14,7 +14,7 @@ from typing import NamedTuple
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.chain import Chain
-from genome_lm.model.context_memory import shared_chain
+from genome_lm.model.context_memory import MARGIN, shared_chain
 from genome_lm.model.memory import PROCESS_BYTES, PROJECTION_BYTES, small_in, training_chain
 from genome_lm.model.mixers.filter import SHARED_BYTES
 from genome_lm.model.room import as_option
@@ -155,17 +155,17 @@ def _plan_shared_stage(
     small = small_in(config.precision)
     for rows in range(most, 0, -1):
         chain = _shared(model, length, rows, devices, small)
-        found = _all_or_none(chain, room, config.activation_checkpointing)
-        if found is not None:
-            return StagePlan(length, rows, found, 0, 0, chain.peak(found))
-    return _shared(model, length, 1, devices, small).least
+        recomputed = _all_or_none(chain, room, config.activation_checkpointing)
+        if recomputed is not None:
+            return StagePlan(length, rows, recomputed, 0, 0, chain.peak(recomputed))
+    return int(MARGIN * _shared(model, length, 1, devices, small).least)
 
 
 def _all_or_none(chain: Chain, room: int, every: bool = False) -> frozenset[int] | None:
     """The blocks that are computed again: none, else all; None where that does not fit either."""
-    if not every and chain.peak(()) <= room:
+    if not every and MARGIN * chain.peak(()) <= room:
         return frozenset()
-    return frozenset(range(len(chain.links))) if chain.least <= room else None
+    return frozenset(range(len(chain.links))) if MARGIN * chain.least <= room else None
 
 
 @lru_cache(maxsize=4096)

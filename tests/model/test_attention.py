@@ -296,6 +296,7 @@ def test_forecasts_for_a_cpu_are_what_exists_at_one_time(
     monkeypatch.setattr(mlp, "SMALL", 1)
     for name in ("FORWARD_HOLES", "TRAINING_HOLES"):  # what exists is counted, not what the allocator keeps
         monkeypatch.setattr(memory, name, {})
+    monkeypatch.setattr(attention_memory, "FREED_BLOCKS", 0)
     for forecast, training, heads in (
         (forward_bytes, False, 1),
         (training_bytes, True, 1),
