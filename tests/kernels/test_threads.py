@@ -15,7 +15,7 @@ from genome_lm.kernels.cpu.mixer import residual_mixer
 from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp
 from genome_lm.kernels.cpu.partition import POSITIONS
-from genome_lm.kernels.cpu.pieces import Work, backward_stages, forward_stages, recomputed_stage
+from genome_lm.kernels.cpu.pieces import Work, backward_stages, forward_stages, loss_stage
 from genome_lm.kernels.cpu.row_work import Taker
 from genome_lm.kernels.cpu.torch_private import thread_setters
 from genome_lm.kernels.cpu.workers import balance
@@ -103,7 +103,7 @@ def test_pieces_are_those_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(("batch", "length"), [(1, 1_000_000), (1, 160_000), (1, 32_768), (64, 1_024)])
 def test_large_work_is_balanced_over_64_threads(batch: int, length: int, width: int) -> None:
     work = Work(batch, length, width, 4 * width)
-    whole = [*forward_stages(work), *backward_stages(work), recomputed_stage("loss", batch * length, 1_024)]
+    whole = [*forward_stages(work), *backward_stages(work), loss_stage(batch * length)]
     for stage in whole:
         assert balance(stage.sizes, 64) < 1.25, stage.name
         assert balance(stage.sizes, 2) < 1.05, stage.name

@@ -19,10 +19,9 @@ from genome_lm.alphabet import A, T
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.inference import GenomeLM
 from genome_lm.kernels.cpu import mlp
-from genome_lm.kernels.cpu.pieces import Stage, Work, backward_stages, forward_stages, recomputed_stage
+from genome_lm.kernels.cpu.pieces import Stage, Work, backward_stages, forward_stages, loss_stage, recomputed_stage
 from genome_lm.kernels.cpu.workers import Sizes, balance
 from genome_lm.model import HyenaLM
-from genome_lm.model.language_model import LOSS_CHUNK
 from genome_lm.model.memory import forward_bytes, training_bytes
 from genome_lm.model.mixers.filter import FEATURE_CHUNK
 
@@ -36,7 +35,7 @@ SHORT = 8_192
 def stages_of(work: Work) -> dict[str, list[Stage]]:
     """The stages of a forward pass, and those that a training step adds."""
     rows = work.batch * work.length
-    others = [recomputed_stage("loss", rows, LOSS_CHUNK)]
+    others = [loss_stage(rows)]
     if work.length >= SHORT:
         others.append(recomputed_stage("filters' network", work.length, FEATURE_CHUNK))
     return {"forward": [*forward_stages(work)], "training": [*backward_stages(work), *others]}

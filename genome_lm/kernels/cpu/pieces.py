@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from genome_lm.kernels.cpu import head
 from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
 from genome_lm.kernels.cpu.partition import POSITIONS, block_channels, chunks, groups
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
@@ -73,6 +74,11 @@ def backward_stages(work: Work) -> Iterator[Stage]:
 def filter_pieces(length: int) -> list[int]:
     """Positions of the pieces in which the last layer of the filters is computed, beside those of a stage."""
     return _even(length, rows_of_piece(length, POSITIONS))
+
+
+def loss_stage(rows: int) -> Stage:
+    """The loss of so many positions, forward or back."""
+    return Stage("loss", _even(rows, rows_of_piece(rows, head.POSITIONS)), 1)
 
 
 def recomputed_stage(name: str, rows: int, most: int) -> Stage:
