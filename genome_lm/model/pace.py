@@ -52,13 +52,14 @@ class Pace(NamedTuple):
         return self.step * step_work(config, length, rows, recomputed).seconds(self.rates)
 
 
-def measure_pace(config: ModelConfig, length: int, rows: int = 1) -> Pace:
+def measure_pace(config: ModelConfig, length: int, rows: int = 1, in_bfloat16: bool = False) -> Pace:
     """Measure on the CPU, for sequences about as long as these; random states stay as they are.
 
     Args:
         config: Of the model.
         length: Positions of a sequence.
         rows: Sequences at one time.
+        in_bfloat16: Whether training steps round the operands of products, as in bf16-mixed.
     """
     rates = Work(_products(config), _transforms(length), _moved())
     # One turn of the layout has a block of each kind.
@@ -69,7 +70,7 @@ def measure_pace(config: ModelConfig, length: int, rows: int = 1) -> Pace:
         model = HyenaLM(sample)
         ids = torch.randint(NUCLEOTIDES[0], NUCLEOTIDES[-1] + 1, (few, short))
         forward = _seconds(lambda: _forward(model, ids), 1)
-        step = _seconds(lambda: _step(model, ids), 1)
+        step = _seconds(lambda: _step(model, ids, in_bfloat16), 1)
     return Pace(
         rates,
         forward / pass_work(sample, short, few, cached=False).seconds(rates),
@@ -93,14 +94,19 @@ def _forward(model: HyenaLM, ids: torch.Tensor) -> None:
         model(ids)
 
 
-def _step(model: HyenaLM, ids: torch.Tensor) -> None:
-    model.train().loss(ids, ids).backward()
+def _step(model: HyenaLM, ids: torch.Tensor, in_bfloat16: bool) -> None:
+    with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
+        loss = model.train().loss(ids, ids)
+    loss.backward()
 
 
-def timed(model: HyenaLM, ids: torch.Tensor, training: bool) -> float:
+def timed(model: HyenaLM, ids: torch.Tensor, training: bool, in_bfloat16: bool = False) -> float:
     """Seconds of one pass: forward, its spectra made anew, or forward and backward."""
     since = time.perf_counter()
-    (_step if training else _forward)(model, ids)
+    if training:
+        _step(model, ids, in_bfloat16)
+    else:
+        _forward(model, ids)
     return time.perf_counter() - since
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.kernels import reason_against
 from genome_lm.machine import budget
 from genome_lm.model.memory import PROCESS_BYTES, recomputes_all, small_in, training_chain
 from genome_lm.model.mixers.filter import SHARED_BYTES
@@ -36,14 +37,15 @@ def forecast_training(model: ModelConfig, config: TrainingConfig) -> list[StageF
     Raises:
         GenomeLMError: If the budget does not do, or the precision has no forecast.
     """
-    if config.precision != "float32":
-        raise GenomeLMError(f"precision {config.precision}: times and memory are forecast for float32 on a CPU alone")
+    in_bfloat16 = config.precision == "bf16-mixed"
+    if in_bfloat16 and (reason := reason_against("bf16")):
+        raise GenomeLMError(f"bf16-mixed is forecast where a CPU has instructions for it: {reason}; use float32")
     plans = _plans(model, config)
     paces: dict[int, Pace] = {}
     since = time.perf_counter()
     for length in sorted(plans, reverse=True):
         if not paces or time.perf_counter() - since < MEASURED_SECONDS:
-            paces[length] = measure_pace(model, length, plans[length].rows)
+            paces[length] = measure_pace(model, length, plans[length].rows, in_bfloat16)
     return [
         StageForecast(plans[length], steps, _step_seconds(model, config, plans[length], _nearest(paces, length)))
         for length, steps in config.stages

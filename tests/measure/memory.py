@@ -55,7 +55,7 @@ def main() -> None:
         for preset in arguments.presets:
             for length in arguments.lengths:
                 if length <= PRESETS[preset].max_length:
-                    show_times(preset, length)
+                    show_times(preset, length, arguments.precision)
         return
     ratios = []
     for preset in arguments.presets:
@@ -175,7 +175,7 @@ def _shared(rank: int, case: dict[str, Any], folder: str) -> None:
     dist.destroy_process_group()
 
 
-def show_times(preset: str, length: int) -> None:
+def show_times(preset: str, length: int, precision: str) -> None:
     """Print the times of a forward pass and a training step: the least of three, and the forecast before them."""
     import torch
 
@@ -183,11 +183,12 @@ def show_times(preset: str, length: int) -> None:
 
     config = PRESETS[preset]
     since = time.perf_counter()
-    forecast_ = pace.measure_pace(config, length)
+    in_bfloat16 = precision == "bf16-mixed"
+    forecast_ = pace.measure_pace(config, length, in_bfloat16=in_bfloat16)
     taken = time.perf_counter() - since
     model, ids = HyenaLM(config), torch.randint(7, 11, (1, length))
     forward = min(pace.timed(model, ids, training=False) for _ in range(3))
-    step = min(pace.timed(model, ids, training=True) for _ in range(3))
+    step = min(pace.timed(model, ids, training=True, in_bfloat16=in_bfloat16) for _ in range(3))
     told = forecast_.forward_seconds(config, length), forecast_.step_seconds(config, length)
     print(
         f"{preset:13} {length:9,}  measured in {taken:.1f} s; forward {forward:.2f} s, forecast / measured "

@@ -11,7 +11,7 @@ from genome_lm.config import PRESETS
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.pace import Pace
 from genome_lm.model.work import RATES, pass_work, step_work
-from genome_lm.training import Stage, TrainingConfig
+from genome_lm.training import Stage, TrainingConfig, forecast
 from genome_lm.training.forecast import forecast_training
 from genome_lm_cli.main import app
 from tests.tiny import TINY_MODEL
@@ -34,8 +34,15 @@ def test_each_stage_has_a_forecast() -> None:
     assert (short.plan.rows, long.plan.rows) == (8, 2)
     assert 0 < short.step_seconds < 10
     assert 3 * 10**8 < long.plan.peak < 10**9
-    with pytest.raises(GenomeLMError, match="float32"):
-        forecast_training(TINY_MODEL, dataclasses.replace(RECIPE, precision="bf16-mixed"))
+
+
+def test_bfloat16_has_a_forecast_where_the_cpu_has_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = dataclasses.replace(RECIPE, precision="bf16-mixed")
+    monkeypatch.setattr(forecast, "reason_against", lambda _: "")
+    assert all(0 < stage.step_seconds < 10 for stage in forecast_training(TINY_MODEL, recipe))
+    monkeypatch.setattr(forecast, "reason_against", lambda _: "none")
+    with pytest.raises(GenomeLMError, match="where a CPU has instructions for it: none; use float32"):
+        forecast_training(TINY_MODEL, recipe)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
