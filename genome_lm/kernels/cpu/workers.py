@@ -227,18 +227,31 @@ class _Job(Generic[_Piece, _Result]):
         """Take pieces until none is left; nothing happens if that is so already."""
         with self._left:
             self._present += 1
-        inference, gradients = self._modes
         try:
-            with own_threads(1), torch.inference_mode(inference), torch.set_grad_enabled(gradients):
-                # One thread runs Python at a time, so that no two get the same number.
-                while (number := next(self._next, None)) is not None:
-                    self._results[number] = self._work(self._pieces[number])
+            if torch.get_num_threads() == 1:
+                self._take_in_modes()
+            else:
+                with own_threads(1):
+                    self._take_in_modes()
         except BaseException as error:
             self._stop(error)
         finally:
             with self._left:
                 self._present -= 1
                 self._left.notify_all()
+
+    def _take_in_modes(self) -> None:
+        if self._modes == (torch.is_inference_mode_enabled(), torch.is_grad_enabled()):  # setting them takes time
+            self._take()
+            return
+        inference, gradients = self._modes
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+            self._take()
+
+    def _take(self) -> None:
+        # One thread runs Python at a time, so that no two get the same number.
+        while (number := next(self._next, None)) is not None:
+            self._results[number] = self._work(self._pieces[number])
 
     def results(self) -> list[_Result]:
         """What all pieces gave, when the last thread has left."""
@@ -282,9 +295,10 @@ class _Helpers:
 
     def _serve(self) -> None:
         _inside.work = True
-        while (job := self._jobs.get()) is not None:
-            job.join()
-            del job  # nothing is held while it waits: a job holds tensors
+        with own_threads(1), torch.no_grad():  # as most jobs are
+            while (job := self._jobs.get()) is not None:
+                job.join()
+                del job  # nothing is held while it waits: a job holds tensors
 
     def _end(self) -> None:
         """Let all threads end; one that comes late to a job is still within it."""
