@@ -18,6 +18,7 @@ from genome_lm.kernels.cpu.head import takes_head
 from genome_lm.kernels.cpu.low_precision import reason_against
 from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
+from genome_lm.kernels.cpu.stages import has_memory
 from genome_lm.kernels.numerics import products_dtype, rounds_products
 from genome_lm.kernels.recomputed import SMALL
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights
@@ -58,7 +59,7 @@ def backend_for(x: Tensor, small: int | None = None) -> Backend:
     if x.device.type == "cuda":
         taken = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
         return "triton" if taken and _triton_works(x.device, torch.is_grad_enabled()) else "reference"
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    if not has_memory(x) or x.dtype not in (torch.float32, torch.float64):
         return "reference"
     if torch.is_autocast_enabled("cpu"):
         return "cpu" if rounds_products(x) and not reason_against("bf16") else "reference"

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import backend_for, dispatch
+from genome_lm.model import HyenaLM
 
 CUDA = torch.device("cuda", 0)
 Choice = Callable[[torch.dtype], str]
@@ -114,3 +117,14 @@ def test_the_operations_of_the_cpu_are_not_forced_on_a_gpu(choice: Choice, monke
     monkeypatch.setenv("GENOME_LM_KERNEL", "cpu")
     with pytest.raises(GenomeLMError, match=r"GENOME_LM_KERNEL=cpu.*not on cuda; unset it"):
         choice(torch.float32)
+
+
+@pytest.mark.parametrize("layout", ["hyena", "hyena-se", "hyena-mr", "attention"])
+@pytest.mark.parametrize("training", [True, False])
+def test_tensors_without_values_go_through_a_model(layout: str, training: bool) -> None:
+    """PyTorch's tools for shapes and exports use them; their memory must not be read."""
+    with FakeTensorMode():
+        model = HyenaLM(ModelConfig(d_model=16, n_layer=1, max_length=64, filter_order=8, layout=layout))
+        ids = torch.randint(7, 11, (2, 65))
+        with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16, enabled=training):
+            assert model.loss(ids[:, :-1], ids[:, 1:]).shape == ()

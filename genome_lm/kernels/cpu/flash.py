@@ -27,7 +27,7 @@ QUERIES = 2_048
 
 def runs_causal_flash(q: Tensor) -> bool:
     """Whether `causal_flash` takes queries (B, H, n, C), and keys and values of the same shape."""
-    taken = q.dtype == torch.bfloat16 and q.is_cpu and not torch.compiler.is_compiling()
+    taken = q.dtype == torch.bfloat16 and stages.has_memory(q) and not torch.compiler.is_compiling()
     length, channels = q.shape[2:]
     taken = taken and 0 < length <= MOST_KEYS and channels % 2 == 0 and channels <= MOST_CHANNELS
     return taken and library_with_tiles() is not None

@@ -206,7 +206,7 @@ def _is_rounded(weight: Any) -> bool:
 
 def is_float(given: Any) -> bool:
     """Whether it is a tensor of float32 on the CPU."""
-    return isinstance(given, Tensor) and given.is_cpu and given.dtype == torch.float32
+    return isinstance(given, Tensor) and stages.has_memory(given) and given.dtype == torch.float32
 
 
 def contiguous(*given: Tensor) -> tuple[Tensor, ...]:

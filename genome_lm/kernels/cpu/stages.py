@@ -37,6 +37,7 @@ COMPILED = True
 BFLOAT16 = "_bfloat16"
 """Ending of the names of C functions that read and write some tensors in bfloat16."""
 _READ_IN_C = torch.float32, torch.int32, torch.int8
+_WITH_MEMORY = Tensor, torch.nn.Parameter
 _Given = TypeVarTuple("_Given")
 
 
@@ -156,7 +157,12 @@ def _fits(given: Tensor | float | None, is_rounded: bool = False) -> bool:
     if not isinstance(given, Tensor):
         return True
     read = given.dtype == torch.bfloat16 if is_rounded else given.dtype in _READ_IN_C
-    return given.is_cpu and read and (given.shape[-1] == 1 or given.stride(-1) == 1)
+    return has_memory(given) and read and (given.shape[-1] == 1 or given.stride(-1) == 1)
+
+
+def has_memory(given: Tensor) -> bool:
+    """Whether it is on the CPU and no subclass, which may hold no values: a `FakeTensor` tells shapes alone."""
+    return given.is_cpu and type(given) in _WITH_MEMORY
 
 
 def _as_argument(given: Tensor | float | None) -> ctypes.Structure | ctypes.c_float:

@@ -126,7 +126,7 @@ def has_mlp_in_c() -> bool:
 def fits(given: Any) -> bool:
     """Whether functions in C take a tensor in float32, or a weight in bfloat16, as it lies in memory."""
     if isinstance(given, Tensor):
-        return given.is_cpu and given.dtype == torch.float32 and given.is_contiguous()
+        return stages.has_memory(given) and given.dtype == torch.float32 and given.is_contiguous()
     return isinstance(given, Bfloat16Weight) and given.values.is_contiguous()
 
 
