@@ -18,7 +18,7 @@ from genome_lm.kernels.cpu.head import takes_head
 from genome_lm.kernels.cpu.low_precision import reason_against
 from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
-from genome_lm.kernels.cpu.stages import has_memory
+from genome_lm.kernels.cpu.torch_private import has_memory
 from genome_lm.kernels.numerics import products_dtype, rounds_products
 from genome_lm.kernels.recomputed import SMALL
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import backend_for, dispatch
+from genome_lm.kernels.conv import spectra
 from genome_lm.model import HyenaLM
 
 CUDA = torch.device("cuda", 0)
@@ -128,3 +129,14 @@ def test_tensors_without_values_go_through_a_model(layout: str, training: bool) 
         ids = torch.randint(7, 11, (2, 65))
         with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16, enabled=training):
             assert model.loss(ids[:, :-1], ids[:, 1:]).shape == ()
+
+
+def test_low_precision_and_spectra_read_no_memory_of_tensors_without_values() -> None:
+    mode = FakeTensorMode()
+    with mode, torch.no_grad():
+        model = HyenaLM(ModelConfig(d_model=16, n_layer=1, max_length=64, filter_order=8)).eval()
+        model.lower_precision("bf16")
+        assert model(torch.randint(7, 11, (2, 64))).shape == (2, 64, 16)
+        u, h = torch.randn(2, 3, 3_000), torch.randn(3, 3_000)
+    with pytest.raises(AssertionError, match="FakeTensor"):  # of PyTorch, which has no mode for them here
+        spectra.convolved(u, spectra.spectrum(h))

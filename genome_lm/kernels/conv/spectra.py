@@ -27,7 +27,7 @@ from torch import Tensor
 
 from genome_lm.kernels.conv.fft import fast_fft_size, quick_size_for_mkl, step_sizes
 from genome_lm.kernels.cpu.long_fft import LongTransform, has_long_transforms, long_transform
-from genome_lm.kernels.cpu.torch_private import RealTransform, has_real_transforms, is_watched
+from genome_lm.kernels.cpu.torch_private import RealTransform, has_memory, has_real_transforms, is_watched
 
 IN_STEPS = 512
 """Positions from which on the split form in C is faster than the plain one."""
@@ -172,7 +172,7 @@ def _has_plan(x: Tensor, dtype: torch.dtype) -> bool:
 def _is_plain(x: Tensor) -> bool:
     """Whether operations on it may be others than PyTorch's."""
     has_gradients = x.requires_grad and torch.is_grad_enabled()
-    return x.is_cpu and x.numel() > 0 and not has_gradients and not is_watched()
+    return has_memory(x) and x.numel() > 0 and not has_gradients and not is_watched()
 
 
 class _Tables(NamedTuple):

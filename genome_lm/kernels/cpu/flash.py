@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.mlp_amx import library_with_tiles
 from genome_lm.kernels.cpu.row_work import RowWork
+from genome_lm.kernels.cpu.torch_private import has_memory
 from genome_lm.kernels.cpu.workspace import workspace
 from genome_lm.kernels.numerics import outside_autocast
 
@@ -27,7 +28,7 @@ QUERIES = 2_048
 
 def runs_causal_flash(q: Tensor) -> bool:
     """Whether `causal_flash` takes queries (B, H, n, C), and keys and values of the same shape."""
-    taken = q.dtype == torch.bfloat16 and stages.has_memory(q) and not torch.compiler.is_compiling()
+    taken = q.dtype == torch.bfloat16 and has_memory(q) and not torch.compiler.is_compiling()
     length, channels = q.shape[2:]
     taken = taken and 0 < length <= MOST_KEYS and channels % 2 == 0 and channels <= MOST_CHANNELS
     return taken and library_with_tiles() is not None

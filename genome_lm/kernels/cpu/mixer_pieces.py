@@ -18,6 +18,7 @@ from genome_lm.kernels.cpu.partition import Block
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.stages import TAPS, View
 from genome_lm.kernels.cpu.sub_blocks import at, gemm_of, values_of
+from genome_lm.kernels.cpu.torch_private import has_memory
 from genome_lm.kernels.cpu.workspace import workspace
 
 TILE_ROWS, AHEAD = 256, 16
@@ -206,7 +207,7 @@ def _is_rounded(weight: Any) -> bool:
 
 def is_float(given: Any) -> bool:
     """Whether it is a tensor of float32 on the CPU."""
-    return isinstance(given, Tensor) and stages.has_memory(given) and given.dtype == torch.float32
+    return isinstance(given, Tensor) and has_memory(given) and given.dtype == torch.float32
 
 
 def contiguous(*given: Tensor) -> tuple[Tensor, ...]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels.cpu.compiler import compiled
-from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
+from genome_lm.kernels.cpu.torch_private import has_memory, layer_norm, layer_norm_backward
 from genome_lm.kernels.cpu.workspace import workspace
 
 TAPS = 3
@@ -37,7 +37,6 @@ COMPILED = True
 BFLOAT16 = "_bfloat16"
 """Ending of the names of C functions that read and write some tensors in bfloat16."""
 _READ_IN_C = torch.float32, torch.int32, torch.int8
-_WITH_MEMORY = Tensor, torch.nn.Parameter
 _Given = TypeVarTuple("_Given")
 
 
@@ -158,11 +157,6 @@ def _fits(given: Tensor | float | None, is_rounded: bool = False) -> bool:
         return True
     read = given.dtype == torch.bfloat16 if is_rounded else given.dtype in _READ_IN_C
     return has_memory(given) and read and (given.shape[-1] == 1 or given.stride(-1) == 1)
-
-
-def has_memory(given: Tensor) -> bool:
-    """Whether it is on the CPU and no subclass, which may hold no values: a `FakeTensor` tells shapes alone."""
-    return given.is_cpu and type(given) in _WITH_MEMORY
 
 
 def _as_argument(given: Tensor | float | None) -> ctypes.Structure | ctypes.c_float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.row_work import RowWork
-from genome_lm.kernels.cpu.torch_private import bfloat16_gemm, float_gemm
+from genome_lm.kernels.cpu.torch_private import bfloat16_gemm, float_gemm, has_memory
 from genome_lm.kernels.cpu.workers import bounds_of
 from genome_lm.kernels.cpu.workspace import workspace
 
@@ -126,7 +126,7 @@ def has_mlp_in_c() -> bool:
 def fits(given: Any) -> bool:
     """Whether functions in C take a tensor in float32, or a weight in bfloat16, as it lies in memory."""
     if isinstance(given, Tensor):
-        return stages.has_memory(given) and given.dtype == torch.float32 and given.is_contiguous()
+        return has_memory(given) and given.dtype == torch.float32 and given.is_contiguous()
     return isinstance(given, Bfloat16Weight) and given.values.is_contiguous()
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _failures: dict[str, str] = {}
+_WITH_MEMORY = Tensor, torch.nn.Parameter
 _IS_X86_LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
@@ -118,7 +119,7 @@ def bfloat16_product(a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> No
         out: (M, N) float32, dense along its rows.
         add: Whether to add.
     """
-    if has_bfloat16_sums():
+    if has_memory(a) and has_bfloat16_sums():
         _mkl_product(a, b, out, add)
     elif add:
         out.add_(a @ b)
@@ -327,6 +328,11 @@ def _changes() -> None:
         tensor.detach()[:1].add_(1)
     if tensor._version <= before:
         raise RuntimeError("Tensor._version stays when a view is written to")
+
+
+def has_memory(given: Tensor) -> bool:
+    """Whether it is on the CPU and no subclass, which may hold no values: a `FakeTensor` tells shapes alone."""
+    return given.is_cpu and type(given) in _WITH_MEMORY
 
 
 def is_watched() -> bool:
