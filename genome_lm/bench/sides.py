@@ -76,7 +76,7 @@ ABLATIONS = (
         "genome_lm.kernels.cpu.mlp:HIDDEN_BYTES": _WHOLE,
         "genome_lm.kernels.cpu.workers:PARTS": 1,
         "genome_lm.kernels.cpu.workers:LARGE_PARTS": 1,
-        "genome_lm.model.language_model:LOSS_CHUNK": _WHOLE,
+        "genome_lm.kernels.cpu.head:POSITIONS": Sizes(_WHOLE, _WHOLE, _WHOLE),
     }),
     Side("no-onednn", settings={"genome_lm.kernels.cpu.products:FUSED": False}),
     Side("no-compiler", settings={"genome_lm.kernels.cpu.stages:COMPILED": False}),

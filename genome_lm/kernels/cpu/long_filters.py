@@ -5,6 +5,7 @@ Threads make a block's filters in pieces of positions. Their convolutions go thr
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from genome_lm.kernels.conv.spectra import convolved, convolved_backward, spectrum
 from genome_lm.kernels.cpu.filters import Convolutions
-from genome_lm.kernels.cpu.partition import Block, Pieces, position_ranges
+from genome_lm.kernels.cpu.partition import Block, Pieces, position_bounds
 from genome_lm.kernels.cpu.products import linear
 from genome_lm.kernels.cpu.stages import decay_window, windowed
 from genome_lm.kernels.cpu.workspace import workspace
@@ -88,7 +89,7 @@ class FilterRows:
         """What makes the filters of a block in `room`, (channels, L)."""
         self._first, self._room = block[0], room
         length = room.shape[1]
-        places = position_ranges(length)
+        places = pairwise(position_bounds(length))
         return [partial(self._make, block, slice(*place)) for place in places]
 
     def of(self, start: int, stop: int) -> Tensor:

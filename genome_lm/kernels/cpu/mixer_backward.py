@@ -146,9 +146,12 @@ class _BlockStep(NamedTuple):
         else:
             between, (kernel, grad_kernel) = None, self.convolutions.explicit
             given = streams, (kernel, *weights), (grad_kernel, *sums)
-            bounds, many = group_bounds(len(y), *shape), BlocksInC.of(kernel, y)
-            few = ExplicitBackInC.of(*given) if many is None else None
-            work = few.work(bounds) if few is not None else many.back(*given, bounds) if many is not None else None
+            bounds = group_bounds(len(y), *shape)
+            if (many := BlocksInC.of(kernel, y)) is not None:
+                work = many.back(*given, bounds)
+            else:
+                few = ExplicitBackInC.of(*given)
+                work = None if few is None else few.work(bounds)
             if work is not None:
                 work.share()
                 return

@@ -85,11 +85,6 @@ def position_bounds(count: int) -> list[int]:
     return bounds_of(count, rows_of_piece(count, POSITIONS))
 
 
-def position_ranges(count: int) -> Iterator[tuple[int, int]]:
-    """Positions [0, count) in pieces, as `row_pieces` and `column_pieces` cut them."""
-    return ranges(0, count, rows_of_piece(count, POSITIONS))
-
-
 def row_pieces(x: Tensor) -> tuple[Tensor, ...]:
     """(B, L, D) in pieces of positions, (n, D) each."""
     rows = x.flatten(0, 1)
