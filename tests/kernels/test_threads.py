@@ -16,7 +16,7 @@ from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights, residual_mlp
 from genome_lm.kernels.cpu.partition import POSITIONS
 from genome_lm.kernels.cpu.pieces import Work, backward_stages, forward_stages, loss_stage
-from genome_lm.kernels.cpu.row_work import Taker
+from genome_lm.kernels.cpu.row_work import RowWork, Taker
 from genome_lm.kernels.cpu.torch_private import thread_setters
 from genome_lm.kernels.cpu.workers import balance
 from genome_lm.model import HyenaLM
@@ -81,7 +81,14 @@ def test_pieces_are_those_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
         shared.append(sum(taken) + sum(not isinstance(piece, Taker) for piece in job._pieces))
         return hand_out(job, helpers)
 
+    in_c = RowWork._share
+
+    def counting_in_c(work: RowWork, function: Any, of_work: Any) -> None:
+        shared.append(work._pieces)
+        in_c(work, function, of_work)
+
     monkeypatch.setattr(workers, "_hand_out", counting)
+    monkeypatch.setattr(RowWork, "_share", counting_in_c)
     torch.set_num_threads(2)
     work = Work(batch=3, length=701, width=24, inner=48)
     x = torch.randn(3, 701, 24, requires_grad=True)

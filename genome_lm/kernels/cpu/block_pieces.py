@@ -7,7 +7,6 @@ import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
@@ -16,7 +15,6 @@ from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
 from genome_lm.kernels.cpu.taps import Blocks
 from genome_lm.kernels.cpu.torch_private import RealTransform, has_real_transforms
-from genome_lm.kernels.cpu.workspace import workspace
 
 MOST_POINTS = 8_192
 """Points of an FFT that blocks.h takes at most."""
@@ -71,7 +69,7 @@ class BlocksInC:
         The tensors must stay.
         """
         views = _Gated(*map(View.of, (x0, u, skip, y)))
-        return RowWork(self._library, self._library.blocks_gated, self._blocks, views, bounds, None, self)
+        return RowWork(self._library, self._library.blocks_gated, self._blocks, views, bounds, 0, self)
 
     def back(
         self,
@@ -84,10 +82,7 @@ class BlocksInC:
         if weights[2].shape[-1] != TAPS or not all(map(is_dense, (*streams, *weights, *sums))):
             return None
         back, function = ExplicitBack.of(streams, weights, sums), self._library.blocks_backward
-        return RowWork(self._library, function, self._blocks, back, bounds, self._take_room, self)
-
-    def _take_room(self) -> Tensor:
-        return workspace.take("mixer.gradients", (STREAMS * self._size,), torch.float32)
+        return RowWork(self._library, function, self._blocks, back, bounds, 4 * STREAMS * self._size, self)
 
 
 @lru_cache(maxsize=8)

@@ -2,7 +2,6 @@
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,13 +16,11 @@ from genome_lm.kernels.cpu.mixer_pieces import (
     contiguous,
     gates_bytes,
     is_float,
-    size_of,
-    take_room,
 )
 from genome_lm.kernels.cpu.partition import Block
 from genome_lm.kernels.cpu.row_work import RowWork, Taker
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
-from genome_lm.kernels.cpu.sub_blocks import at
+from genome_lm.kernels.cpu.sub_blocks import at, bytes_of
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 
@@ -58,7 +55,7 @@ class ExplicitInC:
         of_parts = (ctypes.addressof(part.weights) for part in (gates, outward))
         self._block = _Explicit(*of_parts, *map(at, tensors), taps.shape[-1])
         self._back = TAPS - 1 + taps.shape[-1] - 1
-        self._room = size_of(library.explicit_room, self._block)
+        self._room = bytes_of(library.explicit_room, self._block)
 
     @classmethod
     def of(cls, gates: GatesInC | None, x: Tensor, weights: Any, taps: Tensor) -> "ExplicitInC | None":
@@ -84,8 +81,8 @@ class ExplicitInC:
         return works
 
     def _takers(self, through: _Through, bounds: Sequence[int]) -> Sequence[Taker]:
-        take, function = partial(take_room, self._room), self._library.explicit_forward
-        return RowWork(self._library, function, self._block, through, bounds, take, self).takers()
+        function = self._library.explicit_forward
+        return RowWork(self._library, function, self._block, through, bounds, self._room, self).takers()
 
 
 def through_bytes(width: int) -> int:
@@ -148,7 +145,7 @@ class ExplicitBackInC:
 
     def work(self, bounds: Sequence[int]) -> RowWork:
         """What does all channels of the block in pieces of some."""
-        return RowWork(self._library, self._library.explicit_backward, self._back, self._back, bounds, None, self)
+        return RowWork(self._library, self._library.explicit_backward, self._back, self._back, bounds, 0, self)
 
 
 class StreamsBackInC:

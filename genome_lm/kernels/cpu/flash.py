@@ -6,7 +6,6 @@ PyTorch's operation is the reference; it takes up to twice the time forward, and
 """
 
 import ctypes
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.mlp_amx import library_with_tiles
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.torch_private import has_memory
-from genome_lm.kernels.cpu.workspace import workspace
 from genome_lm.kernels.numerics import outside_autocast
 
 MOST_KEYS, MOST_CHANNELS = 1 << 15, 256
@@ -102,5 +100,4 @@ def _work(library: ctypes.CDLL, function: Any, flash: _Flash, pieces: int) -> Ro
     size = library.flash_room
     size.restype = ctypes.c_ssize_t
     floats: int = size(ctypes.c_ssize_t(flash.length), ctypes.c_ssize_t(flash.channels))
-    take = partial(workspace.take, "flash.room", (floats,), torch.float32)
-    return RowWork(library, function, flash, flash, range(pieces + 1), take, None)
+    return RowWork(library, function, flash, flash, range(pieces + 1), 4 * floats, None)

@@ -14,9 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.row_work import RowWork
-from genome_lm.kernels.cpu.sub_blocks import at, fits
+from genome_lm.kernels.cpu.sub_blocks import at, bytes_of, fits
 from genome_lm.kernels.cpu.workers import Sizes, bounds_of, rows_of_piece
-from genome_lm.kernels.cpu.workspace import workspace
 from genome_lm.kernels.numerics import outside_autocast
 
 SYMBOLS = 16
@@ -52,9 +51,7 @@ class HeadInC:
         self._held = norm_weight, norm_bias, embedding, embedding.T.contiguous()
         self._library, self._width = library, embedding.shape[1]
         self._head = _Head(*map(at, self._held), self._width, eps)
-        room = library.head_room
-        room.restype = _SIZE
-        self._room: int = room(ctypes.byref(self._head))
+        self._room = bytes_of(library.head_room, self._head)
 
     def forward(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Weighted losses, (N,), of x (N, D), targets (N,) below 16 in int32 and weights (N,)."""
@@ -73,10 +70,7 @@ class HeadInC:
 
     def _work(self, function: Any, rows: _HeadRows, count: int) -> RowWork:
         bounds = bounds_of(count, rows_of_piece(count, POSITIONS))
-        return RowWork(self._library, function, self._head, rows, bounds, self._take_room, self)
-
-    def _take_room(self) -> Tensor:
-        return workspace.take("head.room", (self._room,), torch.float32)
+        return RowWork(self._library, function, self._head, rows, bounds, self._room, self)
 
 
 def takes_head(x: Tensor) -> bool:

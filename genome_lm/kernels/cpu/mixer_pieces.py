@@ -6,7 +6,6 @@ no compiler or no BLAS to call.
 
 import ctypes
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +16,8 @@ from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.partition import Block
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.stages import TAPS, View
-from genome_lm.kernels.cpu.sub_blocks import at, gemm_of, values_of
+from genome_lm.kernels.cpu.sub_blocks import at, bytes_of, gemm_of, values_of
 from genome_lm.kernels.cpu.torch_private import has_memory
-from genome_lm.kernels.cpu.workspace import workspace
 
 TILE_ROWS, AHEAD = 256, 16
 """Positions of a tile, and what stands before it in a row, of mixer.h."""
@@ -82,7 +80,7 @@ class GatesInC:
         streams, width = w_in.shape
         self.weights = _Mixer(*map(at, self._held), gemm, width, streams // 3, normed.eps, halved)
         self.library, self.x = library, normed.x
-        self._room = size_of(library.mixer_room, self.weights)
+        self._room = bytes_of(library.mixer_room, self.weights)
 
     @classmethod
     def of(cls, normed: Any, part: Any) -> "GatesInC | None":
@@ -100,8 +98,7 @@ class GatesInC:
         """
         views = (View.of(None if each is None else each.flatten(1)) for each in (x0, u, z))
         gates = _Gates(at(self.x), *views, self.x.shape[1])
-        take = partial(take_room, self._room)
-        return RowWork(self.library, self.library.mixer_gates, self.weights, gates, bounds, take, self)
+        return RowWork(self.library, self.library.mixer_gates, self.weights, gates, bounds, self._room, self)
 
 
 class OutwardInC:
@@ -117,7 +114,7 @@ class OutwardInC:
         self._held = contiguous(values_of(weights.w_out), weights.b_out)
         self.weights = _Outward(*map(at, self._held), gemm, len(weights.b_out), _is_rounded(weights.w_out))
         self._library = library
-        self._room = size_of(library.mixer_out_room, self.weights)
+        self._room = bytes_of(library.mixer_out_room, self.weights)
 
     @classmethod
     def of(cls, x: Tensor, weights: Any) -> "OutwardInC | None":
@@ -142,7 +139,7 @@ class OutwardInC:
         return self._work(self._library.mixer_out_back, joined, bounds)
 
     def _work(self, function: Any, joined: _Joined, bounds: Sequence[int]) -> RowWork:
-        return RowWork(self._library, function, self.weights, joined, bounds, partial(take_room, self._room), self)
+        return RowWork(self._library, function, self.weights, joined, bounds, self._room, self)
 
 
 class BackInC:
@@ -175,7 +172,7 @@ class BackInC:
         views = (View.of(each.flatten(1)) for each in (dz, y))
         self._back = _Back(at(gates.x), at(grad), *views, *targets, adds)
         self._shape, self._to_input = (len(dz), len(y), grad.shape[-1]), to_input
-        self._room = size_of(gates.library.mixer_back_room, gates.weights)
+        self._room = bytes_of(gates.library.mixer_back_room, gates.weights)
 
     def sums(self, bounds: Sequence[int], others: Sequence[Callable[[], None]] = ()) -> Sequence[Tensor]:
         """Do all rows of x in pieces, and give the gradients of w_in, (3C, D), and w_out, (D, C).
@@ -184,8 +181,7 @@ class BackInC:
         other work together with the pieces.
         """
         gates = self._held[0]
-        take, function = partial(take_room, self._room), gates.library.mixer_back
-        work = RowWork(gates.library, function, gates.weights, self._back, bounds, take, self)
+        work = RowWork(gates.library, gates.library.mixer_back, gates.weights, self._back, bounds, self._room, self)
         streams, channels, width = self._shape
         zeros, sizes = 3 * width * self._to_input, (streams * width, width * channels)
         of_norm, w_in, w_out = work.sums(zeros, zeros + sum(sizes), others).split([zeros, *sizes])
@@ -215,17 +211,6 @@ def contiguous(*given: Tensor) -> tuple[Tensor, ...]:
     return tuple(each.contiguous() for each in given)
 
 
-def size_of(function: Any, of: ctypes.Structure) -> int:
-    """What a function in C gives that counts floats of room."""
-    function.restype = _SIZE
-    return int(function(ctypes.byref(of)))
-
-
 def gates_bytes(width: int, channels: int) -> int:
     """Of a thread's room, what `GatesInC` writes to in float32: z of a tile and its norm."""
     return 4 * (3 * channels * (AHEAD + TILE_ROWS) + TILE_ROWS * width)
-
-
-def take_room(floats: int) -> Tensor:
-    """Room of the calling thread, to be held as long as a call lasts."""
-    return workspace.take("mixer.room", (floats,), torch.float32)

@@ -19,7 +19,6 @@ from genome_lm.kernels.cpu.low_precision import Bfloat16Weight, Int8Weight, LowP
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.sub_blocks import MlpRows, at, fits, mlp_sums
 from genome_lm.kernels.cpu.workers import bounds_of
-from genome_lm.kernels.cpu.workspace import workspace
 
 AMX = True
 """Whether to use the tiles where there are any."""
@@ -69,10 +68,7 @@ class _InTiles:
         self._work(self._forward, MlpRows(at(x), at(out)), bounds_of(len(x), size)).share()
 
     def _work(self, function: Any, rows: MlpRows, bounds: Sequence[int]) -> RowWork:
-        return RowWork(self._library, function, self._mlp, rows, bounds, self._take_room, self)
-
-    def _take_room(self) -> Tensor:
-        return workspace.take("mlp_amx.room", (self._room,), torch.int8)
+        return RowWork(self._library, function, self._mlp, rows, bounds, self._room, self)
 
 
 class MlpInTiles(_InTiles):

@@ -1,20 +1,21 @@
-"""Pieces of rows, or of channels, that threads take within C: see work.h.
+"""Pieces of rows, or of channels, that threads take within C: see work.h and pool.h.
 
 Where Python hands out every piece, what it takes for that is as long as some of the pieces, on one thread at a time.
-Here each thread makes one call for all pieces that it takes. What a piece computes, and the order of sums, are those
-of `genome_lm.kernels.cpu.workers`.
+Here one call does all pieces, on threads that Python never runs on. What a piece computes, and the order of sums, are
+those of `genome_lm.kernels.cpu.workers`.
 """
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.cpu.workers import LARGE_PARTS, most_sharing, share_calls
+from genome_lm.kernels.cpu.torch_private import thread_setters
+from genome_lm.kernels.cpu.workers import LARGE_PARTS, is_inside_work, most_sharing, share_calls
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 _LEVELS, _PAIRS = 6, LARGE_PARTS // 2
@@ -49,7 +50,7 @@ class RowWork:
         operation: What the function is given first.
         tensors: What it is given next. The tensors that it points to must stay.
         bounds: Piece i has the rows [bounds[i], bounds[i + 1]).
-        room: Gives the calling thread the memory that a piece needs for itself; None where it needs none.
+        room: Bytes that a thread needs for itself.
         held: Who holds what `operation` points to.
     """
 
@@ -60,21 +61,22 @@ class RowWork:
         operation: ctypes.Structure,
         tensors: ctypes.Structure,
         bounds: Sequence[int],
-        room: Callable[[], Tensor] | None,
+        room: int,
         held: object,
     ) -> None:
         self._library, self._room, self._pieces = library, room, len(bounds) - 1
-        read = operation, tensors, (_SIZE * len(bounds))(*bounds)
-        self._head = ctypes.cast(function, _POINTER), *map(ctypes.addressof, read), self._pieces
-        self._held = *read, held
+        array = _array(tuple(bounds))
+        read = ctypes.addressof(operation), ctypes.addressof(tensors), ctypes.addressof(array)
+        self._head = _address(function), *read, self._pieces
+        self._held = operation, tensors, array, held
 
     def takers(self) -> list["Taker"]:
-        """Calls, one for each thread, that do all pieces together."""
+        """Calls, one for each thread, that do all pieces together; for work that Python hands out with them."""
         return self._takers(self._library.take_pieces, _Work(*self._head))
 
     def share(self) -> None:
         """Do all pieces."""
-        share_calls(self.takers(), one_thread_each=True)
+        self._share(self._library.take_pieces, _Work(*self._head))
 
     def sums(self, zeros: int, floats: int, others: Sequence[Callable[[], None]] = ()) -> Tensor:
         """Do all pieces, and give the sums over them.
@@ -90,7 +92,11 @@ class RowWork:
         total, run = torch.empty(floats) if self._pieces else torch.zeros(floats), -(-self._pieces // LARGE_PARTS)
         work = _SummedWork(*self._head, run, zeros, floats, total.data_ptr())
         try:
-            share_calls([*self._takers(self._library.take_summed_pieces, work), *others], one_thread_each=True)
+            if others:
+                takers = self._takers(self._library.take_summed_pieces, work)
+                share_calls([*takers, *others], one_thread_each=True)
+            else:
+                self._share(self._library.take_summed_pieces, work)
         finally:
             self._library.drop_sums(ctypes.byref(work))
         if work.failed:
@@ -98,20 +104,60 @@ class RowWork:
         return total
 
     def _takers(self, function: Any, work: ctypes.Structure) -> list["Taker"]:
-        taker = Taker(partial(function, ctypes.byref(work)), self._room, self._pieces, self._held)
+        taker = Taker(self._library, function, work, self._room, self._pieces, self._held)
         return [taker] * min(self._pieces, most_sharing())
+
+    def _share(self, function: Any, work: ctypes.Structure) -> None:
+        if not self._pieces:
+            return
+        others = 0 if is_inside_work() or thread_setters() is None else min(self._pieces, most_sharing()) - 1
+        _do(self._library, function, work, self._room, others)
 
 
 @dataclass(frozen=True)
 class Taker:
     """The call of a thread that takes pieces until none is left to begin."""
 
-    function: Callable[[ctypes.c_void_p], None]
-    room: Callable[[], Tensor] | None
+    library: ctypes.CDLL
+    function: Any
+    work: ctypes.Structure
+    room: int
     pieces: int  # of all threads
     held: Any  # what the call reads
 
     def __call__(self) -> None:
         """Take them."""
-        room = None if self.room is None else self.room()  # held here as long as the call lasts
-        self.function(_POINTER(None if room is None else room.data_ptr()))
+        _do(self.library, self.function, self.work, self.room, 0)
+
+
+def _do(library: ctypes.CDLL, function: Any, work: ctypes.Structure, room: int, others: int) -> None:
+    """Let the calling thread and so many others take pieces.
+
+    Raises:
+        MemoryError: If there was no memory for the room.
+    """
+    threads = 0 if thread_setters() is None else torch.get_num_threads()
+    if not _entry(library)(_address(function), ctypes.addressof(work), room, others, threads):
+        raise MemoryError(f"no memory for {room:,} bytes that a thread needs for itself")
+
+
+@functools.cache
+def _entry(library: ctypes.CDLL) -> Any:
+    """`do_together` of pool.h, which is told how PyTorch's threads are counted."""
+    function, setters = library.do_together, thread_setters()
+    function.argtypes = [_POINTER, _POINTER, ctypes.c_size_t, ctypes.c_int, ctypes.c_int]
+    if setters is not None:
+        _POINTER.in_dll(library, "set_openmp_threads").value = _address(setters.openmp)
+        if setters.has_mkl:
+            _POINTER.in_dll(library, "set_mkl_threads").value = _address(setters.mkl)
+    return function
+
+
+def _address(function: Any) -> int:
+    """Where a function of a library begins, which is what it holds."""
+    return ctypes.c_size_t.from_buffer(function).value
+
+
+@functools.lru_cache(maxsize=256)
+def _array(bounds: tuple[int, ...]) -> ctypes.Array[ctypes.c_ssize_t]:
+    return (_SIZE * len(bounds))(*bounds)

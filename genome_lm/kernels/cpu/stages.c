@@ -529,6 +529,7 @@ void filtered_backward(View u, View kernel, View dc, View du, View kernel_sums, 
     }
 }
 
+#include "pool.h"
 #include "work.h"
 #include "fft.h"
 #include "sub_blocks.h"

@@ -17,7 +17,6 @@ from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.torch_private import bfloat16_gemm, float_gemm, has_memory
 from genome_lm.kernels.cpu.workers import bounds_of
-from genome_lm.kernels.cpu.workspace import workspace
 
 ROWS = 128
 """Rows of a tile, of sub_blocks.h."""
@@ -56,9 +55,7 @@ class MlpInC:
         inner, width = self._held[2].shape
         pointers = [each.data_ptr() for each in self._held]
         self._library, self._mlp = library, _Mlp(*pointers, gemm, width, inner, eps, halved)
-        room = library.mlp_room
-        room.restype = _SIZE
-        self._room: int = room(ctypes.byref(self._mlp))
+        self._room = bytes_of(library.mlp_room, self._mlp)
 
     @classmethod
     def of(cls, x: Tensor, weights: Any, eps: float) -> "MlpInC | None":
@@ -100,10 +97,7 @@ class MlpInC:
         return norm_weight, norm_bias, w1.view(inner, width), b1, w2.view(inner, width).T, b2
 
     def _work(self, function: Any, rows: MlpRows, bounds: Sequence[int]) -> RowWork:
-        return RowWork(self._library, function, self._mlp, rows, bounds, self._take_room, self)
-
-    def _take_room(self) -> Tensor:
-        return workspace.take("sub_blocks.room", (self._room,), torch.float32)
+        return RowWork(self._library, function, self._mlp, rows, bounds, self._room, self)
 
 
 def mlp_sums(work: RowWork, width: int, inner: int) -> Sequence[Tensor]:
@@ -128,6 +122,12 @@ def fits(given: Any) -> bool:
     if isinstance(given, Tensor):
         return has_memory(given) and given.dtype == torch.float32 and given.is_contiguous()
     return isinstance(given, Bfloat16Weight) and given.values.is_contiguous()
+
+
+def bytes_of(function: Any, of: ctypes.Structure) -> int:
+    """Bytes of what a function in C gives that counts floats of room."""
+    function.restype = _SIZE
+    return 4 * int(function(ctypes.byref(of)))
 
 
 def values_of(weight: Tensor | Bfloat16Weight) -> Tensor:

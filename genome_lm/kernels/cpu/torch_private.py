@@ -359,12 +359,13 @@ class ThreadSetters:
     Attributes:
         openmp: Takes the number.
         mkl: Takes the number, and gives the one before; 0 stands for none of its own.
+        has_mkl: Whether there is MKL; else `mkl` does nothing.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.openmp: Callable[[int], None] = library.omp_set_num_threads
-        has_mkl = torch.backends.mkl.is_available()
-        self.mkl: Callable[[int], int] = library.MKL_Set_Num_Threads_Local if has_mkl else lambda _: 0
+        self.has_mkl = torch.backends.mkl.is_available()
+        self.mkl: Callable[[int], int] = library.MKL_Set_Num_Threads_Local if self.has_mkl else lambda _: 0
 
 
 def thread_setters() -> ThreadSetters | None:

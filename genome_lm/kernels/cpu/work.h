@@ -96,6 +96,7 @@ void take_summed_pieces(SummedWork *work, void *room)
 /* Free what waits for neighbours that did not come. */
 void drop_sums(SummedWork *work)
 {
-    for (idx i = 0; i < LEVELS * PAIRS_OF_RUNS; i++)
-        free(work->waiting[0][i]);
+    for (idx i = 0; i < LEVELS; i++)
+        for (idx j = 0; j < PAIRS_OF_RUNS; j++)
+            free(work->waiting[i][j]);
 }

@@ -138,6 +138,11 @@ def most_sharing() -> int:
     return min(torch.get_num_threads(), MOST)
 
 
+def is_inside_work() -> bool:
+    """Whether the calling thread is doing a piece of work, all of which stays on it."""
+    return _inside.work
+
+
 @contextmanager
 def own_threads(count: int) -> Iterator[None]:
     """Let the operations of the calling thread, and of no other, run on so many threads.
@@ -325,7 +330,7 @@ def _hand_out(job: _Job[Any, _Result], helpers: int) -> list[_Result]:
 def _can_share() -> bool:
     """Whether other threads would do the same: they have neither autocast nor modes that watch operations."""
     watched = torch.is_autocast_enabled("cpu") or torch_private.is_watched()
-    return not _inside.work and not watched and torch_private.thread_setters() is not None
+    return not is_inside_work() and not watched and torch_private.thread_setters() is not None
 
 
 @functools.lru_cache(maxsize=1)
