@@ -130,9 +130,11 @@ def require_memory(nbytes: int, what: str) -> None:
 
 def process_memory() -> int:
     """Bytes of memory that this process holds; the most that it has held where the system does not say."""
-    if not _OURS.exists():
+    try:
+        with open(_OURS, "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
         return peak_memory()
-    return int(_OURS.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_memory() -> int:

@@ -68,23 +68,27 @@ class Sparkline:
 
 
 class Bar:
-    """One line of progress; on a terminal, there may be more under it."""
+    """One line of progress; on a terminal, there may be more under it.
+
+    Attributes:
+        is_plain: Whether it writes to a log, which gets a line from time to time.
+    """
 
     def __init__(self, display: _Display, task: TaskID, unit: str) -> None:
         self._display, self._task, self._unit = display, task, unit
-        self._is_plain, self._due = display.disable, time.monotonic() + FIRST
+        self.is_plain, self._due = display.disable, time.monotonic() + FIRST
         self._begun = time.monotonic(), 0.0
 
     def advance(self, amount: float) -> None:
         """Move on by so many units."""
         self._display.advance(self._task, amount)
-        if self._is_plain and time.monotonic() >= self._due:
+        if self.is_plain and time.monotonic() >= self._due:
             self.say(self._line())
             self._due = time.monotonic() + SECONDS
 
     def say(self, text: str) -> None:
         """Write a line above the bar, or among the plain lines."""
-        if self._is_plain:
+        if self.is_plain:
             print(printable(text), file=sys.stderr, flush=True)
         else:
             self._display.console.print(Text(printable(text)), soft_wrap=True)

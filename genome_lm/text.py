@@ -15,6 +15,8 @@ def printable(text: str) -> str:
     A terminal obeys control characters, format characters reorder what stands beside them, and a lone surrogate (a
     byte of a file name that is not UTF-8) can't be written.
     """
+    if text.isascii() and text.isprintable():  # by far most
+        return text
     return "".join(
         character
         if character in "\n\t" or unicodedata.category(character) not in _HIDDEN

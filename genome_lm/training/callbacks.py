@@ -158,7 +158,8 @@ class Log(Callback):
         self._write(row)
         self._bar.advance(bases)
         self._bar.describe(f"stage {plan.stage + 1}/{len(self.config.stages)} {row.bits_per_base:.3f} bits/base")
-        self._bar.show(self._dashboard.lines(row))
+        if not self._bar.is_plain:
+            self._bar.show(self._dashboard.lines(row))
         self._commentary.step(row, dict(zip((source.name for source in mixture.sources), by_source, strict=False)))
         self._since = time.perf_counter()
 

@@ -96,7 +96,7 @@ def _orthogonal(
     """
     a, b, c = coefficients
     wide = [each.bfloat16().T if each.shape[0] > each.shape[1] else each.bfloat16() for each in matrices]
-    x = torch.stack([each.div_(each.norm().clamp(min=eps)) for each in wide])
+    x = torch.stack([each.div_(torch.linalg.vector_norm(each).clamp(min=eps)) for each in wide])
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -120,8 +120,7 @@ def _count_changes(optimizer: torch.optim.Optimizer, _arguments: Any, _named: An
     A fused one does not count, and what was computed from the weights is kept by these counters.
     """
     for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            torch.autograd.graph.increment_version(parameter)
+        torch.autograd.graph.increment_version(group["params"])
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:

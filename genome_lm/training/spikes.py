@@ -24,6 +24,8 @@ def is_spike(before: Sequence[float], loss: float) -> bool:
     if len(last) < FEWEST:
         return False
     median = statistics.median(last)
+    if loss <= median + LEAST:  # as nearly all are
+        return False
     deviation = statistics.median(abs(each - median) for each in last)
     return loss > median + max(LEAST, DEVIATIONS * deviation)
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
-from genome_lm.kernels.cpu.explicit_pieces import ExplicitBack, is_dense
+from genome_lm.kernels.cpu.explicit_pieces import ExplicitBack, are_dense
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
 from genome_lm.kernels.cpu.taps import Blocks
@@ -56,7 +56,7 @@ class BlocksInC:
     def of(cls, kernel: Tensor, like: Tensor) -> "BlocksInC | None":
         """For streams like a tensor of (C, B, L); None where it can't be."""
         library = stages.library()
-        if library is None or kernel.shape[-1] <= MOST_TAPS or not (is_dense(kernel) and is_dense(like)):
+        if library is None or kernel.shape[-1] <= MOST_TAPS or not are_dense((kernel, like)):
             return None
         blocks = Blocks.of(kernel, like)
         if blocks.points > MOST_POINTS or not has_real_transforms():
@@ -79,7 +79,7 @@ class BlocksInC:
         bounds: Sequence[int],
     ) -> RowWork | None:
         """What does what `ExplicitBackInC` does, given the same, in pieces of channels; None where it can't be."""
-        if weights[2].shape[-1] != TAPS or not all(map(is_dense, (*streams, *weights, *sums))):
+        if weights[2].shape[-1] != TAPS or not are_dense((*streams, *weights, *sums)):
             return None
         back, function = ExplicitBack.of(streams, weights, sums), self._library.blocks_backward
         return RowWork(self._library, function, self._blocks, back, bounds, 4 * STREAMS * self._size, self)

@@ -1,10 +1,11 @@
 """The Hyena sub-block with explicit filters of few taps in C: see explicit.h and `mixer_pieces`."""
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
@@ -13,14 +14,15 @@ from genome_lm.kernels.cpu.mixer_pieces import (
     TILE_ROWS,
     GatesInC,
     OutwardInC,
+    are_floats,
     contiguous,
     gates_bytes,
-    is_float,
 )
 from genome_lm.kernels.cpu.partition import Block
 from genome_lm.kernels.cpu.row_work import RowWork, Taker
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
 from genome_lm.kernels.cpu.sub_blocks import at, bytes_of
+from genome_lm.kernels.cpu.torch_private import has_memory
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 
@@ -63,8 +65,7 @@ class ExplicitInC:
         library, outward = stages.library(), OutwardInC.of(x, weights)
         if library is None or gates is None or outward is None or taps.shape[-1] > MOST_TAPS:
             return None
-        fit = is_float(taps) and is_float(weights.skip)
-        return cls(library, gates, outward, taps, weights.skip) if fit else None
+        return cls(library, gates, outward, taps, weights.skip) if are_floats((taps, weights.skip)) else None
 
     def pieces(self, x: Tensor, out: Tensor, z: Tensor | None, bounds: Sequence[int]) -> Sequence[Taker]:
         """What writes the result to `out`, which may be x, and z, (3D, B, L), unless it is None."""
@@ -106,9 +107,12 @@ class ExplicitBack(ctypes.Structure):
         return cls(*map(View.of, (*streams, *weights, *sums)), *streams[1].shape[1:])
 
 
-def is_dense(given: Tensor) -> bool:
-    """Whether it is in float32 on the CPU, and dense along its last dimension."""
-    return is_float(given) and (given.shape[-1] == 1 or given.stride(-1) == 1)
+def are_dense(given: Iterable[Tensor]) -> bool:
+    """Whether all are in float32 on the CPU, and dense along their last dimension."""
+    for each in given:
+        if each.dtype != torch.float32 or (each.stride(-1) != 1 and each.shape[-1] != 1) or not has_memory(each):
+            return False
+    return True
 
 
 class ExplicitBackInC:
@@ -140,7 +144,7 @@ class ExplicitBackInC:
         library, (kernel, _, taps, _) = stages.library(), weights
         if library is None or kernel.shape[-1] > MOST_TAPS or taps.shape[-1] != TAPS:
             return None
-        fit = all(map(is_dense, (*streams, *weights, *sums)))
+        fit = are_dense((*streams, *weights, *sums))
         return cls(library, streams, weights, sums) if fit else None
 
     def work(self, bounds: Sequence[int]) -> RowWork:
@@ -181,13 +185,13 @@ class StreamsBackInC:
     ) -> "StreamsBackInC | None":
         """None where it can't be."""
         library, taps = stages.library(), weights[1]
-        if library is None or taps.shape[-1] != TAPS or not all(map(is_dense, (*streams, *weights, *sums))):
+        if library is None or taps.shape[-1] != TAPS or not are_dense((*streams, *weights, *sums)):
             return None
         return cls(library, first, streams, weights, sums)
 
     def inputs(self, group: Block, room: Tensor) -> None:
         """Write u and dc of channels [start, stop) to room[0] and room[1]."""
-        self._library.streams_inputs(ctypes.byref(self._back), *self._channels(group), at(room))
+        self._library.streams_inputs(ctypes.byref(self._back), *self._channels(group), _POINTER(at(room)))
 
     def outputs(self, group: Block, c: Tensor, du: Tensor, room: Tensor) -> None:
         """Conclude channels [start, stop) from what the convolutions gave: c and the gradient of u, (channels, B, L).
@@ -195,7 +199,7 @@ class StreamsBackInC:
         Both are in float32, dense along positions. `room` holds what `inputs` wrote.
         """
         views = View.of(c), View.of(du)
-        self._library.streams_outputs(ctypes.byref(self._back), *self._channels(group), *views, at(room))
+        self._library.streams_outputs(ctypes.byref(self._back), *self._channels(group), *views, _POINTER(at(room)))
 
     def _channels(self, group: Block) -> Iterator[ctypes.c_ssize_t]:
         """Where channels [start, stop) are in the block."""

@@ -65,7 +65,7 @@ class HeadInC:
         grad_x, width = torch.empty_like(x), self._width
         rows, parts = _HeadRows(at(x), at(targets), at(weights), None, at(grad), at(grad_x)), (1, 1, SYMBOLS)
         sums = self._work(self._library.head_backward, rows, len(x)).sums(*[sum(parts) * width] * 2)
-        norm_weight, norm_bias, embedding = sums.split([part * width for part in parts])
+        norm_weight, norm_bias, embedding = sums.split_with_sizes([part * width for part in parts])
         return grad_x, norm_weight, norm_bias, embedding.view(SYMBOLS, width)
 
     def _work(self, function: Any, rows: _HeadRows, count: int) -> RowWork:

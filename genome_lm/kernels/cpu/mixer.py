@@ -142,8 +142,9 @@ class _ResidualMixer(torch.autograd.Function):
         kept, ctx.kept = ctx.kept or {}, None
         with outside_autocast(x):
             weights = _for_products(parameters, ctx.in_bfloat16)
-            sums = MixerWeights(*map(torch.zeros_like, parameters))
-            grad_x, grad_filters = mixer_backward(x, grad.contiguous(), (filters, weights, kept), sums, ctx.eps)
+            memory = MixerWeights(*map(torch.empty_like, parameters))
+            parts = filters, weights, kept
+            grad_x, grad_filters, sums = mixer_backward(x, grad.contiguous(), parts, memory, ctx.eps)
         return grad_x, None, None, None, *grad_filters, *sums
 
 

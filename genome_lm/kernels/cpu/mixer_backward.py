@@ -44,18 +44,18 @@ def mixer_backward(
     parts: tuple[Filters, MixerWeights, dict[Block, Tensor]],
     sums: MixerWeights,
     eps: float,
-) -> tuple[Tensor, list[Tensor]]:
-    """Go back through the sub-block, and write the weights' gradients to `sums`.
+) -> tuple[Tensor, list[Tensor], MixerWeights]:
+    """Go back through the sub-block.
 
     Args:
         x: (B, L, D), its input.
         grad: (B, L, D), the gradient of its output.
         parts: Filters, weights, and each block's z that was kept.
-        sums: Zeros.
+        sums: Memory for the weights' gradients.
         eps: Added to the variance in the norm.
 
     Returns:
-        The gradient of x, and those of the filters' tensors.
+        The gradient of x, those of the filters' tensors, and those of the weights.
     """
     filters, weights, kept = parts
     normed = Normed(x, weights.norm_weight, weights.norm_bias, eps)
@@ -69,7 +69,7 @@ def mixer_backward(
         step = _BlockStep(block, part, grad, z, weights, convolutions, sums)
         y = step.through_convolutions()
         if in_c is not None and len(y) == x.shape[-1]:
-            step.to_input(in_c, grad_x, y)
+            sums = step.to_input(in_c, grad_x, y)
         else:
             if grad_normed is None:  # the first block writes what the others add to
                 grad_normed = workspace.take("mixer.whole", tuple(x.shape), x.dtype)
@@ -79,7 +79,7 @@ def mixer_backward(
             give_back_holes()
     if grad_normed is not None:
         _backward_norm(normed, grad, grad_normed, grad_x, sums)
-    return grad_x, grad_filters
+    return grad_x, grad_filters, sums
 
 
 def _projected(normed: Normed, part: BlockWeights, in_c: GatesInC | None) -> Tensor:
@@ -181,18 +181,17 @@ class _BlockStep(NamedTuple):
         streams_backward(z, dx0, du, dc, skip, taps, tap_bias, dtaps, dtap_bias[..., None, None])
         db_in.copy_(z.sum((2, 3)))
 
-    def to_input(self, gates: GatesInC, grad_x: Tensor, y: Tensor) -> None:
-        """As `through_projection`, and on through the norm, for a block of all channels."""
+    def to_input(self, gates: GatesInC, grad_x: Tensor, y: Tensor) -> MixerWeights:
+        """As `through_projection`, and on through the norm, for a block of all channels; gives all gradients."""
         back = BackInC(gates, self.grad, self.z, y, grad_x, to_input=True)
-        of_norm = self._end_in_c(back)
-        for total, value in zip((self.sums.norm_weight, self.sums.norm_bias, self.sums.b_out), of_norm, strict=True):
-            total.copy_(value)
+        w_in, w_out, norm_weight, norm_bias, b_out = self._end_in_c(back)
+        return self.sums._replace(norm_weight=norm_weight, norm_bias=norm_bias, b_out=b_out, w_in=w_in, w_out=w_out)
 
     def through_projection(self, normed: Normed, grad_normed: Tensor, y: Tensor, gates: GatesInC | None) -> None:
         """Add to the gradient of the norm, (B, L, D), write those of both projections, and conclude the filters'."""
         adds = self.block[0] > 0
         if gates is not None:
-            self._end_in_c(BackInC(gates, self.grad, self.z, y, grad_normed, adds=adds))
+            self._take_sums(*self._end_in_c(BackInC(gates, self.grad, self.z, y, grad_normed, adds=adds)))
             return
 
         def project(place: Place, w_in: Tensor, w_out: Tensor, first: bool) -> None:
@@ -211,17 +210,20 @@ class _BlockStep(NamedTuple):
             return w_in, w_out, self._end_filters(places)
 
         w_in, w_out, of_filters = share_sum(run, self._runs())
-        self._take_sums(w_in, w_out, of_filters)
+        self.convolutions.end_block(of_filters)
+        self._take_sums(w_in, w_out)
 
     def _end_in_c(self, back: BackInC) -> Sequence[Tensor]:
-        """Let `back` do all rows, conclude the filters, and give what other sums there are."""
+        """Let `back` do all rows, conclude the filters, and give what `back` sums."""
         batch, length, _ = self.grad.shape
         is_done = self.convolutions.explicit is not None
-        of_first = [] if is_done else [run for run in self._runs() if any(place[0].start == 0 for place in run)]
+        if is_done:
+            return back.sums(chunk_bounds(batch, length))
+        of_first = [run for run in self._runs() if any(place[0].start == 0 for place in run)]
         calls, total = sum_calls(lambda run: [self._end_filters(run)], of_first)
-        w_in, w_out, *others = back.sums(chunk_bounds(batch, length), calls)
-        self._take_sums(w_in, w_out, self.convolutions.no_sums() if is_done else total()[0])
-        return others
+        sums = back.sums(chunk_bounds(batch, length), calls)
+        self.convolutions.end_block(total()[0])
+        return sums
 
     def _runs(self) -> list[Sequence[Place]]:
         batch, length, _ = self.grad.shape
@@ -235,9 +237,8 @@ class _BlockStep(NamedTuple):
                 self.convolutions.end_positions(positions, of_filters)
         return of_filters
 
-    def _take_sums(self, w_in: Tensor, w_out: Tensor, of_filters: Tensor) -> None:
-        """Write the sums over all positions: w_in, (3C, D), w_out, (D, C), and those of the filters."""
-        self.convolutions.end_block(of_filters)
+    def _take_sums(self, w_in: Tensor, w_out: Tensor) -> None:
+        """Write the sums over all positions: w_in, (3C, D), and w_out, (D, C)."""
         rows = of_channels(self.sums.w_in, *self.block)
         rows.copy_(w_in.view(rows.shape))
         self.sums.w_out[:, slice(*self.block)] = w_out

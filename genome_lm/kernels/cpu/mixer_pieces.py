@@ -78,7 +78,7 @@ class GatesInC:
         halved, w_in = _is_rounded(part.w_in), values_of(part.w_in)
         self._held = contiguous(normed.weight, normed.bias, w_in, part.b_in, part.taps, part.tap_bias)
         streams, width = w_in.shape
-        self.weights = _Mixer(*map(at, self._held), gemm, width, streams // 3, normed.eps, halved)
+        self.weights = _Mixer(*map(Tensor.data_ptr, self._held), gemm, width, streams // 3, normed.eps, halved)
         self.library, self.x = library, normed.x
         self._room = bytes_of(library.mixer_room, self.weights)
 
@@ -112,7 +112,9 @@ class OutwardInC:
 
     def __init__(self, library: ctypes.CDLL, gemm: int, weights: Any) -> None:
         self._held = contiguous(values_of(weights.w_out), weights.b_out)
-        self.weights = _Outward(*map(at, self._held), gemm, len(weights.b_out), _is_rounded(weights.w_out))
+        self.weights = _Outward(
+            *map(Tensor.data_ptr, self._held), gemm, weights.b_out.shape[0], _is_rounded(weights.w_out)
+        )
         self._library = library
         self._room = bytes_of(library.mixer_out_room, self.weights)
 
@@ -184,16 +186,16 @@ class BackInC:
         work = RowWork(gates.library, gates.library.mixer_back, gates.weights, self._back, bounds, self._room, self)
         streams, channels, width = self._shape
         zeros, sizes = 3 * width * self._to_input, (streams * width, width * channels)
-        of_norm, w_in, w_out = work.sums(zeros, zeros + sum(sizes), others).split([zeros, *sizes])
+        of_norm, w_in, w_out = work.sums(zeros, zeros + sum(sizes), others).split_with_sizes([zeros, *sizes])
         return w_in.view(streams, width), w_out.view(width, channels), *of_norm.view(-1, width)
 
 
-def callee_of(weight: Any, given: Iterable[Any]) -> tuple[ctypes.CDLL, int] | None:
+def callee_of(weight: Any, given: Sequence[Any]) -> tuple[ctypes.CDLL, int] | None:
     """Library and product for a weight; None where there is none, or it or the rest is not what they take."""
-    library = stages.library()
-    if library is None or not all(map(is_float, given)) or not (_is_rounded(weight) or is_float(weight)):
+    library, is_rounded = stages.library(), _is_rounded(weight)
+    if library is None or not are_floats(given if is_rounded else (weight, *given)):
         return None
-    gemm = gemm_of(library, _is_rounded(weight))
+    gemm = gemm_of(library, is_rounded)
     return None if gemm is None else (library, gemm)
 
 
@@ -201,14 +203,17 @@ def _is_rounded(weight: Any) -> bool:
     return isinstance(weight, Bfloat16Weight)
 
 
-def is_float(given: Any) -> bool:
-    """Whether it is a tensor of float32 on the CPU."""
-    return isinstance(given, Tensor) and has_memory(given) and given.dtype == torch.float32
+def are_floats(given: Iterable[Any]) -> bool:
+    """Whether all are tensors of float32 on the CPU."""
+    for each in given:
+        if not (isinstance(each, Tensor) and each.dtype == torch.float32 and has_memory(each)):
+            return False
+    return True
 
 
 def contiguous(*given: Tensor) -> tuple[Tensor, ...]:
     """The same values, without gaps."""
-    return tuple(each.contiguous() for each in given)
+    return tuple(map(Tensor.contiguous, given))
 
 
 def gates_bytes(width: int, channels: int) -> int:

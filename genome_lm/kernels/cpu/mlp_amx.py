@@ -160,7 +160,7 @@ def packed_rows(library: ctypes.CDLL, weight: LowPrecisionWeight[Any]) -> Tensor
     if weight.tiles is None:
         rows, row_bytes = len(weight), weight.values.shape[1] * weight.values.itemsize
         tiles = _memory(rows, row_bytes)
-        library.pack_rows(at(weight.values), _SIZE(rows), _SIZE(row_bytes), at(tiles))
+        library.pack_rows(_POINTER(at(weight.values)), _SIZE(rows), _SIZE(row_bytes), _POINTER(at(tiles)))
         weight.tiles = tiles
     return weight.tiles
 
@@ -169,7 +169,7 @@ def packed_columns(library: ctypes.CDLL, values: Tensor) -> Tensor:
     """A matrix (K, N) in bfloat16 as products x @ matrix read it."""
     rows, columns = values.shape
     tiles = _memory(columns, rows * values.itemsize)
-    library.pack_columns(at(values), _SIZE(rows), _SIZE(columns), at(tiles))
+    library.pack_columns(_POINTER(at(values)), _SIZE(rows), _SIZE(columns), _POINTER(at(tiles)))
     return tiles
 
 

@@ -5,6 +5,7 @@ The cuts depend on shapes alone, so that results are the same with any number of
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -69,18 +70,23 @@ def chunks(batch: int, length: int) -> Iterator[Place]:
             yield slice(first, last), slice(start, stop)
 
 
-def chunk_bounds(batch: int, length: int) -> list[int]:
+def chunk_bounds(batch: int, length: int) -> tuple[int, ...]:
     """The first of the batch · length rows of each of `chunks`, and their number."""
+    return _chunk_bounds(batch, length, POSITIONS)
+
+
+@lru_cache(maxsize=64)
+def _chunk_bounds(batch: int, length: int, _sizes: Sizes) -> tuple[int, ...]:
     starts = (sequences.start * length + positions.start for sequences, positions in chunks(batch, length))
-    return [*starts, batch * length]
+    return *starts, batch * length
 
 
-def group_bounds(channels: int, batch: int, length: int, dtype: torch.dtype) -> list[int]:
+def group_bounds(channels: int, batch: int, length: int, dtype: torch.dtype) -> tuple[int, ...]:
     """The first channel of each of `groups`, of a block of so many, and their number."""
     return bounds_of(channels, group_channels(batch, length, channels, dtype))
 
 
-def position_bounds(count: int) -> list[int]:
+def position_bounds(count: int) -> tuple[int, ...]:
     """The first position of each of `row_pieces`, and their number."""
     return bounds_of(count, rows_of_piece(count, POSITIONS))
 

@@ -65,7 +65,7 @@ class RowWork:
         held: object,
     ) -> None:
         self._library, self._room, self._pieces = library, room, len(bounds) - 1
-        array = _array(tuple(bounds))
+        array = _array(tuple(bounds))  # no copy of what is a tuple
         read = ctypes.addressof(operation), ctypes.addressof(tensors), ctypes.addressof(array)
         self._head = _address(function), *read, self._pieces
         self._held = operation, tensors, array, held
@@ -108,10 +108,9 @@ class RowWork:
         return [taker] * min(self._pieces, most_sharing())
 
     def _share(self, function: Any, work: ctypes.Structure) -> None:
-        if not self._pieces:
-            return
-        others = 0 if is_inside_work() or thread_setters() is None else min(self._pieces, most_sharing()) - 1
-        _do(self._library, function, work, self._room, others)
+        if self._pieces:
+            others = 0 if is_inside_work() or thread_setters() is None else min(self._pieces, most_sharing()) - 1
+            _do(self._library, function, work, self._room, others)
 
 
 @dataclass(frozen=True)

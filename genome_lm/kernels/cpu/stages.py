@@ -58,10 +58,12 @@ class View(ctypes.Structure):
             return cls()
         shape, steps = tensor.shape, tensor.stride()
         # A matrix is rows of channels; only what has four dimensions has streams.
-        if len(shape) == 2:  # by far most
-            return cls(tensor.data_ptr(), 0, steps[0] if shape[0] > 1 else 0, 0, shape[1])
-        distances = [step if size > 1 else 0 for step, size in zip(steps[:-1], shape[:-1], strict=True)]
-        return cls(tensor.data_ptr(), *([0] * (len(shape) != 4) + distances + [0, 0])[:3], shape[-1])
+        # Written out, since a call of a sub-block makes a dozen of them.
+        count, at = len(shape), 1 if len(shape) == 4 else 0
+        stream = steps[0] if count == 4 and shape[0] > 1 else 0
+        channel = steps[at] if count > 1 and shape[at] > 1 else 0
+        sequence = steps[at + 1] if count > 2 and shape[at + 1] > 1 else 0
+        return cls(tensor.data_ptr(), stream, channel, sequence, shape[-1])
 
 
 class Shape(ctypes.Structure):
@@ -84,6 +86,7 @@ def _library_or_reason() -> tuple[ctypes.CDLL | None, str]:
         return None, str(error)
 
 
+@functools.cache
 def _library() -> ctypes.CDLL | None:
     return _library_or_reason()[0]
 

@@ -6,6 +6,7 @@ is no compiler, callers keep their form in operations of PyTorch, which is the r
 """
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,7 +104,7 @@ class MlpInC:
 def mlp_sums(work: RowWork, width: int, inner: int) -> Sequence[Tensor]:
     """The weights' gradients, flat: of the norm's weight and bias, b1, b2, w1 and w2, as sub_blocks.h has them."""
     small, large = [width, width, inner, width], [width * inner] * 2
-    return work.sums(sum(small), sum(small + large)).split(small + large)
+    return work.sums(sum(small), sum(small + large)).split_with_sizes(small + large)
 
 
 def mlp_forward_bytes(width: int, inner: int) -> int:
@@ -120,7 +121,7 @@ def has_mlp_in_c() -> bool:
 def fits(given: Any) -> bool:
     """Whether functions in C take a tensor in float32, or a weight in bfloat16, as it lies in memory."""
     if isinstance(given, Tensor):
-        return has_memory(given) and given.dtype == torch.float32 and given.is_contiguous()
+        return given.dtype == torch.float32 and given.is_contiguous() and has_memory(given)
     return isinstance(given, Bfloat16Weight) and given.values.is_contiguous()
 
 
@@ -135,6 +136,7 @@ def values_of(weight: Tensor | Bfloat16Weight) -> Tensor:
     return weight.values if isinstance(weight, Bfloat16Weight) else weight
 
 
+@functools.cache
 def gemm_of(library: ctypes.CDLL, halved: bool) -> int | None:
     """Address of a product of bfloat16 or of float32, in the form of CBLAS."""
     if halved:
@@ -145,6 +147,6 @@ def gemm_of(library: ctypes.CDLL, halved: bool) -> int | None:
     return ctypes.cast(library.float_gemm, _POINTER).value
 
 
-def at(tensor: Tensor | None) -> ctypes.c_void_p:
-    """The address of what a tensor holds."""
-    return _POINTER(None if tensor is None else tensor.data_ptr())
+def at(tensor: Tensor | None) -> int | None:
+    """The address of what a tensor holds, for a field of a structure."""
+    return None if tensor is None else tensor.data_ptr()

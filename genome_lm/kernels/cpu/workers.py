@@ -163,6 +163,7 @@ def own_threads(count: int) -> Iterator[None]:
         setters.mkl(of_mkl)
 
 
+@functools.lru_cache(maxsize=256)
 def rows_of_piece(rows: int, sizes: "Sizes") -> int:
     """Rows of a piece, so that all have about as many.
 
@@ -180,9 +181,10 @@ def rows_of_piece(rows: int, sizes: "Sizes") -> int:
     return max(1, -(-rows // pieces))
 
 
-def bounds_of(count: int, size: int) -> list[int]:
+@functools.lru_cache(maxsize=256)
+def bounds_of(count: int, size: int) -> tuple[int, ...]:
     """The first of each piece of so many rows, and their number: none are no piece."""
-    return [*range(0, count, size), count]
+    return *range(0, count, size), count
 
 
 def runs(pieces: Sequence[_Piece]) -> list[Sequence[_Piece]]:
