@@ -77,13 +77,16 @@ class BatchedMuon(getattr(torch.optim, "Muon", torch.optim.Optimizer)):  # type:
             self._init_group(group, matrices, gradients, momenta)
             by_shape: dict[tuple[int, ...], list[int]] = {}
             for number, gradient in enumerate(gradients):
-                momenta[number].lerp_(gradient, 1 - group["momentum"])
                 by_shape.setdefault(tuple(sorted(gradient.shape)), []).append(number)
-            for numbers in by_shape.values():
-                ahead = [gradients[number].lerp(momenta[number], group["momentum"]) for number in numbers]
+            for shape, numbers in by_shape.items():
+                ours, grads, averages = (
+                    [every[number] for number in numbers] for every in (matrices, gradients, momenta)
+                )
+                torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
+                ahead = torch._foreach_lerp(grads, averages, group["momentum"])
                 updates = _orthogonal(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                for number, update in zip(numbers, updates, strict=True):
-                    _apply(matrices[number], update, group["lr"], group["weight_decay"])
+                torch._foreach_mul_(ours, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(ours, updates, alpha=-group["lr"] * 0.2 * math.sqrt(max(shape)))
         return loss
 
 
@@ -102,11 +105,6 @@ def _orthogonal(
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     both = zip(matrices, x, strict=True)
     return [update.T if each.shape[0] > each.shape[1] else update for each, update in both]
-
-
-def _apply(matrix: Tensor, update: Tensor, lr: float, weight_decay: float) -> None:
-    matrix.mul_(1 - lr * weight_decay)
-    matrix.add_(update, alpha=-lr * 0.2 * math.sqrt(max(matrix.shape)))
 
 
 def _on_cpu(parameters: Sequence[Tensor]) -> bool:

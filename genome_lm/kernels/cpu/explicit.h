@@ -21,10 +21,7 @@ typedef struct {
 } Through;
 
 /* What a thread needs: room for z and norms as in mixer_gates, the last AHEAD values of u of each channel, and y. */
-idx explicit_room(const Explicit *block)
-{
-    return mixer_room(block->mixer) + block->mixer->width * (AHEAD + Z_STEP);
-}
+idx explicit_room(idx width) { return mixer_room(width, width) + width * (AHEAD + Z_STEP); }
 
 /* y of a channel at n positions from `at` on, whose z is in the tile: all within one sequence. u holds the AHEAD
  * values before the tile and those of the tile up to `at`; its own are added. */
@@ -71,7 +68,7 @@ void explicit_forward(const Explicit *block, const Through *through, idx first, 
     const idx width = mixer->width, length = through->length;
     const idx back = through->before ? through->back : least(first % length, BACK + block->count - 1);
     const float *before = through->before ? through->before : through->x + (first - back) * width;
-    float *z = room + AHEAD, *normed = room + 3 * width * Z_STEP, *carry = room + mixer_room(mixer);
+    float *z = room + AHEAD, *normed = room + 3 * width * Z_STEP, *carry = room + mixer_room(width, width);
     float *y = carry + width * AHEAD;
     begin_piece(mixer, 0, 0, z, normed);
     memset(carry, 0, width * AHEAD * sizeof(float));

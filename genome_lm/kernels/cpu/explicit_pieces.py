@@ -1,11 +1,10 @@
 """The Hyena sub-block with explicit filters of few taps in C: see explicit.h and `mixer_pieces`."""
 
 import ctypes
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
@@ -21,8 +20,8 @@ from genome_lm.kernels.cpu.mixer_pieces import (
 from genome_lm.kernels.cpu.partition import Block
 from genome_lm.kernels.cpu.row_work import RowWork, Taker
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
-from genome_lm.kernels.cpu.sub_blocks import at, bytes_of
-from genome_lm.kernels.cpu.torch_private import has_memory
+from genome_lm.kernels.cpu.sub_blocks import at, room_bytes
+from genome_lm.kernels.cpu.workers import share_calls
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 
@@ -57,7 +56,7 @@ class ExplicitInC:
         of_parts = (ctypes.addressof(part.weights) for part in (gates, outward))
         self._block = _Explicit(*of_parts, *map(at, tensors), taps.shape[-1])
         self._back = TAPS - 1 + taps.shape[-1] - 1
-        self._room = bytes_of(library.explicit_room, self._block)
+        self._room = room_bytes(library, "explicit_room", taps.shape[0])
 
     @classmethod
     def of(cls, gates: GatesInC | None, x: Tensor, weights: Any, taps: Tensor) -> "ExplicitInC | None":
@@ -67,23 +66,25 @@ class ExplicitInC:
             return None
         return cls(library, gates, outward, taps, weights.skip) if are_floats((taps, weights.skip)) else None
 
-    def pieces(self, x: Tensor, out: Tensor, z: Tensor | None, bounds: Sequence[int]) -> Sequence[Taker]:
-        """What writes the result to `out`, which may be x, and z, (3D, B, L), unless it is None."""
+    def forward(self, x: Tensor, out: Tensor, z: Tensor | None, bounds: Sequence[int]) -> None:
+        """Write the result to `out`, which may be x, and z, (3D, B, L), unless it is None."""
         length, rows, view = x.shape[1], x.flatten(0, 1), View.of(None if z is None else z.flatten(1))
         if out.data_ptr() != x.data_ptr() or not any(start % length for start in bounds):
-            return self._takers(_Through(at(x), at(out), view, length), bounds)
+            self._work(_Through(at(x), at(out), view, length), bounds).share()
+            return
         works: list[Taker] = []
         for start, stop in pairwise(bounds):
             # What stands before a piece is another piece's, which may write over it.
             back = min(start % length, self._back)
             before = rows[start - back : start].clone()
             self._held = *self._held, before
-            works += self._takers(_Through(at(x), at(out), view, length, at(before), back), (start, stop))
-        return works
+            through = _Through(at(x), at(out), view, length, at(before), back)
+            works += self._work(through, (start, stop)).takers()
+        share_calls(works, one_thread_each=True)
 
-    def _takers(self, through: _Through, bounds: Sequence[int]) -> Sequence[Taker]:
+    def _work(self, through: _Through, bounds: Sequence[int]) -> RowWork:
         function = self._library.explicit_forward
-        return RowWork(self._library, function, self._block, through, bounds, self._room, self).takers()
+        return RowWork(self._library, function, self._block, through, bounds, self._room, self)
 
 
 def through_bytes(width: int) -> int:
@@ -107,12 +108,9 @@ class ExplicitBack(ctypes.Structure):
         return cls(*map(View.of, (*streams, *weights, *sums)), *streams[1].shape[1:])
 
 
-def are_dense(given: Iterable[Tensor]) -> bool:
+def are_dense(given: Sequence[Tensor]) -> bool:
     """Whether all are in float32 on the CPU, and dense along their last dimension."""
-    for each in given:
-        if each.dtype != torch.float32 or (each.stride(-1) != 1 and each.shape[-1] != 1) or not has_memory(each):
-            return False
-    return True
+    return are_floats(given) and all(each.stride(-1) == 1 or each.shape[-1] == 1 for each in given)
 
 
 class ExplicitBackInC:

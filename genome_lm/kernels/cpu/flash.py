@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.mlp_amx import library_with_tiles
 from genome_lm.kernels.cpu.row_work import RowWork
+from genome_lm.kernels.cpu.sub_blocks import room_bytes
 from genome_lm.kernels.cpu.torch_private import has_memory
 from genome_lm.kernels.numerics import outside_autocast
 
@@ -97,7 +98,5 @@ class _Flash(ctypes.Structure):
 
 
 def _work(library: ctypes.CDLL, function: Any, flash: _Flash, pieces: int) -> RowWork:
-    size = library.flash_room
-    size.restype = ctypes.c_ssize_t
-    floats: int = size(ctypes.c_ssize_t(flash.length), ctypes.c_ssize_t(flash.channels))
-    return RowWork(library, function, flash, flash, range(pieces + 1), 4 * floats, None)
+    room = room_bytes(library, "flash_room", flash.length, flash.channels)
+    return RowWork(library, function, flash, flash, range(pieces + 1), room, None)

@@ -23,7 +23,7 @@ typedef struct {
 } HeadRows;
 
 /* Floats of the room that a thread needs. */
-idx head_room(const Head *head) { return (2 * HEAD_ROWS + 2) * head->width; }
+idx head_room(idx width) { return (2 * HEAD_ROWS + 2) * width; }
 
 /* The norm of up to HEAD_ROWS rows, each of `width` values in `normed`, and their logits. */
 static void row_logits(const Head *head, const float *x, idx n, float *normed, float logits[HEAD_ROWS][SYMBOLS])

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.row_work import RowWork
-from genome_lm.kernels.cpu.sub_blocks import at, bytes_of, fits
+from genome_lm.kernels.cpu.sub_blocks import at, fits, room_bytes
 from genome_lm.kernels.cpu.workers import Sizes, bounds_of, rows_of_piece
 from genome_lm.kernels.numerics import outside_autocast
 
@@ -51,7 +51,7 @@ class HeadInC:
         self._held = norm_weight, norm_bias, embedding, embedding.T.contiguous()
         self._library, self._width = library, embedding.shape[1]
         self._head = _Head(*map(at, self._held), self._width, eps)
-        self._room = bytes_of(library.head_room, self._head)
+        self._room = room_bytes(library, "head_room", self._width)
 
     def forward(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Weighted losses, (N,), of x (N, D), targets (N,) below 16 in int32 and weights (N,)."""

@@ -29,7 +29,7 @@ typedef struct {
 } Gates;
 
 /* Floats of the room that a thread needs. */
-idx mixer_room(const Mixer *mixer) { return 3 * mixer->channels * Z_STEP + 2 * TILE_ROWS * mixer->width; }
+idx mixer_room(idx width, idx channels) { return 3 * channels * Z_STEP + 2 * TILE_ROWS * width; }
 
 /* z of up to TILE_ROWS rows of x, with its bias, to rows of Z_STEP. */
 static void project_tile(const Mixer *mixer, const float *x, idx rows, float *z, float *normed)
@@ -131,7 +131,7 @@ typedef struct {
 static inline idx step_of(View v) { return v.channel > v.length ? v.channel : v.length; }
 
 /* Floats of the room that a thread needs. */
-idx mixer_out_room(const Outward *outward) { return outward->width * HALF_STEP / 2; }
+idx mixer_out_room(idx width) { return width * HALF_STEP / 2; }
 
 /* Write x + out_proj(y) of some rows: y of `step` columns a channel, rounded if products are. */
 static void add_projected(const Outward *outward, const void *y, idx step, const float *x, float *out, idx rows)
@@ -197,10 +197,7 @@ static inline MixerSums mixer_sums(float *sums, idx width, idx channels, int of_
 }
 
 /* Floats of the room that a thread needs. */
-idx mixer_back_room(const Mixer *mixer)
-{
-    return 3 * TILE_ROWS * mixer->width + 4 * mixer->channels * HALF_STEP / 2;
-}
+idx mixer_back_room(idx width, idx channels) { return 3 * TILE_ROWS * width + 4 * channels * HALF_STEP / 2; }
 
 static inline View rows_at(const float *data, idx width) { return (View){(float *)data, 0, width, 0, width}; }
 

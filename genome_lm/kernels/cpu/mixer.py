@@ -205,7 +205,7 @@ def _forward_in_c(
     z = None if kept is None else workspace.lend_rows((3 * x.shape[-1], *x.shape[:-1]), x.dtype)
     if kept is not None and z is not None:
         kept[blocks[0]] = z
-    share_calls(in_c.pieces(x, out, z, chunk_bounds(*x.shape[:-1])), one_thread_each=True)
+    in_c.forward(x, out, z, chunk_bounds(*x.shape[:-1]))
     return True
 
 
@@ -221,8 +221,8 @@ def _gated_input(normed: Normed, part: BlockWeights, kept_z: Tensor | None, othe
     )
     in_c = GatesInC.of(normed, part)
     if in_c is not None:
-        work = in_c.into(x0, u, None if kept_z is None else kept_z.flatten(0, 1), chunk_bounds(batch, length))
-        share_calls([*others, *work.takers()], one_thread_each=True)
+        z = None if kept_z is None else kept_z.flatten(0, 1)
+        in_c.into(x0, u, z, chunk_bounds(batch, length)).share(others)
         return x0, u
     last = part.taps.shape[-1] - 1
 

@@ -3,7 +3,7 @@
 A block's in-projection was kept, or is computed again. Its gradient is written over it, group by group of channels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Norme
 from genome_lm.kernels.cpu.mixer_pieces import BackInC, GatesInC, OutwardInC
 from genome_lm.kernels.cpu.partition import (
     Block,
+    Pieces,
     Place,
     blocks_of,
     chunk_bounds,
@@ -118,18 +119,20 @@ class _BlockStep(NamedTuple):
         _, batch, length = self.z.shape
         y = workspace.take_rows("mixer.x0", (self.block[1] - self.block[0], batch, length), self.z.dtype)
         # First the gradient of y; a group's y takes its place.
-        share_calls([*self.convolutions.pieces(), *self._gradient_pieces(y)], one_thread_each=True)
+        self._write_gradient(y, self.convolutions.pieces())
         self._convolve_groups(y)
         return y
 
-    def _gradient_pieces(self, dy: Tensor) -> Sequence[Callable[[], None]]:
-        """What writes the gradient of y."""
+    def _write_gradient(self, dy: Tensor, others: Pieces) -> None:
+        """Write the gradient of y, and share other work together with that."""
         in_c, rows = OutwardInC.of(self.grad, self.weights), self.grad.shape[0] * self.grad.shape[1]
         if in_c is not None:
-            return in_c.back_into(self.grad, self.block, dy, position_bounds(rows)).takers()
+            in_c.back_into(self.grad, self.block, dy, position_bounds(rows)).share(others)
+            return
         w_out = _out_of_block(self.weights.w_out, self.block)
         pieces = zip(row_pieces(self.grad), column_pieces(dy), strict=True)
-        return [partial(write_gradient_channels, w_out, *piece) for piece in pieces]
+        gradients = (partial(write_gradient_channels, w_out, *piece) for piece in pieces)
+        share_calls([*others, *gradients], one_thread_each=True)
 
     def _convolve_groups(self, y: Tensor) -> None:
         """`_convolve` all groups of channels, in C if it can be."""
@@ -141,10 +144,10 @@ class _BlockStep(NamedTuple):
         dskip = self.sums.skip[of_block, None, None]
         sums = dskip, dtaps, dtap_bias[..., None, None], db_in[..., None, None]
         shape = *y.shape[1:], y.dtype
-        if self.convolutions.explicit is None:
+        if (explicit := self.convolutions.explicit) is None:
             between = StreamsBackInC.of(first, streams, weights, sums)
         else:
-            between, (kernel, grad_kernel) = None, self.convolutions.explicit
+            between, (kernel, grad_kernel) = None, explicit
             given = streams, (kernel, *weights), (grad_kernel, *sums)
             bounds = group_bounds(len(y), *shape)
             if (many := BlocksInC.of(kernel, y)) is not None:

@@ -16,8 +16,8 @@ from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.partition import Block
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.stages import TAPS, View
-from genome_lm.kernels.cpu.sub_blocks import at, bytes_of, gemm_of, values_of
-from genome_lm.kernels.cpu.torch_private import has_memory
+from genome_lm.kernels.cpu.sub_blocks import at, gemm_of, room_bytes, values_of
+from genome_lm.kernels.cpu.torch_private import WITH_MEMORY
 
 TILE_ROWS, AHEAD = 256, 16
 """Positions of a tile, and what stands before it in a row, of mixer.h."""
@@ -80,7 +80,7 @@ class GatesInC:
         streams, width = w_in.shape
         self.weights = _Mixer(*map(Tensor.data_ptr, self._held), gemm, width, streams // 3, normed.eps, halved)
         self.library, self.x = library, normed.x
-        self._room = bytes_of(library.mixer_room, self.weights)
+        self._room = room_bytes(library, "mixer_room", width, streams // 3)
 
     @classmethod
     def of(cls, normed: Any, part: Any) -> "GatesInC | None":
@@ -116,7 +116,7 @@ class OutwardInC:
             *map(Tensor.data_ptr, self._held), gemm, weights.b_out.shape[0], _is_rounded(weights.w_out)
         )
         self._library = library
-        self._room = bytes_of(library.mixer_out_room, self.weights)
+        self._room = room_bytes(library, "mixer_out_room", self.weights.width)
 
     @classmethod
     def of(cls, x: Tensor, weights: Any) -> "OutwardInC | None":
@@ -174,7 +174,7 @@ class BackInC:
         views = (View.of(each.flatten(1)) for each in (dz, y))
         self._back = _Back(at(gates.x), at(grad), *views, *targets, adds)
         self._shape, self._to_input = (len(dz), len(y), grad.shape[-1]), to_input
-        self._room = bytes_of(gates.library.mixer_back_room, gates.weights)
+        self._room = room_bytes(gates.library, "mixer_back_room", gates.weights.width, gates.weights.channels)
 
     def sums(self, bounds: Sequence[int], others: Sequence[Callable[[], None]] = ()) -> Sequence[Tensor]:
         """Do all rows of x in pieces, and give the gradients of w_in, (3C, D), and w_out, (D, C).
@@ -205,8 +205,8 @@ def _is_rounded(weight: Any) -> bool:
 
 def are_floats(given: Iterable[Any]) -> bool:
     """Whether all are tensors of float32 on the CPU."""
-    for each in given:
-        if not (isinstance(each, Tensor) and each.dtype == torch.float32 and has_memory(each)):
+    for each in given:  # `has_memory` written out, since a call of a sub-block asks for two dozen tensors
+        if type(each) not in WITH_MEMORY or each.dtype != torch.float32 or not each.is_cpu:
             return False
     return True
 

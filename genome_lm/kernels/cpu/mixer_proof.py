@@ -18,7 +18,6 @@ from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.stages import MOST_TAPS, gates_in
 from genome_lm.kernels.cpu.taps import Blocks, ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import has_real_transforms
-from genome_lm.kernels.cpu.workers import share_calls
 
 BATCH, LENGTH, WIDTH = 3, 1_100, 24
 """More positions than a tile of explicit.h."""
@@ -95,7 +94,7 @@ class _InC:
             self._outward.into(self._x, y, out, BOUNDS).share()
             return out
         block = ExplicitInC(self._library, self._gates, self._outward, kernel, self._weights.skip)
-        share_calls(block.pieces(self._x, out, None, BOUNDS))
+        block.forward(self._x, out, None, BOUNDS)
         return out
 
     def _blocks(self, kernel: Tensor, like: Tensor) -> BlocksInC:

@@ -74,9 +74,12 @@ class RowWork:
         """Calls, one for each thread, that do all pieces together; for work that Python hands out with them."""
         return self._takers(self._library.take_pieces, _Work(*self._head))
 
-    def share(self) -> None:
-        """Do all pieces."""
-        self._share(self._library.take_pieces, _Work(*self._head))
+    def share(self, others: Sequence[Callable[[], None]] = ()) -> None:
+        """Do all pieces, and other work that threads share together with them."""
+        if others:
+            share_calls([*others, *self.takers()], one_thread_each=True)
+        else:
+            self._share(self._library.take_pieces, _Work(*self._head))
 
     def sums(self, zeros: int, floats: int, others: Sequence[Callable[[], None]] = ()) -> Tensor:
         """Do all pieces, and give the sums over them.

@@ -137,7 +137,7 @@ static inline void gelu_back_row(
 }
 
 /* Floats of the room that a thread needs. */
-idx mlp_room(const Mlp *mlp) { return ROWS * (3 * mlp->width + 3 * mlp->inner + 1); }
+idx mlp_room(idx width, idx inner) { return ROWS * (3 * width + 3 * inner + 1); }
 
 /* out = x + fc2(gelu(fc1(norm(x)))) of rows [first, first + rows); out may be x. Unless it is 0, `kept` gets the hidden
  * layer before its bias, for `mlp_backward`. */

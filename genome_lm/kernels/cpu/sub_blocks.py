@@ -54,9 +54,9 @@ class MlpInC:
         self._held = tuple(map(values_of, weights))
         halved = isinstance(weights.w1, Bfloat16Weight)
         inner, width = self._held[2].shape
-        pointers = [each.data_ptr() for each in self._held]
+        pointers = map(Tensor.data_ptr, self._held)
         self._library, self._mlp = library, _Mlp(*pointers, gemm, width, inner, eps, halved)
-        self._room = bytes_of(library.mlp_room, self._mlp)
+        self._room = room_bytes(library, "mlp_room", width, inner)
 
     @classmethod
     def of(cls, x: Tensor, weights: Any, eps: float) -> "MlpInC | None":
@@ -125,10 +125,12 @@ def fits(given: Any) -> bool:
     return isinstance(given, Bfloat16Weight) and given.values.is_contiguous()
 
 
-def bytes_of(function: Any, of: ctypes.Structure) -> int:
-    """Bytes of what a function in C gives that counts floats of room."""
-    function.restype = _SIZE
-    return 4 * int(function(ctypes.byref(of)))
+@functools.cache
+def room_bytes(library: ctypes.CDLL, function: str, *sizes: int) -> int:
+    """Bytes of the floats of room that a function in C counts, given sizes."""
+    count = getattr(library, function)
+    count.restype = _SIZE
+    return 4 * int(count(*map(_SIZE, sizes)))
 
 
 def values_of(weight: Tensor | Bfloat16Weight) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _failures: dict[str, str] = {}
-_WITH_MEMORY = Tensor, torch.nn.Parameter
+WITH_MEMORY = Tensor, torch.nn.Parameter
 _IS_X86_LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
@@ -332,7 +332,7 @@ def _changes() -> None:
 
 def has_memory(given: Tensor) -> bool:
     """Whether it is on the CPU and no subclass, which may hold no values: a `FakeTensor` tells shapes alone."""
-    return given.is_cpu and type(given) in _WITH_MEMORY
+    return given.is_cpu and type(given) in WITH_MEMORY
 
 
 def is_watched() -> bool:
