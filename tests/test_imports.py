@@ -13,6 +13,7 @@ LAYERS = [
         "allocator",
         "alphabet",
         "assemblies",
+        "compiler",
         "compression",
         "config",
         "direction",

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from genome_lm import compiler
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.cpu import compiler, long_fft, products, proof, stages
+from genome_lm.kernels.cpu import long_fft, products, proof, stages
+from genome_lm.kernels.cpu.torch_private import openmp_library
 
 TILE = 1_024  # of stages.c
 SOURCE = Path(stages.__file__).with_suffix(".c")
@@ -80,7 +82,7 @@ def test_what_lies_on_another_device_is_left_to_pytorch(monkeypatch: pytest.Monk
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small C source, with a cache of its own and a test that always passes."""
-    if shutil.which("cc") is None or compiler.openmp_library() is None:
+    if shutil.which("cc") is None or openmp_library() is None:
         pytest.skip("no C compiler, or no OpenMP library")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(compiler, "_prove", lambda *_: None)
@@ -90,7 +92,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def compiled(source: Path) -> ctypes.CDLL:
-    return compiler.compiled(source, "genome_lm.kernels.cpu.proof")
+    return compiler.compiled(source, "genome_lm.kernels.cpu.proof", openmp_library())
 
 
 def kept(tmp_path: Path) -> Path:
@@ -201,7 +203,7 @@ def test_without_a_home_the_folder_is_temporary_and_private(
 def test_what_fails_its_test_is_neither_kept_nor_loaded(
     code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if compiler.openmp_library() is None or shutil.which("cc") is None:
+    if openmp_library() is None or shutil.which("cc") is None:
         pytest.skip("no C compiler, or no OpenMP library")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "bad.c").write_text(code)
@@ -239,8 +241,7 @@ def test_a_user_without_home_and_entry_has_a_folder(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("becoming another user takes root")
     code = (
-        "import os; from genome_lm.kernels.cpu.compiler import _cache; "
-        "os.setuid(54321); os.environ.pop('HOME'); print(_cache())"
+        "import os; from genome_lm.compiler import _cache; os.setuid(54321); os.environ.pop('HOME'); print(_cache())"
     )
     env = {**os.environ, "HOME": "/", "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": ""}
     run = subprocess.run(

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genome_lm.compiler import compiled
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.cpu.compiler import compiled
-from genome_lm.kernels.cpu.torch_private import has_memory, layer_norm, layer_norm_backward
+from genome_lm.kernels.cpu.torch_private import has_memory, layer_norm, layer_norm_backward, openmp_library
 from genome_lm.kernels.cpu.workspace import workspace
 
 TAPS = 3
@@ -80,8 +80,11 @@ class Shape(ctypes.Structure):
 
 @functools.cache
 def _library_or_reason() -> tuple[ctypes.CDLL | None, str]:
+    openmp = openmp_library()
+    if openmp is None:
+        return None, "PyTorch runs without an OpenMP library"
     try:
-        return compiled(Path(__file__).with_suffix(".c"), "genome_lm.kernels.cpu.proof"), ""
+        return compiled(Path(__file__).with_suffix(".c"), "genome_lm.kernels.cpu.proof", openmp), ""
     except GenomeLMError as error:
         return None, str(error)
 

@@ -1,7 +1,7 @@
-"""C sources of this package, compiled where they run: with the machine's instructions, on the threads of PyTorch.
+"""C sources of this package, compiled where they run: with the machine's instructions.
 
-Nothing depends on it. Without a compiler, a place for the result or an OpenMP library to share (outside Linux) there
-is no library, and callers take their plain form.
+Nothing depends on it. Without a compiler or a place for the result, and outside Linux, there is no library, and
+callers take their plain form.
 
 What is loaded runs as this user. So it is kept in a folder that nobody else can write to, under a name that holds its
 digest, and it gets there after a process of its own has tested it. The bytes that were checked are the ones that are
@@ -25,9 +25,8 @@ from pathlib import Path
 
 import genome_lm
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels.cpu.torch_private import openmp_library
 
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 """Compilers make vectors of half the width that AVX-512 has unless they are told; others have no such flag."""
 PATIENCE = 120
@@ -37,21 +36,22 @@ LARGEST = 1 << 24
 _TEST = "import sys; sys.path.insert(0, sys.argv[1]); from {0} import main; sys.exit(main(sys.argv[2]) or 0)"
 
 
-def compiled(source: Path, test: str) -> ctypes.CDLL:
+def compiled(source: Path, test: str, openmp: str | None = None) -> ctypes.CDLL:
     """The library of a C source, compiled and tested once for each kind of processor, and kept.
 
     Args:
         source: The C source; it may include headers that lie beside it.
         test: Module whose `main(file)` looks whether a library computes right; gives "" or what is wrong.
+        openmp: The OpenMP library whose threads the source uses; None if it uses none.
 
     Raises:
         GenomeLMError: If there is none, with the reason and the way out.
     """
-    openmp = openmp_library()
-    if openmp is None:
-        raise GenomeLMError("not Linux, or PyTorch runs without an OpenMP library")
+    if sys.platform != "linux":
+        raise GenomeLMError("not Linux")
     try:
-        key = hashlib.sha256("\0".join([*_texts(source), *FLAGS, *WIDE, openmp, _processor()]).encode()).hexdigest()
+        parts = [*_texts(source), *FLAGS, *WIDE, openmp or "", _processor()]
+        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
         name = f"{source.stem}-{key[:16]}"
         with _private_folder() as (path, folder):
             content = _kept(path, folder, name)
@@ -69,16 +69,16 @@ def _texts(source: Path) -> list[str]:
     return [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
 
 
-def _compile(source: Path, openmp: str) -> bytes:
+def _compile(source: Path, openmp: str | None) -> bytes:
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise GenomeLMError("no C compiler: install one (cc), or name it in CC")
     with tempfile.TemporaryDirectory() as folder:
         parts, library = Path(folder, "parts.o"), Path(folder, "library.so")
         for command in (
-            [compiler, *FLAGS, *WIDE, "-c", str(source), "-o", str(parts)],
+            [compiler, *FLAGS, *WIDE, *(["-fopenmp"] if openmp else []), "-c", str(source), "-o", str(parts)],
             # Not by -fopenmp, which would bring a second runtime, with threads of its own.
-            [compiler, "-shared", str(parts), openmp, "-o", str(library)],
+            [compiler, "-shared", str(parts), *([openmp] if openmp else []), "-o", str(library)],
         ):
             subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
         return library.read_bytes()
