@@ -28,14 +28,17 @@ _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder=
 class ChunkDecoder:
     """The codes of a chunk's bases from its bytes, or what a table makes of them.
 
+    Attributes:
+        table: 256 bytes. What each code becomes; None for codes.
+
     Args:
         chunk: Bases of a chunk.
-        table: (256,) uint8. What each code becomes; None for codes.
+        table: (256,) uint8. The same.
     """
 
     def __init__(self, chunk: int, table: Codes | None = None) -> None:
         self._lz4, self._blosc = require("numcodecs.lz4").decompress, require("numcodecs.blosc").decompress
-        self._table = None if table is None else table.tobytes()
+        self.table = None if table is None else table.tobytes()
         self._chunk, self._plane = chunk, chunk // _PLANES
         self._size = chunk.to_bytes(4, "little")
         # Of another size, the codes at the chunk's end lie outside of the planes.
@@ -90,7 +93,7 @@ class ChunkDecoder:
         return planes.startswith(self._before_mask, 2 * self._plane) and planes.endswith(self._behind_mask)
 
     def _looked_up(self, codes: bytes) -> Codes:
-        looked_up = codes if self._table is None else codes.translate(self._table)
+        looked_up = codes if self.table is None else codes.translate(self.table)
         return np.frombuffer(bytearray(looked_up), dtype=np.uint8)
 
 

@@ -7,6 +7,7 @@ codec, https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/).
 and no thread, lock or file position is involved, so that a reader works in forked processes too.
 """
 
+import ctypes
 from collections import OrderedDict
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from genome_lm.errors import GenomeLMError
 from genome_lm.genome.bit_planes import ChunkDecoder
 from genome_lm.genome.codes import Codes
+from genome_lm.genome.first_windows import ChunksInC, FirstWindows
 from genome_lm.genome.layout import COMPRESSION, Sharding
 from genome_lm.genome.shard_files import Range, ShardFiles
 from genome_lm.optional import require
@@ -103,6 +105,12 @@ def _checksum_of(data: bytes) -> int:
 class Chunks:
     """The chunks of the sequence array, by number, from its files.
 
+    Attributes:
+        chunk: Bases of a chunk.
+        count: Chunks.
+        is_near: Whether the files are on this machine.
+        touched: 1 for each chunk that was read.
+
     Args:
         files: The files of the shards.
         sharding: How it is cut.
@@ -112,10 +120,13 @@ class Chunks:
     def __init__(self, files: ShardFiles, sharding: Sharding, checksums: npt.NDArray[np.uint32]) -> None:
         self.chunk, self.count = sharding.chunk, -(-sharding.bases // sharding.chunk)
         self._files, self._per_shard = files, sharding.shard // sharding.chunk
+        self.is_near = files.is_near
         self._most = sharding.chunk + _BLOSC_HEADER + _CHECKSUM
-        self._checksums = checksums.data
-        self._touched = bytearray(self.count)
+        self._checksums = np.ascontiguousarray(checksums, dtype=np.uint32).data
+        self.touched = bytearray(self.count)
         self._indexes: dict[int, memoryview] = {}
+        shards = -(-self.count // self._per_shard)
+        self._index_places, self._descriptors = (ctypes.c_void_p * shards)(), (ctypes.c_int * shards)()
         self._codec = _codec()
 
     def announce(self, numbers: npt.NDArray[np.integer]) -> None:
@@ -150,18 +161,18 @@ class Chunks:
         last = first + length
         if last > self.chunk or not length:
             return self._first_of_many(start, start + length, decoder)
-        if self._touched[number] or not self._files.is_near:
+        if self.touched[number] or not self.is_near:
             return None
-        self._touched[number] = 1
+        self.touched[number] = 1
         return self._part(number, self._packed(number), first, last, decoder)
 
     def _first_of_many(self, start: int, end: int, decoder: ChunkDecoder) -> Codes | None:
         """What `first_window` gives of positions in several chunks."""
         chunk = self.chunk
         first, last = start // chunk, (end - 1) // chunk
-        if start == end or not self._files.is_near or self._touched.find(1, first, last + 1) >= 0:
+        if start == end or not self.is_near or self.touched.find(1, first, last + 1) >= 0:
             return None
-        self._touched[first : last + 1] = b"\1" * (last + 1 - first)
+        self.touched[first : last + 1] = b"\1" * (last + 1 - first)
         window = np.empty(end - start, dtype=np.uint8)
         for run in range(first, last + 1, RUN):
             for number, data in enumerate(self.packed(run, min(RUN, last + 1 - run)), run):
@@ -220,7 +231,7 @@ class Chunks:
         Raises:
             GenomeLMError: If they are damaged.
         """
-        self._touched[number] = 1
+        self.touched[number] = 1
         return self._part(number, data, 0, self.chunk, decoder)
 
     def _part(self, number: int, data: bytes, first: int, last: int, decoder: ChunkDecoder) -> Codes:
@@ -246,7 +257,29 @@ class Chunks:
                 raise self._damaged(shard)
             numbers = np.frombuffer(tail, "<u8", 2 * self._per_shard).astype(np.uint64, copy=False)
             index = self._indexes[shard] = numbers.data
+            descriptor = self._files.descriptor(shard)
+            if descriptor is not None:
+                self._descriptors[shard], self._index_places[shard] = descriptor, numbers.ctypes.data
         return index
+
+    def in_c(self, table: bytes | None) -> ChunksInC:
+        """What C reads from. It stays valid while this object lives.
+
+        Args:
+            table: 256 bytes. What each code becomes; None for codes.
+        """
+        looked_up = np.frombuffer(bytes(range(256)) if table is None else table, dtype=np.uint8)
+        arrays = (
+            np.frombuffer(self._checksums, dtype=np.uint32),
+            np.frombuffer(self.touched, dtype=np.uint8),
+            looked_up,
+        )
+        checksums, touched, table_place = (array.ctypes.data for array in arrays)
+        indexes, files = ctypes.addressof(self._index_places), ctypes.addressof(self._descriptors)
+        sizes = self.chunk, self._per_shard, self.count
+        chunks = ChunksInC(*sizes, checksums, touched, indexes, files, table_place)
+        chunks.arrays = arrays  # keeps their memory
+        return chunks
 
     def _damaged(self, shard: int) -> GenomeLMError:
         return GenomeLMError(f"{self._files.name(shard)}: missing, damaged, or of another store; build it again")
@@ -274,6 +307,7 @@ class ChunkReader:
     def __init__(self, chunks: Chunks, cache_bytes: int, table: Codes | None = None) -> None:
         self._chunks = chunks
         self._decoder = ChunkDecoder(chunks.chunk, table)
+        self._first = FirstWindows(chunks, self._decoder)
         self._cache: OrderedDict[int, Codes] = OrderedDict()
         self._packed: dict[int, bytes] = {}  # of the present read, the chunks behind the one that was decoded last
         self._room = max(1, min(chunks.count, cache_bytes // chunks.chunk))
@@ -283,7 +317,7 @@ class ChunkReader:
 
     def window(self, start: int, length: int) -> Codes:
         """The codes from position `start` on, (length,) uint8."""
-        codes = self._chunks.first_window(start, length, self._decoder)
+        codes = self._first.read(start, length)
         if codes is None:
             codes = np.empty(length, dtype=np.uint8)
             self._read_kept(start, codes)

@@ -226,6 +226,9 @@ class RemoteShards:
             return self._result(replies, shard)
         return self._files.start([_Request(self._file(shard), -size, None)], True).result()[0] or b""
 
+    def descriptor(self, shard: int) -> None:
+        """See `ShardFiles`."""
+
     def read(self, place: Range) -> bytes:
         """See `ShardFiles`.
 

@@ -10,6 +10,7 @@ from genome_lm.alphabet import NUCLEOTIDES, A, N
 from genome_lm.genome.bit_planes import ChunkDecoder
 from genome_lm.genome.chunks import ANNOUNCED, RUN, Chunks, chunks_of
 from genome_lm.genome.codes import CODE_TO_TOKEN, Codes
+from genome_lm.genome.first_windows import FirstWindows
 
 _BLOCK = 1 << 16
 """Bases unpacked at one time, so that what lies between stays in the processor's cache."""
@@ -38,6 +39,7 @@ class ResidentTokens(ABC):
         self._absent = chunks.count
         self._waiting: dict[int, Codes] = {}
         self._decoder = ChunkDecoder(chunks.chunk, CODE_TO_TOKEN)
+        self._first = FirstWindows(chunks, self._decoder)
 
     @staticmethod
     @abstractmethod
@@ -46,7 +48,7 @@ class ResidentTokens(ABC):
 
     def window(self, start: int, length: int) -> Codes:
         """The tokens from position `start` on, (length,) uint8."""
-        tokens = self._chunks.first_window(start, length, self._decoder)
+        tokens = self._first.read(start, length)
         if tokens is not None:
             return tokens
         if not length:

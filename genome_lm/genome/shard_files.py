@@ -31,6 +31,9 @@ class ShardFiles(Protocol):
     def tail(self, shard: int, size: int) -> bytes:
         """The last `size` bytes of a file; fewer, perhaps none, if it has fewer or can't be read."""
 
+    def descriptor(self, shard: int) -> int | None:
+        """The descriptor of a file on this machine whose tail was read; None of other files."""
+
     def read(self, place: Range) -> bytes:
         """The bytes of a range; fewer if the file ends before."""
 
@@ -82,6 +85,10 @@ class LocalShards:
                 return None
             self._open[shard] = file
         return os.fstat(self._open[shard]).st_size
+
+    def descriptor(self, shard: int) -> int:
+        """See `ShardFiles`."""
+        return self._open[shard]
 
     def read(self, place: Range) -> bytes:
         """See `ShardFiles`; its `tail` was read before."""

@@ -69,14 +69,15 @@ class ContigTable:
         return np.diff(self.starts)
 
     @cached_property
-    def _index(self) -> dict[str, int]:
+    def numbers(self) -> dict[str, int]:
+        """Number of each contig, by name."""
         return {name: index for index, name in enumerate(self.names)}
 
     def __len__(self) -> int:
         return len(self.headers)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._index
+        return name in self.numbers
 
     def index(self, name: str) -> int:
         """Number of a contig.
@@ -85,10 +86,10 @@ class ContigTable:
             GenomeLMError: If there is none of this name; similar names are given.
         """
         try:
-            return self._index[name]
+            return self.numbers[name]
         except KeyError:
             others = name.removeprefix("chr"), f"chr{name}"
-            close = [o for o in others if o in self._index] or difflib.get_close_matches(
+            close = [o for o in others if o in self.numbers] or difflib.get_close_matches(
                 name, self.names[:10_000], n=3
             )
             hint = f"did you mean {' or '.join(close)}?" if close else f"the first is {self.names[0]!r}"
@@ -229,7 +230,14 @@ class GenomeStore:
             raise GenomeLMError(f"strand {strand!r}: use '+' or '-'")
         if end < start:
             raise GenomeLMError(f"{contig}:{start}-{end}: the end is before the start")
-        return self._fetch_one(self.contigs.index(contig), start, end - start, strand == "-", pad, output)
+        number = self.contigs.numbers.get(contig)
+        if number is None:
+            number = self.contigs.index(contig)  # tells
+        if strand == "+" and output == "tokens" and start >= 0:  # by far most
+            offset = self._starts[number]
+            if offset + end <= self._starts[number + 1]:
+                return self._reader("tokens").window(offset + start, end - start)
+        return self._fetch_one(number, start, end - start, strand == "-", pad, output)
 
     def fetch_many(
         self,
