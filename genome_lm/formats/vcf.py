@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import open_input, read_blocks
 from genome_lm.genome import GenomeStore
-from genome_lm.genome.variants import Variant, why_not
+from genome_lm.genome.variants import Variant, announced, why_not
 from genome_lm.optional import require
 
 COLUMNS = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO"]
@@ -58,6 +58,11 @@ class Record(NamedTuple):
         """Place and ID, as an error can print them."""
         text = f"{self.contig}:{self.start + 1} {'' if self.name == '.' else self.name}".strip()
         return text.encode(errors="backslashreplace").decode()
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Start and end of REF."""
+        return self.start, self.start + len(self.ref)
 
     @property
     def end(self) -> int:
@@ -308,7 +313,7 @@ def survey_records(path: Path, name: Path, store: GenomeStore, rename: Callable[
     for line in header:
         if line.startswith(f"##INFO=<ID={PREFIX}"):
             survey.keys[re.split("[,>]", line.removeprefix("##INFO=<ID="))[0]] = "its header"
-    for record in records:
+    for record in announced(store, records, lambda record: (rename(record.contig), *record.span)):
         survey.add(record)
     return survey
 

@@ -1,8 +1,10 @@
 """Variants of a genome: their alleles, why one can't be scored, and the scores of many."""
 
 import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Floats = npt.NDArray[np.float64]
+_Item = TypeVar("_Item")
+TOGETHER = 512
+"""Variants whose REFs are asked for together of a store at a URL."""
 
 REASONS = {
     "unknown_contig": "the genome has no contig of this name",
@@ -96,6 +101,11 @@ class Variant(NamedTuple):
     end: int | None = None
     inserted: str = ""
     unclear: str = ""
+
+    @property
+    def span(self) -> tuple[str, int, int]:
+        """Contig, start and end of REF."""
+        return self.contig, self.start, self.start + len(self.ref)
 
     @property
     def kind(self) -> str:
@@ -180,6 +190,34 @@ def _mean(of_strands: Floats) -> Floats:
     """(n, 2) → (n,): the mean over the strands; that of one where the other has none."""
     there = ~np.isnan(of_strands)
     return np.where(there.any(1), np.nansum(of_strands, 1) / np.maximum(1, there.sum(1)), np.nan)
+
+
+def announced(
+    store: GenomeStore, items: Iterable[_Item], place: Callable[[_Item], tuple[str, int, int]]
+) -> Iterator[_Item]:
+    """Items as they come. Of a store at a URL, the bases at some of them are asked for together before they come.
+
+    Args:
+        store: The genome.
+        items: What has a place in it.
+        place: Contig, start and end of an item; it need not be in the genome.
+    """
+    if not store.is_remote:
+        yield from items
+        return
+    left, ready = iter(items), list[_Item]()
+    while group := list(islice(left, TOGETHER)):
+        inside = []
+        for name, start, end in map(place, group):
+            number = store.contigs.numbers.get(name)
+            if number is not None and 0 <= start < end <= store.contigs.lengths[number]:
+                inside.append((number, start, end))
+        if inside:
+            contigs, starts, ends = np.array(inside, dtype=np.int64).T
+            store.announce(contigs, starts, ends - starts)
+        yield from ready
+        ready = group
+    yield from ready
 
 
 def why_not(store: GenomeStore, variant: Variant) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from genome_lm.alphabet import LETTER_TO_TOKEN, MASK, NUCLEOTIDES, PAD, Tokens, letters, reverse_complement
 from genome_lm.genome import GenomeStore
-from genome_lm.genome.variants import Variant, VariantScores, why_not
+from genome_lm.genome.variants import Variant, VariantScores, announced, why_not
 from genome_lm.model import HyenaLM
 from genome_lm.model.likelihood import hidden_table
 from genome_lm.strands import Strands, orientations
@@ -62,7 +62,8 @@ def score_substitutions(
         The scores. `site_…` has what is expected at `start`, NaN if that is not among the hidden bases. `context` is
         what was read before and behind the first of these; `scored` is their number.
     """
-    reasons = [why_not(store, each) or _why_no_site(each, flank) for each in variants]
+    checked = announced(store, variants, lambda variant: variant.span)
+    reasons = [why_not(store, each) or _why_no_site(each, flank) for each in checked]
     of_site: dict[_Site, list[int]] = {}
     for number, variant in enumerate(variants):
         if not reasons[number]:
@@ -77,8 +78,8 @@ def score_substitutions(
         size = max(1, batch_tokens // window)
         advance(len(sides) * (len(variants) - reasons.count("")))
         for first in range(0, len(windows), size):
-            some = windows[first : first + size]
-            for read, table in zip(some, _expected(model, store, some, reverse), strict=True):
+            some, following = windows[first : first + size], windows[first + size : first + 2 * size]
+            for read, table in zip(some, _expected(model, store, some, following, reverse), strict=True):
                 places = read.site.places
                 around = places[0] - read.start, read.end - places[0] - 1
                 for number in of_site[read.site]:
@@ -117,10 +118,22 @@ def _window(store: GenomeStore, site: _Site, length: int) -> _Window:
     return _Window(site, start, min(limit, start + length))
 
 
+def _announce(store: GenomeStore, windows: Sequence[_Window]) -> None:
+    """Of a store at a URL, have the reading of windows begin."""
+    if store.is_remote and windows:
+        contigs = np.array([store.contigs.index(window.site.contig) for window in windows])
+        starts, ends = (np.array(column) for column in zip(*((w.start, w.end) for w in windows), strict=True))
+        store.announce(contigs, starts, ends - starts)
+
+
 def _expected(
-    model: HyenaLM, store: GenomeStore, windows: Sequence[_Window], reverse: bool
+    model: HyenaLM, store: GenomeStore, windows: Sequence[_Window], following: Sequence[_Window], reverse: bool
 ) -> Iterator[npt.NDArray[np.float64]]:
-    """ln p of A, C, G and T of the forward strand at the hidden bases of each window: (bases, 4)."""
+    """ln p of A, C, G and T of the forward strand at the hidden bases of each window: (bases, 4).
+
+    The windows `following` are read next.
+    """
+    _announce(store, windows)
     longest = max(end - start for _, start, end in windows)
     ids = np.full((len(windows), longest), PAD, dtype=np.int64)
     columns = []
@@ -130,6 +143,7 @@ def _expected(
         tokens[places] = MASK
         row[: end - start] = reverse_complement(tokens) if reverse else tokens
         columns.append(end - start - 1 - places if reverse else places)
+    _announce(store, following)
     tables = hidden_table(model, torch.from_numpy(ids).to(model.backbone.embedding.weight.device))
     for table, of_row in zip(tables.double().cpu().numpy(), columns, strict=True):
         # Columns of the reverse complement: T, G, C and A pair with A, C, G and T.

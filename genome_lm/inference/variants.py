@@ -24,7 +24,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.genome import GenomeStore
 from genome_lm.genome.haplotypes import Place, places_of
 from genome_lm.genome.store import Strand
-from genome_lm.genome.variants import Variant, VariantScores
+from genome_lm.genome.variants import Variant, VariantScores, announced
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.hidden_variants import score_substitutions
 from genome_lm.inference.readouts import LLR, Readouts, distances, site_values
@@ -133,7 +133,7 @@ def score_variants(
     others = {name: np.full((len(variants), 2), np.nan) for name in readouts.values}
     reasons = [""] * len(variants)
     places: dict[int, tuple[Place, Place]] = {}
-    for number, variant in enumerate(variants):
+    for number, variant in enumerate(announced(store, variants, lambda variant: variant.span)):
         of_sides = places_of(store, number, variant, layout.window, layout.flank)
         if isinstance(of_sides, str):
             reasons[number] = of_sides
@@ -203,7 +203,7 @@ class _StrandScorer:
         windows = self._windows(places)
         size = max(1, self._positions // self.layout.window)
         for first in range(0, len(windows), size):
-            yield from self._scores_of(windows[first : first + size])
+            yield from self._scores_of(windows[first : first + size], windows[first + size : first + 2 * size])
 
     @property
     def _positions(self) -> int:
@@ -221,19 +221,23 @@ class _StrandScorer:
             windows.setdefault((place.contig, start), []).append(place)
         return [_Window(*key, windows[key]) for key in sorted(windows)]
 
-    def _tokens(self, windows: list[_Window]) -> Tokens:
-        """The bases of windows, and behind each those that a deletion moves into it: (R, window + flank)."""
+    def _places(self, windows: list[_Window]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+        """Contigs, starts on the forward strand, and the length of windows with what a deletion moves into them."""
         length = self.layout.window + self.layout.flank
         contigs = np.array([window.contig for window in windows])
         starts = np.array([window.start for window in windows])
-        if not self.reverse:
-            return self.store.fetch_many(contigs, starts, length, pad=True)
-        starts = self.store.contigs.lengths[contigs] - starts - length
-        return self.store.fetch_many(contigs, starts, length, np.ones(len(windows), dtype=bool), pad=True)
+        return contigs, self.store.contigs.lengths[contigs] - starts - length if self.reverse else starts, length
 
-    def _scores_of(self, windows: list[_Window]) -> Iterator[_Score]:
-        """The scores of windows that go through the model together."""
+    def _tokens(self, windows: list[_Window]) -> Tokens:
+        """The bases of windows, and behind each those that a deletion moves into it: (R, window + flank)."""
+        return self.store.fetch_many(*self._places(windows), np.full(len(windows), self.reverse), pad=True)
+
+    def _scores_of(self, windows: list[_Window], following: list[_Window]) -> Iterator[_Score]:
+        """The scores of windows that go through the model together; `following` are read next."""
         tokens = self._tokens(windows)
+        if self.store.is_remote and following:
+            # Their chunks come while the model goes through these windows.
+            self.store.announce(*self._places(following))
         rows = list(_rows(windows, tokens, self.layout))
         self.advance(sum(len(window.places) for window in windows) - len(rows))
         if not rows:
