@@ -30,6 +30,9 @@ _TOGETHER = 256
 _GONE = (FileNotFoundError, PermissionError, NotImplementedError)
 _REFUSED = {400, 401, 403, 405, 410, 451}
 """Statuses of HTTP by which a server refuses a request for good."""
+_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "SSOError"}
+"""Errors of S3's library that come before any request, or classes of them."""
+_NO_BUCKET = "NoSuchBucket"
 
 
 class _Request(NamedTuple):
@@ -116,7 +119,7 @@ class RemoteFiles:
                 for number, reply in zip(part, self._replies([requests[n] for n in part]), strict=True):
                     if isinstance(reply, bytes):
                         done[number] = reply
-                    elif optional and isinstance(reply, FileNotFoundError):
+                    elif optional and isinstance(reply, FileNotFoundError) and not _is_of_bucket(reply):
                         done[number] = None
                     else:
                         failed = requests[number].file, reply
@@ -145,9 +148,14 @@ class RemoteFiles:
 
     def _error(self, file: str, error: Exception) -> GenomeLMError:
         what = f"{self.url}/{file}"
-        if isinstance(error, FileNotFoundError):
-            return GenomeLMError(f"{what}: not there; check the address")
         reason = one_line(str(error)) or type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            return GenomeLMError(f"{what}: {reason if _is_of_bucket(error) else 'not there'}; check the address")
+        if _lacks_credentials(error):
+            return GenomeLMError(
+                f"{what}: can't read: {reason}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; "
+                "for a public bucket FSSPEC_S3_ANON=true"
+            )
         return GenomeLMError(
             f"{what}: can't read: {reason}; check the network and the rights, and run the same command again"
         )
@@ -155,7 +163,17 @@ class RemoteFiles:
 
 def _is_final(error: Exception) -> bool:
     """Whether a further try does not mend a failure."""
-    return isinstance(error, _GONE) or getattr(error, "status", None) in _REFUSED
+    return isinstance(error, _GONE) or getattr(error, "status", None) in _REFUSED or _lacks_credentials(error)
+
+
+def _lacks_credentials(error: Exception) -> bool:
+    """Whether S3's library has nothing to sign a request with. Its classes are told by name, as it may be missing."""
+    return not _NO_CREDENTIALS.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+
+
+def _is_of_bucket(error: Exception) -> bool:
+    """Whether it is the whole bucket that is not there."""
+    return type(error.__cause__).__name__ == _NO_BUCKET
 
 
 def _checked(request: _Request, reply: Any) -> Any:
