@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.row_work import RowWork
-from genome_lm.kernels.cpu.sub_blocks import at, fits, room_bytes
+from genome_lm.kernels.cpu.sub_blocks import are_fit, at, room_bytes
 from genome_lm.kernels.cpu.workers import Sizes, bounds_of, rows_of_piece
 from genome_lm.kernels.numerics import outside_autocast
 
@@ -75,7 +75,7 @@ class HeadInC:
 
 def takes_head(x: Tensor) -> bool:
     """Whether `head_losses` takes the residual stream x, (N, D)."""
-    return fits(x) and stages.is_compiled() and not torch.compiler.is_compiling()
+    return are_fit((x,)) and stages.is_compiled() and not torch.compiler.is_compiling()
 
 
 def head_losses(x: Tensor, head: Any, targets: Tensor, weights: Tensor, eps: float) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight, Int8Weight, LowPrecisionWeight
 from genome_lm.kernels.cpu.row_work import RowWork
-from genome_lm.kernels.cpu.sub_blocks import MlpRows, at, fits, mlp_sums
+from genome_lm.kernels.cpu.sub_blocks import MlpRows, are_fit, at, mlp_sums
 from genome_lm.kernels.cpu.workers import bounds_of
 
 AMX = True
@@ -95,7 +95,7 @@ class MlpInTiles(_InTiles):
         """None where it can't be."""
         if not isinstance(weights.w1, Bfloat16Weight) or (library := library_with_tiles()) is None:
             return None
-        return cls(library, weights, eps, goes_back) if fits(x) and all(map(fits, weights)) else None
+        return cls(library, weights, eps, goes_back) if are_fit((x, *weights)) else None
 
     def backward(self, x: Tensor, grad: Tensor, grad_x: Tensor, size: int) -> tuple[Tensor, ...]:
         """See `sub_blocks.MlpInC.backward`; those of w1 and w2 are transposes of contiguous memory."""
@@ -130,7 +130,7 @@ class Int8MlpInTiles(_InTiles):
             return None
         integers = weights.w1, weights.w2
         others = weights._replace(w1=integers[0].scales, w2=integers[1].scales)
-        taken = fits(x) and all(map(fits, others)) and all(each.values.is_contiguous() for each in integers)
+        taken = are_fit((x, *others)) and all(each.values.is_contiguous() for each in integers)
         return cls(library, weights, eps) if taken else None
 
 

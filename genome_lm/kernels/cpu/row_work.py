@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu.torch_private import thread_setters
-from genome_lm.kernels.cpu.workers import LARGE_PARTS, is_inside_work, most_sharing, share_calls
+from genome_lm.kernels.cpu.workers import LARGE_PARTS, MOST, is_inside_work, most_sharing, share_calls
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 _LEVELS, _PAIRS = 6, LARGE_PARTS // 2
@@ -112,8 +112,7 @@ class RowWork:
 
     def _share(self, function: Any, work: ctypes.Structure) -> None:
         if self._pieces:
-            others = 0 if is_inside_work() or thread_setters() is None else min(self._pieces, most_sharing()) - 1
-            _do(self._library, function, work, self._room, others)
+            _do(self._library, function, work, self._room, 1 if is_inside_work() else self._pieces)
 
 
 @dataclass(frozen=True)
@@ -129,16 +128,17 @@ class Taker:
 
     def __call__(self) -> None:
         """Take them."""
-        _do(self.library, self.function, self.work, self.room, 0)
+        _do(self.library, self.function, self.work, self.room, 1)
 
 
-def _do(library: ctypes.CDLL, function: Any, work: ctypes.Structure, room: int, others: int) -> None:
-    """Let the calling thread and so many others take pieces.
+def _do(library: ctypes.CDLL, function: Any, work: ctypes.Structure, room: int, most: int) -> None:
+    """Let as many threads as PyTorch computes with, up to `most`, take pieces, the calling one among them.
 
     Raises:
         MemoryError: If there was no memory for the room.
     """
     threads = 0 if thread_setters() is None else torch.get_num_threads()
+    others = min(threads, most, MOST) - 1
     if not _entry(library)(_address(function), ctypes.addressof(work), room, others, threads):
         raise MemoryError(f"no memory for {room:,} bytes that a thread needs for itself")
 

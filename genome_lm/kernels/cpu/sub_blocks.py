@@ -7,7 +7,7 @@ is no compiler, callers keep their form in operations of PyTorch, which is the r
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.row_work import RowWork
-from genome_lm.kernels.cpu.torch_private import bfloat16_gemm, float_gemm, has_memory
+from genome_lm.kernels.cpu.torch_private import WITH_MEMORY, bfloat16_gemm, float_gemm
 from genome_lm.kernels.cpu.workers import bounds_of
 
 ROWS = 128
@@ -51,8 +51,8 @@ class MlpInC:
     """
 
     def __init__(self, library: ctypes.CDLL, gemm: int, weights: Any, eps: float) -> None:
-        self._held = tuple(map(values_of, weights))
         halved = isinstance(weights.w1, Bfloat16Weight)
+        self._held = tuple(map(values_of, weights)) if halved else weights
         inner, width = self._held[2].shape
         pointers = map(Tensor.data_ptr, self._held)
         self._library, self._mlp = library, _Mlp(*pointers, gemm, width, inner, eps, halved)
@@ -62,7 +62,7 @@ class MlpInC:
     def of(cls, x: Tensor, weights: Any, eps: float) -> "MlpInC | None":
         """None where it can't be."""
         library, halved = stages.library(), isinstance(weights.w1, Bfloat16Weight)
-        if library is None or not (fits(x) and all(map(fits, weights))):
+        if library is None or not are_fit((x, *weights)):
             return None
         gemm = gemm_of(library, halved)
         return None if gemm is None else cls(library, gemm, weights, eps)
@@ -118,11 +118,16 @@ def has_mlp_in_c() -> bool:
     return library is not None and gemm_of(library, False) is not None
 
 
-def fits(given: Any) -> bool:
-    """Whether functions in C take a tensor in float32, or a weight in bfloat16, as it lies in memory."""
-    if isinstance(given, Tensor):
-        return given.dtype == torch.float32 and given.is_contiguous() and has_memory(given)
-    return isinstance(given, Bfloat16Weight) and given.values.is_contiguous()
+def are_fit(given: Iterable[Any]) -> bool:
+    """Whether functions in C take tensors in float32, and weights in bfloat16, as they lie in memory."""
+    for each in given:
+        if isinstance(each, Bfloat16Weight):
+            fits = each.values.is_contiguous()
+        else:
+            fits = type(each) in WITH_MEMORY and each.dtype == torch.float32 and each.is_cpu and each.is_contiguous()
+        if not fits:
+            return False
+    return True
 
 
 @functools.cache
