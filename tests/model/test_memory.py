@@ -110,15 +110,15 @@ def test_the_rooms_of_pieces_in_c_are_counted() -> None:
     weights = MlpWeights(norm, norm, torch.randn(inner, width), torch.randn(inner), torch.randn(width, inner), norm)
     mlp = MlpInC.of(x, weights, 1e-5)
     assert mlp is not None
-    assert 4 * mlp._room == 3 * mlp_forward_bytes(width, inner) + 4 * sub_blocks.ROWS
+    assert mlp._room == 3 * mlp_forward_bytes(width, inner) + 4 * sub_blocks.ROWS
     normed = Normed(x, norm, norm, 1e-5)
     part = BlockWeights(torch.randn(3 * width, width), *(torch.randn(3, width, 1, k) for k in (1, 3, 1)))
     gates = GatesInC.of(normed, part)
     assert gates is not None
     rounded = 4 * mixer_pieces.TILE_ROWS * width  # of products in bfloat16 alone
-    assert 4 * gates._room == gates_bytes(width, width) + rounded
+    assert gates._room == gates_bytes(width, width) + rounded
     vectors, w_out = (torch.randn(width) for _ in range(4)), torch.randn(width, width)
     mixer = MixerWeights(norm, norm, part.w_in, *vectors, w_out, norm)
     whole = ExplicitInC.of(gates, x, mixer, torch.randn(width, 4))
     assert whole is not None
-    assert 4 * whole._room == through_bytes(width) + rounded
+    assert whole._room == through_bytes(width) + rounded
