@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.utils.deterministic
@@ -11,13 +12,16 @@ from torch import Tensor
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
-def outside_autocast(x: Tensor) -> torch.autocast:
+def outside_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """A context in which operations on the device of `x` compute in the dtypes of their operands.
 
     Filters and logits are computed in it, and so is every backward pass: within autocast, the products of a backward
     pass are rounded to half precision even where the forward pass turned autocast off.
     """
-    return torch.autocast(device_type=x.device.type, enabled=False)
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(device_type=kind, enabled=False)
+    return contextlib.nullcontext()  # a dozen times per step, without what PyTorch does to change nothing
 
 
 def products_dtype(x: Tensor) -> torch.dtype:

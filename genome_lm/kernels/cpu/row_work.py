@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genome_lm.kernels.cpu.torch_private import thread_setters
+from genome_lm.kernels.cpu.torch_private import ThreadSetters, thread_setters
 from genome_lm.kernels.cpu.workers import LARGE_PARTS, MOST, is_inside_work, most_sharing, share_calls
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
@@ -137,16 +137,17 @@ def _do(library: ctypes.CDLL, function: Any, work: ctypes.Structure, room: int, 
     Raises:
         MemoryError: If there was no memory for the room.
     """
-    threads = 0 if thread_setters() is None else torch.get_num_threads()
+    setters = thread_setters()
+    threads = 0 if setters is None else torch.get_num_threads()
     others = min(threads, most, MOST) - 1
-    if not _entry(library)(_address(function), ctypes.addressof(work), room, others, threads):
+    if not _entry(library, setters)(_address(function), ctypes.addressof(work), room, others, threads):
         raise MemoryError(f"no memory for {room:,} bytes that a thread needs for itself")
 
 
 @functools.cache
-def _entry(library: ctypes.CDLL) -> Any:
-    """`do_together` of pool.h, which is told how PyTorch's threads are counted."""
-    function, setters = library.do_together, thread_setters()
+def _entry(library: ctypes.CDLL, setters: ThreadSetters | None) -> Any:
+    """`do_together` of pool.h, which is told who sets PyTorch's numbers of threads."""
+    function = library.do_together
     function.argtypes = [_POINTER, _POINTER, ctypes.c_size_t, ctypes.c_int, ctypes.c_int]
     if setters is not None:
         _POINTER.in_dll(library, "set_openmp_threads").value = _address(setters.openmp)

@@ -143,13 +143,15 @@ def values_of(weight: Tensor | Bfloat16Weight) -> Tensor:
     return weight.values if isinstance(weight, Bfloat16Weight) else weight
 
 
-@functools.cache
 def gemm_of(library: ctypes.CDLL, halved: bool) -> int | None:
     """Address of a product of bfloat16 or of float32, in the form of CBLAS."""
     if halved:
         return bfloat16_gemm()
-    if (of_fortran := float_gemm()) is None:
-        return None
+    return None if (of_fortran := float_gemm()) is None else _as_cblas(library, of_fortran)
+
+
+@functools.cache
+def _as_cblas(library: ctypes.CDLL, of_fortran: int) -> int | None:
     _POINTER.in_dll(library, "sgemm").value = of_fortran
     return ctypes.cast(library.float_gemm, _POINTER).value
 

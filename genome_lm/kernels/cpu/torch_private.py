@@ -161,12 +161,17 @@ def _mkl_gemm() -> Callable[..., None]:
 
 def bfloat16_gemm() -> int | None:
     """Address of MKL's `cblas_gemm_bf16bf16f32` for functions in C; None without `has_bfloat16_sums`."""
-    return ctypes.cast(_mkl_gemm(), ctypes.c_void_p).value if has_bfloat16_sums() else None  # type: ignore[arg-type]
+    return _address("cblas_gemm_bf16bf16f32") if has_bfloat16_sums() else None
 
 
 def float_gemm() -> int | None:
     """Address of MKL's `sgemm_`, Fortran's product, for functions in C; None if it can't be used."""
-    return ctypes.cast(_library().sgemm_, ctypes.c_void_p).value if _has_float_gemm() else None
+    return _address("sgemm_") if _has_float_gemm() else None
+
+
+@functools.cache
+def _address(name: str) -> int | None:
+    return ctypes.cast(getattr(_library(), name), ctypes.c_void_p).value
 
 
 @_tried_once
