@@ -53,7 +53,8 @@ class FirstWindows:
     """
 
     def __init__(self, chunks: "Chunks", decoder: ChunkDecoder) -> None:
-        self._chunks, self._decoder, self._left = chunks, decoder, PLAIN_FIRST
+        self._chunks, self._decoder = chunks, decoder
+        self._left = 1 if _library.cache_info().currsize else PLAIN_FIRST
         self.read: FirstWindow = self._read_and_count if chunks.is_near else self.plain
 
     def _read_and_count(self, start: int, length: int) -> Codes | None:
@@ -73,7 +74,6 @@ class FirstWindows:
         state = ctypes.byref(self._chunks.in_c(self._decoder.table))
         call, empty, uint8 = library.first_window, np.empty, np.uint8
         memory: Callable[[Any], ctypes.c_uint8] = ctypes.c_uint8.from_buffer
-        index = operator.index  # of numbers of NumPy
 
         def read(start: int, length: int) -> Codes | None:
             if not length:
@@ -81,7 +81,10 @@ class FirstWindows:
             if touched[start // chunk]:
                 return None
             window = empty(length, uint8)
-            failed = call(state, index(start), index(length), memory(window))
+            try:
+                failed = call(state, start, length, memory(window))
+            except ctypes.ArgumentError:  # numbers of NumPy
+                return read(operator.index(start), operator.index(length))
             return plain(start, length) if failed else window
 
         return read

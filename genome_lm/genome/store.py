@@ -236,7 +236,9 @@ class GenomeStore:
         if strand == "+" and output == "tokens" and start >= 0:  # by far most
             offset = self._starts[number]
             if offset + end <= self._starts[number + 1]:
-                return self._reader("tokens").window(offset + start, end - start)
+                reader = self._reader("tokens")
+                tokens = reader.first.read(offset + start, end - start)
+                return reader.kept(offset + start, end - start) if tokens is None else tokens
         return self._fetch_one(number, start, end - start, strand == "-", pad, output)
 
     def fetch_many(

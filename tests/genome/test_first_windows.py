@@ -1,6 +1,7 @@
 """First windows in C against their plain form, and what is left to that."""
 
 import ctypes
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_a_reader_takes_c_when_it_has_read_some_windows(
     monkeypatch.setattr(build, "CHUNK", 1_024)
     monkeypatch.setattr(build, "SHARD", 65_536)
     monkeypatch.setattr(first_windows, "PLAIN_FIRST", 5)
-    monkeypatch.setattr(first_windows, "_library", lambda: library if is_compiled else None)
+    monkeypatch.setattr(first_windows, "_library", functools.cache(lambda: library if is_compiled else None))
     dna = random_dna(100_000, 5)
     (tmp_path / "g.fa").write_text(f">a\n{dna}\n")
     store = GenomeStore(build_store([tmp_path / "g.fa"], tmp_path / "g.zarr").path)
