@@ -1,9 +1,10 @@
 """Peaks of memory beside their forecast: `python -m tests.measure.memory`.
 
 Each case runs in a process of its own. Its base is what it holds after a pass of a tiny model, so that libraries are
-loaded. Then comes one pass of a model with random weights: a forward pass without gradients, or a training step
-(forward, backward, AdamW). A row has the most memory in the meantime, the forecast, and their ratio. From the first,
-the base is taken, and the code of libraries that only this pass runs: both are in `PROCESS_BYTES`.
+loaded. Then comes one pass of a model with random weights: a forward pass without gradients, an embedding ("embed")
+or likelihoods ("score") as users ask for them, or a training step (forward, backward, AdamW). A row has the most
+memory in the meantime, the forecast, and their ratio. From the first, the base is taken, and the code of libraries
+that only this pass runs: both are in `PROCESS_BYTES`.
 On a GPU (--device cuda) both figures are of the allocator: the most that was allocated.
 """
 
@@ -23,8 +24,11 @@ from genome_lm.config import PRESETS, ModelConfig
 if TYPE_CHECKING:
     import torch
 
+    from genome_lm.model import HyenaLM
+
 LENGTHS = 1_024, 8_192, 32_768, 131_072
 LAYOUTS = "hyena", "hyena-se", "hyena-mr", "attention", "attention-local", "attention-dilated", "attention-recall"
+MODES = "forward", "embed", "score", "training"
 MOST = 12e9
 """Cases whose forecast is over this many bytes are left out."""
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -35,10 +39,19 @@ def main() -> None:
     parser.add_argument("--presets", nargs="*", default=list(PRESETS))
     parser.add_argument("--layouts", nargs="*", default=[], help="in place of the presets' own; their shapes stay")
     parser.add_argument("--lengths", nargs="*", type=int, default=LENGTHS)
-    parser.add_argument("--modes", nargs="*", default=["forward", "training"])
+    parser.add_argument(
+        "--fractions", nargs="*", type=float, default=[], help="of each preset's context, in place of --lengths"
+    )
+    parser.add_argument("--modes", nargs="*", default=["forward", "training"], choices=MODES)
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--recompute", default="auto", help="auto, all, none, or every-second")
-    parser.add_argument("--precision", choices=["float32", "bf16-mixed"], default="float32", help="of training")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bf16-mixed", "bf16", "int8"],
+        default="float32",
+        help="bf16-mixed of training, bf16 and int8 of the other modes",
+    )
+    parser.add_argument("--limit", type=float, default=600, help="seconds after which a case is stopped")
     parser.add_argument("--fields", type=json.loads, default={}, help="JSON of other fields of the shape")
     parser.add_argument(
         "--context-devices", type=int, default=1, help="processes that share each sequence in training"
@@ -60,37 +73,42 @@ def main() -> None:
     ratios = []
     for preset in arguments.presets:
         for layout in arguments.layouts or [PRESETS[preset].layout]:
-            for length in arguments.lengths:
-                if length > PRESETS[preset].max_length:
+            most = PRESETS[preset].max_length
+            for length in [int(part * most) for part in arguments.fractions] or arguments.lengths:
+                if length > most:
                     continue
                 for mode in arguments.modes:
                     case = {"preset": preset, "length": length, "mode": mode, "rows": arguments.rows,
                             "recompute": arguments.recompute, "fields": {**arguments.fields, "layout": layout},
                             "device": arguments.device, "precision": arguments.precision,
                             "devices": arguments.context_devices}  # fmt: skip
-                    ratios += show(case, arguments.most)
+                    ratios += show(case, arguments.most, arguments.limit)
     if ratios:
         within = sum(abs(ratio - 1) <= 0.15 for ratio in ratios)
         print(f"{within} of {len(ratios)} within 15 %; {min(ratios):.2f} to {max(ratios):.2f}, "
               f"median {statistics.median(ratios):.2f}")  # fmt: skip
 
 
-def show(case: dict[str, Any], most: float) -> list[float]:
+def show(case: dict[str, Any], most: float, limit: float) -> list[float]:
     """Run a case in a process and print its row; its ratio, if it was run."""
     needed = forecast(case)
     layout, batch = case["fields"]["layout"], f"{case['rows']} x {case['length']:,}"
-    name = f"{case['preset']:13} {layout:36.36} {case['mode']:9} {batch:>12}"
+    name = f"{case['preset']:13} {layout:36.36} {case['mode']:8} {case['precision']:10} {batch:>12}"
     if needed > most:
         print(f"{name}  left out: {needed / 1e9:.2f} GB", flush=True)
         return []
     command = [sys.executable, "-m", "tests.measure.memory", "--case", json.dumps(case)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
+    except subprocess.TimeoutExpired:
+        print(f"{name}  stopped after {limit:.0f} s; forecast {needed / 1e6:,.0f} MB", flush=True)
+        return []
     if run.returncode:
         print(f"{name}  failed: {run.stderr.strip().splitlines()[-1:]}", flush=True)
         return []
     figures = json.loads(run.stdout)
     ratio = needed / figures["peak"]
-    print(f"{name}  measured {figures['peak'] / 1e6:8,.0f} MB  forecast {needed / 1e6:8,.0f} MB  ratio {ratio:.2f}",
+    print(f"{name}  measured {figures['peak'] / 1e6:8,.1f} MB  forecast {needed / 1e6:8,.1f} MB  ratio {ratio:.2f}",
           flush=True)  # fmt: skip
     return [ratio]
 
@@ -102,7 +120,7 @@ def forecast(case: dict[str, Any]) -> int:
     config = replace(PRESETS[case["preset"]], **case["fields"])
     if case["device"] == "cuda":
         return _cuda_forecast(config, case)
-    if case["mode"] == "forward":
+    if case["mode"] != "training":
         return memory.forward_bytes(config, case["length"], case["rows"])
     if case["recompute"] == "auto":
         every = frozenset(range(config.n_layer * memory.recomputes_all(config, case["length"], case["rows"])))
@@ -203,9 +221,9 @@ def _pass(config: ModelConfig, length: int, case: dict[str, Any], device: "torch
     from genome_lm.model import HyenaLM
 
     model, ids = HyenaLM(config).to(device), torch.randint(7, 11, (case["rows"], length), device=device)
-    if case["mode"] == "forward":
-        with torch.no_grad():
-            model.eval()(ids)
+    if case["mode"] != "training":
+        model.lower_precision(case["precision"])
+        _infer(model.eval(), ids, case["mode"])
         return
     if (devices := case.get("devices", 1)) > 1:
         from genome_lm.training.context_parallel import make_context
@@ -223,6 +241,24 @@ def _pass(config: ModelConfig, length: int, case: dict[str, Any], device: "torch
         loss = model.loss(ids, ids)
     loss.backward()
     optimizer.step()
+
+
+def _infer(model: "HyenaLM", ids: "torch.Tensor", mode: str) -> None:
+    """A pass without gradients of all sequences at one time."""
+    import torch
+
+    from genome_lm.alphabet import decode
+    from genome_lm.inference.model import GenomeLM
+
+    if mode == "forward":
+        with torch.no_grad():
+            model(ids)
+        return
+    sequences, positions = [decode(row.numpy()) for row in ids], ids.numel()
+    if mode == "embed":
+        GenomeLM(model).embed(sequences, strand="forward", batch_tokens=positions)
+    else:
+        GenomeLM(model).log_likelihood(sequences, batch_tokens=positions)
 
 
 def _field(name: str) -> int:
