@@ -23,6 +23,8 @@ from genome_lm_cli.output import finish, table
 
 if TYPE_CHECKING:
     from genome_lm.mixture_config import MixtureConfig
+    from genome_lm.training import Machine
+    from genome_lm.training.forecast import StageForecast
 
 
 Logger = StrEnum("Logger", "csv tensorboard wandb mlflow")
@@ -154,8 +156,11 @@ def train(
     with naming(config):
         shape = _model_config(model) if model or init is None else None
         training = TrainingConfig.from_dict(recipe | given(TrainingConfig, context))
+    machine = Machine(**given(Machine, context))
     if dry_run:
-        _forecast(shape, init, training, as_json)
+        has_data = bool(genome or intervals or data)
+        mixture = _mixture(genome or [], intervals or [], data) if has_data else None
+        _forecast(_shape_of(shape, init), training, machine, mixture, as_json)
         return
     result = train(
         _mixture(genome or [], intervals or [], data),
@@ -164,7 +169,7 @@ def train(
         training,
         init=init,
         restart_if_changed=restart,
-        machine=Machine(**given(Machine, context)),
+        machine=machine,
     )
     if result.rank:
         return  # the first process says how the run ended
@@ -177,15 +182,33 @@ def train(
     finish(as_json, text, path=str(result.checkpoint), steps=result.steps, finished=True, summary=summary)
 
 
-def _forecast(shape: ModelConfig | None, init: str | None, recipe: TrainingConfig, as_json: bool) -> None:
-    """Print what each stage should take in memory and time."""
+def _shape_of(shape: ModelConfig | None, init: str | None) -> ModelConfig:
     from genome_lm.checkpoint import open_checkpoint
-    from genome_lm.training.forecast import forecast_training
 
     model = shape if init is None else open_checkpoint(init).model.config
     if model is None:
         raise GenomeLMError("training needs the model's shape, or a checkpoint to start from")
-    stages = forecast_training(model, recipe)
+    return model
+
+
+def _forecast(
+    model: ModelConfig, recipe: TrainingConfig, machine: "Machine", data: "MixtureConfig | None", as_json: bool
+) -> None:
+    """Print what each stage should take in memory and time."""
+    import torch
+
+    from genome_lm.genome import GenomeStore
+    from genome_lm.model import HyenaLM
+    from genome_lm.training.context_parallel import check_context
+    from genome_lm.training.forecast import forecast_training
+    from genome_lm.training.memory_plan import MARGIN_NOTE
+
+    devices = machine.context_devices
+    with torch.device("meta"):
+        check_context(HyenaLM(model), devices, machine.context_exchange, machine.processes)
+    genomes = {source.genome for source in data.sources} if data is not None else ()
+    resident = sum(GenomeStore(genome).resident_bytes for genome in genomes)
+    stages = forecast_training(model, recipe, resident, devices)
     facts = [
         {
             "length": stage.plan.length,
@@ -197,23 +220,27 @@ def _forecast(shape: ModelConfig | None, init: str | None, recipe: TrainingConfi
         }
         for stage in stages
     ]
-    total = sum(stage.steps * stage.step_seconds for stage in stages)
+    times = [stage.steps * stage.step_seconds for stage in stages if stage.step_seconds is not None]
     if not as_json:
-        heads = ("windows of", "steps", "at one time", "blocks computed again", "peak", "a step", "all")
-        rows = [
-            (
-                f"{stage.plan.length:,}",
-                f"{stage.steps:,}",
-                str(stage.plan.rows),
-                f"{len(stage.plan.recomputed)} of {model.n_layer}",
-                f"{stage.plan.peak / 1e9:.2f} GB",
-                f"{stage.step_seconds:.2f} s",
-                f"{stage.steps * stage.step_seconds / 3600:.2f} h",
-            )
-            for stage in stages
-        ]
-        table("forecast for this CPU, validations and saving left out", heads, rows)
-    finish(as_json, f"all stages: {total / 3600:.2f} h", stages=facts, seconds=total)
+        _show_forecast(stages, model.n_layer, devices)
+    if devices > 1:
+        finish(as_json, f"peaks are of each process; {MARGIN_NOTE}", stages=facts, seconds=None)
+    else:
+        finish(as_json, f"all stages: {sum(times) / 3600:.2f} h", stages=facts, seconds=sum(times))
+
+
+def _show_forecast(stages: "list[StageForecast]", blocks: int, devices: int) -> None:
+    """A table with a row for each stage."""
+    heads = ["windows of", "steps", "at one time", "blocks computed again", "peak"]
+    timed = all(stage.step_seconds is not None for stage in stages)
+    rows = []
+    for plan, steps, seconds in stages:
+        row = [f"{plan.length:,}", f"{steps:,}", str(plan.rows), f"{len(plan.recomputed)} of {blocks}"]
+        row.append(f"{plan.peak / 1e9:.2f} GB")
+        rows.append(row + ([f"{seconds:.2f} s", f"{steps * seconds / 3600:.2f} h"] if seconds is not None else []))
+    where = "this CPU" if devices == 1 else f"each of {devices} processes that share windows, without times"
+    title = f"forecast for {where}, validations and saving left out"
+    table(title, heads + ["a step", "all"] * timed, rows)
 
 
 def _mixture(genomes: list[Path], intervals: list[Path], data: Path | None) -> "MixtureConfig":

@@ -85,7 +85,7 @@ def forward_bytes(config: ModelConfig, length: int, rows: int = 1, spectra: int 
     ends = 16 * FLOAT * rows * length + FLOAT * min(NORM_CHUNK, positions) * config.d_model  # logits and norm
     buffers = max(each.buffers for each in held) + _pieces(config, rows * length, "forward")
     libraries = _blas(config) + _libraries(config, rows * length)
-    return _weights(config) + whole + ends + kept + buffers + temporary + libraries
+    return weight_bytes(config) + whole + ends + kept + buffers + temporary + libraries
 
 
 def _libraries(config: ModelConfig, positions: int) -> int:
@@ -181,7 +181,7 @@ def training_chain(
 def step_fixed_bytes(config: ModelConfig, length: int, rows: int, small: int) -> int:
     """What a training step on a CPU holds beside its blocks: see `training_chain`."""
     stream, is_small = strands(config) * stream_bytes(config, length, rows), rows * length * config.d_model < small
-    fixed = 4 * _weights(config) + _blas(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
+    fixed = 4 * weight_bytes(config) + _blas(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
     fixed += strands(config) * ngrams_held(config, rows * length).kept
     of_mlp = 0 if is_small else _mlp_weights(config, small == 0)
     return fixed + _pieces(config, rows * length, "training", small) + of_mlp
@@ -231,20 +231,21 @@ def cuda_forecast(config: ModelConfig, length: int) -> dict[str, dict[str, int]]
     for name, dtype in (("float32", torch.float32), ("bf16-mixed", torch.bfloat16)):
         batch = GpuBatch(config, 1, length, dtype)
         forecast[name] = {
-            "forward_bytes": _weights(config) + cuda_forward_bytes(batch),
-            "training_bytes": 4 * _weights(config) + cuda_training_bytes(batch),
-            "recomputed_bytes": 4 * _weights(config) + cuda_training_bytes(batch, range(config.n_layer)),
+            "forward_bytes": weight_bytes(config) + cuda_forward_bytes(batch),
+            "training_bytes": 4 * weight_bytes(config) + cuda_training_bytes(batch),
+            "recomputed_bytes": 4 * weight_bytes(config) + cuda_training_bytes(batch, range(config.n_layer)),
         }
     return forecast
 
 
 def cuda_forward_total(config: ModelConfig, length: int, rows: int) -> int:
     """Bytes of a forward pass of float32 on a GPU, weights included."""
-    return _weights(config) + cuda_forward_bytes(GpuBatch(config, rows, length))
+    return weight_bytes(config) + cuda_forward_bytes(GpuBatch(config, rows, length))
 
 
 @lru_cache(maxsize=64)
-def _weights(config: ModelConfig) -> int:
+def weight_bytes(config: ModelConfig) -> int:
+    """All weights of a model, in float32."""
     with torch.device("meta"):
         return FLOAT * sum(parameter.numel() for parameter in HyenaLM(config).parameters())
 

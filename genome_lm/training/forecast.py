@@ -7,7 +7,8 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import reason_against
 from genome_lm.machine import budget
-from genome_lm.model.memory import PROCESS_BYTES, recomputes_all, small_in, training_chain
+from genome_lm.model.context_memory import shared_chain
+from genome_lm.model.memory import PROCESS_BYTES, recomputes_all, small_in, training_chain, weight_bytes
 from genome_lm.model.mixers.filter import SHARED_BYTES
 from genome_lm.model.pace import Pace, measure_pace
 from genome_lm.training.memory_plan import BYTES_PER_BASE, StagePlan, plan_training
@@ -21,18 +22,27 @@ class StageForecast(NamedTuple):
     """What a stage should take.
 
     Attributes:
-        plan: How its steps are computed, and the peak of memory.
+        plan: How its steps are computed, and the peak of memory, of each process.
         steps: How many they are.
-        step_seconds: Of each of them, without validation and saving.
+        step_seconds: Of each of them, without validation and saving; None where processes share windows, whose
+            exchange is not measured.
     """
 
     plan: StagePlan
     steps: int
-    step_seconds: float
+    step_seconds: float | None
 
 
-def forecast_training(model: ModelConfig, config: TrainingConfig) -> list[StageForecast]:
+def forecast_training(
+    model: ModelConfig, config: TrainingConfig, resident: int = 0, devices: int = 1
+) -> list[StageForecast]:
     """Plan a training on a CPU, and forecast its time after a measurement of at most ten seconds.
+
+    Args:
+        model: Its shape.
+        config: Its recipe.
+        resident: Bytes of genomes and the like that each process holds; averaged weights are counted here.
+        devices: Processes that share each window.
 
     Raises:
         GenomeLMError: If the budget does not do, or the precision has no forecast.
@@ -40,7 +50,10 @@ def forecast_training(model: ModelConfig, config: TrainingConfig) -> list[StageF
     in_bfloat16 = config.precision == "bf16-mixed"
     if in_bfloat16 and (reason := reason_against("bf16")):
         raise GenomeLMError(f"bf16-mixed is forecast where a CPU has instructions for it: {reason}; use float32")
-    plans = _plans(model, config)
+    resident += weight_bytes(model) if config.ema else 0
+    plans = _plans(model, config, resident, devices)
+    if devices > 1:
+        return [StageForecast(plans[length], steps, None) for length, steps in config.stages]
     paces: dict[int, Pace] = {}
     since = time.perf_counter()
     for length in sorted(plans, reverse=True):
@@ -52,23 +65,31 @@ def forecast_training(model: ModelConfig, config: TrainingConfig) -> list[StageF
     ]
 
 
-def _plans(model: ModelConfig, config: TrainingConfig) -> dict[int, StagePlan]:
+def _plans(model: ModelConfig, config: TrainingConfig, resident: int, devices: int) -> dict[int, StagePlan]:
     """By length: those of the budget, or what is done without one."""
     if (allowed := budget()) is not None:
-        return plan_training(model, config, allowed).stages
-    plans = {}
-    for length in {stage.length for stage in config.stages}:
-        windows = max(1, config.tokens_per_step // length)
-        rows = min(windows, max(1, config.device_tokens // length))
-        every = config.activation_checkpointing or recomputes_all(model, length, rows)
-        recomputed = frozenset(range(model.n_layer if every else 0))
-        chain = training_chain(
-            model, length, rows, shared=SHARED_BYTES if windows > rows else 0, small=small_in(config.precision)
-        )
-        peak = chain.peak(recomputed) + PROCESS_BYTES["training"]
-        peak += BYTES_PER_BASE * max(length, config.tokens_per_step)
-        plans[length] = StagePlan(length, rows, recomputed, 0, 0, peak)
-    return plans
+        return plan_training(model, config, allowed, resident, devices).stages
+    plans = {
+        length: _unbounded(model, config, length, devices) for length in {stage.length for stage in config.stages}
+    }
+    taken = PROCESS_BYTES["training"] + resident
+    return {
+        length: plan._replace(peak=plan.peak + taken + BYTES_PER_BASE * max(length, config.tokens_per_step))
+        for length, plan in plans.items()
+    }
+
+
+def _unbounded(model: ModelConfig, config: TrainingConfig, length: int, devices: int) -> StagePlan:
+    """How the steps of a stage are computed without a budget; its peak is that of the blocks alone."""
+    windows, small = max(1, config.tokens_per_step // length), small_in(config.precision)
+    rows = min(windows, max(1, config.device_tokens * devices // length))
+    every = config.activation_checkpointing or recomputes_all(model, -(-length // devices), rows)
+    recomputed = frozenset(range(model.n_layer if every else 0))
+    if devices > 1:
+        chain = shared_chain(model, length, rows, devices, small)
+    else:
+        chain = training_chain(model, length, rows, shared=SHARED_BYTES if windows > rows else 0, small=small)
+    return StagePlan(length, rows, recomputed, 0, 0, chain.peak(recomputed))
 
 
 def _step_seconds(model: ModelConfig, config: TrainingConfig, plan: StagePlan, pace: Pace) -> float:

@@ -21,6 +21,7 @@ from genome_lm.model.room import as_option
 from genome_lm.model.work import filter_work, projection_work, step_work
 from genome_lm.training_config import TrainingConfig
 
+MARGIN_NOTE = f"measured peaks of shared windows were up to {MARGIN} times the forecast, which a budget must allow"
 BYTES_PER_BASE = 16
 """Of a step, before it is cut into pieces: token, weight and target, as they are read and as they are copied."""
 
@@ -61,9 +62,10 @@ class MemoryPlan:
     def lines(self) -> list[str]:
         """A line for each stage: how it is computed, and the peak that is forecast."""
         blocks = self._model.n_layer
+        of_each = f" for each of {self._devices} processes ({MARGIN_NOTE})" if self._devices > 1 else ""
         return [
             f"memory: windows of {plan.length:,}: {plan.rows} at one time, {len(plan.recomputed)} of {blocks} blocks "
-            f"are computed again, peak forecast {plan.peak / 1e9:.2f} GB"
+            f"are computed again, peak forecast {plan.peak / 1e9:.2f} GB{of_each}"
             for plan in self.stages.values()
         ]
 
@@ -113,10 +115,11 @@ def plan_training(
     if missing:
         length, least = max(missing, key=lambda pair: pair[1])
         least += taken + data
+        of_each = f" for each process ({MARGIN_NOTE})" if devices > 1 else ""
         raise GenomeLMError(
-            f"training on windows of {length:,} bases needs at least {as_option(least)} of memory, the budget is "
-            f"{as_option(allowed, down=True)}: give --memory {as_option(least)} or more, or shorter windows, fewer "
-            "tokens_per_step, or a smaller model"
+            f"training on windows of {length:,} bases needs at least {as_option(least)} of memory{of_each}, the "
+            f"budget is {as_option(allowed, down=True)}: give --memory {as_option(least)} or more, or shorter "
+            "windows, fewer tokens_per_step, or a smaller model"
         )
     plans = [plan._replace(peak=plan.peak + taken + data) for plan in stages.values() if isinstance(plan, StagePlan)]
     return MemoryPlan(model, plans, room, small_in(config.precision), devices)
