@@ -18,13 +18,14 @@ class LowPrecisionLinear(nn.Linear):
     Attributes:
         weight: As it was; what the layer was made of, for digests and copies.
         lowered: The weight that it computes with.
+        precision: Which that is.
         attended: What attention computes in of its results: bfloat16 where this CPU has instructions for it.
     """
 
     def __init__(self, layer: nn.Linear, precision: Precision) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.weight, self.bias = layer.weight, layer.bias
+        self.weight, self.bias, self.precision = layer.weight, layer.bias, precision
         self.lowered = lowered(layer.weight, precision)
         self.attended = torch.float32 if reason_against("bf16") else torch.bfloat16
 
@@ -37,6 +38,12 @@ class LowPrecisionLinear(nn.Linear):
         if torch.is_grad_enabled() and x.requires_grad:
             raise GenomeLMError("a model in low precision has no gradients; load it in float32")
         return linear(x.flatten(0, -2), self.lowered, self.bias).unflatten(0, x.shape[:-1])
+
+
+def precision_of(blocks: nn.Module) -> Precision:
+    """What `lower_precision` made of a backbone, or of part of one."""
+    layers = (module for module in blocks.modules() if isinstance(module, LowPrecisionLinear))
+    return next((layer.precision for layer in layers), "float32")
 
 
 def attended(layer: nn.Linear, x: Tensor) -> Tensor:

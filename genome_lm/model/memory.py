@@ -13,9 +13,12 @@ import torch
 
 from genome_lm.allocator import KEPT_PIECE
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import has_mlp_in_c, most_sharing, reason_against, rows_of_piece
+from genome_lm.kernels import Precision, has_mlp_in_c, most_sharing, reason_against, rows_of_piece
+from genome_lm.kernels.cpu import stages
+from genome_lm.kernels.cpu.head import head_bytes
 from genome_lm.kernels.cpu.mixer import KEPT_BYTES
 from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
+from genome_lm.kernels.cpu.mlp_amx import library_with_tiles
 from genome_lm.kernels.cpu.partition import POSITIONS
 from genome_lm.kernels.cpu.products import FEWEST_ROWS
 from genome_lm.kernels.cpu.sub_blocks import mlp_forward_bytes
@@ -27,6 +30,7 @@ from genome_lm.model.cuda_memory import cuda_forward_bytes, cuda_training_bytes
 from genome_lm.model.language_model import LOSS_CHUNK, HyenaLM
 from genome_lm.model.mixer import GpuBatch, Held
 from genome_lm.model.mixers import mixer_class
+from genome_lm.model.mixers.attention_memory import attended_bytes
 from genome_lm.model.mixers.filter import SPECTRUM_BYTES
 from genome_lm.model.ngram import ngrams_held
 from genome_lm.model.ways import combined_bytes, rows_at_once, strands, ways
@@ -58,7 +62,13 @@ PLAIN_STREAMS = 3
 """Streams that a block in plain form stores beside its mixer's, and beside the hidden layers of its MLP."""
 
 
-def forward_bytes(config: ModelConfig, length: int, rows: int = 1, spectra: int = SPECTRUM_BYTES) -> int:
+def forward_bytes(
+    config: ModelConfig,
+    length: int,
+    rows: int = 1,
+    spectra: int = SPECTRUM_BYTES,
+    precision: Precision = "float32",
+) -> int:
     """Most bytes that a forward pass without gradients holds at one time on the fused CPU path.
 
     Weights, the residual stream, the logits, and what the mixers hold (`Mixer.forward_held`).
@@ -68,9 +78,15 @@ def forward_bytes(config: ModelConfig, length: int, rows: int = 1, spectra: int 
         length: Positions of a sequence.
         rows: Sequences.
         spectra: Bytes of the cache of all spectra; more are not kept.
+        precision: Of the products of projections and MLPs, as the model has it (`HyenaLM.precision`).
     """
-    held = [mixer_class(name).forward_held(config, length, rows * rows_at_once(config)) for name in config.mixers]
-    holes = [_holes(config, length, rows, FORWARD_HOLES.get(name, 0)) for name in config.mixers]
+    at_once = rows * rows_at_once(config)
+    held = [mixer_class(name).forward_held(config, length, at_once, precision) for name in config.mixers]
+    share = attended_bytes(precision) / FLOAT
+    holes = [
+        _holes(config, length, rows, FORWARD_HOLES.get(name, 0), 1 if name == "attention-recall" else share)
+        for name in config.mixers
+    ]
     temporary = max(
         ngrams_held(config, rows * length).temporary,
         *(each.temporary + hole for each, hole in zip(held, holes, strict=True)),
@@ -84,18 +100,32 @@ def forward_bytes(config: ModelConfig, length: int, rows: int = 1, spectra: int 
     positions = strands(config) * rows * length
     ends = 16 * FLOAT * rows * length + FLOAT * min(NORM_CHUNK, positions) * config.d_model  # logits and norm
     buffers = max(each.buffers for each in held) + _pieces(config, rows * length, "forward")
-    libraries = _blas(config) + _libraries(config, rows * length)
-    return weight_bytes(config) + whole + ends + kept + buffers + temporary + libraries
+    libraries = _blas(config) + _libraries(config, rows * length, precision)
+    weights = weight_bytes(config) + _lowered_bytes(config, precision)
+    return weights + whole + ends + kept + buffers + temporary + libraries
 
 
-def _libraries(config: ModelConfig, positions: int) -> int:
+def _lowered_bytes(config: ModelConfig, precision: Precision) -> int:
+    """The weights that products in low precision read, beside those in float32: rounded, and as tiles read them."""
+    if precision == "float32":
+        return 0
+    of_mlp = 2 * config.d_model * config.d_inner
+    projections = [
+        (config.order + 2 if name.startswith("hyena") else 4) * config.d_model**2 for name in config.mixers
+    ]
+    if precision == "int8":
+        return 2 * (config.n_layer * of_mlp + sum(projections))
+    return 2 * (2 if library_with_tiles() else 1) * config.n_layer * of_mlp + 2 * sum(projections)
+
+
+def _libraries(config: ModelConfig, positions: int, precision: Precision) -> int:
     """What libraries keep once they have done the products of a forward pass, beside `_blas`."""
     attends = [name for name in config.mixers if name in FORWARD_HOLES]
     # By oneDNN are attention's in-projection and the last layer of the network that makes filters.
     rows = max(rows_of_piece(positions, POSITIONS), 3 * config.d_model if attends else 0)
     if rows < FEWEST_ROWS or not (attends or "hyena" in config.mixers):
         return 0
-    of_scores = any(name != "attention-recall" for name in attends)
+    of_scores = attended_bytes(precision) == FLOAT and any(name != "attention-recall" for name in attends)
     return CODE_BYTES + of_scores * FLOAT * ATTENTION_ROWS * config.d_model
 
 
@@ -204,9 +234,12 @@ def _projections(layers: list[Held], passes: int, budget: int) -> tuple[int, lis
     return lent, again
 
 
-def _holes(config: ModelConfig, length: int, rows: int, streams: float) -> int:
-    """Freed pieces that glibc keeps, of operations in plain form, which take and free whole streams."""
-    stream = rows_at_once(config) * stream_bytes(config, length, rows)
+def _holes(config: ModelConfig, length: int, rows: int, streams: float, share: float = 1) -> int:
+    """Freed pieces that glibc keeps, of operations in plain form, which take and free whole streams.
+
+    `share` is that of a stream's bytes in float32.
+    """
+    stream = share * rows_at_once(config) * stream_bytes(config, length, rows)
     return int(streams * stream * (1 if stream < KEPT_PIECE else LARGE_HOLES))
 
 
@@ -256,7 +289,7 @@ def stream_bytes(config: ModelConfig, length: int, rows: int) -> int:
 
 
 def _pieces(config: ModelConfig, positions: int, mode: Literal["forward", "training"], small: int = 0) -> int:
-    """Temporaries of all threads: pieces of positions with their hidden layers, and a loss chunk's logits.
+    """Temporaries of all threads: pieces of positions with their hidden layers, and what the loss takes.
 
     A training step of fewer than `small` values of the residual stream has none.
     """
@@ -268,5 +301,7 @@ def _pieces(config: ModelConfig, positions: int, mode: Literal["forward", "train
     piece = rows_of_piece(positions, sizes) * layers if in_pieces else 0
     if mode == "forward":  # those of the mixer's projections stay with the allocator
         piece += 4 * config.d_model * rows_of_piece(positions, POSITIONS)
+    if mode == "training" and config.strands != "equivariant" and stages.is_compiled():
+        return threads * FLOAT * piece + head_bytes(config.d_model, positions)
     chunk = min(LOSS_CHUNK, positions) * (3 * 16 + 2 * config.d_model) if mode == "training" else 0
     return threads * FLOAT * max(piece, chunk)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import WIDEST, Branch, backend_for, steps
+from genome_lm.kernels import WIDEST, Branch, Precision, backend_for, steps
 from genome_lm.model.shards import Shard
 
 
@@ -237,7 +237,7 @@ class Mixer(nn.Module, ABC):
         return (prompt + length) * config.d_model
 
     @classmethod
-    def forward_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
+    def forward_held(cls, config: ModelConfig, length: int, rows: int, precision: Precision = "float32") -> Held:
         """What a layer holds on a CPU in a forward pass without gradients, so many sequences of float32.
 
         What it keeps are spectra, as far as the budget for them allows.

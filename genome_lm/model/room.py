@@ -1,13 +1,15 @@
 """What a pass without gradients may take at one time within the memory budget: sequences, and cached spectra."""
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.kernels import Precision
 from genome_lm.machine import budget
 from genome_lm.model.backbone import HyenaBackbone
 from genome_lm.model.context_memory import MARGIN, shared_chain
+from genome_lm.model.low_precision import precision_of
 from genome_lm.model.memory import PROCESS_BYTES, cuda_forward_total, forward_bytes
 from genome_lm.model.mixers.filter import SPECTRUM_BYTES, ImplicitFilter
 from genome_lm.model.ways import strands
@@ -42,7 +44,8 @@ def fitting_positions(backbone: HyenaBackbone, positions: int, length: int, kept
     length, on_gpu = min(length, backbone.config.max_length), backbone.embedding.weight.is_cuda
     if backbone.context is not None:
         return min(positions, _fitting_shared(backbone, positions // length, length, allowed) * length)
-    fit = _fit(backbone.config, max(1, positions // length), length, kept_streams, allowed, on_gpu)
+    kind = "cuda" if on_gpu else precision_of(backbone)
+    fit = _fit(backbone.config, max(1, positions // length), length, kept_streams, allowed, kind)
     if not on_gpu:
         for module in backbone.modules():
             if isinstance(module, ImplicitFilter):
@@ -66,17 +69,24 @@ def drop_spectra(backbone: HyenaBackbone) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _fit(config: ModelConfig, most: int, length: int, kept_streams: float, allowed: int, on_gpu: bool) -> _Fit:
-    """The way that takes the least time per sequence."""
+def _fit(
+    config: ModelConfig,
+    most: int,
+    length: int,
+    kept_streams: float,
+    allowed: int,
+    kind: Precision | Literal["cuda"],
+) -> _Fit:
+    """The way that takes the least time per sequence, on a GPU ("cuda") or on a CPU in a precision."""
     kept = int(kept_streams * FLOAT * strands(config) * config.d_model * length)
 
     def needed(rows: int, spectra: int) -> int:
-        if on_gpu:
+        if kind == "cuda":
             return cuda_forward_total(config, length, rows) + rows * kept
-        return PROCESS_BYTES["forward"] + forward_bytes(config, length, rows, spectra) + rows * kept
+        return PROCESS_BYTES["forward"] + forward_bytes(config, length, rows, spectra, kind) + rows * kept
 
     fits = []
-    for spectra in (0,) if on_gpu else (SPECTRUM_BYTES, 0):
+    for spectra in (0,) if kind == "cuda" else (SPECTRUM_BYTES, 0):
         # More sequences need more, so the most that fit are found by halving.
         low, high = 0, most
         while low < high:

@@ -121,7 +121,7 @@ def forecast(case: dict[str, Any]) -> int:
     if case["device"] == "cuda":
         return _cuda_forecast(config, case)
     if case["mode"] != "training":
-        return memory.forward_bytes(config, case["length"], case["rows"])
+        return memory.forward_bytes(config, case["length"], case["rows"], precision=case["precision"])
     if case["recompute"] == "auto":
         every = frozenset(range(config.n_layer * memory.recomputes_all(config, case["length"], case["rows"])))
     else:

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from genome_lm.config import PRESETS, ModelConfig
-from genome_lm.kernels import MixerWeights, MlpWeights, has_mlp_in_c, reason_against
-from genome_lm.kernels.cpu import mixer_pieces, stages, sub_blocks
+from genome_lm.kernels import MixerWeights, MlpWeights, Precision, has_mlp_in_c, reason_against
+from genome_lm.kernels.cpu import head, mixer_pieces, stages, sub_blocks
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitInC, through_bytes
+from genome_lm.kernels.cpu.head import HeadInC
 from genome_lm.kernels.cpu.mixer import BlockWeights, Normed
 from genome_lm.kernels.cpu.mixer_pieces import GatesInC, gates_bytes
 from genome_lm.kernels.cpu.sub_blocks import MlpInC, mlp_forward_bytes
+from genome_lm.model import HyenaLM, memory
+from genome_lm.model.low_precision import LowPrecisionLinear, precision_of
 from genome_lm.model.memory import forward_bytes, training_bytes
 from tests.measure.memory import forecast
 
@@ -122,3 +125,29 @@ def test_the_rooms_of_pieces_in_c_are_counted() -> None:
     whole = ExplicitInC.of(gates, x, mixer, torch.randn(width, 4))
     assert whole is not None
     assert whole._room == through_bytes(width) + rounded
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_weights_in_low_precision_are_counted(precision: Precision) -> None:
+    if reason := reason_against(precision):
+        pytest.skip(reason)
+    model = HyenaLM(ModelConfig(d_model=64, n_layer=3, max_length=512, layout="hyena,hyena-se,attention")).eval()
+    model.lower_precision(precision)
+    with torch.no_grad():
+        model(torch.randint(7, 11, (1, 512)))
+    held = 0  # a packed weight is as large as its values; its own tensor may be opaque
+    for layer in (layer for layer in model.modules() if isinstance(layer, LowPrecisionLinear)):
+        weight = layer.lowered
+        packed = weight.tiles if weight.tiles is not None else getattr(weight, "_packed", None)
+        held += weight.values.nbytes + (0 if packed is None else weight.values.nbytes)
+    assert precision_of(model.backbone) == precision
+    counted = memory._lowered_bytes(model.config, precision)
+    assert held <= counted <= 1.35 * held
+    assert forward_bytes(model.config, 512, precision=precision) != forward_bytes(model.config, 512)
+
+
+@pytest.mark.skipif(not stages.is_compiled(), reason="needs a compiler")
+def test_the_room_of_the_loss_in_c_is_counted() -> None:
+    width = 24
+    in_c = HeadInC(stages.library(), [torch.ones(width), torch.ones(width), torch.ones(head.SYMBOLS, width)], 1e-5)
+    assert in_c._room == 4 * head.ROOM_ROWS * width

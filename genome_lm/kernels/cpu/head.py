@@ -15,11 +15,13 @@ from torch.autograd.function import once_differentiable
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.sub_blocks import are_fit, at, room_bytes
-from genome_lm.kernels.cpu.workers import Sizes, bounds_of, rows_of_piece
+from genome_lm.kernels.cpu.workers import Sizes, bounds_of, most_sharing, rows_of_piece
 from genome_lm.kernels.numerics import outside_autocast
 
 SYMBOLS = 16
 """Rows of the embedding that head.h is written for."""
+ROOM_ROWS = 10
+"""Rows as wide as the model that a thread needs for itself: `head_room` of head.h."""
 POSITIONS = Sizes(least=256, large=512, most=1_024, medium=1_024)
 """Positions that a thread takes at one time."""
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
@@ -71,6 +73,16 @@ class HeadInC:
     def _work(self, function: Any, rows: _HeadRows, count: int) -> RowWork:
         bounds = bounds_of(count, rows_of_piece(count, POSITIONS))
         return RowWork(self._library, function, self._head, rows, bounds, self._room, self)
+
+
+def head_bytes(width: int, positions: int) -> int:
+    """What the losses of so many positions take beside the stream and its gradient, forward and backward.
+
+    Of each thread a room, of all but one the sums of a piece that waits for its neighbour's, and the total; the
+    transposed embedding; of each position its target, weight and loss, and the gradient of the loss.
+    """
+    sums = (SYMBOLS + 2) * width
+    return 4 * (most_sharing() * (ROOM_ROWS * width + sums) + sums + SYMBOLS * width + 4 * positions)
 
 
 def takes_head(x: Tensor) -> bool:

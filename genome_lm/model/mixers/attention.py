@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import (
+    Precision,
     add_projected,
     causal_counts,
     full_attention,
@@ -184,9 +185,11 @@ class Attention(Mixer):
         return 2 * cls.kept_positions(config, prompt + length) * config.d_model
 
     @classmethod
-    def forward_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
+    def forward_held(cls, config: ModelConfig, length: int, rows: int, precision: Precision = "float32") -> Held:
         """See `Mixer.forward_held`."""
-        return attention_memory.forward_held(config, length, rows, cls.channels_of(config), cls.forward_streams)
+        return attention_memory.forward_held(
+            config, length, rows, cls.channels_of(config), cls.forward_streams, precision
+        )
 
     @classmethod
     def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:

@@ -3,6 +3,7 @@
 import torch
 
 from genome_lm.config import ModelConfig
+from genome_lm.kernels import Precision, reason_against
 from genome_lm.kernels.attention.nearest import BLOCK_SCORES, CUDA_BLOCK_SCORES
 from genome_lm.kernels.attention.patterns import block_size
 from genome_lm.model.mixer import GpuBatch, Held, Units
@@ -15,10 +16,20 @@ _GPU_UNITS = {torch.float32: (32, 8, 16, 44, 38), torch.bfloat16: (20, 4, 10, 40
 """Units stored, bytes of the hidden layer, units of the backward, the forward and the mixer's pass, see `Units`."""
 
 
-def forward_held(config: ModelConfig, length: int, rows: int, channels: int, streams: int) -> Held:
-    """See `Mixer.forward_held`: queries, keys, values, the result and rotations; `streams` while they are mixed."""
-    stream = FLOAT * rows * length * config.d_model
+def forward_held(
+    config: ModelConfig, length: int, rows: int, channels: int, streams: int, precision: Precision = "float32"
+) -> Held:
+    """See `Mixer.forward_held`: queries, keys, values, the result and rotations; `streams` while they are mixed.
+
+    In low precision all these are in bfloat16.
+    """
+    stream = attended_bytes(precision) * rows * length * config.d_model
     return Held(0, (4 + streams) * stream + FLOAT * length * channels)
+
+
+def attended_bytes(precision: Precision) -> int:
+    """Of a number in attention on a CPU, without gradients."""
+    return FLOAT if precision == "float32" or reason_against("bf16") else FLOAT // 2
 
 
 def training_held(config: ModelConfig, length: int, rows: int, channels: int, streams: float, small: int) -> Held:

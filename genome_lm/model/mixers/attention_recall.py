@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import (
+    Precision,
     Recall,
     depthwise,
     nearest_attention,
@@ -114,7 +115,7 @@ class RecallAttention(Attention):
         return super().step_values(config, prompt, length) + 2 * (config.recall_taps + 1) * config.d_model
 
     @classmethod
-    def forward_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
+    def forward_held(cls, config: ModelConfig, length: int, rows: int, precision: Precision = "float32") -> Held:
         """See `Mixer.forward_held`."""
         return attention_memory.recall_forward_held(config, length, rows)
 

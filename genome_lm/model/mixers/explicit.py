@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import ExplicitFilters, MixerWeights, depthwise, residual_mixer, residual_mixer_
+from genome_lm.kernels import ExplicitFilters, MixerWeights, Precision, depthwise, residual_mixer, residual_mixer_
 from genome_lm.model.low_precision import product_weight
 from genome_lm.model.mixer import Ends, GpuBatch, Held, Mixer, MixerSteps, Units, runs_fused
 from genome_lm.model.mixers import explicit_memory
@@ -109,9 +109,9 @@ class ExplicitOperator(Mixer):
         return (3 * config.short_filter_order + cls.count(config)) * config.d_model
 
     @classmethod
-    def forward_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
+    def forward_held(cls, config: ModelConfig, length: int, rows: int, precision: Precision = "float32") -> Held:
         """See `Mixer.forward_held`."""
-        return explicit_memory.forward_held(config, length, rows, cls.count(config))
+        return explicit_memory.forward_held(config, length, rows, cls.count(config), precision)
 
     @classmethod
     def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:

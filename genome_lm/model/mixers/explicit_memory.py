@@ -3,7 +3,7 @@
 import torch
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import most_sharing
+from genome_lm.kernels import Precision, most_sharing
 from genome_lm.kernels.cpu.explicit_pieces import through_bytes
 from genome_lm.kernels.cpu.stages import MOST_TAPS, is_compiled
 from genome_lm.model.mixer import GpuBatch, Held, Units
@@ -18,12 +18,12 @@ _GPU_UNITS = {
 }
 
 
-def forward_held(config: ModelConfig, length: int, rows: int, taps: int) -> Held:
-    """See `Mixer.forward_held`: few taps are in pieces that go all the way, more need whole streams."""
+def forward_held(config: ModelConfig, length: int, rows: int, taps: int, precision: Precision = "float32") -> Held:
+    """See `Mixer.forward_held`: few taps go all the way in pieces, but in int8; others need whole streams."""
     if not is_compiled():
         groups = of_groups(config, length, rows, FORWARD_GROUPS)
         return Held(0, groups, buffers=forward_buffers(config, length, rows))
-    if taps <= MOST_TAPS:
+    if taps <= MOST_TAPS and precision != "int8":
         return Held(0, 0, buffers=most_sharing() * through_bytes(config.d_model))
     return Held(0, 0, buffers=forward_buffers(config, length, rows))
 

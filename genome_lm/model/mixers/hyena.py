@@ -12,6 +12,7 @@ from genome_lm.kernels import (
     Around,
     Branch,
     MixerWeights,
+    Precision,
     causal_conv,
     depthwise,
     from_channels,
@@ -193,7 +194,7 @@ class HyenaOperator(Mixer):
         return (config.order - 1) * length * config.d_model
 
     @classmethod
-    def forward_held(cls, config: ModelConfig, length: int, rows: int) -> Held:
+    def forward_held(cls, config: ModelConfig, length: int, rows: int, precision: Precision = "float32") -> Held:
         """See `Mixer.forward_held`."""
         return hyena_memory.forward_held(config, length, rows)
 
