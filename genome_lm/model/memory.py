@@ -37,7 +37,7 @@ from genome_lm.model.ways import combined_bytes, rows_at_once, strands, ways
 from genome_lm.model.work import forward_work
 
 FLOAT = 4
-PROCESS_BYTES = {"forward": 350 << 20, "training": 600 << 20}
+PROCESS_BYTES = {"forward": 500 << 20, "training": 640 << 20}
 """What Python, PyTorch and the libraries of a command take before a model is there."""
 PROJECTION_BYTES = KEPT_BYTES
 """Of in-projections that training keeps for its backward pass where no budget says otherwise."""

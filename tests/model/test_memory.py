@@ -149,5 +149,7 @@ def test_weights_in_low_precision_are_counted(precision: Precision) -> None:
 @pytest.mark.skipif(not stages.is_compiled(), reason="needs a compiler")
 def test_the_room_of_the_loss_in_c_is_counted() -> None:
     width = 24
-    in_c = HeadInC(stages.library(), [torch.ones(width), torch.ones(width), torch.ones(head.SYMBOLS, width)], 1e-5)
+    library = stages.library()
+    assert library is not None
+    in_c = HeadInC(library, [torch.ones(width), torch.ones(width), torch.ones(head.SYMBOLS, width)], 1e-5)
     assert in_c._room == 4 * head.ROOM_ROWS * width
