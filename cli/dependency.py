@@ -1,7 +1,8 @@
 """`genome-lm dependency`: how the bases of a region depend on one another."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,9 +67,9 @@ def dependency(
         write_dependency,
     )
     from genome_lm.jobs.map_dependency import mapped
-    from genome_lm.report.dependency import draw_dependency
 
     check_outputs(out, figure, SUFFIXES, force)
+    draw = _drawer() if figure else None
     with opened_region(region, genome, fasta) as (store, place):
         if (bases := place.end - place.start) > most:
             raise GenomeLMError(
@@ -81,7 +82,7 @@ def dependency(
         for is_wanted, change in ((symmetric, symmetrised), (apc, without_background)):
             if is_wanted:
                 result = dataclasses.replace(result, values=change(result.values))
-        wrote = write_outputs(result, out, figure, write_dependency, draw_dependency)
+        wrote = write_outputs(result, out, figure, write_dependency, draw)
     finish(
         as_json,
         f"{wrote}: {bases:,} × {bases:,} bases" + resumed(done, parts),
@@ -92,3 +93,9 @@ def dependency(
         path=str(out),
         figure=None if figure is None else str(figure),
     )
+
+
+def _drawer() -> Callable[[Path, Any], None]:
+    from genome_lm.report.dependency import draw_dependency
+
+    return draw_dependency

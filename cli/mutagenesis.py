@@ -1,8 +1,9 @@
 """`genome-lm mutagenesis`: all substitutions of a region."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,9 +70,9 @@ def mutagenesis(
     from genome_lm.inference import Layout, load
     from genome_lm.inference.mutagenesis import SUFFIXES, write_mutagenesis
     from genome_lm.inference.mutagenesis import mutagenesis as saturate
-    from genome_lm.report.mutagenesis import draw_mutagenesis
 
     check_outputs(out, figure, SUFFIXES, force)
+    draw = _drawer() if figure else None
     with opened_region(region, genome, fasta) as (store, place):
         if method is Method.substitutions:
             _check_cost(region, place.end - place.start, most)
@@ -85,7 +86,7 @@ def mutagenesis(
             strand=strand.value,
             batch_tokens=batch_tokens,
         )
-    wrote = write_outputs(result, out, figure, write_mutagenesis, draw_mutagenesis)
+    wrote = write_outputs(result, out, figure, write_mutagenesis, draw)
     finish(
         as_json,
         f"{wrote}: {len(result.reference):,} bases, all substitutions",
@@ -107,3 +108,9 @@ def _check_cost(region: str, bases: int, most: int) -> None:
         )
     if bases > SHORT:
         say(f"{passes}; a line every half minute says how long it takes", stderr=True)
+
+
+def _drawer() -> Callable[[Path, Any], None]:
+    from genome_lm.report.mutagenesis import draw_mutagenesis
+
+    return draw_mutagenesis

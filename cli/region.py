@@ -51,13 +51,20 @@ def opened_region(region: str, genome: Path | None, fasta: Path | None) -> "Iter
 
 
 def write_outputs(
-    result: Any, out: Path, figure: Path | None, write: Callable[[Path, Any], None], draw: Callable[[Path, Any], None]
+    result: Any,
+    out: Path,
+    figure: Path | None,
+    write: Callable[[Path, Any], None],
+    draw: Callable[[Path, Any], None] | None,
 ) -> str:
-    """Write a result and its figure, both or neither; what was written, in words."""
+    """Write a result and its figure, both or neither; what was written, in words.
+
+    `draw` is for a figure alone: its libraries take 150 MB, which nothing else should have to load.
+    """
     is_folder = out.suffix == ".zarr"
     files = [path for path in (figure, None if is_folder else out) if path is not None]
     with replacing(files, [out] if is_folder else []) as new:
         write(new[-1], result)
-        if figure is not None:
+        if figure is not None and draw is not None:
             draw(new[0], result)
     return f"wrote {out}" + (f" and {figure}" if figure else "")
