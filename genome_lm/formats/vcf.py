@@ -60,11 +60,6 @@ class Record(NamedTuple):
         return text.encode(errors="backslashreplace").decode()
 
     @property
-    def span(self) -> tuple[int, int]:
-        """Start and end of REF."""
-        return self.start, self.start + len(self.ref)
-
-    @property
     def end(self) -> int:
         """The last position that an index has to hold."""
         ends = re.findall(r"(?:^|;)END=(\d{1,18})(?=;|$)", self.info) if "END=" in self.info else []
@@ -313,7 +308,11 @@ def survey_records(path: Path, name: Path, store: GenomeStore, rename: Callable[
     for line in header:
         if line.startswith(f"##INFO=<ID={PREFIX}"):
             survey.keys[re.split("[,>]", line.removeprefix("##INFO=<ID="))[0]] = "its header"
-    for record in announced(store, records, lambda record: (rename(record.contig), *record.span)):
+
+    def place(record: Record) -> tuple[str, int, int]:
+        return rename(record.contig), record.start, record.start + len(record.ref)
+
+    for record in announced(store, records, place):
         survey.add(record)
     return survey
 

@@ -298,9 +298,6 @@ def chunks_of(starts: npt.NDArray[np.integer], ends: npt.NDArray[np.integer], ch
 class ChunkReader:
     """Codes of the sequence array, or what a table makes of them, by position; the chunks last used are kept decoded.
 
-    Attributes:
-        first: Reads windows of chunks that were not touched before.
-
     Args:
         chunks: The chunks.
         cache_bytes: Decoded chunks kept at most, in bytes.
@@ -310,7 +307,7 @@ class ChunkReader:
     def __init__(self, chunks: Chunks, cache_bytes: int, table: Codes | None = None) -> None:
         self._chunks = chunks
         self._decoder = ChunkDecoder(chunks.chunk, table)
-        self.first = FirstWindows(chunks, self._decoder)
+        self._first = FirstWindows(chunks, self._decoder)
         self._cache: OrderedDict[int, Codes] = OrderedDict()
         self._packed: dict[int, bytes] = {}  # of the present read, the chunks behind the one that was decoded last
         self._room = max(1, min(chunks.count, cache_bytes // chunks.chunk))
@@ -320,13 +317,10 @@ class ChunkReader:
 
     def window(self, start: int, length: int) -> Codes:
         """The codes from position `start` on, (length,) uint8."""
-        codes = self.first.read(start, length)
-        return self.kept(start, length) if codes is None else codes
-
-    def kept(self, start: int, length: int) -> Codes:
-        """What `window` gives, by chunks that are kept, where `first` gives nothing."""
-        codes = np.empty(length, dtype=np.uint8)
-        self._read_kept(start, codes)
+        codes = self._first.read(start, length)
+        if codes is None:
+            codes = np.empty(length, dtype=np.uint8)
+            self._read_kept(start, codes)
         return codes
 
     def _read_kept(self, start: int, out: Codes) -> None:

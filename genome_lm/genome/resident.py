@@ -26,9 +26,6 @@ class ResidentTokens(ABC):
     Forked processes share the memory. Each decodes for itself what it has not seen decoded, so that none reads what
     another has yet to write; as all write the same, none disturbs another.
 
-    Attributes:
-        first: Reads windows of chunks that were not touched before.
-
     Args:
         chunks: The chunks; their size is a multiple of 4.
         size: Bytes of memory.
@@ -42,7 +39,7 @@ class ResidentTokens(ABC):
         self._absent = chunks.count
         self._waiting: dict[int, Codes] = {}
         self._decoder = ChunkDecoder(chunks.chunk, CODE_TO_TOKEN)
-        self.first = FirstWindows(chunks, self._decoder)
+        self._first = FirstWindows(chunks, self._decoder)
 
     @staticmethod
     @abstractmethod
@@ -51,11 +48,9 @@ class ResidentTokens(ABC):
 
     def window(self, start: int, length: int) -> Codes:
         """The tokens from position `start` on, (length,) uint8."""
-        tokens = self.first.read(start, length)
-        return self.kept(start, length) if tokens is None else tokens
-
-    def kept(self, start: int, length: int) -> Codes:
-        """What `window` gives, by chunks that are kept, where `first` gives nothing."""
+        tokens = self._first.read(start, length)
+        if tokens is not None:
+            return tokens
         if not length:
             return np.empty(0, dtype=np.uint8)
         chunk = self._chunks.chunk

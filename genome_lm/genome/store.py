@@ -230,15 +230,11 @@ class GenomeStore:
             raise GenomeLMError(f"strand {strand!r}: use '+' or '-'")
         if end < start:
             raise GenomeLMError(f"{contig}:{start}-{end}: the end is before the start")
-        number = self.contigs.numbers.get(contig)
-        if number is None:
-            number = self.contigs.index(contig)  # tells
+        number = self.contigs.index(contig)
         if strand == "+" and output == "tokens" and start >= 0:  # by far most
             offset = self._starts[number]
             if offset + end <= self._starts[number + 1]:
-                reader = self._reader("tokens")
-                tokens = reader.first.read(offset + start, end - start)
-                return reader.kept(offset + start, end - start) if tokens is None else tokens
+                return self._reader("tokens").window(offset + start, end - start)
         return self._fetch_one(number, start, end - start, strand == "-", pad, output)
 
     def fetch_many(

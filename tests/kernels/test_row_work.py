@@ -27,15 +27,6 @@ class _Nothing(ctypes.Structure):
     _fields_ = [("nothing", ctypes.c_int)]
 
 
-@pytest.fixture(params=[1, 2, 5])
-def threads(request: pytest.FixtureRequest):
-    """PyTorch's number of threads, in this test."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def work(piece: Callable[[int, int, Any], None], bounds: list[int], room: int = 0) -> RowWork:
     """Pieces that call back into Python, with their first rows, numbers of rows and room."""
     library, nothing = stages.library(), _Nothing()

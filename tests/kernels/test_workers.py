@@ -25,15 +25,6 @@ from tests.kernels.test_cpu import mixer_weights, window
 pytestmark = pytest.mark.skipif(thread_setters() is None, reason="PyTorch shows no setters of threads here")
 
 
-@pytest.fixture(params=[1, 2, 5])
-def threads(request: pytest.FixtureRequest):
-    """PyTorch's number of threads, in this test."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def test_every_piece_is_taken_once_and_results_keep_their_order(threads: int) -> None:
     seen = []
 

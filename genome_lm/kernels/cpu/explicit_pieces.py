@@ -13,14 +13,13 @@ from genome_lm.kernels.cpu.mixer_pieces import (
     TILE_ROWS,
     GatesInC,
     OutwardInC,
-    are_floats,
     contiguous,
     gates_bytes,
 )
 from genome_lm.kernels.cpu.partition import Block
 from genome_lm.kernels.cpu.row_work import RowWork, Taker
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
-from genome_lm.kernels.cpu.sub_blocks import at, room_bytes
+from genome_lm.kernels.cpu.sub_blocks import are_floats, at, room_bytes
 from genome_lm.kernels.cpu.workers import share_calls
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t

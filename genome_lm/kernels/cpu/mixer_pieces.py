@@ -5,10 +5,9 @@ no compiler or no BLAS to call.
 """
 
 import ctypes
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
@@ -16,8 +15,7 @@ from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
 from genome_lm.kernels.cpu.partition import Block
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.stages import TAPS, View
-from genome_lm.kernels.cpu.sub_blocks import at, gemm_of, room_bytes, values_of
-from genome_lm.kernels.cpu.torch_private import WITH_MEMORY
+from genome_lm.kernels.cpu.sub_blocks import are_floats, at, gemm_of, room_bytes, values_of
 
 TILE_ROWS, AHEAD = 256, 16
 """Positions of a tile, and what stands before it in a row, of mixer.h."""
@@ -201,14 +199,6 @@ def callee_of(weight: Any, given: Sequence[Any]) -> tuple[ctypes.CDLL, int] | No
 
 def _is_rounded(weight: Any) -> bool:
     return isinstance(weight, Bfloat16Weight)
-
-
-def are_floats(given: Iterable[Any]) -> bool:
-    """Whether all are tensors of float32 on the CPU."""
-    for each in given:  # `has_memory` written out, since a call of a sub-block asks for two dozen tensors
-        if type(each) not in WITH_MEMORY or each.dtype != torch.float32 or not each.is_cpu:
-            return False
-    return True
 
 
 def contiguous(*given: Tensor) -> tuple[Tensor, ...]:

@@ -140,8 +140,8 @@ static void end_job(Job *job)
 }
 
 /* Do a call on the calling thread and on `others` more, each with so many bytes of room. What they call runs on one
- * thread each; `before` is PyTorch's number of threads of the calling one, which it has again afterwards; below 1 it
- * is left as it is. Gives whether there was memory for the room: nothing is done otherwise. */
+ * thread each; `before` is PyTorch's number of threads of the calling one, which it has again afterwards; 0 leaves it
+ * as it is. Gives whether there was memory for the room: nothing is done otherwise. */
 int do_together(Take take, void *work, size_t room, int others, int before)
 {
     pthread_once(&pool_once, make_pool);

@@ -89,7 +89,6 @@ def _library_or_reason() -> tuple[ctypes.CDLL | None, str]:
         return None, str(error)
 
 
-@functools.cache
 def _library() -> ctypes.CDLL | None:
     return _library_or_reason()[0]
 

@@ -118,14 +118,16 @@ def has_mlp_in_c() -> bool:
     return library is not None and gemm_of(library, False) is not None
 
 
-def are_fit(given: Iterable[Any]) -> bool:
+def are_fit(given: Sequence[Any]) -> bool:
     """Whether functions in C take tensors in float32, and weights in bfloat16, as they lie in memory."""
-    for each in given:
-        if isinstance(each, Bfloat16Weight):
-            fits = each.values.is_contiguous()
-        else:
-            fits = type(each) in WITH_MEMORY and each.dtype == torch.float32 and each.is_cpu and each.is_contiguous()
-        if not fits:
+    tensors = [each for each in given if not isinstance(each, Bfloat16Weight)]
+    return are_floats(tensors) and all(values_of(each).is_contiguous() for each in given)
+
+
+def are_floats(given: Iterable[Any]) -> bool:
+    """Whether all are tensors of float32 on the CPU."""
+    for each in given:  # `has_memory` written out, since a call of a sub-block asks for two dozen tensors
+        if type(each) not in WITH_MEMORY or each.dtype != torch.float32 or not each.is_cpu:
             return False
     return True
 
