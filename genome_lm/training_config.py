@@ -1,6 +1,7 @@
 """How a model is trained: the recipe, its stages, and the learning rate at each step."""
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
@@ -198,7 +199,7 @@ class TrainingConfig:
         """The same recipe with masks: by default those of `MaskingConfig`."""
         return self if self.masking is not None else dataclasses.replace(self, masking=MaskingConfig())
 
-    @property
+    @functools.cached_property
     def steps(self) -> int:
         """Steps of all stages."""
         return sum(stage.steps for stage in self.stages)

@@ -146,8 +146,7 @@ class Mixture:
         numbers, places = self.schedule.places(np.arange(first, first + count))
         contigs, starts = (np.empty(count, dtype=np.int64) for _ in range(2))
         reverse = np.empty(count, dtype=bool)
-        for number in np.unique(numbers).tolist():
-            rows = np.flatnonzero(numbers == number)
+        for number, rows in self._by_source(numbers):
             # The samples of one source follow one another, whatever lies between them.
             drawn = self._drawn(number, int(places[rows[0]]), len(rows), length)
             contigs[rows], starts[rows], reverse[rows] = drawn.contigs, drawn.starts, drawn.reverse
@@ -167,7 +166,7 @@ class Mixture:
     def tokens(self, mixed: MixedWindows) -> Codes:
         """Token ids of windows, [PAD] beyond their contigs: (n, length) uint8."""
         tokens = np.empty((len(mixed.sources), mixed.windows.length), dtype=np.uint8)
-        for number, rows in self._by_source(mixed):
+        for number, rows in self._by_source(mixed.sources):
             tokens[rows] = fetch_windows(self.sources[number].sampler.store, mixed.windows.take(rows))
         return tokens
 
@@ -178,21 +177,21 @@ class Mixture:
 
     def announce(self, mixed: MixedWindows) -> None:
         """Have the reading of windows begin that `tokens` will be asked for, of the sources that are at URLs."""
-        for number, rows in self._by_source(mixed):
+        for number, rows in self._by_source(mixed.sources):
             if (store := self.sources[number].sampler.store).is_remote:
                 announce_windows(store, mixed.windows.take(rows))
 
     def soft_masks(self, mixed: MixedWindows) -> npt.NDArray[np.bool_]:
         """Which bases of windows are soft-masked: (n, length)."""
         masks = np.empty((len(mixed.sources), mixed.windows.length), dtype=bool)
-        for number, rows in self._by_source(mixed):
+        for number, rows in self._by_source(mixed.sources):
             masks[rows] = soft_masks(self.sources[number].sampler.store, mixed.windows.take(rows))
         return masks
 
     def extents(self, mixed: MixedWindows) -> npt.NDArray[np.int64]:
         """Bases of each window before the padding that follows its last one: (n,)."""
         extents = np.empty(len(mixed.sources), dtype=np.int64)
-        for number, rows in self._by_source(mixed):
+        for number, rows in self._by_source(mixed.sources):
             extents[rows] = mixed.windows.take(rows).extents(self.sources[number].sampler.store)
         return extents
 
@@ -203,7 +202,7 @@ class Mixture:
             GenomeLMError: If a track can't be read, or gives what is no weight, naming the source.
         """
         weights = np.ones((len(mixed.sources), mixed.windows.length), dtype=np.float32)
-        for number, rows in self._by_source(mixed):
+        for number, rows in self._by_source(mixed.sources):
             source = self.sources[number]
             if source.weigh is not None:
                 with naming(f"source {source.name!r}"):
@@ -213,12 +212,15 @@ class Mixture:
     def names(self, mixed: MixedWindows) -> list[str]:
         """The windows as text: contig:start-end(strand), after the source's name where there are several."""
         names = [""] * len(mixed.sources)
-        for number, rows in self._by_source(mixed):
+        for number, rows in self._by_source(mixed.sources):
             source = self.sources[number]
             prefix = f"{source.name} " if len(self.sources) > 1 else ""
             for row, name in zip(rows, mixed.windows.take(rows).names(source.sampler.store), strict=True):
                 names[row] = prefix + name
         return names
 
-    def _by_source(self, mixed: MixedWindows) -> list[tuple[int, npt.NDArray[np.intp]]]:
-        return [(number, np.flatnonzero(mixed.sources == number)) for number in np.unique(mixed.sources).tolist()]
+    def _by_source(self, numbers: npt.NDArray[np.int64]) -> list[tuple[int, npt.NDArray[np.intp]]]:
+        """The rows of each source that there is, of (n,) numbers of sources."""
+        if len(self.sources) == 1 and len(numbers):
+            return [(0, np.arange(len(numbers)))]
+        return [(number, np.flatnonzero(numbers == number)) for number in np.unique(numbers).tolist()]

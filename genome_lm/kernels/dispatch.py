@@ -46,16 +46,8 @@ def backend_for(x: Tensor, small: int | None = None) -> Backend:
     Raises:
         GenomeLMError: If the variable holds something else, or forces `cpu` on tensors of another device.
     """
-    forced = os.environ.get(VARIABLE, "auto")
-    if forced == "cpu" and x.device.type not in ("cpu", "meta"):
-        raise GenomeLMError(
-            f"{VARIABLE}=cpu: these operations take tensors on the CPU, not on {x.device.type}; "
-            "unset it, or use --device cpu"
-        )
-    if forced in get_args(Backend):
-        return forced  # type: ignore[return-value]
-    if forced != "auto":
-        raise GenomeLMError(f"{VARIABLE}={forced}: use auto, {', '.join(get_args(Backend))}")
+    if (forced := os.environ.get(VARIABLE, "auto")) != "auto":
+        return _forced(forced, x)
     if x.device.type == "cuda":
         taken = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
         return "triton" if taken and _triton_works(x.device, torch.is_grad_enabled()) else "reference"
@@ -65,6 +57,17 @@ def backend_for(x: Tensor, small: int | None = None) -> Backend:
         return "cpu" if rounds_products(x) and not reason_against("bf16") else "reference"
     stored = torch.is_grad_enabled() and x.numel() < (SMALL if small is None else small)
     return "reference" if stored else "cpu"
+
+
+def _forced(name: str, x: Tensor) -> Backend:
+    if name not in get_args(Backend):
+        raise GenomeLMError(f"{VARIABLE}={name}: use auto, {', '.join(get_args(Backend))}")
+    if name == "cpu" and x.device.type not in ("cpu", "meta"):
+        raise GenomeLMError(
+            f"{VARIABLE}=cpu: these operations take tensors on the CPU, not on {x.device.type}; "
+            "unset it, or use --device cpu"
+        )
+    return name  # type: ignore[return-value]
 
 
 def is_reference_forced() -> bool:
@@ -168,7 +171,7 @@ def runs_rows(x: Tensor) -> bool:
     While torch.compile traces they don't: it fuses by itself what is done element by element.
     """
     taken = x.dtype in (torch.float32, torch.float16, torch.bfloat16) and x.shape[-1] <= WIDEST
-    return HAS_TRITON and taken and not torch.compiler.is_compiling() and backend_for(x) == "triton"
+    return HAS_TRITON and taken and backend_for(x) == "triton" and not torch.compiler.is_compiling()
 
 
 def runs_head(x: Tensor) -> bool:

@@ -1,15 +1,18 @@
 """Contexts that fix the precision and the algorithms that PyTorch would otherwise choose."""
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.utils.deterministic
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+_NOTHING = contextlib.nullcontext()
 
 
 def outside_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -21,7 +24,18 @@ def outside_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         return torch.autocast(device_type=kind, enabled=False)
-    return contextlib.nullcontext()  # a dozen times per step, without what PyTorch does to change nothing
+    return _NOTHING  # a dozen times per step, without what PyTorch does to change nothing
+
+
+def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """PyTorch's `once_differentiable`, which takes its time, where gradients of the gradients are asked for alone."""
+    checked = once_differentiable(backward)
+
+    @functools.wraps(backward)
+    def once(ctx: Any, *grads: Any) -> Any:
+        return checked(ctx, *grads) if torch.is_grad_enabled() else backward(ctx, *grads)
+
+    return once
 
 
 def products_dtype(x: Tensor) -> torch.dtype:

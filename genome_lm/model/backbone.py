@@ -95,10 +95,11 @@ class Block(nn.Module):
         """
         if shard is not None:
             return self._add_mlp(self.mixer.add_shard(x, self.norm1, self.dropout, shard))
-        if turn is None and self.takes_branch(x):
+        by_rows = self._runs_rows(x)
+        if turn is None and by_rows and self.mixer.has_branch(x):
             return self.add_branch(x, None)
         mix = self.mixer.add if turn is None else partial(self._both_ways, turn)
-        return self._add_mlp(mix(x, self.norm1, self.dropout, inplace))
+        return self._add_mlp(mix(x, self.norm1, self.dropout, inplace), by_rows=by_rows)
 
     def takes_branch(self, x: Tensor) -> bool:
         """Whether `add_branch` and `hand_on` take a residual stream of the shape of x."""
@@ -156,12 +157,12 @@ class Block(nn.Module):
     def _runs_rows(self, x: Tensor) -> bool:
         return runs_rows(x) and not drops(self.dropout)
 
-    def _add_mlp(self, x: Tensor, branch: Branch | None = None) -> Tensor:
+    def _add_mlp(self, x: Tensor, branch: Branch | None = None, by_rows: bool | None = None) -> Tensor:
         """The MLP sub-block; without gradients, where it runs as one operation on a CPU, written over x.
 
-        `branch`: what is to be added to x before, where `_runs_rows` says so.
+        `branch`: what is to be added to x before, where `_runs_rows` says so. `by_rows`: what that says, if asked.
         """
-        by_rows = self._runs_rows(x)
+        by_rows = self._runs_rows(x) if by_rows is None else by_rows
         # In C it is quicker than in plain form for any size. What trains no weights of the MLP has no need of theirs.
         # torch.compile can't trace how the library in C is loaded.
         own = not torch.compiler.is_compiling() and x.dtype == torch.float32 and self.mlp.fc1.weight.requires_grad
@@ -174,10 +175,9 @@ class Block(nn.Module):
         return operation(x.contiguous(), self._mlp_weights(), self.norm2.eps)
 
     def _mlp_weights(self) -> MlpWeights:
-        fc1, fc2 = self.mlp.fc1, self.mlp.fc2
-        return MlpWeights(
-            self.norm2.weight, self.norm2.bias, product_weight(fc1), fc1.bias, product_weight(fc2), fc2.bias
-        )
+        norm, mlp = self.norm2, self.mlp
+        fc1, fc2 = mlp.fc1, mlp.fc2
+        return MlpWeights(norm.weight, norm.bias, product_weight(fc1), fc1.bias, product_weight(fc2), fc2.bias)
 
 
 class HyenaBackbone(nn.Module):
@@ -238,9 +238,10 @@ class HyenaBackbone(nn.Module):
             recomputed = self._every if self.context.any(bool(recomputed), x.device) else frozenset()
         random = self.config.resid_dropout > 0
         joins = batch.turn is None and shard is None and torch.is_grad_enabled()
-        handing = self._handing(x, self.blocks[:layer], recomputed) if joins else frozenset()
+        blocks = self.blocks if layer is None else self.blocks[:layer]  # a slice of a list of modules is made anew
+        handing = self._handing(x, blocks, recomputed) if joins and runs_rows(x) else frozenset()
         branch: Branch | None = None
-        for number, block in enumerate(self.blocks[:layer]):
+        for number, block in enumerate(blocks):
             if number in handing:
                 x, branch = block.hand_on(x, branch)
             elif branch is not None:

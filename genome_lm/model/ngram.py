@@ -61,7 +61,7 @@ class NgramEmbedding(nn.Module):
         # PyTorch takes a seventh of the time on a CPU if no row is left out, and one of zeros need not be.
         is_plain = ids.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         left_out = None if is_plain and ids.numel() >= MANY and not self.weight[-1].any() else none
-        return F.embedding_bag(bags, self.weight, mode="sum", padding_idx=left_out).unflatten(0, ids.shape)
+        return F.embedding_bag(bags, self.weight, mode="sum", padding_idx=left_out).view(*ids.shape, -1)
 
     def _weighted(self, bases: Tensor) -> Tensor:
         """Sums over all n-grams, each times the product of the weights of its bases: (B, L, 4) → (B, L, width)."""
@@ -80,13 +80,14 @@ class NgramEmbedding(nn.Module):
 
     def _numbers(self, ids: Tensor, none: int) -> Tensor:
         """The rows of the n-grams that end at each position, `none` where there is none: (B, L, order − 1) int32."""
-        base = ids.int() - NUCLEOTIDES[0]
+        # No base stands before the first one.
+        base = F.pad(ids.int() - NUCLEOTIDES[0], (self.order - 1, 0), value=-1)
         is_base = (base >= 0) & (base < len(NUCLEOTIDES))
         number, is_whole, first, numbers = base, is_base, 0, []
         for length in range(SHORTEST, self.order + 1):
-            number = base + len(NUCLEOTIDES) * _one_later(number)
-            is_whole = is_base & _one_later(is_whole)
-            numbers.append(torch.where(is_whole, number + first, none))
+            number = base[:, length - 1 :] + len(NUCLEOTIDES) * number[:, :-1]
+            is_whole = is_base[:, length - 1 :] & is_whole[:, :-1]
+            numbers.append(torch.where(is_whole, number + first, none)[:, self.order - length :])
             first += len(NUCLEOTIDES) ** length
         return torch.stack(numbers, dim=-1)
 
@@ -112,8 +113,3 @@ def ngrams_held(config: ModelConfig, positions: int) -> Held:
     # As int32, the rows, the positions that they are of, and three numbers per position.
     stored = 8 * lookups + 12 + projected
     return Held(positions * stored, positions * (stored + 8 * lookups + 4 * config.d_model))
-
-
-def _one_later(x: Tensor) -> Tensor:
-    """Values moved to the next position, zero at the first: (B, L) → (B, L)."""
-    return F.pad(x, (1, 0))[:, :-1]

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -158,11 +158,20 @@ class GenomeData(LightningDataModule):
         return DataLoader(
             _OrErrors(self.steps),
             batch_size=None,
+            collate_fn=_as_it_is,
             sampler=range(self.first_step, len(self.steps)),
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_signals_to_the_parent,
         )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The batch there; Lightning looks at each of its parts, which a CPU has no need of."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:

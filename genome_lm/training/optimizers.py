@@ -107,6 +107,17 @@ def _orthogonal(
     return [update.T if each.shape[0] > each.shape[1] else update for each, update in both]
 
 
+def clip_gradients(parameters: Sequence[Tensor], limit: float) -> Tensor:
+    """Scale all gradients so that their common norm is at most `limit`, and give the norm before, a scalar.
+
+    `torch.nn.utils.clip_grad_norm_` of whole tensors on one device, to the bit, without what that does around it.
+    """
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
 def _on_cpu(parameters: Sequence[Tensor]) -> bool:
     """Whether all are whole on the CPU."""
     return all(each.device.type == "cpu" and not isinstance(each, DTensor) for each in parameters)
@@ -123,8 +134,9 @@ def _count_changes(optimizer: torch.optim.Optimizer, _arguments: Any, _named: An
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:
     """Give each group its learning rate of a step."""
+    share = config.scheduled(step)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * config.scheduled(step)
+        group["lr"] = group["peak"] * share
 
 
 def _of(model: nn.Module, kind: type[nn.Module]) -> set[int]:

@@ -24,7 +24,7 @@ from genome_lm.training.data import StepBatch, TrainingSteps
 from genome_lm.training.devices import gradients_exchanged, load_optimizer, shard
 from genome_lm.training.memory_plan import MemoryPlan, StagePlan
 from genome_lm.training.micro_batches import MicroBatch
-from genome_lm.training.optimizers import make_optimizers, set_learning_rates
+from genome_lm.training.optimizers import clip_gradients, make_optimizers, set_learning_rates
 from genome_lm.training.spikes import NormLimit
 from genome_lm.training_config import TrainingConfig
 
@@ -90,6 +90,7 @@ class TrainingSystem(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add where to go on, with which run, and what else the steps have left."""
         checkpoint["next_step"], checkpoint["run_id"] = self.next_step, self.run_id
+        checkpoint["global_step"] = self.next_step
         checkpoint["grad_norms"] = list(self.norm_limit.norms)
         if self.average is not None:
             checkpoint["average"] = self.average.state_dict()
@@ -106,17 +107,12 @@ class TrainingSystem(LightningModule):
             self.average = WeightAverage(self.model, self.config.ema)
         if self._saved is None:
             return
-        for optimizer, state in zip(self._optimizers(), self._saved["optimizer_states"], strict=True):
-            load_optimizer(self, optimizer.optimizer, state)
+        for optimizer, state in zip(self.trainer.optimizers, self._saved["optimizer_states"], strict=True):
+            load_optimizer(self, optimizer, state)
         self.norm_limit.norms.extend(self._saved["grad_norms"])
         if self.average is not None:
             self.average.load_state_dict(self._saved["average"])
         self._saved = None
-
-    def _optimizers(self) -> list[Any]:
-        """Lightning's, which are one or a list."""
-        optimizers: Any = self.optimizers()
-        return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def configure_model(self) -> None:
         """Share sequences and weights where that is asked for; Lightning calls this once processes are connected."""
@@ -128,6 +124,10 @@ class TrainingSystem(LightningModule):
     def _weights(self) -> list[nn.Parameter]:
         return list(self.model.parameters())
 
+    @cached_property
+    def _are_whole(self) -> bool:
+        return not any(isinstance(weight, DTensor) for weight in self._weights)
+
     def training_step(self, batch: StepBatch | GenomeLMError, _index: int) -> None:
         """One step of the optimiser; leaves its `result`.
 
@@ -137,15 +137,18 @@ class TrainingSystem(LightningModule):
         if isinstance(batch, GenomeLMError):
             raise batch
         _seed_generators(_seed(self.config.seed, batch.step, self.global_rank), self.device)
-        optimizers = self._optimizers()
+        # Not through Lightning's wrappers, whose hooks take longer than some of the steps.
+        optimizers = self.trainer.optimizers
         for optimizer in optimizers:
             set_learning_rates(optimizer, self.config, batch.step)
-            optimizer.zero_grad(set_to_none=True)
+        for weight in self._weights:
+            weight.grad = None
         loss, by_source = self._accumulate(batch)
         if not np.isfinite(loss):
             raise GenomeLMError(self._not_finite(batch.step, loss))
         limit = self.norm_limit()
-        norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
+        clip = clip_gradients if self._are_whole else torch.nn.utils.clip_grad_norm_
+        norm = clip(self._weights, limit)
         for optimizer in optimizers:
             optimizer.step()
         gradient = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
@@ -159,7 +162,7 @@ class TrainingSystem(LightningModule):
         ids, (_, targets) = batch.ids, self.model.config.direction.shifted(batch.tokens)
         # Each of the devices that share windows has the targets of the whole ones.
         counted = self._over_devices((target_mask(targets) * batch.weights).sum()) / self.steps.context
-        scale = 1 / counted.clamp(min=torch.finfo(counted.dtype).tiny)
+        scale = counted.clamp(min=torch.finfo(counted.dtype).tiny).reciprocal()
         totals = counted.new_zeros(2, len(self.steps.mixture.sources))
         with self._within_budget(batch), self._shared_filters(batch) as filters:
             for number, micro_batch in enumerate(batch.micro_batches, start=1):
@@ -170,11 +173,18 @@ class TrainingSystem(LightningModule):
                     summed = losses.sum()
                     # Data-parallel training averages the gradients over the devices; this makes it their sum.
                     with outside_autocast(summed):
-                        self.manual_backward(summed * scale * self.trainer.world_size)
+                        self._go_back(summed * scale * self.trainer.world_size)
                 totals.index_add_(1, sources, torch.stack([losses.detach(), weights]))
         totals = self._over_devices(totals)
         by_source = zip((totals[0] / totals[1]).tolist(), totals[1].tolist(), strict=True)
         return float(totals[0].sum() * scale), tuple(by_source)
+
+    def _go_back(self, loss: Tensor) -> None:
+        """As `manual_backward`, without its hooks."""
+        strategy = self.trainer.strategy
+        strategy.pre_backward(loss)
+        loss.backward()
+        strategy.post_backward(loss)
 
     def _within_budget(self, batch: StepBatch) -> AbstractContextManager[None]:
         return kept_projections(None if self.memory is None else self._stage(batch).projections)

@@ -129,7 +129,7 @@ def test_what_c_does_not_take_is_left_to_operations() -> None:
     def taken(x: Tensor, weights: MixerWeights, kernel: Tensor = kernel) -> tuple[bool, bool, bool]:
         normed = Normed(x, weights.norm_weight, weights.norm_bias, 1e-5)
         gates = GatesInC.of(normed, BlockWeights.of(weights, (0, 16)))
-        others = OutwardInC.of(x, weights), ExplicitInC.of(gates, x, weights, kernel)
+        others = OutwardInC.of(x, weights), ExplicitInC.of(normed, weights, kernel)
         return gates is not None, others[0] is not None, others[1] is not None
 
     assert taken(x, weights) == (True, True, True)

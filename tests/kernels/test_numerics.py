@@ -1,9 +1,10 @@
 import os
+from typing import Any
 
 import pytest
 import torch
 
-from genome_lm.kernels.numerics import deterministic
+from genome_lm.kernels.numerics import deterministic, differentiable_once
 
 
 def settings() -> tuple[object, ...]:
@@ -43,3 +44,22 @@ def test_the_users_choice_for_cublas_stays(monkeypatch: pytest.MonkeyPatch) -> N
     with deterministic():
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+        @staticmethod
+        @differentiable_once
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            return 2 * grad.detach()
+
+    x = torch.ones(3, requires_grad=True)
+    (plain,) = torch.autograd.grad(Doubled.apply(x).sum(), x)
+    assert plain.tolist() == [2, 2, 2]
+    (grad,) = torch.autograd.grad(Doubled.apply(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()

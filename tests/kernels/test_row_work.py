@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from genome_lm.kernels.cpu import stages, torch_private
-from genome_lm.kernels.cpu.row_work import RowWork
+from genome_lm.kernels.cpu.row_work import RowWork, WorkQueue
 from genome_lm.kernels.cpu.torch_private import thread_setters
 from genome_lm.kernels.cpu.workers import share
 
@@ -118,3 +118,24 @@ def test_a_fork_has_threads_of_its_own(threads: int) -> None:
     if child == 0:
         os._exit(0 if meets(2) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_work_in_a_queue_is_done_in_turn(threads: int) -> None:
+    seen: list[str] = []
+    first, second, none, third = (
+        work(lambda *_, name=name: seen.append(name), [*range(count + 1)])
+        for name, count in (("a", 5), ("b", 3), ("none", 0), ("c", 2))
+    )
+    queue = WorkQueue()
+    queue.add(first)
+    queue.add(second)
+    assert not seen
+    queue.run()
+    assert seen == 5 * ["a"] + 3 * ["b"]
+    queue.run()
+    queue.add(none)
+    queue.add(third)
+    queue.add(first, [lambda: seen.append("other")])
+    assert seen[8:10] == ["c", "c"]
+    assert sorted(seen[10:]) == [*5 * ["a"], "other"]
+    assert torch.get_num_threads() == threads

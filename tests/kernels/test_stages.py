@@ -22,7 +22,7 @@ SMALL = "int answer(void) { return 42; }\n"
 
 @pytest.fixture
 def library() -> ctypes.CDLL:
-    library = stages._library()
+    library = stages.library()
     if library is None:
         pytest.skip(stages.why_plain())
     return library
@@ -56,7 +56,7 @@ def test_a_stage_that_does_nothing_is_told(library: ctypes.CDLL, monkeypatch: py
 
 def test_a_proof_compiles_no_library_for_itself(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "COMPILED", True)
-    monkeypatch.setattr(stages, "_library", lambda: pytest.fail("C was asked"))
+    monkeypatch.setattr(stages, "_library_or_reason", lambda: pytest.fail("C was asked"))
     monkeypatch.setattr(proof, "SHAPES", ())
     assert not proof.main(library._name)
 
@@ -73,7 +73,7 @@ def test_extremes_of_gelu_stay_finite(library: ctypes.CDLL) -> None:
 
 def test_what_lies_on_another_device_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generation on a GPU makes its filters by the same functions."""
-    monkeypatch.setattr(stages, "_library", lambda: pytest.fail("C was asked"))
+    monkeypatch.setattr(stages, "_library_or_reason", lambda: pytest.fail("C was asked"))
     h, times = torch.empty(2, 1_000, device="meta"), torch.empty(1_000, device="meta")
     stages.windowed(h, torch.empty(2, device="meta"), times, 0.05, h)
     assert not products._is_fused(h, torch.empty(1_000, 1_000, device="meta"))

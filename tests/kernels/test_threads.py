@@ -38,7 +38,7 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize("shape", [(5, 3, 1_031), (1, 1, 2_051)], ids=str)
 @pytest.mark.parametrize("case", proof.cases(1, 1, 1))
 def test_a_stage_in_c_gives_the_same_bits(case: str, shape: tuple[int, int, int]) -> None:
-    library, results = stages._library(), []
+    library, results = stages.library(), []
     assert library is not None
     for count in THREADS:
         torch.set_num_threads(count)
@@ -81,14 +81,14 @@ def test_pieces_are_those_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
         shared.append(sum(taken) + sum(not isinstance(piece, Taker) for piece in job._pieces))
         return hand_out(job, helpers)
 
-    in_c = RowWork._share
+    in_c = RowWork._step
 
-    def counting_in_c(work: RowWork, function: Any, of_work: Any) -> None:
+    def counting_in_c(work: RowWork, function: Any, of_work: Any) -> Any:
         shared.append(work._pieces)
-        in_c(work, function, of_work)
+        return in_c(work, function, of_work)
 
     monkeypatch.setattr(workers, "_hand_out", counting)
-    monkeypatch.setattr(RowWork, "_share", counting_in_c)
+    monkeypatch.setattr(RowWork, "_step", counting_in_c)
     torch.set_num_threads(2)
     work = Work(batch=3, length=701, width=24, inner=48)
     x = torch.randn(3, 701, 24, requires_grad=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.measure.short_windows import TRAININGS, train
 
 GROUPS = {
-    "interpreter": r"lib?python3[\w.]*$",
+    "interpreter": r"(lib)?python3[\w.]*$",
     "bindings": r"libtorch_python\.so|_?ctypes|libffi|.*\.(cpython-|abi3)",
     "C stages": r"memfd:genome-lm|genome-lm|stages",
     "PyTorch": r"libtorch_cpu\.so|libc10\.so|\[JIT\]",

@@ -120,9 +120,9 @@ def test_the_rooms_of_pieces_in_c_are_counted() -> None:
     assert gates is not None
     rounded = 4 * mixer_pieces.TILE_ROWS * width  # of products in bfloat16 alone
     assert gates._room == gates_bytes(width, width) + rounded
-    vectors, w_out = (torch.randn(width) for _ in range(4)), torch.randn(width, width)
-    mixer = MixerWeights(norm, norm, part.w_in, *vectors, w_out, norm)
-    whole = ExplicitInC.of(gates, x, mixer, torch.randn(width, 4))
+    b_in, taps, tap_bias = (torch.randn(3 * width, *k) for k in ((), (1, 3), ()))
+    mixer = MixerWeights(norm, norm, part.w_in, b_in, taps, tap_bias, norm, torch.randn(width, width), norm)
+    whole = ExplicitInC.of(normed, mixer, torch.randn(width, 4))
     assert whole is not None
     assert whole._room == through_bytes(width) + rounded
 

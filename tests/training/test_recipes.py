@@ -17,7 +17,13 @@ from genome_lm.model import HyenaLM
 from genome_lm.training import Stage, TrainingConfig, read_metrics, train, warmup_stable_decay
 from genome_lm.training import run as run_module
 from genome_lm.training.averaging import WeightAverage, averaged_weights
-from genome_lm.training.optimizers import BatchedMuon, check_optimizer, make_optimizers, set_learning_rates
+from genome_lm.training.optimizers import (
+    BatchedMuon,
+    check_optimizer,
+    clip_gradients,
+    make_optimizers,
+    set_learning_rates,
+)
 from genome_lm.training.spikes import FEWEST, WINDOW, NormLimit
 from genome_lm.training.state import read_sealed
 from genome_lm.training.system import TrainingSystem
@@ -292,3 +298,16 @@ def test_recipes_are_options_of_the_command_line(
         (Stage(32, 5),), optimizer="muon", schedule="wsd", clip_factor=2.0, ema=0.99, filter_lr=0.01
     )
     assert seen == [expected]
+
+
+@pytest.mark.parametrize("limit", [0.1, 100.0, math.inf])
+def test_gradients_are_clipped_as_pytorch_does_it(limit: float) -> None:
+    ours = [nn.Parameter(torch.randn(shape)) for shape in ((3, 4), (5,), (), (2,))]
+    theirs = [nn.Parameter(each.detach().clone()) for each in ours]
+    for mine, other in zip(ours[:-1], theirs, strict=False):  # the last one has none
+        mine.grad = torch.randn(mine.shape)
+        other.grad = mine.grad.clone()
+    assert torch.equal(clip_gradients(ours, limit), nn.utils.clip_grad_norm_(theirs, limit))
+    for mine, other in zip(ours[:-1], theirs, strict=False):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=0)
+    assert ours[-1].grad is None

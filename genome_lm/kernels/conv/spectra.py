@@ -132,6 +132,11 @@ def bins(length: int, dtype: torch.dtype = torch.float32) -> int:
 
 def transformed_values(length: int, dtype: torch.dtype) -> int:
     """Real values as which a signal of this length and type is transformed: padded, or two for each frequency."""
+    return _transformed_values(length, dtype, _keeps_tables(), has_long_transforms())
+
+
+@lru_cache(maxsize=64)
+def _transformed_values(length: int, dtype: torch.dtype, *_switches: bool) -> int:
     return 2 * bins(length, dtype) if _is_split(length, dtype) else points_of(length)
 
 

@@ -3,11 +3,11 @@
 import ctypes
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
+from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Normed
 from genome_lm.kernels.cpu.mixer_pieces import (
     AHEAD,
     TILE_ROWS,
@@ -58,12 +58,14 @@ class ExplicitInC:
         self._room = room_bytes(library, "explicit_room", taps.shape[0])
 
     @classmethod
-    def of(cls, gates: GatesInC | None, x: Tensor, weights: Any, taps: Tensor) -> "ExplicitInC | None":
+    def of(cls, normed: Normed, weights: MixerWeights, taps: Tensor) -> "ExplicitInC | None":
         """None where it can't be."""
-        library, outward = stages.library(), OutwardInC.of(x, weights)
-        if library is None or gates is None or outward is None or taps.shape[-1] > MOST_TAPS:
+        library = stages.library()
+        if library is None or taps.shape[-1] > MOST_TAPS or not are_floats((taps, weights.skip)):
             return None
-        return cls(library, gates, outward, taps, weights.skip) if are_floats((taps, weights.skip)) else None
+        gates = GatesInC.of(normed, BlockWeights.of(weights, (0, normed.x.shape[-1])))
+        outward = OutwardInC.of(normed.x, weights)
+        return None if gates is None or outward is None else cls(library, gates, outward, taps, weights.skip)
 
     def forward(self, x: Tensor, out: Tensor, z: Tensor | None, bounds: Sequence[int]) -> None:
         """Write the result to `out`, which may be x, and z, (3D, B, L), unless it is None."""

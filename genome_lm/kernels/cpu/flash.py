@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.mlp_amx import library_with_tiles
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.sub_blocks import room_bytes
 from genome_lm.kernels.cpu.torch_private import has_memory
-from genome_lm.kernels.numerics import outside_autocast
+from genome_lm.kernels.numerics import differentiable_once, outside_autocast
 
 MOST_KEYS, MOST_CHANNELS = 1 << 15, 256
 """Keys of a sequence and channels of a head that it takes: a thread has a packed copy of a head's keys."""
@@ -50,7 +49,7 @@ class _CausalFlash(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         library = stages.library()
         assert library is not None

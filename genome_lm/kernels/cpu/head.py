@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.sub_blocks import are_fit, at, room_bytes
 from genome_lm.kernels.cpu.workers import Sizes, bounds_of, most_sharing, rows_of_piece
-from genome_lm.kernels.numerics import outside_autocast
+from genome_lm.kernels.numerics import differentiable_once, outside_autocast
 
 SYMBOLS = 16
 """Rows of the embedding that head.h is written for."""
@@ -110,7 +109,7 @@ class _HeadLosses(torch.autograd.Function):
             return _in_c(head, eps).forward(x, targets, weights)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, targets, weights, *head = ctx.saved_tensors
         with outside_autocast(x):

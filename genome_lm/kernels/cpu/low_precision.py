@@ -9,7 +9,6 @@ points).
 """
 
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
@@ -31,8 +30,10 @@ TILE = 16
 """Rows of a tile of AMX and of vectors of AVX-512: products of other numbers of columns take half as long again."""
 
 
-class LowPrecisionWeight(ABC, Generic[_Hidden]):
+class LowPrecisionWeight(Generic[_Hidden]):
     """A weight (M, K) in low precision.
+
+    Not an ABC: each operation asks a dozen weights of which kind they are, and those of an ABC answer slowly.
 
     Attributes:
         values: (M, K) rounded.
@@ -45,25 +46,25 @@ class LowPrecisionWeight(ABC, Generic[_Hidden]):
     def __len__(self) -> int:
         return len(self.values)
 
-    @abstractmethod
     def of_channels(self, start: int, stop: int) -> Self:
         """Rows [start, stop) of each of three parts, as one weight: (3D, K) → (3 · (stop − start), K)."""
+        raise NotImplementedError
 
-    @abstractmethod
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x @ weightᵀ + bias: x (N, K) float32 → (N, M) float32."""
+        raise NotImplementedError
 
-    @abstractmethod
     def linear_gelu(self, x: Tensor, bias: Tensor) -> _Hidden:
         """The GELU of `linear` in the tanh form, as `add_linear` takes it."""
+        raise NotImplementedError
 
-    @abstractmethod
     def add_linear(self, residual: Tensor, x: Tensor | _Hidden, bias: Tensor, out: Tensor) -> None:
         """Write residual + `linear` to `out`, (N, M) float32, which may be the residual."""
+        raise NotImplementedError
 
-    @abstractmethod
     def channels(self, x: Tensor) -> Tensor:
         """weight @ xᵀ: x (N, K) float32 → (M, N) float32."""
+        raise NotImplementedError
 
 
 class Bfloat16Weight(LowPrecisionWeight[Tensor]):

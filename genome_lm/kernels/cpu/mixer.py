@@ -26,7 +26,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from genome_lm.allocator import give_back_holes
 from genome_lm.kernels.conv.reference import gated_causal_conv
@@ -47,14 +46,16 @@ from genome_lm.kernels.cpu.partition import (
     column_pieces,
     group_bounds,
     groups,
+    part_of,
     position_bounds,
     row_pieces,
 )
 from genome_lm.kernels.cpu.products import for_training
+from genome_lm.kernels.cpu.row_work import WorkQueue
 from genome_lm.kernels.cpu.stages import gate_out, gates_in
 from genome_lm.kernels.cpu.workers import share, share_calls
 from genome_lm.kernels.cpu.workspace import workspace
-from genome_lm.kernels.numerics import outside_autocast, rounds_products
+from genome_lm.kernels.numerics import differentiable_once, outside_autocast, rounds_products
 
 KEPT_BYTES = 400 << 20
 """In-projections of the first blocks that training keeps for its backward pass: three streams each, a sixteenth of a
@@ -135,7 +136,7 @@ class _ResidualMixer(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         filters, parameters = _parts(ctx.make, tensors)
@@ -174,17 +175,18 @@ def _forward(
     normed = Normed(x, weights.norm_weight, weights.norm_bias, eps)
     if around is None and _forward_in_c(normed, out, weights, convolutions, kept):
         return
-    y = workspace.take_rows("mixer.whole", (width, batch, length), x.dtype)
+    y, queue = workspace.take_rows("mixer.whole", (width, batch, length), x.dtype), WorkQueue()
     for block in blocks_of(x):
+        queue.run()  # before its buffers are taken again
         part = BlockWeights.of(weights, block)
         if kept is not None:
             kept[block] = workspace.lend_rows((len(part.w_in), batch, length), x.dtype)
-        kept_z = None if kept is None else kept[block].unflatten(0, (3, -1))
+        kept_z = None if kept is None else kept[block]
         # The filters take the place of the block's results, group by group.
         others = convolutions.pieces(block, y[slice(*block), 0])
-        x0, u = _gated_input(normed, part, kept_z, others)
-        _write_gated(block, (x0, u), y, weights, convolutions, around)
-    _project_out(x, y, weights, out)
+        streams = _gated_input(normed, part, kept_z, others, queue)
+        _write_gated(block, streams, y, weights, convolutions, around, queue)
+    _project_out(x, y, weights, out, queue)
 
 
 def _forward_in_c(
@@ -198,9 +200,7 @@ def _forward_in_c(
     x, taps, blocks = normed.x, convolutions.taps, [*blocks_of(normed.x)]
     if taps is None or (kept is not None and len(blocks) > 1):
         return False
-    gates = GatesInC.of(normed, BlockWeights.of(weights, (0, x.shape[-1])))
-    in_c = ExplicitInC.of(gates, x, weights, taps)
-    if in_c is None:
+    if (in_c := ExplicitInC.of(normed, weights, taps)) is None:
         return False
     z = None if kept is None else workspace.lend_rows((3 * x.shape[-1], *x.shape[:-1]), x.dtype)
     if kept is not None and z is not None:
@@ -209,10 +209,12 @@ def _forward_in_c(
     return True
 
 
-def _gated_input(normed: Normed, part: BlockWeights, kept_z: Tensor | None, others: Pieces) -> tuple[Tensor, Tensor]:
-    """For a block, x0 and u = x1 · v, both (C, B, L), in buffers; z is written to `kept_z`, (3, C, B, L).
+def _gated_input(
+    normed: Normed, part: BlockWeights, kept_z: Tensor | None, others: Pieces, queue: WorkQueue
+) -> tuple[Tensor, Tensor]:
+    """For a block, x0 and u = x1 · v, both (C, B, L), in buffers; z is written to `kept_z`, (3C, B, L).
 
-    The other pieces of work are shared together with these.
+    The other pieces of work are shared together with these. What is done in C may wait in the queue.
     """
     batch, length, _ = normed.x.shape
     x0, u = (
@@ -221,8 +223,7 @@ def _gated_input(normed: Normed, part: BlockWeights, kept_z: Tensor | None, othe
     )
     in_c = GatesInC.of(normed, part)
     if in_c is not None:
-        z = None if kept_z is None else kept_z.flatten(0, 1)
-        in_c.into(x0, u, z, chunk_bounds(batch, length)).share(others)
+        queue.add(in_c.into(x0, u, kept_z, chunk_bounds(batch, length)), others)
         return x0, u
     last = part.taps.shape[-1] - 1
 
@@ -231,7 +232,7 @@ def _gated_input(normed: Normed, part: BlockWeights, kept_z: Tensor | None, othe
         is_whole = z.shape[-1] == length
         carry = None if is_whole else F.pad(before + part.b_in, (last - before.shape[-1], 0))
         here = slice(None), *place
-        kept = None if kept_z is None else kept_z[:, *here]
+        kept = None if kept_z is None else kept_z.view(3, -1, batch, length)[:, *here]
         gates_in(z, part.b_in, part.taps, part.tap_bias, carry, x0[here], u[here], kept)
 
     share_calls([*others, *(partial(gate, place) for place in chunks(batch, length))])
@@ -245,16 +246,21 @@ def _write_gated(
     weights: MixerWeights,
     convolutions: Convolutions,
     around: Around | None,
+    queue: WorkQueue,
 ) -> None:
-    """Write x0 · (c + skip · u) of a block's channels to y, (D, B, L); x0 and u are the block's."""
+    """Write x0 · (c + skip · u) of a block's channels to y, (D, B, L); x0 and u are the block's.
+
+    What is done in C waits in the queue.
+    """
     x0, u = streams
     shape = *u.shape[1:], u.dtype
     if around is None and convolutions.taps is not None:
-        of_block = slice(*block)
-        in_c = BlocksInC.of(convolutions.taps[of_block], u)
+        in_c = BlocksInC.of(part_of(convolutions.taps, block), u)
         if in_c is not None:
-            in_c.gated(x0, u, weights.skip[of_block, None, None], y[of_block], group_bounds(len(u), *shape)).share()
+            skip = part_of(weights.skip, block).view(-1, 1, 1)
+            queue.add(in_c.gated(x0, u, skip, part_of(y, block), group_bounds(len(u), *shape)))
             return
+    queue.run()
 
     def convolve(group: Block) -> None:
         start, stop = group
@@ -273,11 +279,13 @@ def _with_skip(convolve: Callable[[Tensor], Tensor], skip: Tensor, u: Tensor) ->
     return convolve(u).addcmul_(u, skip)
 
 
-def _project_out(x: Tensor, y: Tensor, weights: MixerWeights, out: Tensor) -> None:
-    """Write x + out_proj(y) to `out`: x and out (B, L, D), y (D, B, L)."""
+def _project_out(x: Tensor, y: Tensor, weights: MixerWeights, out: Tensor, queue: WorkQueue) -> None:
+    """Write x + out_proj(y) to `out`, once the queue is done: x and out (B, L, D), y (D, B, L)."""
     in_c = OutwardInC.of(x, weights)
     if in_c is not None:
-        in_c.into(x, y, out, position_bounds(x.shape[0] * x.shape[1])).share()
+        queue.add(in_c.into(x, y, out, position_bounds(x.shape[0] * x.shape[1])))
+    queue.run()
+    if in_c is not None:
         return
 
     def project(piece: tuple[Tensor, Tensor, Tensor]) -> None:

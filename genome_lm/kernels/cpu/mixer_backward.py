@@ -27,10 +27,12 @@ from genome_lm.kernels.cpu.partition import (
     column_pieces,
     group_bounds,
     groups,
+    part_of,
     position_bounds,
     row_pieces,
 )
 from genome_lm.kernels.cpu.products import operand, weight_gradient, write_gradient, write_gradient_channels
+from genome_lm.kernels.cpu.row_work import WorkQueue
 from genome_lm.kernels.cpu.stages import conv_inputs, gate_backward, norm_backward, streams_backward
 from genome_lm.kernels.cpu.workers import runs, share, share_calls, share_sum, sum_calls
 from genome_lm.kernels.cpu.workspace import workspace
@@ -67,7 +69,7 @@ def mixer_backward(
         z = kept.pop(block, None)
         z = _projected(normed, part, in_c) if z is None else z
         convolutions = filters.backward(block, grad_filters, x)
-        step = _BlockStep(block, part, grad, z, weights, convolutions, sums)
+        step = _BlockStep(block, part, grad, z, weights, convolutions, sums, WorkQueue())
         y = step.through_convolutions()
         if in_c is not None and len(y) == x.shape[-1]:
             sums = step.to_input(in_c, grad_x, y)
@@ -109,6 +111,7 @@ class _BlockStep(NamedTuple):
     weights: MixerWeights
     convolutions: BackwardConvolutions
     sums: MixerWeights  # gradients of the weights
+    queue: WorkQueue  # what is done in C waits for what follows it
 
     def through_convolutions(self) -> Tensor:
         """Write the gradient of z over z, and those of what belongs to single channels.
@@ -127,7 +130,7 @@ class _BlockStep(NamedTuple):
         """Write the gradient of y, and share other work together with that."""
         in_c, rows = OutwardInC.of(self.grad, self.weights), self.grad.shape[0] * self.grad.shape[1]
         if in_c is not None:
-            in_c.back_into(self.grad, self.block, dy, position_bounds(rows)).share(others)
+            self.queue.add(in_c.back_into(self.grad, self.block, dy, position_bounds(rows)), others)
             return
         w_out = _out_of_block(self.weights.w_out, self.block)
         pieces = zip(row_pieces(self.grad), column_pieces(dy), strict=True)
@@ -136,13 +139,13 @@ class _BlockStep(NamedTuple):
 
     def _convolve_groups(self, y: Tensor) -> None:
         """`_convolve` all groups of channels, in C if it can be."""
-        of_block, streams, first = slice(*self.block), (self.z.unflatten(0, (3, -1)), y), self.block[0]
-        weights = self.weights.skip[of_block, None, None], self.part.taps, self.part.tap_bias
+        streams, first = (self.z.view(3, *y.shape), y), self.block[0]
+        skip, dskip = (part_of(each.skip, self.block).view(-1, 1, 1) for each in (self.weights, self.sums))
+        weights = skip, self.part.taps, self.part.tap_bias
         dtaps, dtap_bias, db_in = (
             of_channels(total, *self.block) for total in (self.sums.taps, self.sums.tap_bias, self.sums.b_in)
         )
-        dskip = self.sums.skip[of_block, None, None]
-        sums = dskip, dtaps, dtap_bias[..., None, None], db_in[..., None, None]
+        sums = dskip, dtaps, dtap_bias.view(3, -1, 1, 1), db_in.view(3, -1, 1, 1)
         shape = *y.shape[1:], y.dtype
         if (explicit := self.convolutions.explicit) is None:
             between = StreamsBackInC.of(first, streams, weights, sums)
@@ -156,8 +159,9 @@ class _BlockStep(NamedTuple):
                 few = ExplicitBackInC.of(*given)
                 work = None if few is None else few.work(bounds)
             if work is not None:
-                work.share()
+                self.queue.add(work)
                 return
+        self.queue.run()
         convolve = self._convolve if between is None else partial(self._convolve_between, between)
         share(partial(convolve, y), groups(self.block, *shape), one_thread_each=True)
 
@@ -196,6 +200,7 @@ class _BlockStep(NamedTuple):
         if gates is not None:
             self._take_sums(*self._end_in_c(BackInC(gates, self.grad, self.z, y, grad_normed, adds=adds)))
             return
+        self.queue.run()
 
         def project(place: Place, w_in: Tensor, w_out: Tensor, first: bool) -> None:
             dz = operand(self.z[:, *place].flatten(1).T, self.part.w_in)
@@ -221,10 +226,10 @@ class _BlockStep(NamedTuple):
         batch, length, _ = self.grad.shape
         is_done = self.convolutions.explicit is not None
         if is_done:
-            return back.sums(chunk_bounds(batch, length))
+            return back.sums(chunk_bounds(batch, length), after=self.queue.taken())
         of_first = [run for run in self._runs() if any(place[0].start == 0 for place in run)]
         calls, total = sum_calls(lambda run: [self._end_filters(run)], of_first)
-        sums = back.sums(chunk_bounds(batch, length), calls)
+        sums = back.sums(chunk_bounds(batch, length), calls, self.queue.taken())
         self.convolutions.end_block(total()[0])
         return sums
 

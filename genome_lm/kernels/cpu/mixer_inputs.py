@@ -67,7 +67,7 @@ class BlockWeights(NamedTuple):
             if isinstance(w_in, LowPrecisionWeight)
             else of_channels(w_in, *block).flatten(0, 1)
         )
-        return cls(of_block, b_in[..., None, None], taps, tap_bias[..., None, None])
+        return cls(of_block, b_in.view(3, -1, 1, 1), taps, tap_bias.view(3, -1, 1, 1))
 
     def project(self, normed: Normed, sequences: slice, positions: slice) -> tuple[Tensor, Tensor]:
         """in_proj of a piece without its bias, (3, C, sequences, positions), and of what precedes it.

@@ -174,17 +174,19 @@ class BackInC:
         self._shape, self._to_input = (len(dz), len(y), grad.shape[-1]), to_input
         self._room = room_bytes(gates.library, "mixer_back_room", gates.weights.width, gates.weights.channels)
 
-    def sums(self, bounds: Sequence[int], others: Sequence[Callable[[], None]] = ()) -> Sequence[Tensor]:
+    def sums(
+        self, bounds: Sequence[int], others: Sequence[Callable[[], None]] = (), after: Sequence[RowWork] = ()
+    ) -> Sequence[Tensor]:
         """Do all rows of x in pieces, and give the gradients of w_in, (3C, D), and w_out, (D, C).
 
         Behind them, with `to_input`, are those of the norm's weight and bias and of b_out, (D,). Threads share the
-        other work together with the pieces.
+        other work together with the pieces, after what is to be done before.
         """
         gates = self._held[0]
         work = RowWork(gates.library, gates.library.mixer_back, gates.weights, self._back, bounds, self._room, self)
         streams, channels, width = self._shape
         zeros, sizes = 3 * width * self._to_input, (streams * width, width * channels)
-        of_norm, w_in, w_out = work.sums(zeros, zeros + sum(sizes), others).split_with_sizes([zeros, *sizes])
+        of_norm, w_in, w_out = work.sums(zeros, zeros + sum(sizes), others, after).split_with_sizes([zeros, *sizes])
         return w_in.view(streams, width), w_out.view(width, channels), *of_norm.view(-1, width)
 
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight, TrainingWeight
 from genome_lm.kernels.cpu.mlp_amx import Int8MlpInTiles, MlpInTiles
@@ -29,7 +28,7 @@ from genome_lm.kernels.cpu.stages import gelu_backward
 from genome_lm.kernels.cpu.sub_blocks import MlpInC
 from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
 from genome_lm.kernels.cpu.workers import BFLOAT16_PARTS, Sizes, rows_of_piece, runs, share, share_sum
-from genome_lm.kernels.numerics import outside_autocast, rounds_products
+from genome_lm.kernels.numerics import differentiable_once, outside_autocast, rounds_products
 from genome_lm.kernels.recomputed import SMALL
 
 HIDDEN_BYTES = 2 << 20
@@ -136,7 +135,7 @@ class _ResidualMlp(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, *saved = ctx.saved_tensors
         kept = () if hidden is None else (hidden,)

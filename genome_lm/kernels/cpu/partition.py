@@ -48,6 +48,11 @@ def blocks_of(x: Tensor) -> Iterator[Block]:
     return ranges(0, channels, block_channels(batch, length, x.itemsize))
 
 
+def part_of(parameter: Tensor, block: Block) -> Tensor:
+    """What belongs to the channels of a block: (D, …) → (stop − start, …), a view."""
+    return parameter if block == (0, parameter.shape[0]) else parameter[slice(*block)]
+
+
 def group_channels(batch: int, length: int, channels: int, dtype: torch.dtype) -> int:
     """Channels whose convolutions are a piece of work, of so many in a block: they go through the FFT together."""
     channel = batch * transformed_values(length, dtype) * dtype.itemsize

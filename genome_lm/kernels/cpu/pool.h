@@ -159,3 +159,22 @@ int do_together(Take take, void *work, size_t room, int others, int before)
         set_threads(before, of_mkl);
     return 1;
 }
+
+/* One of several calls of `do_together`: on so many threads at most. */
+typedef struct {
+    Take take;
+    void *work;
+    size_t room;
+    int most;
+} Step;
+
+/* Do them one after the other, on up to `threads` threads. Gives whether there was memory for the room of all. */
+int do_in_turn(const Step *steps, int count, int threads, int before)
+{
+    for (const Step *step = steps; step < steps + count; step++) {
+        const int takers = threads < step->most ? threads : step->most;
+        if (!do_together(step->take, step->work, step->room, takers - 1, before))
+            return 0;
+    }
+    return 1;
+}

@@ -74,32 +74,42 @@ class RowWork:
         """Calls, one for each thread, that do all pieces together; for work that Python hands out with them."""
         return self._takers(self._library.take_pieces, _Work(*self._head))
 
-    def share(self, others: Sequence[Callable[[], None]] = ()) -> None:
-        """Do all pieces, and other work that threads share together with them."""
+    def share(self, others: Sequence[Callable[[], None]] = (), after: Sequence["RowWork"] = ()) -> None:
+        """Do all pieces, and other work that threads share together with them, once others are done."""
         if others:
+            do_in_turn(after)
             share_calls([*others, *self.takers()], one_thread_each=True)
         else:
-            self._share(self._library.take_pieces, _Work(*self._head))
+            do_in_turn([*after, self])
 
-    def sums(self, zeros: int, floats: int, others: Sequence[Callable[[], None]] = ()) -> Tensor:
+    def sums(
+        self, zeros: int, floats: int, others: Sequence[Callable[[], None]] = (), after: Sequence["RowWork"] = ()
+    ) -> Tensor:
         """Do all pieces, and give the sums over them.
 
         Args:
             zeros: How many sums begin as zeros, the first ones.
             floats: How many there are.
             others: Further work that threads share together with the pieces.
+            after: What is done before.
 
         Raises:
             MemoryError: If there was no memory for them.
         """
-        total, run = torch.empty(floats) if self._pieces else torch.zeros(floats), -(-self._pieces // LARGE_PARTS)
+        if not self._pieces:
+            do_in_turn(after)
+            share_calls(others, one_thread_each=True)
+            return torch.zeros(floats)
+        total, run = torch.empty(floats), -(-self._pieces // LARGE_PARTS)
         work = _SummedWork(*self._head, run, zeros, floats, total.data_ptr())
         try:
             if others:
+                do_in_turn(after)
                 takers = self._takers(self._library.take_summed_pieces, work)
                 share_calls([*takers, *others], one_thread_each=True)
             else:
-                self._share(self._library.take_summed_pieces, work)
+                steps = [each.step() for each in after] + [self._step(self._library.take_summed_pieces, work)]
+                _do(self._library, steps)
         finally:
             self._library.drop_sums(ctypes.byref(work))
         if work.failed:
@@ -110,9 +120,44 @@ class RowWork:
         taker = Taker(self._library, function, work, self._room, self._pieces, self._held)
         return [taker] * min(self._pieces, most_sharing())
 
-    def _share(self, function: Any, work: ctypes.Structure) -> None:
-        if self._pieces:
-            _do(self._library, function, work, self._room, 1 if is_inside_work() else self._pieces)
+    def step(self) -> "_Step":
+        """All pieces as a step of `_do`."""
+        return self._step(self._library.take_pieces, _Work(*self._head))
+
+    def _step(self, function: Any, work: ctypes.Structure) -> "_Step":
+        return _address(function), ctypes.addressof(work), self._room, self._pieces, work
+
+
+def do_in_turn(works: Sequence[RowWork]) -> None:
+    """Do all pieces of some work, then all of the next, in one call of C."""
+    if works:
+        _do(works[0]._library, [work.step() for work in works])
+
+
+class WorkQueue:
+    """Work that waits for what follows it, to be done with it in one call of C.
+
+    After a call, Python finds little of what it needs in the caches.
+    """
+
+    def __init__(self) -> None:
+        self._works: list[RowWork] = []
+
+    def add(self, work: RowWork, others: Sequence[Callable[[], None]] = ()) -> None:
+        """Put it at the end; with other work, which threads share together with it, all is done at once."""
+        if others:
+            work.share(others, after=self.taken())
+        else:
+            self._works.append(work)
+
+    def taken(self) -> Sequence[RowWork]:
+        """What waits, for the caller to do."""
+        works, self._works = self._works, []
+        return works
+
+    def run(self) -> None:
+        """Do what waits."""
+        do_in_turn(self.taken())
 
 
 @dataclass(frozen=True)
@@ -128,27 +173,43 @@ class Taker:
 
     def __call__(self) -> None:
         """Take them."""
-        _do(self.library, self.function, self.work, self.room, 1)
+        _do(self.library, [(_address(self.function), ctypes.addressof(self.work), self.room, 1, self.work)])
 
 
-def _do(library: ctypes.CDLL, function: Any, work: ctypes.Structure, room: int, most: int) -> None:
-    """Let as many threads as PyTorch computes with, up to `most`, take pieces, the calling one among them.
+_Step = tuple[int, int, int, int, ctypes.Structure]
+"""Fields of `_StepInC`, and the work, which must stay."""
+
+
+class _StepInC(ctypes.Structure):
+    """Of pool.h."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("take", "work")),
+        ("room", ctypes.c_size_t),
+        ("most", ctypes.c_int),
+    ]
+
+
+def _do(library: ctypes.CDLL, steps: Sequence[_Step]) -> None:
+    """Let as many threads as PyTorch computes with take the pieces of each step, the calling one among them.
 
     Raises:
         MemoryError: If there was no memory for the room.
     """
     setters = thread_setters()
-    threads = 0 if setters is None else torch.get_num_threads()
-    others = min(threads, most, MOST) - 1
-    if not _entry(library, setters)(_address(function), ctypes.addressof(work), room, others, threads):
+    before = 0 if setters is None else torch.get_num_threads()
+    threads = 1 if is_inside_work() else min(before, MOST)
+    in_c = (_StepInC * len(steps))(*[_StepInC(*step[:4]) for step in steps])
+    if not _entry(library, setters)(ctypes.addressof(in_c), len(steps), threads, before):
+        room = max(step[2] for step in steps)
         raise MemoryError(f"no memory for {room:,} bytes that a thread needs for itself")
 
 
 @functools.cache
 def _entry(library: ctypes.CDLL, setters: ThreadSetters | None) -> Any:
-    """`do_together` of pool.h, which is told who sets PyTorch's numbers of threads."""
-    function = library.do_together
-    function.argtypes = [_POINTER, _POINTER, ctypes.c_size_t, ctypes.c_int, ctypes.c_int]
+    """`do_in_turn` of pool.h, which is told who sets PyTorch's numbers of threads."""
+    function = library.do_in_turn
+    function.argtypes = [_POINTER, ctypes.c_int, ctypes.c_int, ctypes.c_int]
     if setters is not None:
         _POINTER.in_dll(library, "set_openmp_threads").value = _address(setters.openmp)
         if setters.has_mkl:

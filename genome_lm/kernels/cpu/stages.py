@@ -89,18 +89,14 @@ def _library_or_reason() -> tuple[ctypes.CDLL | None, str]:
         return None, str(error)
 
 
-def _library() -> ctypes.CDLL | None:
-    return _library_or_reason()[0]
-
-
 def library() -> ctypes.CDLL | None:
     """The functions in C; None where they are not to be used or can't be."""
-    return _library() if COMPILED else None
+    return _library_or_reason()[0] if COMPILED else None
 
 
 def is_compiled() -> bool:
     """Whether stages run in C where their tensors allow it."""
-    return library() is not None
+    return COMPILED and _library_or_reason()[0] is not None
 
 
 def why_plain() -> str:
@@ -124,8 +120,8 @@ def _in_one_pass(plain: Callable[[*_Given], None]) -> Callable[[*_Given], None]:
     def stage(*given: *_Given) -> None:
         arguments: tuple[Any, ...] = given
         taken = of_taps is None or arguments[of_taps].shape[-1] == TAPS
-        if taken and all(map(_fits, arguments)) and COMPILED and (library := _library()) is not None:
-            in_c(library, plain.__name__, arguments)
+        if taken and all(map(_fits, arguments)) and (in_use := library()) is not None:
+            in_c(in_use, plain.__name__, arguments)
         else:
             plain(*given)
 
@@ -147,8 +143,8 @@ def also_in_bfloat16(*rounded: str) -> Callable[[Callable[[*_Given], None]], Cal
                 in_float32(*given)
                 return
             fit = all(_fits(each, place in places) for place, each in enumerate(arguments))
-            if fit and COMPILED and (library := _library()) is not None:
-                in_c(library, plain.__name__ + BFLOAT16, arguments)
+            if fit and (in_use := library()) is not None:
+                in_c(in_use, plain.__name__ + BFLOAT16, arguments)
             else:
                 plain(*given)
 

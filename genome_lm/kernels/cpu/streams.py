@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.attention.rotary import rotated, rotations
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
@@ -18,6 +17,7 @@ from genome_lm.kernels.cpu.partition import POSITIONS, chunks
 from genome_lm.kernels.cpu.products import add_linear, linear
 from genome_lm.kernels.cpu.stages import also_in_bfloat16, norm
 from genome_lm.kernels.cpu.workers import rows_of_piece, share
+from genome_lm.kernels.numerics import differentiable_once
 
 TABLE = 1 << 21
 """Values of a table of rotations that is kept at most: 8 MiB, 32,768 positions of 64 channels."""
@@ -92,7 +92,7 @@ class _RotarySplit(torch.autograd.Function):
         return q, k, v
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         batch, heads, length, channels = grads[0].shape
         grad = grads[0].new_empty(batch, length, 3 * heads * channels)

@@ -120,8 +120,10 @@ def has_mlp_in_c() -> bool:
 
 def are_fit(given: Sequence[Any]) -> bool:
     """Whether functions in C take tensors in float32, and weights in bfloat16, as they lie in memory."""
-    tensors = [each for each in given if not isinstance(each, Bfloat16Weight)]
-    return are_floats(tensors) and all(values_of(each).is_contiguous() for each in given)
+    for each in given:  # written out, as below
+        if not values_of(each).is_contiguous():
+            return False
+    return are_floats([each for each in given if not isinstance(each, Bfloat16Weight)])
 
 
 def are_floats(given: Iterable[Any]) -> bool:

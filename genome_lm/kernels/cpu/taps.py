@@ -16,7 +16,7 @@ from torch import Tensor
 from genome_lm.kernels.conv.fft import fast_fft_size
 from genome_lm.kernels.conv.spectra import inverse_transform, transform
 from genome_lm.kernels.cpu.filters import Convolutions
-from genome_lm.kernels.cpu.partition import Block, Pieces
+from genome_lm.kernels.cpu.partition import Block, Pieces, part_of
 from genome_lm.kernels.cpu.stages import MOST_TAPS, filtered, filtered_backward
 
 BLOCK = 1_024
@@ -61,7 +61,7 @@ class _ExplicitBackward(NamedTuple):
     @property
     def explicit(self) -> tuple[Tensor, Tensor]:
         """See `BackwardConvolutions`."""
-        return self.taps[slice(*self.block)], self.grad_taps[slice(*self.block)]
+        return part_of(self.taps, self.block), part_of(self.grad_taps, self.block)
 
     def pieces(self) -> Pieces:
         """Taps are there already."""

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _failures: dict[str, str] = {}
 WITH_MEMORY = Tensor, torch.nn.Parameter
 _IS_X86_LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
+_MAY_TRANSFORM = _IS_X86_LINUX and torch.backends.mkl.is_available()
 
 
 def plain_forms() -> dict[str, str]:
@@ -457,7 +458,7 @@ def _no_error(status: int) -> None:
 
 def has_real_transforms() -> bool:
     """Whether `RealTransform` can be used: on Linux on x86-64, with MKL. Other libraries keep their tables."""
-    return _IS_X86_LINUX and torch.backends.mkl.is_available() and _real_transforms()
+    return _MAY_TRANSFORM and _real_transforms()
 
 
 @_tried_once

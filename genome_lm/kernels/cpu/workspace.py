@@ -27,11 +27,7 @@ class Workspace(threading.local):
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A contiguous CPU tensor of this shape; taking the same name again hands out the same memory."""
         size = math.prod(shape)
-        buffer = self._buffers.get((name, dtype))
-        if buffer is None or buffer.numel() < size:
-            self._buffers.pop((name, dtype), None)
-            buffer = self._buffers[name, dtype] = _memory(size, dtype)
-        return buffer[:size].view(shape)
+        return self._buffer(name, size, dtype)[:size].view(shape)
 
     def take_rows(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """As `take`, with rows (of the first dimension) apart by an odd number of cache lines.
@@ -39,16 +35,26 @@ class Workspace(threading.local):
         Where the distance is a power of two, what stands in one column meets in a few sets of the caches: a product
         or a copy that walks along columns takes up to five times as long.
         """
-        return _as_rows(self.take(name, _row_shape(shape), dtype), shape)
+        stride = _row_stride(shape)
+        return _as_rows(self._buffer(name, shape[0] * stride, dtype), shape, stride)
+
+    def _buffer(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
+        """At least so many values."""
+        buffer = self._buffers.get((name, dtype))
+        if buffer is None or buffer.numel() < size:
+            self._buffers.pop((name, dtype), None)
+            buffer = self._buffers[name, dtype] = _memory(size, dtype)
+        return buffer
 
     def lend_rows(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """As `take_rows`, for the caller alone until it gives the rows back with `give` or drops them."""
-        rows, stride = _row_shape(shape)
-        fits = [spare for spare in self._spare if spare.dtype == dtype and spare.numel() >= rows * stride]
-        buffer = min(fits, key=Tensor.numel) if fits else _memory(rows * stride, dtype)
+        stride = _row_stride(shape)
+        size = shape[0] * stride
+        fits = [spare for spare in self._spare if spare.dtype == dtype and spare.numel() >= size]
+        buffer = min(fits, key=Tensor.numel) if fits else _memory(size, dtype)
         # What is too small for this shape was for shorter sequences.
         self._spare = [spare for spare in fits if spare is not buffer]
-        lent = _as_rows(buffer[: rows * stride].view(rows, stride), shape)
+        lent = _as_rows(buffer, shape, stride)
         self._lent = [other for other in self._lent if other() is not None] + [weakref.ref(lent)]
         return lent
 
@@ -76,17 +82,21 @@ class Workspace(threading.local):
 
 def _memory(size: int, dtype: torch.dtype) -> Tensor:
     """A new buffer. What is made in inference mode could not be written to outside of it, as in training."""
+    if not torch.is_inference_mode_enabled():
+        return torch.empty(size, dtype=dtype)
     with torch.inference_mode(False):
         return torch.empty(size, dtype=dtype)
 
 
-def _row_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and their distance, an odd number of `LINE`."""
-    return shape[0], (-(-math.prod(shape[1:]) // LINE) | 1) * LINE
+def _row_stride(shape: tuple[int, ...]) -> int:
+    """Distance of rows, an odd number of `LINE`."""
+    return (-(-math.prod(shape[1:]) // LINE) | 1) * LINE
 
 
-def _as_rows(buffer: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return buffer[:, : math.prod(shape[1:])].unflatten(1, shape[1:])
+def _as_rows(buffer: Tensor, shape: tuple[int, ...], stride: int) -> Tensor:
+    """Contiguous rows so far apart, as one view in place of several, which take their time."""
+    steps = [math.prod(shape[dimension + 1 :]) for dimension in range(1, len(shape))]
+    return buffer.as_strided(shape, (stride, *steps))
 
 
 workspace = Workspace()

@@ -79,11 +79,12 @@ class ExplicitOperator(Mixer):
         return residual_mixer_(x.contiguous(), self._weights(norm), convolutions, norm.eps)
 
     def _weights(self, norm: nn.LayerNorm) -> MixerWeights:
-        assert self.short_conv.bias is not None
-        no_skip = self.out_proj.weight.new_zeros(self.out_proj.in_features)
+        inward, short, outward = self.in_proj, self.short_conv, self.out_proj
+        taps, tap_bias = short.weight, short.bias
+        assert tap_bias is not None
         return MixerWeights(
-            norm.weight, norm.bias, product_weight(self.in_proj), self.in_proj.bias, self.short_conv.weight,
-            self.short_conv.bias, no_skip, product_weight(self.out_proj), self.out_proj.bias,
+            norm.weight, norm.bias, product_weight(inward), inward.bias, taps, tap_bias,
+            taps.new_zeros(outward.in_features), product_weight(outward), outward.bias,
         )  # fmt: skip
 
     def undecayed(self) -> Iterable[nn.Parameter]:
