@@ -195,16 +195,15 @@ def _forecast(
     model: ModelConfig, recipe: TrainingConfig, machine: "Machine", data: "MixtureConfig | None", as_json: bool
 ) -> None:
     """Print what each stage should take in memory and time."""
-    import torch
-
     from genome_lm.genome import GenomeStore
     from genome_lm.model import HyenaLM
+    from genome_lm.model.shapes import without_memory
     from genome_lm.training.context_parallel import check_context
     from genome_lm.training.forecast import forecast_training
     from genome_lm.training.memory_plan import MARGIN_NOTE
 
     devices = machine.context_devices
-    with torch.device("meta"):
+    with without_memory():
         check_context(HyenaLM(model), devices, machine.context_exchange, machine.processes)
     genomes = {source.genome for source in data.sources} if data is not None else ()
     resident = sum(GenomeStore(genome).resident_bytes for genome in genomes)

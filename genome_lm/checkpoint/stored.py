@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from genome_lm.errors import GenomeLMError
+from genome_lm.model.shapes import without_memory
 from genome_lm.text import one_line
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -141,25 +141,9 @@ def refuse(source: str, what: str, problems: Iterable[str]) -> None:
         raise GenomeLMError(f"{source}: {what}:\n  " + "\n  ".join(lines))
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves out values: for tensors without memory, they would import sympy or the compiler, most of a second."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return given["tensor"] if "tensor" in given else args[0]
-        if func in (torch.rand, torch.randn):
-            return torch.empty(*args, **given)
-        if func in (torch.linspace, torch.logspace):
-            return torch.empty(given["steps"] if "steps" in given else args[2])
-        return func(*args, **given)
-
-
 def shapes_of(make: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters and buffers of a module, which is made without memory for them."""
-    with torch.device("meta"), _Unfilled():
+    with without_memory():
         return {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
 
 

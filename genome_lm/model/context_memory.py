@@ -7,14 +7,13 @@ channels. What these take was measured (`tests.measure.memory --context-devices 
 
 from functools import lru_cache
 
-import torch
-
 from genome_lm.config import ModelConfig
 from genome_lm.model.chain import Chain, Link
 from genome_lm.model.language_model import HyenaLM
 from genome_lm.model.memory import PROJECTION_BYTES, step_fixed_bytes, stream_bytes
 from genome_lm.model.mixer import Held
 from genome_lm.model.mixers import mixer_class
+from genome_lm.model.shapes import without_memory
 
 PROCESS_BYTES = 40 << 20
 """What a process takes where layers exchange channels, whatever the positions: measured, not counted."""
@@ -70,5 +69,5 @@ def _with_halo(config: ModelConfig, name: str, positions: int, rows: int, small:
 
 @lru_cache(maxsize=64)
 def _halos(config: ModelConfig) -> tuple[int | None, ...]:
-    with torch.device("meta"):
+    with without_memory():
         return tuple(block.mixer.halo for block in HyenaLM(config).backbone.blocks)

@@ -20,7 +20,6 @@ from genome_lm.kernels.cpu.mixer import KEPT_BYTES
 from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
 from genome_lm.kernels.cpu.mlp_amx import library_with_tiles
 from genome_lm.kernels.cpu.partition import POSITIONS
-from genome_lm.kernels.cpu.products import FEWEST_ROWS
 from genome_lm.kernels.cpu.sub_blocks import mlp_forward_bytes
 from genome_lm.kernels.recomputed import SMALL
 from genome_lm.model import backbone
@@ -33,6 +32,7 @@ from genome_lm.model.mixers import mixer_class
 from genome_lm.model.mixers.attention_memory import attended_bytes
 from genome_lm.model.mixers.filter import SPECTRUM_BYTES
 from genome_lm.model.ngram import ngrams_held
+from genome_lm.model.shapes import without_memory
 from genome_lm.model.ways import combined_bytes, rows_at_once, strands, ways
 from genome_lm.model.work import forward_work
 
@@ -54,8 +54,6 @@ There are two: attention, and what goes over groups of channels. Measured (`test
 BLAS_ROWS, ATTENTION_ROWS = 800, 5_000
 """Rows as wide as the model that the BLAS keeps as packed operands: of each thread, and for attention's products.
 Measured, not counted."""
-CODE_BYTES = 5 << 20
-"""oneDNN's code for products of so many shapes as a pass has: measured, not counted."""
 COMBINED_STREAMS = 6
 """Streams that exist at one time while the two directions are combined otherwise than by their sum."""
 PLAIN_STREAMS = 3
@@ -100,7 +98,7 @@ def forward_bytes(
     positions = strands(config) * rows * length
     ends = 16 * FLOAT * rows * length + FLOAT * min(NORM_CHUNK, positions) * config.d_model  # logits and norm
     buffers = max(each.buffers for each in held) + _pieces(config, rows * length, "forward")
-    libraries = _blas(config) + _libraries(config, rows * length, precision)
+    libraries = _blas(config) + _attention_libraries(config, precision)
     weights = weight_bytes(config) + _lowered_bytes(config, precision)
     return weights + whole + ends + kept + buffers + temporary + libraries
 
@@ -118,15 +116,11 @@ def _lowered_bytes(config: ModelConfig, precision: Precision) -> int:
     return 2 * (2 if library_with_tiles() else 1) * config.n_layer * of_mlp + 2 * sum(projections)
 
 
-def _libraries(config: ModelConfig, positions: int, precision: Precision) -> int:
-    """What libraries keep once they have done the products of a forward pass, beside `_blas`."""
-    attends = [name for name in config.mixers if name in FORWARD_HOLES]
-    # By oneDNN are attention's in-projection and the last layer of the network that makes filters.
-    rows = max(rows_of_piece(positions, POSITIONS), 3 * config.d_model if attends else 0)
-    if rows < FEWEST_ROWS or not (attends or "hyena" in config.mixers):
-        return 0
-    of_scores = attended_bytes(precision) == FLOAT and any(name != "attention-recall" for name in attends)
-    return CODE_BYTES + of_scores * FLOAT * ATTENTION_ROWS * config.d_model
+def _attention_libraries(config: ModelConfig, precision: Precision) -> int:
+    """What the BLAS keeps once it has done the products of scores in float32."""
+    has_scores = any(name in FORWARD_HOLES and name != "attention-recall" for name in config.mixers)
+    in_float = attended_bytes(precision) == FLOAT
+    return has_scores * in_float * FLOAT * ATTENTION_ROWS * config.d_model
 
 
 def _blas(config: ModelConfig) -> int:
@@ -279,7 +273,7 @@ def cuda_forward_total(config: ModelConfig, length: int, rows: int) -> int:
 @lru_cache(maxsize=64)
 def weight_bytes(config: ModelConfig) -> int:
     """All weights of a model, in float32."""
-    with torch.device("meta"):
+    with without_memory():
         return FLOAT * sum(parameter.numel() for parameter in HyenaLM(config).parameters())
 
 

@@ -37,14 +37,14 @@ def test_commands_with_small_inputs_leave_heavy_libraries_out(genome: Genome, tm
         "##fileformat=VCFv4.2\n##contig=<ID=one>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
         f"one\t500\t.\t{base}\t{'C' if base == 'A' else 'A'}\t.\t.\t.\n"
     )
-    store = ["--genome", str(genome.store.path)]
+    store, budget = ["--genome", str(genome.store.path)], ["--memory", "2GB"]
     evaluated = ["--intervals", str(genome.intervals), "--markov-order", "-1", "--max-bases", "1000"]
     commands = [
         *(["embed", model, "--fasta", str(fasta), "--out", str(tmp_path / name)] for name in ("o.npz", "o.parquet")),
         ["embed", "bacteria-900k", "--fasta", str(fasta), "--out", str(tmp_path / "shipped.npz"), "--threads", "1"],
         ["score", model, *store, "--vcf", str(vcf), "--out", str(tmp_path / "out.vcf")],
-        ["generate", model, "--prompt", "ACGT", "--length", "4", "--out", str(tmp_path / "out.fa")],
-        ["evaluate", model, *store, *evaluated],
+        ["generate", model, "--prompt", "ACGT", "--length", "4", "--out", str(tmp_path / "out.fa"), *budget],
+        ["evaluate", model, *store, *evaluated, *budget],
     ]  # fmt: skip
     done = subprocess.run([sys.executable, "-c", CODE, repr((HEAVY, commands))], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,8 @@
 """Peaks of memory beside their forecast: `python -m tests.measure.memory`.
 
 Each case runs in a process of its own. Its base is what it holds after a pass of a tiny model, so that libraries are
-loaded. Then comes one pass of a model with random weights: a forward pass without gradients, an embedding ("embed")
+loaded, after the test of oneDNN's products, which only larger models need, and without the free memory that both
+leave. Then comes one pass of a model with random weights: a forward pass without gradients, an embedding ("embed")
 or likelihoods ("score") as users ask for them, or a training step (forward, backward, AdamW). A row has the most
 memory in the meantime, the forecast, and their ratio. From the first, the base is taken, and the code of libraries
 that only this pass runs: both are in `PROCESS_BYTES`.
@@ -154,12 +155,14 @@ def _recomputed(config: ModelConfig, name: str) -> frozenset[int]:
 
 def measure(case: dict[str, Any]) -> dict[str, int]:
     """Bytes of a pass in this process, and those before it."""
-    from genome_lm.allocator import keep_freed_memory
+    from genome_lm.allocator import give_back_holes, keep_freed_memory
     from genome_lm.threads import limit_threads
 
     limit_threads()
     keep_freed_memory()
     import torch
+
+    from genome_lm.kernels.cpu.torch_private import has_fused_linear
 
     config = replace(PRESETS[case["preset"]], **case["fields"])
     device = torch.device(case["device"])
@@ -169,6 +172,8 @@ def measure(case: dict[str, Any]) -> dict[str, int]:
         base = torch.cuda.memory_allocated()
         _pass(config, case["length"], case, device)
         return {"peak": torch.cuda.max_memory_allocated() - base, "base": base}
+    has_fused_linear()
+    give_back_holes()
     base, files = _field("VmRSS"), _field("RssFile")
     _RESET.write_text("5", encoding="utf-8")
     _pass(config, case["length"], case, device)
