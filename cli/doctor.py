@@ -45,8 +45,8 @@ def doctor(
         rows.append(("CUDA", report["cuda"] or "not in this torch"))
         rows.append(("CPU threads", f"{report['cpu_threads']} ({report['cpu_threads_reason']})"))
         rows += [("memory", f"{report['memory_bytes'] / 1e9:.1f} GB"), ("platform", report["platform"])]
-        stages = "compiled" if report["compiled_stages"] else f"plain: {report['compiled_stages_reason']}"
-        rows.append(("CPU stages", stages))
+        for name, key in (("CPU stages", "compiled_stages"), ("first windows of a genome", "compiled_windows")):
+            rows.append((name, "compiled" if report[key] else f"plain: {report[f'{key}_reason']}"))
         rows += [(f"plain, not torch's {name}", why) for name, why in report["torch_functions_replaced"].items()]
         if report["kernel_forced"]:
             rows.append(("GENOME_LM_KERNEL", report["kernel_forced"]))

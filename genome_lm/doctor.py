@@ -14,10 +14,11 @@ from torch import Tensor
 from genome_lm import __version__
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.genome import first_windows
 from genome_lm.gpukit import Options, run_kit
 from genome_lm.gpukit.expected import random_model
 from genome_lm.kernels import backend_for
-from genome_lm.kernels.cpu.stages import why_plain
+from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.torch_private import plain_forms
 from genome_lm.kernels.dispatch import VARIABLE, Backend, forced_backend
 from genome_lm.machine import total_memory
@@ -83,8 +84,10 @@ def examine(limit: Limit | None = None) -> dict[str, Any]:
         "cpu_threads": torch.get_num_threads(),
         "cpu_threads_reason": limit.reason,
         "cpus_free": free,
-        "compiled_stages": not why_plain(),
-        "compiled_stages_reason": why_plain(),
+        "compiled_stages": not stages.why_plain(),
+        "compiled_stages_reason": stages.why_plain(),
+        "compiled_windows": not first_windows.why_plain(),
+        "compiled_windows_reason": first_windows.why_plain(),
         "torch_functions_replaced": plain_forms(),
         "memory_bytes": total_memory(),
         "kernel_forced": os.environ.get(VARIABLE),

@@ -90,15 +90,23 @@ class FirstWindows:
         return read
 
 
+def why_plain() -> str:
+    """Why no window is read in C; empty if untouched ones are."""
+    return _library_or_reason()[1] if COMPILED else "switched off"
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     """The library in C; None where there can be none."""
-    if not COMPILED:
-        return None
+    return _library_or_reason()[0] if COMPILED else None
+
+
+@functools.cache
+def _library_or_reason() -> tuple[ctypes.CDLL | None, str]:
     try:
-        return declared(compiled(Path(__file__).with_suffix(".c"), __name__))
-    except GenomeLMError:
-        return None
+        return declared(compiled(Path(__file__).with_suffix(".c"), __name__)), ""
+    except GenomeLMError as error:
+        return None, str(error)
 
 
 def declared(library: ctypes.CDLL) -> ctypes.CDLL:

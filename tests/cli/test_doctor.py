@@ -33,11 +33,15 @@ def test_all_is_well() -> None:
 
 
 @pytest.mark.parametrize(("reason", "shown"), [("no C compiler", "plain: no C compiler"), ("", "compiled")])
-def test_whether_stages_are_compiled_is_shown(reason: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "why_plain", lambda: reason)
+@pytest.mark.parametrize(("library", "name"), [("stages", "CPU stages"), ("first_windows", "first windows")])
+def test_whether_functions_are_compiled_is_shown(
+    library: str, name: str, reason: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(getattr(doctor, library), "why_plain", lambda: reason)
     monkeypatch.setattr(doctor, "plain_forms", dict)
     monkeypatch.setenv("COLUMNS", "120")
-    assert shown in CliRunner().invoke(app, ["doctor"]).stdout
+    lines = CliRunner().invoke(app, ["doctor"]).stdout.splitlines()
+    assert shown in next(line for line in lines if name in line)
 
 
 @pytest.mark.parametrize("free", [0, 1])
