@@ -158,7 +158,6 @@ def finetune(
     --data mouse=mouse.parquet --genome mouse=mouse.zarr --out tuned
     """
     from genome_lm.finetune import FinetuneOptions, claimed, finetune_heads
-    from genome_lm.report import write_finetune_report
 
     config = Config(**given(Config, context))
     with claimed(out):
@@ -191,7 +190,7 @@ def finetune(
                     "data": [{"name": path.name, "sha256": sha256(path)} for path in every],
                     "command": shlex.join(["genome-lm", *sys.argv[1:]]),
                 },
-                finish=lambda folder: write_finetune_report(folder, folder / "report.html"),
+                finish=_write_report,
             ),
             genomes={
                 name: str(store.path.resolve() if isinstance(store.path, Path) else store.path)
@@ -205,6 +204,13 @@ def finetune(
         return
     for name, result in results.items():
         _show(result, name)
+
+
+def _write_report(folder: Path) -> None:
+    # What figures need is loaded after the training, which has the memory for itself.
+    from genome_lm.report import write_finetune_report
+
+    write_finetune_report(folder, folder / "report.html")
 
 
 def _by_head(option: str, paths: list[Path]) -> dict[str, list[Path]]:

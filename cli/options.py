@@ -48,10 +48,15 @@ MOST_SEED = 2**32 - 1
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.", min=0, max=MOST_SEED, metavar="N")]
 
 
+_LIBRARIES = {"finetune": 720, "score": 500, "mutagenesis": 500, "variant-benchmark": 540, "evaluate-suite": 600}
+"""MiB of Python and all libraries in commands that load more than others do: measured at the least budgets that they
+take (docs/performance.md)."""
+
+
 def _keep_to_budget(context: typer.Context, memory: str | None) -> str | None:
     """Give the command a budget of memory, which ends with it."""
     if memory is not None:
-        context.with_resource(memory_budget(memory))
+        context.with_resource(memory_budget(memory, _LIBRARIES.get(context.info_name or "", 0) << 20))
     return memory
 
 

@@ -19,6 +19,7 @@ _MEMORY, _OURS, _STATUS = Path("/proc/meminfo"), Path("/proc/self/statm"), Path(
 _UNITS = {f"{prefix}{kind}": (1024 if kind == "ib" else 1000) ** power
           for power, prefix in enumerate("kmgt", 1) for kind in ("b", "ib")}  # fmt: skip
 _budget: ContextVar[int | None] = ContextVar("memory budget", default=None)
+_libraries: ContextVar[int] = ContextVar("bytes of the libraries of a command", default=0)
 
 
 def parse_size(text: str) -> int:
@@ -37,7 +38,7 @@ def parse_size(text: str) -> int:
 
 
 @contextmanager
-def memory_budget(size: str | int | None) -> Iterator[None]:
+def memory_budget(size: str | int | None, libraries: int = 0) -> Iterator[None]:
     """A context in which the work of this thread keeps to so much memory: batches, caches, recomputation follow.
 
     On a CPU it is the memory of the whole process, on a GPU that of PyTorch's allocator. It changes results by
@@ -45,17 +46,26 @@ def memory_budget(size: str | int | None) -> Iterator[None]:
 
     Args:
         size: Bytes, or a text as `parse_size` takes it; None leaves all as it is.
+        libraries: Bytes that Python and the libraries of this work take, where that is more than forecasts count by
+            themselves (`genome_lm.model.memory.process_bytes`).
     """
     token = _budget.set(parse_size(size) if isinstance(size, str) else _budget.get() if size is None else size)
+    of_libraries = _libraries.set(libraries or _libraries.get())
     try:
         yield
     finally:
         _budget.reset(token)
+        _libraries.reset(of_libraries)
 
 
 def budget() -> int | None:
     """Bytes that `memory_budget` allows; None outside of it."""
     return _budget.get()
+
+
+def library_bytes() -> int:
+    """Bytes of the libraries of this work, as given to `memory_budget`; 0 if they were not."""
+    return _libraries.get()
 
 
 def total_memory() -> int:

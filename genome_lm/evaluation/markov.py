@@ -22,6 +22,8 @@ DECAY = 0.98
 """What a base counts less in a mixture's weights than the one after it. From 0.95 to 0.995, bits hardly change."""
 MIXED = "mixed Markov"
 """What names of mixtures begin with."""
+_OF_PIECE = 16
+"""Bytes per base of a piece that is counted: measured."""
 _APART = np.array([N], dtype=np.uint8)
 
 
@@ -177,9 +179,21 @@ def _tables(counts: npt.NDArray[np.int64], order: int) -> list[npt.NDArray[np.fl
     tables: list[npt.NDArray[np.float32]] = []
     lower = np.full((1, 4), 0.25)
     for context in range(order + 1):
-        # The words' last context + 1 digits: the leading ones are summed out.
-        observed = counts.reshape(-1, 4**context, 4).sum(0)
-        prior = np.tile(lower, (4, 1)) if context else lower
-        lower = (observed + CONCENTRATION * prior) / (observed.sum(1, keepdims=True) + CONCENTRATION)
-        tables.append(np.log(lower).astype(np.float32))
+        # The words' last context + 1 digits: the leading ones are summed out. For the highest order there are none.
+        words = counts.reshape(-1, 4**context, 4)
+        observed = words[0] if len(words) == 1 else words.sum(0)
+        # In place: these are as large as the counts.
+        lower = np.tile(lower, (4, 1)) if context else lower.copy()
+        lower *= CONCENTRATION
+        lower += observed
+        lower /= observed.sum(1, keepdims=True) + CONCENTRATION
+        tables.append(np.log(lower, out=lower if context == order else None).astype(np.float32))
     return tables
+
+
+def fit_bytes(order: int) -> int:
+    """Most bytes that `MarkovModel.fit` holds at one time, by shapes.
+
+    There are the counts, estimates and their next lower ones in their place, tables, and a piece of the genome.
+    """
+    return (8 + 8 + 8 + 6) * 4 ** (order + 1) + _OF_PIECE * CHUNK

@@ -16,11 +16,14 @@ import numpy.typing as npt
 
 from genome_lm.documents import read_json
 from genome_lm.errors import GenomeLMError, check_range
-from genome_lm.evaluation.markov import MAX_ORDER, MIXED, MarkovModel
+from genome_lm.evaluation.markov import MAX_ORDER, MIXED, MarkovModel, fit_bytes
 from genome_lm.evaluation.stretches import Cells, Counts, Difference, Sums
 from genome_lm.genome import BaseClasses, GenomeStore, Interval, Windows, of_split, tile, without_overlaps
 from genome_lm.kernels import Precision
+from genome_lm.machine import budget
 from genome_lm.model import HyenaLM
+from genome_lm.model.memory import process_bytes
+from genome_lm.model.room import as_option
 from genome_lm.progress import progress
 from genome_lm.training import target_losses
 from genome_lm.typed import Positive, Within, typed
@@ -166,6 +169,8 @@ def evaluate_perplexity(
     length = model.config.max_length if scoring.length is None else scoring.length
     check_range("length", length, 1, model.config.max_length)
     direction = model.config.direction
+    if not direction.sees_following:
+        _check_memory(scoring.markov_order)
     regions = without_overlaps(of_split(intervals, scoring.split))
     windows, inside = _windows(store, regions, length, direction.offset, scoring.max_bases)
     classes = BaseClasses.none() if classes is None else classes
@@ -193,6 +198,19 @@ def evaluate_perplexity(
         scoring.split, length, total, model_score, tuple(baselines), by_class, model.condition, differences, measure,
         model.precision,
     )  # fmt: skip
+
+
+def _check_memory(order: int) -> None:
+    """Raise a `GenomeLMError` if Markov chains do not fit the memory budget: before the model is scored."""
+    allowed, needed = budget(), [process_bytes("forward") + fit_bytes(each) for each in range(order + 1)]
+    if allowed is None or order < 0 or needed[order] <= allowed:
+        return
+    fitting = sum(nbytes <= allowed for nbytes in needed) - 1
+    least = as_option(needed[order])
+    raise GenomeLMError(
+        f"Markov chains to order {order} need at least {least} of memory, the budget is "
+        f"{as_option(allowed, down=True)}: give --memory {least} or more, or --markov-order {fitting}"
+    )
 
 
 def _windows(

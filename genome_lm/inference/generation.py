@@ -22,7 +22,7 @@ from genome_lm.inference.sampling import Sampling
 from genome_lm.kernels import Draws, Replayed, own_threads
 from genome_lm.machine import budget, total_memory
 from genome_lm.model import HyenaLM
-from genome_lm.model.memory import PROCESS_BYTES, forward_bytes
+from genome_lm.model.memory import forward_bytes, process_bytes
 from genome_lm.model.mixers import mixer_class
 from genome_lm.model.room import as_option
 from genome_lm.model.stepping import Stepper
@@ -144,7 +144,7 @@ def batch_size(config: ModelConfig, length: int, longest: int) -> int:
     each = 4 * (kept + 4 * config.d_model * longest)
     room = STATE_BYTES
     if (allowed := budget()) is not None:
-        least = PROCESS_BYTES["forward"] + forward_bytes(config, 1) + each
+        least = process_bytes("forward") + forward_bytes(config, 1) + each
         if least > allowed:
             raise GenomeLMError(
                 f"generating {length:,} bases needs at least {as_option(least)} of memory, the budget is "

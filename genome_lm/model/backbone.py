@@ -32,8 +32,11 @@ from genome_lm.model.ngram import NgramEmbedding
 from genome_lm.model.shards import Context, Shard
 from genome_lm.model.ways import Combined, Turn, Ways, strands, ways
 
-NORM_CHUNK = 8_192
-"""Positions that the final norm takes at one time where it writes over its input."""
+NORM_CHUNK = 1_024
+"""Positions that the final norm takes at one time where it writes over its input: a piece in the caches.
+
+glibc may give each piece memory of its own, see `genome_lm.allocator.give_back_holes`.
+"""
 STORED_BYTES = 8 << 30
 """Residual streams that the blocks on a CPU keep for the backward pass; beyond it, each is computed again."""
 ALWAYS_STORED_BYTES = 128 << 20

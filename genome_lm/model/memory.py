@@ -17,11 +17,13 @@ from genome_lm.kernels import Precision, has_mlp_in_c, most_sharing, reason_agai
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.head import head_bytes
 from genome_lm.kernels.cpu.mixer import KEPT_BYTES
-from genome_lm.kernels.cpu.mlp import BACKWARD, forward_sizes
+from genome_lm.kernels.cpu.mlp import BACKWARD, BFLOAT16, forward_sizes
 from genome_lm.kernels.cpu.mlp_amx import library_with_tiles
 from genome_lm.kernels.cpu.partition import POSITIONS
 from genome_lm.kernels.cpu.sub_blocks import mlp_forward_bytes
+from genome_lm.kernels.cpu.workers import LARGE_PARTS
 from genome_lm.kernels.recomputed import SMALL
+from genome_lm.machine import library_bytes
 from genome_lm.model import backbone
 from genome_lm.model.backbone import NORM_CHUNK
 from genome_lm.model.chain import Chain, Link
@@ -37,27 +39,29 @@ from genome_lm.model.ways import combined_bytes, rows_at_once, strands, ways
 from genome_lm.model.work import forward_work
 
 FLOAT = 4
-PROCESS_BYTES = {"forward": 500 << 20, "training": 640 << 20}
-"""What Python, PyTorch and the libraries of a command take before a model is there."""
+PROCESS_BYTES = {"forward": 400 << 20, "training": 640 << 20}
+"""What Python, PyTorch and the libraries that all commands need take before a model is there: see `process_bytes`."""
 PROJECTION_BYTES = KEPT_BYTES
 """Of in-projections that training keeps for its backward pass where no budget says otherwise."""
-FORWARD_HOLES = {"attention": 2.2, "attention-local": 1.5, "attention-dilated": 2.5, "attention-recall": 1.5}
+FORWARD_HOLES = {"attention": 1.6, "attention-local": 1.6, "attention-dilated": 2.6, "attention-recall": 0.0}
 TRAINING_HOLES = {"attention": 2.0, "attention-local": 2.5, "attention-dilated": 3.3, "attention-recall": 5.0}
 """Streams of a layer that glibc keeps after they were freed: measured (`tests.measure.memory`), not counted."""
+HALF_HOLES = 0.85
+"""Share of these that is kept of a forward pass in bfloat16, measured too."""
 LARGE_HOLES = 0.2
 """The same of streams from `genome_lm.allocator.KEPT_PIECE` on, of which only parts come from its heap."""
-LEFT = 0.55
-"""Share of what one kind of operation took and freed that another can't use, since its pieces are of other sizes.
-
-There are two: attention, and what goes over groups of channels. Measured (`tests.measure.memory`), not counted.
-"""
-BLAS_ROWS, ATTENTION_ROWS = 800, 5_000
-"""Rows as wide as the model that the BLAS keeps as packed operands: of each thread, and for attention's products.
-Measured, not counted."""
+BLAS_ROWS, ATTENTION_ROWS, MIXED_ROWS = 1_920, 5_000, 1_000
+"""Rows as wide as the model that the BLAS keeps as packed operands: of each thread; for attention's products in
+float32; and for those where layers of other operators are between. Measured, not counted."""
 COMBINED_STREAMS = 6
 """Streams that exist at one time while the two directions are combined otherwise than by their sum."""
 PLAIN_STREAMS = 3
 """Streams that a block in plain form stores beside its mixer's, and beside the hidden layers of its MLP."""
+
+
+def process_bytes(mode: Literal["forward", "training"]) -> int:
+    """What Python and all libraries take, those of the command that has a budget included."""
+    return max(PROCESS_BYTES[mode], library_bytes())
 
 
 def forward_bytes(
@@ -80,11 +84,8 @@ def forward_bytes(
     """
     at_once = rows * rows_at_once(config)
     held = [mixer_class(name).forward_held(config, length, at_once, precision) for name in config.mixers]
-    share = attended_bytes(precision) / FLOAT
-    holes = [
-        _holes(config, length, rows, FORWARD_HOLES.get(name, 0), 1 if name == "attention-recall" else share)
-        for name in config.mixers
-    ]
+    share = 1 if attended_bytes(precision) == FLOAT else HALF_HOLES
+    holes = [_holes(config, length, rows, FORWARD_HOLES.get(name, 0), share) for name in config.mixers]
     temporary = max(
         ngrams_held(config, rows * length).temporary,
         *(each.temporary + hole for each, hole in zip(held, holes, strict=True)),
@@ -98,7 +99,7 @@ def forward_bytes(
     positions = strands(config) * rows * length
     ends = 16 * FLOAT * rows * length + FLOAT * min(NORM_CHUNK, positions) * config.d_model  # logits and norm
     buffers = max(each.buffers for each in held) + _pieces(config, rows * length, "forward")
-    libraries = _blas(config) + _attention_libraries(config, precision)
+    libraries = _blas(config, rows * length) + _of_attention(config, precision)
     weights = weight_bytes(config) + _lowered_bytes(config, precision)
     return weights + whole + ends + kept + buffers + temporary + libraries
 
@@ -116,16 +117,17 @@ def _lowered_bytes(config: ModelConfig, precision: Precision) -> int:
     return 2 * (2 if library_with_tiles() else 1) * config.n_layer * of_mlp + 2 * sum(projections)
 
 
-def _attention_libraries(config: ModelConfig, precision: Precision) -> int:
+def _of_attention(config: ModelConfig, precision: Precision) -> int:
     """What the BLAS keeps once it has done the products of scores in float32."""
-    has_scores = any(name in FORWARD_HOLES and name != "attention-recall" for name in config.mixers)
-    in_float = attended_bytes(precision) == FLOAT
-    return has_scores * in_float * FLOAT * ATTENTION_ROWS * config.d_model
+    scores = [name in FORWARD_HOLES and name != "attention-recall" for name in config.mixers]
+    if not any(scores) or attended_bytes(precision) < FLOAT:
+        return 0
+    return FLOAT * (ATTENTION_ROWS if all(scores) else MIXED_ROWS) * config.d_model
 
 
-def _blas(config: ModelConfig) -> int:
-    """What the BLAS keeps for each thread that called it."""
-    return most_sharing() * FLOAT * BLAS_ROWS * config.d_model
+def _blas(config: ModelConfig, rows: int = BLAS_ROWS) -> int:
+    """What the BLAS keeps for each thread that called it, with so many rows in the longest operands."""
+    return most_sharing() * FLOAT * min(BLAS_ROWS, rows) * config.d_model
 
 
 def training_bytes(config: ModelConfig, length: int, rows: int = 1) -> int:
@@ -207,15 +209,26 @@ def step_fixed_bytes(config: ModelConfig, length: int, rows: int, small: int) ->
     stream, is_small = strands(config) * stream_bytes(config, length, rows), rows * length * config.d_model < small
     fixed = 4 * weight_bytes(config) + _blas(config) + (stream // FLOAT if config.embed_dropout else 0) + 2 * stream
     fixed += strands(config) * ngrams_held(config, rows * length).kept
-    of_mlp = 0 if is_small else _mlp_weights(config, small == 0)
+    of_mlp = _mlp_weights(config, rows * length, small == 0) if has_mlp_in_c() or not is_small else 0
     return fixed + _pieces(config, rows * length, "training", small) + of_mlp
 
 
-def _mlp_weights(config: ModelConfig, in_bfloat16: bool) -> int:
-    """Sums of the gradients of an MLP's weights, one more than threads, and the weights for bfloat16's tiles."""
+def _mlp_weights(config: ModelConfig, positions: int, in_bfloat16: bool) -> int:
+    """Sums of the gradients of an MLP's weights, and the weights for bfloat16's tiles."""
     values = 2 * config.d_model * config.d_inner
     copies = 3 * 2 if in_bfloat16 else 0  # rounded, and packed for products from either side
-    return values * ((most_sharing() + 1) * FLOAT + copies)
+    pieces = -(-positions // rows_of_piece(positions, BFLOAT16 if in_bfloat16 else BACKWARD))
+    return values * (_sums_at_once(pieces, most_sharing()) * FLOAT + copies)
+
+
+def _sums_at_once(pieces: int, threads: int) -> int:
+    """How many sums over so many pieces exist at one time, see work.h.
+
+    Each thread has sums of its own. Others wait for their neighbours along the tree by which they are added. The
+    total is written at the end, when one is left.
+    """
+    waiting = min(pieces, LARGE_PARTS).bit_length() - 1
+    return max(2, min(threads, pieces) + waiting)
 
 
 def _projections(layers: list[Held], passes: int, budget: int) -> tuple[int, list[int]]:
@@ -231,19 +244,23 @@ def _projections(layers: list[Held], passes: int, budget: int) -> tuple[int, lis
 def _holes(config: ModelConfig, length: int, rows: int, streams: float, share: float = 1) -> int:
     """Freed pieces that glibc keeps, of operations in plain form, which take and free whole streams.
 
-    `share` is that of a stream's bytes in float32.
+    `share` is that of a stream in float32.
     """
     stream = share * rows_at_once(config) * stream_bytes(config, length, rows)
     return int(streams * stream * (1 if stream < KEPT_PIECE else LARGE_HOLES))
 
 
 def _left(config: ModelConfig, layers: list[Held], holes: list[int]) -> int:
-    """What the smaller of two kinds of operation leaves to the allocator; 0 if there is one kind alone."""
+    """What the smaller of two kinds of operation leaves to the allocator; 0 if there is one kind alone.
+
+    The kinds are attention, and what goes over groups of channels. Pieces of the other kind are of other sizes, so
+    that they do not fit what is free: measured (`tests.measure.memory`), not counted.
+    """
     most = {True: 0, False: 0}
     for name, held, hole in zip(config.mixers, layers, holes, strict=True):
         kind = name in FORWARD_HOLES
         most[kind] = max(most[kind], held.temporary + hole)
-    return int(LEFT * min(most.values()))
+    return min(most.values())
 
 
 def cuda_forecast(config: ModelConfig, length: int) -> dict[str, dict[str, int]]:

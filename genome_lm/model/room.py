@@ -10,7 +10,7 @@ from genome_lm.machine import budget
 from genome_lm.model.backbone import HyenaBackbone
 from genome_lm.model.context_memory import MARGIN, shared_chain
 from genome_lm.model.low_precision import precision_of
-from genome_lm.model.memory import PROCESS_BYTES, cuda_forward_total, forward_bytes
+from genome_lm.model.memory import cuda_forward_total, forward_bytes, process_bytes
 from genome_lm.model.mixers.filter import SPECTRUM_BYTES, ImplicitFilter
 from genome_lm.model.ways import strands
 from genome_lm.model.work import pass_work
@@ -45,7 +45,8 @@ def fitting_positions(backbone: HyenaBackbone, positions: int, length: int, kept
     if backbone.context is not None:
         return min(positions, _fitting_shared(backbone, positions // length, length, allowed) * length)
     kind = "cuda" if on_gpu else precision_of(backbone)
-    fit = _fit(backbone.config, max(1, positions // length), length, kept_streams, allowed, kind)
+    taken = 0 if on_gpu else process_bytes("forward")
+    fit = _fit(backbone.config, max(1, positions // length), length, kept_streams, (allowed, taken), kind)
     if not on_gpu:
         for module in backbone.modules():
             if isinstance(module, ImplicitFilter):
@@ -56,7 +57,7 @@ def fitting_positions(backbone: HyenaBackbone, positions: int, length: int, kept
 def _fitting_shared(backbone: HyenaBackbone, most: int, length: int, allowed: int) -> int:
     """Sequences at one time of processes that share them, at least one: a pass is taken to need a step's least."""
     assert backbone.context is not None
-    room, devices = allowed - PROCESS_BYTES["training"], backbone.context.devices
+    room, devices = allowed - process_bytes("training"), backbone.context.devices
     least = ((rows, shared_chain(backbone.config, length, rows, devices, 0).least) for rows in range(most, 1, -1))
     return next((rows for rows, nbytes in least if MARGIN * nbytes <= room), 1)
 
@@ -74,16 +75,20 @@ def _fit(
     most: int,
     length: int,
     kept_streams: float,
-    allowed: int,
+    budget_: tuple[int, int],
     kind: Precision | Literal["cuda"],
 ) -> _Fit:
-    """The way that takes the least time per sequence, on a GPU ("cuda") or on a CPU in a precision."""
+    """The way that takes the least time per sequence, on a GPU ("cuda") or on a CPU in a precision.
+
+    `budget_` is all that is allowed, and what the process takes of it before a model is there.
+    """
+    allowed, taken = budget_
     kept = int(kept_streams * FLOAT * strands(config) * config.d_model * length)
 
     def needed(rows: int, spectra: int) -> int:
         if kind == "cuda":
             return cuda_forward_total(config, length, rows) + rows * kept
-        return PROCESS_BYTES["forward"] + forward_bytes(config, length, rows, spectra, kind) + rows * kept
+        return taken + forward_bytes(config, length, rows, spectra, kind) + rows * kept
 
     fits = []
     for spectra in (0,) if kind == "cuda" else (SPECTRUM_BYTES, 0):

@@ -8,7 +8,7 @@ from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import reason_against
 from genome_lm.machine import budget
 from genome_lm.model.context_memory import shared_chain
-from genome_lm.model.memory import PROCESS_BYTES, recomputes_all, small_in, training_chain, weight_bytes
+from genome_lm.model.memory import process_bytes, recomputes_all, small_in, training_chain, weight_bytes
 from genome_lm.model.mixers.filter import SHARED_BYTES
 from genome_lm.model.pace import Pace, measure_pace
 from genome_lm.training.memory_plan import BYTES_PER_BASE, StagePlan, plan_training
@@ -72,7 +72,7 @@ def _plans(model: ModelConfig, config: TrainingConfig, resident: int, devices: i
     plans = {
         length: _unbounded(model, config, length, devices) for length in {stage.length for stage in config.stages}
     }
-    taken = PROCESS_BYTES["training"] + resident
+    taken = process_bytes("training") + resident
     return {
         length: plan._replace(peak=plan.peak + taken + BYTES_PER_BASE * max(length, config.tokens_per_step))
         for length, plan in plans.items()

@@ -15,7 +15,7 @@ from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.model.chain import Chain
 from genome_lm.model.context_memory import MARGIN, shared_chain
-from genome_lm.model.memory import PROCESS_BYTES, PROJECTION_BYTES, small_in, training_chain
+from genome_lm.model.memory import PROJECTION_BYTES, process_bytes, small_in, training_chain
 from genome_lm.model.mixers.filter import SHARED_BYTES
 from genome_lm.model.room import as_option
 from genome_lm.model.work import filter_work, projection_work, step_work
@@ -102,7 +102,7 @@ def plan_training(
     Raises:
         GenomeLMError: If a stage does not fit; it says what would do.
     """
-    taken = PROCESS_BYTES["training"] + resident
+    taken = process_bytes("training") + resident
     data = max(BYTES_PER_BASE * max(stage.length, config.tokens_per_step) for stage in config.stages)
     room = allowed - taken - data
     stages = {

@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 import genome_lm
 from genome_lm.errors import GenomeLMError
 from genome_lm.evaluation import MarkovModel, Score, Scoring, evaluate_perplexity
-from genome_lm.evaluation.markov import CONCENTRATION, DECAY
+from genome_lm.evaluation.markov import CONCENTRATION, DECAY, fit_bytes
 from genome_lm.evaluation.stretches import Cells, Difference
 from genome_lm.genome import BaseClasses, Interval, build_store, of_split, read_bed, tile
+from genome_lm.machine import memory_budget
+from genome_lm.model.memory import process_bytes
 from genome_lm.training import target_losses
 from genome_lm_cli.main import app
 from tests.conftest import Genome
@@ -279,6 +281,13 @@ def test_numbers_out_of_range(run: Path, genome: Genome, options: dict) -> None:
     model = genome_lm.load(run / "checkpoint").model
     with pytest.raises(GenomeLMError, match="must be from"):
         evaluate_perplexity(model, genome.store, read_bed(genome.intervals), Scoring(**options))
+
+
+def test_chains_that_do_not_fit_the_budget_are_refused_before_the_model_is_scored(run: Path, genome: Genome) -> None:
+    allowed = process_bytes("forward") + fit_bytes(9)
+    model, intervals = genome_lm.load(run / "checkpoint").model, read_bed(genome.intervals)
+    with memory_budget(allowed - 1), pytest.raises(GenomeLMError, match=r"order 9 need at least .* --markov-order 8"):
+        evaluate_perplexity(model, genome.store, intervals, Scoring(markov_order=9))
 
 
 def test_losses_that_are_no_numbers(run: Path, genome: Genome) -> None:

@@ -11,12 +11,12 @@ import torch
 
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.kernels import MixerWeights, MlpWeights, Precision, has_mlp_in_c, reason_against
-from genome_lm.kernels.cpu import head, mixer_pieces, stages, sub_blocks
+from genome_lm.kernels.cpu import mixer_pieces, stages, sub_blocks
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitInC, through_bytes
-from genome_lm.kernels.cpu.head import HeadInC
 from genome_lm.kernels.cpu.mixer import BlockWeights, Normed
 from genome_lm.kernels.cpu.mixer_pieces import GatesInC, gates_bytes
 from genome_lm.kernels.cpu.sub_blocks import MlpInC, mlp_forward_bytes
+from genome_lm.kernels.cpu.workers import LARGE_PARTS
 from genome_lm.model import HyenaLM, memory
 from genome_lm.model.low_precision import LowPrecisionLinear, precision_of
 from genome_lm.model.memory import forward_bytes, training_bytes
@@ -146,10 +146,8 @@ def test_weights_in_low_precision_are_counted(precision: Precision) -> None:
     assert forward_bytes(model.config, 512, precision=precision) != forward_bytes(model.config, 512)
 
 
-@pytest.mark.skipif(not stages.is_compiled(), reason="needs a compiler")
-def test_the_room_of_the_loss_in_c_is_counted() -> None:
-    width = 24
-    library = stages.library()
-    assert library is not None
-    in_c = HeadInC(library, [torch.ones(width), torch.ones(width), torch.ones(head.SYMBOLS, width)], 1e-5)
-    assert in_c._room == 4 * head.ROOM_ROWS * width
+def test_sums_that_wait_for_their_neighbours_are_counted() -> None:
+    """With one thread, pieces come in order: those before a piece are as many sums as its number has binary ones."""
+    for pieces in range(1, LARGE_PARTS + 1):
+        held = max(number.bit_count() + 1 for number in range(pieces))
+        assert memory._sums_at_once(pieces, 1) == max(2, held)

@@ -11,7 +11,7 @@ from genome_lm.machine import memory_budget
 from genome_lm.model import HyenaLM
 from genome_lm.model.memory import PROCESS_BYTES, forward_bytes
 from genome_lm.model.mixers.filter import ImplicitFilter
-from genome_lm.model.room import fitting_positions
+from genome_lm.model.room import as_option, fitting_positions
 
 SHAPE = ModelConfig(d_model=32, n_layer=2, max_length=4096)
 
@@ -34,6 +34,16 @@ def test_as_many_sequences_as_the_budget_allows(rows: int) -> None:
         assert 1 <= fitting // 4096 <= rows
     with memory_budget(room(SHAPE, 4096, 1) - 1), pytest.raises(GenomeLMError, match="4,096 bases needs at least"):
         fitting_positions(backbone, 32_768, 4096)
+
+
+def test_libraries_of_a_command_are_in_its_budget() -> None:
+    backbone, more = HyenaLM(SHAPE).backbone, 100 << 20
+    allowed = room(SHAPE, 4096, 1)
+    with memory_budget(allowed, PROCESS_BYTES["forward"] + more), pytest.raises(GenomeLMError) as refused:
+        fitting_positions(backbone, 32_768, 4096)
+    assert as_option(allowed + more) in str(refused.value)
+    with memory_budget(allowed + more, PROCESS_BYTES["forward"] + more):
+        assert fitting_positions(backbone, 32_768, 4096) == 4096
 
 
 def test_the_cache_of_spectra_follows() -> None:

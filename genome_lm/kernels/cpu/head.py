@@ -19,8 +19,6 @@ from genome_lm.kernels.numerics import differentiable_once, outside_autocast
 
 SYMBOLS = 16
 """Rows of the embedding that head.h is written for."""
-ROOM_ROWS = 10
-"""Rows as wide as the model that a thread needs for itself: `head_room` of head.h."""
 POSITIONS = Sizes(least=256, large=512, most=1_024, medium=1_024)
 """Positions that a thread takes at one time."""
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
@@ -80,8 +78,11 @@ def head_bytes(width: int, positions: int) -> int:
     Of each thread a room, of all but one the sums of a piece that waits for its neighbour's, and the total; the
     transposed embedding; of each position its target, weight and loss, and the gradient of the loss.
     """
+    library = stages.library()
+    assert library is not None, "there are no losses in C"
     sums = (SYMBOLS + 2) * width
-    return 4 * (most_sharing() * (ROOM_ROWS * width + sums) + sums + SYMBOLS * width + 4 * positions)
+    rooms = most_sharing() * (room_bytes(library, "head_room", width) + 4 * sums)
+    return rooms + 4 * (sums + SYMBOLS * width + 4 * positions)
 
 
 def takes_head(x: Tensor) -> bool:

@@ -187,9 +187,17 @@ class Attention(Mixer):
     @classmethod
     def forward_held(cls, config: ModelConfig, length: int, rows: int, precision: Precision = "float32") -> Held:
         """See `Mixer.forward_held`."""
-        return attention_memory.forward_held(
+        held = attention_memory.forward_held(
             config, length, rows, cls.channels_of(config), cls.forward_streams, precision
         )
+        if attention_memory.attended_bytes(precision) == attention_memory.FLOAT:
+            return held
+        return held._replace(temporary=held.temporary + cls.packed_bytes(config, length))
+
+    @classmethod
+    def packed_bytes(cls, config: ModelConfig, length: int) -> int:
+        """Bytes of operands that are packed at one time for products in bfloat16 on a CPU, without gradients."""
+        return attention_memory.flash_bytes(length, cls.channels_of(config))
 
     @classmethod
     def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:

@@ -36,6 +36,11 @@ class LocalAttention(Attention):
         return min(config.attention_window, positions)
 
     @classmethod
+    def packed_bytes(cls, config: ModelConfig, length: int) -> int:
+        """See `Attention.packed_bytes`."""
+        return attention_memory.local_bytes(config, length)
+
+    @classmethod
     def gpu_units(cls, batch: GpuBatch, training: bool) -> Units:
         """See `Mixer.gpu_units`."""
         return attention_memory.local_units(batch, cls.channels_of(batch.config))

@@ -3,15 +3,20 @@
 import torch
 
 from genome_lm.config import ModelConfig
-from genome_lm.kernels import Precision, reason_against
+from genome_lm.kernels import Precision, most_sharing, reason_against
 from genome_lm.kernels.attention.nearest import BLOCK_SCORES, CUDA_BLOCK_SCORES
-from genome_lm.kernels.attention.patterns import block_size
+from genome_lm.kernels.attention.patterns import MOST, block_size
+from genome_lm.kernels.cpu.flash import MOST_KEYS
+from genome_lm.kernels.cpu.mlp_amx import library_with_tiles
+from genome_lm.kernels.cpu.streams import TABLE
 from genome_lm.model.mixer import GpuBatch, Held, Units
 
-FLOAT = 4
+FLOAT, HALF = 4, 2
 STORED = 5
 """Streams that a layer stores for its backward pass: the norm's output, queries, keys and values, the result."""
 
+TILE_STEP = 32
+"""Channels of a head are padded to a multiple of it, as flash.h does."""
 _GPU_UNITS = {torch.float32: (32, 8, 16, 44, 38), torch.bfloat16: (20, 4, 10, 40, 29)}
 """Units stored, bytes of the hidden layer, units of the backward, the forward and the mixer's pass, see `Units`."""
 
@@ -24,7 +29,26 @@ def forward_held(
     In low precision all these are in bfloat16.
     """
     stream = attended_bytes(precision) * rows * length * config.d_model
-    return Held(0, (4 + streams) * stream + FLOAT * length * channels)
+    return Held(0, (4 + streams) * stream + _rotations(length, channels))
+
+
+def _rotations(length: int, channels: int) -> int:
+    """The table of rotations: see `rotations_until`."""
+    whole = 1 << (length - 1).bit_length()
+    return FLOAT * channels * (whole if whole * channels <= TABLE else length)
+
+
+def flash_bytes(length: int, channels: int) -> int:
+    """What all threads write to of the room of attention in C, see `flash.h`: a head's keys and values, packed."""
+    if length > MOST_KEYS or library_with_tiles() is None:
+        return 0
+    return most_sharing() * 2 * HALF * length * (-(-channels // TILE_STEP) * TILE_STEP)
+
+
+def local_bytes(config: ModelConfig, length: int) -> int:
+    """What PyTorch packs in bfloat16 for a call of local attention: overlapping blocks of keys and values."""
+    window = config.attention_window
+    return 2 * HALF * min(MOST, length) * (1 + window // block_size(window)) * config.d_model
 
 
 def attended_bytes(precision: Precision) -> int:
@@ -43,7 +67,7 @@ def training_held(config: ModelConfig, length: int, rows: int, channels: int, st
         streams: That exist at one time while the layer is gone back through.
         small: 0 where products are in bfloat16: streams are then too.
     """
-    stream, rotations = FLOAT * rows * length * config.d_model, FLOAT * length * channels
+    stream, rotations = FLOAT * rows * length * config.d_model, _rotations(length, channels)
     log_sums, share = stream // channels, 1.0 if small else 0.5
     stored = int(STORED * share * stream) + log_sums + _in_plain_form(config, length, rows, small)
     return Held(stored, int(streams * share * stream) + rotations)
@@ -90,7 +114,7 @@ _RECALL_GPU_UNITS = {
 
 RECALL_BLOCKS = 4
 """Blocks of scores that exist at one time."""
-FREED_BLOCKS = 3
+FREED_BLOCKS = 5
 """Blocks of scores that a forward pass on a CPU has freed and the allocator keeps: measured, not counted."""
 
 
