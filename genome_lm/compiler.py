@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import secrets
+import shlex
 import shutil
 import stat
 import subprocess
@@ -70,18 +71,30 @@ def _texts(source: Path) -> list[str]:
 
 
 def _compile(source: Path, openmp: str | None) -> bytes:
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        raise GenomeLMError("no C compiler: install one (cc), or name it in CC")
+    compiler = _compiler()
     with tempfile.TemporaryDirectory() as folder:
         parts, library = Path(folder, "parts.o"), Path(folder, "library.so")
         for command in (
-            [compiler, *FLAGS, *WIDE, *(["-fopenmp"] if openmp else []), "-c", str(source), "-o", str(parts)],
+            [*compiler, *FLAGS, *WIDE, *(["-fopenmp"] if openmp else []), "-c", str(source), "-o", str(parts)],
             # Not by -fopenmp, which would bring a second runtime, with threads of its own.
-            [compiler, "-shared", str(parts), *([openmp] if openmp else []), "-o", str(library)],
+            [*compiler, "-shared", str(parts), *([openmp] if openmp else []), "-o", str(library)],
         ):
-            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+            ended = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
+            if ended.returncode:
+                first = ended.stderr.strip().partition("\n")[0] or f"it ended with {ended.returncode}"
+                raise GenomeLMError(f"the C compiler {compiler[0]} failed: {first}")
         return library.read_bytes()
+
+
+def _compiler() -> list[str]:
+    """The C compiler, and the options that CC may name with it, such as "ccache gcc"."""
+    try:
+        name, *options = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    except ValueError as error:
+        raise GenomeLMError(f"CC={os.environ['CC']!r}: {error}") from error
+    if (compiler := shutil.which(name)) is None:
+        raise GenomeLMError(f"no C compiler {name}: install one, or name it in CC")
+    return [compiler, *options]
 
 
 def _prove(memory: int, test: str) -> None:
@@ -124,17 +137,24 @@ def _private_folder() -> Iterator[tuple[Path, int]]:
 
 
 def _kept(path: Path, folder: int, name: str) -> bytes | None:
-    """The content of the library in the folder; None if there is none yet."""
+    """The content of the library in the folder; None if there is none yet.
+
+    A damaged file, as a loss of power may leave one, is removed, so that the library is compiled anew.
+    """
     files = [file for file in os.listdir(folder) if re.fullmatch(rf"{name}-[0-9a-f]{{64}}\.so", file)]
     if not files:
         return None
     # Without waiting: a pipe that nobody writes to has no end.
     opened = os.open(files[0], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     with open(opened, "rb") as file:
-        content = file.read(LARGEST) if stat.S_ISREG(os.fstat(opened).st_mode) else b""
-    if hashlib.sha256(content).hexdigest() not in files[0]:
-        raise GenomeLMError(f"{path / files[0]} is not what was compiled: remove it, and it is made anew")
-    return content
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise GenomeLMError(f"{path / files[0]} is no file: remove it, and it is made anew")
+        content = file.read(LARGEST)
+    if hashlib.sha256(content).hexdigest() in files[0]:
+        return content
+    with suppress(FileNotFoundError):
+        os.unlink(files[0], dir_fd=folder)
+    return None
 
 
 def _keep(folder: int, name: str, memory: int) -> None:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from genome_lm.kernels.cpu import mixer as cpu_mixer
 from genome_lm.kernels.cpu import mlp as cpu_mlp
+from genome_lm.kernels.cpu import workers
 from genome_lm.kernels.cpu.long_filters import FilterWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
 from genome_lm.kernels.cpu.torch_private import thread_setters
@@ -151,6 +152,23 @@ def test_a_fork_has_helpers_of_its_own(threads: int) -> None:
         meeting = threading.Barrier(2)
         os._exit(0 if share(lambda _: meeting.wait(30) >= 0, range(2)) == [True, True] else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_there_may_be_no_more_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    share(abs, range(3))  # so that what is tried once was tried
+    helpers, started = workers._Helpers(), threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if helpers._threads:
+            raise RuntimeError("can't start new thread")
+        started(thread)
+
+    monkeypatch.setattr(workers, "_helpers", lambda _process: helpers)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    for _ in range(2):
+        assert share(abs, range(-9, 0)) == [*range(9, 0, -1)]
+    assert len(helpers._threads) <= 1
+    helpers._end()
 
 
 def test_autocast_stays_with_the_calling_thread(threads: int) -> None:

@@ -15,7 +15,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -292,11 +292,12 @@ class _Helpers:
         atexit.register(self._end)
 
     def ask(self, job: _Job[Any, Any], count: int) -> None:
-        """Let so many threads join a job; one that comes too late finds nothing to do."""
-        with self._starting:
+        """Let so many threads join a job, or fewer where the system gives no more; a late one finds nothing to do."""
+        with self._starting, suppress(RuntimeError):  # can't start new thread
             while len(self._threads) < count:
-                self._threads.append(threading.Thread(target=self._serve, name="genome-lm worker", daemon=True))
-                self._threads[-1].start()
+                thread = threading.Thread(target=self._serve, name="genome-lm worker", daemon=True)
+                thread.start()
+                self._threads.append(thread)
         for _ in range(count):
             self._jobs.put(job)
 
