@@ -9,6 +9,7 @@ loaded, from memory: no change of the file or of its folders reaches a process t
 """
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
@@ -20,6 +21,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,8 +32,10 @@ from genome_lm.errors import GenomeLMError
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 """Compilers make vectors of half the width that AVX-512 has unless they are told; others have no such flag."""
-PATIENCE = 120
+PATIENCE = 300
 """Seconds for the compiler, and for the test."""
+TURN = 3 * PATIENCE
+"""Seconds to wait for another process that compiles: longer than it takes at most."""
 LARGEST = 1 << 24
 """Bytes of a library; ours have 40 kB."""
 _TEST = "import sys; sys.path.insert(0, sys.argv[1]); from {0} import main; sys.exit(main(sys.argv[2]) or 0)"
@@ -56,10 +60,15 @@ def compiled(source: Path, test: str, openmp: str | None = None) -> ctypes.CDLL:
         name = f"{source.stem}-{key[:16]}"
         with _private_folder() as (path, folder):
             content = _kept(path, folder, name)
-            memory = _in_memory(_compile(source, openmp) if content is None else content)
             if content is None:
-                _prove(memory, test)
-                _keep(folder, name, memory)
+                with _turn(folder):  # what another process made meanwhile is not made again
+                    content = _kept(path, folder, name)
+                    memory = _in_memory(_compile(source, openmp) if content is None else content)
+                    if content is None:
+                        _prove(memory, test)
+                        _keep(folder, name, memory)
+            else:
+                memory = _in_memory(content)
         # The file stays open: its path, which is the library's name, is then no other's.
         return ctypes.CDLL(_path(memory))
     except (OSError, subprocess.SubprocessError) as error:
@@ -134,6 +143,31 @@ def _private_folder() -> Iterator[tuple[Path, int]]:
         yield path, folder
     finally:
         os.close(folder)
+
+
+@contextmanager
+def _turn(folder: int) -> Iterator[None]:
+    """Let one process compile at a time: many that start together, on few cores, would all run out of `PATIENCE`.
+
+    Nobody waits for longer than `TURN`, nor where the file system has no locks.
+    """
+    end = time.monotonic() + TURN
+    with suppress(OSError):
+        while not _is_locked(folder) and time.monotonic() < end:
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_UN)
+
+
+def _is_locked(folder: int) -> bool:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _kept(path: Path, folder: int, name: str) -> bytes | None:

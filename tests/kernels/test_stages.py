@@ -1,11 +1,15 @@
 """Stages in C against their plain form in float64, and which libraries are loaded: ours, whole and tested."""
 
 import ctypes
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +124,36 @@ def test_a_library_is_compiled_once_and_then_needs_no_compiler(
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
     monkeypatch.setenv("CC", "false")
+    assert compiled(source).answer() == 42
+
+
+def test_processes_that_start_together_compile_once(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads stand for them: each has a lock of its own."""
+    compiles, count = compiler._compile, []
+
+    def slow(*given: Any) -> bytes:
+        count.append(1)
+        time.sleep(0.2)
+        return compiles(*given)
+
+    monkeypatch.setattr(compiler, "_compile", slow)
+    with ThreadPoolExecutor(4) as pool:
+        libraries = [*pool.map(compiled, [source] * 4)]
+    assert [library.answer() for library in libraries] == [42] * 4
+    assert len(count) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), BlockingIOError()])
+def test_nobody_waits_for_ever_or_where_there_are_no_locks(
+    error: OSError, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: int) -> None:
+        raise error
+
+    monkeypatch.setattr(compiler.fcntl, "flock", flock)
+    monkeypatch.setattr(compiler, "TURN", 0.1)
     assert compiled(source).answer() == 42
 
 
