@@ -227,7 +227,7 @@ class HyenaBackbone(nn.Module):
             (B, P + L, `config.state_width`) float32; of several devices, each has the positions that are its `own`.
 
         Raises:
-            GenomeLMError: If the sequence is longer than the filters, or there is no such layer.
+            GenomeLMError: If the batch is empty, the sequence longer than the filters, or there is no such layer.
         """
         if layer is not None and not 0 <= layer <= self.config.n_layer:
             raise GenomeLMError(
@@ -279,7 +279,7 @@ class HyenaBackbone(nn.Module):
 
     def _read_shard(self, ids: Tensor, shard: Shard) -> Tensor:
         """`read` for the positions of a shard."""
-        self._check_length(shard.length)
+        self._check_shape(ids, shard.length)
         if self.condition is not None:
             ids = F.pad(ids, (1, 0), value=self.config.condition_id(self.condition))
         first = max(0, shard.start - self.config.ngram_order)  # the bases that n-grams begin with
@@ -292,11 +292,15 @@ class HyenaBackbone(nn.Module):
 
     def read(self, ids: Tensor, prompt: Tensor | None = None) -> Tensor:
         """What the first block is given, the condition included: (B, ahead + P + L, d_model); see `forward`."""
-        self._check_length(self.ahead + (0 if prompt is None else len(prompt)) + ids.shape[1])
+        self._check_shape(ids, self.ahead + (0 if prompt is None else len(prompt)) + ids.shape[1])
         x = self.embedded(ids)
         return self.dropout(self.conditioned(x if prompt is None else _before(prompt, x)))
 
-    def _check_length(self, length: int) -> None:
+    def _check_shape(self, ids: Tensor, length: int) -> None:
+        if not (len(ids) and length):
+            raise GenomeLMError(
+                f"a batch of {len(ids):,} sequences of {length:,} tokens is empty: give at least one of one token"
+            )
         if length > self.config.filter_length:
             raise GenomeLMError(
                 f"a sequence of {length:,} tokens is longer than this model's {self.config.filter_length:,}; "

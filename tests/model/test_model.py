@@ -178,6 +178,13 @@ def test_too_long_names_the_limit(model: HyenaLM) -> None:
         model.backbone(random_ids(1, 65))
 
 
+@pytest.mark.parametrize("shape", [(0, 16), (1, 0)])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_empty_batches_are_refused(model: HyenaLM, shape: tuple[int, int], gradients: bool) -> None:
+    with torch.set_grad_enabled(gradients), pytest.raises(GenomeLMError, match="is empty: give at least"):
+        model(torch.zeros(shape, dtype=torch.long))
+
+
 def test_parameter_groups_spare_norms_biases_and_filters() -> None:
     model = HyenaLM(CONFIG)
     decayed, plain = (group["params"] for group in model.parameter_groups(0.1))
