@@ -14,10 +14,12 @@ from torch.utils.checkpoint import checkpoint
 
 from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, share, share_sum
 
-SMALL = 2 << 20
-"""Elements of the residual stream below which a training step on a CPU stores what its backward pass needs: that is
-quicker there than computing it again. Sub-blocks are then in plain form, and those that are not keep the MLP's hidden
-layer, four times as much."""
+SMALL = 1 << 18
+"""Elements of the residual stream below which a training step on a CPU has sub-blocks in plain form, which store what
+their backward pass needs: pieces of work are too small there to be worth sharing."""
+KEPT_HIDDEN = 2 << 20
+"""Elements of the residual stream below which the others keep the MLP's hidden layer, four times as much: that is
+quicker than computing it again."""
 LEAST = 512
 """Rows of a piece on a CPU at least, unless fewer are asked for: each is a graph of its own."""
 

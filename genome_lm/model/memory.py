@@ -22,7 +22,7 @@ from genome_lm.kernels.cpu.mlp_amx import library_with_tiles
 from genome_lm.kernels.cpu.partition import POSITIONS
 from genome_lm.kernels.cpu.sub_blocks import mlp_forward_bytes
 from genome_lm.kernels.cpu.workers import LARGE_PARTS
-from genome_lm.kernels.recomputed import SMALL
+from genome_lm.kernels.recomputed import KEPT_HIDDEN, SMALL
 from genome_lm.machine import library_bytes
 from genome_lm.model import backbone
 from genome_lm.model.backbone import NORM_CHUNK
@@ -146,12 +146,13 @@ def recomputes_all(config: ModelConfig, length: int, rows: int = 1) -> bool:
 
 
 def small_in(precision: str) -> int:
-    """Values of the residual stream below which a training step on a CPU is in plain form.
+    """Values of the residual stream below which a training step on a CPU keeps the MLP's hidden layer.
 
-    None is in bf16-mixed where the CPU has instructions for it. What is in bfloat16 then, pieces of hidden layers and
-    attention's operands, is a small part of what there is.
+    Of fewer than `SMALL` some of it is in plain form besides. None is in bf16-mixed where the CPU has instructions
+    for it. What is in bfloat16 then, pieces of hidden layers and attention's operands, is a small part of what there
+    is.
     """
-    return 0 if precision == "bf16-mixed" and not reason_against("bf16") else SMALL
+    return 0 if precision == "bf16-mixed" and not reason_against("bf16") else KEPT_HIDDEN
 
 
 def training_chain(
@@ -176,15 +177,15 @@ def training_chain(
         rows: Sequences of a micro-batch.
         projections: Bytes of in-projections that are kept; None for `PROJECTION_BYTES`.
         shared: Bytes of filters that the micro-batches of a step share at most.
-        small: Values of the residual stream below which a step is in plain form: `small_in`(precision). None for
-            that of float32.
+        small: See `small_in`; None for that of float32.
     """
-    small = SMALL if small is None else small
+    small = KEPT_HIDDEN if small is None else small
     stream = strands(config) * stream_bytes(config, length, rows)
     combined = strands(config) * combined_bytes(config, FLOAT) * rows * length * config.d_model
-    is_small = rows * length * config.d_model < small
+    values = rows * length * config.d_model
+    is_small, is_plain = values < small, values < min(small, SMALL)
     hidden = strands(config) * FLOAT * rows * length * config.d_inner
-    if config.resid_dropout or (is_small and not has_mlp_in_c()):
+    if config.resid_dropout or (is_plain and not has_mlp_in_c()):
         own = (PLAIN_STREAMS + ways(config) - 1) * stream + 2 * hidden
     else:
         own = (1 + ways(config)) * stream + (hidden if is_small else 0)

@@ -248,7 +248,7 @@ class Mixer(nn.Module, ABC):
     def training_held(cls, config: ModelConfig, length: int, rows: int, small: int) -> Held:
         """What a layer holds on a CPU in a training step that stores what it computed, as `forward_held`.
 
-        Steps of fewer than `small` values of the residual stream are in plain form.
+        `small` is 0 in bf16-mixed, where no step is in plain form; else see `genome_lm.model.memory.small_in`.
         """
         stream = 4 * rows * length * config.d_model
         return Held(6 * stream, 8 * stream)

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from genome_lm.alphabet import NUCLEOTIDES
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import bins, spectrum
+from genome_lm.kernels.recomputed import KEPT_HIDDEN
 from genome_lm.model.language_model import HyenaLM
-from genome_lm.model.memory import SMALL
 from genome_lm.model.room import drop_spectra
 from genome_lm.model.ways import rows_at_once
 from genome_lm.model.work import Work, pass_work, step_work
@@ -81,9 +81,9 @@ def measure_pace(config: ModelConfig, length: int, rows: int = 1, in_bfloat16: b
 def _sample_batch(config: ModelConfig, length: int, rows: int) -> tuple[int, int]:
     """Length and rows of what is timed: in the same form, fused or plain, as the batch that is asked for."""
     whole = length * rows * config.d_model * rows_at_once(config)
-    if whole < SMALL:
+    if whole < KEPT_HIDDEN:
         return length, rows
-    least = -(-2 * SMALL // (config.d_model * rows_at_once(config)))
+    least = -(-2 * KEPT_HIDDEN // (config.d_model * rows_at_once(config)))
     short = min(length, max(1_024, least))
     return short, max(1, min(rows, -(-least // short)))
 

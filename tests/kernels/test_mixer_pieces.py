@@ -6,18 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from genome_lm.kernels.conv.spectra import IN_STEPS, spectrum
 from genome_lm.kernels.cpu import mixer, partition
 from genome_lm.kernels.cpu.block_pieces import BlocksInC
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC, StreamsBackInC
 from genome_lm.kernels.cpu.filters import Filters
-from genome_lm.kernels.cpu.long_filters import FilterWeights
+from genome_lm.kernels.cpu.long_filters import FilterWeights, by_spectra
+from genome_lm.kernels.cpu.long_pieces import LongInC
 from genome_lm.kernels.cpu.low_precision import Bfloat16Weight
-from genome_lm.kernels.cpu.mixer import residual_mixer, residual_mixer_
+from genome_lm.kernels.cpu.mixer import residual_mixer, residual_mixer_, residual_mixer_reference
 from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Normed
 from genome_lm.kernels.cpu.mixer_pieces import GatesInC, OutwardInC
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
-from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums, has_real_transforms
+from genome_lm.kernels.cpu.torch_private import has_bfloat16_sums, has_complex_transforms, has_real_transforms
 from genome_lm.kernels.cpu.workers import Sizes
 from tests.kernels.bits import assert_same_bits_on_threads
 
@@ -42,7 +44,7 @@ def leaves(batch: int, length: int, width: int, taps: int = 7) -> list[Tensor]:
 
 
 def in_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    for each in (BlocksInC, ExplicitBackInC, ExplicitInC, GatesInC, OutwardInC, StreamsBackInC):
+    for each in (BlocksInC, ExplicitBackInC, ExplicitInC, GatesInC, LongInC, OutwardInC, StreamsBackInC):
         monkeypatch.setattr(each, "of", lambda *_: None)
 
 
@@ -80,18 +82,40 @@ def test_c_gives_what_operations_give(
         assert float((got - want).norm()) <= most * float(want.norm())
 
 
-@pytest.mark.parametrize("shape", [(2, 30, 20), (2, 700, 20)], ids=str)
+@pytest.mark.parametrize("block_bytes", [1, 1 << 30])
+@pytest.mark.parametrize("shape", [(2, 30, 20), (2, 700, 20), (1, 1_100, 33)], ids=str)
 def test_long_filters_in_c_give_what_operations_give(
-    shape: tuple[int, int, int], rounds: bool, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int, int], block_bytes: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(partition, "BLOCK_BYTES", block_bytes)
     (x, _, *weights), (_, length, width) = leaves(*shape), shape
     features, w = ((torch.randn(rows, 8) / 8).requires_grad_() for rows in (length, width))
     filters = FilterWeights(features, w, -torch.rand(width), torch.linspace(0, 1, length), 0.05)
     in_c = computed([x, *weights], rounds, filters)
+    assert (LongInC.of(filters.plain().detach(), torch.empty(width, 1, length)) is None) == (
+        length < IN_STEPS or not has_complex_transforms()
+    )
     assert StreamsBackInC.of(0, *between(width)) is not None
     in_operations(monkeypatch)
     for got, want in zip(in_c, computed([x, *weights], rounds, filters), strict=True):
         assert float((got - want).norm()) <= (1e-2 if rounds else 4e-6) * float(want.norm())
+
+
+@pytest.mark.skipif(not (has_mlp_in_c() and has_complex_transforms()), reason="no compiler, or not MKL")
+def test_long_filters_and_their_spectra_convolve_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _, *weights = (each.detach() for each in leaves(2, 700, 20))
+    filters = FilterWeights(torch.randn(700, 8), torch.randn(20, 8), -torch.rand(20), torch.linspace(0, 1, 700), 0.05)
+    given = MixerWeights(*weights)
+    ways = filters.convolutions(), by_spectra(spectrum(filters.plain()))
+    made, kept = (residual_mixer_(x.clone(), given, convolutions, 1e-5) for convolutions in ways)
+    torch.testing.assert_close(made, kept)
+    monkeypatch.setattr(LongInC, "of", lambda *_: None)
+    plain = residual_mixer_(x.clone(), given, filters.convolutions(), 1e-5)
+    torch.testing.assert_close(made, plain)
+    real = MixerWeights(*(each.double() for each in weights))
+    exact = FilterWeights(*(each.double() if isinstance(each, Tensor) else each for each in filters))
+    expected = residual_mixer_reference(x.double(), real, exact, 1e-5)
+    assert float((made - expected).norm()) <= 2e-6 * float(expected.norm())
 
 
 def between(channels: int) -> tuple[tuple[Tensor, Tensor], Sequence[Tensor], Sequence[Tensor]]:

@@ -48,7 +48,7 @@ def test_convolutions_by_matrices_of_any_rows_are_right(library: ctypes.CDLL, ro
 def test_wrong_convolutions_are_told(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
     if not long_fft.has_long_transforms():
         pytest.skip("no MKL")
-    monkeypatch.setattr(long_fft.LongTransform, "signal", lambda self, product: product.real[..., : self._length])
+    monkeypatch.setattr(long_fft.LongTransform, "signal", lambda self, product: product.real[..., : self.length])
     assert "32 rows" in proof.wrong_transforms(library, 32)
 
 

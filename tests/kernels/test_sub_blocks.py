@@ -50,7 +50,7 @@ def test_c_gives_what_operations_give(
     shape: tuple[int, int, int], stored: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = leaves(*shape)
-    monkeypatch.setattr(mlp, "SMALL", stored)
+    monkeypatch.setattr(mlp, "KEPT_HIDDEN", stored)
     in_c = computed(given, rounds)
     for each in (MlpInTiles, MlpInC):
         monkeypatch.setattr(each, "of", lambda *_, **__: None)

@@ -294,8 +294,8 @@ def test_forecasts_for_a_cpu_are_what_exists_at_one_time(
 ) -> None:
     """Differences of two lengths, which leave out the parts that have any."""
     monkeypatch.setenv("GENOME_LM_KERNEL", "cpu")  # short as they are
-    monkeypatch.setattr(memory, "SMALL", 1)
-    monkeypatch.setattr(mlp, "SMALL", 1)
+    monkeypatch.setattr(memory, "KEPT_HIDDEN", 1)
+    monkeypatch.setattr(mlp, "KEPT_HIDDEN", 1)
     for name in ("FORWARD_HOLES", "TRAINING_HOLES"):  # what exists is counted, not what the allocator keeps
         monkeypatch.setattr(memory, name, {})
     monkeypatch.setattr(attention_memory, "FREED_BLOCKS", 0)

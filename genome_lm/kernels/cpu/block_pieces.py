@@ -31,7 +31,9 @@ class _Blocks(ctypes.Structure):
     ]  # fmt: skip
 
 
-class _Gated(ctypes.Structure):
+class GatedViews(ctypes.Structure):
+    """`Gated` of blocks.h."""
+
     _fields_ = [(name, View) for name in ("x0", "u", "skip", "y")]
 
 
@@ -68,7 +70,7 @@ class BlocksInC:
 
         The tensors must stay.
         """
-        views = _Gated(*map(View.of, (x0, u, skip, y)))
+        views = GatedViews(*map(View.of, (x0, u, skip, y)))
         return RowWork(self._library, self._library.blocks_gated, self._blocks, views, bounds, 0, self)
 
     def back(

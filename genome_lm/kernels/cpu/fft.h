@@ -303,23 +303,27 @@ void signals_in_steps(const Steps *s, View spectra, View out, Shape shape)
         }
 }
 
+/* The convolution of a row with a filter of which there is the spectrum. `room` holds a spectrum. */
+static void convolve_row(const Steps *s, const float *u, const float *filter, float *out, float *room)
+{
+    const idx span = 2 * s->columns * s->batch;
+    columns_in(s, u, room);
+    for (idx at = 0; at < 2 * s->rows * s->columns; at += span) {
+        float *here = room + at;
+        s->forward(s->handle, here);
+        for (idx i = 0; i < span; i += 2 * LANES)
+            store_pairs(here + i, times(load_pairs(here + i), load_pairs(filter + at + i)));
+        s->backward(s->handle, here);
+    }
+    columns_out(s, room, out);
+}
+
 /* Convolutions with filters, of which there are spectra: (channels, rows * columns). `room` holds a spectrum. */
 void convolved_in_steps(const Steps *s, View u, View filters, View out, float *room, Shape shape)
 {
-    const idx span = 2 * s->columns * s->batch;
     for (idx c = 0; c < shape.channels; c++)
-        for (idx b = 0; b < shape.sequences; b++) {
-            columns_in(s, row(u, 0, c, b), room);
-            for (idx at = 0; at < 2 * s->rows * s->columns; at += span) {
-                float *here = room + at;
-                const float *filter = row(filters, 0, c, 0) + at;
-                s->forward(s->handle, here);
-                for (idx i = 0; i < span; i += 2 * LANES)
-                    store_pairs(here + i, times(load_pairs(here + i), load_pairs(filter + i)));
-                s->backward(s->handle, here);
-            }
-            columns_out(s, room, row(out, 0, c, b));
-        }
+        for (idx b = 0; b < shape.sequences; b++)
+            convolve_row(s, row(u, 0, c, b), row(filters, 0, c, 0), row(out, 0, c, b), room);
 }
 
 /* Of the spectra h, u and d of a filter, a signal and the gradient of their convolution: h u over u, conj(h) d over d,

@@ -8,7 +8,16 @@ from torch import Tensor
 from genome_lm.kernels.cpu.partition import Block, Pieces
 
 
-def _nothing(_block: Block, _room: Tensor) -> Pieces:
+class DecayWindows(NamedTuple):
+    """The windows of long filters, exp(rates · times) + shift."""
+
+    rates: Tensor  # (C,)
+    times: Tensor  # (L,)
+    shift: float
+
+
+def nothing(_block: Block, _room: Tensor) -> Pieces:
+    """`pieces` of what is there already."""
     return []
 
 
@@ -20,11 +29,15 @@ class Convolutions(NamedTuple):
         pieces: What must be done before it is asked for channels of a block. It may use the room that it is given,
             (channels of the block, L), until `of` was called for these channels.
         taps: Explicit filters of all channels, (D, K), the present position last, where there is nothing else.
+        filters: The filters of channels of a block, (stop − start, L), once its pieces are done, where there are any.
+        spectra: Those of the filters of all channels, (D, `bins`(L)), where they are there already.
     """
 
     of: Callable[[int, int], Callable[[Tensor], Tensor]]
-    pieces: Callable[[Block, Tensor], Pieces] = _nothing
+    pieces: Callable[[Block, Tensor], Pieces] = nothing
     taps: Tensor | None = None
+    filters: Callable[[int, int], Tensor] | None = None
+    spectra: Tensor | None = None
 
 
 class BackwardConvolutions(Protocol):
@@ -33,6 +46,13 @@ class BackwardConvolutions(Protocol):
     @property
     def explicit(self) -> tuple[Tensor, Tensor] | None:
         """The block's filters and where their gradient is written, both (C, K); None where there is more to do."""
+
+    @property
+    def windows(self) -> tuple[Tensor, DecayWindows] | None:
+        """The block's filters, (C, L), once the pieces are done, and their windows, where there are any.
+
+        Conclusions read in the place of the filters the gradients of what these are without windows.
+        """
 
     def pieces(self) -> Pieces:
         """What must be done before the rest."""

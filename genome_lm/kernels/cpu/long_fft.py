@@ -43,33 +43,35 @@ class LongTransform:
         library: The compiled stages.
         length: Positions.
         sizes: Rows and columns.
+
+    Attributes:
+        bins: Values of a spectrum, rows · columns.
+        steps: `Steps` of fft.h.
     """
 
     def __init__(self, library: ctypes.CDLL, length: int, sizes: tuple[int, int] | None = None) -> None:
-        self._library, self._length = library, length
+        self.library, self.length = library, length
         rows, columns = step_sizes(length) if sizes is None else sizes
-        self._bins = rows * columns
+        self.bins = rows * columns
         self._tables = [*_step_factors(rows, columns), *_pass_factors(rows)]
         batch = min(rows, max(1, 1 << (_BATCH // columns).bit_length() >> 1))
         self._of_rows = ComplexTransform(columns, batch)
         radices = _radices(rows)
-        self._steps = ctypes.byref(
-            _Steps(
-                rows, columns, length, batch, len(radices), (_SIZE * _MOST_PASSES)(*radices),
-                *(table.data_ptr() for table in self._tables),
-                self._of_rows.forward, self._of_rows.backward, self._of_rows.handle,
-            )
+        self.steps = _Steps(
+            rows, columns, length, batch, len(radices), (_SIZE * _MOST_PASSES)(*radices),
+            *(table.data_ptr() for table in self._tables),
+            self._of_rows.forward, self._of_rows.backward, self._of_rows.handle,
         )  # fmt: skip
 
     def spectrum(self, x: Tensor) -> Tensor:
         """The spectra of signals."""
-        out = x.new_empty(*x.shape[:-1], self._bins, dtype=torch.complex64)
+        out = x.new_empty(*x.shape[:-1], self.bins, dtype=torch.complex64)
         self._call("spectra_in_steps", (x, out), x)
         return out
 
     def signal(self, product: Tensor) -> Tensor:
         """The signals of spectra, whose memory is written over."""
-        out = product.new_empty(*product.shape[:-1], self._length, dtype=torch.float32)
+        out = product.new_empty(*product.shape[:-1], self.length, dtype=torch.float32)
         self._call("signals_in_steps", (product.resolve_conj().contiguous(), out), out)
         return out
 
@@ -90,9 +92,9 @@ class LongTransform:
         """Call a function in C for each channel and sequence of `like`, with room for so many spectra."""
         of_rows = [_rows(each) for each in given]
         arguments = [*map(stages.View.of, of_rows)]
-        room = workspace.take("long_fft.room", (spectra * self._bins,), torch.complex64) if spectra else None
+        room = workspace.take("long_fft.room", (spectra * self.bins,), torch.complex64) if spectra else None
         at = [] if room is None else [_POINTER(room.data_ptr())]
-        getattr(self._library, name)(self._steps, *arguments, *at, stages.Shape.of(_rows(like)))
+        getattr(self.library, name)(ctypes.byref(self.steps), *arguments, *at, stages.Shape.of(_rows(like)))
 
 
 def long_transform(length: int) -> LongTransform | None:

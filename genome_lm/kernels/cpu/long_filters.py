@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.conv.spectra import convolved, convolved_backward, spectrum
-from genome_lm.kernels.cpu.filters import Convolutions
-from genome_lm.kernels.cpu.partition import Block, Pieces, position_bounds
+from genome_lm.kernels.cpu.filters import Convolutions, DecayWindows, nothing
+from genome_lm.kernels.cpu.partition import Block, Pieces, part_of, position_bounds
 from genome_lm.kernels.cpu.products import linear
 from genome_lm.kernels.cpu.stages import decay_window, windowed
 from genome_lm.kernels.cpu.workspace import workspace
@@ -22,13 +22,18 @@ Spectra = Callable[[int, int], Tensor]
 """Spectra of the filters of channels [start, stop): (stop − start, bins(L)), see `genome_lm.kernels.conv.spectra`."""
 
 
-def by_spectra(spectra: Spectra, pieces: Callable[[Block, Tensor], Pieces] | None = None) -> Convolutions:
-    """Convolutions by the spectra of filters; `pieces` as in `Convolutions`."""
+def by_spectra(
+    spectra: Spectra | Tensor,
+    pieces: Callable[[Block, Tensor], Pieces] = nothing,
+    filters: Callable[[int, int], Tensor] | None = None,
+) -> Convolutions:
+    """Convolutions by the spectra of filters, or by those of all channels; the rest as in `Convolutions`."""
 
     def of(start: int, stop: int) -> Callable[[Tensor], Tensor]:
-        return partial(convolved, of_filter=spectra(start, stop)[:, None])
+        own = spectra[start:stop] if isinstance(spectra, Tensor) else spectra(start, stop)
+        return partial(convolved, of_filter=own[:, None])
 
-    return Convolutions(of) if pieces is None else Convolutions(of, pieces)
+    return Convolutions(of, pieces, filters=filters, spectra=spectra if isinstance(spectra, Tensor) else None)
 
 
 class FilterWeights(NamedTuple):
@@ -57,7 +62,7 @@ class FilterWeights(NamedTuple):
     def convolutions(self) -> Convolutions:
         """See `Filters`."""
         filters = FilterRows(self)
-        return by_spectra(lambda start, stop: spectrum(filters.of(start, stop)), filters.pieces)
+        return by_spectra(lambda start, stop: spectrum(filters.of(start, stop)), filters.pieces, filters.of)
 
     def backward(self, block: Block, gradients: Sequence[Tensor], like: Tensor) -> "_LongBackward":
         """See `Filters`."""
@@ -113,6 +118,11 @@ class _LongBackward(NamedTuple):
     @property
     def explicit(self) -> None:
         """There are none."""
+
+    @property
+    def windows(self) -> tuple[Tensor, DecayWindows]:
+        given = self.long_filter
+        return self.room, DecayWindows(part_of(given.rates, self.block), given.times, given.shift)
 
     def pieces(self) -> Pieces:
         return self.filters.pieces(self.block, self.room)

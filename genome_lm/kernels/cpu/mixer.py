@@ -32,6 +32,7 @@ from genome_lm.kernels.conv.reference import gated_causal_conv
 from genome_lm.kernels.cpu.block_pieces import BlocksInC
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitInC
 from genome_lm.kernels.cpu.filters import Convolutions, Filters
+from genome_lm.kernels.cpu.long_pieces import LongInC
 from genome_lm.kernels.cpu.low_precision import LowPrecisionWeight
 from genome_lm.kernels.cpu.mixer_backward import LONG_BYTES, mixer_backward
 from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Normed
@@ -254,12 +255,11 @@ def _write_gated(
     """
     x0, u = streams
     shape = *u.shape[1:], u.dtype
-    if around is None and convolutions.taps is not None:
-        in_c = BlocksInC.of(part_of(convolutions.taps, block), u)
-        if in_c is not None:
-            skip = part_of(weights.skip, block).view(-1, 1, 1)
-            queue.add(in_c.gated(x0, u, skip, part_of(y, block), group_bounds(len(u), *shape)))
-            return
+    in_c = None if around is not None else _convolutions_in_c(convolutions, block, u)
+    if in_c is not None:
+        skip = part_of(weights.skip, block).view(-1, 1, 1)
+        queue.add(in_c.gated(x0, u, skip, part_of(y, block), group_bounds(len(u), *shape)))
+        return
     queue.run()
 
     def convolve(group: Block) -> None:
@@ -273,6 +273,14 @@ def _write_gated(
             torch.mul(x0[here], around(start, stop, u[here], with_skip), out=y[start:stop])
 
     share(convolve, groups(block, *shape))
+
+
+def _convolutions_in_c(convolutions: Convolutions, block: Block, u: Tensor) -> BlocksInC | LongInC | None:
+    if convolutions.taps is not None:
+        return BlocksInC.of(part_of(convolutions.taps, block), u)
+    if convolutions.spectra is not None:
+        return LongInC.of(part_of(convolutions.spectra, block), u)
+    return None if convolutions.filters is None else LongInC.of(convolutions.filters(*block), u)
 
 
 def _with_skip(convolve: Callable[[Tensor], Tensor], skip: Tensor, u: Tensor) -> Tensor:

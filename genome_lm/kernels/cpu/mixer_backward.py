@@ -14,6 +14,7 @@ from genome_lm.allocator import give_back_holes
 from genome_lm.kernels.cpu.block_pieces import BlocksInC
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, StreamsBackInC
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Filters
+from genome_lm.kernels.cpu.long_pieces import LongInC
 from genome_lm.kernels.cpu.low_precision import TrainingWeight, of_channels
 from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Normed
 from genome_lm.kernels.cpu.mixer_pieces import BackInC, GatesInC, OutwardInC
@@ -32,7 +33,7 @@ from genome_lm.kernels.cpu.partition import (
     row_pieces,
 )
 from genome_lm.kernels.cpu.products import operand, weight_gradient, write_gradient, write_gradient_channels
-from genome_lm.kernels.cpu.row_work import WorkQueue
+from genome_lm.kernels.cpu.row_work import RowWork, WorkQueue
 from genome_lm.kernels.cpu.stages import conv_inputs, gate_backward, norm_backward, streams_backward
 from genome_lm.kernels.cpu.workers import runs, share, share_calls, share_sum, sum_calls
 from genome_lm.kernels.cpu.workspace import workspace
@@ -147,23 +148,36 @@ class _BlockStep(NamedTuple):
         )
         sums = dskip, dtaps, dtap_bias.view(3, -1, 1, 1), db_in.view(3, -1, 1, 1)
         shape = *y.shape[1:], y.dtype
-        if (explicit := self.convolutions.explicit) is None:
-            between = StreamsBackInC.of(first, streams, weights, sums)
-        else:
-            between, (kernel, grad_kernel) = None, explicit
-            given = streams, (kernel, *weights), (grad_kernel, *sums)
-            bounds = group_bounds(len(y), *shape)
-            if (many := BlocksInC.of(kernel, y)) is not None:
-                work = many.back(*given, bounds)
-            else:
-                few = ExplicitBackInC.of(*given)
-                work = None if few is None else few.work(bounds)
-            if work is not None:
-                self.queue.add(work)
-                return
+        work = self._in_c(streams, weights, sums, group_bounds(len(y), *shape))
+        if work is not None:
+            self.queue.add(work)
+            return
         self.queue.run()
+        is_explicit = self.convolutions.explicit is not None
+        between = None if is_explicit else StreamsBackInC.of(first, streams, weights, sums)
         convolve = self._convolve if between is None else partial(self._convolve_between, between)
         share(partial(convolve, y), groups(self.block, *shape), one_thread_each=True)
+
+    def _in_c(
+        self,
+        streams: tuple[Tensor, Tensor],
+        weights: Sequence[Tensor],
+        sums: Sequence[Tensor],
+        bounds: Sequence[int],
+    ) -> RowWork | None:
+        """`_convolve` all channels in pieces of C; None where it can't be."""
+        if (explicit := self.convolutions.explicit) is not None:
+            kernel, grad_kernel = explicit
+            given = streams, (kernel, *weights), (grad_kernel, *sums)
+            if (many := BlocksInC.of(kernel, streams[1])) is not None:
+                return many.back(*given, bounds)
+            few = ExplicitBackInC.of(*given)
+            return None if few is None else few.work(bounds)
+        if (windowed := self.convolutions.windows) is None:
+            return None
+        filters, windows = windowed
+        long = LongInC.of(filters, streams[1], windows)
+        return None if long is None else long.back(streams, weights, sums, bounds)
 
     def _convolve_between(self, in_c: StreamsBackInC, y: Tensor, group: Block) -> None:
         """`_convolve` where what stands before and behind the convolutions is a call of C each."""

@@ -1,7 +1,8 @@
 """Whether a library of stages in C computes the pieces of the Hyena sub-block right; part of its test before use."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,15 +10,19 @@ from torch import Tensor
 from genome_lm.kernels.cpu import sub_blocks
 from genome_lm.kernels.cpu.block_pieces import BlocksInC
 from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
+from genome_lm.kernels.cpu.filters import DecayWindows
+from genome_lm.kernels.cpu.long_fft import LongTransform
+from genome_lm.kernels.cpu.long_filters import FilterWeights
+from genome_lm.kernels.cpu.long_pieces import LongInC
 from genome_lm.kernels.cpu.low_precision import of_channels
 from genome_lm.kernels.cpu.mixer import residual_mixer_reference
 from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Normed
 from genome_lm.kernels.cpu.mixer_pieces import BackInC, GatesInC, OutwardInC
 from genome_lm.kernels.cpu.products import for_training
 from genome_lm.kernels.cpu.row_work import RowWork
-from genome_lm.kernels.cpu.stages import MOST_TAPS, gates_in
+from genome_lm.kernels.cpu.stages import MOST_TAPS, decay_window, gates_in
 from genome_lm.kernels.cpu.taps import Blocks, ExplicitFilters
-from genome_lm.kernels.cpu.torch_private import has_real_transforms
+from genome_lm.kernels.cpu.torch_private import has_complex_transforms, has_real_transforms
 
 BATCH, LENGTH, WIDTH = 3, 1_100, 24
 """More positions than a tile of explicit.h."""
@@ -27,6 +32,8 @@ CHANNELS = 0, 1, WIDTH
 MANY = 100
 """Taps that go through FFTs."""
 EPS = 1e-5
+TIMES, SHIFT = torch.linspace(0, 1, LENGTH), 0.05
+"""Of the windows of long filters."""
 TOLERANCE, ROUNDING = 5e-6, 2e-2
 """Largest difference from float64, relative and by norms, with products in float32 and in bfloat16."""
 
@@ -45,6 +52,10 @@ def wrong(library: ctypes.CDLL, rounds: bool) -> str:
         kernel = torch.randn(WIDTH, taps)
         results += [in_c.forward(kernel), *in_c.backward(grad, kernel)]
         expected += _both_ways(x, grad, kernel, weights)
+    if has_complex_transforms():
+        filters = FilterWeights(torch.randn(LENGTH, 8), torch.randn(WIDTH, 8), -torch.rand(WIDTH), TIMES, SHIFT)
+        results += [in_c.long_forward(filters), *in_c.long_backward(grad, filters)]
+        expected += _of_long(x, grad, filters, weights)
     for got, want in zip(results, expected, strict=True):
         if not float((got - want).norm()) <= (ROUNDING if rounds else TOLERANCE) * float(want.norm()):
             return f"the Hyena sub-block, products in {'bfloat16' if rounds else 'float32'}, is off by too much"
@@ -65,6 +76,15 @@ def _both_ways(x: Tensor, grad: Tensor, kernel: Tensor, weights: MixerWeights) -
     """The sub-block, and the gradients of x, the filters and the weights, in float64."""
     leaves = [each.double().requires_grad_() for each in (x, kernel, *weights)]
     y = residual_mixer_reference(leaves[0], MixerWeights(*leaves[2:]), ExplicitFilters(leaves[1]), EPS)
+    return [y.detach(), *torch.autograd.grad(y, leaves, grad.double())]
+
+
+def _of_long(x: Tensor, grad: Tensor, filters: FilterWeights, weights: MixerWeights) -> list[Tensor]:
+    """The sub-block with long filters, and gradients of x, filters without windows and weights, in float64."""
+    leaves = [each.double().requires_grad_() for each in (x, filters.w @ filters.features.T, *weights)]
+    window = decay_window(filters.rates.double(), filters.times.double(), filters.shift)
+    taps = ExplicitFilters((leaves[1] * window).flip(-1))
+    y = residual_mixer_reference(leaves[0], MixerWeights(*leaves[2:]), taps, EPS)
     return [y.detach(), *torch.autograd.grad(y, leaves, grad.double())]
 
 
@@ -101,20 +121,47 @@ class _InC:
         return BlocksInC(self._library, kernel, Blocks.of(kernel, like), BATCH)
 
     def backward(self, grad: Tensor, kernel: Tensor) -> Sequence[Tensor]:
+        grad_kernel = torch.empty_like(kernel)
+
+        def of_taps(streams: tuple[Tensor, Tensor], *others: Sequence[Tensor]) -> RowWork | None:
+            weights, sums = others
+            given = streams, (kernel, *weights), (grad_kernel, *sums)
+            if kernel.shape[-1] > MOST_TAPS:
+                return self._blocks(kernel, streams[1]).back(*given, CHANNELS)
+            return ExplicitBackInC(self._library, *given).work(CHANNELS)
+
+        grad_x, *of_weights = self._back(grad, of_taps)
+        return grad_x, grad_kernel, *of_weights
+
+    def long_forward(self, filters: FilterWeights) -> Tensor:
+        (x0, u, _), out = self.streams(), torch.empty_like(self._x)
+        y = torch.empty_like(u)
+        self._long(filters.plain(), BATCH).gated(x0, u, self._weights.skip.view(-1, 1, 1), y, CHANNELS).share()
+        self._outward.into(self._x, y, out, BOUNDS).share()
+        return out
+
+    def long_backward(self, grad: Tensor, filters: FilterWeights) -> Sequence[Tensor]:
+        windows, rows = DecayWindows(filters.rates, filters.times, filters.shift), filters.plain()
+        long = self._long(rows, BATCH, windows)
+        grad_x, *of_weights = self._back(grad, lambda streams, taps, sums: long.back(streams, taps, sums, CHANNELS))
+        return grad_x, rows, *of_weights
+
+    def _long(self, *given: Any) -> LongInC:
+        return LongInC(LongTransform(self._library, LENGTH), *given)
+
+    def _back(self, grad: Tensor, between: Callable[..., RowWork | None]) -> Sequence[Tensor]:
+        """Gradients of x and the weights; `between` goes through the convolutions."""
         block, grad_x, part = (0, WIDTH), torch.empty_like(self._x), self._part
         z, y = (torch.empty(streams * WIDTH, BATCH, LENGTH) for streams in (3, 1))
         self._gates.into(None, None, z, BOUNDS).share()
         self._outward.back_into(grad, block, y, BOUNDS).share()
         sums = MixerWeights(*map(torch.empty_like, self._weights))
         dtaps, dtap_bias, db_in = (of_channels(each, *block) for each in (sums.taps, sums.tap_bias, sums.b_in))
-        streams, grad_kernel = (z.unflatten(0, (3, -1)), y), torch.empty_like(kernel)
-        given = kernel, self._weights.skip[:, None, None], part.taps, part.tap_bias
-        into = grad_kernel, sums.skip[:, None, None], dtaps, dtap_bias[..., None, None], db_in[..., None, None]
-        of_taps: RowWork | None = ExplicitBackInC(self._library, streams, given, into).work(CHANNELS)
-        if kernel.shape[-1] > MOST_TAPS:
-            of_taps = self._blocks(kernel, y).back(streams, given, into, CHANNELS)
-        assert of_taps is not None
-        of_taps.share()
+        given = self._weights.skip[:, None, None], part.taps, part.tap_bias
+        into = sums.skip[:, None, None], dtaps, dtap_bias[..., None, None], db_in[..., None, None]
+        work = between((z.unflatten(0, (3, -1)), y), given, into)
+        assert work is not None
+        work.share()
         totals = BackInC(self._gates, grad, z, y, grad_x, to_input=True).sums(BOUNDS)
         sums = sums._replace(w_in=totals[0], w_out=totals[1], norm_weight=totals[2], norm_bias=totals[3])
-        return grad_x, grad_kernel, *sums._replace(b_out=totals[4])
+        return grad_x, *sums._replace(b_out=totals[4])

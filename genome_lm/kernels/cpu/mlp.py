@@ -29,7 +29,7 @@ from genome_lm.kernels.cpu.sub_blocks import MlpInC
 from genome_lm.kernels.cpu.torch_private import layer_norm, layer_norm_backward
 from genome_lm.kernels.cpu.workers import BFLOAT16_PARTS, Sizes, rows_of_piece, runs, share, share_sum
 from genome_lm.kernels.numerics import differentiable_once, outside_autocast, rounds_products
-from genome_lm.kernels.recomputed import SMALL
+from genome_lm.kernels.recomputed import KEPT_HIDDEN
 
 HIDDEN_BYTES = 2 << 20
 """Hidden layer of the positions that a thread takes at one time: most of it stays in its second-level cache."""
@@ -127,7 +127,7 @@ def _rows(x: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
 class _ResidualMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, in_bfloat16: bool, *weights: Tensor) -> Tensor:
-        out, keeps = torch.empty_like(x), not in_bfloat16 and x.numel() < SMALL
+        out, keeps = torch.empty_like(x), not in_bfloat16 and x.numel() < KEPT_HIDDEN
         with outside_autocast(x):
             kept = _forward(x, out, for_products(MlpWeights(*weights), in_bfloat16), eps, keeps)
         ctx.save_for_backward(x, kept, *weights)

@@ -540,4 +540,5 @@ void filtered_backward(View u, View kernel, View dc, View du, View kernel_sums, 
 #include "attention.h"
 #include "explicit.h"
 #include "blocks.h"
+#include "long.h"
 #include "flash.h"

@@ -63,6 +63,10 @@ class _ExplicitBackward(NamedTuple):
         """See `BackwardConvolutions`."""
         return part_of(self.taps, self.block), part_of(self.grad_taps, self.block)
 
+    @property
+    def windows(self) -> None:
+        """There are none."""
+
     def pieces(self) -> Pieces:
         """Taps are there already."""
         return []

@@ -247,7 +247,7 @@ class SpectrumCache:
 
         held = self._held_for(long_filter, (length,), len(weight) * frequencies * dtype.itemsize, room)
         if held is not None and all(held.there):
-            return by_spectra(lambda start, stop: held.spectra[start:stop])
+            return by_spectra(held.spectra)
         filters = FilterRows(long_filter.weights(length))
 
         def rows(start: int, stop: int) -> Tensor:
@@ -258,7 +258,7 @@ class SpectrumCache:
             held.there[start:stop] = [True] * (stop - start)
             return held.spectra[start:stop]
 
-        return by_spectra(rows, filters.pieces)
+        return by_spectra(rows, filters.pieces, filters.of if held is None else None)
 
     def of_core(self, long_filter: ImplicitFilter, length: int, dtype: torch.dtype) -> Tensor | None:
         """See `ImplicitFilter.core_spectra`. Each of a GPU's streams has its own, so that none waits for another."""

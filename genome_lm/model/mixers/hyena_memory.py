@@ -7,8 +7,10 @@ import torch
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import Backend, bins, most_sharing
 from genome_lm.kernels.conv.spectra import has_steps
+from genome_lm.kernels.cpu.long_pieces import back_bytes
 from genome_lm.kernels.cpu.mixer_pieces import gates_bytes
 from genome_lm.kernels.cpu.partition import block_channels, group_channels
+from genome_lm.kernels.recomputed import SMALL
 from genome_lm.kernels.triton.costs import worthwhile
 from genome_lm.model.mixer import GpuBatch, Held, Units
 
@@ -66,7 +68,7 @@ def training_held(config: ModelConfig, length: int, rows: int, small: int) -> He
     """See `Mixer.training_held`."""
     features, one = _features(config, length), stream(config, length, rows)
     # Of other orders, and with dropout before the residual addition, there is no fused form.
-    if rows * length * config.d_model < small or config.order != 2 or config.resid_dropout:
+    if rows * length * config.d_model < min(small, SMALL) or config.order != 2 or config.resid_dropout:
         filters = (config.order - 1) * stream(config, length, 1)
         kept = PLAIN_STREAMS * one * (config.order + 1) / 3 + PLAIN_FILTERS * filters + PLAIN_FEATURES * features
         kept += one  # the norm
@@ -88,11 +90,10 @@ def fused_training_held(config: ModelConfig, length: int, rows: int) -> Held:
 
 
 def _backward_groups(config: ModelConfig, length: int, rows: int) -> int:
-    """What groups of channels take: three inputs, two results, gradients of filters, and each thread's spectra."""
+    """What groups of channels take, or in C each thread for a channel."""
     if not has_steps(length, torch.float32):
         return of_groups(config, length, rows, BACKWARD_GROUPS)
-    channels, threads = threads_groups(config, length, rows)
-    return threads * (channels * FLOAT * length * (5 * rows + 1) + (3 + (rows > 1)) * COMPLEX * bins(length))
+    return threads_groups(config, length, rows)[1] * back_bytes(rows, length, bins(length))
 
 
 def gpu_units(batch: GpuBatch, training: bool) -> Units:
