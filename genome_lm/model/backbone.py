@@ -32,7 +32,7 @@ from genome_lm.model.ngram import NgramEmbedding
 from genome_lm.model.shards import Context, Shard
 from genome_lm.model.ways import Combined, Turn, Ways, strands, ways
 
-NORM_CHUNK = 1_024
+NORM_CHUNK = 2_048
 """Positions that the final norm takes at one time where it writes over its input: a piece in the caches.
 
 glibc may give each piece memory of its own, see `genome_lm.allocator.give_back_holes`.

@@ -241,12 +241,12 @@ def test_recomputed_equals_the_plain_function(threads: int, frozen: bool, outer:
 )
 @pytest.mark.slow
 def test_threads_meet_seldom() -> None:
-    """15 times in this forward pass and 162 times in this step; with a region per operation, 295 and 1,214 times."""
+    """18 times in this forward pass and 86 times in this step; with a region per operation, 295 and 1,214 times."""
     from tests.measure.regions import measured
 
     waits = measured("tiny-16k", 16_384, 2)
     assert sum(waits["forward"]) <= 30
-    assert sum(waits["train"]) <= 250
+    assert sum(waits["train"]) <= 130
 
 
 def test_a_process_ends_well_while_a_thread_is_within_an_operation() -> None:
