@@ -32,6 +32,18 @@ def texts_array(texts: Sequence[str]) -> pa.Array | pa.ChunkedArray:
     return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
+def repeated_text(text: str, count: int) -> list[pa.Array]:
+    """A text so many times, as Arrow arrays of type `string` end to end: one, or several if they are over 2 GiB."""
+    encoded = text.encode()
+    most = _MOST_TEXT // max(1, len(encoded))
+    counts = [min(most, count - at) for at in range(0, count, most)]
+    offsets = np.arange(max(counts, default=0) + 1, dtype=np.int32) * len(encoded)
+    return [
+        pa.Array.from_buffers(pa.string(), number, [None, pa.py_buffer(offsets), pa.py_buffer(encoded * number)])
+        for number in counts
+    ]
+
+
 def column_array(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """A column of texts or numbers as an Arrow array of type `kind`."""
     return texts_array([str(text) for text in values]) if pa.types.is_string(kind) else numbers_array(values, kind)

@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ PARTS = ".parts"
 """What the name of the folder of an unfinished job ends in, beside its output."""
 JOB = "job.json"
 _LOCK = "lock"
+_GROUP_BYTES = 4 << 20
+"""Of rows that are written, and read, together."""
 _MOST_BYTES = 64 << 20
 """Of job.json, which has a number per part."""
 
@@ -86,17 +89,27 @@ class PartsFolder:
         except (OSError, pa.ArrowException):
             return False
 
-    def write(self, number: int, table: pa.Table) -> None:
+    def write(self, number: int, tables: Iterable[pa.Table]) -> None:
         """Write a part; it is on the disk, whole, before it has its name.
+
+        Args:
+            number: Of the part.
+            tables: Its rows, at least one table. Each is written before the next is asked for.
 
         Raises:
             GenomeLMError: If it can't be written.
         """
         temporary = self.file(number).with_suffix(".new")
+        waiting = iter(tables)
+        first = next(waiting)
         try:
             with temporary.open("wb") as file:
                 options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-                pq.write_table(table, file, write_page_checksum=True, **options)
+                with pq.ParquetWriter(file, first.schema, write_page_checksum=True, **options) as writer:
+                    writer.write_table(first, _rows_of_group(first))
+                    del first
+                    for table in waiting:
+                        writer.write_table(table, _rows_of_group(table))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.file(number))
@@ -104,6 +117,10 @@ class PartsFolder:
             raise _cannot_write(self.path, error) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _rows_of_group(table: pa.Table) -> int:
+    return max(1, _GROUP_BYTES * len(table) // max(1, table.nbytes))
 
 
 def _cannot_write(path: Path, error: OSError) -> GenomeLMError:
@@ -213,17 +230,23 @@ def read_part(file: Path, columns: list[str] | None = None) -> pa.Table:
     Raises:
         GenomeLMError: If it is damaged: its pages have checksums, and no value is missing.
     """
+    return pa.concat_tables(_row_groups(file, columns))
+
+
+def _row_groups(file: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """A part, or some of its columns, in pieces as it was written; checked as `read_part` says."""
     try:
         # `read_table` would import pandas and Arrow's datasets.
         with pq.ParquetFile(file, page_checksum_verification=True) as content:
-            table = content.read(columns)
+            if missing := set(columns or ()) - set(content.schema_arrow.names):
+                raise _damaged(file, f"it has no {', '.join(sorted(missing))}")
+            for number in range(content.num_row_groups):
+                table = content.read_row_group(number, columns)
+                if any(column.null_count for column in table.columns):
+                    raise _damaged(file, "values are missing")
+                yield table
     except (OSError, pa.ArrowException) as error:
         raise _damaged(file, error) from error
-    if missing := set(columns or ()) - set(table.column_names):
-        raise _damaged(file, f"it has no {', '.join(sorted(missing))}")
-    if any(column.null_count for column in table.columns):
-        raise _damaged(file, "values are missing")
-    return table
 
 
 def column_kinds(schema: pa.Schema) -> dict[str, str]:
@@ -266,9 +289,9 @@ class Parts:
         """The rows in their order, so many at a time (fewer in the end); all columns, or some."""
         waiting: list[pa.Table] = []
         count = 0
-        for file in self._files:
-            waiting.append(read_part(file, columns))
-            count += len(waiting[-1])
+        for group in chain.from_iterable(_row_groups(file, columns) for file in self._files):
+            waiting.append(group)
+            count += len(group)
             while count >= rows:
                 joined = pa.concat_tables(waiting)
                 yield joined.slice(0, rows).combine_chunks()

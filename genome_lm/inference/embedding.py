@@ -19,6 +19,11 @@ from genome_lm.model.room import fitting_positions
 from genome_lm.strands import EmbeddedStrands, check_strand
 
 Floats = npt.NDArray[np.float32]
+_COLUMNS = 128
+"""Bytes per base of what is written beside its states: names and position."""
+
+
+_NOTHING: Floats = np.empty(0, dtype=np.float32)
 
 
 class FlankedSequence(NamedTuple):
@@ -85,6 +90,26 @@ class Recipe(NamedTuple):
         return (self.pooling.bins, width) if self.pooling.kind == "bins" else (width,)
 
 
+def fit_batches(backbone: HyenaBackbone, recipe: Recipe, size: BatchSize, longest: int) -> None:
+    """Make batches small enough for the memory budget, within which what a batch becomes is counted too.
+
+    Args:
+        backbone: The model.
+        recipe: How sequences are embedded.
+        size: Of batches; it shrinks for good.
+        longest: Bases of the longest sequence, context included.
+
+    Raises:
+        GenomeLMError: If the budget does not do for one sequence; it says what would do.
+    """
+    held = 0.0
+    if recipe.pooling.kind == "none" and not backbone.embedding.weight.is_cuda:
+        # Strands that are joined one after the other are there apart and together.
+        copies = {"forward": 1, "both": 2, "concat": 4}[recipe.strand]
+        held = copies * len(recipe.layers) + _COLUMNS / (4 * backbone.config.state_width)
+    size.tokens = fitting_positions(backbone, size.tokens, longest, held)
+
+
 @torch.no_grad()
 def embed_flanked(
     backbone: HyenaBackbone,
@@ -114,6 +139,7 @@ def embed_flanked(
                 f"a sequence of {sequence.bases} bases can't be cut into {recipe.pooling.bins} bins; "
                 "leave short ones out, or use fewer bins"
             )
+    fit_batches(backbone, recipe, size, max((len(sequence.tokens) for sequence in sequences), default=1))
     direction = backbone.config.direction
     ahead = [sequence.seen_by(direction) for sequence in sequences]
     if recipe.strand == "forward":
@@ -122,14 +148,18 @@ def embed_flanked(
     turned = [sequence.reverse_complement().seen_by(direction) for sequence in sequences]
     reverse = _one_strand(backbone, turned, recipe, size, True, lambda bases: advance(bases / 2))
     join = _mean if recipe.strand == "both" else _concatenated
-    return [
-        [join(one, other) for one, other in zip(*layers, strict=True)]
-        for layers in zip(forward, reverse, strict=True)
-    ]
+    for ones, others in zip(forward, reverse, strict=True):
+        for number, one in enumerate(ones):
+            # Of each strand, a row goes as soon as it is joined: without pooling, rows are large.
+            ones[number], others[number] = join(one, others[number]), _NOTHING
+    return forward
 
 
 def _mean(one: Floats, other: Floats) -> Floats:
-    return np.asarray((one + other) / 2, dtype=np.float32)
+    """The mean of two arrays, in the first."""
+    one += other
+    one /= 2
+    return one
 
 
 def _concatenated(one: Floats, other: Floats) -> Floats:
@@ -144,7 +174,7 @@ def _one_strand(
     reverse: bool,
     advance: Callable[[float], None],
 ) -> list[list[Floats]]:
-    embedded = [[np.empty(0, dtype=np.float32)] * len(sequences) for _ in recipe.layers]
+    embedded = [[_NOTHING] * len(sequences) for _ in recipe.layers]
 
     def compute(numbers: list[int], ids: Tensor) -> None:
         spans = [(sequences[n].left, sequences[n].left + sequences[n].bases) for n in numbers]
@@ -155,7 +185,6 @@ def _one_strand(
         advance(sum(sequences[n].bases for n in numbers))
 
     tokens, device = [sequence.tokens for sequence in sequences], backbone.embedding.weight.device
-    size.tokens = fitting_positions(backbone, size.tokens, max(map(len, tokens), default=1))
     compute_in_batches(tokens, size, device, compute, backbone.config.direction)
     return embedded
 

@@ -1,9 +1,10 @@
 """Embedding as a job: a whole input to a file, in parts, resumable, in shards if so wished."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -14,18 +15,21 @@ from genome_lm.alphabet import A, N
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.files import read_blocks, refuse_existing
-from genome_lm.formats.arrow import column_array, numbers_array
+from genome_lm.formats.arrow import column_array, numbers_array, repeated_text
 from genome_lm.formats.embeddings import check_suffix, write_parts
 from genome_lm.formats.parts import Parts, column_kinds, finish_as, parts_folder, working_in
 from genome_lm.inference.batches import BatchSize, check_length
-from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked
+from genome_lm.inference.embedding import FlankedSequence, Floats, Recipe, embed_flanked, fit_batches
 from genome_lm.inference.model import GenomeLM
 from genome_lm.jobs.plan import InputPlan, model_length, plan_input
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
 from genome_lm.jobs.shards import parts_of_shards, shard_path
 from genome_lm.jobs.sources import FastaSource, SequenceSource, Span
+from genome_lm.model.room import leave_room
 from genome_lm.typed import Positive, Within, typed
 
+Items = Sequence[tuple[Span, FlankedSequence]]
+"""Records of the input with what the model reads of them."""
 STREAM = "stream.fa"
 """Copy of an input that comes through a pipe."""
 
@@ -101,6 +105,7 @@ def embed_to_file(
         plan = _checked_plan(source, model, recipe)
         numbers = range(len(plan.parts)) if shard is None else shard_range(len(plan.parts), *shard)
         size = BatchSize.automatic(model.config, model.device) if batch_tokens is None else BatchSize(batch_tokens)
+        fit_batches(model.backbone, recipe, size, model_length(plan.longest))
         job = Job(
             verb="embed",
             unit="bases",
@@ -111,6 +116,7 @@ def embed_to_file(
             shard=shard,
         )
         parts, resumed = run_job(job, folder, force)
+        leave_room(model.backbone)
         if shard is None:
             write_parts(out, Parts(parts.job, [parts.file(number) for number in numbers]))
         else:
@@ -188,19 +194,38 @@ def _tables(
     size: BatchSize,
     numbers: Sequence[int],
     advance: Advance,
-) -> Iterator[pa.Table]:
+) -> Iterator[Iterable[pa.Table]]:
     """The rows of parts, one part after the other."""
+    schema = _schema(source, recipe, model.config)
+
+    def of_part(items: Items) -> Iterator[pa.Table]:
+        for piece in _pieces(items, recipe, size):
+            embedded = embed_flanked(model.backbone, [sequence for _, sequence in piece], recipe, size, advance)
+            yield (_base_table if recipe.pooling.kind == "none" else _table)(schema, piece, embedded)
+
     ranges = [plan.parts[number][:2] for number in numbers]
     for (first, stop), items in zip(ranges, source.read(ranges), strict=True):
         if len(items) != stop - first:
             raise GenomeLMError("the input changed while it was read; run the same command again")
-        sequences = [sequence for _, sequence in items]
-        embedded = embed_flanked(model.backbone, sequences, recipe, size, advance)
-        yield _table(_schema(source, recipe, model.config), items, recipe, embedded)
+        yield of_part(items)
+
+
+def _pieces(items: Items, recipe: Recipe, size: BatchSize) -> Iterator[Items]:
+    """The records of a part that are embedded, and written, together.
+
+    All of them; or without pooling, where the result of a base is as large as its state, those of a batch.
+    """
+    first = positions = 0
+    for number, (_, sequence) in enumerate(items):
+        positions += len(sequence.tokens)
+        if recipe.pooling.kind == "none" and number > first and positions > size.tokens:
+            yield items[first:number]
+            first, positions = number, len(sequence.tokens)
+    yield items[first:]
 
 
 def _schema(source: SequenceSource, recipe: Recipe, config: ModelConfig) -> pa.Schema:
-    """The columns of a part, those of `_facts` and the embeddings."""
+    """The columns of a part, what is known of records, and the embeddings."""
     text, number, fraction = pa.string(), pa.int64(), pa.float32()
     fields = [("id", text), ("contig", text)]
     if recipe.pooling.kind == "none":
@@ -214,35 +239,47 @@ def _schema(source: SequenceSource, recipe: Recipe, config: ModelConfig) -> pa.S
     return pa.schema([*fields, *((name, vector) for name in names)])
 
 
-def _table(
-    schema: pa.Schema, items: Sequence[tuple[Span, FlankedSequence]], recipe: Recipe, embedded: list[list[Floats]]
-) -> pa.Table:
-    """The rows of a part."""
-    is_pooled = recipe.pooling.kind != "none"
-    columns: list[Any] = [_facts(name, items) for name in schema.names[: -len(embedded)]]
-    if not is_pooled:
-        lengths = [span.end - span.start for span, _ in items]
-        columns = [
-            np.concatenate(values) if name == "position" else np.repeat(np.array(values, dtype=object), lengths)
-            for name, values in zip(schema.names, columns, strict=False)
-        ]
-    arrays = [column_array(values, field.type) for values, field in zip(columns, schema, strict=False)]
-    for rows in embedded:
-        values = np.stack(rows) if is_pooled else np.concatenate(rows)
-        arrays.append(pa.FixedSizeListArray.from_arrays(numbers_array(values.ravel()), values[0].size))
+def _table(schema: pa.Schema, items: Items, embedded: list[list[Floats]]) -> pa.Table:
+    """The rows of records that are pooled: one each."""
+    facts = list(schema)[: -len(embedded)]
+    arrays = [column_array(_facts(field.name, items), field.type) for field in facts]
+    arrays += [_lists(np.stack(rows)) for rows in embedded]
     return pa.table(arrays, schema=schema)
 
 
-def _facts(name: str, items: Sequence[tuple[Span, FlankedSequence]]) -> list[Any]:
-    """A column that holds no embedding: a value, or for `position` an array, for each sequence."""
+def _facts(name: str, items: Items) -> list[Any]:
+    """A column that holds neither embedding nor position: a value for each record."""
     if name in ("id", "contig", "start", "end"):
         return [getattr(span, name) for span, _ in items]
-    if name == "position":
-        ahead = [(np.arange(span.start, span.end), span.strand) for span, _ in items]
-        return [positions[::-1] if strand == "-" else positions for positions, strand in ahead]
     if name in ("gc_fraction", "n_fraction"):
         return [_fraction(name, sequence) for _, sequence in items]
     return [dict(span.carried)[name] for span, _ in items]
+
+
+def _base_table(schema: pa.Schema, items: Items, embedded: list[list[Floats]]) -> pa.Table:
+    """The rows of records that are not pooled: one per base. The arrays of `embedded` are not copied."""
+    lengths = [span.end - span.start for span, _ in items]
+    columns: list[Iterator[pa.Array]] = []
+    for name in schema.names[: -len(embedded)]:
+        if name == "position":
+            columns.append(_positions(items))
+        else:
+            columns.append(chain.from_iterable(map(repeated_text, _facts(name, items), lengths)))
+    columns += [map(_lists, rows) for rows in embedded]
+    chunked = [pa.chunked_array(list(c), field.type) for c, field in zip(columns, schema, strict=True)]
+    return pa.table(chunked, schema=schema)
+
+
+def _positions(items: Items) -> Iterator[pa.Array]:
+    """Where the bases of each record lie, in the order of their rows."""
+    for span, _ in items:
+        ahead = np.arange(span.start, span.end)
+        yield numbers_array(ahead[::-1] if span.strand == "-" else ahead)
+
+
+def _lists(values: Floats) -> pa.Array:
+    """(n, ...) as n lists."""
+    return pa.FixedSizeListArray.from_arrays(numbers_array(values.ravel()), values[0].size)
 
 
 def _fraction(name: str, sequence: FlankedSequence) -> float:

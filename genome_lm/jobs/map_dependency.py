@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,12 +72,13 @@ def mapped(
 
 
 def _job(model: GenomeLM, reader: RegionReader, parts: Sequence[_Rows], batch_tokens: int) -> Job:
-    def tables(numbers: Sequence[int], advance: Advance) -> Iterator[pa.Table]:
+    def tables(numbers: Sequence[int], advance: Advance) -> Iterator[Iterable[pa.Table]]:
         options: dict[str, Any] = {"batch_tokens": batch_tokens, "share": True, "advance": advance}
         for number in numbers:
             strand, rows = parts[number]
             values = reader.strands[strand].rows(rows, **options)
-            yield pa.table({"values": pa.FixedSizeListArray.from_arrays(numbers_array(values.ravel()), reader.bases)})
+            lists = pa.FixedSizeListArray.from_arrays(numbers_array(values.ravel()), reader.bases)
+            yield [pa.table({"values": lists})]
 
     identity = identity_of(
         model.model,

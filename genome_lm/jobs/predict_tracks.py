@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -194,14 +194,25 @@ def _tables(
     sizes: tuple[int, int],
     numbers: Sequence[int],
     advance: Advance,
-) -> Iterator[pa.Table]:
-    for number in numbers:
-        rows = []
-        for place in parts[number]:
-            rows.append(_predicted(model, head, contigs[place.contig], place, sizes))
-            advance(place.end - place.start)
-        values = np.concatenate(rows)
-        yield pa.table({name: numbers_array(values[:, column]) for column, name in enumerate(head.config.outputs)})
+) -> Iterator[Iterable[pa.Table]]:
+    def of_part(places: Sequence[_Place]) -> Iterator[pa.Table]:
+        for place in places:
+            for piece in _pieces(place, head, sizes):
+                values = _predicted(model, head, contigs[piece.contig], piece, sizes)
+                advance(piece.end - piece.start)
+                columns = enumerate(head.config.outputs)
+                yield pa.table({name: numbers_array(values[:, column]) for column, name in columns})
+
+    return (of_part(parts[number]) for number in numbers)
+
+
+def _pieces(place: _Place, head: Head, sizes: tuple[int, int]) -> Iterator[_Place]:
+    """A place, cut where windows are, in pieces that go through the model at one time."""
+    window, batch_tokens = sizes
+    assert head.config.bins is not None
+    most = max(1, batch_tokens // window) * (window - 2 * head.config.bins.context)
+    for at in range(place.start // most * most, place.end, most):
+        yield _Place(place.contig, max(place.start, at), min(place.end, at + most))
 
 
 def _predicted(model: GenomeLM, head: Head, contig: Contig, place: _Place, sizes: tuple[int, int]) -> Values:

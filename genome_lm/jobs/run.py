@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ class Job:
         identity: All that the result depends on, see `identity_of`.
         numbers: The parts that are to be done here; a shard has not all of them.
         work: Work in each part of the whole job, in `unit`.
-        compute: Given the numbers of the parts that are missing, yields the rows of each in turn.
+        compute: Given the numbers of the parts that are missing, yields the rows of each in turn, as tables that are
+            written one after the other.
         shard: Number and count of this shard; None for a job in one.
     """
 
@@ -41,7 +42,7 @@ class Job:
     identity: dict[str, Any]
     numbers: range
     work: Sequence[float]
-    compute: Callable[[Sequence[int], Advance], Iterator[pa.Table]]
+    compute: Callable[[Sequence[int], Advance], Iterator[Iterable[pa.Table]]]
     shard: tuple[int, int] | None = None
 
 
@@ -81,8 +82,8 @@ def run_job(job: Job, path: Path, force: bool) -> tuple[PartsFolder, int]:
     total = sum(job.work[number] for number in job.numbers)
     with progress(job.verb, 0, job.unit) as bar, _way_on_told(job, folder, path):
         bar.start(total - sum(job.work[number] for number in missing), total)
-        for number, table in zip(missing, job.compute(missing, bar.advance), strict=True):
-            folder.write(number, table)
+        for number, tables in zip(missing, job.compute(missing, bar.advance), strict=True):
+            folder.write(number, tables)
     return folder, len(job.numbers) - len(missing)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,7 +158,7 @@ def _job(
     contigs = {contig.name: contig for contig in sequences.contigs}
     rows = [sum(interval.end - interval.start for interval in part) for part in parts]
 
-    def tables(numbers: Sequence[int], advance: Advance) -> Iterator[pa.Table]:
+    def tables(numbers: Sequence[int], advance: Advance) -> Iterator[Iterable[pa.Table]]:
         options: dict[str, Any] = {"batch_tokens": request.batch_tokens, "advance": advance}
         other: dict[Strands, Strands] = {"forward": "reverse", "reverse": "forward", "both": "both"}
         for number in numbers:
@@ -168,7 +168,7 @@ def _job(
                 bits.append(
                     bits_per_base(model.model, contigs[name], start, end, grid, strand=of_interval, **options)
                 )
-            yield pa.table({"bits": numbers_array(np.concatenate(bits))})
+            yield [pa.table({"bits": numbers_array(np.concatenate(bits))})]
 
     identity = identity_of(
         model.model,

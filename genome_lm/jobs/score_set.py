@@ -1,6 +1,6 @@
 """Scoring a list of variants as a job, for evaluation: in parts, resumable, with states for probes if so wished."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def score_set(
     )
     options: dict[str, Any] = {"strand": request.strand, "batch_tokens": request.batch_tokens, "readouts": wanted}
 
-    def compute(numbers: Sequence[int], advance: Advance) -> Iterator[pa.Table]:
+    def compute(numbers: Sequence[int], advance: Advance) -> Iterator[Iterable[pa.Table]]:
         for number in numbers:
             some = variants[number * ROWS : (number + 1) * ROWS]
             scores = score_variants(model.model, store, some, layout, advance=advance, **options)
@@ -106,7 +106,7 @@ def score_set(
             if request.states:
                 states = _states(model, store, some, scores.reasons, request, layout.flank)
                 columns["states"] = pa.FixedSizeListArray.from_arrays(states.reshape(-1), states.shape[1])
-            yield pa.table(columns | {"reason": scores.reasons})
+            yield [pa.table(columns | {"reason": scores.reasons})]
 
     job = Job("score", "variants", identity, range(len(rows)), rows, compute)
     parts, _ = run_job(job, folder, request.force)

@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -240,7 +240,7 @@ def _tables(
     records_of: Callable[[Container[int]], Iterator[tuple[int, list[Record]]]],
     numbers: Sequence[int],
     advance: Advance,
-) -> Iterator[pa.Table]:
+) -> Iterator[Iterable[pa.Table]]:
     """The scores of parts, one part after the other."""
     for _, records in records_of(numbers):
         alleles = [alleles_of(record, request.rename) for record in records]
@@ -256,7 +256,7 @@ def _tables(
             for name, values in scores.to_frame().drop(columns="reason").items():
                 of_records = pa.ListArray.from_arrays(np.cumsum(sizes).astype(np.int32), values.to_numpy())
                 table = table.append_column(str(name), of_records)
-        yield table
+        yield [table]
 
 
 def _table(scores: VariantScores, records: list[Record], alleles: list[list[Variant]]) -> pa.Table:

@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from genome_lm.allocator import give_back_holes
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import Precision
@@ -67,6 +68,13 @@ def drop_spectra(backbone: HyenaBackbone) -> None:
     for module in backbone.modules():
         if isinstance(module, ImplicitFilter):
             module.cache.clear()
+
+
+def leave_room(backbone: HyenaBackbone) -> None:
+    """Within a budget, give back what passes left in memory: for work that takes memory without the model."""
+    if budget() is not None:
+        drop_spectra(backbone)
+        give_back_holes()
 
 
 @lru_cache(maxsize=1024)

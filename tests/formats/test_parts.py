@@ -16,7 +16,7 @@ TABLE = pa.table({"id": ["a", "b"]})
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    open_parts(tmp_path, JOB_OF_TWO, None, force=False).write(0, TABLE)
+    open_parts(tmp_path, JOB_OF_TWO, None, force=False).write(0, [TABLE])
     return tmp_path
 
 

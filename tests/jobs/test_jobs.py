@@ -455,8 +455,8 @@ def test_damaged_parts_are_one_error(model: genome_lm.GenomeLM, fasta: Path, tmp
 def test_an_interrupted_job_says_how_it_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, stopped_by: type[BaseException]
 ) -> None:
-    def compute(numbers: Sequence[int], advance: Callable[[float], None]) -> Iterator[pa.Table]:
-        yield pa.table({"x": [1]})
+    def compute(numbers: Sequence[int], advance: Callable[[float], None]) -> Iterator[list[pa.Table]]:
+        yield [pa.table({"x": [1]})]
         raise stopped_by
 
     (tmp_path / "out.parts").mkdir()
