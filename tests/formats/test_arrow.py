@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from genome_lm.formats.arrow import column_array, numbers_array, numbers_of, texts_array
+from genome_lm.formats.arrow import column_array, numbers_array, numbers_of, repeated_text, texts_array
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["one", "", "ZWÖ", "三"]])
@@ -13,6 +13,18 @@ def test_texts_are_those_of_arrow(texts: list[str]) -> None:
     made.validate(full=True)
     assert made.equals(pa.array(texts, pa.string()))
     assert made.to_pylist() == texts
+
+
+@pytest.mark.parametrize(("text", "count", "arrays"), [("ZWÖ", 7, 3), ("ab", 3, 1), ("", 4, 1), ("a", 0, 0)])
+def test_a_repeated_text_is_itself_so_many_times(
+    monkeypatch: pytest.MonkeyPatch, text: str, count: int, arrays: int
+) -> None:
+    monkeypatch.setattr("genome_lm.formats.arrow._MOST_TEXT", 13)
+    made = repeated_text(text, count)
+    assert len(made) == arrays
+    for array in made:
+        array.validate(full=True)
+    assert pa.chunked_array(made, pa.string()).to_pylist() == [text] * count
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int32", "uint8"])

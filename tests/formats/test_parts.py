@@ -1,14 +1,15 @@
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from genome_lm.errors import GenomeLMError
-from genome_lm.formats.parts import JOB, Parts, PartsFolder, open_parts
+from genome_lm.formats.parts import JOB, Parts, PartsFolder, open_parts, read_part
 
 JOB_OF_TWO = {"version": "1", "rows": [2, 1]}
 TABLE = pa.table({"id": ["a", "b"]})
@@ -78,6 +79,31 @@ def test_parts_without_a_job_are_not_taken_for_ones_of_this(folder: Path) -> Non
 
 def test_the_same_job_goes_on(folder: Path) -> None:
     assert open_parts(folder, JOB_OF_TWO, None, force=False).has(0)
+
+
+def test_a_part_of_several_tables_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genome_lm.formats.parts._GROUP_BYTES", 40)
+    values = list(range(24))
+    job = {"rows": [17, 7], "columns": {"x": "int64"}}
+    parts = open_parts(tmp_path, job, None, force=False)
+    parts.write(0, (pa.table({"x": values[at : min(at + 6, 17)]}) for at in range(0, 17, 6)))
+    parts.write(1, [pa.table({"x": values[17:]})])
+    assert parts.has(0)
+    assert pq.read_metadata(parts.file(0)).num_row_groups == 2 + 2 + 1
+    assert read_part(parts.file(0))["x"].to_pylist() == values[:17]
+    tables = list(Parts(job, [parts.file(0), parts.file(1)]).tables(4))
+    assert [table["x"].to_pylist() for table in tables] == [values[at : at + 4] for at in range(0, 24, 4)]
+
+
+def test_a_part_that_can_not_be_computed_leaves_nothing(tmp_path: Path) -> None:
+    def tables() -> Iterator[pa.Table]:
+        yield TABLE
+        raise GenomeLMError("no more")
+
+    parts = open_parts(tmp_path, JOB_OF_TWO, None, force=False)
+    with pytest.raises(GenomeLMError, match="no more"):
+        parts.write(0, tables())
+    assert os.listdir(tmp_path) == [JOB]
 
 
 def test_a_part_that_is_a_pipe_is_not_waited_for(folder: Path) -> None:

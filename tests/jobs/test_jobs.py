@@ -4,7 +4,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -106,6 +106,28 @@ def test_all_formats_hold_the_same(model: genome_lm.GenomeLM, fasta: Path, tmp_p
     else:
         assert results[0]["id"].tolist() == [name for name, _ in records]
         assert results[0]["end"].tolist() == [len(dna) for _, dna in records]
+
+
+@pytest.mark.parametrize("strand", ["forward", "both", "concat"])
+def test_states_of_bases_are_written_batch_by_batch(
+    model: genome_lm.GenomeLM, fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strand: str
+) -> None:
+    real = parts.PartsFolder.write
+    rows: list[int] = []
+
+    def write(self: parts.PartsFolder, number: int, tables: Iterable[pa.Table]) -> None:
+        kept = list(tables)
+        rows.extend(map(len, kept))
+        real(self, number, kept)
+
+    monkeypatch.setattr(parts.PartsFolder, "write", write)
+    how = recipe(model, "none", strand=strand)
+    embed_to_file(model, FastaSource(fasta, Tiling()), tmp_path / "few.npz", how, batch_tokens=200)
+    assert max(rows) <= 200
+    assert len(rows) > sum(rows) / 200
+    sequences = [line for line in fasta.read_text().splitlines() if line[0] != ">"]
+    expected = np.concatenate(model.embed(sequences, pool="none", strand=strand))
+    np.testing.assert_allclose(read(tmp_path / "few.npz")["embedding"], expected, atol=1e-5)
 
 
 def test_anndata_says_what_columns_are(model: genome_lm.GenomeLM, fasta: Path, tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """Passes without gradients within a budget of memory: fewer sequences at one time, the same results."""
 
+import re
+
 import numpy as np
 import pytest
 
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.inference import GenomeLM
+from genome_lm.inference import GenomeLM, Recipe
+from genome_lm.inference.batches import BatchSize
+from genome_lm.inference.embedding import fit_batches
 from genome_lm.inference.generation import batch_size
 from genome_lm.machine import memory_budget
 from genome_lm.model import HyenaLM
@@ -14,6 +18,7 @@ from genome_lm.model.mixers.filter import ImplicitFilter
 from genome_lm.model.room import as_option, fitting_positions
 
 SHAPE = ModelConfig(d_model=32, n_layer=2, max_length=4096)
+WIDE = ModelConfig(d_model=256, n_layer=1, max_length=16_384)
 
 
 def room(config: ModelConfig, length: int, rows: int, spectra: int = 0) -> int:
@@ -55,6 +60,22 @@ def test_the_cache_of_spectra_follows() -> None:
     with memory_budget("8GB"):
         fitting_positions(backbone, 4096, 4096)
         assert all(each.cache.budget > 1 << 30 for each in filters)
+
+
+def test_states_of_bases_count() -> None:
+    backbone = HyenaLM(WIDE).backbone
+
+    def least(pool: str, layers: tuple, strand: str) -> int:
+        recipe = Recipe.of(pool, layers, strand, WIDE)
+        with memory_budget("100MB"), pytest.raises(GenomeLMError) as refused:
+            fit_batches(backbone, recipe, BatchSize(1), WIDE.max_length)
+        return int(re.findall(r"--memory (\d+)MB", str(refused.value))[0]) * 10**6
+
+    states = 4 * WIDE.max_length * WIDE.d_model
+    pooled = least("mean", (None,), "concat")
+    for layers, strand, copies in (((None,), "forward", 1), ((None,), "both", 2), ((1, None), "concat", 8)):
+        added = least("none", layers, strand) - pooled
+        assert copies * states <= added <= copies * states + 128 * WIDE.max_length + 10**6
 
 
 def test_generation_follows() -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from genome_lm.formats.arrow import numbers_of
 from genome_lm.formats.parts import Parts
 
-PIECE = 8 << 20
+PIECE = 4 << 20
 """Bytes of a column that are held at one time, and lie in one chunk or row group."""
 PROVENANCE = "genome_lm"
 """Name of the text, in JSON, that says what was embedded, and how."""
