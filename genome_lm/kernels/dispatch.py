@@ -18,7 +18,7 @@ from genome_lm.kernels.cpu.head import takes_head
 from genome_lm.kernels.cpu.low_precision import reason_against
 from genome_lm.kernels.cpu.mixer_inputs import MixerWeights
 from genome_lm.kernels.cpu.mlp import MlpWeights
-from genome_lm.kernels.cpu.torch_private import has_memory
+from genome_lm.kernels.cpu.torch_private import has_memory, is_transformed
 from genome_lm.kernels.numerics import products_dtype, rounds_products
 from genome_lm.kernels.recomputed import SMALL
 from genome_lm.kernels.sub_blocks import Branch, HeadWeights
@@ -40,14 +40,16 @@ def backend_for(x: Tensor, small: int | None = None) -> Backend:
     `cpu`: fused operations in blocks, for float32 and float64, in training from `small` elements on (None: `SMALL`).
     Within autocast, for bfloat16 alone, on CPUs that have instructions for it, and for any number of elements.
     `triton`: kernels for CUDA devices on which they work (see `reason_against_triton`), for float32, float16 and
-    bfloat16. `reference`: plain PyTorch, with its FFTs, on any device. The variable GENOME_LM_KERNEL forces one
-    (`auto` or unset: chosen here).
+    bfloat16. `reference`: plain PyTorch, with its FFTs, on any device, and of what torch.func changes. The variable
+    GENOME_LM_KERNEL forces one (`auto` or unset: chosen here).
 
     Raises:
         GenomeLMError: If the variable holds something else, or forces `cpu` on tensors of another device.
     """
     if (forced := os.environ.get(VARIABLE, "auto")) != "auto":
         return _forced(forced, x)
+    if is_transformed():
+        return "reference"
     if x.device.type == "cuda":
         taken = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
         return "triton" if taken and _triton_works(x.device, torch.is_grad_enabled()) else "reference"

@@ -7,6 +7,7 @@ import torch
 from genome_lm.alphabet import A, N, T
 from genome_lm.config import PRESETS, ModelConfig
 from genome_lm.errors import GenomeLMError
+from genome_lm.kernels import dispatch
 from genome_lm.kernels.dispatch import forced_backend
 from genome_lm.model import HyenaLM
 from genome_lm.model.mixers.hyena import HyenaOperator
@@ -230,3 +231,22 @@ def test_more_streams_than_32_bits_count_are_convolved_in_parts(monkeypatch: pyt
     expected = operator(x)
     monkeypatch.setattr("genome_lm.kernels.conv.depthwise.MOST_INDEXED", 5 * 2 * 32 + 1)  # five of 48 channels
     torch.testing.assert_close(operator(x), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", ["hyena", "hyena-se,hyena-mr", "attention", "attention-local", "attention-recall"])
+def test_torch_func_transforms_a_model(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SMALL", 0)
+    config = ModelConfig(d_model=16, n_layer=2, max_length=600, embed_dropout=0.0, layout=layout)
+    model, ids = HyenaLM(config), torch.randint(A, T + 1, (2, 600))
+    weights = dict(model.named_parameters())
+
+    def score(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits: torch.Tensor = torch.func.functional_call(model, given, (ids,))
+        return logits.log_softmax(-1)[..., A].mean()
+
+    expected = torch.autograd.grad(score(weights), list(weights.values()), allow_unused=True)
+    for got, want in zip(torch.func.grad(score)(weights).values(), expected, strict=True):
+        torch.testing.assert_close(got, torch.zeros_like(got) if want is None else want, rtol=1e-3, atol=1e-6)
+    with torch.no_grad():
+        each = torch.func.vmap(lambda sequence: model(sequence[None])[0])(ids)
+        torch.testing.assert_close(each, model(ids), rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.attention.reference import scores
-from genome_lm.kernels.cpu.torch_private import flash_attention, has_flash_attention
+from genome_lm.kernels.cpu.torch_private import flash_attention, has_flash_attention, is_transformed
 
 
 class Attended(NamedTuple):
@@ -38,7 +38,8 @@ def plain_attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Attended:
 
 def runs_flash(q: Tensor) -> bool:
     """Whether attention runs as one operation of PyTorch's on the CPU that gives the denominators."""
-    return q.device.type == "cpu" and not torch.compiler.is_compiling() and has_flash_attention()
+    is_plain = torch.compiler.is_compiling() or is_transformed()
+    return q.device.type == "cpu" and not is_plain and has_flash_attention()
 
 
 def union(first: Attended, second: Attended) -> Attended:

@@ -346,6 +346,11 @@ def is_watched() -> bool:
     return not _watching() or torch._C._len_torch_dispatch_stack() > 0
 
 
+def is_transformed() -> bool:
+    """Whether torch.func transforms what the calling thread does: its tensors then hold no values of their own."""
+    return torch._C._are_functorch_transforms_active()
+
+
 class _Watching(TorchDispatchMode):
     pass
 
