@@ -47,6 +47,7 @@ from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
 from genome_lm.kernels.cpu.torch_private import changes, is_watched
 from genome_lm.kernels.cpu.workers import Sizes, for_each, most_sharing, own_threads, rows_of_piece
+from genome_lm.kernels.cpu.workspace import release_buffers
 from genome_lm.kernels.dispatch import (
     Backend,
     backend_for,
@@ -146,6 +147,7 @@ __all__ = [
     "recall_attention_streams",
     "recency",
     "recomputed",
+    "release_buffers",
     "residual_mixer",
     "residual_mixer_",
     "residual_mlp",

@@ -6,8 +6,7 @@ from typing import Literal, NamedTuple
 from genome_lm.allocator import give_back_holes
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.kernels import Precision
-from genome_lm.kernels.cpu.workspace import workspace
+from genome_lm.kernels import Precision, release_buffers
 from genome_lm.machine import budget
 from genome_lm.model.backbone import HyenaBackbone
 from genome_lm.model.context_memory import MARGIN, shared_chain
@@ -75,7 +74,7 @@ def leave_room(backbone: HyenaBackbone) -> None:
     """Within a budget, give back what passes left in memory: for work that takes memory without the model."""
     if budget() is not None:
         drop_spectra(backbone)
-        workspace.release()
+        release_buffers()
         give_back_holes()
 
 

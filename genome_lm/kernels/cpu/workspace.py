@@ -100,3 +100,8 @@ def _as_rows(buffer: Tensor, shape: tuple[int, ...], stride: int) -> Tensor:
 
 
 workspace = Workspace()
+
+
+def release_buffers() -> None:
+    """Give the buffers of this thread back to the system; the next operation makes its own again."""
+    workspace.release()
