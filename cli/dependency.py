@@ -78,7 +78,7 @@ def dependency(
             )
         model = load(checkpoint, device, condition=condition, precision=precision.value)
         reader = RegionReader.of(model.model, store, place, context, strand.value)
-    with mapped(model, reader, out, batch_tokens, force) as (result, done, parts):
+    with mapped(model, reader, out, batch_tokens, force, drawn=draw is not None) as (result, done, parts):
         for is_wanted, change in ((symmetric, symmetrised), (apc, without_background)):
             if is_wanted:
                 result = dataclasses.replace(result, values=change(result.values))

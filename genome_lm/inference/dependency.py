@@ -10,7 +10,7 @@ before j: the forward strand gives D where i < j, the reverse complement where i
 gives all of D on each strand; the base at j is hidden from it, while they show it to theirs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -176,7 +176,7 @@ class RegionReader:
         """n, the region's bases."""
         return len(self.reference)
 
-    def joined(self, maps: Sequence[Map]) -> DependencyMap:
+    def joined(self, maps: Iterable[Map]) -> DependencyMap:
         """The region's map, of those of `strands`, (n, n) each in the order of its strand."""
         values = np.zeros((self.bases, self.bases))
         for reader, of_strand in zip(self.strands, maps, strict=True):

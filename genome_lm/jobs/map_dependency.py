@@ -14,9 +14,15 @@ from genome_lm.formats.parts import PartsFolder, parts_folder, read_part, workin
 from genome_lm.inference.dependency import GROUP, DependencyMap, Map, RegionReader
 from genome_lm.inference.model import GenomeLM
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job
+from genome_lm.model.room import check_output, leave_room
 
 ROWS = 4 * GROUP
 """Rows of a part: what a killed job has to do again."""
+
+
+_MAP_BYTES, _FIGURE_BYTES = 24, 80
+"""Of a pair of bases: to join strands, a map in float64 of one and of all, and the result in float32; and to draw it,
+for which Matplotlib takes 75."""
 
 
 class MappedRegion(NamedTuple):
@@ -42,7 +48,7 @@ class _Rows(NamedTuple):
 
 @contextlib.contextmanager
 def mapped(
-    model: GenomeLM, reader: RegionReader, out: Path, batch_tokens: int, force: bool
+    model: GenomeLM, reader: RegionReader, out: Path, batch_tokens: int, force: bool, drawn: bool = False
 ) -> Iterator[MappedRegion]:
     """Map a region, and give the map for the block to write.
 
@@ -55,19 +61,23 @@ def mapped(
         out: The output.
         batch_tokens: As in `dependency_map`.
         force: Throw away what another unfinished job left.
+        drawn: Whether the block draws a figure, the memory of which counts in a budget.
 
     Raises:
-        GenomeLMError: If parts of another job are there, or a part can't be written.
+        GenomeLMError: If memory does not do for the map, parts of another job are there, or a part can't be written.
     """
     parts = [
         _Rows(number, range(at, min(at + ROWS, reader.bases)))
         for number in range(len(reader.strands))
         for at in range(0, reader.bases, ROWS)
     ]
+    what = f"{out}: a map of {reader.bases:,} × {reader.bases:,} bases"
+    check_output((_FIGURE_BYTES if drawn else _MAP_BYTES) * reader.bases**2, what, "map a shorter region")
     job = _job(model, reader, parts, batch_tokens)
     with working_in(parts_folder(out)) as folder:
         done, resumed = run_job(job, folder, force)
-        maps = [_map(done, reader.bases, parts, number) for number in range(len(reader.strands))]
+        leave_room(model.backbone)
+        maps = (_map(done, reader.bases, parts, number) for number in range(len(reader.strands)))
         yield MappedRegion(reader.joined(maps), resumed, len(parts))
 
 

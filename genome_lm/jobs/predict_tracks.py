@@ -26,9 +26,10 @@ from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.heads import head_outputs, predictions
 from genome_lm.inference.model import GenomeLM
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job, shard_range
-from genome_lm.jobs.score_bases import PART_BASES, ScoredSequences, cut_parts, merged
+from genome_lm.jobs.score_bases import PART_BASES, ScoredSequences, check_track_memory, cut_parts, merged
 from genome_lm.jobs.shards import parts_of_shards, shard_path
 from genome_lm.model import Bins, Head
+from genome_lm.model.room import leave_room
 from genome_lm.typed import Positive, Within, typed
 
 Values = npt.NDArray[np.float32]
@@ -119,6 +120,8 @@ def predict_tracks(
         raise GenomeLMError(f"{out}: no interval holds a bin of {bins.size:,} bases")
     numbers = range(len(parts)) if shard is None else shard_range(len(parts), *shard)
     rows = [sum(place.end - place.start for place in part) // bins.size for part in parts]
+    if shard is None:
+        check_track_memory(out, sum(rows))
     identity = identity_of(
         model.model, head=json.dumps(head.config.to_dict()), head_sha256=weights_sha256(head),
         source=sequences.identity, window=window, rows=rows, tracks=list(head.config.outputs), bin=bins.size,
@@ -130,6 +133,7 @@ def predict_tracks(
               partial(compute, (window, batch_tokens)), shard)  # fmt: skip
     with working_in(parts_folder(out if shard is None else outputs[0])) as folder:
         done, resumed = run_job(job, folder, force)
+        leave_room(model.backbone)
         if shard is None:
             _write(out, identity, [done.file(number) for number in numbers])
         else:
@@ -143,6 +147,7 @@ def gather_tracks(shards: Sequence[Path], out: Path, force: bool = False) -> Pre
     job, files = parts_of_shards(shards, out, partial(typed, _Prediction))
     for path in track_paths(out, job["tracks"]):
         refuse_existing(path, force)
+    check_track_memory(out, sum(job["rows"]))
     return PredictedTracks(_write(out, job, files), sum(job["rows"]), 0, len(files))
 
 

@@ -16,7 +16,7 @@ from genome_lm.files import replacing
 from genome_lm.formats.arrow import numbers_array, numbers_of
 from genome_lm.formats.parts import PartsFolder, parts_folder, read_part, working_in
 from genome_lm.formats.tables import write_table
-from genome_lm.formats.tracks import Region, check_track, check_track_names, summarise, write_track
+from genome_lm.formats.tracks import Region, check_track, check_track_names, summarise, track_memory, write_track
 from genome_lm.genome import GenomeStore, Interval
 from genome_lm.genome.contigs import Contig, fasta_contigs, store_contigs
 from genome_lm.genome.places import carried_columns, interval_ids, place_text
@@ -24,6 +24,7 @@ from genome_lm.inference.bases import WindowGrid, bits_per_base
 from genome_lm.inference.batches import BATCH_TOKENS
 from genome_lm.inference.model import GenomeLM
 from genome_lm.jobs.run import Advance, Job, identity_of, run_job
+from genome_lm.model.room import check_output, leave_room
 from genome_lm.strands import Strands
 
 PART_BASES = 1 << 18
@@ -129,22 +130,30 @@ def score_bases(model: GenomeLM, sequences: ScoredSequences, request: TrackReque
     covered = merged(_oriented(intervals, request.strand), contigs)
     parts = list(cut_parts(covered, max(PART_BASES, PART_STRIDES * grid.stride)))
     job = _job(model, sequences, request, grid, parts)
+    of_track = sum(interval.end - interval.start for interval in covered)
     if request.track is not None:
         check_track(request.track, contigs)
+        check_track_memory(request.track, of_track)
     outputs = [path for path in (request.track, request.table) if path is not None]
     with working_in(parts_folder(out)) as folder:
         done, resumed = run_job(job, folder, request.force)
+        leave_room(model.backbone)
         regions = _regions(done, parts, {contig.name: contig for contig in contigs})
         with replacing(files=outputs) as temporaries:
             temporary = dict(zip(outputs, temporaries, strict=True))
             if request.track is not None:
-                bases = sum(interval.end - interval.start for interval in covered)
-                regions = write_track(temporary[request.track], contigs, regions, bases)
+                regions = write_track(temporary[request.track], contigs, regions, of_track)
             summary = summarise(intervals, columns, regions)
             if request.table is not None:
                 write_table(temporary[request.table], summary)
     bases, bits = int(summary["bases"].sum()), float(summary["bits"].sum())
     return TrackSummary(len(summary), bases, bits / bases if bases else math.nan, resumed, len(parts))
+
+
+def check_track_memory(track: Path, values: int) -> None:
+    """Raise a `GenomeLMError` if memory does not do to write a track of so many values; see `check_output`."""
+    what = f"{track}: a bigWig file of {values:,} values"
+    check_output(track_memory(track, values), what, "write .bedgraph.gz")
 
 
 def _job(

@@ -7,7 +7,7 @@ from genome_lm.allocator import give_back_holes
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
 from genome_lm.kernels import Precision, release_buffers
-from genome_lm.machine import budget
+from genome_lm.machine import budget, require_memory
 from genome_lm.model.backbone import HyenaBackbone
 from genome_lm.model.context_memory import MARGIN, shared_chain
 from genome_lm.model.low_precision import precision_of
@@ -76,6 +76,27 @@ def leave_room(backbone: HyenaBackbone) -> None:
         drop_spectra(backbone)
         release_buffers()
         give_back_holes()
+
+
+def check_output(nbytes: int, what: str, way_out: str) -> None:
+    """Refuse an output that takes more memory than there is when it is written: before it is computed.
+
+    Args:
+        nbytes: What it takes beside libraries, after `leave_room`.
+        what: What errors call it.
+        way_out: What to do instead of giving more memory.
+
+    Raises:
+        GenomeLMError: If the budget does not do for it, or without one what is free does not. A budget that is too
+            small for any work is refused with the first batch, by what that needs.
+    """
+    if (allowed := budget()) is None:
+        require_memory(nbytes, f"{what} ({way_out} instead)")
+    elif process_bytes("forward") < allowed < (least := process_bytes("forward") + nbytes):
+        raise GenomeLMError(
+            f"{what} needs at least {as_option(least)} of memory, the budget is {as_option(allowed, down=True)}: "
+            f"give --memory {as_option(least)} or more, or {way_out}"
+        )
 
 
 @lru_cache(maxsize=1024)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import genome_lm
 from genome_lm.alphabet import decode, encode, reverse_complement
 from genome_lm.errors import GenomeLMError
-from genome_lm.formats.tracks import Region, check_track, write_track
+from genome_lm.formats.tracks import Region, check_track, track_memory, write_track
 from genome_lm.genome.contigs import Contig, store_contigs
 from genome_lm.inference.bases import WindowGrid, bits_per_base
 from genome_lm_cli.main import app
@@ -205,6 +205,11 @@ def test_a_track_without_its_table_is_not_left(
     with pytest.raises(GenomeLMError, match="No space left"):
         stranded(run, genome, tmp_path, "one\t300\t400\n", "--out", tmp_path / "a.bw")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bw.parts", "s.bed"]
+
+
+def test_memory_of_a_bigwig_counts() -> None:
+    assert track_memory(Path("a.BW"), 1_000) == 15_000
+    assert track_memory(Path("a.bedgraph.gz"), 1_000) == 0
 
 
 def test_no_room_for_a_bigwig_is_seen_before_it_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,6 +230,16 @@ def test_the_command(run: Path, genome: Genome, tmp_path: Path) -> None:
     assert (tmp_path / "c.png").stat().st_size
 
 
+def test_memory_of_the_map_is_asked_for(
+    run: Path, genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(map_dependency, "_MAP_BYTES", 10**15)
+    options = ("--genome", str(genome.store.path), "--region", "one:1-20", "--out", str(tmp_path / "d.npz"))
+    result = CliRunner().invoke(app, ["dependency", str(run / "checkpoint"), *options])
+    assert "d.npz: a map of 20 × 20 bases (map a shorter region instead): needs at least" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_killed_job_goes_on(run: Path, genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(map_dependency, "ROWS", 7)
     options = ["--genome", genome.store.path, "--region", "one:1,001-1,020", "--context", 30]

@@ -11,11 +11,12 @@ from genome_lm.inference import GenomeLM, Recipe
 from genome_lm.inference.batches import BatchSize
 from genome_lm.inference.embedding import fit_batches
 from genome_lm.inference.generation import batch_size
+from genome_lm.kernels.cpu.workspace import workspace
 from genome_lm.machine import memory_budget
 from genome_lm.model import HyenaLM
 from genome_lm.model.memory import PROCESS_BYTES, forward_bytes
 from genome_lm.model.mixers.filter import ImplicitFilter
-from genome_lm.model.room import as_option, fitting_positions
+from genome_lm.model.room import as_option, check_output, fitting_positions, leave_room
 
 SHAPE = ModelConfig(d_model=32, n_layer=2, max_length=4096)
 WIDE = ModelConfig(d_model=256, n_layer=1, max_length=16_384)
@@ -76,6 +77,35 @@ def test_states_of_bases_count() -> None:
     for layers, strand, copies in (((None,), "forward", 1), ((None,), "both", 2), ((1, None), "concat", 8)):
         added = least("none", layers, strand) - pooled
         assert copies * states <= added <= copies * states + 128 * WIDE.max_length + 10**6
+
+
+def test_an_output_is_refused_before_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = PROCESS_BYTES["forward"]
+    with memory_budget(base + 10**8):
+        check_output(10**8, "a.bw", "write a.bedgraph")
+        with pytest.raises(GenomeLMError, match=r"a\.bw needs at least .* or write a\.bedgraph") as refused:
+            check_output(2 * 10**8, "a.bw", "write a.bedgraph")
+    assert f"give --memory {as_option(base + 2 * 10**8)} or more" in str(refused.value)
+    monkeypatch.setattr("genome_lm.machine.free_memory", lambda: 10**9)
+    check_output(10**8, "a.bw", "write a.bedgraph")
+    with pytest.raises(GenomeLMError, match=r"needs at least 2\.0 GB of memory, 1\.0 GB are free"):
+        check_output(2 * 10**9, "a.bw", "write a.bedgraph")
+
+
+def test_memory_is_left_for_outputs() -> None:
+    model = GenomeLM(HyenaLM(SHAPE).eval(), None)
+    filters = [module for module in model.backbone.modules() if isinstance(module, ImplicitFilter)]
+
+    def cached() -> int:
+        return sum(bool(each.cache._held) for each in filters)
+
+    model.embed(["ACGT" * 200])
+    leave_room(model.backbone)
+    assert cached() == SHAPE.n_layer
+    with memory_budget("8GB"):
+        leave_room(model.backbone)
+    assert cached() == 0
+    assert workspace.nbytes == 0
 
 
 def test_generation_follows() -> None:
