@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from genome_lm.alphabet import NUCLEOTIDES
 from genome_lm.config import ModelConfig
 from genome_lm.kernels import bins, spectrum
-from genome_lm.kernels.recomputed import KEPT_HIDDEN
 from genome_lm.model.language_model import HyenaLM
+from genome_lm.model.memory import KEPT_HIDDEN
 from genome_lm.model.room import drop_spectra
 from genome_lm.model.ways import rows_at_once
 from genome_lm.model.work import Work, pass_work, step_work
