@@ -19,6 +19,7 @@ from genome_lm_cli.options import (
     PrecisionWord,
     Strand,
     Threads,
+    count_figure,
 )
 from genome_lm_cli.output import finish, resumed
 from genome_lm_cli.region import Region, RegionFasta, RegionGenome, check_outputs, opened_region, write_outputs
@@ -30,7 +31,10 @@ def dependency(
     out: Annotated[Path, typer.Option(help="Output, .npz or .zarr.", metavar="OUT")],
     genome: RegionGenome = None,
     fasta: RegionFasta = None,
-    figure: Annotated[Path | None, typer.Option(help="Heat map, .svg, .png or .pdf.", metavar="FIGURE")] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Heat map, .svg, .png or .pdf.", metavar="FIGURE", callback=count_figure),
+    ] = None,
     symmetric: Annotated[bool, typer.Option("--symmetric", help="The mean of what i does to j and j to i.")] = False,
     apc: Annotated[
         bool, typer.Option("--apc", help="Average product correction: take off what rows and columns share.")

@@ -20,6 +20,7 @@ from genome_lm_cli.options import (
     PrecisionWord,
     Strand,
     Threads,
+    count_figure,
 )
 from genome_lm_cli.output import finish, say
 from genome_lm_cli.region import Region, RegionFasta, RegionGenome, check_outputs, opened_region, write_outputs
@@ -42,7 +43,8 @@ def mutagenesis(
     genome: RegionGenome = None,
     fasta: RegionFasta = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Sequence logo and heat map, .svg, .png or .pdf.", metavar="FIGURE")
+        Path | None,
+        typer.Option(help="Sequence logo and heat map, .svg, .png or .pdf.", metavar="FIGURE", callback=count_figure),
     ] = None,
     method: Annotated[
         Method, typer.Option(help="gradient: gradient × input, one pass, a fast approximation.")

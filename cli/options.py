@@ -53,6 +53,17 @@ _LIBRARIES = {"finetune": 720, "score": 500, "mutagenesis": 500, "variant-benchm
 take (docs/performance.md)."""
 
 
+_FIGURE = 540
+"""The same of commands that draw a figure at the end, for which they load Matplotlib and what it takes first."""
+
+
+def count_figure(context: typer.Context, figure: Path | None) -> Path | None:
+    """Count the libraries of a figure in the command's budget of memory."""
+    if figure is not None:
+        context.with_resource(memory_budget(None, _FIGURE << 20))
+    return figure
+
+
 def _keep_to_budget(context: typer.Context, memory: str | None) -> str | None:
     """Give the command a budget of memory, which ends with it."""
     if memory is not None:

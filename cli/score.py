@@ -29,6 +29,7 @@ from genome_lm_cli.options import (
     Strand,
     Threads,
     check_bed_options,
+    count_figure,
     intervals_of,
     layer_of,
     parse_shard,
@@ -95,7 +96,11 @@ def score(
     contig_pattern: ContigPattern = None,
     figure: Annotated[
         Path | None,
-        typer.Option(help="With --table of a VCF: ratios by consequence, .svg, .png or .pdf.", metavar="FIGURE"),
+        typer.Option(
+            help="With --table of a VCF: ratios by consequence, .svg, .png or .pdf.",
+            metavar="FIGURE",
+            callback=count_figure,
+        ),
     ] = None,
     stride: Annotated[
         int | None, typer.Option(help="Windows start at multiples of this; one pass serves all variants in one.")

@@ -50,7 +50,7 @@ def memory_budget(size: str | int | None, libraries: int = 0) -> Iterator[None]:
             themselves (`genome_lm.model.memory.process_bytes`).
     """
     token = _budget.set(parse_size(size) if isinstance(size, str) else _budget.get() if size is None else size)
-    of_libraries = _libraries.set(libraries or _libraries.get())
+    of_libraries = _libraries.set(max(libraries, _libraries.get()))
     try:
         yield
     finally:

@@ -6,7 +6,15 @@ import pytest
 
 from genome_lm import machine
 from genome_lm.errors import GenomeLMError
-from genome_lm.machine import budget, free_memory, group_memory, memory_budget, parse_size, require_memory
+from genome_lm.machine import (
+    budget,
+    free_memory,
+    group_memory,
+    library_bytes,
+    memory_budget,
+    parse_size,
+    require_memory,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +43,8 @@ def test_a_budget_bounds_what_is_free_and_ends_with_its_context(monkeypatch: pyt
             assert budget() == 500 * 10**6
         with pytest.raises(GenomeLMError, match=r"a genome: needs at least 0.6 GB .* \(--memory\) is 0.5 GB"):
             require_memory(6 * 10**8, "a genome")
+        with memory_budget("400MB", 7), memory_budget(None, 5):
+            assert library_bytes() == 7
         with memory_budget("200MB"):
             assert free_memory() == 0
     assert budget() is None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,16 @@ def test_memory_of_the_map_is_asked_for(
     result = CliRunner().invoke(app, ["dependency", str(run / "checkpoint"), *options])
     assert "d.npz: a map of 20 × 20 bases (map a shorter region instead): needs at least" in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_libraries_of_a_figure_count(run: Path, genome: Genome, tmp_path: Path) -> None:
+    def least(*options: str) -> int:
+        place = ("--genome", str(genome.store.path), "--region", "one:1-20", "--out", str(tmp_path / "d.npz"))
+        command = ["dependency", str(run / "checkpoint"), *place, *options, "--memory", "100MB"]
+        message = str(CliRunner().invoke(app, command).exception)
+        return int(re.findall(r"give --memory (\d+)MB", message)[0])
+
+    assert 100 < least("--figure", str(tmp_path / "d.svg")) - least() < 200
 
 
 def test_a_killed_job_goes_on(run: Path, genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
