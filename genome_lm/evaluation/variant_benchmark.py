@@ -30,6 +30,7 @@ from genome_lm.genome.variants import Variant
 from genome_lm.genome.words import is_base, kmer_frequencies
 from genome_lm.inference import GenomeLM
 from genome_lm.jobs.score_set import ScoredSet, SetRequest, alleles_in, score_set
+from genome_lm.model.room import check_output, leave_room
 from genome_lm.optional import require
 
 if TYPE_CHECKING:
@@ -99,10 +100,14 @@ def run_variant_benchmark(
         GenomeLMError: If no variant can be scored; as `score_set`.
     """
     variants = given.variants
+    if given.request.states:
+        nbytes = _probe_bytes(model.config.d_model) * len(variants.variants)
+        check_output(nbytes, f"{out}: probes of {len(variants.variants):,} variants", "leave probes out (--no-probe)")
     track = _Conservation(given.conservation, given.store) if given.conservation is not None else None
     with working_in(parts_folder(out)) as folder:
         digest = variants.sha256
         scored = score_set(model, given.store, variants.variants, digest, folder, given.request)
+        leave_room(model.backbone)
         why = Counter(scored.reasons)
         if not why[""]:
             raise GenomeLMError(f"none of {len(scored.reasons):,} variants can be scored: {dict(why.most_common(3))}")
@@ -117,6 +122,15 @@ def run_variant_benchmark(
             write_table(new / "variants.parquet", table.assign(**others))
             finish(new)
     return result
+
+
+def _probe_bytes(d_model: int) -> int:
+    """Bytes per variant that probes take: states of two alleles, held six times, and word counts, held five times.
+
+    `predicted_by_fold` took 3.8 times its features, which are there twice more.
+    """
+    words = 4**_WIDTH // 2 + 2 ** (_WIDTH - 1)  # with their reverse complements
+    return 4 * (6 * 2 * d_model + 5 * 2 * words)
 
 
 def _frame(rows: list[Row]) -> "pd.DataFrame":

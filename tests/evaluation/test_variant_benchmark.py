@@ -15,13 +15,15 @@ import yaml
 from sklearn import metrics as sk
 from typer.testing import CliRunner
 
+from genome_lm.alphabet import encode
 from genome_lm.config import ModelConfig
 from genome_lm.dataset import Annotation, read_variant_set, variant_manifest
 from genome_lm.dataset.baselines import predicted_by_fold
 from genome_lm.errors import GenomeLMError
-from genome_lm.evaluation import BenchmarkInput, run_variant_benchmark
+from genome_lm.evaluation import BenchmarkInput, run_variant_benchmark, variant_benchmark
 from genome_lm.evaluation.variant_benchmark import BASELINES, folds_of, gene_distances
 from genome_lm.genome import GenomeStore
+from genome_lm.genome.words import kmer_frequencies
 from genome_lm.inference import GenomeLM, load, score_variants
 from genome_lm.jobs import score_set as job
 from genome_lm.jobs.score_set import SetRequest
@@ -124,6 +126,11 @@ def test_the_values_are_those_of_scoring(written: Path, genome: Genome, run: Pat
     np.testing.assert_allclose(table["llr"], scores.llr, atol=1e-5)
     np.testing.assert_allclose(table["l2_flank"], scores.readout("l2_flank"), atol=1e-5)
     assert (table["label"] == table["ref"].isin(["G", "C"])).all()
+
+
+def test_words_of_probes_are_counted() -> None:
+    width = kmer_frequencies([encode("ACGTACGT")], variant_benchmark._WIDTH).shape[1]
+    assert variant_benchmark._probe_bytes(0) == 4 * 5 * 2 * width
 
 
 def test_baselines(written: Path, genome: Genome) -> None:
