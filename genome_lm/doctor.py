@@ -14,7 +14,6 @@ from torch import Tensor
 from genome_lm import __version__
 from genome_lm.config import ModelConfig
 from genome_lm.errors import GenomeLMError
-from genome_lm.genome import first_windows
 from genome_lm.gpukit import Options, run_kit
 from genome_lm.gpukit.expected import random_model
 from genome_lm.kernels import backend_for
@@ -71,6 +70,8 @@ def examine(limit: Limit | None = None) -> dict[str, Any]:
     Returns:
         The findings.
     """
+    from genome_lm.genome import first_windows  # which takes libraries that models do without
+
     limit = limit or choose(os.environ, available_cpus(), cpu_quota())
     free = free_cpus()  # before the checks, which take some themselves
     checks = [check_device(torch.device(name)) for name in _devices()]

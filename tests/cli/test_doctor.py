@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from typer.testing import CliRunner
 
 from genome_lm import doctor
 from genome_lm.errors import GenomeLMError
+from genome_lm.genome import first_windows
 from genome_lm.gpukit import Options
+from genome_lm.kernels.cpu import stages
 from genome_lm.threads import NUMBER
 from genome_lm_cli.main import app
 
@@ -33,11 +36,11 @@ def test_all_is_well() -> None:
 
 
 @pytest.mark.parametrize(("reason", "shown"), [("no C compiler", "plain: no C compiler"), ("", "compiled")])
-@pytest.mark.parametrize(("library", "name"), [("stages", "CPU stages"), ("first_windows", "first windows")])
+@pytest.mark.parametrize(("library", "name"), [(stages, "CPU stages"), (first_windows, "first windows")])
 def test_whether_functions_are_compiled_is_shown(
-    library: str, name: str, reason: str, shown: str, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, name: str, reason: str, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(getattr(doctor, library), "why_plain", lambda: reason)
+    monkeypatch.setattr(library, "why_plain", lambda: reason)
     monkeypatch.setattr(doctor, "plain_forms", dict)
     monkeypatch.setenv("COLUMNS", "120")
     lines = CliRunner().invoke(app, ["doctor"]).stdout.splitlines()
