@@ -56,14 +56,20 @@ class View(ctypes.Structure):
         """Of up to four dimensions; streams, channels, sequences, positions; without data for None."""
         if tensor is None:
             return cls()
-        shape, steps = tensor.shape, tensor.stride()
-        # A matrix is rows of channels; only what has four dimensions has streams.
-        # Written out, since a call of a sub-block makes a dozen of them.
-        count, at = len(shape), 1 if len(shape) == 4 else 0
-        stream = steps[0] if count == 4 and shape[0] > 1 else 0
-        channel = steps[at] if count > 1 and shape[at] > 1 else 0
-        sequence = steps[at + 1] if count > 2 and shape[at + 1] > 1 else 0
-        return cls(tensor.data_ptr(), stream, channel, sequence, shape[-1])
+        shape, steps, count = tensor.shape, tensor.stride(), tensor.dim()
+        streams = channels = sequences = 1
+        stream = channel = sequence = 0
+        # Written out, since a step of training makes dozens of them. A matrix is rows of channels.
+        if count == 3:
+            (channels, sequences, length), (channel, sequence, _) = shape, steps
+        elif count == 2:
+            (channels, length), (channel, _) = shape, steps
+        elif count == 4:
+            (streams, channels, sequences, length), (stream, channel, sequence, _) = shape, steps
+        else:
+            (length,) = shape
+        stream, channel = stream if streams > 1 else 0, channel if channels > 1 else 0
+        return cls(tensor.data_ptr(), stream, channel, sequence if sequences > 1 else 0, length)
 
 
 class Shape(ctypes.Structure):

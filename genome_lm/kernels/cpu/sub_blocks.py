@@ -22,6 +22,7 @@ from genome_lm.kernels.cpu.workers import bounds_of
 ROWS = 128
 """Rows of a tile, of sub_blocks.h."""
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
+_FLOAT32 = torch.float32
 
 
 class _Mlp(ctypes.Structure):
@@ -129,7 +130,7 @@ def are_fit(given: Sequence[Any]) -> bool:
 def are_floats(given: Iterable[Any]) -> bool:
     """Whether all are tensors of float32 on the CPU."""
     for each in given:  # `has_memory` written out, since a call of a sub-block asks for two dozen tensors
-        if type(each) not in WITH_MEMORY or each.dtype != torch.float32 or not each.is_cpu:
+        if type(each) not in WITH_MEMORY or each.dtype is not _FLOAT32 or not each.is_cpu:
             return False
     return True
 
