@@ -45,7 +45,7 @@ from genome_lm.kernels.cpu.streams import (
 )
 from genome_lm.kernels.cpu.sub_blocks import has_mlp_in_c
 from genome_lm.kernels.cpu.taps import ExplicitFilters
-from genome_lm.kernels.cpu.torch_private import changes, is_watched
+from genome_lm.kernels.cpu.torch_private import changes, is_transformed, is_watched
 from genome_lm.kernels.cpu.workers import Sizes, for_each, most_sharing, own_threads, rows_of_piece
 from genome_lm.kernels.cpu.workspace import release_buffers
 from genome_lm.kernels.dispatch import (
@@ -127,6 +127,7 @@ __all__ = [
     "hyena_core",
     "hyena_core_by_spectra",
     "implicit_filter",
+    "is_transformed",
     "is_watched",
     "kept_projections",
     "linear",

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from genome_lm.kernels.cpu.torch_private import is_transformed, takes_functions
 from genome_lm.kernels.cpu.workers import Sizes, rows_of_piece, share, share_sum
 
 SMALL = 1 << 18
@@ -37,10 +38,12 @@ def recomputed(function: Function, rows: Sequence[Tensor], parameters: Sequence[
         parameters: All else that the function depends on.
         most: Rows of a piece.
     """
-    if rows[0].device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if rows[0].device.type != "cpu" or torch.is_autocast_enabled("cpu") or not takes_functions():
         pieces = zip(*(whole.split(most) for whole in rows), strict=True)
-        way = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
-        return torch.cat([(way if torch.is_grad_enabled() else function)(*piece) for piece in pieces])
+        again = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
+        # What torch.func transforms can't be computed again.
+        way = again if torch.is_grad_enabled() and not is_transformed() else function
+        return torch.cat([way(*piece) for piece in pieces])
     return _Recomputed.apply(function, most, len(rows), *rows, *parameters)
 
 

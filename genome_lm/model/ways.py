@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from genome_lm.alphabet import PAD, TOKEN_COMPLEMENT
 from genome_lm.config import ModelConfig
+from genome_lm.kernels import is_transformed
 
 
 class Turn:
@@ -33,8 +34,12 @@ class Turn:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Of (B, ahead + L, …), such as a residual stream; differentiable."""
-        turned: Tensor = _Taken.apply(x, self._places)
+        turned: Tensor = (_taken if is_transformed() else _Taken.apply)(x, self._places)
         return turned
+
+
+def _taken(x: Tensor, places: Tensor) -> Tensor:
+    return x.flatten(0, 1).index_select(0, places).view_as(x)
 
 
 class _Taken(torch.autograd.Function):
@@ -43,13 +48,13 @@ class _Taken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
         ctx.save_for_backward(places)
-        return x.flatten(0, 1).index_select(0, places).view_as(x)
+        return _taken(x, places)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (places,) = ctx.saved_tensors
-        return grad.flatten(0, 1).index_select(0, places).view_as(grad), None
+        return _taken(grad, places), None
 
 
 class Ways(NamedTuple):

@@ -1,8 +1,11 @@
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from genome_lm.alphabet import A, N, T
 from genome_lm.config import PRESETS, ModelConfig
@@ -233,20 +236,45 @@ def test_more_streams_than_32_bits_count_are_convolved_in_parts(monkeypatch: pyt
     torch.testing.assert_close(operator(x), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("layout", ["hyena", "hyena-se,hyena-mr", "attention", "attention-local", "attention-recall"])
-def test_torch_func_transforms_a_model(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("layout", "others"),
+    [
+        ("hyena", {"ngram_order": 3}), ("hyena-se,hyena-mr", {}), ("attention", {}), ("attention-local", {}),
+        ("attention-dilated", {}), ("attention-recall", {}), ("hyena", {"direction": "both"}),
+        ("hyena-se", {"direction": "both", "strands": "equivariant"}),
+    ],
+)  # fmt: skip
+def test_torch_func_transforms_a_model(layout: str, others: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "SMALL", 0)
-    config = ModelConfig(d_model=16, n_layer=2, max_length=600, embed_dropout=0.0, layout=layout)
-    model, ids = HyenaLM(config), torch.randint(A, T + 1, (2, 600))
-    weights = dict(model.named_parameters())
+    config = ModelConfig.from_dict(
+        {"d_model": 16, "n_layer": 2, "max_length": 602, "embed_dropout": 0.0, "layout": layout, **others}
+    )
+    model, ids = HyenaLM(config), torch.randint(A, T + 1, (2, 601))
+    weights, inputs = dict(model.named_parameters()), F.one_hot(ids[:, :-1], 16).float()
 
-    def score(given: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits: torch.Tensor = torch.func.functional_call(model, given, (ids,))
+    def of_weights(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        loss: torch.Tensor = torch.func.functional_call(_Loss(model), given, (ids,))
+        return loss
+
+    def of_inputs(given: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = model(given)
         return logits.log_softmax(-1)[..., A].mean()
 
-    expected = torch.autograd.grad(score(weights), list(weights.values()), allow_unused=True)
-    for got, want in zip(torch.func.grad(score)(weights).values(), expected, strict=True):
+    named = {f"model.{name}": weight for name, weight in weights.items()}
+    expected = torch.autograd.grad(of_weights(named), list(named.values()), allow_unused=True)
+    for got, want in zip(torch.func.grad(of_weights)(named).values(), expected, strict=True):
         torch.testing.assert_close(got, torch.zeros_like(got) if want is None else want, rtol=1e-3, atol=1e-6)
+    (want,) = torch.autograd.grad(of_inputs(inputs.requires_grad_()), inputs)
+    torch.testing.assert_close(torch.func.grad(of_inputs)(inputs.detach()), want, rtol=1e-3, atol=1e-6)
     with torch.no_grad():
-        each = torch.func.vmap(lambda sequence: model(sequence[None])[0])(ids)
-        torch.testing.assert_close(each, model(ids), rtol=1e-4, atol=1e-5)
+        each = torch.func.vmap(lambda sequence: model(sequence[None])[0])(ids[:, :-1])
+        torch.testing.assert_close(each, model(ids[:, :-1]), rtol=1e-4, atol=1e-5)
+
+
+class _Loss(nn.Module):
+    def __init__(self, model: HyenaLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.model.loss(*self.model.config.direction.shifted(ids))

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from genome_lm.kernels.attention import reference
 from genome_lm.kernels.attention.patterns import full_attention
-from genome_lm.kernels.cpu.torch_private import is_transformed
+from genome_lm.kernels.cpu.torch_private import takes_functions
 from genome_lm.kernels.numerics import outside_autocast
 
 BLOCK_SCORES, CUDA_BLOCK_SCORES = 1 << 20, 1 << 25
@@ -35,7 +35,7 @@ def nearest_attention(q: Tensor, k: Tensor, v: Tensor, window: int, count: int) 
     sees_all = not count or k.shape[2] <= window + count
     if sees_all and (k.shape[2] == q.shape[2] or not torch.is_grad_enabled()):
         return full_attention(q, k, v)
-    if torch.compiler.is_compiling() or is_transformed():
+    if not takes_functions():
         return plain_nearest_attention(q, k, v, window, count)
     dtype = torch.promote_types(q.dtype, torch.float32)
     with outside_autocast(q):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from genome_lm.kernels.cpu.torch_private import is_transformed
+from genome_lm.kernels.cpu.torch_private import takes_functions
 
 BASE = 10_000.0
 """Of the frequencies: pair i of C / 2 turns by BASE^(−2i / C) per position."""
@@ -35,7 +35,7 @@ def rotate_(z: Tensor, positions: Tensor) -> Tensor:
         As z.
     """
     turns = rotations(positions, z.shape[-1], z.dtype)[..., None, None, :, :]
-    if torch.compiler.is_compiling() or is_transformed() or z.dtype != turns.dtype:
+    if not takes_functions() or z.dtype != turns.dtype:
         return rotated(z, turns)
     turned: Tensor = _Rotated.apply(z, torch.view_as_complex(turns))
     return turned

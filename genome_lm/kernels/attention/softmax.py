@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genome_lm.kernels.attention.reference import scores
-from genome_lm.kernels.cpu.torch_private import flash_attention, has_flash_attention, is_transformed
+from genome_lm.kernels.cpu.torch_private import flash_attention, has_flash_attention, takes_functions
 
 
 class Attended(NamedTuple):
@@ -38,8 +38,7 @@ def plain_attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Attended:
 
 def runs_flash(q: Tensor) -> bool:
     """Whether attention runs as one operation of PyTorch's on the CPU that gives the denominators."""
-    is_plain = torch.compiler.is_compiling() or is_transformed()
-    return q.device.type == "cpu" and not is_plain and has_flash_attention()
+    return q.device.type == "cpu" and takes_functions() and has_flash_attention()
 
 
 def union(first: Attended, second: Attended) -> Attended:

@@ -14,7 +14,7 @@ from torch import Tensor
 from genome_lm.kernels.cpu import stages
 from genome_lm.kernels.cpu.row_work import RowWork
 from genome_lm.kernels.cpu.sub_blocks import are_fit, at, room_bytes
-from genome_lm.kernels.cpu.torch_private import is_transformed
+from genome_lm.kernels.cpu.torch_private import takes_functions
 from genome_lm.kernels.cpu.workers import Sizes, bounds_of, most_sharing, rows_of_piece
 from genome_lm.kernels.numerics import differentiable_once, outside_autocast
 
@@ -88,8 +88,7 @@ def head_bytes(width: int, positions: int) -> int:
 
 def takes_head(x: Tensor) -> bool:
     """Whether `head_losses` takes the residual stream x, (N, D)."""
-    fit = are_fit((x,)) and not is_transformed()
-    return fit and stages.is_compiled() and not torch.compiler.is_compiling()
+    return are_fit((x,)) and stages.is_compiled() and takes_functions()
 
 
 def head_losses(x: Tensor, head: Any, targets: Tensor, weights: Tensor, eps: float) -> Tensor:

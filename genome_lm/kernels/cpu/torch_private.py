@@ -23,8 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _failures: dict[str, str] = {}
 WITH_MEMORY = Tensor, torch.nn.Parameter
-_IS_X86_LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
-_MAY_TRANSFORM = _IS_X86_LINUX and torch.backends.mkl.is_available()
+_MAY_TRANSFORM = sys.platform == "linux" and platform.machine() == "x86_64" and torch.backends.mkl.is_available()
 
 
 def plain_forms() -> dict[str, str]:
@@ -349,6 +348,11 @@ def is_watched() -> bool:
 def is_transformed() -> bool:
     """Whether torch.func transforms what the calling thread does: its tensors then hold no values of their own."""
     return torch._C._are_functorch_transforms_active()
+
+
+def takes_functions() -> bool:
+    """Whether to call autograd functions of our own: torch.compile sees into none, torch.func refuses them."""
+    return not (torch.compiler.is_compiling() or is_transformed())
 
 
 class _Watching(TorchDispatchMode):
