@@ -51,10 +51,8 @@ Seed = Annotated[int, typer.Option(help="Of everything that is drawn.", min=0, m
 _LIBRARIES = {"finetune": 720, "score": 500, "mutagenesis": 500, "variant-benchmark": 540, "evaluate-suite": 600}
 """MiB of Python and all libraries in commands that load more than others do: measured at the least budgets that they
 take (docs/performance.md)."""
-
-
 _FIGURE = 540
-"""The same of commands that draw a figure at the end, for which they load Matplotlib and what it takes first."""
+"""The same of commands with a figure: Matplotlib and what it needs are loaded before the model runs."""
 
 
 def count_figure(context: typer.Context, figure: Path | None) -> Path | None:

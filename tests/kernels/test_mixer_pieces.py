@@ -9,7 +9,7 @@ from torch import Tensor
 from genome_lm.kernels.conv.spectra import IN_STEPS, spectrum
 from genome_lm.kernels.cpu import mixer, partition
 from genome_lm.kernels.cpu.block_pieces import BlocksInC
-from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC, StreamsBackInC
+from genome_lm.kernels.cpu.explicit_pieces import BackTensors, ExplicitBackInC, ExplicitInC, StreamsBackInC
 from genome_lm.kernels.cpu.filters import Filters
 from genome_lm.kernels.cpu.long_filters import FilterWeights, by_spectra
 from genome_lm.kernels.cpu.long_pieces import LongInC
@@ -95,7 +95,7 @@ def test_long_filters_in_c_give_what_operations_give(
     assert (LongInC.of(filters.plain().detach(), torch.empty(width, 1, length)) is None) == (
         length < IN_STEPS or not has_complex_transforms()
     )
-    assert StreamsBackInC.of(0, *between(width)) is not None
+    assert StreamsBackInC.of(0, between(width)) is not None
     in_operations(monkeypatch)
     for got, want in zip(in_c, computed([x, *weights], rounds, filters), strict=True):
         assert float((got - want).norm()) <= (1e-2 if rounds else 4e-6) * float(want.norm())
@@ -103,8 +103,10 @@ def test_long_filters_in_c_give_what_operations_give(
 
 @pytest.mark.skipif(not (has_mlp_in_c() and has_complex_transforms()), reason="no compiler, or not MKL")
 def test_long_filters_and_their_spectra_convolve_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
     x, _, *weights = (each.detach() for each in leaves(2, 700, 20))
-    filters = FilterWeights(torch.randn(700, 8), torch.randn(20, 8), -torch.rand(20), torch.linspace(0, 1, 700), 0.05)
+    features, w = torch.randn(700, 8) / 8, torch.randn(20, 8) / 8
+    filters = FilterWeights(features, w, -torch.rand(20), torch.linspace(0, 1, 700), 0.05)
     given = MixerWeights(*weights)
     ways = filters.convolutions(), by_spectra(spectrum(filters.plain()))
     made, kept = (residual_mixer_(x.clone(), given, convolutions, 1e-5) for convolutions in ways)
@@ -118,11 +120,12 @@ def test_long_filters_and_their_spectra_convolve_alike(monkeypatch: pytest.Monke
     assert float((made - expected).norm()) <= 2e-6 * float(expected.norm())
 
 
-def between(channels: int) -> tuple[tuple[Tensor, Tensor], Sequence[Tensor], Sequence[Tensor]]:
-    """Streams, weights and sums, as `StreamsBackInC` is given them."""
-    streams = torch.randn(3, channels, 2, 9), torch.randn(channels, 2, 9)
-    weights = torch.randn(channels, 1, 1), torch.randn(3, channels, 1, 3), torch.randn(3, channels, 1, 1)
-    return streams, weights, (*map(torch.empty_like, weights), torch.empty(3, channels, 1, 1))
+def between(channels: int) -> BackTensors:
+    """As `StreamsBackInC` is given them."""
+    _, _, *given = (each.detach() for each in leaves(1, 1, channels))
+    weights, sums = (MixerWeights(*map(way, given)) for way in (torch.Tensor.clone, torch.empty_like))
+    z, y = torch.randn(3 * channels, 2, 9), torch.randn(channels, 2, 9)
+    return BackTensors.of(z, y, weights, sums, (0, channels))
 
 
 @pytest.mark.parametrize("taps", [1, 16, 100])

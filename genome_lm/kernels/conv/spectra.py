@@ -132,7 +132,7 @@ def bins(length: int, dtype: torch.dtype = torch.float32) -> int:
 
 def transformed_values(length: int, dtype: torch.dtype) -> int:
     """Real values as which a signal of this length and type is transformed: padded, or two for each frequency."""
-    return _transformed_values(length, dtype, _keeps_tables(), has_long_transforms())
+    return _transformed_values(length, dtype, _keeps_tables(), has_long_transforms())  # on which the rest depends
 
 
 @lru_cache(maxsize=64)

@@ -10,9 +10,9 @@ from functools import lru_cache
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
-from genome_lm.kernels.cpu.explicit_pieces import ExplicitBack, are_dense
+from genome_lm.kernels.cpu.explicit_pieces import BackTensors, ExplicitBack, are_dense
 from genome_lm.kernels.cpu.row_work import RowWork
-from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
+from genome_lm.kernels.cpu.stages import MOST_TAPS, View
 from genome_lm.kernels.cpu.taps import Blocks
 from genome_lm.kernels.cpu.torch_private import RealTransform, has_real_transforms
 
@@ -73,17 +73,11 @@ class BlocksInC:
         views = GatedViews(*map(View.of, (x0, u, skip, y)))
         return RowWork(self._library, self._library.blocks_gated, self._blocks, views, bounds, 0, self)
 
-    def back(
-        self,
-        streams: tuple[Tensor, Tensor],
-        weights: Sequence[Tensor],
-        sums: Sequence[Tensor],
-        bounds: Sequence[int],
-    ) -> RowWork | None:
-        """What does what `ExplicitBackInC` does, given the same, in pieces of channels; None where it can't be."""
-        if weights[2].shape[-1] != TAPS or not are_dense((*streams, *weights, *sums)):
+    def back(self, given: BackTensors, bounds: Sequence[int]) -> RowWork | None:
+        """What does what `ExplicitBackInC` does, in pieces of channels; None where it can't be."""
+        if not given.are_fit:
             return None
-        back, function = ExplicitBack.of(streams, weights, sums), self._library.blocks_backward
+        back, function = ExplicitBack.of(given), self._library.blocks_backward
         return RowWork(self._library, function, self._blocks, back, bounds, 4 * STREAMS * self._size, self)
 
 

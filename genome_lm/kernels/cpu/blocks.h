@@ -109,11 +109,8 @@ static void channel_back(const Blocks *blocks, const float *kernel, View u, View
 /* As explicit_backward, with room for 5 streams of a channel, (sequences * length) floats each. */
 void blocks_backward(const Blocks *blocks, const ExplicitBack *back, idx first, idx count, float *room)
 {
-    const idx size = back->sequences * back->length;
-    View streams[5];
-    for (idx i = 0; i < 5; i++)
-        streams[i] = (View){room + i * size, 0, 0, back->length, back->length};
-    const View u = streams[0], dc = streams[1], c = streams[3], du = streams[4];
+    const View u = in_room(back, room, 0, 1), dc = in_room(back, room, 1, 1);
+    const View c = in_room(back, room, 3, 1), du = in_room(back, room, 4, 1);
     for (idx k = first; k < first + count; k++) {
         streams_inputs(back, k, k + 1, room);
         channel_back(blocks, row(back->kernel, 0, k, 0), u, dc, c, du, row(back->kernel_sums, 0, k, 0));

@@ -3,10 +3,12 @@
 import ctypes
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import Tensor
 
 from genome_lm.kernels.cpu import stages
+from genome_lm.kernels.cpu.low_precision import of_channels
 from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Normed
 from genome_lm.kernels.cpu.mixer_pieces import (
     AHEAD,
@@ -16,7 +18,7 @@ from genome_lm.kernels.cpu.mixer_pieces import (
     contiguous,
     gates_bytes,
 )
-from genome_lm.kernels.cpu.partition import Block
+from genome_lm.kernels.cpu.partition import Block, part_of
 from genome_lm.kernels.cpu.row_work import RowWork, Taker
 from genome_lm.kernels.cpu.stages import MOST_TAPS, TAPS, View
 from genome_lm.kernels.cpu.sub_blocks import are_floats, at, room_bytes
@@ -93,20 +95,54 @@ def through_bytes(width: int) -> int:
     return gates_bytes(width, width) + 4 * width * (2 * AHEAD + TILE_ROWS)
 
 
-_BACK = "z", "y", "kernel", "skip", "taps", "tap_bias", "kernel_sums", "skip_sums", "tap_sums", "bias_sums", "z_sums"
+class BackTensors(NamedTuple):
+    """What the way back between the projections of a block of channels reads and writes; the tensors must stay.
+
+    z becomes its gradient, and the gradient of y becomes y. The sums are gradients of the weights.
+    """
+
+    z: Tensor  # (3, C, B, L)
+    y: Tensor  # (C, B, L)
+    kernel: Tensor | None  # (C, K) explicit filters; None for others
+    skip: Tensor  # (C, 1, 1)
+    taps: Tensor  # (3, C, 1, TAPS), of the short convolution
+    tap_bias: Tensor  # (3, C, 1, 1)
+    kernel_sums: Tensor | None  # as kernel, and the others as skip, taps and tap_bias
+    skip_sums: Tensor
+    tap_sums: Tensor
+    bias_sums: Tensor
+    z_sums: Tensor  # (3, C, 1, 1), of the in-projection's bias
+
+    @classmethod
+    def of(cls, z: Tensor, y: Tensor, weights: MixerWeights, sums: MixerWeights, block: Block) -> "BackTensors":
+        """Of a block's z, (3C, B, L), and the gradient of its y, without explicit filters."""
+        (skip, taps, tap_bias), (skip_sums, tap_sums, bias_sums) = (
+            (
+                part_of(each.skip, block).view(-1, 1, 1),
+                of_channels(each.taps, *block),
+                of_channels(each.tap_bias, *block).view(3, -1, 1, 1),
+            )
+            for each in (weights, sums)
+        )
+        z_sums = of_channels(sums.b_in, *block).view(3, -1, 1, 1)
+        z = z.view(3, *y.shape)
+        return cls(z, y, None, skip, taps, tap_bias, None, skip_sums, tap_sums, bias_sums, z_sums)
+
+    @property
+    def are_fit(self) -> bool:
+        """Whether functions in C take them."""
+        return self.taps.shape[-1] == TAPS and are_dense([each for each in self if each is not None])
 
 
 class ExplicitBack(ctypes.Structure):
     """See explicit.h."""
 
-    _fields_ = [*((name, View) for name in _BACK), ("sequences", _SIZE), ("length", _SIZE)]
+    _fields_ = [*((name, View) for name in BackTensors._fields), ("sequences", _SIZE), ("length", _SIZE)]
 
     @classmethod
-    def of(
-        cls, streams: tuple[Tensor, Tensor], weights: Sequence[Tensor | None], sums: Sequence[Tensor | None]
-    ) -> "ExplicitBack":
-        """Of what `ExplicitBackInC` is given, with None for filters and their sums if need be."""
-        return cls(*map(View.of, (*streams, *weights, *sums)), *streams[1].shape[1:])
+    def of(cls, given: BackTensors) -> "ExplicitBack":
+        """The same for C."""
+        return cls(*map(View.of, given), *given.y.shape[1:])
 
 
 def are_dense(given: Sequence[Tensor]) -> bool:
@@ -115,36 +151,23 @@ def are_dense(given: Sequence[Tensor]) -> bool:
 
 
 class ExplicitBackInC:
-    """The way back through the convolutions of a block: z becomes its gradient, and the gradient of y becomes y.
+    """The way back through the convolutions of a block with explicit filters of few taps.
 
     Args:
         library: The compiled stages.
-        streams: z, (3, C, B, L), and the gradient of y, (C, B, L). They must stay, as all tensors.
-        weights: Filters (C, K), skip (C, 1, 1), and of the short convolution taps (3, C, 1, TAPS) and tap_bias
-            (3, C, 1, 1).
-        sums: Where their gradients are written, and that of the in-projection's bias, (3, C, 1, 1).
+        given: With filters.
     """
 
-    def __init__(
-        self,
-        library: ctypes.CDLL,
-        streams: tuple[Tensor, Tensor],
-        weights: Sequence[Tensor],
-        sums: Sequence[Tensor],
-    ) -> None:
-        self._library, self._held = library, (*streams, *weights, *sums)
-        self._back = ExplicitBack.of(streams, weights, sums)
+    def __init__(self, library: ctypes.CDLL, given: BackTensors) -> None:
+        self._library, self._held, self._back = library, given, ExplicitBack.of(given)
 
     @classmethod
-    def of(
-        cls, streams: tuple[Tensor, Tensor], weights: Sequence[Tensor], sums: Sequence[Tensor]
-    ) -> "ExplicitBackInC | None":
+    def of(cls, given: BackTensors) -> "ExplicitBackInC | None":
         """None where it can't be."""
-        library, (kernel, _, taps, _) = stages.library(), weights
-        if library is None or kernel.shape[-1] > MOST_TAPS or taps.shape[-1] != TAPS:
+        library, kernel = stages.library(), given.kernel
+        if library is None or kernel is None or kernel.shape[-1] > MOST_TAPS or not given.are_fit:
             return None
-        fit = are_dense((*streams, *weights, *sums))
-        return cls(library, streams, weights, sums) if fit else None
+        return cls(library, given)
 
     def work(self, bounds: Sequence[int]) -> RowWork:
         """What does all channels of the block in pieces of some."""
@@ -154,39 +177,25 @@ class ExplicitBackInC:
 class StreamsBackInC:
     """The way back between the projections but for the convolutions, whose filters may be any.
 
-    Threads may use it at the same time. It is given what `ExplicitBackInC` is, but for the filters and their sums.
+    Threads may use it at the same time.
 
     Args:
         library: The compiled stages.
         first: The block's first channel.
-        streams: See `ExplicitBackInC`.
-        weights: The same.
-        sums: The same.
+        given: Without filters.
     """
 
     STREAMS = 3
     """Of the room that a call needs, (STREAMS, channels, B, L)."""
 
-    def __init__(
-        self,
-        library: ctypes.CDLL,
-        first: int,
-        streams: tuple[Tensor, Tensor],
-        weights: Sequence[Tensor],
-        sums: Sequence[Tensor],
-    ) -> None:
-        self._library, self._first, self._held = library, first, (*streams, *weights, *sums)
-        self._back = ExplicitBack.of(streams, (None, *weights), (None, *sums))
+    def __init__(self, library: ctypes.CDLL, first: int, given: BackTensors) -> None:
+        self._library, self._first, self._held, self._back = library, first, given, ExplicitBack.of(given)
 
     @classmethod
-    def of(
-        cls, first: int, streams: tuple[Tensor, Tensor], weights: Sequence[Tensor], sums: Sequence[Tensor]
-    ) -> "StreamsBackInC | None":
+    def of(cls, first: int, given: BackTensors) -> "StreamsBackInC | None":
         """None where it can't be."""
-        library, taps = stages.library(), weights[1]
-        if library is None or taps.shape[-1] != TAPS or not are_dense((*streams, *weights, *sums)):
-            return None
-        return cls(library, first, streams, weights, sums)
+        library = stages.library()
+        return None if library is None or not given.are_fit else cls(library, first, given)
 
     def inputs(self, group: Block, room: Tensor) -> None:
         """Write u and dc of channels [start, stop) to room[0] and room[1]."""

@@ -51,7 +51,7 @@ class BackwardConvolutions(Protocol):
     def windows(self) -> tuple[Tensor, DecayWindows] | None:
         """The block's filters, (C, L), once the pieces are done, and their windows, where there are any.
 
-        Conclusions read in the place of the filters the gradients of what these are without windows.
+        The gradients of what the filters are without windows are written over them, and `end_positions` reads them.
         """
 
     def pieces(self) -> Pieces:

@@ -40,21 +40,20 @@ void long_gated(const Long *given, const Gated *gated, idx first, idx count, flo
  * is without its window takes the filter's place. */
 void long_backward(const Long *given, const ExplicitBack *back, idx first, idx count, float *room)
 {
-    const idx length = back->length, size = back->sequences * length;
+    const idx length = back->length;
     const Shape one = {1, back->sequences, length};
-    View streams[5];
-    for (idx i = 0; i < 5; i++)
-        streams[i] = (View){room + i * size, 0, 0, length, length};
+    const View u = in_room(back, room, 0, 1), dc = in_room(back, room, 1, 1);
+    const View c = in_room(back, room, 3, 1), du = in_room(back, room, 4, 1);
+    float *spectra = in_room(back, room, 5, 1).data;
     for (idx k = first; k < first + count; k++) {
         float *filter = row(given->filters, 0, k, 0);
         const View of_filter = {filter, 0, 0, 0, length};
         streams_inputs(back, k, k + 1, room);
-        convolved_back_in_steps(given->steps, streams[0], streams[1], of_filter, streams[3], streams[4], of_filter,
-            room + 5 * size, one);
+        convolved_back_in_steps(given->steps, u, dc, of_filter, c, du, of_filter, spectra, one);
         const float rate = given->rates[k], shift = given->shift;
         SIMD
         for (idx i = 0; i < length; i++)
             filter[i] *= exponential(rate * given->times[i]) + shift;
-        streams_outputs(back, k, k + 1, streams[3], streams[4], room);
+        streams_outputs(back, k, k + 1, c, du, room);
     }
 }

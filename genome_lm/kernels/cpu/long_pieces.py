@@ -11,11 +11,11 @@ from torch import Tensor
 
 from genome_lm.kernels.conv.spectra import has_steps
 from genome_lm.kernels.cpu.block_pieces import STREAMS, GatedViews
-from genome_lm.kernels.cpu.explicit_pieces import ExplicitBack, are_dense
+from genome_lm.kernels.cpu.explicit_pieces import BackTensors, ExplicitBack, are_dense
 from genome_lm.kernels.cpu.filters import DecayWindows
 from genome_lm.kernels.cpu.long_fft import LongTransform, long_transform
 from genome_lm.kernels.cpu.row_work import RowWork
-from genome_lm.kernels.cpu.stages import TAPS, View
+from genome_lm.kernels.cpu.stages import View
 from genome_lm.kernels.cpu.sub_blocks import at
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
@@ -72,20 +72,14 @@ class LongInC:
         room = gated_bytes(self._transform.length, self._transform.bins)
         return RowWork(self._library, self._library.long_gated, self._long, views, bounds, room, self)
 
-    def back(
-        self,
-        streams: tuple[Tensor, Tensor],
-        weights: Sequence[Tensor],
-        sums: Sequence[Tensor],
-        bounds: Sequence[int],
-    ) -> RowWork | None:
-        """What does what `StreamsBackInC` does, and the convolutions between, given the same; None where it can't be.
+    def back(self, given: BackTensors, bounds: Sequence[int]) -> RowWork | None:
+        """What does what `StreamsBackInC` does, and the convolutions between; None where it can't be.
 
-        The gradients of what filters are without their windows take the place of the filters.
+        The gradients of what filters are without their windows are written over the filters.
         """
-        if weights[1].shape[-1] != TAPS or not are_dense((*streams, *weights, *sums)):
+        if not given.are_fit:
             return None
-        back, function = ExplicitBack.of(streams, (None, *weights), (None, *sums)), self._library.long_backward
+        back, function = ExplicitBack.of(given), self._library.long_backward
         room = back_bytes(self._batch, self._transform.length, self._transform.bins)
         return RowWork(self._library, function, self._long, back, bounds, room, self)
 

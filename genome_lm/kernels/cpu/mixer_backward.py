@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genome_lm.allocator import give_back_holes
 from genome_lm.kernels.cpu.block_pieces import BlocksInC
-from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, StreamsBackInC
+from genome_lm.kernels.cpu.explicit_pieces import BackTensors, ExplicitBackInC, StreamsBackInC
 from genome_lm.kernels.cpu.filters import BackwardConvolutions, Filters
 from genome_lm.kernels.cpu.long_pieces import LongInC
 from genome_lm.kernels.cpu.low_precision import TrainingWeight, of_channels
@@ -28,7 +28,6 @@ from genome_lm.kernels.cpu.partition import (
     column_pieces,
     group_bounds,
     groups,
-    part_of,
     position_bounds,
     row_pieces,
 )
@@ -140,44 +139,31 @@ class _BlockStep(NamedTuple):
 
     def _convolve_groups(self, y: Tensor) -> None:
         """`_convolve` all groups of channels, in C if it can be."""
-        streams, first = (self.z.view(3, *y.shape), y), self.block[0]
-        skip, dskip = (part_of(each.skip, self.block).view(-1, 1, 1) for each in (self.weights, self.sums))
-        weights = skip, self.part.taps, self.part.tap_bias
-        dtaps, dtap_bias, db_in = (
-            of_channels(total, *self.block) for total in (self.sums.taps, self.sums.tap_bias, self.sums.b_in)
-        )
-        sums = dskip, dtaps, dtap_bias.view(3, -1, 1, 1), db_in.view(3, -1, 1, 1)
-        shape = *y.shape[1:], y.dtype
-        work = self._in_c(streams, weights, sums, group_bounds(len(y), *shape))
+        given, shape = BackTensors.of(self.z, y, self.weights, self.sums, self.block), (*y.shape[1:], y.dtype)
+        work = self._in_c(given, group_bounds(len(y), *shape))
         if work is not None:
             self.queue.add(work)
             return
         self.queue.run()
         is_explicit = self.convolutions.explicit is not None
-        between = None if is_explicit else StreamsBackInC.of(first, streams, weights, sums)
+        between = None if is_explicit else StreamsBackInC.of(self.block[0], given)
         convolve = self._convolve if between is None else partial(self._convolve_between, between)
         share(partial(convolve, y), groups(self.block, *shape), one_thread_each=True)
 
-    def _in_c(
-        self,
-        streams: tuple[Tensor, Tensor],
-        weights: Sequence[Tensor],
-        sums: Sequence[Tensor],
-        bounds: Sequence[int],
-    ) -> RowWork | None:
+    def _in_c(self, given: BackTensors, bounds: Sequence[int]) -> RowWork | None:
         """`_convolve` all channels in pieces of C; None where it can't be."""
         if (explicit := self.convolutions.explicit) is not None:
-            kernel, grad_kernel = explicit
-            given = streams, (kernel, *weights), (grad_kernel, *sums)
-            if (many := BlocksInC.of(kernel, streams[1])) is not None:
-                return many.back(*given, bounds)
-            few = ExplicitBackInC.of(*given)
+            kernel, sums = explicit
+            given = given._replace(kernel=kernel, kernel_sums=sums)
+            if (many := BlocksInC.of(kernel, given.y)) is not None:
+                return many.back(given, bounds)
+            few = ExplicitBackInC.of(given)
             return None if few is None else few.work(bounds)
         if (windowed := self.convolutions.windows) is None:
             return None
         filters, windows = windowed
-        long = LongInC.of(filters, streams[1], windows)
-        return None if long is None else long.back(streams, weights, sums, bounds)
+        long = LongInC.of(filters, given.y, windows)
+        return None if long is None else long.back(given, bounds)
 
     def _convolve_between(self, in_c: StreamsBackInC, y: Tensor, group: Block) -> None:
         """`_convolve` where what stands before and behind the convolutions is a call of C each."""

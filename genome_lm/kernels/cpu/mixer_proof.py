@@ -9,12 +9,11 @@ from torch import Tensor
 
 from genome_lm.kernels.cpu import sub_blocks
 from genome_lm.kernels.cpu.block_pieces import BlocksInC
-from genome_lm.kernels.cpu.explicit_pieces import ExplicitBackInC, ExplicitInC
+from genome_lm.kernels.cpu.explicit_pieces import BackTensors, ExplicitBackInC, ExplicitInC
 from genome_lm.kernels.cpu.filters import DecayWindows
 from genome_lm.kernels.cpu.long_fft import LongTransform
 from genome_lm.kernels.cpu.long_filters import FilterWeights
 from genome_lm.kernels.cpu.long_pieces import LongInC
-from genome_lm.kernels.cpu.low_precision import of_channels
 from genome_lm.kernels.cpu.mixer import residual_mixer_reference
 from genome_lm.kernels.cpu.mixer_inputs import BlockWeights, MixerWeights, Normed
 from genome_lm.kernels.cpu.mixer_pieces import BackInC, GatesInC, OutwardInC
@@ -123,12 +122,11 @@ class _InC:
     def backward(self, grad: Tensor, kernel: Tensor) -> Sequence[Tensor]:
         grad_kernel = torch.empty_like(kernel)
 
-        def of_taps(streams: tuple[Tensor, Tensor], *others: Sequence[Tensor]) -> RowWork | None:
-            weights, sums = others
-            given = streams, (kernel, *weights), (grad_kernel, *sums)
+        def of_taps(given: BackTensors) -> RowWork | None:
+            given = given._replace(kernel=kernel, kernel_sums=grad_kernel)
             if kernel.shape[-1] > MOST_TAPS:
-                return self._blocks(kernel, streams[1]).back(*given, CHANNELS)
-            return ExplicitBackInC(self._library, *given).work(CHANNELS)
+                return self._blocks(kernel, given.y).back(given, CHANNELS)
+            return ExplicitBackInC(self._library, given).work(CHANNELS)
 
         grad_x, *of_weights = self._back(grad, of_taps)
         return grad_x, grad_kernel, *of_weights
@@ -143,23 +141,20 @@ class _InC:
     def long_backward(self, grad: Tensor, filters: FilterWeights) -> Sequence[Tensor]:
         windows, rows = DecayWindows(filters.rates, filters.times, filters.shift), filters.plain()
         long = self._long(rows, BATCH, windows)
-        grad_x, *of_weights = self._back(grad, lambda streams, taps, sums: long.back(streams, taps, sums, CHANNELS))
+        grad_x, *of_weights = self._back(grad, lambda given: long.back(given, CHANNELS))
         return grad_x, rows, *of_weights
 
     def _long(self, *given: Any) -> LongInC:
         return LongInC(LongTransform(self._library, LENGTH), *given)
 
-    def _back(self, grad: Tensor, between: Callable[..., RowWork | None]) -> Sequence[Tensor]:
+    def _back(self, grad: Tensor, between: Callable[[BackTensors], RowWork | None]) -> Sequence[Tensor]:
         """Gradients of x and the weights; `between` goes through the convolutions."""
-        block, grad_x, part = (0, WIDTH), torch.empty_like(self._x), self._part
+        block, grad_x = (0, WIDTH), torch.empty_like(self._x)
         z, y = (torch.empty(streams * WIDTH, BATCH, LENGTH) for streams in (3, 1))
         self._gates.into(None, None, z, BOUNDS).share()
         self._outward.back_into(grad, block, y, BOUNDS).share()
         sums = MixerWeights(*map(torch.empty_like, self._weights))
-        dtaps, dtap_bias, db_in = (of_channels(each, *block) for each in (sums.taps, sums.tap_bias, sums.b_in))
-        given = self._weights.skip[:, None, None], part.taps, part.tap_bias
-        into = sums.skip[:, None, None], dtaps, dtap_bias[..., None, None], db_in[..., None, None]
-        work = between((z.unflatten(0, (3, -1)), y), given, into)
+        work = between(BackTensors.of(z, y, self._weights, sums, block))
         assert work is not None
         work.share()
         totals = BackInC(self._gates, grad, z, y, grad_x, to_input=True).sums(BOUNDS)

@@ -75,7 +75,7 @@ class RowWork:
         return self._takers(self._library.take_pieces, _Work(*self._head))
 
     def share(self, others: Sequence[Callable[[], None]] = (), after: Sequence["RowWork"] = ()) -> None:
-        """Do all pieces, and other work that threads share together with them, once others are done."""
+        """Do what comes before, then all pieces, and other work that threads share together with them."""
         if others:
             do_in_turn(after)
             share_calls([*others, *self.takers()], one_thread_each=True)
@@ -91,7 +91,7 @@ class RowWork:
             zeros: How many sums begin as zeros, the first ones.
             floats: How many there are.
             others: Further work that threads share together with the pieces.
-            after: What is done before.
+            after: Work that is done before.
 
         Raises:
             MemoryError: If there was no memory for them.
